@@ -1,0 +1,800 @@
+"""Data: IDX files, where MNIST is looked for, mirrors that fail, the digits, batches, shifts.
+
+No test reaches the network: the mirrors are a server on this machine, or an address without one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import os
+import shutil
+import socket
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils import data as torch_data
+
+import tinyattn as ta
+from tinyattn.data import (
+    DataError,
+    DataLoader,
+    DownloadError,
+    TensorDataset,
+    load,
+    load_digits,
+    load_mnist,
+    random_shift,
+    read_idx,
+)
+from tinyattn.data import dataset, download, mnist
+
+# --- IDX -----------------------------------------------------------------------------------------
+
+CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
+
+
+def idx(array, *, magic=None, dims=None):
+    """The bytes of an IDX file; with a magic number or dimensions that lie, if given."""
+    code = CODES[array.dtype.str[1:]]
+    dims = array.shape if dims is None else dims
+    header = magic if magic is not None else bytes([0, 0, code, len(dims)])
+    return header + struct.pack(f">{len(dims)}I", *dims) + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def pixels(*shape):
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", CODES)
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 4), (2, 3, 4, 5)])
+def test_read_idx(tmp_path, dtype, shape, packed):
+    array = (np.random.default_rng(0).standard_normal(shape) * 100).astype(dtype)
+    path = tmp_path / "any.name"  # what the file is called does not matter
+    path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+    read = read_idx(path)
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == np.dtype(dtype) and read.flags.writeable
+
+
+SMALL = idx(pixels(3, 4))
+PACKED = gzip.compress(SMALL, mtime=0)
+BAD = {
+    "empty": (b"", "not an IDX file: it starts with nothing"),
+    "a web page": (b"<!DOCTYPE html><html>", "not an IDX file: it starts with 3c 21 44 4f"),
+    "wrong magic": (b"\1" + SMALL[1:], "not an IDX file: it starts with 01 00 08 02"),
+    "no dimensions": (idx(pixels(1), magic=b"\0\0\x08\0", dims=()), "not an IDX file"),
+    "too many dimensions": (b"\0\0\x08\xff" + bytes(2000), "not an IDX file"),
+    "unknown type": (idx(pixels(3), magic=b"\0\0\x0a\1"), "IDX type 0a, which is none of 08, 09"),
+    "half a header": (SMALL[:9], "cut short: it ends within its header"),
+    "no items": (idx(pixels(1), dims=(0, 2**32 - 1, 2**32 - 1)), "has no items"),
+    "one byte short": (SMALL[:-1], "cut short: its header promises 24 bytes, it has 23"),
+    "one byte long": (SMALL + b"x", "too long: bytes follow the 24"),
+    "2^31 items": (idx(pixels(3), dims=(2**31,)), "promises 2147483656 bytes, it has 11"),
+    "2^96 items": (idx(pixels(3), dims=(2**32 - 1,) * 3), "cut short"),
+    "gzip: empty": (gzip.compress(b""), "not an IDX file: it starts with nothing"),
+    "gzip: 2^31 items": (gzip.compress(idx(pixels(3), dims=(2**31,))), "cut short"),
+    "gzip: one byte short": (gzip.compress(SMALL[:-1]), "cut short: its header promises 24"),
+    "gzip: one byte long": (gzip.compress(SMALL + b"x"), "too long"),
+    "gzip: cut": (PACKED[:-9], "cut short: its gzip data ends before its end mark"),
+    "gzip: cut in its header": (PACKED[:5], "cut short: its gzip data ends"),
+    "gzip: wrong checksum": (PACKED[:-8] + bytes(4) + PACKED[-4:], "damaged: CRC check failed"),
+    "gzip: wrong size": (PACKED[:-4] + bytes(4), "damaged: Incorrect length"),
+    "gzip: wrong method": (PACKED[:2] + b"\7" + PACKED[3:], "damaged: Unknown compression method"),
+    "gzip: garbage inside": (PACKED[:10] + b"\xff" * 20, "damaged: Error -3"),
+    "gzip: garbage after": (PACKED + b"garbage", "damaged: Not a gzipped file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_idx_file_is_one_sentence(tmp_path, kind):
+    content, sentence = BAD[kind]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        read_idx(path)
+    message = str(error.value)
+    assert message.startswith(f"{path} ") and sentence in message
+    assert message.endswith(".") and "\n" not in message and ". " not in message
+
+
+def test_a_directory_a_missing_file_and_a_closed_one(tmp_path):
+    for path in (tmp_path, tmp_path / "missing", "nul\0byte"):
+        with pytest.raises(DataError, match="is not a file"):
+            read_idx(path)
+
+
+def test_an_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(SMALL)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        read_idx(path)
+
+
+def test_a_gzip_bomb_and_a_lying_header_take_no_memory(tmp_path):
+    import tracemalloc
+
+    bomb = idx(pixels(3), dims=(1000,))[:8] + bytes(300_000_000)  # says 1,000 bytes, holds 300 MB
+    (tmp_path / "bomb").write_bytes(gzip.compress(bomb, compresslevel=1))
+    (tmp_path / "liar").write_bytes(gzip.compress(idx(pixels(3), dims=(2**31,))))
+    del bomb
+    for name in ("bomb", "liar"):
+        tracemalloc.start()
+        with pytest.raises(DataError):
+            read_idx(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000
+
+
+def test_mutated_files_raise_nothing_else(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "file"
+    for content in (SMALL, PACKED):
+        for _ in range(300):
+            mutated = bytearray(content)
+            for place in rng.integers(0, len(content), rng.integers(1, 4)):
+                mutated[place] ^= 1 << rng.integers(8)
+            cut = rng.integers(0, len(content) + 1) if rng.random() < 0.3 else None
+            path.write_bytes(mutated[:cut])
+            try:
+                read_idx(path)
+            except DataError:
+                pass
+
+
+# --- where MNIST is looked for -------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """A MNIST of 50 training and 30 test images of 16x16; an empty cache and work folder; no mirrors."""
+    arrays = (pixels(50, 16, 16), pixels(50) % 10, pixels(30, 16, 16), pixels(30) % 10)
+    contents = {file.name: idx(array) for file, array in zip(mnist.FILES, arrays, strict=True)}
+    files = tuple(
+        mnist.File(file.name, array.shape, hashlib.sha256(contents[file.name]).hexdigest())
+        for file, array in zip(mnist.FILES, arrays, strict=True)
+    )
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.lower(), raising=False)
+    monkeypatch.delenv(mnist.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(mnist, "FILES", files)
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path / "cache")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return contents
+
+
+def put(contents, folder, packed=False):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def check(found, contents, name="MNIST"):
+    assert found.name == name and found.note == ""
+    images = (found.train_images, found.test_images)
+    labels = (found.train_labels, found.test_labels)
+    for array, content in zip((images[0], labels[0], images[1], labels[1]), contents.values()):
+        np.testing.assert_array_equal(array.ravel(), np.frombuffer(content, "u1")[-array.size :])
+    assert [a.dtype for a in images + labels] == [np.uint8, np.uint8, np.int64, np.int64]
+    assert [a.shape for a in images + labels] == [(50, 16, 16), (30, 16, 16), (50,), (30,)]
+    assert all(a.flags.writeable for a in images + labels)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("way", ["data_dir", "environment", "cache", "./data"])
+def test_mnist_is_found(toy, tmp_path, monkeypatch, way, layout, packed):
+    folder = {"cache": tmp_path / "cache", "./data": Path("data")}.get(way, tmp_path / "given")
+    put(toy, folder / layout, packed)
+    if way == "environment":
+        monkeypatch.setenv("TINYATTN_DATA", str(folder))
+    check(load_mnist(folder if way == "data_dir" else None), toy)
+    check(load("auto", str(folder) if way == "data_dir" else None), toy)
+
+
+def test_data_dir_comes_before_the_environment_and_that_before_the_rest(toy, tmp_path, monkeypatch):
+    put(toy, tmp_path / "cache")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("TINYATTN_DATA", str(empty))
+    with pytest.raises(DataError, match=f"^TINYATTN_DATA {empty} lacks train-images"):
+        load_mnist()
+    check(load_mnist(tmp_path / "cache"), toy)
+    with pytest.raises(DataError, match=f"^data_dir {empty} lacks train-images"):
+        load_mnist(empty)
+    monkeypatch.setenv("TINYATTN_DATA", "")  # set to nothing is not set
+    check(load_mnist(), toy)
+
+
+def test_home_in_a_path(toy, tmp_path, monkeypatch):
+    put(toy, tmp_path / "digits")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check(load_mnist("~/digits"), toy)
+
+
+def test_a_named_folder_without_mnist_names_the_four_files(toy, tmp_path):
+    for folder, state in ((tmp_path, "lacks"), (tmp_path / "no", "is not a folder and so lacks")):
+        with pytest.raises(DataError) as error:
+            load_mnist(folder)
+        assert str(error.value) == (
+            f"data_dir {folder} {state} train-images-idx3-ubyte, train-labels-idx1-ubyte,"
+            " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each looked for with and without .gz,"
+            " in the folder itself, in MNIST/raw and in raw)."
+        )
+    del toy["t10k-labels-idx1-ubyte"]
+    put(toy, tmp_path)
+    with pytest.raises(DataError, match="lacks t10k-labels-idx1-ubyte \\("):
+        load_mnist(tmp_path)
+
+
+def test_files_of_another_data_set_are_refused(toy, tmp_path):
+    name = "t10k-images-idx3-ubyte"
+    folder = put(toy, tmp_path / "given")
+    (folder / name).write_bytes(idx(pixels(30, 16, 16) ^ 1))
+    with pytest.raises(DataError, match=f"{name} is not MNIST's: the SHA-256 of its unpacked"):
+        load_mnist(folder)
+    (folder / name).write_bytes(idx(pixels(30, 5, 4)))
+    with pytest.raises(DataError, match=r"shape \(30, 5, 4\) where uint8 of shape \(30, 16, 16\)"):
+        load_mnist(folder)
+    (folder / f"{name}.gz").write_bytes(gzip.compress(toy[name]))  # a whole one beside it will do
+    check(load_mnist(folder), toy)
+
+
+REAL = [os.environ.get("TINYATTN_DATA"), Path(__file__).parents[2] / "shared" / "mnist"]
+REAL = next((Path(f) for f in REAL if f and list(Path(f).glob("**/train-images-idx3-ubyte*"))), None)
+
+
+@pytest.mark.skipif(REAL is None, reason="needs MNIST in TINYATTN_DATA")
+def test_the_real_mnist():
+    found = load_mnist(REAL)
+    assert found.train_images.shape == (60000, 28, 28) and found.test_images.shape == (10000, 28, 28)
+    assert found.train_labels[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
+    assert np.bincount(found.test_labels).tolist() == [
+        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
+    ]  # fmt: skip
+    assert abs(found.train_images.mean() / 255 - 0.1307) < 1e-4
+
+
+# --- downloads -----------------------------------------------------------------------------------
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves `server.contents` gzipped under the first folder's name as the way it behaves."""
+
+    def do_GET(self):
+        _, way, name = self.path.split("/")
+        self.server.asked.append(self.path)
+        packed = gzip.compress(self.server.contents[name.removesuffix(".gz")])
+        getattr(self, way)(packed)
+
+    def answer(self, body, status=200, length=None, **headers):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def good(self, body):
+        self.answer(body)
+
+    def unpacked_on_the_way(self, body):
+        self.answer(body, Content_Encoding="gzip")
+
+    def slow(self, body):  # alive, and longer under way than a silence may last
+        self.answer(b"", length=len(body))
+        for byte in range(0, len(body), -(-len(body) // 5)):
+            time.sleep(download.SILENCE / 2)
+            self.wfile.write(body[byte : byte + -(-len(body) // 5)])
+            self.wfile.flush()
+
+    def wrong(self, body):
+        self.answer(gzip.compress(gzip.decompress(body)[:-1] + b"!"))
+
+    def truncated(self, body):
+        self.answer(body[:-5], length=len(body))
+
+    def cut(self, body):
+        self.answer(body[:-5])
+
+    def page(self, body):
+        self.answer(b"<html>Please log in</html>")
+
+    def redirect(self, body):
+        self.answer(b"", 302, Location="/page/x")
+
+    def missing(self, body):
+        self.answer(b"no such thing", 404)
+
+    def forbidden(self, body):
+        self.answer(b"", 403)
+
+    def broken(self, body):
+        self.answer(b"", 500)
+
+    def endless(self, body):
+        self.answer(bytes(1_000_000))
+
+    def reset(self, body):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def silent(self, body):
+        self.server.over.wait(20)
+
+    def stall(self, body):
+        self.answer(body[:5], length=len(body))
+        self.server.over.wait(20)
+
+    def drip(self, body):
+        self.answer(b"", length=len(body))
+        while not self.server.over.wait(0.1):
+            self.wfile.write(bytes(1100))
+
+    def log_message(self, *args):
+        pass
+
+
+class QuietServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        pass  # a client that gives up is part of the tests
+
+
+@pytest.fixture
+def server(toy, monkeypatch):
+    with QuietServer(("127.0.0.1", 0), Mirror) as server:
+        server.contents, server.asked, server.over = toy, [], threading.Event()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        server.use = lambda *ways: monkeypatch.setattr(
+            mnist, "MIRRORS", tuple(f"http://127.0.0.1:{server.server_port}/{way}/" for way in ways)
+        )
+        yield server
+        server.over.set()
+        server.shutdown()
+
+
+def cached(tmp_path):
+    return sorted(str(p.relative_to(tmp_path / "cache")) for p in (tmp_path / "cache").rglob("*.*"))
+
+
+def test_download_then_cache(server, toy, tmp_path):
+    server.use("good")
+    lines = []
+    check(load_mnist(say=lines.append), toy)
+    assert len(lines) == len(server.asked) == 4 and "/good/train-images-idx3-ubyte.gz to " in lines[0]
+    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
+    check(load_mnist(), toy)
+    assert len(server.asked) == 4  # nothing was fetched a second time
+
+
+def test_a_damaged_or_missing_cached_file_is_fetched_again(server, toy, tmp_path):
+    server.use("good")
+    folder = put(toy, tmp_path / "cache/MNIST/raw", packed=True)
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"half a down")
+    (folder / "train-labels-idx1-ubyte.gz").unlink()
+    check(load_mnist(), toy)
+    check(load_mnist(download=False), toy)
+    assert sorted(server.asked) == ["/good/t10k-images-idx3-ubyte.gz", "/good/train-labels-idx1-ubyte.gz"]
+
+
+FAULTS = {
+    "wrong": "is not MNIST's: the SHA-256",
+    "truncated": "ChunkedEncodingError|cut short",
+    "cut": "cut short",
+    "page": "is not an IDX file: it starts with 3c 68 74 6d",
+    "redirect": "is not an IDX file|HTTP status 302",
+    "missing": "HTTP status 404",
+    "forbidden": "HTTP status 403",
+    "broken": "HTTP status 500",
+    "endless": "it sends more than",
+    "reset": "ConnectionError",
+    "silent": "nothing came for|ReadTimeout",
+    "stall": "nothing came for|ConnectionError",
+    "drip": "slower than",
+}
+
+
+@pytest.mark.parametrize("way", FAULTS)
+def test_a_faulty_mirror(server, toy, tmp_path, monkeypatch, way):
+    monkeypatch.setattr(download, "SILENCE", 0.3)
+    monkeypatch.setattr(download, "TRIAL", 0.3)
+    monkeypatch.setattr(download, "SLOWEST", 100_000)
+    server.use(way)
+    with pytest.raises(DownloadError, match=FAULTS[way]) as error:
+        load_mnist()
+    assert len(server.asked) == 1 and cached(tmp_path) == []  # the first failure is the last
+    for part in ("/train-images-idx3-ubyte.gz", str(tmp_path / "cache/MNIST/raw"), "TINYATTN_DATA"):
+        assert part in str(error.value)
+    for file in mnist.FILES:
+        assert f"{file.name} (SHA-256 {file.sha256})" in str(error.value)
+    server.use(way, "good")
+    check(load_mnist(), toy)  # the other mirror has it
+    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
+    assert sum(f"/{way}/" in path for path in server.asked) == 2  # and is asked first from then on
+
+
+def test_a_mirror_that_unpacks(server, toy, tmp_path):
+    server.use("unpacked_on_the_way")
+    check(load_mnist(), toy)
+    check(load_mnist(download=False), toy)
+
+
+def test_a_slow_mirror_is_waited_for(server, toy, monkeypatch):
+    monkeypatch.setattr(download, "SILENCE", 0.4)
+    server.use("slow")
+    start = time.monotonic()
+    check(load_mnist(), toy)
+    assert time.monotonic() - start > 4 * download.SILENCE
+
+
+def test_ten_at_once(server, toy, tmp_path):
+    server.use("good")
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(load_mnist())) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 10
+    for result in results:
+        check(result, toy)
+    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
+
+
+def test_a_cache_that_cannot_be_written(server, toy, tmp_path):
+    server.use("good")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="MNIST is not cached"):
+        check(load_mnist(), toy)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        download.store(b"content", tmp_path / "folder" / "file")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def nobody():
+    """A port of this machine that refuses connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def offline(toy, monkeypatch):
+    """Sets the mirrors to two addresses: refused, no such host, or a host that never answers."""
+    listeners = []
+
+    def go(way):
+        if way == "refused":
+            addresses = [f"127.0.0.1:{nobody()}"] * 2
+        elif way == "swallowed":  # the kernel accepts, nobody answers
+            listeners.extend(socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+            addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in listeners]
+        else:
+            real = socket.getaddrinfo
+
+            def no_names(host, *args, **kwargs):
+                if host.endswith(".invalid"):
+                    time.sleep(60 if way == "slow name server" else 0)
+                    raise socket.gaierror(-2, "Name or service not known")
+                return real(host, *args, **kwargs)
+
+            monkeypatch.setattr(socket, "getaddrinfo", no_names)
+            addresses = ["one.invalid", "two.invalid"]
+        monkeypatch.setattr(mnist, "MIRRORS", tuple(f"http://{each}/" for each in addresses))
+
+    yield go
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize("way", ["refused", "no name server", "slow name server", "swallowed"])
+def test_offline_takes_15_seconds_at_most(offline, tmp_path, way):
+    offline(way)
+    start = time.monotonic()
+    with pytest.raises(DownloadError):
+        load_mnist()
+    assert time.monotonic() - start < (3 if way in ("refused", "no name server") else 14)
+    assert cached(tmp_path) == []
+
+
+def test_offline_auto_is_the_digits_and_says_so(offline, monkeypatch, tmp_path):
+    offline("refused")
+    with pytest.warns(UserWarning, match="^Not MNIST but digits .scikit-learn, not MNIST., because"):
+        found = load()
+    assert found.name == "digits (scikit-learn, not MNIST)"
+    assert found.note.startswith("MNIST could not be downloaded (http://127.0.0.1:")
+    assert "SHA-256" not in found.note and len(found.train_images) == 1442
+    with pytest.raises(DataError, match="could not be downloaded"):
+        load("mnist")
+    with pytest.raises(DataError, match="data_dir .* lacks"):  # who names a folder wants that folder
+        load("auto", tmp_path)
+    monkeypatch.setenv("TINYATTN_DATA", str(tmp_path))
+    with pytest.warns(UserWarning, match=f"TINYATTN_DATA {tmp_path} lacks"):
+        assert load().name == "digits (scikit-learn, not MNIST)"
+
+
+def test_download_not_allowed(toy, tmp_path):
+    with pytest.raises(DataError, match="downloading it was not allowed"):
+        load_mnist(download=False)
+    put(toy, tmp_path / "cache")
+    (tmp_path / "cache/train-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match="train-labels-idx1-ubyte is not an IDX file"):
+        load_mnist(download=False)
+
+
+def test_wrong_arguments_of_load(tmp_path):
+    with pytest.raises(ValueError, match="data is 'cifar', but it must be"):
+        load("cifar")
+    with pytest.raises(ValueError, match="the digits come with scikit-learn"):
+        load("digits", tmp_path)
+
+
+@pytest.mark.parametrize("package", ["pooch", "sklearn"])
+def test_a_missing_package_names_the_extra(toy, monkeypatch, package):
+    monkeypatch.undo()
+    import_module = dataset.importlib.import_module
+
+    def without(name, *args):
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(f"No module named {package!r}")
+        return import_module(name, *args)
+
+    monkeypatch.setattr(dataset.importlib, "import_module", without)
+    monkeypatch.delenv("TINYATTN_DATA", raising=False)
+    with pytest.raises(ImportError, match=rf'needs {package} .*pip install "tinyattn\[train\]"'):
+        load_mnist() if package == "pooch" else load_digits()
+
+
+# --- digits --------------------------------------------------------------------------------------
+
+
+def test_digits():
+    from sklearn.datasets import load_digits as original
+
+    found, again, source = load_digits(), load_digits(), original()
+    assert found.train_images.shape == (1442, 28, 28) and found.test_images.shape == (355, 28, 28)
+    assert found.train_images.dtype == np.uint8 and found.train_labels.dtype == np.int64
+    both = np.concatenate([found.train_labels, found.test_labels])
+    assert np.bincount(both).tolist() == np.bincount(source.target).tolist()
+    share = np.bincount(found.test_labels) / np.bincount(both)
+    assert share.min() > 0.19 and share.max() <= 0.2  # of every class, one in five
+    np.testing.assert_array_equal(found.test_images, again.test_images)
+    assert found.train_images.max() == 255 and found.train_images[:, 4:24, 4:24].any()
+    frame = found.train_images.copy()
+    frame[:, 4:24, 4:24] = 0
+    assert not frame.any()  # 20x20 amid 28x28, as in MNIST
+    small = found.train_images[0, 4:24, 4:24].reshape(10, 2, 10, 2).mean((1, 3))  # the first is the first
+    big = np.kron(source.images[0], np.ones((5, 5))).reshape(10, 4, 10, 4).mean((1, 3)) * 255 / 16
+    assert np.corrcoef(small.ravel(), big.ravel())[0, 1] > 0.97
+
+
+def test_validation_split():
+    whole = load_digits()
+    split = whole.validation_split(200, seed=1)
+    assert split.name == "digits (scikit-learn, not MNIST), 200 training images held out"
+    assert len(split.train_images) == 1242 and len(split.test_labels) == 200
+    parts = np.concatenate([split.train_images, split.test_images]).reshape(-1, 784)
+    key = np.lexsort(parts.T), np.lexsort(whole.train_images.reshape(-1, 784).T)
+    np.testing.assert_array_equal(parts[key[0]], whole.train_images.reshape(-1, 784)[key[1]])
+    np.testing.assert_array_equal(split.test_labels, whole.validation_split(200, seed=1).test_labels)
+    assert (split.test_labels != whole.validation_split(200, seed=2).test_labels).any()
+    for count in (0, 1442):
+        with pytest.raises(ValueError, match="1 to 1441 can be held out"):
+            whole.validation_split(count)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+X, Y = np.random.default_rng(0).random((10, 3), dtype=np.float32), np.arange(10)
+
+
+def ids(batches):
+    return [y.tolist() for _, y in batches]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 11])
+@pytest.mark.parametrize("kind", ["tuple of arrays", "TensorDataset", "items", "tuple of tensors"])
+def test_batches_as_torch(kind, batch_size, drop_last):
+    dataset = {
+        "tuple of arrays": (X, Y),
+        "tuple of tensors": (ta.tensor(X), ta.tensor(Y)),
+        "TensorDataset": TensorDataset(X, ta.tensor(Y)),
+        "items": [(x, int(y)) for x, y in zip(X, Y, strict=True)],
+    }[kind]
+    ours = DataLoader(dataset, batch_size, drop_last=drop_last)
+    same = torch_data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    theirs = torch_data.DataLoader(same, batch_size, drop_last=drop_last)
+    assert len(ours) == len(theirs)
+    for _ in range(2):  # a loader can be gone through again
+        batches = list(ours)
+        assert len(batches) == len(theirs)
+        for mine, other in zip(batches, theirs, strict=True):
+            assert isinstance(mine, tuple)
+            for a, b in zip(mine, other, strict=True):
+                assert isinstance(a, ta.Tensor) and str(b.dtype) == f"torch.{a.dtype}"
+                np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_other_data_sets():
+    assert [b.tolist() for b in DataLoader(Y, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [b.tolist() for b in DataLoader(ta.tensor(Y[:2]))] == [[0], [1]]
+    assert [b.dtype for b in DataLoader([0.5, 1.5], 2)] == [ta.float64]  # as torch's default_collate
+    (batch,) = DataLoader([{"a": ta.tensor([i]), "b": [i, True]} for i in range(3)], 3)
+    assert batch["a"].tolist() == [[0], [1], [2]] and batch["b"][1].dtype == ta.bool
+    assert list(DataLoader([], 2)) == [] == list(DataLoader(np.zeros((0, 3)), 2, shuffle=True))
+    assert TensorDataset(X, Y)[3][1].item() == 3 and len(TensorDataset(X)) == 10
+
+
+def test_in_order_batches_are_views_and_shuffled_ones_are_not():
+    for x, _ in DataLoader((X, Y), 4):
+        assert np.shares_memory(x.data, X)
+    for x, _ in DataLoader((X, Y), 4, shuffle=True):
+        assert not np.shares_memory(x.data, X)
+
+
+def test_shuffling_is_a_permutation_that_one_seed_repeats():
+    def two_passes(seed):
+        loader = DataLoader((X, Y), 4, shuffle=True, generator=ta.Generator().manual_seed(seed))
+        return ids(loader), ids(loader)
+
+    first, second = two_passes(7)
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(10))
+    assert first != second and first != ids(DataLoader((X, Y), 4))
+    assert two_passes(7) == (first, second) and two_passes(8) != (first, second)
+    for x, y in DataLoader((X, Y), 4, shuffle=True):
+        np.testing.assert_array_equal(x.numpy(), X[y.numpy()])  # rows stay together
+
+
+def test_shuffling_leaves_the_global_stream_alone_but_follows_its_seed():
+    def order_and_next_number(shuffle):
+        ta.manual_seed(3)
+        loader = DataLoader((X, Y), 4, shuffle=shuffle)
+        return ids(loader), ta.rand(3).tolist()
+
+    assert order_and_next_number(True) == order_and_next_number(True)
+    assert order_and_next_number(True)[1] == order_and_next_number(False)[1]
+    ta.manual_seed(3)
+    same = ta.default_generator.random.permutation(10).tolist()
+    assert sum(order_and_next_number(True)[0], []) != same  # nor does it repeat its numbers
+
+
+def test_two_passes_side_by_side():
+    loader = DataLoader((X, Y), 4, shuffle=True)
+    pairs = list(zip(loader, loader, strict=True))
+    for side in (0, 1):
+        assert sorted(sum(ids(pair[side] for pair in pairs), [])) == list(range(10))
+
+
+def test_transform():
+    loader = DataLoader((X, Y), 4, transform=lambda x, y: (x * 2, y))
+    np.testing.assert_array_equal(next(iter(loader))[0].numpy(), X[:4] * 2)
+    assert [b.tolist() for b in DataLoader(Y[:3], 2, transform=lambda y: y + 1)] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("stop", range(11))
+def test_a_loader_goes_on_where_another_stopped(shuffle, stop):
+    def make(seed):
+        generator = ta.Generator().manual_seed(seed)
+
+        def noise(x, y):  # a transform may draw from the loader's own generator
+            return x, y + 10 * generator.random.integers(100, size=len(y))
+
+        return DataLoader((X, Y), 4, shuffle=shuffle, generator=generator, transform=noise)
+
+    loader = make(0)
+    straight = ids(loader) + ids(loader) + ids(loader) + ids(loader)
+    stopped, batches, passes = make(0), [], 0
+    while len(batches) < stop:
+        for _, y in stopped:
+            batches.append(y.tolist())
+            if len(batches) == stop:
+                break
+        else:
+            passes += 1
+    state = stopped.state_dict()
+    resumed = make(99)
+    resumed.load_state_dict(state)
+    while passes < 4:
+        batches += ids(resumed)
+        passes += 1
+    assert batches == straight
+
+
+def test_wrong_arguments_of_loaders():
+    loader = DataLoader((X, Y), 4)
+    for wrong, error, sentence in [
+        (lambda: DataLoader((X, Y), 0), ValueError, "batch_size is 0, but it must be 1 or more"),
+        (lambda: DataLoader((X, Y), 2.5), TypeError, "float"),
+        (lambda: DataLoader((X, Y[:9])), ValueError, r"got shapes \[\(10, 3\), \(9,\)\]"),
+        (lambda: TensorDataset(), ValueError, r"got shapes \[\]"),
+        (lambda: TensorDataset(np.float32(1)), ValueError, r"got shapes \[\(\)\]"),
+        (lambda: DataLoader(7), TypeError, "but got int"),
+        (lambda: next(iter(DataLoader(["a", "b"]))), TypeError, "cannot stack items of type str"),
+        (lambda: loader.load_state_dict({"position": 4}), ValueError, "at batch 4, .* has 3"),
+    ]:
+        with pytest.raises(error, match=sentence):
+            wrong()
+
+
+# --- shifts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(5, 7, 9), (4, 3, 6, 5), (1, 1, 1), (2, 2, 2, 3, 3), (0, 4, 4)])
+@pytest.mark.parametrize("max_shift", [0, 1, 2, 5])
+def test_random_shift_by_brute_force(shape, dtype, max_shift):
+    images = (np.random.default_rng(0).random(shape) * 255 + 1).astype(dtype)
+    kept = images.copy()
+    shifted = random_shift(images, max_shift, ta.Generator().manual_seed(1))
+    offsets = ta.Generator().manual_seed(1).random.integers(0, 2 * max_shift + 1, (2, shape[0]))
+    expected = np.zeros_like(images)
+    for n, (down, right) in enumerate((offsets - max_shift).T):
+        for row in range(shape[-2]):
+            for column in range(shape[-1]):
+                if 0 <= row + down < shape[-2] and 0 <= column + right < shape[-1]:
+                    expected[n, ..., row, column] = images[n, ..., row + down, column + right]
+    np.testing.assert_array_equal(shifted, expected)
+    np.testing.assert_array_equal(images, kept)
+    assert shifted.dtype == images.dtype and shifted.flags.c_contiguous
+    assert not np.shares_memory(shifted, images)
+
+
+def test_random_shift_takes_every_offset_and_draws_from_the_generator_given():
+    points = np.zeros((2000, 5, 5), np.float32)
+    points[:, 2, 2] = 1
+    shifted = random_shift(points, 2, ta.Generator().manual_seed(0))
+    counts = shifted.sum(0)
+    assert counts.sum() == 2000 and counts.min() > 40  # 25 places, 80 each
+    as_tensor = random_shift(ta.tensor(points), 2, ta.Generator().manual_seed(0))
+    assert isinstance(as_tensor, ta.Tensor) and as_tensor.dtype == ta.float32
+    np.testing.assert_array_equal(as_tensor.numpy(), shifted)
+    ta.manual_seed(0)
+    np.testing.assert_array_equal(random_shift(points), shifted)  # the default is the global one
+    assert (random_shift(points) != shifted).any()
+
+
+def test_random_shift_is_fast():
+    images = np.zeros((128, 28, 28), np.float32)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        random_shift(images)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1e-3
+
+
+def test_random_shift_of_what_is_no_batch():
+    for images, max_shift in ((np.zeros((28, 28)), 2), (np.zeros((1, 28, 28)), -1)):
+        with pytest.raises(ValueError, match="random_shift: got images of shape"):
+            random_shift(images, max_shift)

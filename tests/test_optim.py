@@ -1,0 +1,747 @@
+"""Optimizers, schedules and clipping beside torch.optim: the same numbers at every step."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tinyattn as ta
+from tinyattn import nn, optim
+from tinyattn.backends import cpu
+from tinyattn.nn import utils
+from tinyattn.optim import lr_scheduler
+
+SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
+TOLERANCE = {"float64": {"rtol": 1e-12, "atol": 1e-14}, "float32": {"rtol": 2e-5, "atol": 2e-6}}
+
+
+def twins(dtype="float64", shapes=SHAPES, seed=0):
+    """The same leaf tensors in both libraries."""
+    rng = np.random.default_rng(seed)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    ours = [ta.tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    return ours, theirs
+
+
+def give_gradients(ours, theirs, rng, skip=None):
+    for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+        g = rng.standard_normal(p.shape).astype(p.dtype)
+        p.grad = None if i == skip else ta.tensor(g)
+        q.grad = None if i == skip else torch.tensor(g)
+
+
+def assert_same(ours, theirs, dtype="float64"):
+    for p, q in zip(ours, theirs, strict=True):
+        assert p.dtype == np.dtype(dtype)
+        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), **TOLERANCE[dtype])
+
+
+def assert_same_state(ours, theirs, dtype="float64"):
+    assert [*ours] == [*theirs]
+    for name, value in ours.items():
+        np.testing.assert_allclose(np.asarray(value), theirs[name].numpy(), **TOLERANCE[dtype])
+
+
+def one(value=1.0):
+    return ta.tensor([value], requires_grad=True)
+
+
+# --- the algorithms ---
+
+STEPS = [
+    ("SGD", {}),
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.2}),
+    ("SGD", {"lr": 0.1, "maximize": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.5, "dampening": 0.1, "weight_decay": 0.1, "maximize": True}),
+    ("Adam", {}),
+    ("Adam", {"lr": 0.1}),
+    ("Adam", {"lr": 0.1, "betas": (0.5, 0.7)}),
+    ("Adam", {"lr": 0.1, "betas": (0.0, 0.0), "eps": 1e-3}),
+    ("Adam", {"lr": 0.1, "eps": 0.1}),
+    ("Adam", {"lr": 0.1, "weight_decay": 0.3}),
+    ("Adam", {"lr": 0.1, "amsgrad": True}),
+    ("Adam", {"lr": 0.1, "maximize": True}),
+    ("Adam", {"lr": 0.1, "amsgrad": True, "maximize": True, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("AdamW", {}),
+    ("AdamW", {"lr": 0.1}),
+    ("AdamW", {"lr": 0.1, "weight_decay": 0.0}),
+    ("AdamW", {"lr": 0.1, "weight_decay": 0.5, "amsgrad": True, "maximize": True}),
+]
+NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in STEPS]
+
+
+@pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
+def test_fifty_steps_as_torch(name, options, dtype, by_definition):
+    ours, theirs = twins(dtype)
+    optimizer = getattr(optim, name)(ours, **options)
+    oracle = getattr(torch.optim, name)(theirs, **options)
+    rng = np.random.default_rng(1)
+    for i in range(50):
+        give_gradients(ours, theirs, rng, skip=i % 7)  # a parameter now and then has no gradient
+        if by_definition:
+            with ta.definitions():
+                optimizer.step()
+        else:
+            optimizer.step()
+        oracle.step()
+        assert_same(ours, theirs, dtype)
+    for p, q in zip(ours, theirs, strict=True):
+        assert_same_state(optimizer.state[p], oracle.state[q], dtype)
+
+
+ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "maximize": False}
+KERNELS = [
+    ("plain", {"weight_decay": 0.0, "decoupled": False}, False),
+    ("L2", {"weight_decay": 0.1, "decoupled": False}, False),
+    ("decoupled", {"weight_decay": 0.1, "decoupled": True}, False),
+    ("amsgrad", {"weight_decay": 0.0, "decoupled": False}, True),
+    ("all", {"weight_decay": 0.1, "decoupled": True, "maximize": True}, True),
+]
+LAYOUTS = {
+    "contiguous": lambda rng: rng.standard_normal((7, 9)),
+    "transposed": lambda rng: rng.standard_normal((7, 9)).T,
+    "strided": lambda rng: rng.standard_normal((14, 9))[::2],
+    "0-d": lambda rng: rng.standard_normal(()) + np.zeros(()),
+    "empty": lambda rng: np.zeros((0, 3)),
+    "in blocks": lambda rng: rng.standard_normal(200_003),
+    "strided and long": lambda rng: rng.standard_normal((2, 100_000)).T,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("options", "amsgrad"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS]
+)
+def test_adam_kernel_is_its_definition(options, amsgrad, layout, dtype):
+    rng = np.random.default_rng(0)
+    p, g, m, v, top = (np.asarray(LAYOUTS[layout](rng)).astype(dtype, order="K") for _ in range(5))
+    v, top = np.asarray(v * v), np.asarray(top * top) if amsgrad else None
+    before, options = g.copy(), ADAM | options
+    expected = optim.adam_definition(p, g, m, v, top, 3, **options)
+    cpu.adam_step(p, g, m, v, top, 3, **options)
+    tight = {"rtol": 1e-13, "atol": 1e-15} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    for got, want in zip((p, m, v, top), expected, strict=True):
+        if want is not None:
+            assert got.dtype == dtype == want.dtype
+            np.testing.assert_allclose(got, want, **tight)
+    np.testing.assert_array_equal(g, before)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sgd_kernel_is_its_definition(layout):
+    rng = np.random.default_rng(0)
+    p, g, b = (np.asarray(LAYOUTS[layout](rng)) for _ in range(3))
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1, "maximize": True}
+    for nesterov, first in [(False, False), (False, True), (True, False), (True, True)]:
+        how = {**options, "nesterov": nesterov}
+        want_p, want_b = optim.sgd_definition(p, g, None if first else b, **how)
+        cpu.sgd_step(p, g, b, first=first, **how)
+        np.testing.assert_allclose(p, want_p, rtol=1e-14)
+        np.testing.assert_allclose(b, want_b, rtol=1e-14)
+
+
+def test_numpy_scalars_among_the_options_widen_nothing():
+    for name in ("SGD", "Adam", "AdamW"):
+        p = ta.tensor([1.0, 2.0], requires_grad=True)
+        options = {"lr": np.float64(0.1), "weight_decay": np.float32(0.5)}
+        optimizer = getattr(optim, name)([p], **options)
+        p.grad = ta.ones(2)
+        optimizer.step()
+        assert p.dtype == ta.float32
+        assert all(s.dtype == ta.float32 for s in optimizer.state[p].values())
+        assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_infinite_gradients_go_where_torch_takes_them_without_a_warning(name):
+    values = [math.inf, -math.inf, math.nan, 1e30, 1e-30, 0.0, 1.0]
+    p, q = ta.ones(7, requires_grad=True), torch.ones(7, requires_grad=True)
+    optimizer, oracle = getattr(optim, name)([p], lr=0.1), getattr(torch.optim, name)([q], lr=0.1)
+    for _ in range(2):
+        p.grad, q.grad = ta.tensor(values), torch.tensor(values)
+        optimizer.step()
+        oracle.step()
+        assert_same([p], [q], "float32")
+
+
+def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
+    p = ta.ones(3, requires_grad=True)
+    optimizer = optim.Adam([p])
+    p.grad = ta.ones(3)
+    optimizer.step()
+    p.grad = ta.zeros(3)
+    for _ in range(1023):
+        optimizer.step()
+    assert optimizer.state[p]["exp_avg"].numpy().tolist() == [0.0, 0.0, 0.0]
+
+
+# --- parameters and groups ---
+
+
+def test_groups_have_options_of_their_own():
+    ours, theirs = twins()
+
+    def groups(p):
+        return [{"params": p[:2], "lr": 0.5}, {"params": p[2], "betas": (0.3, 0.4)}]
+
+    optimizer, oracle = optim.AdamW(groups(ours), lr=0.1), torch.optim.AdamW(groups(theirs), lr=0.1)
+    rng = np.random.default_rng(2)
+    for i in range(6):
+        if i == 3:
+            optimizer.add_param_group({"params": ours[3:], "weight_decay": 0.9})
+            oracle.add_param_group({"params": theirs[3:], "weight_decay": 0.9})
+        give_gradients(ours, theirs, rng)
+        optimizer.step()
+        oracle.step()
+        assert_same(ours, theirs)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.1]
+
+
+def test_a_group_given_as_a_dict_is_not_written_to():
+    group = {"params": [one()]}
+    optim.SGD([group])
+    assert [*group] == ["params"]
+
+
+def test_names_stay_with_the_parameters():
+    model = nn.Linear(3, 2)
+    optimizer = optim.Adam(model.named_parameters())
+    assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
+    assert optimizer.param_groups[0]["params"][0] is model.weight
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
+
+
+def test_zero_grad_forgets_or_fills():
+    p = one()
+    optimizer = optim.SGD([p])
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad is None
+    p.grad = ta.ones(1)
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad.numpy().tolist() == [0.0]
+    optimizer.zero_grad()
+    assert p.grad is None
+
+
+def test_step_runs_a_closure_with_gradients_on_and_returns_its_loss():
+    p = one(3.0)
+    optimizer = optim.SGD([p], lr=0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    with ta.no_grad():
+        assert optimizer.step(closure).item() == 9.0
+    assert p.tolist() == [0.0]
+    assert optimizer.step() is None
+
+
+def test_a_step_between_forward_and_backward_is_noticed():
+    p = one(2.0)
+    optimizer = optim.Adam([p])
+    loss = (p * p).sum()
+    p.grad = ta.ones(1)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"Adam\.step"):
+        loss.backward()
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    p = ta.ones(2, 3, requires_grad=True)
+    optimizer = optim.SGD([p])
+    p.grad = ta.ones(3)
+    with pytest.raises(ValueError, match=r"gradient of shape \(3,\), .* \(2, 3\)"):
+        optimizer.step()
+
+
+def test_a_frozen_parameter_beside_others_is_left_alone():
+    frozen, free = ta.ones(1), one()
+    optimizer = optim.SGD([frozen, free], lr=1.0)
+    (frozen * free).sum().backward()
+    optimizer.step()
+    assert frozen.tolist() == [1.0] and free.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("name", "options"), [("Adam", {}), ("SGD", {"momentum": 0.9})])
+def test_repr_as_torch(name, options):
+    p, q = one(), torch.ones(1, requires_grad=True)
+    mine = repr(getattr(optim, name)([{"params": [p]}, {"params": [one()], "lr": 0.5}], **options))
+    groups = [{"params": [q]}, {"params": [torch.ones(1, requires_grad=True)], "lr": 0.5}]
+    extra = ("foreach", "capturable", "differentiable", "fused")
+    lines = repr(getattr(torch.optim, name)(groups, **options)).splitlines()
+    assert mine.splitlines() == [line for line in lines if line.strip().split(":")[0] not in extra]
+
+
+TWICE = one()
+REFUSED = [
+    (
+        lambda: optim.SGD([one()], lr=-1.0),
+        ValueError,
+        "lr must be a finite number of at least 0.*-1",
+    ),
+    (lambda: optim.SGD([one()], lr=math.nan), ValueError, "lr must be .*nan"),
+    (lambda: optim.SGD([one()], lr=math.inf), ValueError, "lr must be .*inf"),
+    (lambda: optim.SGD([one()], lr="big"), TypeError, "lr must be a number.*'big'"),
+    (lambda: optim.SGD([one()], momentum=-0.1), ValueError, "momentum must be"),
+    (lambda: optim.SGD([one()], dampening=math.nan), ValueError, "dampening must be"),
+    (lambda: optim.SGD([one()], weight_decay=-1), ValueError, "weight_decay must be"),
+    (lambda: optim.SGD([one()], nesterov=True), ValueError, "nesterov needs a momentum"),
+    (
+        lambda: optim.SGD([one()], momentum=0.9, dampening=0.1, nesterov=True),
+        ValueError,
+        "dampening=0.1",
+    ),
+    (
+        lambda: optim.Adam([one()], betas=(1.0, 0.9)),
+        ValueError,
+        r"betas\[0\] must be in \[0, 1\).*1.0",
+    ),
+    (lambda: optim.Adam([one()], betas=(0.9, -0.1)), ValueError, r"betas\[1\]"),
+    (lambda: optim.Adam([one()], betas=0.9), TypeError, "betas must be a pair"),
+    (lambda: optim.Adam([one()], eps=-1e-8), ValueError, "eps must be"),
+    (lambda: optim.Adam([{"params": [one()], "lr": -2.0}]), ValueError, "lr must be .*-2"),
+    (lambda: optim.Adam([]), ValueError, "empty parameter list"),
+    (lambda: optim.Adam(one()), TypeError, "list of tensors"),
+    (lambda: optim.Adam({one()}), TypeError, "set"),
+    (lambda: optim.Adam([np.ones(1)]), TypeError, "can only change tensors.*ndarray"),
+    (lambda: optim.Adam([one() * 2]), ValueError, "can't optimize a non-leaf Tensor"),
+    (lambda: optim.Adam([ta.tensor([1, 2])]), ValueError, "int64"),
+    (lambda: optim.Adam([ta.ones(2)]), ValueError, "none of the parameters .* requires a gradient"),
+    (lambda: optim.Adam([TWICE, TWICE]), ValueError, "more than once"),
+    (lambda: optim.Adam([{"params": TWICE}, {"params": [TWICE]}]), ValueError, "more than once"),
+    (lambda: optim.Adam([("a", one()), one()]), ValueError, "without a name"),
+    (lambda: optim.Adam([{"lr": 1.0}]), TypeError, "under 'params'"),
+    (
+        lambda: optim.Adam([("a", one())]).add_param_group({"params": one()}),
+        ValueError,
+        "some parameter groups .* have names",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "words"), REFUSED)
+def test_what_cannot_be_optimized_is_refused_in_one_sentence(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+# --- saving and loading ---
+
+
+def in_groups(library, name, options, params):
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.2}]
+    return getattr(library, name)(groups, **options)
+
+
+CROSSING = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("Adam", {"lr": 0.1, "amsgrad": True}),
+    ("AdamW", {"lr": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CROSSING)
+def test_state_dict_crosses_to_torch_and_back(name, options):
+    ours, theirs = twins()
+    optimizer, oracle = (
+        in_groups(optim, name, options, ours),
+        in_groups(torch.optim, name, options, theirs),
+    )
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        give_gradients(ours, theirs, rng, skip=1)
+        optimizer.step()
+        oracle.step()
+    mine, torchs = optimizer.state_dict(), oracle.state_dict()
+    assert [*mine] == [*torchs] == ["state", "param_groups"]
+    assert [*mine["state"]] == [*torchs["state"]]
+    for place in torchs["state"]:
+        assert_same_state(mine["state"][place], torchs["state"][place])
+    for group, theirs_group in zip(mine["param_groups"], torchs["param_groups"], strict=True):
+        assert group == {key: theirs_group[key] for key in group}
+
+    into_torch = copy.deepcopy(torchs)
+    for place, state in mine["state"].items():
+        into_torch["state"][place] = {k: torch.tensor(v.numpy()) for k, v in state.items()}
+    into_torch["param_groups"] = mine["param_groups"]
+    new_ours, new_theirs = twins(seed=5)
+    optimizer, oracle = (
+        in_groups(optim, name, {}, new_ours),
+        in_groups(torch.optim, name, {}, new_theirs),
+    )
+    optimizer.load_state_dict(torchs)
+    oracle.load_state_dict(into_torch)
+    for _ in range(3):
+        give_gradients(new_ours, new_theirs, rng)
+        optimizer.step()
+        oracle.step()
+        assert_same(new_ours, new_theirs)
+
+
+@pytest.mark.parametrize(("name", "options"), CROSSING)
+def test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing(name, options):
+    ours, _ = twins("float32")
+    first = in_groups(optim, name, options, ours)
+    gradients = [np.random.default_rng(i).standard_normal(9).astype("float32") for i in range(6)]
+
+    def step(optimizer, params, i):
+        for p in params:
+            p.grad = ta.tensor(np.resize(gradients[i], p.shape))
+        optimizer.step()
+
+    for i in range(3):
+        step(first, ours, i)
+    copies = [p.detach().clone().requires_grad_() for p in ours]
+    second = in_groups(optim, name, {}, copies)
+    second.load_state_dict(first.state_dict())
+    for i in range(3, 6):
+        step(first, ours, i)
+        step(second, copies, i)
+        for p, q in zip(ours, copies, strict=True):
+            np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+
+
+def test_loading_takes_the_dtype_of_the_parameter():
+    p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
+    narrow, wide = optim.Adam([p]), optim.Adam([q])
+    p.grad = ta.ones(1)
+    narrow.step()
+    wide.load_state_dict(narrow.state_dict())
+    assert wide.state[q]["exp_avg"].dtype == ta.float64
+    assert wide.state[q]["step"].item() == 1.0
+
+
+def broken(change):
+    """An Adam of one parameter, and its state_dict after one step, changed by `change`."""
+    p = one()
+    optimizer = optim.Adam([p])
+    p.grad = ta.ones(1)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved = {
+        "state": {0: dict(saved["state"][0])},
+        "param_groups": [dict(saved["param_groups"][0])],
+    }
+    return optimizer, change(saved) or saved
+
+
+DAMAGED = [
+    (lambda s: [1], "'state' and 'param_groups'"),
+    (lambda s: {"state": {}}, "'state' and 'param_groups'.*'state'"),
+    (lambda s: {**s, "param_groups": []}, r"groups of \[\] tensors.*\[1\]"),
+    (lambda s: s["param_groups"][0].update(params=[0, 1]), r"\[2\]"),
+    (lambda s: s["param_groups"][0].pop("betas"), "no 'betas'.*not saved by Adam"),
+    (lambda s: s["param_groups"][0].update(lr=math.nan), "lr must be"),
+    (lambda s: s["state"].update({7: {}}), "parameter 7"),
+    (lambda s: s["state"][0].pop("exp_avg"), "no 'exp_avg'"),
+    (lambda s: s["state"][0].update(exp_avg=ta.ones(2)), r"shape \(2,\).*\(1,\)"),
+    (lambda s: s["state"][0].update(step=math.nan), "'step'"),
+    (lambda s: s["state"][0].update(step=-1), "'step'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), DAMAGED)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, words):
+    optimizer, saved = broken(
+        lambda s: None if isinstance(r := change(s), str | tuple | ta.Tensor) else r
+    )
+    before = repr(optimizer.state_dict())
+    with pytest.raises(ValueError, match=words):
+        optimizer.load_state_dict(saved)
+    assert repr(optimizer.state_dict()) == before
+
+
+# --- schedules ---
+
+SCHEDULES = {
+    "lambda": lambda s, o: s.LambdaLR(o, lambda epoch: 0.95**epoch),
+    "lambda for each group": lambda s, o: s.LambdaLR(o, [lambda e: 0.9**e, lambda e: 1 / (e + 1)]),
+    "step": lambda s, o: s.StepLR(o, 7),
+    "step, gamma": lambda s, o: s.StepLR(o, step_size=30, gamma=0.5),
+    "constant": lambda s, o: s.ConstantLR(o),
+    "constant, long": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=40),
+    "linear": lambda s, o: s.LinearLR(o),
+    "linear, up": lambda s, o: s.LinearLR(o, start_factor=1e-3, total_iters=33),
+    "linear, down": lambda s, o: s.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=60),
+    "cosine": lambda s, o: s.CosineAnnealingLR(o, T_max=100),
+    "cosine, up and down": lambda s, o: s.CosineAnnealingLR(o, T_max=13, eta_min=1e-3),
+    "cosine, of one": lambda s, o: s.CosineAnnealingLR(o, T_max=1),
+    "warm-up, then cosine": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.01, total_iters=20), s.CosineAnnealingLR(o, 80)], milestones=[20]
+    ),
+    "three in a row": lambda s, o: s.SequentialLR(
+        o, [s.ConstantLR(o, 0.1, 3), s.StepLR(o, 4), s.LambdaLR(o, lambda e: 1 / (1 + e))], [10, 50]
+    ),
+    "all at once": lambda s, o: s.ChainedScheduler(
+        [s.LinearLR(o, 0.1, total_iters=10), s.StepLR(o, 30), s.CosineAnnealingLR(o, 100)], o
+    ),
+}
+
+
+def two_groups(library, tensors):
+    return library.SGD([{"params": tensors[0]}, {"params": tensors[1], "lr": 0.03}], lr=1.0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_hundred_learning_rates_as_torch(make):
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
+    mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
+    for epoch in range(100):
+        want = torchs.get_last_lr()
+        np.testing.assert_allclose(
+            mine.get_last_lr(), want, rtol=1e-12, atol=1e-18, err_msg=str(epoch)
+        )
+        assert [g["lr"] for g in optimizer.param_groups] == mine.get_last_lr()
+        assert optimizer.param_groups[0]["initial_lr"] == 1.0
+        optimizer.step()
+        oracle.step()
+        mine.step()
+        torchs.step()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 9, 10, 20, 57])
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_loaded_schedule_goes_on_where_it_was(make, stop):
+    whole, left, right = (two_groups(optim, twins(shapes=[(1,), (1,)])[0]) for _ in range(3))
+    uninterrupted, first = make(lr_scheduler, whole), make(lr_scheduler, left)
+    for _ in range(stop):
+        uninterrupted.step()
+        first.step()
+    second = make(lr_scheduler, right)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))  # plain numbers and lists
+    right.load_state_dict(left.state_dict())
+    for _ in range(30):
+        assert second.get_last_lr() == uninterrupted.get_last_lr()
+        assert [g["lr"] for g in right.param_groups] == uninterrupted.get_last_lr()
+        second.step()
+        uninterrupted.step()
+
+
+@pytest.mark.parametrize(
+    "make", [m for n, m in SCHEDULES.items() if n in ("step", "cosine", "linear, up")]
+)
+def test_a_schedule_loads_what_torch_saved(make):
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
+    mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
+    for _ in range(9):
+        oracle.step()
+        torchs.step()
+    mine.load_state_dict(torchs.state_dict())
+    optimizer.load_state_dict(oracle.state_dict())
+    for _ in range(9):
+        torchs.step()
+        mine.step()
+        np.testing.assert_allclose(mine.get_last_lr(), torchs.get_last_lr(), rtol=1e-13)
+
+
+RESUMED = ["step", "constant", "linear, up", "cosine", "cosine, up and down", "lambda"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_last_epoch_continues_with_the_next_epoch(name):
+    """torch 2.13 counts on but keeps the rate, for the cosine and the line: an epoch is lost."""
+    makers = {
+        "step": lambda o, e: lr_scheduler.StepLR(o, 7, last_epoch=e),
+        "constant": lambda o, e: lr_scheduler.ConstantLR(o, last_epoch=e),
+        "linear, up": lambda o, e: lr_scheduler.LinearLR(o, 1e-3, total_iters=33, last_epoch=e),
+        "cosine": lambda o, e: lr_scheduler.CosineAnnealingLR(o, 100, last_epoch=e),
+        "cosine, up and down": lambda o, e: lr_scheduler.CosineAnnealingLR(
+            o, 13, 1e-3, last_epoch=e
+        ),
+        "lambda": lambda o, e: lr_scheduler.LambdaLR(o, lambda t: 0.95**t, last_epoch=e),
+    }
+    optimizer, again = optim.SGD([one()], lr=1.0), optim.SGD([one()], lr=1.0)
+    whole = makers[name](optimizer, -1)
+    for _ in range(6):
+        whole.step()
+    again.load_state_dict(optimizer.state_dict())
+    part = makers[name](again, whole.last_epoch)
+    for _ in range(20):
+        whole.step()
+        assert part.get_last_lr() == whole.get_last_lr()
+        part.step()
+
+
+def grown():
+    optimizer = optim.SGD([one()])
+    schedule = lr_scheduler.StepLR(optimizer, 1)
+    optimizer.add_param_group({"params": one()})
+    schedule.step()
+
+
+def loaded(saved):
+    lr_scheduler.StepLR(optim.SGD([one()]), 3).load_state_dict(saved)
+
+
+def sgd():
+    return optim.SGD([one()])
+
+
+MISTIMED = [
+    (lambda: lr_scheduler.StepLR("sgd", 3), TypeError, "needs an Optimizer, but got str"),
+    (lambda: lr_scheduler.StepLR(sgd(), 0), ValueError, "step_size must be at least 1"),
+    (lambda: lr_scheduler.StepLR(sgd(), 2.5), TypeError, "whole number.*2.5"),
+    (lambda: lr_scheduler.StepLR(sgd(), 3, last_epoch=4), KeyError, "no 'initial_lr'"),
+    (lambda: lr_scheduler.CosineAnnealingLR(sgd(), 0), ValueError, "T_max must be at least 1"),
+    (
+        lambda: lr_scheduler.LinearLR(sgd(), start_factor=0.0),
+        ValueError,
+        "start_factor must be above 0",
+    ),
+    (
+        lambda: lr_scheduler.LinearLR(sgd(), end_factor=1.5),
+        ValueError,
+        "end_factor must be at least 0",
+    ),
+    (
+        lambda: lr_scheduler.LinearLR(sgd(), total_iters=0),
+        ValueError,
+        "total_iters must be at least 1",
+    ),
+    (lambda: lr_scheduler.ConstantLR(sgd(), factor=2.0), ValueError, "factor must be"),
+    (
+        lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]),
+        ValueError,
+        "2 functions.* 1 parameter groups",
+    ),
+    (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),
+    (lambda: lr_scheduler.ChainedScheduler([]), ValueError, "at least one schedule"),
+    (
+        lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()),
+        TypeError,
+        "is no schedule but str",
+    ),
+    (
+        lambda: SCHEDULES["warm-up, then cosine"](lr_scheduler, sgd()).load_state_dict({}),
+        ValueError,
+        "0 schedules",
+    ),
+    (
+        lambda: lr_scheduler.SequentialLR(sgd(), [lr_scheduler.StepLR(sgd(), 1)], []),
+        ValueError,
+        "another optimizer",
+    ),
+    (
+        lambda: lr_scheduler.SequentialLR(o := sgd(), [lr_scheduler.StepLR(o, 1)] * 2, [3, 2]),
+        ValueError,
+        "1 epochs in rising order",
+    ),
+    (grown, ValueError, "made for 1 parameter groups.* now has 2"),
+    (lambda: loaded({}), ValueError, "not saved by a StepLR"),
+    (
+        lambda: loaded(lr_scheduler.StepLR(two_groups(optim, [one(), one()]), 3).state_dict()),
+        ValueError,
+        "2 learning rates.* 1 parameter groups",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "words"), MISTIMED)
+def test_a_schedule_that_cannot_be_is_refused_in_one_sentence(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_schedules_of_schedules():
+    optimizer = optim.SGD([one()], lr=1.0)
+    s = lr_scheduler
+    inner = s.SequentialLR(
+        optimizer, [s.ConstantLR(optimizer, 0.5, 9), s.StepLR(optimizer, 2, 0.5)], [2]
+    )
+    both = s.ChainedScheduler([s.StepLR(optimizer, 1, 0.5), s.ConstantLR(optimizer, 0.5, 2)])
+    outer = s.SequentialLR(optimizer, [inner, both], milestones=[6])
+    rates = []
+    for _ in range(10):
+        rates += outer.get_last_lr()
+        outer.step()
+    assert rates == [0.5, 0.5, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+# --- clipping ---
+
+GRADIENTS = {
+    "ordinary": [[3.0, -4.0], [12.0]],
+    "short": [[0.01, 0.02], [-0.01]],
+    "zero": [[0.0, 0.0], [0.0]],
+    "no parameter has one": [None, None],
+    "one parameter has none": [None, [5.0]],
+    "overflowing square": [[1e20, 1.0], [1.0]],
+    "infinite": [[math.inf, 1.0], [1.0]],
+    "NaN": [[math.nan, 1.0], [1.0]],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.0, math.inf])
+@pytest.mark.parametrize("gradients", GRADIENTS.values(), ids=GRADIENTS)
+def test_clip_grad_norm_as_torch(gradients, norm_type):
+    ours, theirs = twins("float32", [(len(g or ()),) for g in gradients])
+    for p, q, g in zip(ours, theirs, gradients, strict=True):
+        p.grad, q.grad = (None, None) if g is None else (ta.tensor(g), torch.tensor(g))
+    total = utils.clip_grad_norm_(ours, 1.5, norm_type)
+    want = torch.nn.utils.clip_grad_norm_(theirs, 1.5, norm_type)
+    assert total.dtype == ta.float32 and total.shape == ()
+    np.testing.assert_allclose(total.item(), want.item(), rtol=1e-6)
+    for p, q in zip(ours, theirs, strict=True):
+        if q.grad is not None:
+            assert p.grad.dtype == ta.float32
+            np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-6)
+
+
+def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
+    p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
+    p.grad, q.grad = ta.tensor([3.0]), ta.tensor([4.0], dtype=ta.float64)
+    empty = ta.zeros(0, requires_grad=True)
+    empty.grad = ta.zeros(0)
+    total = utils.clip_grad_norm_((t for t in (p, empty, q)), 10.0)
+    assert total.item() == 5.0 and total.dtype == ta.float64
+    assert utils.clip_grad_norm_(p, 1.5).item() == 3.0
+    np.testing.assert_allclose(p.grad.numpy(), [1.5], rtol=1e-6)
+
+
+def test_a_norm_that_is_not_finite_may_be_an_error():
+    p = one()
+    p.grad = ta.tensor([math.inf])
+    with pytest.raises(RuntimeError, match=r"norm .* of inf"):
+        utils.clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+    assert p.grad.tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("limit", [-1.0, math.nan])
+def test_a_limit_below_zero_is_refused(limit):
+    with pytest.raises(ValueError, match="max_norm must be"):
+        utils.clip_grad_norm_([one()], limit)
+    with pytest.raises(ValueError, match="clip_value must be"):
+        utils.clip_grad_value_([one()], limit)
+
+
+def test_clip_grad_value_as_torch():
+    p, q = ta.zeros(5, requires_grad=True), torch.zeros(5, requires_grad=True)
+    values = [-3.0, -0.5, 0.5, math.inf, math.nan]
+    p.grad, q.grad = ta.tensor(values), torch.tensor(values)
+    utils.clip_grad_value_([p, one()], 1.0)
+    torch.nn.utils.clip_grad_value_([q], 1.0)
+    np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())

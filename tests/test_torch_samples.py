@@ -1,0 +1,64 @@
+"""PyTorch's own sample inputs for every operation both engines have."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from oracle import compare
+from torch.testing._internal.common_methods_invocations import op_db
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+
+NAMES = """
+    add sub mul div neg pow abs exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid erf clamp
+    maximum minimum where masked_fill eq ne lt le gt ge logical_not logical_and logical_or sign isfinite
+    sum mean var std var_mean std_mean amax amin max min prod logsumexp cumsum argmax argmin
+    reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze cat stack split chunk unbind
+    flip roll tril triu movedim index_select gather matmul mm bmm outer einsum softmax log_softmax clone
+    zeros ones full arange eye zeros_like ones_like full_like
+    __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__
+    nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
+    nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
+    nn.functional.nll_loss nn.functional.binary_cross_entropy_with_logits nn.functional.mse_loss
+    nn.functional.l1_loss nn.functional.layer_norm nn.functional.one_hot
+    nn.functional.scaled_dot_product_attention
+""".split()
+OPS = [op for op in op_db if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex")]
+
+
+def ours(name: str) -> Any:
+    if name.startswith("__"):
+        method = {"__rdiv__": "__rtruediv__"}.get(name, name)
+        return lambda x, *args: getattr(x, method)(*args)
+    return getattr(F, name.removeprefix("nn.functional.")) if name.startswith("nn.") else getattr(ta, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("op", OPS, ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS])
+def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
+    if dtype not in op.supported_dtypes("cpu"):
+        dtype = torch.int64
+    torch.manual_seed(0)
+    failures, count = [], 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = list(op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point))
+    for i, sample in enumerate(samples):
+        if "memory_format" in sample.kwargs or "out" in sample.kwargs:
+            continue
+        if sample.kwargs.get("dropout_p"):
+            continue  # another random stream
+        kwargs = {k: v for k, v in sample.kwargs.items() if k not in ("layout", "pin_memory")}
+        count += 1
+        second = dtype is torch.float64 and op.supports_gradgrad and "attention" not in op.name
+        try:
+            compare(ours(op.name), op.op, (sample.input, *sample.args), kwargs, orders=2 if second else 1)
+        except Exception as error:
+            shown = [tuple(t.shape) if isinstance(t, torch.Tensor) else t for t in (sample.input, *sample.args)]
+            failures.append(f"sample {i} {shown} {kwargs}: {type(error).__name__}: {str(error).strip()[:400]}")
+    assert count, "no sample was run"
+    assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])

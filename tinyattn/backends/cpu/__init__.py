@@ -1,0 +1,12 @@
+"""NumPy under our names: plain array functions, random numbers, and the kernels of fused operations."""
+
+from tinyattn.backends.cpu.activations import *
+from tinyattn.backends.cpu.arrays import *
+from tinyattn.backends.cpu.attention import *
+from tinyattn.backends.cpu.embedding import *
+from tinyattn.backends.cpu.indexing import *
+from tinyattn.backends.cpu.layer_norm import *
+from tinyattn.backends.cpu.linear import *
+from tinyattn.backends.cpu.loss import *
+from tinyattn.backends.cpu.optimizer import *
+from tinyattn.backends.cpu.softmax import *

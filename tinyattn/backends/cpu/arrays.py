@@ -1,0 +1,231 @@
+"""What rules and definitions may call on plain arrays: NumPy's functions under PyTorch's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from tinyattn.backends.cpu.erf import erf
+
+__all__ = [
+    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
+    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "full", "isfinite",
+    "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
+    "ndarray", "ones", "ones_like", "pad", "permute", "pow", "prod", "quiet", "reciprocal", "reshape", "roll",
+    "rsqrt", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to", "tanh", "tril", "triu", "trunc_divide",
+    "var", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
+Array = Any
+Dim = int | tuple[int, ...] | None
+
+
+def quiet() -> Any:
+    """No floating-point warnings inside: an infinity or NaN is an answer here, as in PyTorch."""
+    return np.errstate(all="ignore")
+
+
+_silent = quiet()
+
+# --- elementwise ---
+
+abs, sign, sin, cos, tanh, square = np.abs, np.sign, np.sin, np.cos, np.tanh, np.square
+maximum, minimum, where, isfinite = np.maximum, np.minimum, np.where, np.isfinite
+logical_and, logical_not, logical_or = np.logical_and, np.logical_not, np.logical_or
+exp, expm1 = _silent(np.exp), _silent(np.expm1)
+log, log1p = _silent(np.log), _silent(np.log1p)
+sqrt, reciprocal = _silent(np.sqrt), _silent(np.reciprocal)
+div, floor_divide = _silent(np.true_divide), _silent(np.floor_divide)
+
+
+@_silent
+def rsqrt(x: Array) -> Array:
+    return 1.0 / np.sqrt(x)
+
+
+@_silent
+def trunc_divide(a: Array, b: Array) -> Array:
+    if np.result_type(a, b).kind == "f":
+        return np.trunc(np.true_divide(a, b))
+    quotient = np.floor_divide(np.abs(a), np.abs(b))
+    return np.where((np.asarray(a) < 0) == (np.asarray(b) < 0), quotient, -quotient)
+
+
+@_silent
+def pow(a: Array, b: Array) -> Array:
+    if isinstance(b, float | int):  # np.power takes some 50 ns an element, a product 0.1
+        if b == 3:
+            return a * a * a
+        if b == -1 and a.dtype.kind == "f":
+            return np.reciprocal(a)
+    return np.power(a, b)
+
+
+def clamp(x: Array, min: Array = None, max: Array = None) -> Array:
+    x = x if min is None else np.maximum(x, min)
+    return x if max is None else np.minimum(x, max)
+
+
+def masked_fill(x: Array, mask: Array, value: Array) -> Array:
+    return np.where(mask, value, x)
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype, copy=False)
+
+
+def clone(x: Array) -> Array:
+    return np.array(x)
+
+
+def asarray(x: Any, dtype: Any = None) -> Array:
+    return np.asarray(x, dtype)
+
+
+# --- reductions ---
+
+
+def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return np.sum(x, axis=dim, keepdims=keepdim)
+
+
+@_silent
+def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    count = 1
+    for d in axes:
+        count *= x.shape[d]
+    # NumPy's own mean warns about empty arrays and divides by a float64 count
+    return np.true_divide(np.sum(x, axis=dim, keepdims=keepdim), float(count), dtype=x.dtype)
+
+
+@_silent
+def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
+    centred = x - mean(x, dim, keepdim=True)
+    total = np.sum(np.square(centred), axis=dim, keepdims=keepdim)
+    left = max(x.size // max(total.size, 1) - correction, 0) if x.size else 0
+    return np.true_divide(total, float(left), dtype=x.dtype)
+
+
+def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return np.max(x, axis=dim, keepdims=keepdim)
+
+
+def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return np.min(x, axis=dim, keepdims=keepdim)
+
+
+def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return np.prod(x, axis=dim, keepdims=keepdim)
+
+
+def cumsum(x: Array, dim: int) -> Array:
+    return np.cumsum(x, axis=dim, dtype=x.dtype) if x.ndim else x.copy()
+
+
+def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return np.argmax(x, axis=dim, keepdims=keepdim)
+
+
+def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return np.argmin(x, axis=dim, keepdims=keepdim)
+
+
+def any(x: Array) -> bool:
+    return bool(np.any(x))
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
+    ahead = x.ndim - len(shape)
+    if ahead and x.shape[ahead:] == shape and x.dtype.kind == "f" and len(shape) == 1 and x.size:
+        rows = x.reshape(-1, shape[0])  # the bias gradient: a product with ones beats a column sum
+        return np.ones(rows.shape[0], x.dtype) @ rows
+    stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
+    return np.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
+
+
+# --- shapes ---
+
+broadcast_to = np.broadcast_to
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.reshape(x, shape)
+
+
+def permute(x: Array, dims: tuple[int, ...]) -> Array:
+    return np.transpose(x, dims)
+
+
+def cat(tensors: Any, dim: int = 0) -> Array:
+    return np.concatenate(tensors, axis=dim)
+
+
+def stack(tensors: Any, dim: int = 0) -> Array:
+    return np.stack(tensors, axis=dim)
+
+
+def flip(x: Array, dims: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(np.flip(x, dims)) if x.ndim else x.copy()  # a copy, as in PyTorch
+
+
+def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
+    return np.roll(x, shifts, dims)
+
+
+def tril(x: Array, diagonal: int = 0) -> Array:
+    return np.tril(x, diagonal)
+
+
+def triu(x: Array, diagonal: int = 0) -> Array:
+    return np.triu(x, diagonal)
+
+
+def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array:
+    """`pad` holds a (before, after) for every axis, none negative."""
+    out = np.full([n + a + b for n, (a, b) in zip(x.shape, pad, strict=True)], value, x.dtype)
+    out[tuple(slice(a, a + n) for n, (a, _) in zip(x.shape, pad, strict=True))] = x
+    return out
+
+
+# --- products ---
+
+matmul = np.matmul
+
+
+def einsum(equation: str, *operands: Array) -> Array:
+    return np.einsum(equation, *operands, optimize=len(operands) > 1)
+
+
+# --- creation ---
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.zeros(shape, dtype)
+
+
+def ones(shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.ones(shape, dtype)
+
+
+def full(shape: tuple[int, ...], value: Any, dtype: Any) -> Array:
+    return np.full(shape, value, dtype)
+
+
+def eye(n: int, m: int, dtype: Any) -> Array:
+    return np.eye(n, m, dtype=dtype)
+
+
+def arange(start: Any, end: Any, step: Any, dtype: Any) -> Array:
+    return np.arange(start, end, step, dtype=dtype)
+
+
+def zeros_like(x: Array) -> Array:
+    return np.zeros(x.shape, x.dtype)
+
+
+def ones_like(x: Array) -> Array:
+    return np.ones(x.shape, x.dtype)

@@ -1,0 +1,171 @@
+"""Optimizer kernels on NumPy: in place, in the parameter's own dtype, without large temporaries.
+
+Hyper-parameters go through `float()`: a NumPy scalar would widen float32 to float64 (NEP 50).
+What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyattn/optim/adam.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "sgd_step", "total_norm"]
+
+Array = NDArray[Any]
+
+# Elements taken at a time: six float32 arrays of this length stay in the last-level cache.
+_BLOCK = 1 << 16
+
+# A first moment without new gradients shrinks until it is denormal, where every operation takes
+# some 50 times longer, and never reaches zero by itself. A look now and then costs nothing.
+_FLUSH_EVERY = 128
+
+
+def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The same stretch of every array in turn; all at once where one array is not contiguous."""
+    size = arrays[0].size
+    if size <= _BLOCK or not all(array.flags.c_contiguous for array in arrays):
+        yield arrays
+        return
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, size, _BLOCK):
+        yield tuple(array[start : start + _BLOCK] for array in flat)
+
+
+def _to_minimise(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:
+    """The gradient of what shall fall: the loss (or minus the gain) plus weight_decay/2 * |p|^2."""
+    if not weight_decay:
+        return np.negative(g) if maximize else g
+    out = np.multiply(p, weight_decay, out=np.empty_like(p))
+    return (np.subtract if maximize else np.add)(out, g, out=out)
+
+
+@np.errstate(all="ignore")  # an overflow or a NaN shows in the parameters, as in PyTorch
+def sgd_step(
+    param: Array,
+    grad: Array,
+    momentum_buffer: Array | None,
+    *,
+    first: bool,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    """One step of SGD, in place in `param` and, where there is one, in `momentum_buffer`.
+
+    All arrays have one shape. `first`: the buffer holds nothing yet and becomes the gradient.
+    """
+    lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
+    new = 1.0 - float(dampening)
+    arrays = (param, grad) if momentum_buffer is None else (param, grad, momentum_buffer)
+    for p, g, *rest in _blocks(*arrays):
+        g = _to_minimise(p, g, weight_decay, maximize)
+        scratch = np.empty_like(p)
+        if rest:
+            (buffer,) = rest
+            if first:
+                buffer[...] = g
+            else:
+                buffer *= momentum
+                buffer += np.multiply(g, new, out=scratch)
+            if nesterov:
+                np.multiply(buffer, momentum, out=scratch)
+                g = np.add(scratch, g, out=scratch)
+            else:
+                g = buffer
+        p -= np.multiply(g, lr, out=scratch)
+
+
+@np.errstate(all="ignore")
+def adam_step(
+    param: Array,
+    grad: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    max_exp_avg_sq: Array | None,
+    step: int,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+) -> None:
+    """Step number `step` (from 1) of Adam or AdamW, in place in `param` and its moments.
+
+    All arrays have one shape; `max_exp_avg_sq` is None without amsgrad. The same numbers as
+    `tinyattn.optim.adam.adam_definition` but for rounding: the bias corrections are taken out of
+    the root and out of the quotient, into two scalars, which saves two passes over the arrays.
+    """
+    lr, beta1, beta2, weight_decay = float(lr), float(beta1), float(beta2), float(weight_decay)
+    root = math.sqrt(1.0 - beta2**step)
+    rate, floor = lr * root / (1.0 - beta1**step), float(eps) * root
+    shrink = 1.0 - lr * weight_decay if decoupled else 1.0
+    penalty = 0.0 if decoupled else weight_decay
+    tops = () if max_exp_avg_sq is None else (max_exp_avg_sq,)
+    for p, g, m, v, *top in _blocks(param, grad, exp_avg, exp_avg_sq, *tops):
+        g = _to_minimise(p, g, penalty, maximize)
+        if shrink != 1.0:
+            p *= shrink
+        scratch = np.multiply(g, 1.0 - beta1, out=np.empty_like(p))
+        m *= beta1
+        m += scratch
+        np.multiply(g, g, out=scratch)
+        scratch *= 1.0 - beta2
+        v *= beta2
+        v += scratch
+        if top:
+            v = np.maximum(top[0], v, out=top[0])
+        np.sqrt(v, out=scratch)
+        scratch += floor
+        np.divide(m, scratch, out=scratch)
+        scratch *= rate
+        p -= scratch
+        if step % _FLUSH_EVERY == 0:
+            m[np.abs(m, out=scratch) < np.finfo(m.dtype).tiny] = 0.0
+
+
+@np.errstate(all="ignore")
+def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
+    """The p-norm of all arrays read as one vector, a 0-d array of their dtype; 0 for none."""
+    dtype = np.result_type(*arrays) if arrays else np.dtype(np.float32)
+    norms = [_norm(array.reshape(-1), norm_type) for array in arrays if array.size]
+    total = _norm(np.asarray(norms, dtype=dtype), norm_type) if norms else 0.0
+    return np.asarray(total, dtype=dtype)
+
+
+def _norm(x: Array, p: float) -> Any:
+    """(sum |x|^p)^(1/p) of a vector that is not empty; limit at p = +-inf, count at p = 0."""
+    if p == 2.0:
+        return np.sqrt(np.dot(x, x))
+    if p == 0.0:
+        return np.count_nonzero(x)
+    size = np.abs(x)
+    if math.isinf(p):
+        return size.max() if p > 0 else size.min()
+    return np.sum(size if p == 1.0 else size**p) ** (1.0 / p)
+
+
+@np.errstate(all="ignore")
+def clip_to_norm(arrays: Sequence[Array], norm: Array, max_norm: float) -> None:
+    """Multiply every array, in place, by max_norm / norm unless that is above one."""
+    scale = float(max_norm) / (float(norm) + 1e-6)
+    if scale >= 1.0:
+        return
+    for array in arrays:
+        array *= scale
+
+
+def clip_to_value(arrays: Sequence[Array], limit: float) -> None:
+    """Bring every element, in place, between -limit and limit; NaN stays."""
+    for array in arrays:
+        np.clip(array, -float(limit), float(limit), out=array)

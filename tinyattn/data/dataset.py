@@ -1,0 +1,71 @@
+"""What every image data set here looks like: four arrays and a name that goes with every result."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]  # (count, 28, 28), 0 is background and 255 full ink
+Labels = NDArray[np.int64]  # (count,), 0 to 9
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Training and test images with their labels.
+
+    Attributes:
+        name: what to call the data in every result, for example `"MNIST"`.
+        train_images, test_images: uint8, (count, 28, 28).
+        train_labels, test_labels: int64, (count,).
+        note: why this data set stands in for the one that was wanted; empty if it was wanted.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    note: str = ""
+
+    def validation_split(self, count: int = 5000, seed: int = 0) -> ImageDataset:
+        """The same kind of data set made of the training images alone: `count` of them, drawn by
+        `seed`, take the place of the test images, so that settings can be chosen without them.
+
+        Raises:
+            ValueError: `count` does not leave an image on both sides.
+        """
+        total = len(self.train_images)
+        if not 0 < count < total:
+            raise ValueError(
+                f"validation_split: count is {count}, but of {total} training images 1 to"
+                f" {total - 1} can be held out."
+            )
+        order = np.random.default_rng(seed).permutation(total)
+        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        return replace(
+            self,
+            name=f"{self.name}, {count} training images held out",
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            test_images=self.train_images[held],
+            test_labels=self.train_labels[held],
+        )
+
+
+def require(module: str, purpose: str) -> Any:
+    """Import an optional package, or say in one line which extra brings it.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".'
+        ) from error

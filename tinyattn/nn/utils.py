@@ -1,0 +1,63 @@
+"""Gradient clipping, as in torch.nn.utils."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from tinyattn import backends
+from tinyattn.tensor import Tensor, as_tensor
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Scale all gradients, in place, so that together they are no longer than `max_norm`.
+
+    norm_type: p of the norm of all gradients read as one vector; inf for the largest element.
+    Returns that norm as it was before, a 0-d tensor; 0 where no parameter has a gradient.
+    An infinite norm makes finite gradients 0 and infinite ones NaN; a NaN norm makes all of them
+    NaN; error_if_nonfinite raises RuntimeError instead and leaves them alone.
+    Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks".
+    As torch.nn.utils.clip_grad_norm_.
+    """
+    if not max_norm >= 0.0:
+        raise ValueError(f"max_norm must be a number of at least 0, but got {max_norm}.")
+    grads = _gradients(parameters)
+    arrays = [grad.data for grad in grads]
+    library = backends.of(*arrays)
+    norm = library.total_norm(arrays, float(norm_type))
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(
+            f"the gradients have a norm (norm_type={norm_type}) of {float(norm)}, so they cannot "
+            "be clipped; find the overflow, or pass error_if_nonfinite=False to scale them anyway."
+        )
+    library.clip_to_norm(arrays, norm, max_norm)
+    for grad in grads:
+        grad._wrote("clip_grad_norm_")
+    return as_tensor(norm)
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
+    """Bring every element of the gradients, in place, between -clip_value and clip_value.
+
+    As torch.nn.utils.clip_grad_value_.
+    """
+    if not clip_value >= 0.0:
+        raise ValueError(f"clip_value must be a number of at least 0, but got {clip_value}.")
+    grads = _gradients(parameters)
+    arrays = [grad.data for grad in grads]
+    backends.of(*arrays).clip_to_value(arrays, clip_value)
+    for grad in grads:
+        grad._wrote("clip_grad_value_")
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The gradients that are there, of one tensor or several."""
+    tensors = [parameters] if isinstance(parameters, Tensor) else parameters
+    return [tensor.grad for tensor in tensors if tensor.grad is not None]

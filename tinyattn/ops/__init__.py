@@ -1,0 +1,33 @@
+"""Every differentiable operation, by family: forward beside rule.
+
+This namespace is what rules and definitions know as `F` when they run on Tensors; the modules in
+`tinyattn.backends` offer the same names for arrays.
+"""
+
+from tinyattn.ops.activations import gelu, gelu_derivative, logsigmoid, relu, sigmoid, silu, softplus
+from tinyattn.ops.attention import attention_weights, dropout, scaled_dot_product_attention
+from tinyattn.ops.creation import (
+    arange, empty, empty_like, eye, full, full_like, linspace, ones, ones_like, rand, rand_like, randint, randint_like,
+    randn, randn_like, randperm, zeros, zeros_like,
+)  # fmt: skip
+from tinyattn.ops.elementwise import (
+    abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
+    logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,
+    square, sub, tanh, where,
+)  # fmt: skip
+from tinyattn.ops.indexing import as_index, gather, getitem, index_select, place, scatter, setitem
+from tinyattn.ops.layer_norm import layer_norm
+from tinyattn.ops.linear import embedding, embedding_gradient, linear
+from tinyattn.ops.loss import (
+    binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
+)  # fmt: skip
+from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
+from tinyattn.ops.promotion import result_type
+from tinyattn.ops.reductions import (
+    amax, amin, any, argmax, argmin, cumsum, logsumexp, max, mean, min, prod, std, std_mean, sum, sum_to, var, var_mean,
+)  # fmt: skip
+from tinyattn.ops.shape import (
+    broadcast_to, cat, chunk, concat, expand, flatten, flip, movedim, pad, permute, reshape, roll, split, squeeze,
+    stack, transpose, tril, triu, unbind, unsqueeze, view,
+)  # fmt: skip
+from tinyattn.ops.softmax import log_softmax, softmax

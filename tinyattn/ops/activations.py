@@ -1,0 +1,104 @@
+"""The nonlinearities of networks: definition, kernel and rule."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tinyattn.autograd import Operation, operation
+from tinyattn.ops.promotion import floating
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+@operation(
+    x=lambda F, g, out: F.where(out > 0, g, 0.0),
+    definition=lambda F, x: F.where(x > 0, x, 0.0),
+)
+def relu(F: Any, x: Any) -> Any:
+    """max(x, 0); its gradient at 0 is 0. As torch.relu."""
+    return F.relu(x)
+
+
+@operation(
+    promote=floating,
+    x=lambda F, g, out: g * (out * (1 - out)),
+    definition=lambda F, x: 1 / (1 + F.exp(-x)),
+)
+def sigmoid(F: Any, x: Any) -> Any:
+    """1 / (1 + e ** -x). As torch.sigmoid."""
+    return F.sigmoid(x)
+
+
+def _silu_rule(F: Any, g: Any, x: Any) -> Any:
+    s = F.sigmoid(x)
+    return g * (s * (1 + x * (1 - s)))
+
+
+@operation(promote=floating, x=_silu_rule, definition=lambda F, x: x / (1 + F.exp(-x)))
+def silu(F: Any, x: Any) -> Any:
+    """x sigmoid(x). As torch.nn.functional.silu (Elfwing et al. 2017)."""
+    return x * F.sigmoid(x)
+
+
+_softplus = Operation(
+    lambda F, x, *, beta, threshold: F.softplus(x, beta, threshold),
+    name="softplus",
+    definition=lambda F, x, beta, threshold: F.where(
+        x * beta > threshold, x, F.log1p(F.exp(F.clamp(x * beta, max=threshold))) / beta
+    ),
+    x=lambda F, g, x, beta, threshold: g * F.where(x * beta > threshold, 1.0, F.sigmoid(x * beta)),
+)
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold. As torch.nn.functional.softplus."""
+    return _softplus(input, beta=beta, threshold=threshold)
+
+
+@operation(
+    x=lambda F, g, x: g * F.sigmoid(-x),
+    definition=lambda F, x: F.minimum(x, 0.0) - F.log1p(F.exp(-F.abs(x))),
+)
+def logsigmoid(F: Any, x: Any) -> Any:
+    """log(sigmoid(x)), without overflow. As torch.nn.functional.logsigmoid."""
+    return F.logsigmoid(x)
+
+
+def _gelu_definition(F: Any, x: Any, *, approximate: str) -> Any:
+    if approximate == "none":
+        return x * (1 + F.erf(x * math.sqrt(0.5))) * 0.5
+    return x * (1 + F.tanh((x + F.pow(x, 3) * 0.044715) * math.sqrt(2 / math.pi))) * 0.5
+
+
+_gelu = Operation(
+    lambda F, x, *, approximate: F.gelu(x, approximate),
+    name="gelu",
+    definition=_gelu_definition,
+    x=lambda F, g, x, approximate: g * F.gelu_derivative(x, approximate),
+)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function at x; "tanh" approximates it.
+
+    As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate={approximate!r}; expected 'none' or 'tanh'")
+    return _gelu(input, approximate=approximate)
+
+
+def gelu_derivative(x: Tensor, approximate: str = "none") -> Tensor:
+    """The slope of `gelu`, recorded when its kernel's would not be."""
+    F = _ops
+    if approximate == "none":
+        density = F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+        return (1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density  # type: ignore[no-any-return]
+    t = F.tanh((x + F.pow(x, 3) * 0.044715) * math.sqrt(2 / math.pi))
+    slope = (1 + x * x * (3 * 0.044715)) * math.sqrt(2 / math.pi)
+    return (1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5  # type: ignore[no-any-return]
+
+
+from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

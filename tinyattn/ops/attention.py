@@ -1,0 +1,178 @@
+"""Scaled dot-product attention (Vaswani et al. 2017) and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tinyattn.tensor as _tensor
+from tinyattn import random
+from tinyattn.autograd import operation
+from tinyattn.ops.elementwise import cast
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+# --- dropout (Srivastava et al. 2014) ---
+
+
+@operation(
+    definition=lambda F, x, keep, *, scale: x * keep * scale,
+    x=lambda F, g, keep, scale: g * keep * scale,
+)
+def _dropout(F: Any, x: Any, keep: Any, *, scale: float) -> Any:
+    return x * keep * scale
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: random.Generator | None = None,
+) -> Tensor:
+    """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training.
+
+    As torch.nn.functional.dropout; `generator` gives a stream of its own.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
+    if not training or p == 0:
+        return input
+    keep = _tensor.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
+    out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
+    return input.copy_(out) if inplace else out
+
+
+# --- attention ---
+
+
+def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+    scores = F.matmul(q * scale, k.mT)  # (..., queries, keys)
+    scores = scores if mask is None else scores + mask
+    scores = scores if allowed is None else F.masked_fill(scores, F.logical_not(allowed), -math.inf)
+    top = F.amax(scores, -1, keepdim=True).detach()
+    e = F.exp(scores - F.masked_fill(top, top == -math.inf, 0.0))
+    total = F.sum(e, -1, keepdim=True)
+    weights = e / F.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
+    used = weights if keep is None else weights * keep
+    return F.matmul(used, v), weights  # (..., queries, value_dim)
+
+
+def _backward(F: Any, g: Any, q: Any, k: Any, v: Any, weights: Any, mask: Any, allowed: Any, keep: Any, scale: Any) -> Any:
+    dq, dk, dv, dscores = F.attention_backward(g, q, k, v, weights, mask, allowed, keep, scale)
+    return dq, dk, dv, dscores, None, None
+
+
+@operation(
+    definition=lambda F, *inputs, scale: _definition(F, *inputs, scale=scale)[0],
+    extras=("weights",),
+    backward=_backward,
+)
+def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+    return F.attention(q, k, v, mask, allowed, keep, scale)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    generator: random.Generator | None = None,
+) -> Tensor:
+    """softmax(query key' scale + mask) value.
+
+    query (..., queries, dim), key (..., keys, dim), value (..., keys, value_dim); leading axes
+    broadcast. attn_mask broadcasts to (..., queries, keys): boolean, True where a query may look, or
+    a float added to the scores. is_causal: query i sees keys 0 to i. scale: 1 / sqrt(dim) unless
+    said. enable_gqa: fewer key heads than query heads, each serving a group. A query that may see no
+    key gives zeros and passes zero gradients (torch's documentation leaves it open; elsewhere it is
+    NaN). As torch.nn.functional.scaled_dot_product_attention.
+    """
+    _check_shapes(query, key, value, enable_gqa)
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (_repeat_heads(x, groups) for x in (key, value))
+    allowed, mask = None, None
+    if is_causal:
+        if attn_mask is not None:
+            raise ValueError("attention: give attn_mask or is_causal=True, not both")
+        allowed = _ops.ones(query.shape[-2], key.shape[-2], dtype=bool).tril()
+    elif attn_mask is not None:
+        attn_mask = _tensor.as_tensor(attn_mask)
+        if attn_mask.dtype.kind == "b":
+            allowed = attn_mask
+        elif attn_mask.dtype.kind == "f":
+            mask = cast(attn_mask, query.dtype)
+        else:
+            raise TypeError(f"attention: attn_mask has dtype {attn_mask.dtype}; expected bool or float")
+        _check_mask(attn_mask, query, key)
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
+    keep = None
+    if dropout_p > 0:
+        shape = (*_ahead(query, key, value), query.shape[-2], key.shape[-2])
+        ones = _ops.ones(shape, dtype=query.dtype)
+        keep = dropout(ones, dropout_p, generator=generator)
+    return _attention(query, key, value, mask, allowed, keep, scale=scale)
+
+
+def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """What `scaled_dot_product_attention` weighs its values with: (..., queries, keys), for pictures."""
+    scale = 1 / math.sqrt(query.shape[-1])
+    return _definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]  # type: ignore[no-any-return]
+
+
+def _ahead(*tensors: Tensor) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(t.shape[:-2] for t in tensors))
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if min(query.ndim, key.ndim, value.ndim) < 2:
+        raise RuntimeError(f"attention: {shapes}; each needs axes (..., tokens, dim)")
+    if query.shape[-1] != key.shape[-1]:
+        raise RuntimeError(f"attention: {shapes}; query and key must agree in their last axis (dim)")
+    if key.shape[-2] != value.shape[-2]:
+        raise RuntimeError(f"attention: {shapes}; key and value must agree in their second last axis (keys)")
+    if len({query.dtype, key.dtype, value.dtype}) > 1:
+        raise RuntimeError(f"attention: dtypes {query.dtype}, {key.dtype}, {value.dtype}; expected one for all three")
+    if enable_gqa:
+        if min(query.ndim, key.ndim, value.ndim) < 3 or query.shape[-3] % key.shape[-3]:
+            raise RuntimeError(f"attention: {shapes}; with enable_gqa the query heads must be a multiple of the key heads")
+        return
+    try:
+        _ahead(query, key, value)
+    except ValueError:
+        raise RuntimeError(f"attention: {shapes}; the axes before the last two (batch, heads) do not broadcast") from None
+
+
+def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
+    scores = (*_ahead(query, key), query.shape[-2], key.shape[-2])
+    try:
+        fits = np.broadcast_shapes(mask.shape, scores) == scores
+    except ValueError:
+        fits = False
+    if not fits:
+        raise RuntimeError(
+            f"attention: attn_mask {tuple(mask.shape)} does not broadcast to the scores {scores}, (..., queries, keys)"
+        )
+
+
+def _repeat_heads(x: Tensor, groups: int) -> Tensor:
+    *ahead, heads, tokens, dim = x.shape
+    return (
+        x.reshape(*ahead, heads, 1, tokens, dim)
+        .expand(*ahead, heads, groups, tokens, dim)
+        .reshape(*ahead, heads * groups, tokens, dim)
+    )
+
+
+from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -1,0 +1,333 @@
+"""Operations on each element by itself, forward beside rule."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import tinyattn.tensor as _tensor
+from tinyattn.autograd import Operation, operation
+from tinyattn.ops.promotion import floating, operand, same_type
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+# --- arithmetic ---
+
+_add = Operation(
+    lambda F, a, b: a + b,
+    name="add",
+    promote=same_type,
+    a=lambda F, g: g,
+    b=lambda F, g: g,
+)
+
+_sub = Operation(
+    lambda F, a, b: a - b,
+    name="sub",
+    promote=same_type,
+    a=lambda F, g: g,
+    b=lambda F, g: -g,
+)
+
+mul = Operation(
+    lambda F, a, b: a * b,
+    name="mul",
+    promote=same_type,
+    a=lambda F, g, b: g * b,
+    b=lambda F, g, a: g * a,
+)
+
+_div = Operation(
+    lambda F, a, b: F.div(a, b),
+    name="div",
+    promote=floating,
+    a=lambda F, g, b: g / b,
+    b=lambda F, g, b, out: -g * out / b,
+)
+
+neg = Operation(lambda F, x: -x, name="neg", x=lambda F, g: -g)
+
+
+def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """input + alpha * other, broadcast. As torch.add."""
+    return _add(input, other if alpha == 1 else mul(other, alpha))
+
+
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """input - alpha * other, broadcast. As torch.sub."""
+    if all(x.dtype.kind == "b" for x in (input, other) if isinstance(x, _tensor.Tensor)):
+        raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
+    return _sub(input, other if alpha == 1 else mul(other, alpha))
+
+
+@operation(
+    promote=same_type,
+    a=lambda F, g: F.zeros_like(g),  # a staircase is flat
+    b=lambda F, g: F.zeros_like(g),
+)
+def _rounded_div(F: Any, a: Any, b: Any, *, mode: str) -> Any:
+    return F.floor_divide(a, b) if mode == "floor" else F.trunc_divide(a, b)
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other, broadcast; integers give the default dtype.
+
+    rounding_mode: "floor" or "trunc" round the quotient and keep integers. As torch.div.
+    """
+    if rounding_mode is None:
+        return _div(input, other)
+    if rounding_mode not in ("floor", "trunc"):
+        raise ValueError(f"div: rounding_mode={rounding_mode!r}; expected None, 'floor' or 'trunc'")
+    return _rounded_div(input, other, mode=rounding_mode)
+
+
+# --- powers, exponentials, logarithms ---
+
+
+def _power_base_rule(F: Any, g: Any, a: Any, b: Any) -> Any:
+    if isinstance(b, float | int):
+        return F.zeros_like(g) if b == 0 else g * (F.pow(a, b - 1) * b)
+    return F.where(b == 0, 0.0, g * (b * F.pow(a, b - 1)))  # 0 * 0**-1 is 0 here, not NaN
+
+
+def _power_exponent_rule(F: Any, g: Any, a: Any, b: Any, out: Any) -> Any:
+    if isinstance(a, float | int):
+        if a == 0:
+            return F.where(b >= 0, 0.0, g * (out * -math.inf))
+        return g * out * (math.log(a) if a > 0 else math.nan)
+    flat = F.logical_and(a == 0, b >= 0)  # 0**b stays 0
+    return F.where(flat, 0.0, g * out * F.log(F.where(flat, 1.0, a)))
+
+
+_pow = Operation(
+    lambda F, a, b: F.pow(a, b),
+    name="pow",
+    promote=same_type,
+    a=_power_base_rule,
+    b=_power_exponent_rule,
+)
+
+
+def pow(input: Any, exponent: Any) -> Tensor:
+    """input ** exponent, broadcast. As torch.pow."""
+    input, exponent = operand(input), operand(exponent)
+    if isinstance(exponent, int) and exponent < 0 and isinstance(input, _tensor.Tensor) and input.dtype.kind in "iub":
+        raise ValueError(f"pow: integers to a negative power ({exponent}) are not integers; cast first (x.float())")
+    return _pow(input, exponent)
+
+
+@operation(promote=floating, x=lambda F, g, out: g * out)
+def exp(F: Any, x: Any) -> Any:
+    """e ** x. As torch.exp."""
+    return F.exp(x)
+
+
+@operation(promote=floating, x=lambda F, g, out: g * (out + 1))
+def expm1(F: Any, x: Any) -> Any:
+    """e ** x - 1, exact near 0. As torch.expm1."""
+    return F.expm1(x)
+
+
+@operation(promote=floating, x=lambda F, g, x: g / x)
+def log(F: Any, x: Any) -> Any:
+    """Natural logarithm. As torch.log."""
+    return F.log(x)
+
+
+@operation(promote=floating, x=lambda F, g, x: g / (x + 1))
+def log1p(F: Any, x: Any) -> Any:
+    """log(1 + x), exact near 0. As torch.log1p."""
+    return F.log1p(x)
+
+
+@operation(promote=floating, x=lambda F, g, out: g / (out * 2))
+def sqrt(F: Any, x: Any) -> Any:
+    """Square root. As torch.sqrt."""
+    return F.sqrt(x)
+
+
+@operation(promote=floating, x=lambda F, g, out: g * -0.5 * F.pow(out, 3))
+def rsqrt(F: Any, x: Any) -> Any:
+    """1 / sqrt(x). As torch.rsqrt."""
+    return F.rsqrt(x)
+
+
+@operation(promote=floating, x=lambda F, g, out: -g * out * out)
+def reciprocal(F: Any, x: Any) -> Any:
+    """1 / x. As torch.reciprocal."""
+    return F.reciprocal(x)
+
+
+@operation(x=lambda F, g, x: g * x * 2)
+def square(F: Any, x: Any) -> Any:
+    """x ** 2. As torch.square."""
+    return F.square(x)
+
+
+# --- trigonometry and relatives ---
+
+
+@operation(promote=floating, x=lambda F, g, x: g * F.cos(x))
+def sin(F: Any, x: Any) -> Any:
+    """Sine of radians. As torch.sin."""
+    return F.sin(x)
+
+
+@operation(promote=floating, x=lambda F, g, x: -g * F.sin(x))
+def cos(F: Any, x: Any) -> Any:
+    """Cosine of radians. As torch.cos."""
+    return F.cos(x)
+
+
+@operation(promote=floating, x=lambda F, g, out: g * (1 - out * out))
+def tanh(F: Any, x: Any) -> Any:
+    """Hyperbolic tangent. As torch.tanh."""
+    return F.tanh(x)
+
+
+@operation(promote=floating, x=lambda F, g, x: g * (2 / math.sqrt(math.pi)) * F.exp(-x * x))
+def erf(F: Any, x: Any) -> Any:
+    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. As torch.erf."""
+    return F.erf(x)
+
+
+# --- kinks and choices ---
+
+
+@operation(x=lambda F, g, x: g * F.sign(x))
+def abs(F: Any, x: Any) -> Any:
+    """Absolute value; its gradient at 0 is 0. As torch.abs."""
+    return F.abs(x)
+
+
+@operation(x=lambda F, g: F.zeros_like(g))
+def sign(F: Any, x: Any) -> Any:
+    """-1, 0 or 1. As torch.sign."""
+    return F.sign(x)
+
+
+def _winner(F: Any, g: Any, wins: Any, ties: Any) -> Any:
+    """The gradient where this side won, half of it where both were equal."""
+    return F.where(ties, g * 0.5, F.where(wins, g, 0.0))
+
+
+maximum = Operation(
+    lambda F, a, b: F.maximum(a, b),
+    name="maximum",
+    promote=same_type,
+    a=lambda F, g, a, b: _winner(F, g, a > b, a == b),
+    b=lambda F, g, a, b: _winner(F, g, b > a, a == b),
+)
+
+minimum = Operation(
+    lambda F, a, b: F.minimum(a, b),
+    name="minimum",
+    promote=same_type,
+    a=lambda F, g, a, b: _winner(F, g, a < b, a == b),
+    b=lambda F, g, a, b: _winner(F, g, b < a, a == b),
+)
+
+
+def _within(F: Any, x: Any, min: Any, max: Any) -> Any:
+    if min is None or max is None:
+        return x <= max if min is None else x >= min
+    return F.logical_and(x >= min, x <= max)
+
+
+_clamp = Operation(
+    lambda F, x, min, max: F.clamp(x, min, max),
+    name="clamp",
+    promote=lambda x, min, max: _promote_present(x, min, max),
+    x=lambda F, g, x, min, max: F.where(_within(F, x, min, max), g, 0.0),
+    min=lambda F, g, x, min, max: F.where(x < min if max is None else F.logical_and(x < min, min < max), g, 0.0),
+    max=lambda F, g, x, min, max: F.where(x > max if min is None else F.logical_or(x > max, max < min), g, 0.0),
+)
+
+
+def _promote_present(*inputs: Any) -> Any:
+    aligned = iter(same_type(*(x for x in inputs if x is not None)))
+    return [None if x is None else next(aligned) for x in inputs]
+
+
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Limit every element to [min, max]; bounds are numbers or tensors, either may be None.
+
+    The gradient passes where the input is inside, bounds included. As torch.clamp.
+    """
+    if min is None and max is None:
+        raise ValueError("clamp: give min, max, or both; got neither")
+    return _clamp(input, min, max)
+
+
+_where = Operation(
+    lambda F, condition, a, b: F.where(condition, a, b),
+    name="where",
+    promote=lambda condition, a, b: (condition, *same_type(a, b)),
+    a=lambda F, g, condition: F.where(condition, g, 0.0),
+    b=lambda F, g, condition: F.where(condition, 0.0, g),
+)
+
+
+def where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    """`input` where `condition` holds, `other` elsewhere, broadcast.
+
+    With the condition alone, the indices where it holds, one tensor an axis. As torch.where.
+    """
+    condition = _tensor.as_tensor(condition)
+    if input is None and other is None:
+        return tuple(_tensor.as_tensor(i) for i in condition.data.nonzero())
+    if condition.dtype.kind not in "bu":
+        raise TypeError(f"where: the condition has dtype {condition.dtype}; expected bool (write x != 0)")
+    return _where(condition if condition.dtype.kind == "b" else condition != 0, input, other)
+
+
+_masked_fill = Operation(
+    lambda F, x, mask, value: F.masked_fill(x, mask, value),
+    name="masked_fill",
+    x=lambda F, g, mask: F.where(mask, 0.0, g),
+    value=lambda F, g, mask: F.where(mask, g, 0.0),
+)
+
+
+def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
+    """`value` (a number or 0-d tensor) where `mask` holds, `input` elsewhere. As torch.masked_fill."""
+    mask, value = _tensor.as_tensor(mask), operand(value)
+    if mask.dtype.kind != "b":
+        raise TypeError(f"masked_fill: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
+    if isinstance(value, _tensor.Tensor):
+        if value.ndim:
+            raise ValueError(f"masked_fill: the value has shape {value.shape}; expected a number or a 0-d tensor")
+        value = cast(value, input.dtype)
+    elif isinstance(value, float) and input.dtype.kind != "f":
+        raise TypeError(f"masked_fill: {value} does not fit into {input.dtype}; cast the tensor first (x.float())")
+    return _masked_fill(input, mask, value)
+
+
+# --- comparisons and logic: no gradient ---
+
+eq = Operation(lambda F, a, b: a == b, name="eq", promote=same_type)
+ne = Operation(lambda F, a, b: a != b, name="ne", promote=same_type)
+lt = Operation(lambda F, a, b: a < b, name="lt", promote=same_type)
+le = Operation(lambda F, a, b: a <= b, name="le", promote=same_type)
+gt = Operation(lambda F, a, b: a > b, name="gt", promote=same_type)
+ge = Operation(lambda F, a, b: a >= b, name="ge", promote=same_type)
+logical_not = Operation(lambda F, x: F.logical_not(x), name="logical_not")
+logical_and = Operation(lambda F, a, b: F.logical_and(a, b), name="logical_and")
+logical_or = Operation(lambda F, a, b: F.logical_or(a, b), name="logical_or")
+isfinite = Operation(lambda F, x: F.isfinite(x), name="isfinite")
+
+
+# --- copies and casts ---
+
+clone = Operation(lambda F, x: F.clone(x), name="clone", x=lambda F, g: g)
+alias = Operation(lambda F, x: x, name="alias", view=True, x=lambda F, g: g)
+_cast = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast", view=True, x=lambda F, g: g)
+
+
+def cast(input: Tensor, dtype: Any) -> Tensor:
+    """`input` in another dtype; the same tensor if it has it already. Integers pass no gradient."""
+    dtype = _tensor.as_dtype(dtype)
+    if input.dtype == dtype:
+        return input
+    return _cast(input if dtype.kind == "f" else input.detach(), dtype=dtype)

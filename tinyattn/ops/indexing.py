@@ -1,0 +1,126 @@
+"""Taking elements out by position. What goes back is zero except there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tinyattn.tensor as _tensor
+from tinyattn.autograd import operation
+from tinyattn.ops import dims as _dims
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+@operation(view=True, x=lambda F, g, x_shape, index: F.place(g, index, x_shape))
+def _getitem(F: Any, x: Any, *, index: Any) -> Any:
+    return F.getitem(x, index)
+
+
+@operation(values=lambda F, g, index: g[index])
+def _place(F: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    return F.place(values, index, shape).dense()
+
+
+def getitem(input: Tensor, index: Any) -> Tensor:
+    """`input[index]` with everything NumPy takes: slices, None, ..., integers, arrays, masks.
+
+    Slices and integers give views. Raises IndexError naming the position that does not exist.
+    """
+    return _getitem(input, index=as_index(index))
+
+
+def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of `shape` with `values` added at `index`: the transpose of `getitem`."""
+    return _place(values, index=as_index(index), shape=shape)
+
+
+@operation(
+    x=lambda F, g, index: F.setitem(g, 0.0, index),
+    value=lambda F, g, index: g[index],
+)
+def _setitem(F: Any, x: Any, value: Any, *, index: Any) -> Any:
+    return F.setitem(x, value, index)
+
+
+def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
+    """A copy of `input` with `value` (broadcast) at `index`: what `x[index] = value` records."""
+    return _setitem(input, value, index=as_index(index))
+
+
+def as_index(index: Any) -> Any:
+    """An index with its tensors and lists turned into arrays."""
+    if type(index) is tuple:
+        return tuple(map(as_index, index))
+    if isinstance(index, _tensor.Tensor):
+        index = index.data
+    elif isinstance(index, list | range):
+        index = np.asarray(index, dtype=np.int64 if len(index) == 0 else None)
+    if isinstance(index, np.ndarray) and index.dtype.kind not in "iub":
+        raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
+    if isinstance(index, np.ndarray) and index.ndim == 0 and index.dtype.kind != "b":
+        return int(index)  # a 0-d index array would turn a view into a copy
+    return index
+
+
+def check_indices(name: str, index: Any, size: int, what: str = "index") -> None:
+    """Raise IndexError for an index outside [0, size), with the value and where it stands."""
+    if not index.size:
+        return
+    low, high = index.min(), index.max()
+    if 0 <= low and high < size:
+        return
+    bad = low if low < 0 else high
+    position = tuple(int(i[0]) for i in (index == bad).nonzero())
+    raise IndexError(
+        f"{name}: {what} {int(bad)} at position {position if index.ndim else '()'} is out of range; expected 0 to {size - 1}"
+    )
+
+
+def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
+    """The slices of `input` along `dim` that `index` (one axis of integers) names. As torch.index_select."""
+    dim, index = _dims.one(dim, input.ndim), _tensor.as_tensor(index)
+    if index.ndim > 1 or index.dtype.kind not in "iu":
+        raise IndexError(
+            f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; expected one axis of integers"
+        )
+    check_indices("index_select", index.data, input.shape[dim] if input.ndim else 1)
+    if input.ndim == 0:
+        return input.clone()
+    return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
+
+
+@operation(x=lambda F, g, index, x_shape, dim: F.scatter(g, dim, index, x_shape))
+def _gather(F: Any, x: Any, index: Any, *, dim: int) -> Any:
+    return F.gather(x, dim, index)
+
+
+@operation(values=lambda F, g, index, dim: F.gather(g, dim, index))
+def _scatter(F: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...]) -> Any:
+    return F.scatter(values, dim, index, shape)
+
+
+def gather(input: Tensor, dim: int, index: Any) -> Tensor:
+    """out[i, j] = input[index[i, j], j] for dim=0, and so on; out has the index's shape. As torch.gather."""
+    dim, index = _dims.one(dim, input.ndim), _tensor.as_tensor(index)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"gather: the index has dtype {index.dtype}; expected integers")
+    if index.numel() == 0:  # torch lets an empty index have any number of axes
+        return getitem(input.reshape(-1), index.reshape(-1)).reshape(index.shape)
+    if (index.ndim or 1) != (input.ndim or 1) or any(
+        i > n for d, (i, n) in enumerate(zip(index.shape, input.shape, strict=False)) if d != dim
+    ):
+        raise RuntimeError(
+            f"gather: an index of shape {tuple(index.shape)} does not fit a tensor of shape {tuple(input.shape)}: "
+            f"as many axes, and none longer except dimension {dim}"
+        )
+    check_indices("gather", index.data, input.shape[dim] if input.ndim else 1)
+    return _gather(input, index, dim=dim)
+
+
+def scatter(values: Tensor, dim: int, index: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of `shape` with `values` added where `gather` reads: its transpose."""
+    return _scatter(values, index, dim=dim, shape=shape)
+

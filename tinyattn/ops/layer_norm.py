@@ -1,0 +1,58 @@
+"""Layer normalisation (Ba, Kiros and Hinton 2016): definition, and a kernel in the backends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinyattn.autograd import operation
+from tinyattn.ops import dims as _dims
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+def _definition(F: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
+    dim = tuple(range(-len(shape), 0))
+    centred = x - F.mean(x, dim, keepdim=True)
+    out = centred * F.rsqrt(F.mean(centred * centred, dim, keepdim=True) + eps)
+    out = out if weight is None else out * weight
+    return out if bias is None else out + bias
+
+
+@operation(
+    definition=_definition,
+    extras=("normal", "rstd"),
+    backward=lambda F, g, normal, rstd, weight, shape, needed: F.layer_norm_backward(
+        g, normal, rstd, weight, shape, needed
+    ),
+)
+def _layer_norm(F: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
+    return F.layer_norm(x, weight, bias, shape, eps)
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Shift and scale the last axes to mean 0 and variance 1, then apply weight and bias.
+
+    input (..., *normalized_shape), weight and bias of shape normalized_shape. As
+    torch.nn.functional.layer_norm.
+    """
+    shape = _dims.sizes((normalized_shape,))
+    if not shape or tuple(input.shape[-len(shape) :]) != shape:
+        raise RuntimeError(f"layer_norm: normalized_shape={shape} must end the input's shape {tuple(input.shape)}")
+    for name, x in (("weight", weight), ("bias", bias)):
+        if x is not None and tuple(x.shape) != shape:
+            raise RuntimeError(f"layer_norm: {name} has shape {tuple(x.shape)}; expected {shape}")
+    if math.prod(input.shape) == 0:
+        return _definition(_ops, input, weight, bias, shape=shape, eps=eps)  # type: ignore[no-any-return]
+    return _layer_norm(input, weight, bias, shape=shape, eps=eps)
+
+
+from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -1,0 +1,105 @@
+"""The affine map and the table look-up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tinyattn.tensor as _tensor
+from tinyattn.autograd import operation
+from tinyattn.ops.indexing import check_indices
+from tinyattn.ops.promotion import same_type
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+def _rows(F: Any, x: Any) -> Any:
+    """(..., n) -> (rows, n), so that a batch is one matrix product."""
+    rows = 1
+    for n in x.shape[:-1]:
+        rows *= n
+    return F.reshape(x, (rows, x.shape[-1]))
+
+
+def _linear_definition(F: Any, x: Any, weight: Any, bias: Any) -> Any:
+    out = F.matmul(x, weight.mT)  # (..., in) (in, out) -> (..., out)
+    return out if bias is None else out + bias
+
+
+@operation(
+    definition=_linear_definition,
+    promote=lambda x, weight, bias: [*same_type(*(t for t in (x, weight, bias) if t is not None)), None][:3],
+    x=lambda F, g, weight: F.reshape(F.matmul(_rows(F, g), weight), (*g.shape[:-1], weight.shape[1])),
+    weight=lambda F, g, x: F.matmul(_rows(F, g).mT, _rows(F, x)),
+    bias=lambda F, g: g,  # the walk sums it over the rows
+)
+def _linear(F: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return F.linear(x, weight, bias)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out). As torch.nn.functional.linear.
+
+    A weight of shape (in,) gives shape (...).
+    """
+    if weight.ndim == 1:
+        bias = None if bias is None else bias.reshape(-1)
+        out = linear(input, weight.reshape(1, -1), bias)
+        return out.reshape(out.shape[:-1])
+    if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
+        raise RuntimeError(
+            f"linear: input {tuple(input.shape)} and weight {tuple(weight.shape)} do not fit; the input's last "
+            "size must be the weight's second (weight is (out_features, in_features))"
+        )
+    if bias is not None and bias.shape not in ((), (1,), (weight.shape[0],)):
+        raise RuntimeError(f"linear: bias {tuple(bias.shape)} for {weight.shape[0]} output features")
+    return _linear(input, weight, bias)
+
+
+@operation(
+    definition=lambda F, weight, index, *, padding_idx: weight[index],
+    weight=lambda F, g, index, weight_shape, padding_idx: F.embedding_gradient(
+        g, index, weight_shape[0], padding_idx
+    ),
+)
+def _embedding(F: Any, weight: Any, index: Any, *, padding_idx: int | None) -> Any:
+    return F.embedding(weight, index, padding_idx)
+
+
+def _pull(F: Any, g: Any, index: Any, padding_idx: int | None) -> Any:
+    rows = F.embedding(g, index)  # the transpose of adding rows is reading them
+    if padding_idx is None:
+        return rows
+    return F.where(F.reshape(index != padding_idx, (*index.shape, *(1 for _ in rows.shape[len(index.shape) :]))), rows, 0.0)
+
+
+@operation(g=lambda F, g, index, padding_idx: _pull(F, g, index, padding_idx))
+def _embedding_gradient(F: Any, g: Any, index: Any, *, rows: int, padding_idx: int | None) -> Any:
+    return F.embedding_gradient(g, index, rows, padding_idx)
+
+
+def embedding_gradient(g: Tensor, index: Any, rows: int, padding_idx: int | None = None) -> Tensor:
+    """(*index, dim) -> (rows, dim): the vectors of `g` added to the rows they were read from."""
+    return _embedding_gradient(g, index, rows=rows, padding_idx=padding_idx)
+
+
+def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """The rows of `weight` (rows, dim) that the integers `input` name: (*input, dim).
+
+    padding_idx: this row gets no gradient. Raises IndexError with the value and position of an
+    index out of range. As torch.nn.functional.embedding.
+    """
+    if not isinstance(weight, _tensor.Tensor) or weight.ndim != 2:
+        raise ValueError("embedding: the arguments are (input, weight) with a weight of shape (rows, dim)")
+    index = _tensor.as_tensor(input)
+    if index.dtype.kind not in "iu":
+        raise TypeError(
+            f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)"
+        )
+    rows = weight.shape[0]
+    if padding_idx is not None:
+        if not -rows <= padding_idx < rows:
+            raise ValueError(f"embedding: padding_idx={padding_idx} is out of range for {rows} rows")
+        padding_idx %= rows
+    check_indices("embedding", index.data, rows)
+    return _embedding(weight, index, padding_idx=padding_idx)

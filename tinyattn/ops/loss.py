@@ -1,0 +1,216 @@
+"""Losses: what training makes small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tinyattn.tensor as _tensor
+from tinyattn.autograd import operation
+from tinyattn.ops.elementwise import abs as _abs
+from tinyattn.ops.elementwise import cast, masked_fill
+from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.softmax import log_softmax
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum()
+    if reduction == "none":
+        return losses
+    raise ValueError(f"reduction={reduction!r}; expected 'mean', 'sum' or 'none'")
+
+
+# --- classes ---
+
+
+def _picked(F: Any, rows: Any, target: Any) -> Any:
+    """rows[i, target[i]]: (rows, classes), (rows,) -> (rows,)"""
+    n = target.shape[0]
+    return F.reshape(F.gather(rows, 1, F.reshape(target, (n, 1))), (n,))
+
+
+@operation(
+    definition=lambda F, x, target: -_picked(F, F.log_softmax(x, 1), target),
+    x=lambda F, g, x, target: F.cross_entropy_gradient(g, x, target),
+)
+def _cross_entropy(F: Any, x: Any, target: Any) -> Any:
+    return F.cross_entropy(x, target)
+
+
+def cross_entropy_gradient(g: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
+    p = _ops.softmax(x, 1)
+    return (p - _ops.one_hot(target, x.shape[1]).to(x.dtype)) * g.reshape(-1, 1)
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Any,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log softmax(input)[target]: how surprised the scores `input` are by the class `target`.
+
+    input (classes,), (batch, classes) or (batch, classes, ...); target holds class numbers, of the
+    input's shape without the class axis, or probabilities, of the input's shape. weight (classes,)
+    weighs classes; with "mean" the sum is divided by the weights of the targets that count. Targets
+    equal to ignore_index do not. The mean of nothing is NaN. As torch.nn.functional.cross_entropy.
+    """
+    target = _tensor.as_tensor(target)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; expected 0 to 1")
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
+    rows, labels, shape = _class_rows("cross_entropy", input, target, weight)
+    safe, ignored = _without_ignored("cross_entropy", labels, ignore_index, rows.shape[1])
+    losses = _cross_entropy(rows, safe)
+    if label_smoothing == 0:
+        return _weighted(losses, safe, ignored, weight, reduction, shape)
+    log_p = log_softmax(rows, 1)
+    spread = -(log_p if weight is None else log_p * weight).sum(1) / rows.shape[1]  # (rows,)
+    hard = losses if weight is None else losses * weight[safe]
+    mixed = masked_fill(hard * (1 - label_smoothing) + spread * label_smoothing, ignored, 0.0)
+    if reduction == "mean":
+        counted = cast(~ignored, rows.dtype)
+        return mixed.sum() / (counted if weight is None else counted * weight[safe]).sum()
+    return _reduce(mixed.reshape(shape), reduction)
+
+
+def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float) -> Tensor:
+    if target.shape != input.shape:
+        raise RuntimeError(
+            f"cross_entropy: probabilities of shape {tuple(target.shape)} for scores of shape {tuple(input.shape)}; "
+            "they must be equal (class numbers must be integers)"
+        )
+    dim = 0 if input.ndim == 1 else 1
+    classes = input.shape[dim]
+    target = target * (1 - smoothing) + smoothing / classes if smoothing else target
+    terms = -log_softmax(input, dim) * target
+    if weight is not None:
+        terms = terms * weight.reshape(-1, *(1 for _ in input.shape[dim + 1 :]))
+    losses = terms.sum(dim)
+    if reduction == "mean":  # over samples, whatever the weights
+        return losses.sum() / max(losses.numel(), 1) if losses.numel() else losses.mean()
+    return _reduce(losses, reduction)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Any,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-input[target] for log-probabilities `input`; arguments as in `cross_entropy`.
+
+    As torch.nn.functional.nll_loss.
+    """
+    rows, labels, shape = _class_rows("nll_loss", input, _tensor.as_tensor(target), weight)
+    safe, ignored = _without_ignored("nll_loss", labels, ignore_index, rows.shape[1])
+    losses = -gather(rows, 1, safe.reshape(-1, 1)).reshape(-1) if rows.shape[0] else rows.sum(1)
+    return _weighted(losses, safe, ignored, weight, reduction, shape)
+
+
+def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Scores as (rows, classes), labels as (rows,), and the shape of the labels."""
+    axis = 0 if input.ndim == 1 else 1
+    if input.ndim == 0 or tuple(target.shape) != (*input.shape[:axis], *input.shape[axis + 1 :]):
+        expected = (*input.shape[:axis], *input.shape[axis + 1 :]) if input.ndim else "(batch,)"
+        raise ValueError(
+            f"{name}: scores of shape {tuple(input.shape)} (axis {axis} holds the classes) need class numbers of "
+            f"shape {expected}, got {tuple(target.shape)}"
+        )
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{name}: class numbers have dtype {target.dtype}; expected integers")
+    classes = input.shape[axis]
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}; expected one number a class, ({classes},)")
+    rows = input if input.ndim == 2 else input.movedim(axis, -1).reshape(target.numel(), classes)
+    return rows, target.reshape(-1), tuple(target.shape)
+
+
+def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Tensor]:
+    ignored = labels == ignore_index
+    safe = masked_fill(labels, ignored, 0) if ignored.data.any() else labels
+    check_indices(name, safe.data, classes, "class")
+    return safe, ignored
+
+
+def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
+    """Weigh, leave out the ignored, reduce."""
+    anyone = bool(ignored.data.any())
+    if weight is None and not anyone:
+        return _reduce(losses.reshape(shape), reduction)
+    if weight is not None:
+        losses = losses * weight[safe]
+    losses = masked_fill(losses, ignored, 0.0) if anyone else losses
+    if reduction == "mean":
+        counted = cast(~ignored, losses.dtype)
+        return losses.sum() / (counted if weight is None else counted * weight[safe]).sum()
+    return _reduce(losses.reshape(shape), reduction)
+
+
+def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
+    """Integers (...) -> (..., num_classes) with a 1 at each, int64. -1 counts to the largest.
+
+    As torch.nn.functional.one_hot.
+    """
+    index = _tensor.as_tensor(tensor)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: class numbers have dtype {index.dtype}; expected integers")
+    if num_classes == -1:
+        if not index.numel():
+            raise ValueError("one_hot: no elements to count the classes by; give num_classes")
+        num_classes = int(index.data.max()) + 1
+    if num_classes < 1:
+        raise ValueError(f"one_hot: num_classes={num_classes}; expected at least 1")
+    check_indices("one_hot", index.data, num_classes, "class")
+    classes = _ops.arange(num_classes)
+    return cast(index.reshape(*index.shape, 1) == classes, "int64")
+
+
+# --- numbers ---
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-(t log s(x) pos_weight + (1 - t) log(1 - s(x))) weight, with s the sigmoid, without overflow.
+
+    input and target of one shape. As torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+    target = _tensor.as_tensor(target)
+    if target.shape != input.shape:
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} must be equal"
+        )
+    negative = input - _ops.logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
+    positive = _ops.logsigmoid(input)
+    if pos_weight is not None:
+        positive = positive * pos_weight
+    losses = (1 - target) * negative - target * positive
+    return _reduce(losses if weight is None else losses * weight, reduction)
+
+
+def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """(input - target) ** 2. As torch.nn.functional.mse_loss."""
+    return _reduce(_ops.square(input - target), reduction)
+
+
+def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """|input - target|. As torch.nn.functional.l1_loss."""
+    return _reduce(_abs(input - target), reduction)
+
+
+from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

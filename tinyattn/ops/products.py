@@ -1,0 +1,175 @@
+"""Matrix products and Einstein sums."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tinyattn.tensor as _tensor
+from tinyattn.autograd import Operation, operation
+from tinyattn.ops.promotion import same_type
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+# With matrices (..., n, k) and (..., k, m): d(ab) = da b + a db.
+_matmul = Operation(
+    lambda F, a, b: F.matmul(a, b),
+    name="matmul",
+    promote=same_type,
+    a=lambda F, g, b: F.matmul(g, b.mT),
+    b=lambda F, g, a: F.matmul(a.mT, g),
+)
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """Matrix product with broadcast leading axes; vectors count as one row or column.
+
+    (..., n, k) @ (..., k, m) -> (..., n, m). As torch.matmul.
+    """
+    a, b = _tensor.as_tensor(input), _tensor.as_tensor(other)
+    if a.ndim == 0 or b.ndim == 0:
+        raise RuntimeError(f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)}; a 0-d tensor needs * instead")
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise RuntimeError(
+            f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit: {a.shape[-1]} columns on the left "
+            f"meet {b.shape[-2 if b.ndim > 1 else 0]} rows on the right"
+        )
+    left = a.reshape(1, -1) if a.ndim == 1 else a
+    right = b.reshape(-1, 1) if b.ndim == 1 else b
+    try:
+        ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError:
+        raise RuntimeError(
+            f"matmul: the leading axes of {tuple(a.shape)} and {tuple(b.shape)} do not broadcast"
+        ) from None
+    if left.ndim > 2 and right.ndim == 2:  # one product over all rows, not one for each matrix
+        out = _matmul(left.reshape(math.prod(left.shape[:-1]), left.shape[-1]), right)
+    else:
+        out = _matmul(left, right)
+    shape = (*ahead, *a.shape[-2:-1], *(b.shape[-1:] if b.ndim > 1 else ()))
+    return out if out.shape == shape else out.reshape(shape)  # type: ignore[no-any-return]
+
+
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
+    """(n, k) @ (k, m). As torch.mm."""
+    return _product_of("mm", 2, input, mat2)
+
+
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
+    """(b, n, k) @ (b, k, m). As torch.bmm."""
+    if input.ndim == mat2.ndim == 3 and input.shape[0] != mat2.shape[0]:
+        raise RuntimeError(f"bmm: batches of {input.shape[0]} and {mat2.shape[0]} matrices; expected as many")
+    return _product_of("bmm", 3, input, mat2)
+
+
+def _product_of(name: str, ndim: int, a: Tensor, b: Tensor) -> Tensor:
+    if a.ndim != ndim or b.ndim != ndim:
+        raise RuntimeError(f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}; expected {ndim} dimensions each")
+    return matmul(a, b)
+
+
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
+    """(n,) and (m,) -> (n, m), every product of two elements. As torch.outer."""
+    if input.ndim != 1 or vec2.ndim != 1:
+        raise RuntimeError(f"outer: shapes {tuple(input.shape)} and {tuple(vec2.shape)}; expected two vectors")
+    return input.reshape(-1, 1) * vec2
+
+
+# --- einsum ---
+
+
+def _einsum_rule(F: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...]) -> list[Any]:
+    """The gradient at an operand is the Einstein sum of g and the other operands onto its axes;
+    axes that stand in that operand alone were summed, so they are stretched back."""
+    terms, output = equation.split("->")
+    labels = terms.split(",")
+    gradients = []
+    for i, mine in enumerate(labels):
+        if not needed[i]:
+            gradients.append(None)
+            continue
+        others = [x for j, x in enumerate(xs) if j != i]
+        elsewhere = set(output).union(*(t for j, t in enumerate(labels) if j != i))
+        shared = "".join(c for c in mine if c in elsewhere)
+        inputs = ",".join([output, *(t for j, t in enumerate(labels) if j != i)])
+        gi = F.einsum(f"{inputs}->{shared}", g, *others)
+        shape = xs[i].shape
+        gi = F.reshape(gi, tuple(n if c in elsewhere else 1 for c, n in zip(mine, shape, strict=True)))
+        gradients.append(F.broadcast_to(gi, shape))
+    return gradients
+
+
+@operation(promote=same_type, backward=_einsum_rule)
+def _einsum(F: Any, *xs: Any, equation: str) -> Any:
+    return F.einsum(equation, *xs)
+
+
+def einsum(equation: str, *operands: Any) -> Tensor:
+    """Multiply and sum by labelled axes: einsum("bij,bjk->bik", a, b). As torch.einsum.
+
+    Knows implicit outputs, "..." and repeated labels (diagonals).
+    """
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = tuple(operands[0])
+    tensors = [_tensor.as_tensor(x) for x in operands]
+    labels, output = _parse(equation, tensors)
+    sizes: dict[str, int] = {}
+    for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):
+        for label, n in zip(term, x.shape, strict=True):
+            if sizes.setdefault(label, n) == 1:
+                sizes[label] = n
+            if n not in (1, sizes[label]):
+                raise RuntimeError(f"einsum: label {label!r} has size {sizes[label]} and, in operand {i}, {n}")
+    for i, term in enumerate(labels):
+        tensors[i], labels[i] = _distinct(tensors[i], term, sizes)
+    missing = [label for label in output if not any(label in term for term in labels)]
+    if missing:  # only axes of size 1 are gone: give one operand its own back
+        tensors[0] = tensors[0].reshape(*tensors[0].shape, *(1 for _ in missing))
+        labels[0] += "".join(missing)
+    return _einsum(*tensors, equation=f"{','.join(labels)}->{output}")
+
+
+def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]:
+    """Take diagonals until no label repeats, and drop axes of size 1 that broadcast."""
+    for label in dict.fromkeys(term):
+        while term.count(label) > 1:
+            first = term.index(label)
+            second = term.index(label, first + 1)
+            x = x.movedim((first, second), (0, 1))
+            along = np.arange(x.shape[0])
+            x = x[along, along]
+            term = label + "".join(c for k, c in enumerate(term) if k not in (first, second))
+    keep = [k for k, label in enumerate(term) if x.shape[k] == sizes[label]]
+    if len(keep) < len(term):
+        x = x.reshape([x.shape[k] for k in keep])
+    return x, "".join(term[k] for k in keep)
+
+
+def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
+    """Spell "..." and the output out in single letters."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    labels = inputs.split(",")
+    if len(labels) != len(tensors):
+        raise ValueError(f"einsum: {equation!r} names {len(labels)} operands, got {len(tensors)}")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    widest = ""
+    for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):
+        named = len(term.replace("...", ""))
+        if "..." in term and x.ndim >= named:
+            dots = "".join(spare[: x.ndim - named][::-1])  # aligned at the right, as broadcasting is
+            widest = max(widest, dots, key=len)
+            labels[i] = term.replace("...", dots)
+        if len(labels[i]) != x.ndim:
+            raise ValueError(f"einsum: {term!r} has {named} labels for operand {i} of shape {tuple(x.shape)}")
+    if not arrow:
+        seen = "".join(labels)
+        single = sorted(c for c in set(seen) if seen.count(c) == 1 and c not in widest)
+        return labels, widest + "".join(single)
+    output = output.replace("...", widest)
+    unknown = [c for c in output if not any(c in term for term in labels)]
+    if unknown or len(set(output)) < len(output):
+        raise ValueError(f"einsum: output {output!r} of {equation!r} must name labels of the inputs, each once")
+    return labels, output

@@ -1,0 +1,85 @@
+"""Which dtype comes out when dtypes meet: PyTorch's rule, not NumPy's.
+
+bool < integer < float. The highest kind wins; within it tensors with dimensions decide before 0-d
+tensors, and those before Python numbers, which never widen anything. A Python float among integers
+gives the default dtype.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tinyattn.tensor as _tensor
+
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
+
+
+def result_type(*inputs: Any) -> np.dtype[Any]:
+    """The dtype in which tensors and Python numbers meet. As torch.result_type."""
+    tiers: list[np.dtype[Any] | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
+    for x in inputs:
+        if isinstance(x, _tensor.Tensor):
+            tier, dtype = (0 if x.ndim else 1), x.dtype
+        elif isinstance(x, float):
+            tier, dtype = 2, _tensor.get_default_dtype()
+        else:
+            tier, dtype = 2, np.dtype(bool if isinstance(x, bool) else np.int64)
+        seen = tiers[tier]
+        tiers[tier] = dtype if seen is None else _meet(seen, dtype)
+    winner: np.dtype[Any] | None = None
+    for found in tiers:
+        if found is not None and (winner is None or _RANK[found.kind] > _RANK[winner.kind]):
+            winner = found
+    assert winner is not None
+    return winner
+
+
+def _meet(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
+    if _RANK[a.kind] == _RANK[b.kind]:
+        return np.promote_types(a, b)
+    return a if _RANK[a.kind] > _RANK[b.kind] else b  # int64 does not widen float32
+
+
+def operand(x: Any) -> Any:
+    """An input as operations take it: a Tensor, or a Python number (np.float64 would widen)."""
+    if isinstance(x, _tensor.Tensor | bool | int | float) and not isinstance(x, np.generic):
+        return x
+    if isinstance(x, np.generic):
+        x = x.item()
+    if isinstance(x, bool | int | float):
+        return x
+    if isinstance(x, numbers.Number):
+        raise TypeError(f"expected a tensor or a real number, got {x!r} ({type(x).__name__})")
+    return _tensor.as_tensor(x)
+
+
+def same_type(*inputs: Any) -> Sequence[Any]:
+    """Cast the tensors among `inputs` to the dtype in which all of them meet."""
+    return _align(inputs, False)
+
+
+def floating(*inputs: Any) -> Sequence[Any]:
+    """As `same_type`, and integers become the default dtype: what exp and division need."""
+    return _align(inputs, True)
+
+
+def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
+    inputs = [operand(x) for x in inputs]
+    first = next((x for x in inputs if isinstance(x, _tensor.Tensor)), None)
+    if first is None:  # numbers alone: as 0-d tensors
+        inputs = [_tensor.tensor(x) for x in inputs]
+        first = inputs[0]
+    dtype = first.dtype
+    for x in inputs:  # nearly always there is nothing to do
+        if x.dtype is not dtype if isinstance(x, _tensor.Tensor) else isinstance(x, float) and dtype.kind != "f":
+            dtype = result_type(*inputs)
+            break
+    if dtype.kind != "f":
+        dtype = _tensor.get_default_dtype() if floating else result_type(*inputs)
+    return [
+        _tensor.ops.cast(x, dtype) if isinstance(x, _tensor.Tensor) and x.dtype != dtype else x for x in inputs
+    ]

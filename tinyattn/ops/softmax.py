@@ -1,0 +1,59 @@
+"""Softmax and its logarithm: definition, kernel and rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tinyattn.autograd import operation
+from tinyattn.ops import dims as _dims
+from tinyattn.ops.elementwise import cast
+from tinyattn.ops.promotion import floating
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+def _softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
+    if x.numel() == 0:
+        return x
+    e = F.exp(x - F.amax(x, dim, keepdim=True).detach())  # shifting changes nothing but overflow
+    return e / F.sum(e, dim, keepdim=True)
+
+
+@operation(
+    definition=_softmax_definition,
+    x=lambda F, g, out, dim: out * (g - F.sum(g * out, dim, keepdim=True)),
+)
+def _softmax(F: Any, x: Any, *, dim: int) -> Any:
+    return F.softmax(x, dim)
+
+
+def _log_softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
+    if x.numel() == 0:
+        return x
+    return x - F.logsumexp(x, dim, keepdim=True)
+
+
+@operation(
+    definition=_log_softmax_definition,
+    x=lambda F, g, out, dim: g - F.exp(out) * F.sum(g, dim, keepdim=True),
+)
+def _log_softmax(F: Any, x: Any, *, dim: int) -> Any:
+    return F.log_softmax(x, dim)
+
+
+def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """exp(x) over its sum along `dim`. As torch.softmax.
+
+    softmax([2.3, 1.1, 0.7]) = [0.6653, 0.2004, 0.1343]. A slice of nothing but -inf gives NaN.
+    """
+    return _softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
+
+
+def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """log(softmax(x)), without overflow or underflow. As torch.log_softmax."""
+    return _log_softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
+
+
+def _ready(input: Tensor, dtype: Any) -> Tensor:
+    return cast(input, dtype) if dtype is not None else floating(input)[0]  # type: ignore[no-any-return]

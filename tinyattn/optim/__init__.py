@@ -1,0 +1,38 @@
+"""Optimizers and learning-rate schedules, as in torch.optim.
+
+Each algorithm is an `Optimizer` whose `update` changes one parameter; what it computes is written
+out as a formula in `adam_definition` and `sgd_definition`, and runs as a kernel of the backend.
+"""
+
+from tinyattn.optim import lr_scheduler
+from tinyattn.optim.adam import Adam, AdamW, adam_definition
+from tinyattn.optim.lr_scheduler import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+    StepLR,
+)
+from tinyattn.optim.optimizer import Optimizer
+from tinyattn.optim.sgd import SGD, sgd_definition
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "Optimizer",
+    "SequentialLR",
+    "StepLR",
+    "adam_definition",
+    "lr_scheduler",
+    "sgd_definition",
+]

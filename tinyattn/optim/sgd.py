@@ -1,0 +1,102 @@
+"""Stochastic gradient descent with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinyattn import backends, ops
+from tinyattn.autograd import definitions_enabled
+from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_number
+from tinyattn.tensor import Tensor
+
+
+def sgd_definition(
+    param: Any,
+    grad: Any,
+    buffer: Any,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> tuple[Any, Any]:
+    """One step, as a formula: the new parameter and the new momentum buffer (None at first).
+
+    Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
+    deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
+    """
+    g = -grad if maximize else grad
+    g = g + weight_decay * param  # g = df/dp + wd p
+    if momentum:
+        b = (
+            g if buffer is None else momentum * buffer + (1 - dampening) * g
+        )  # b = mu b + (1 - tau) g
+        g = g + momentum * b if nesterov else b  # look ahead: g + mu b
+        buffer = b
+    return param - lr * g, buffer  # p = p - lr g
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum (Nesterov's if asked) and L2 weight decay.
+
+    params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
+    lr: learning rate. momentum: share of the last step kept, 0 for none.
+    dampening: share of the new gradient left out of the momentum.
+    weight_decay: added to the gradient, times the parameter. maximize: climb instead of descend.
+    Raises ValueError for a negative or non-finite option, or nesterov without momentum.
+    As torch.optim.SGD.
+    """
+
+    def __init__(
+        self,
+        params: Params | Iterable[Group],
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, options: Group) -> None:
+        super().check(options)
+        for name in ("momentum", "weight_decay"):
+            check_number(options, name)
+        check_number(options, "dampening", least=float("-inf"))
+        if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
+            raise ValueError(
+                "nesterov needs a momentum above 0 and no dampening, but got "
+                f"momentum={options['momentum']} and dampening={options['dampening']}."
+            )
+
+    def state_names(self, group: Group) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
+        array = param.data
+        first = bool(group["momentum"]) and "momentum_buffer" not in state
+        if first:
+            state["momentum_buffer"] = ops.zeros_like(param)
+        buffer = state["momentum_buffer"].data if group["momentum"] else None
+        options = {name: group[name] for name in self.defaults}
+        library = backends.of(array)
+        if not definitions_enabled():
+            library.sgd_step(array, grad, buffer, first=first, **options)
+            return
+        with library.quiet():
+            array[...], b = sgd_definition(array, grad, None if first else buffer, **options)
+        if buffer is not None:
+            buffer[...] = b

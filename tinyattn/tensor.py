@@ -1,0 +1,605 @@
+"""Tensor: an array, and the node that says where it came from."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinyattn import autograd, backends, ops
+from tinyattn.ops import dims as _dims
+
+float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
+int8, int16, int32, int64 = np.dtype("int8"), np.dtype("int16"), np.dtype("int32"), np.dtype("int64")
+uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
+
+_default_dtype = float32
+
+
+def get_default_dtype() -> np.dtype[Any]:
+    """The dtype of new tensors made of Python floats: float32 unless set."""
+    return _default_dtype
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Make new tensors of Python floats float32, float64 or float16. As torch.set_default_dtype."""
+    global _default_dtype
+    dtype = as_dtype(dtype)
+    if dtype.kind != "f":
+        raise TypeError(f"set_default_dtype: {dtype} is no floating-point dtype")
+    _default_dtype = dtype
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype by NumPy's name, type or object.
+
+    Raises TypeError for anything but booleans, integers and real floating-point numbers.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "biuf" or found.itemsize > 8:
+        raise TypeError(f"dtype {dtype!r} is not supported; expected bool, an integer or float16, float32, float64")
+    return found
+
+
+class Tensor:
+    """An n-dimensional array that can remember how it was computed.
+
+    data: the raw array, the untracked way in and out: writing through it escapes the guard that
+    protects gradients. Made by `tensor()`, which copies, or `from_numpy()`, which does not.
+    """
+
+    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "data", "grad", "node")
+    __array_priority__ = 1000
+
+    data: Any
+    grad: Tensor | None
+    node: autograd.Node | None
+    _storage: autograd.Storage | None
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        source = data if isinstance(data, Tensor) else as_tensor(data)
+        self._set(source.data)
+        self.requires_grad_(requires_grad)
+
+    def _set(self, array: Any) -> None:
+        self.data, self.node, self.grad = array, None, None
+        self._storage, self._version, self._is_view = None, 0, False
+
+    @classmethod
+    def _from(cls, array: Any, node: Any = None, storage: Any = None) -> Tensor:
+        """Wrap an array that is known to be one."""
+        self = cls.__new__(Tensor)
+        self.data, self.node, self.grad = array, node, None
+        self._storage, self._is_view = storage, False
+        self._version = 0 if storage is None else storage.version
+        return self
+
+    # --- what it is ---
+
+    @property
+    def storage(self) -> autograd.Storage:
+        """The counter of writes to this memory, shared with views; made when first asked for."""
+        if self._storage is None:
+            self._storage = autograd.Storage()
+        return self._storage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return self.data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        return self.data.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> str:
+        """Where the memory is."""
+        return "cpu"
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it was given, not computed (or needs no gradient)."""
+        return self.node is None or self.node.op is None
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow here. May be set on leaves."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Ask for a gradient in `.grad` (or no longer); returns the tensor. Leaves only.
+
+        Raises RuntimeError for integers, which have no derivative, and for computed tensors.
+        """
+        if not self.is_leaf:
+            if requires_grad:
+                return self
+            raise RuntimeError(
+                "requires_grad can be switched off only on leaves, and this tensor was computed by "
+                f"{self.node}; use detach() to cut it off."
+            )
+        if not requires_grad:
+            self.node = None
+        elif self.node is None:
+            if self.dtype.kind != "f":
+                raise RuntimeError(
+                    f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can. "
+                    "Cast it first (x.float()), or give tensor() floats or dtype=float32."
+                )
+            self.node = autograd.Node(None, (), self.data)
+            self.node.tensor = weakref.ref(self)
+        return self
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of a computed tensor in its `.grad` too."""
+        if self.node is None:
+            raise RuntimeError("retain_grad: this tensor requires no gradient, so none will come")
+        self.node.tensor = weakref.ref(self)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call `hook(gradient)` when the gradient here is complete; what it returns replaces it.
+
+        Returns a function that removes the hook.
+        """
+        if self.node is None:
+            raise RuntimeError("register_hook: this tensor requires no gradient, so none will come")
+        hooks = self.node.hooks = self.node.hooks or []
+        hooks.append(hook)
+        return lambda: hooks.remove(hook)
+
+    def backward(
+        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this tensor to the `.grad` of every leaf it depends on.
+
+        gradient: of this tensor's shape; may be left out for a single number. As torch.Tensor.backward.
+        """
+        autograd.backward(self, gradient, retain_graph, create_graph)
+
+    def detach(self) -> Tensor:
+        """The same memory without the history: gradients stop here."""
+        return Tensor._from(self.data, None, self.storage)
+
+    # --- out of tensors ---
+
+    def numpy(self) -> Any:
+        """The array itself, without a copy; read-only if this tensor is part of a graph."""
+        view: Any = self.data.view()
+        if self.node is not None:
+            view.flags.writeable = False
+        return view
+
+    def item(self) -> Any:
+        """The only element, as a Python number."""
+        if self.numel() != 1:
+            raise RuntimeError(f"item: a tensor of shape {tuple(self.shape)} is not a single number")
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """np.exp(tensor) and array * tensor are our operations, and differentiable."""
+        function = _UFUNCS.get(ufunc.__name__)
+        if function is None or method != "__call__" or options:
+            raise TypeError(
+                f"np.{ufunc.__name__}{'' if method == '__call__' else '.' + method} does not work on a tinyattn "
+                "Tensor; use tinyattn's function, or .numpy() for a plain array"
+            )
+        return function(*inputs)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        if self.node is not None:
+            raise BufferError("DLPack carries no gradient; export x.detach()")
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()  # type: ignore[no-any-return]
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iub":
+            raise TypeError(f"only integer tensors can be an index, this one has dtype {self.dtype}")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.numel() != 1:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.shape)} is neither true nor false; reduce it with .any() or .all()"
+            )
+        return bool(self.item())
+
+    def __len__(self) -> int:
+        if self.ndim == 0:
+            raise TypeError("a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.ndim == 0:
+            raise TypeError("a 0-d tensor cannot be iterated over; use item()")
+        return iter(ops.unbind(self))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self == value).data.any())
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        body = np.array2string(self.data, separator=", ", prefix="tensor(", precision=4, suppress_small=False)
+        usual = self.dtype in (get_default_dtype(), int64, bool_)
+        parts = [body] if usual else [body, f"dtype={self.dtype}"]
+        if self.node is not None:
+            parts.append("requires_grad=True" if self.node.op is None else f"grad_fn=<{self.node.op.name}>")
+        return f"tensor({', '.join(parts)})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if not self.is_leaf:
+            raise RuntimeError(f"only leaves can be deep-copied, and this tensor was computed by {self.node}")
+        twin: Tensor = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin._set(self.data.copy())
+        twin.requires_grad_(self.requires_grad)
+        twin.grad = copy.deepcopy(self.grad, memo)
+        return twin
+
+    def __reduce__(self) -> Any:
+        if not self.is_leaf:
+            raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
+        return type(self), (self.data, self.requires_grad)
+
+    # --- operations: the functions of `ops`, whose first argument is the tensor ---
+
+    abs, exp, expm1, log, log1p, sqrt, rsqrt = ops.abs, ops.exp, ops.expm1, ops.log, ops.log1p, ops.sqrt, ops.rsqrt
+    reciprocal, square, sin, cos, tanh, erf = ops.reciprocal, ops.square, ops.sin, ops.cos, ops.tanh, ops.erf
+    neg, sign, sigmoid, relu, isfinite = ops.neg, ops.sign, ops.sigmoid, ops.relu, ops.isfinite
+    add, sub, mul, div, pow = ops.add, ops.sub, ops.mul, ops.div, ops.pow
+    maximum, minimum, clamp, masked_fill = ops.maximum, ops.minimum, ops.clamp, ops.masked_fill
+    clip = ops.clamp
+    eq, ne, lt, le, gt, ge = ops.eq, ops.ne, ops.lt, ops.le, ops.gt, ops.ge
+    logical_and, logical_or, logical_not = ops.logical_and, ops.logical_or, ops.logical_not
+    clone = ops.clone
+
+    sum, mean, var, std, prod, cumsum = ops.sum, ops.mean, ops.var, ops.std, ops.prod, ops.cumsum
+    amax, amin, max, min, argmax, argmin = ops.amax, ops.amin, ops.max, ops.min, ops.argmax, ops.argmin
+    logsumexp, softmax, log_softmax = ops.logsumexp, ops.softmax, ops.log_softmax
+
+    reshape, view, flatten, transpose, permute = ops.reshape, ops.view, ops.flatten, ops.transpose, ops.permute
+    expand, broadcast_to, squeeze, unsqueeze = ops.expand, ops.broadcast_to, ops.squeeze, ops.unsqueeze
+    movedim, flip, roll, tril, triu = ops.movedim, ops.flip, ops.roll, ops.tril, ops.triu
+    split, chunk, unbind = ops.split, ops.chunk, ops.unbind
+    index_select, gather, __getitem__ = ops.index_select, ops.gather, ops.getitem
+    matmul, mm, bmm, outer = ops.matmul, ops.mm, ops.bmm, ops.outer
+
+    __add__, __radd__ = ops.add, ops.add
+    __sub__, __mul__, __rmul__ = ops.sub, ops.mul, ops.mul
+    __truediv__, __pow__, __matmul__ = ops.div, ops.pow, ops.matmul
+    __neg__, __abs__ = ops.neg, ops.abs
+    __lt__, __le__, __gt__, __ge__ = ops.lt, ops.le, ops.gt, ops.ge
+    __eq__, __ne__ = ops.eq, ops.ne
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return ops.sub(other, self)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return ops.div(other, self)
+
+    def __floordiv__(self, other: Any) -> Tensor:
+        return ops.div(self, other, rounding_mode="floor")
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return ops.pow(other, self)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return ops.matmul(other, self)
+
+    def __invert__(self) -> Tensor:
+        return ops.logical_not(self)  # type: ignore[no-any-return]
+
+    def __and__(self, other: Any) -> Tensor:
+        return ops.logical_and(self, as_tensor(other))  # type: ignore[no-any-return]
+
+    def __or__(self, other: Any) -> Tensor:
+        return ops.logical_or(self, as_tensor(other))  # type: ignore[no-any-return]
+
+    def where(self, condition: Any, other: Any) -> Tensor:
+        """This tensor where `condition` holds, `other` elsewhere."""
+        return ops.where(condition, self, other)  # type: ignore[no-any-return]
+
+    def any(self) -> Tensor:
+        """Whether one element is true."""
+        return Tensor._from(np.asarray(self.data.any()))
+
+    def all(self) -> Tensor:
+        """Whether all elements are true."""
+        return Tensor._from(np.asarray(self.data.all()))
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        return ops.permute(self, tuple(reversed(range(self.ndim))))
+
+    @property
+    def mT(self) -> Tensor:
+        """Matrices transposed: the last two axes swapped."""
+        return ops.transpose(self, -2, -1)
+
+    def t(self) -> Tensor:
+        """A matrix transposed; vectors and numbers as they are."""
+        return self.T
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one axis."""
+        return self.shape if dim is None else self.shape[_dims.one(dim, self.ndim)]
+
+    def dim(self) -> int:
+        """The number of axes."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return int(self.data.size)
+
+    def contiguous(self) -> Tensor:
+        """The same elements, in row order in memory."""
+        return self if self.data.flags.c_contiguous else ops.clone(self)
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row order in memory."""
+        return bool(self.data.flags.c_contiguous)
+
+    # --- other dtypes, other devices ---
+
+    def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        """This tensor in another dtype or on another device: to(float64), to("cpu"), to(other)."""
+        for t in target:
+            if isinstance(t, Tensor):
+                dtype, device = t.dtype, t.device
+            elif isinstance(t, str) and t.split(":")[0] in ("cpu", "cuda"):
+                device = t
+            elif t is not None:
+                dtype = t
+        backends.get(device)
+        return self if dtype is None else ops.cast(self, dtype)
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """This tensor in the dtype of another."""
+        return ops.cast(self, other.dtype)
+
+    def float(self) -> Tensor:
+        """As float32."""
+        return ops.cast(self, float32)
+
+    def double(self) -> Tensor:
+        """As float64."""
+        return ops.cast(self, float64)
+
+    def long(self) -> Tensor:
+        """As int64."""
+        return ops.cast(self, int64)
+
+    def int(self) -> Tensor:
+        """As int32."""
+        return ops.cast(self, int32)
+
+    def bool(self) -> Tensor:
+        """As booleans."""
+        return ops.cast(self, bool_)
+
+    def cpu(self) -> Tensor:
+        """In the memory of the processor."""
+        return self.to("cpu")
+
+    # --- in place ---
+
+    def _inplace(self, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        """Write `op(self, ...)` into this tensor's memory.
+
+        If that must be recorded, the operation runs on a copy, so that what it saves is the old
+        value, and this tensor goes on as its output.
+        """
+        tracked = autograd.is_grad_enabled() and any(
+            isinstance(x, Tensor) and x.node is not None for x in (self, *args)
+        )
+        if tracked:
+            self._may_change(name)
+        result = op(Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
+        if result.shape != self.shape:
+            raise RuntimeError(
+                f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
+            )
+        if self.dtype.kind != "f" and result.dtype.kind == "f":
+            raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
+        self.data[...] = result.data
+        self._wrote(name, result.node if tracked else None)
+        return self
+
+    def _may_change(self, name: str) -> None:
+        """Refuse what would make recorded gradients wrong."""
+        if self.node is not None and self.node.op is None:
+            raise RuntimeError(
+                f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
+                "as an optimizer does, or use the out-of-place form."
+            )
+        if self._is_view:
+            raise RuntimeError(
+                f"{name}: a view that needs gradients cannot be changed in place; change the tensor it was "
+                "taken from, or clone() the view first."
+            )
+
+    def _wrote(self, name: str, node: autograd.Node | None = None) -> None:
+        """Note that `name` wrote to this memory, and `node` if that was recorded."""
+        storage = self.storage
+        storage.version += 1
+        storage.writer = (name, autograd.call_site())
+        if node is not None:
+            storage.tracked = storage.version
+            self.node = node
+        self._version = storage.version
+
+    def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """self += alpha * other"""
+        return self._inplace("add_", ops.add, other, alpha=alpha)
+
+    def sub_(self, other: Any, *, alpha: float = 1) -> Tensor:
+        """self -= alpha * other"""
+        return self._inplace("sub_", ops.sub, other, alpha=alpha)
+
+    def mul_(self, other: Any) -> Tensor:
+        """self *= other"""
+        return self._inplace("mul_", ops.mul, other)
+
+    def div_(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        """self /= other"""
+        return self._inplace("div_", ops.div, other, rounding_mode=rounding_mode)
+
+    def pow_(self, exponent: Any) -> Tensor:
+        """self **= exponent"""
+        return self._inplace("pow_", ops.pow, exponent)
+
+    def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
+        """Limit the elements in place."""
+        return self._inplace("clamp_", ops.clamp, min, max)
+
+    def masked_fill_(self, mask: Any, value: Any) -> Tensor:
+        """Write `value` where `mask` holds."""
+        return self._inplace("masked_fill_", ops.masked_fill, mask, value)
+
+    def copy_(self, source: Any) -> Tensor:
+        """Write the elements of `source` here, broadcast and cast."""
+        return self._write("copy_", ..., source)
+
+    def fill_(self, value: Any) -> Tensor:
+        """Write one number everywhere."""
+        return self._write("fill_", ..., value)
+
+    def zero_(self) -> Tensor:
+        """Write zeros."""
+        return self._write("zero_", ..., 0)
+
+    def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with normal random numbers."""
+        return self._write("normal_", ..., ops.randn_like(self, generator=generator) * std + mean)
+
+    def uniform_(self, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
+        """Fill with uniform random numbers from [low, high)."""
+        return self._write("uniform_", ..., ops.rand_like(self, generator=generator) * (high - low) + low)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._write("__setitem__", ops.as_index(index), value)
+
+    def _write(self, name: str, index: Any, value: Any) -> Tensor:
+        value = as_tensor(value)
+        if self.node is not None or value.node is not None:
+            value = ops.cast(value, self.dtype)
+            extra = value.ndim - self.data[index].ndim  # NumPy lets a value have more axes of size 1
+            if extra > 0 and value.shape[:extra] == (1,) * extra:
+                value = value.reshape(value.shape[extra:])
+            return self._inplace(name, ops.setitem, value, index=index)
+        self.data[index] = value.data
+        self._wrote(name)
+        return self
+
+    __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = add_, sub_, mul_, div_, pow_
+
+
+# --- into tensors ---
+
+
+def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new leaf that copies `data`: numbers, nested lists, arrays, tensors.
+
+    Python floats give the default dtype, integers int64; arrays keep theirs. As torch.tensor.
+    Raises ValueError for ragged lists, TypeError for what is no number.
+    """
+    made = as_tensor(data, dtype=dtype, device=device)
+    return Tensor._from(made.data.copy()).requires_grad_(requires_grad)
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor."""
+    library = backends.get(device)
+    if isinstance(data, Tensor):
+        return data if dtype is None else ops.cast(data, dtype)
+    wanted = None if dtype is None else as_dtype(dtype)
+    array = _as_array(data)
+    if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
+        wanted = get_default_dtype()  # Python floats
+    return Tensor._from(library.asarray(array, as_dtype(array.dtype) if wanted is None else wanted))
+
+
+def _as_array(data: Any) -> Any:
+    if hasattr(data, "detach") and hasattr(data, "numpy"):  # a tensor of torch
+        data = data.detach().cpu().numpy()
+    if isinstance(data, list | tuple):
+        data = _without_tensors(data)
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"tensor: nested lists must have equal lengths at every depth ({error})") from None
+    if array.dtype == object or array.dtype.kind not in "biuf":
+        raise TypeError(f"tensor: expected numbers, nested lists of numbers or an array, got {type(data).__name__} of {array.dtype}")
+    return array
+
+
+def _without_tensors(data: Any) -> Any:
+    if isinstance(data, list | tuple):
+        return [_without_tensors(x) for x in data]
+    return data.tolist() if isinstance(data, Tensor) else data
+
+
+def from_numpy(array: Any) -> Tensor:
+    """A tensor on the memory of a NumPy array. As torch.from_numpy."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    as_dtype(array.dtype)
+    return Tensor._from(array)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor on the memory of any array that speaks DLPack (torch, JAX, CuPy ...)."""
+    return from_numpy(np.from_dlpack(source))
+
+
+def result_type(*inputs: Any) -> np.dtype[Any]:
+    """The dtype in which tensors and numbers meet. As torch.result_type."""
+    return ops.result_type(*inputs)
+
+
+_UFUNCS: dict[str, Callable[..., Any]] = {
+    "add": ops.add, "subtract": ops.sub, "multiply": ops.mul, "divide": ops.div, "power": ops.pow,
+    "matmul": ops.matmul, "negative": ops.neg, "absolute": ops.abs, "sign": ops.sign, "exp": ops.exp,
+    "expm1": ops.expm1, "log": ops.log, "log1p": ops.log1p, "sqrt": ops.sqrt, "square": ops.square,
+    "reciprocal": ops.reciprocal, "sin": ops.sin, "cos": ops.cos, "tanh": ops.tanh, "maximum": ops.maximum,
+    "minimum": ops.minimum, "equal": ops.eq, "not_equal": ops.ne, "less": ops.lt, "less_equal": ops.le,
+    "greater": ops.gt, "greater_equal": ops.ge, "isfinite": ops.isfinite, "logical_not": ops.logical_not,
+}  # fmt: skip
