@@ -16,7 +16,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 2e-4}
 def to_ours(x: Any) -> Any:
     """The same argument for tinyattn: torch tensors and dtypes exchanged, at any depth."""
     if isinstance(x, torch.Tensor):
-        array = x.detach().numpy()
+        array = x.detach().numpy(force=True)
         ours = ta.from_numpy(array.copy(order="K") if array.ndim else array.copy())
         return ours.requires_grad_(x.requires_grad)
     if isinstance(x, torch.dtype):
@@ -44,13 +44,15 @@ def tensors(x: Any, kind: type) -> list[Any]:
 def assert_same(ours: Any, theirs: torch.Tensor, what: str, tolerance: float | None = None) -> None:
     """Shape, dtype and values equal."""
     assert tuple(ours.shape) == tuple(theirs.shape), f"{what}: shape {tuple(ours.shape)}, torch {tuple(theirs.shape)}"
-    expected = theirs.detach().numpy()
+    expected = theirs.detach().numpy(force=True)
     assert ours.dtype == expected.dtype, f"{what}: dtype {ours.dtype}, torch {expected.dtype}"
     tolerance = TOLERANCE.get(str(ours.dtype), 0.0) if tolerance is None else tolerance
     np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
-def compare(ours_fn: Any, torch_fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, orders: int = 2) -> None:
+def compare(
+    ours_fn: Any, torch_fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, orders: int = 2
+) -> None:
     """Run both on the same arguments (torch tensors) and compare results and gradients up to `orders`.
 
     The gradients are those of a fixed random combination of all floating-point outputs.
@@ -68,7 +70,9 @@ def compare(ours_fn: Any, torch_fn: Any, args: tuple[Any, ...], kwargs: dict[str
     assert len(our_out) == len(their_out), f"{len(our_out)} outputs, torch {len(their_out)}"
     for i, (a, b) in enumerate(zip(our_out, their_out, strict=True)):
         assert_same(a, b, f"output {i}")
-        assert a.requires_grad == b.requires_grad, f"output {i}: requires_grad {a.requires_grad}, torch {b.requires_grad}"
+        assert a.requires_grad == b.requires_grad, (
+            f"output {i}: requires_grad {a.requires_grad}, torch {b.requires_grad}"
+        )
     wanted = [i for i, t in enumerate(tensors([args, kwargs], torch.Tensor)) if t.requires_grad]
     x_theirs = [tensors([args, kwargs], torch.Tensor)[i] for i in wanted]
     x_ours = [tensors([our_args, our_kwargs], ta.Tensor)[i] for i in wanted]

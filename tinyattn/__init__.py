@@ -1,10 +1,10 @@
 """tinyattn: an autograd engine from scratch, with PyTorch's names, that trains attention models.
 
-    import tinyattn as ta
+import tinyattn as ta
 
-    x = ta.tensor([1.0, 2.0, 3.0], requires_grad=True)
-    (x * x).sum().backward()
-    x.grad                    # tensor([2., 4., 6.])
+x = ta.tensor([1.0, 2.0, 3.0], requires_grad=True)
+(x * x).sum().backward()
+x.grad                    # tensor([2., 4., 6.])
 """
 
 from tinyattn import autograd, backends, ops  # isort: skip - autograd first: it ties the core together
@@ -12,8 +12,10 @@ from tinyattn.autograd import (
     Operation, definitions, enable_grad, grad, is_grad_enabled, no_grad, operation, set_grad_enabled,
 )  # fmt: skip
 from tinyattn.ops import (
-    abs, add, amax, amin, arange, argmax, argmin, binary_cross_entropy_with_logits, bmm, broadcast_to, cat, chunk, clamp,
+    abs, add, amax, amin, arange, argmax, argmin, binary_cross_entropy_with_logits,
+    bmm, broadcast_to, cat, chunk, clamp,
     clone, concat, cos, cross_entropy, cumsum, div, dropout, einsum, embedding, empty, empty_like, eq, erf, exp, expand,
+
     expm1, eye, flatten, flip, full, full_like, gather, ge, gelu, gt, index_select, isfinite, l1_loss, layer_norm, le,
     linear, linspace, log, log1p, log_softmax, logical_and, logical_not, logical_or, logsigmoid, logsumexp, lt,
     masked_fill, matmul, max, maximum, mean, min, minimum, mm, movedim, mse_loss, mul, ne, neg, nll_loss, one_hot, ones,
@@ -32,6 +34,6 @@ from tinyattn.tensor import bool_ as bool
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int
 
-from tinyattn import nn, optim
+from tinyattn import nn, optim  # noqa: E402
 
 __version__ = "0.1.0"

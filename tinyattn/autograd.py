@@ -255,8 +255,8 @@ class Operation:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run on tensors; record a node if one of them requires a gradient."""
-        if not inputs:
-            inputs = tuple(options.pop(k) for k in ("input", "other") if k in options)
+        if len(inputs) < len(self.inputs) and options:  # torch's names for the first two
+            inputs += tuple(options.pop(k) for k in ("input", "other") if k in options)
         if self.promote is not None:
             inputs = tuple(self.promote(*inputs))
         if self.definition is not None and _definition_mode.get():
@@ -346,8 +346,8 @@ class Operation:
         if self.backward is not None:
             if recording and self.definition is not None:
                 return self._gradients_by_definition(node, g)
-            return self.backward(F, g, *[node.value(name, recording) for name in self._joint])  # type: ignore[no-any-return]
-        found = []
+            return self.backward(F, g, *[node.value(name, recording) for name in self._joint])
+        found: list[Any] = []
         for name, edge in zip(self.inputs, node.edges, strict=False):
             rule = self.rules.get(name)
             if edge is None or rule is None:
@@ -520,10 +520,9 @@ def grad(
     allow_unused: None instead of an error for an input the outputs do not depend on.
     As torch.autograd.grad.
     """
-    Tensor = _tensor.Tensor
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+    outputs = [outputs] if isinstance(outputs, _tensor.Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, _tensor.Tensor) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, _tensor.Tensor):
         grad_outputs = [grad_outputs] * len(outputs)
     for i, x in enumerate(inputs):
         if x.node is None:
@@ -541,7 +540,8 @@ def grad(
                 f"grad: the outputs do not depend on input {i} (shape {tuple(x.shape)}). Pass "
                 "allow_unused=True to get None there."
             )
-        results.append(g if g is None or isinstance(g, Tensor) else Tensor._from(backends.of(g).asarray(g)))
+        wrapped = g is None or isinstance(g, _tensor.Tensor)
+        results.append(g if wrapped else _tensor.Tensor._from(backends.of(g).asarray(g)))
     return tuple(results)
 
 
@@ -600,7 +600,7 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
                 f"shape {tuple(root.shape)}. Reduce it first (loss.mean() or loss.sum()), or pass a "
                 "gradient of the same shape."
             )
-        return _ops.ones_like(root)  # type: ignore[no-any-return]
+        return _ops.ones_like(root)
     if not isinstance(seed, _tensor.Tensor):
         seed = _tensor.as_tensor(seed)
     if seed.shape != root.shape:
@@ -608,9 +608,9 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
             f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
             f"{tuple(root.shape)}; they must be equal."
         )
-    return seed if seed.dtype == root.dtype else _ops.cast(seed, root.dtype)  # type: ignore[no-any-return]
+    return seed if seed.dtype == root.dtype else _ops.cast(seed, root.dtype)
 
 
 # Tensors are made of operations and operations make tensors: this floor is one circle, closed here.
-from tinyattn import tensor as _tensor  # noqa: E402, I001 - tensor first: it imports ops
+import tinyattn.tensor as _tensor  # noqa: E402 - tensor first: it imports ops
 from tinyattn import ops as _ops  # noqa: E402

@@ -93,17 +93,17 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the axes."""
-        return self.data.shape  # type: ignore[no-any-return]
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the elements."""
-        return self.data.dtype  # type: ignore[no-any-return]
+        return self.data.dtype
 
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return self.data.ndim  # type: ignore[no-any-return]
+        return self.data.ndim
 
     @property
     def device(self) -> str:
@@ -216,7 +216,7 @@ class Tensor:
         return self.data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()  # type: ignore[no-any-return]
+        return self.data.__dlpack_device__()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -323,17 +323,17 @@ class Tensor:
         return ops.matmul(other, self)
 
     def __invert__(self) -> Tensor:
-        return ops.logical_not(self)  # type: ignore[no-any-return]
+        return ops.logical_not(self)
 
     def __and__(self, other: Any) -> Tensor:
-        return ops.logical_and(self, as_tensor(other))  # type: ignore[no-any-return]
+        return ops.logical_and(self, as_tensor(other))
 
     def __or__(self, other: Any) -> Tensor:
-        return ops.logical_or(self, as_tensor(other))  # type: ignore[no-any-return]
+        return ops.logical_or(self, as_tensor(other))
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """This tensor where `condition` holds, `other` elsewhere."""
-        return ops.where(condition, self, other)  # type: ignore[no-any-return]
+        return ops.where(condition, self, other)
 
     def any(self) -> Tensor:
         """Whether one element is true."""
@@ -466,11 +466,11 @@ class Tensor:
             self.node = node
         self._version = storage.version
 
-    def add_(self, other: Any, *, alpha: float = 1) -> Tensor:
+    def add_(self, other: Any, *, alpha: builtins.float = 1) -> Tensor:
         """self += alpha * other"""
         return self._inplace("add_", ops.add, other, alpha=alpha)
 
-    def sub_(self, other: Any, *, alpha: float = 1) -> Tensor:
+    def sub_(self, other: Any, *, alpha: builtins.float = 1) -> Tensor:
         """self -= alpha * other"""
         return self._inplace("sub_", ops.sub, other, alpha=alpha)
 
@@ -506,16 +506,16 @@ class Tensor:
         """Write zeros."""
         return self._write("zero_", ..., 0)
 
-    def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+    def normal_(self, mean: builtins.float = 0.0, std: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
         """Fill with normal random numbers."""
         return self._write("normal_", ..., ops.randn_like(self, generator=generator) * std + mean)
 
-    def uniform_(self, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
+    def uniform_(self, low: builtins.float = 0.0, high: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
         """Fill with uniform random numbers from [low, high)."""
         return self._write("uniform_", ..., ops.rand_like(self, generator=generator) * (high - low) + low)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._write("__setitem__", ops.as_index(index), value)
+        self._write("__setitem__", ops.write_index(index, self.shape), value)
 
     def _write(self, name: str, index: Any, value: Any) -> Tensor:
         value = as_tensor(value)
@@ -567,7 +567,9 @@ def _as_array(data: Any) -> Any:
     except ValueError as error:
         raise ValueError(f"tensor: nested lists must have equal lengths at every depth ({error})") from None
     if array.dtype == object or array.dtype.kind not in "biuf":
-        raise TypeError(f"tensor: expected numbers, nested lists of numbers or an array, got {type(data).__name__} of {array.dtype}")
+        raise TypeError(
+            f"tensor: expected numbers, nested lists of numbers or an array, got {type(data).__name__} of {array.dtype}"
+        )
     return array
 
 

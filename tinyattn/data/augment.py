@@ -8,14 +8,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-import tinyattn as ta
+from tinyattn.random import Generator, default_generator
+from tinyattn.tensor import Tensor, from_numpy
 
-Batch = TypeVar("Batch", NDArray[Any], ta.Tensor)
+Batch = TypeVar("Batch", NDArray[Any], Tensor)
 
 
-def random_shift(
-    images: Batch, max_shift: int = 2, generator: ta.Generator | None = None
-) -> Batch:
+def random_shift(images: Batch, max_shift: int = 2, generator: Generator | None = None) -> Batch:
     """Shift every image of a batch by its own random offset; what is moved in is zero.
 
     Args:
@@ -35,10 +34,10 @@ def random_shift(
             f"random_shift: got images of shape {tuple(images.shape)} and max_shift {max_shift}, but"
             " it takes (batch, ..., height, width) and a max_shift of 0 or more."
         )
-    random = (generator or ta.default_generator).random
+    random = (generator or default_generator).random
     offsets = random.integers(0, 2 * max_shift, size=(2, len(images)), endpoint=True)
-    if isinstance(images, ta.Tensor):
-        return ta.from_numpy(_shift(images.data, offsets, max_shift))
+    if isinstance(images, Tensor):
+        return from_numpy(_shift(images.data, offsets, max_shift))
     return _shift(images, offsets, max_shift)
 
 
@@ -49,4 +48,5 @@ def _shift(images: NDArray[Any], offsets: NDArray[np.int64], margin: int) -> NDA
     framed[..., margin : margin + height, margin : margin + width] = images
     windows = sliding_window_view(framed, (height, width), axis=(-2, -1))
     windows = np.moveaxis(windows, (-4, -3), (1, 2))  # (batch, rows, columns, ..., height, width)
-    return windows[np.arange(len(images)), offsets[0], offsets[1]]  # one gather; a view until here
+    shifted: NDArray[Any] = windows[np.arange(len(images)), offsets[0], offsets[1]]  # a view until here
+    return shifted

@@ -41,8 +41,7 @@ class ImageDataset:
         total = len(self.train_images)
         if not 0 < count < total:
             raise ValueError(
-                f"validation_split: count is {count}, but of {total} training images 1 to"
-                f" {total - 1} can be held out."
+                f"validation_split: count is {count}, but of {total} training images 1 to {total - 1} can be held out."
             )
         order = np.random.default_rng(seed).permutation(total)
         held, kept = np.sort(order[:count]), np.sort(order[count:])
@@ -66,6 +65,4 @@ def require(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(
-            f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".'
-        ) from error
+        raise ImportError(f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".') from error

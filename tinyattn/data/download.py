@@ -21,7 +21,7 @@ SILENCE = 6.0  # seconds without a byte, from the very start, after which an att
 SLOWEST, TRIAL = 1000, 15.0  # bytes a second that a transfer must average once TRIAL seconds are over
 
 
-class Unreachable(Exception):
+class MirrorError(Exception):
     """A mirror that did not deliver; the message is the reason in a few words."""
 
 
@@ -33,7 +33,7 @@ def fetch(url: str, limit: int) -> bytes:
         limit: the most bytes to accept.
 
     Raises:
-        Unreachable: no connection, no answer, an error status, too slow, or too many bytes.
+        MirrorError: no connection, no answer, an error status, too slow, or too many bytes.
         ImportError: pooch is not installed.
     """
     # in pieces of 1 KiB: the watch sees nothing of a piece until the whole of it is there
@@ -47,7 +47,7 @@ def fetch(url: str, limit: int) -> bytes:
     finally:
         body.cancelled = True  # a thread left behind stops at its next byte and stores nothing
     if reason:
-        raise Unreachable(reason)
+        raise MirrorError(reason)
     return bytes(body.content)
 
 
@@ -66,7 +66,7 @@ class _Body:
         """Runs in the thread: the whole transfer, with any failure turned into a reason."""
         try:
             downloader(url, self, None)
-        except Unreachable as error:
+        except MirrorError as error:
             self.reason = str(error)
         except Exception as error:  # whatever requests, urllib3 or ssl may raise is one thing here
             status = getattr(getattr(error, "response", None), "status_code", None)
@@ -76,9 +76,9 @@ class _Body:
 
     def write(self, chunk: bytes) -> None:
         if self.cancelled:
-            raise Unreachable("given up")
+            raise MirrorError("given up")
         if len(self.content) + len(chunk) > self.limit:
-            raise Unreachable(f"it sends more than {self.limit} bytes")
+            raise MirrorError(f"it sends more than {self.limit} bytes")
         self.content += chunk
         self.last = time.monotonic()
 

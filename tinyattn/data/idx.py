@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK = 1 << 20  # bytes read at a time
 MAX_DIMS = 32
-DTYPES = {  # third byte of the magic number -> big-endian type
+DTYPES: dict[int, np.dtype[Any]] = {  # third byte of the magic number -> big-endian type
     0x08: np.dtype("u1"),
     0x09: np.dtype("i1"),
     0x0B: np.dtype(">i2"),
@@ -88,9 +88,7 @@ def decode(content: bytearray) -> NDArray[Any]:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _unpack_checked(
-    file: IO[bytes], size: int, name: str, shape: tuple[int, ...] | None
-) -> bytearray:
+def _unpack_checked(file: IO[bytes], size: int, name: str, shape: tuple[int, ...] | None) -> bytearray:
     packed = file.read(2) == GZIP_MAGIC
     file.seek(0)
     if not packed:
@@ -104,9 +102,7 @@ def _unpack_checked(
         raise DataError(f"{name} is damaged: {error}.") from error
 
 
-def _read(
-    file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None, size: int | None
-) -> bytearray:
+def _read(file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None, size: int | None) -> bytearray:
     """Header, then as many bytes as it promises; `size` is the file's true one where known."""
     content, promised = _read_header(file, name, shape)
     if size is not None and size < promised:
@@ -114,18 +110,14 @@ def _read(
     while len(content) < promised:
         chunk = file.read(min(CHUNK, promised - len(content)))
         if not chunk:
-            raise DataError(
-                f"{name} is cut short: its header promises {promised} bytes, it has {len(content)}."
-            )
+            raise DataError(f"{name} is cut short: its header promises {promised} bytes, it has {len(content)}.")
         content += chunk
     if file.read(1):  # reaching a gzip's end is also what checks its checksum
         raise DataError(f"{name} is too long: bytes follow the {promised} that its header promises.")
     return content
 
 
-def _read_header(
-    file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None
-) -> tuple[bytearray, int]:
+def _read_header(file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None) -> tuple[bytearray, int]:
     """The header's bytes, and how many bytes the whole file must have."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= MAX_DIMS:

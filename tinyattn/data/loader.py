@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import tinyattn as ta
+from tinyattn.ops.shape import stack
+from tinyattn.random import Generator, default_generator
+from tinyattn.tensor import Tensor, from_numpy
 
 
 class TensorDataset:
@@ -24,8 +26,8 @@ class TensorDataset:
         ValueError: none given, a 0-d one, or unequal lengths.
     """
 
-    def __init__(self, *tensors: ta.Tensor | NDArray[Any]) -> None:
-        self.tensors = tuple(t if isinstance(t, ta.Tensor) else ta.from_numpy(t) for t in tensors)
+    def __init__(self, *tensors: Tensor | NDArray[Any]) -> None:
+        self.tensors = tuple(t if isinstance(t, Tensor) else from_numpy(t) for t in tensors)
         lengths = [t.shape[0] if t.ndim else None for t in self.tensors]
         if not lengths or None in lengths or len(set(lengths)) > 1:
             raise ValueError(
@@ -36,7 +38,7 @@ class TensorDataset:
     def __len__(self) -> int:
         return self.tensors[0].shape[0]
 
-    def __getitem__(self, index: Any) -> tuple[ta.Tensor, ...]:
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
         return tuple(t[index] for t in self.tensors)
 
 
@@ -77,7 +79,7 @@ class DataLoader:
         shuffle: bool = False,
         *,
         drop_last: bool = False,
-        generator: ta.Generator | None = None,
+        generator: Generator | None = None,
         transform: Callable[..., Any] | None = None,
     ) -> None:
         self.dataset = _as_dataset(dataset)
@@ -87,8 +89,8 @@ class DataLoader:
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         if shuffle and generator is None:
             # a stream beside the global one, not the same numbers a second time
-            seeds = np.random.SeedSequence([ta.default_generator.initial_seed() % 2**64, 1])
-            generator = ta.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+            seeds = np.random.SeedSequence([default_generator.initial_seed() % 2**64, 1])
+            generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
         self._position = 0  # batches handed out in this pass; 0 between passes
         self._pass_state: Any = None  # the generator's, when this pass began
@@ -127,9 +129,7 @@ class DataLoader:
         """
         position = operator.index(state["position"])
         if not 0 <= position <= len(self):
-            raise ValueError(
-                f"DataLoader: the state is at batch {position}, but this loader has {len(self)}."
-            )
+            raise ValueError(f"DataLoader: the state is at batch {position}, but this loader has {len(self)}.")
         self._position, self._pass_state = position, state["pass_state"]
         self._resuming = position > 0
         if self.generator is not None:
@@ -150,7 +150,7 @@ class DataLoader:
         return self._position, order
 
     def _batch(self, chosen: slice | NDArray[np.int64]) -> Any:
-        if isinstance(self.dataset, (TensorDataset, ta.Tensor)):
+        if isinstance(self.dataset, (TensorDataset, Tensor)):
             return self.dataset[chosen]
         indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
         return _stack([self.dataset[index] for index in indices])
@@ -161,11 +161,11 @@ class DataLoader:
 
 def _as_dataset(dataset: Any) -> Any:
     """The data set itself, or tensors made of the short forms that `DataLoader` takes."""
-    arrays = (np.ndarray, ta.Tensor)
+    arrays = (np.ndarray, Tensor)
     if isinstance(dataset, tuple) and dataset and all(isinstance(part, arrays) for part in dataset):
         return TensorDataset(*dataset)
     if isinstance(dataset, np.ndarray):
-        return ta.from_numpy(dataset)
+        return from_numpy(dataset)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise TypeError(
             "DataLoader takes a TensorDataset, arrays, or an object with __len__ and __getitem__, but"
@@ -178,10 +178,10 @@ def _stack(items: Sequence[Any]) -> Any:
     """One batch of many items, part by part; Python's numbers become int64 and float64 as in
     torch.utils.data.default_collate."""
     item = items[0]
-    if isinstance(item, ta.Tensor):
-        return ta.stack(items)
+    if isinstance(item, Tensor):
+        return stack(items)
     if isinstance(item, (np.ndarray, np.generic, int, float)):
-        return ta.from_numpy(np.stack(items))
+        return from_numpy(np.stack(items))
     if isinstance(item, (tuple, list)):
         return tuple(_stack(parts) for parts in zip(*items, strict=True))
     if isinstance(item, Mapping):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyattn.data.dataset import ImageDataset, require
-from tinyattn.data.download import Unreachable, fetch, store
+from tinyattn.data.download import MirrorError, fetch, store
 from tinyattn.data.idx import GZIP_MAGIC, DataError, decode, unpack
 
 ENVIRONMENT = "TINYATTN_DATA"
@@ -129,7 +129,7 @@ def _find(folders: Sequence[Path]) -> tuple[dict[File, NDArray[Any]], dict[File,
     for file in FILES:
         for path in _candidates(file, folders):
             try:
-                found[file] = _checked(file, path)
+                found[file] = _checked(file, path, str(path))
                 break
             except DataError as error:
                 damaged[file] = error
@@ -145,14 +145,13 @@ def _candidates(file: File, folders: Sequence[Path]) -> Iterator[Path]:
                     yield path
 
 
-def _checked(file: File, source: Path | bytes, name: str | None = None) -> NDArray[Any]:
+def _checked(file: File, source: Path | bytes, name: str) -> NDArray[Any]:
     """The array of a file that is proved to be MNIST's."""
     content = unpack(source, name, file.shape)
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise DataError(
-            f"{name or source} is not MNIST's: the SHA-256 of its unpacked bytes is {digest}"
-            f" where {file.sha256} is expected."
+            f"{name} is not MNIST's: the SHA-256 of its unpacked bytes is {digest} where {file.sha256} is expected."
         )
     return decode(content)
 
@@ -178,9 +177,9 @@ def _download(missing: Sequence[File], say: Callable[[str], object]) -> dict[Fil
             say(f"Downloading {url} to {folder}")
             try:
                 content = fetch(url, limit=_unpacked_size(file) + 1024)  # room for a header
-                arrays[file] = _checked(file, content, name=url)
+                arrays[file] = _checked(file, content, url)
                 break
-            except (Unreachable, DataError) as error:
+            except (MirrorError, DataError) as error:
                 failures.append(f"{url}: {str(error).removeprefix(f'{url} ').removesuffix('.')}")
                 mirrors.remove(mirror)  # the other one comes first from now on
                 mirrors.append(mirror)

@@ -297,19 +297,21 @@ class Module:
         if strict:
             problems += [f"{n!r} is missing{_nearest(n, unexpected, 'given')}" for n in missing]
             problems += [f"{n!r} is unexpected{_nearest(n, missing or own)}" for n in unexpected]
-        values: dict[str, np.ndarray[Any, Any]] = {}
-        for name in own.keys() - set(missing):
-            array = values[name] = _as_array(state_dict[name])
-            if array.dtype.kind not in "biuf":
-                problems.append(f"{name!r} is a {type(state_dict[name]).__name__}, not a tensor or an array")
-            elif array.shape != own[name].shape:
-                problems.append(f"{name!r} has shape {array.shape}, but here it is {own[name].shape}")
+        values: dict[str, Tensor] = {}
+        for name in (name for name in own if name in state_dict):
+            try:
+                value = values[name] = as_tensor(state_dict[name])
+            except (TypeError, ValueError, RuntimeError) as why:
+                problems.append(f"{name!r} is a {type(state_dict[name]).__name__} and no tensor ({why})")
+                continue
+            if value.shape != own[name].shape:
+                problems.append(f"{name!r} has shape {tuple(value.shape)}, but here it is {tuple(own[name].shape)}")
         if problems:
             listed = "\n  ".join(problems)
             raise RuntimeError(f"the state does not fit {type(self).__name__}, nothing was loaded:\n  {listed}")
         with no_grad():
-            for name, array in values.items():
-                own[name].copy_(as_tensor(array))
+            for name, value in values.items():
+                own[name].copy_(value)
         return LoadResult(missing, unexpected)
 
     # --- doing something to all of them ---
@@ -398,15 +400,6 @@ def _join(path: str, name: str) -> str:
 def _nearest(name: str, names: Iterable[str], whose: str = "here") -> str:
     near = difflib.get_close_matches(name, list(names), n=1)
     return f" (nearest {whose}: {near[0]!r})" if near else ""
-
-
-def _as_array(value: Any) -> np.ndarray[Any, Any]:
-    """The array in a Tensor, in a PyTorch tensor (which must be detached), or in anything like one."""
-    if isinstance(value, Tensor):
-        return value.data  # type: ignore[no-any-return]
-    for step in ("detach", "cpu", "numpy"):
-        value = getattr(value, step)() if hasattr(value, step) else value
-    return np.asarray(value)
 
 
 def _cast(tensor: Tensor, dtype: Any) -> None:

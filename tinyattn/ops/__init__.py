@@ -15,7 +15,7 @@ from tinyattn.ops.elementwise import (
     logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,
     square, sub, tanh, where,
 )  # fmt: skip
-from tinyattn.ops.indexing import as_index, gather, getitem, index_select, place, scatter, setitem
+from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
 from tinyattn.ops.layer_norm import layer_norm
 from tinyattn.ops.linear import embedding, embedding_gradient, linear
 from tinyattn.ops.loss import (

@@ -95,10 +95,10 @@ def gelu_derivative(x: Tensor, approximate: str = "none") -> Tensor:
     F = _ops
     if approximate == "none":
         density = F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-        return (1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density  # type: ignore[no-any-return]
+        return (1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density
     t = F.tanh((x + F.pow(x, 3) * 0.044715) * math.sqrt(2 / math.pi))
     slope = (1 + x * x * (3 * 0.044715)) * math.sqrt(2 / math.pi)
-    return (1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5  # type: ignore[no-any-return]
+    return (1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5
 
 
 from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

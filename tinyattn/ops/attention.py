@@ -62,7 +62,9 @@ def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: A
     return F.matmul(used, v), weights  # (..., queries, value_dim)
 
 
-def _backward(F: Any, g: Any, q: Any, k: Any, v: Any, weights: Any, mask: Any, allowed: Any, keep: Any, scale: Any) -> Any:
+def _backward(
+    F: Any, g: Any, q: Any, k: Any, v: Any, weights: Any, mask: Any, allowed: Any, keep: Any, scale: Any
+) -> Any:
     dq, dk, dv, dscores = F.attention_backward(g, q, k, v, weights, mask, allowed, keep, scale)
     return dq, dk, dv, dscores, None, None
 
@@ -127,7 +129,7 @@ def scaled_dot_product_attention(
 def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """What `scaled_dot_product_attention` weighs its values with: (..., queries, keys), for pictures."""
     scale = 1 / math.sqrt(query.shape[-1])
-    return _definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]  # type: ignore[no-any-return]
+    return _definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]
 
 
 def _ahead(*tensors: Tensor) -> tuple[int, ...]:
@@ -146,18 +148,22 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -
         raise RuntimeError(f"attention: dtypes {query.dtype}, {key.dtype}, {value.dtype}; expected one for all three")
     if enable_gqa:
         if min(query.ndim, key.ndim, value.ndim) < 3 or query.shape[-3] % key.shape[-3]:
-            raise RuntimeError(f"attention: {shapes}; with enable_gqa the query heads must be a multiple of the key heads")
+            raise RuntimeError(
+                f"attention: {shapes}; with enable_gqa the query heads must be a multiple of the key heads"
+            )
         return
     try:
         _ahead(query, key, value)
     except ValueError:
-        raise RuntimeError(f"attention: {shapes}; the axes before the last two (batch, heads) do not broadcast") from None
+        raise RuntimeError(
+            f"attention: {shapes}; the axes before the last two (batch, heads) do not broadcast"
+        ) from None
 
 
 def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
     scores = (*_ahead(query, key), query.shape[-2], key.shape[-2])
     try:
-        fits = np.broadcast_shapes(mask.shape, scores) == scores
+        fits = np.broadcast_shapes(mask.shape, scores)[-2:] == scores[-2:]
     except ValueError:
         fits = False
     if not fits:

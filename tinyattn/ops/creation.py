@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyattn import backends, random
 import tinyattn.tensor as _tensor
+from tinyattn import backends, random
 from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
@@ -19,14 +19,26 @@ def _wrap(array: Any, requires_grad: bool) -> Tensor:
     return _tensor.Tensor._from(array).requires_grad_(requires_grad)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros of shape `size`."""
-    return full(_dims.sizes(size), 0, dtype=dtype or _tensor.get_default_dtype(), device=device, requires_grad=requires_grad)
+    return full(
+        _dims.sizes((size, *more)),
+        0,
+        dtype=dtype or _tensor.get_default_dtype(),
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones of shape `size`."""
-    return full(_dims.sizes(size), 1, dtype=dtype or _tensor.get_default_dtype(), device=device, requires_grad=requires_grad)
+    return full(
+        _dims.sizes((size, *more)),
+        1,
+        dtype=dtype or _tensor.get_default_dtype(),
+        device=device,
+        requires_grad=requires_grad,
+    )
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -38,9 +50,9 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
     return _wrap(array, requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor to be filled; holds zeros until then."""
-    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
+    return zeros(size, *more, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def arange(
@@ -80,20 +92,30 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, 
 
 
 def rand(
-    *size: Any, generator: random.Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    size: Any = (),
+    *more: Any,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform numbers in [0, 1)."""
     dtype = _tensor.as_dtype(dtype or _tensor.get_default_dtype())
-    array = (generator or random.default_generator).uniform(_dims.sizes(size), dtype)
+    array = (generator or random.default_generator).uniform(_dims.sizes((size, *more)), dtype)
     return _wrap(backends.get(device).asarray(array), requires_grad)
 
 
 def randn(
-    *size: Any, generator: random.Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    size: Any = (),
+    *more: Any,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Numbers from the normal distribution with mean 0 and variance 1."""
     dtype = _tensor.as_dtype(dtype or _tensor.get_default_dtype())
-    array = (generator or random.default_generator).normal(_dims.sizes(size), dtype)
+    array = (generator or random.default_generator).normal(_dims.sizes((size, *more)), dtype)
     return _wrap(backends.get(device).asarray(array), requires_grad)
 
 
@@ -146,7 +168,12 @@ empty_like = zeros_like
 
 
 def rand_like(
-    input: Tensor, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Uniform numbers of the input's shape and dtype."""
     dtype, device = dtype or input.dtype, device or input.device
@@ -154,7 +181,12 @@ def rand_like(
 
 
 def randn_like(
-    input: Tensor, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    input: Tensor,
+    *,
+    generator: random.Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Normal numbers of the input's shape and dtype."""
     dtype, device = dtype or input.dtype, device or input.device

@@ -29,7 +29,24 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 
     Slices and integers give views. Raises IndexError naming the position that does not exist.
     """
-    return _getitem(input, index=as_index(index))
+    integers, index = _integers_first(as_index(index))
+    return _getitem(input if integers is None else _getitem(input, index=integers), index=index)
+
+
+def _integers_first(index: Any) -> tuple[Any, Any]:
+    """Split an index that mixes integers and arrays: PyTorch takes the integers first, as a view,
+    where NumPy would count them among the arrays and move the axes. (None, index) if it does not."""
+    parts = index if isinstance(index, tuple) else (index,)
+    arrays = [p for p in parts if isinstance(p, np.ndarray)]
+    if not arrays or not any(type(p) is int for p in parts):
+        return None, index
+    first: list[Any] = []
+    for part in parts:
+        if type(part) is int or part is Ellipsis:
+            first.append(part)
+        elif part is not None:
+            first += [slice(None)] * (part.ndim if isinstance(part, np.ndarray) and part.dtype.kind == "b" else 1)
+    return tuple(first), tuple(p for p in parts if type(p) is not int)
 
 
 def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
@@ -47,7 +64,16 @@ def _setitem(F: Any, x: Any, value: Any, *, index: Any) -> Any:
 
 def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
     """A copy of `input` with `value` (broadcast) at `index`: what `x[index] = value` records."""
-    return _setitem(input, value, index=as_index(index))
+    return _setitem(input, value, index=index)
+
+
+def write_index(index: Any, shape: tuple[int, ...]) -> Any:
+    """An index for writing into an array of `shape`, with one meaning for NumPy and PyTorch."""
+    integers, index = _integers_first(as_index(index))
+    if integers is None:
+        return index
+    positions = np.arange(int(np.prod(shape))).reshape(shape)[integers][index]
+    return np.unravel_index(positions, shape)
 
 
 def as_index(index: Any) -> Any:
@@ -60,7 +86,7 @@ def as_index(index: Any) -> Any:
         index = np.asarray(index, dtype=np.int64 if len(index) == 0 else None)
     if isinstance(index, np.ndarray) and index.dtype.kind not in "iub":
         raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
-    if isinstance(index, np.ndarray) and index.ndim == 0 and index.dtype.kind != "b":
+    if isinstance(index, np.ndarray | np.integer) and index.ndim == 0 and index.dtype.kind != "b":
         return int(index)  # a 0-d index array would turn a view into a copy
     return index
 
@@ -70,12 +96,12 @@ def check_indices(name: str, index: Any, size: int, what: str = "index") -> None
     if not index.size:
         return
     low, high = index.min(), index.max()
-    if 0 <= low and high < size:
+    if low >= 0 and high < size:
         return
     bad = low if low < 0 else high
-    position = tuple(int(i[0]) for i in (index == bad).nonzero())
+    position = tuple(int(i[0]) for i in (index == bad).nonzero()) if index.ndim else ()
     raise IndexError(
-        f"{name}: {what} {int(bad)} at position {position if index.ndim else '()'} is out of range; expected 0 to {size - 1}"
+        f"{name}: {what} {int(bad)} at position {position} is out of range; expected 0 to {size - 1}"
     )
 
 
@@ -84,7 +110,8 @@ def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     dim, index = _dims.one(dim, input.ndim), _tensor.as_tensor(index)
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise IndexError(
-            f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; expected one axis of integers"
+            f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; "
+            "expected one axis of integers"
         )
     check_indices("index_select", index.data, input.shape[dim] if input.ndim else 1)
     if input.ndim == 0:
@@ -123,4 +150,3 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
 def scatter(values: Tensor, dim: int, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added where `gather` reads: its transpose."""
     return _scatter(values, index, dim=dim, shape=shape)
-

@@ -51,7 +51,7 @@ def layer_norm(
         if x is not None and tuple(x.shape) != shape:
             raise RuntimeError(f"layer_norm: {name} has shape {tuple(x.shape)}; expected {shape}")
     if math.prod(input.shape) == 0:
-        return _definition(_ops, input, weight, bias, shape=shape, eps=eps)  # type: ignore[no-any-return]
+        return _definition(_ops, input, weight, bias, shape=shape, eps=eps)
     return _layer_norm(input, weight, bias, shape=shape, eps=eps)
 
 

@@ -58,9 +58,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @operation(
     definition=lambda F, weight, index, *, padding_idx: weight[index],
-    weight=lambda F, g, index, weight_shape, padding_idx: F.embedding_gradient(
-        g, index, weight_shape[0], padding_idx
-    ),
+    weight=lambda F, g, index, weight_shape, padding_idx: F.embedding_gradient(g, index, weight_shape[0], padding_idx),
 )
 def _embedding(F: Any, weight: Any, index: Any, *, padding_idx: int | None) -> Any:
     return F.embedding(weight, index, padding_idx)
@@ -70,7 +68,9 @@ def _pull(F: Any, g: Any, index: Any, padding_idx: int | None) -> Any:
     rows = F.embedding(g, index)  # the transpose of adding rows is reading them
     if padding_idx is None:
         return rows
-    return F.where(F.reshape(index != padding_idx, (*index.shape, *(1 for _ in rows.shape[len(index.shape) :]))), rows, 0.0)
+    return F.where(
+        F.reshape(index != padding_idx, (*index.shape, *(1 for _ in rows.shape[len(index.shape) :]))), rows, 0.0
+    )
 
 
 @operation(g=lambda F, g, index, padding_idx: _pull(F, g, index, padding_idx))
@@ -93,9 +93,7 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
         raise ValueError("embedding: the arguments are (input, weight) with a weight of shape (rows, dim)")
     index = _tensor.as_tensor(input)
     if index.dtype.kind not in "iu":
-        raise TypeError(
-            f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)"
-        )
+        raise TypeError(f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)")
     rows = weight.shape[0]
     if padding_idx is not None:
         if not -rows <= padding_idx < rows:

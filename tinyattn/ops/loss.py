@@ -193,7 +193,8 @@ def binary_cross_entropy_with_logits(
     target = _tensor.as_tensor(target)
     if target.shape != input.shape:
         raise ValueError(
-            f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} must be equal"
+            f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} "
+            "must have one shape"
         )
     negative = input - _ops.logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
     positive = _ops.logsigmoid(input)

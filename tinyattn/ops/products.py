@@ -50,7 +50,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     else:
         out = _matmul(left, right)
     shape = (*ahead, *a.shape[-2:-1], *(b.shape[-1:] if b.ndim > 1 else ()))
-    return out if out.shape == shape else out.reshape(shape)  # type: ignore[no-any-return]
+    return out if out.shape == shape else out.reshape(shape)
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _einsum_rule(F: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...
     axes that stand in that operand alone were summed, so they are stretched back."""
     terms, output = equation.split("->")
     labels = terms.split(",")
-    gradients = []
+    gradients: list[Any] = []
     for i, mine in enumerate(labels):
         if not needed[i]:
             gradients.append(None)

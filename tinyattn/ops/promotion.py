@@ -80,6 +80,4 @@ def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
             break
     if dtype.kind != "f":
         dtype = _tensor.get_default_dtype() if floating else result_type(*inputs)
-    return [
-        _tensor.ops.cast(x, dtype) if isinstance(x, _tensor.Tensor) and x.dtype != dtype else x for x in inputs
-    ]
+    return [_tensor.ops.cast(x, dtype) if isinstance(x, _tensor.Tensor) and x.dtype != dtype else x for x in inputs]

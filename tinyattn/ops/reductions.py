@@ -228,8 +228,8 @@ def _arg(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
         found: Tensor = _ARG[name](input, dim=None, keepdim=False)
         return found.reshape((1,) * input.ndim)
     if input.ndim == 0:
-        return _ARG[name](input, dim=None, keepdim=False)  # type: ignore[no-any-return]
-    return _ARG[name](input, dim=None if dim is None else _dims.one(dim, input.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+        return _ARG[name](input, dim=None, keepdim=False)
+    return _ARG[name](input, dim=None if dim is None else _dims.one(dim, input.ndim), keepdim=keepdim)
 
 
 _ARG = {
@@ -274,7 +274,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     """Product over one dimension, or over all. As torch.prod; its gradient is exact at zeros too."""
     if dtype is not None:
         input = cast(input, dtype)
-    if dim is None:
+    if dim is None or input.ndim == 0:
         found: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
         return found.reshape((1,) * input.ndim) if keepdim else found
     dim = _dims.several(dim, input.ndim)

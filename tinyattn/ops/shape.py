@@ -23,17 +23,17 @@ def _reshape(F: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return F.reshape(x, shape)
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
     """The same elements in another shape; one size may be -1. A view where memory allows it.
 
     As torch.reshape (and Tensor.view, which here never fails).
     """
-    target = _dims.sizes(shape)
+    target = _dims.sizes((shape, *more))
     wild = [i for i, n in enumerate(target) if n == -1]
     known = math.prod(n for n in target if n != -1)
     if len(wild) == 1 and known and input.numel() % known == 0:
         target = tuple(input.numel() // known if n == -1 else n for n in target)
-    if wild and -1 in target or math.prod(target) != input.numel():
+    if (wild and -1 in target) or math.prod(target) != input.numel():
         raise RuntimeError(
             f"reshape: shape {tuple(input.shape)} holds {input.numel()} elements and cannot become {target}"
         )
@@ -79,9 +79,9 @@ def _permute(F: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return F.permute(x, dims)
 
 
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, dims: Any, *more: Any) -> Tensor:
     """Reorder the axes; a view. As torch.permute."""
-    given = _dims.sizes(dims)
+    given = _dims.sizes((dims, *more))
     order = tuple(_dims.one(d, input.ndim) for d in given)
     if len(order) != input.ndim or len(set(order)) != input.ndim:
         raise RuntimeError(f"permute: dims={given} must name each of the {input.ndim} dimensions once")
@@ -115,11 +115,11 @@ def _flip(F: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return F.flip(x, dims)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
     """Reverse the order along `dims`; a copy. As torch.flip."""
-    order = tuple(_dims.one(d, input.ndim) for d in _dims.sizes(dims))
+    order = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims, *more)))
     if len(set(order)) < len(order):
-        raise RuntimeError(f"flip: dims={dims} names a dimension twice")
+        raise RuntimeError(f"flip: dims={order} names a dimension twice")
     return _flip(input, dims=order)
 
 
@@ -132,7 +132,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Shift along `dims`, what falls out coming back in; without dims, of the flattened tensor. As torch.roll."""
     moves = _dims.sizes((shifts,))
     if dims is None or dims == ():
-        return _roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)).reshape(input.shape)  # type: ignore[no-any-return]
+        return _roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)).reshape(input.shape)
     axes = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims,)))
     if len(axes) != len(moves):
         raise RuntimeError(f"roll: {len(moves)} shifts for {len(axes)} dimensions; expected as many")
@@ -147,12 +147,12 @@ def _broadcast_to(F: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return F.broadcast_to(x, shape)
 
 
-def broadcast_to(input: Tensor, *shape: Any) -> Tensor:
+def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
     """Repeat along axes of size 1 and new leading axes, without copying; -1 keeps a size.
 
     As torch.broadcast_to and Tensor.expand.
     """
-    target = list(_dims.sizes(shape))
+    target = list(_dims.sizes((size, *more)))
     ahead = len(target) - input.ndim
     for i, n in enumerate(target):
         own = input.shape[i - ahead] if i >= ahead >= 0 else None
@@ -222,8 +222,11 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
     for axis, (before, after) in enumerate(pairs):
         if before or after:
+            if mode == "circular":  # what is cropped does not come round again
+                input = input[(slice(None),) * axis + (slice(max(-before, 0), input.shape[axis] - max(-after, 0)),)]
+                before, after = max(before, 0), max(after, 0)
             n = input.shape[axis]
-            if mode == "reflect" and max(before, after) >= n or mode == "circular" and max(before, after) > n:
+            if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
                 raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
             source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
             input = input[(slice(None),) * axis + (_tensor.tensor(source, dtype="int64"),)]

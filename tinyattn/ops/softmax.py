@@ -56,4 +56,4 @@ def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 
 def _ready(input: Tensor, dtype: Any) -> Tensor:
-    return cast(input, dtype) if dtype is not None else floating(input)[0]  # type: ignore[no-any-return]
+    return cast(input, dtype) if dtype is not None else floating(input)[0]

@@ -109,16 +109,15 @@ class Adam(Optimizer):
                 state[name] = ops.zeros((), dtype=float32) if counter else ops.zeros_like(param)
         step = state["step"].data
         step += 1
-        moments = [state[name].data for name in ("exp_avg", "exp_avg_sq")]
-        moments.append(state["max_exp_avg_sq"].data if group["amsgrad"] else None)
-        array, options = param.data, _arguments(group)
-        library = backends.of(array)
+        p, m, v = param.data, state["exp_avg"].data, state["exp_avg_sq"].data
+        v_max = state["max_exp_avg_sq"].data if group["amsgrad"] else None
+        library, options = backends.of(p), _arguments(group)
         if not definitions_enabled():
-            library.adam_step(array, grad, *moments, int(step), **options)
+            library.adam_step(p, grad, m, v, v_max, int(step), **options)
             return
         with library.quiet():
-            news = adam_definition(array, grad, *moments, int(step), **options)
-        for old, new in zip((array, *moments), news, strict=True):
+            news = adam_definition(p, grad, m, v, v_max, int(step), **options)
+        for old, new in zip((p, m, v, v_max), news, strict=True):
             if old is not None:
                 old[...] = new
 

@@ -38,9 +38,9 @@ class Optimizer(ABC):
         self.param_groups = []
         self.state = defaultdict(dict)
         self.check(defaults)
-        if isinstance(params, Tensor):
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(
-                "an optimizer takes a list of tensors, but was given a single tensor; "
+                f"an optimizer takes a list of tensors, but was given {_described(params)}; "
                 "write [tensor], or model.parameters() for those of a module."
             )
         groups = _ordered(params)
@@ -251,7 +251,7 @@ def check_betas(options: Group) -> None:
 def _check_in_range(value: Any, name: str, least: float, below: float) -> None:
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, but got {_described(value)}.")
-    if not least <= value < below:  # NaN fails every comparison
+    if not least <= float(value) < below:  # NaN fails every comparison
         finite = f"a finite number of at least {least:g}"
         limits = finite if below == math.inf else f"in [{least:g}, {below:g})"
         raise ValueError(f"{name} must be {limits}, but got {value}.")
@@ -301,7 +301,7 @@ def _named_tensors(params: Any) -> tuple[list[str] | None, list[Any]]:
 
 def _plain(value: Any) -> Any:
     """Numbers as Python's own: a NumPy scalar would widen float32 arrays, and JSON knows none."""
-    foreign = isinstance(value, Real) and type(value) not in (bool, int, float)
+    foreign = isinstance(value, Real) and type(value).__module__ != "builtins"
     return float(value) if foreign else value
 
 
@@ -315,7 +315,7 @@ def _step_counter(value: Any, place: Any) -> Tensor:
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a Tensor of shape {tuple(value.shape)}"
+        return f"a single Tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"a dict with the keys {[*value]}"
     return f"{value!r} ({type(value).__name__})"

@@ -87,8 +87,12 @@ def asarray(x: Any, dtype: Any = None) -> Array:
 # --- reductions ---
 
 
+def _total(x: Array) -> Any:
+    return x.dtype if x.dtype.kind == "f" else np.int64  # NumPy would count uint8 in uint64
+
+
 def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return np.sum(x, axis=dim, keepdims=keepdim)
+    return np.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
 @_silent
@@ -118,7 +122,7 @@ def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 
 
 def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return np.prod(x, axis=dim, keepdims=keepdim)
+    return np.prod(x, axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
 def cumsum(x: Array, dim: int) -> Array:

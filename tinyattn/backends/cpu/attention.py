@@ -11,6 +11,7 @@ __all__ = ["attention", "attention_backward"]
 Array = Any
 
 
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention(
     q: Array, k: Array, v: Array, mask: Array, allowed: Array, keep: Array, scale: float
 ) -> tuple[Array, Array]:
@@ -22,50 +23,45 @@ def attention(
     """
     masked = mask is not None or allowed is not None
     weights = (q * scale) @ k.mT  # (..., queries, keys)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if mask is not None:
-            if weights.shape != np.broadcast_shapes(weights.shape, mask.shape):
-                weights = weights + mask
-            else:
-                weights += mask
-            allowed = _also(allowed, mask)
-        if allowed is not None:
-            weights = np.where(allowed, weights, -np.inf)  # replaces NaN too, which adding would not
-        top = np.max(weights, axis=-1, keepdims=True, initial=-np.inf)
-        if masked:
-            top[np.isneginf(top)] = 0  # nothing allowed: exp(-inf) is 0 then, and not NaN
-        weights -= top
-        np.exp(weights, out=weights)
-        total = np.sum(weights, axis=-1, keepdims=True)
-        if masked:
-            total[total == 0] = 1
-        weights /= total
+    if mask is not None:
+        weights = weights + mask  # which may have more leading axes
+        allowed = _also(allowed, mask)
+    if allowed is not None:
+        weights = np.where(allowed, weights, -np.inf)  # replaces NaN too, which adding would not
+    top = np.max(weights, axis=-1, keepdims=True, initial=-np.inf)
+    if masked:
+        top[np.isneginf(top)] = 0  # nothing allowed: exp(-inf) is 0 then, and not NaN
+    weights -= top
+    np.exp(weights, out=weights)
+    total = np.sum(weights, axis=-1, keepdims=True)
+    if masked:
+        total[total == 0] = 1
+    weights /= total
     used = weights if keep is None else weights * keep
-    with np.errstate(invalid="ignore"):
-        out = used @ v
-        if masked and not np.isfinite(out).all():
-            out = _without_leaks(used, v, out)
+    out = used @ v
+    if masked and not np.isfinite(out).all():
+        out = _without_leaks(used, v, out)
     return out, weights
 
 
+@np.errstate(invalid="ignore")
 def attention_backward(
     g: Array, q: Array, k: Array, v: Array, weights: Array, mask: Array, allowed: Array, keep: Array, scale: float
 ) -> tuple[Array, ...]:
     """Gradients of q, k, v and of the scores (which are those of an additive mask)."""
     used = weights if keep is None else weights * keep
-    with np.errstate(invalid="ignore"):
-        dv = used.mT @ g  # (..., keys, value_dim)
-        ds = g @ v.mT  # (..., queries, keys)
-        if keep is not None:
-            ds *= keep
-        if mask is not None or allowed is not None:
-            if not np.isfinite(ds).all():
-                ds = np.where(weights == 0, 0, ds)  # NaN behind the mask: 0 x NaN is not 0
-            k = np.where(np.isfinite(k), k, 0) if not np.isfinite(k).all() else k
-        ds -= np.sum(ds * weights, axis=-1, keepdims=True)
-        ds *= weights
-        dq = (ds @ k) * scale
-        dk = (ds.mT @ q) * scale
+    dv = used.mT @ g  # (..., keys, value_dim)
+    ds = g @ v.mT  # (..., queries, keys)
+    if keep is not None:
+        ds *= keep
+    if mask is not None or allowed is not None:
+        if not np.isfinite(ds).all():
+            ds = np.where(weights == 0, 0, ds)  # NaN behind the mask: 0 x NaN is not 0
+        k = np.where(np.isfinite(k), k, 0) if not np.isfinite(k).all() else k
+    ds -= np.sum(ds * weights, axis=-1, keepdims=True)
+    ds *= weights
+    dq = (ds @ k) * scale
+    dk = (ds.mT @ q) * scale
     return dq, dk, dv, ds
 
 

@@ -41,4 +41,6 @@ def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
 def _top(x: Array, dim: Dim) -> Array:
     if x.ndim == 0:
         return x
-    return np.max(x, axis=dim, keepdims=True, initial=-np.inf if x.size == 0 else None)
+    if x.size == 0:
+        return np.max(x, axis=dim, keepdims=True, initial=-np.inf)
+    return np.max(x, axis=dim, keepdims=True)

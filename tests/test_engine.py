@@ -1,0 +1,654 @@
+"""The rules that past engines broke, one test each."""
+
+from __future__ import annotations
+
+import ast
+import contextvars
+import copy
+import gc
+import inspect
+import math
+import pathlib
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import backends, ops
+
+
+def leaf(*values: float, dtype: object = ta.float32) -> ta.Tensor:
+    return ta.tensor(list(values), dtype=dtype, requires_grad=True)
+
+
+# --- dtype ---
+
+
+UNARY = [
+    ta.exp, ta.log, ta.log1p, ta.expm1, ta.sqrt, ta.rsqrt, ta.reciprocal, ta.square, ta.sin, ta.cos, ta.tanh, ta.sigmoid,
+    ta.erf, ta.abs, ta.neg, ta.relu, ta.gelu, ta.silu, ta.softplus, ta.logsigmoid, ta.clone, ta.sum, ta.mean, ta.var, ta.std,
+    ta.prod, ta.amax, ta.max, lambda x: ta.softmax(x, -1), lambda x: ta.log_softmax(x, -1), lambda x: ta.cumsum(x, 0),
+    lambda x: ta.logsumexp(x, 0), lambda x: x * 2.0, lambda x: 2.0 - x, lambda x: 1.0 / x, lambda x: x**2.5, lambda x: 2.0**x,
+    lambda x: x * np.float64(2), lambda x: np.float64(2) * x, lambda x: x / np.sqrt(64), lambda x: x + np.float32(1),
+    lambda x: ta.clamp(x, 0.5, 1.5), lambda x: ta.where(x > 1, x, 0.0), lambda x: F.gelu(x, "tanh"), lambda x: x.flip(0),
+    lambda x: F.dropout(x, 0.5), lambda x: F.mse_loss(x, x * 0.5), lambda x: x * ta.tensor(2.0, dtype=ta.float64),
+    lambda x: F.layer_norm(x, x.shape[-1:]), lambda x: x * ta.tensor([1, 2, 3]), lambda x: x[[0, 0, 2]], lambda x: x @ x,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", UNARY, ids=[inspect.getsource(f).strip()[:50] if f.__name__ == "<lambda>" else f.__name__ for f in UNARY])
+@pytest.mark.parametrize("dtype", [ta.float32, ta.float16, ta.float64], ids=str)
+def test_no_dtype_is_widened(function, dtype):
+    for values in ([0.5, 1.5, 2.0], [0.75] * 3):
+        x = ta.tensor(values, dtype=dtype, requires_grad=True)
+        out = function(x)
+        assert out.dtype == dtype
+        out.sum().backward()
+        assert x.grad.dtype == dtype
+
+
+def test_promotion_is_pytorchs():
+    kinds = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+    for a in kinds:
+        for b in [*kinds, True, 3, 2.5]:
+            for a_shape, b_shape in (((2,), (2,)), ((2,), ()), ((), (2,)), ((), ())):
+                ours_a, theirs_a = ta.ones(a_shape, dtype=a), torch.ones(a_shape, dtype=getattr(torch, a))
+                if isinstance(b, str):
+                    ours_b, theirs_b = ta.ones(b_shape, dtype=b), torch.ones(b_shape, dtype=getattr(torch, b))
+                else:
+                    ours_b = theirs_b = b
+                for op in (lambda x, y: x + y, lambda x, y: x * y, lambda x, y: x / y):
+                    expected = op(theirs_a, theirs_b).numpy().dtype
+                    assert op(ours_a, ours_b).dtype == expected, (a, b, a_shape, b_shape)
+
+
+def test_results_are_arrays_also_of_0d_inputs():
+    x = ta.tensor(2.0, requires_grad=True)
+    for out in (x * x, x.exp(), x + 1, x.sum(), x.mean(), x.var(correction=0), x.softmax(0), x.sigmoid(), x.max(), F.gelu(x)):
+        assert type(out.data) is np.ndarray
+        assert type(ta.grad(out, x)[0].data) is np.ndarray
+
+
+# --- gradients are owned ---
+
+
+def test_no_two_tensors_share_a_gradient():
+    a, b, c = leaf(1, 2), leaf(3, 4), leaf(5, 6)
+    (a + b + c.reshape(2, 1).reshape(2)).sum().backward()
+    arrays = [a.grad.data, b.grad.data, c.grad.data]
+    for i, x in enumerate(arrays):
+        assert x.flags.writeable and x.base is None
+        assert not any(np.shares_memory(x, y) for y in arrays[i + 1 :])
+    a.grad.data *= 10
+    assert b.grad.tolist() == [1, 1]
+
+
+def test_the_seed_is_not_handed_out():
+    x, seed = leaf(1, 2), ta.ones(2)
+    x.backward(seed)
+    assert not np.shares_memory(x.grad.data, seed.data)
+    (g,) = ta.grad(x + 0, x, seed)
+    assert not np.shares_memory(g.data, seed.data)
+
+
+def test_gradients_recorded_with_create_graph_are_owned_too():
+    a, b = leaf(1, 2), leaf(3, 4)
+    (a + b).sum().backward(create_graph=True)
+    assert not np.shares_memory(a.grad.data, b.grad.data)
+
+
+def test_gradients_accumulate_in_place():
+    x = leaf(1, 2)
+    x.sum().backward()
+    first = x.grad
+    x.sum().backward()
+    assert x.grad is first
+    assert first.tolist() == [2, 2]
+
+
+# --- changes in place ---
+
+
+def test_a_saved_array_changed_in_place_is_named_with_both_lines():
+    x = leaf(1, 2)
+    y = x * 2
+    here = inspect.currentframe().f_lineno
+    z = y * y
+    y += 1
+    with pytest.raises(RuntimeError) as error:
+        z.sum().backward()
+    message = str(error.value)
+    assert "mul (made at" in message
+    assert f"{__file__}:{here + 1}" in message
+    assert f"add_ at {__file__}:{here + 2}" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y.add_(1), lambda y: y.mul_(3), lambda y: y.zero_(), lambda y: y.copy_(ta.ones(2)), lambda y: y.fill_(2),
+        lambda y: y.__setitem__(0, 5.0), lambda y: y.clamp_(0, 1), lambda y: y.detach().add_(1),
+        lambda y: y.detach()[:1].add_(1), lambda y: y.detach().reshape(2, 1).zero_(), lambda y: y.normal_(),
+    ],
+)  # fmt: skip
+def test_every_way_to_write_is_caught(change):
+    x = leaf(1, 2)
+    y = x * 2
+    z = (y * y).sum()
+    with ta.no_grad():
+        change(y)
+    with pytest.raises(RuntimeError, match="changed it in place before backward"):
+        z.backward()
+
+
+def test_writes_that_harm_nobody_are_allowed():
+    x = leaf(1, 2)
+    y = x * 2
+    z = (y + y).sum()  # saves nothing
+    y += 1
+    z.backward()
+    assert x.grad.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x, w: x.add_(w), lambda x, w: x.mul_(w), lambda x, w: x.div_(w), lambda x, w: x.sub_(w, alpha=2),
+        lambda x, w: x.pow_(2), lambda x, w: x.copy_(w), lambda x, w: x.clamp_(-0.5, 0.5), lambda x, w: x.zero_(),
+        lambda x, w: x.__setitem__(slice(0, 2), w[:2]), lambda x, w: x.__setitem__([0, 2], 3.0),
+        lambda x, w: x.masked_fill_(x.detach() > 0, 0.0) if isinstance(x, ta.Tensor) else x.masked_fill_(x.detach() > 0, 0.0),
+        lambda x, w: x.__setitem__((slice(None), None), w[None, :, None]),
+    ],
+)  # fmt: skip
+def test_recorded_writes_have_pytorchs_gradients(step):
+    values = np.random.default_rng(0).normal(size=(2, 3))
+    results = []
+    for make in (lambda a: ta.tensor(a, requires_grad=True), lambda a: torch.tensor(a, requires_grad=True)):
+        a, w = make(values[0]), make(values[1])
+        x = a * 2
+        y = x * x
+        x = x * 1
+        step(x, w)
+        loss = (x * x).sum() + y.sum()
+        loss.backward()
+        results.append([t.grad.numpy() if t.grad is not None else np.zeros(3) for t in (a, w)] + [x.detach().numpy()])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_leaves_and_views_that_need_gradients_refuse_in_one_sentence():
+    x = leaf(1, 2)
+    with pytest.raises(RuntimeError, match="a leaf that requires a gradient"):
+        x.add_(1)
+    with pytest.raises(RuntimeError, match="a view that needs gradients"):
+        (x * 2)[:1].add_(1)
+    base = ta.zeros(2)
+    with pytest.raises(RuntimeError, match="a view that needs gradients"):
+        base[:1].add_(x[:1])
+    assert base.tolist() == [0, 0]
+
+
+def test_a_view_made_before_a_recorded_write_is_refused():
+    x = leaf(1, 2)
+    base = x * 1
+    view = base[:1]
+    base.mul_(3)
+    with pytest.raises(RuntimeError, match="shares its memory"):
+        view * 2
+    assert ta.grad((base[:1] * 2).sum(), x)[0].tolist() == [6, 0]
+
+
+def test_optimizer_style_updates_between_backwards_are_caught():
+    w = leaf(1, 2)
+    loss = (w * w).sum()
+    with ta.no_grad():
+        w.sub_(0.1)
+    with pytest.raises(RuntimeError, match=r"saved .* sub_ at"):
+        loss.backward()
+
+
+def test_numpy_of_a_graph_tensor_is_read_only_and_shares_memory():
+    x = leaf(1, 2)
+    assert np.shares_memory(x.numpy(), x.data)
+    with pytest.raises(ValueError, match="read-only"):
+        x.numpy()[0] = 5
+    plain = ta.zeros(2)
+    plain.numpy()[0] = 5
+    assert plain.tolist() == [5, 0]
+
+
+# --- the walk ---
+
+
+def test_a_chain_of_100000_operations():
+    x = leaf(1)
+    y = x
+    for _ in range(100_000):
+        y = y + 1
+    y.backward()
+    assert x.grad.tolist() == [1]
+    del y  # and its release does not recurse either
+
+
+def test_a_diamond_10000_wide():
+    x = leaf(1, dtype=ta.float64)
+    total = ta.stack([x * i for i in range(10_000)]).sum()
+    total.backward()
+    assert x.grad.item() == sum(range(10_000))
+
+
+def test_60_doublings():
+    x = leaf(1, dtype=ta.float64)
+    y = x
+    for _ in range(60):
+        y = y + y
+    y.backward()
+    assert x.grad.item() == 2.0**60
+
+
+def test_graphs_have_no_cycles_and_free_their_arrays():
+    gc.disable()
+    try:
+        x = leaf(*range(1000))
+        y = (F.softmax(x, 0) * x).exp()
+        array = weakref.ref(y.node.saved["out"].array)
+        inner = weakref.ref(y)
+        y.sum().backward(retain_graph=True)
+        del y
+        assert inner() is None and array() is None
+    finally:
+        gc.enable()
+
+
+def test_what_was_saved_is_freed_as_the_walk_passes():
+    x = leaf(1, 2)
+    y = x.exp()
+    z = y * y
+    z.sum().backward()
+    assert z.node.saved is None and y.node.saved is None
+
+
+def test_only_gradients_that_someone_needs_are_computed():
+    calls = []
+
+    @ta.operation(a=lambda F, g: calls.append("a") or g, b=lambda F, g: calls.append("b") or g)
+    def watched(F, a, b):
+        return a + b
+
+    a, b = leaf(1), leaf(2)
+    watched(a, b.detach()).backward()
+    assert calls == ["a"]
+    calls.clear()
+    side = watched(a, b)
+    ta.grad(side * a, a)  # reaches watched, whose input b leads nowhere anybody asked for
+    assert a.grad.tolist() == [1]
+
+
+def test_rows_taken_one_by_one_cost_no_full_gradient_each(monkeypatch):
+    made = []
+    zeros = backends.cpu.zeros
+    monkeypatch.setattr(backends.cpu, "zeros", lambda *a: made.append(a) or zeros(*a))
+    x = ta.ones(500, 20, requires_grad=True)
+    total = sum((row.sum() for row in x), start=ta.zeros(()))
+    total.backward()
+    assert x.grad.tolist() == np.ones((500, 20)).tolist()
+    assert len(made) <= 2
+
+
+def test_the_same_tensor_in_every_slot_of_a_fused_operation():
+    values = np.random.default_rng(0).normal(size=(1, 5, 4))
+    x, t = ta.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    ours = ta.grad(F.scaled_dot_product_attention(x, x, x).square().sum(), x, create_graph=True)[0]
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        out = torch.nn.functional.scaled_dot_product_attention(t, t, t)
+        theirs = torch.autograd.grad(out.square().sum(), t, create_graph=True)[0]
+    np.testing.assert_allclose(ours.numpy(), theirs.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(
+        ta.grad(ours.square().sum(), x)[0].numpy(), torch.autograd.grad(theirs.square().sum(), t)[0].numpy(), atol=1e-10
+    )
+
+
+def test_shared_arrays_are_told_apart_by_name():
+    x = ta.tensor([3.0], dtype=ta.float64, requires_grad=True)
+    (g,) = ta.grad(x * x.detach(), x, create_graph=True)  # the same array in both slots
+    assert g.item() == 3.0
+    assert not g.requires_grad  # d(x c)/dx = c is a constant
+    (g,) = ta.grad(x * x, x, create_graph=True)
+    assert ta.grad(g, x)[0].item() == 2.0
+
+
+def test_grad_reaches_inputs_in_the_middle_and_the_output_itself():
+    x = leaf(2)
+    y = x * x
+    z = y * y
+    assert [g.tolist() for g in ta.grad(z, [z, y, x])] == [[1], [8], [32]]
+
+
+def test_several_outputs_and_retain_graph():
+    x = leaf(2)
+    a, b = x * 3, x * x
+    assert ta.grad([a, b], x, [ta.tensor([1.0]), ta.tensor([10.0])], retain_graph=True)[0].tolist() == [43]
+    assert ta.grad([a, b], x, [ta.tensor([1.0]), ta.tensor([10.0])])[0].tolist() == [43]
+
+
+def test_hooks_see_and_replace_the_complete_gradient():
+    x = leaf(1, 2)
+    y = x * 2
+    seen = []
+    remove = y.register_hook(lambda g: seen.append(g.tolist()) or g * 10)
+    (y + y).sum().backward()
+    assert seen == [[2, 2]] and x.grad.tolist() == [40, 40]
+    remove()
+    y = x * 2
+    y.retain_grad()
+    (y * y).sum().backward()
+    assert y.grad.tolist() == [4, 8]
+
+
+# --- what is refused, in one sentence each ---
+
+
+def backward_twice():
+    x = leaf(1)
+    y = (x.exp() * 2).sum()
+    y.backward()
+    y.backward()
+
+
+REFUSED = [
+    (backward_twice, RuntimeError, "backward a second time through .*freed"),
+    (lambda: ta.ones(1).sum().backward(), RuntimeError, "does not require a gradient, so there is no graph"),
+    (lambda: leaf(1, 2).argmax().backward(), RuntimeError, "argmax"),
+    (lambda: (leaf(1, 2) * 2).backward(), RuntimeError, r"only for a single number, and this tensor has shape \(2,\)"),
+    (lambda: leaf(1, 2).backward(ta.ones(3)), RuntimeError, r"has shape \(3,\), but the tensor has shape \(2,\)"),
+    (lambda: ta.tensor([1], requires_grad=True), RuntimeError, "int64 cannot require a gradient: only floating-point"),
+    (lambda: ta.grad(leaf(1) * 2, ta.ones(1)), RuntimeError, "input 0 .* does not require a gradient"),
+    (lambda: ta.grad(leaf(1) * 2, leaf(1)), RuntimeError, "do not depend on input 0 .*allow_unused=True"),
+    (lambda: F.embedding(ta.tensor([[1, 7]]), ta.ones(5, 2)), IndexError, r"index 7 at position \(0, 1\) is out of range; expected 0 to 4"),
+    (lambda: F.embedding(ta.tensor([-1]), ta.ones(5, 2)), IndexError, r"index -1 at position \(0,\)"),
+    (lambda: F.cross_entropy(ta.ones(2, 3), ta.tensor([0, 3])), IndexError, r"class 3 at position \(1,\) is out of range; expected 0 to 2"),
+    (lambda: F.embedding(ta.ones(2), ta.ones(5, 2)), TypeError, "indices have dtype float32; expected integers"),
+    (lambda: ta.ones(2, 3) @ ta.ones(4, 5), RuntimeError, r"\(2, 3\) and \(4, 5\) do not fit: 3 columns .* 4 rows"),
+    (lambda: F.linear(ta.ones(2, 3), ta.ones(5, 4)), RuntimeError, r"input \(2, 3\) and weight \(5, 4\) do not fit"),
+    (lambda: ta.ones(2).sum(3), IndexError, "dimension 3 is out of range for a tensor with 1; expected -1 to 0"),
+    (lambda: ta.ones(0).max(), IndexError, "is empty"),
+    (lambda: ta.tensor([[1, 2], [3]]), ValueError, "equal lengths"),
+    (lambda: ta.tensor("three"), TypeError, "expected numbers"),
+    (lambda: ta.tensor(1j), TypeError, "expected numbers"),
+    (lambda: bool(ta.ones(2)), RuntimeError, "neither true nor false"),
+    (lambda: ta.ones(2).item(), RuntimeError, "not a single number"),
+    (lambda: ta.ones(2, dtype=ta.int64).mean(), TypeError, "mean: the tensor has dtype int64"),
+    (lambda: ta.ones(2, device="cuda"), ValueError, "device='cuda' is not available"),
+    (lambda: np.add.reduce(ta.ones(2)), TypeError, "np.add.reduce does not work on a tinyattn Tensor"),
+    (lambda: np.arctan(ta.ones(2)), TypeError, "np.arctan does not work"),
+    (lambda: ta.ones(4).reshape(3, -1), RuntimeError, r"shape \(4,\) holds 4 elements and cannot become"),
+    (lambda: F.dropout(ta.ones(2), 1.5), ValueError, "p=1.5; a probability"),
+    (lambda: F.gelu(ta.ones(2), "fast"), ValueError, "approximate='fast'"),
+    (lambda: F.mse_loss(ta.ones(2), ta.ones(2), "avg"), ValueError, "reduction='avg'; expected 'mean', 'sum' or 'none'"),
+    (lambda: ta.ones(2).clamp(), ValueError, "give min, max, or both"),
+    (lambda: ta.ones(2, dtype=ta.int64) ** -1, ValueError, "negative power"),
+    (lambda: ta.ones(2, dtype=ta.int64).add_(0.5), TypeError, "cannot be stored in int64"),
+    (lambda: (leaf(1) * 2).requires_grad_(False), RuntimeError, "only on leaves"),
+    (lambda: copy.deepcopy(leaf(1) * 2), RuntimeError, "only leaves can be deep-copied"),
+    (lambda: len(ta.tensor(1.0)), TypeError, "0-d tensor has no length"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), REFUSED, ids=[m[:40] for _, _, m in REFUSED])
+def test_refusals_say_what_and_why(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+# --- attention masks ---
+
+
+def masked_attention(mask, bad=None):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 4, 3)) for _ in range(3))
+    if bad is not None:
+        k[:, -1], v[:, -1] = bad, bad
+    q, k, v = (ta.tensor(x, requires_grad=True) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, mask)
+    out.square().sum().backward()
+    return out.numpy(), q.grad.numpy(), k.grad.numpy(), v.grad.numpy()
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_fully_masked_row_gives_zeros_and_zero_gradients(additive):
+    allowed = np.ones((4, 4), bool)
+    allowed[1] = False
+    mask = np.where(allowed, 0.0, -np.inf) if additive else allowed
+    for run in (lambda: masked_attention(ta.tensor(mask)),):
+        out, dq, dk, dv = run()
+        assert (out[:, 1] == 0).all() and (dq[:, 1] == 0).all()
+        assert all(np.isfinite(x).all() for x in (out, dq, dk, dv))
+    with ta.definitions():
+        again = masked_attention(ta.tensor(mask))
+    for a, b in zip((out, dq, dk, dv), again, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("additive", [False, True])
+def test_what_a_mask_hides_does_not_leak(bad, additive):
+    allowed = np.ones((4, 4), bool)
+    allowed[:, -1] = False
+    mask = np.where(allowed, 0.0, -np.inf) if additive else allowed
+    clean = masked_attention(ta.tensor(mask))
+    dirty = masked_attention(ta.tensor(mask), bad)
+    for a, b in zip(clean, dirty, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+# --- modes, threads, reproducibility ---
+
+
+def test_modes_nest_decorate_and_stay_in_their_thread():
+    x = leaf(1)
+
+    @ta.no_grad()
+    def quiet(depth):
+        assert not ta.is_grad_enabled()
+        return quiet(depth - 1) if depth else (x * 2)
+
+    assert not quiet(3).requires_grad
+    with ta.no_grad():
+        with ta.enable_grad():
+            assert (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+        seen = {}
+        plain = threading.Thread(target=lambda: seen.update(plain=ta.is_grad_enabled()))
+        context = contextvars.copy_context()
+        copied = threading.Thread(target=lambda: seen.update(copied=context.run(ta.is_grad_enabled)))
+        for thread in (plain, copied):
+            thread.start()
+            thread.join()
+        assert seen == {"plain": True, "copied": False}
+    ta.set_grad_enabled(False)
+    assert not ta.is_grad_enabled()
+    ta.set_grad_enabled(True)
+    with ta.set_grad_enabled(False):
+        assert not ta.is_grad_enabled()
+    assert ta.is_grad_enabled()
+
+
+def train_a_little(seed):
+    generator = ta.Generator().manual_seed(seed)
+    w = ta.randn(20, 20, generator=generator, requires_grad=True)
+    x = ta.randn(50, 20, generator=generator)
+    for _ in range(30):
+        loss = F.dropout(F.gelu(x @ w), 0.2, generator=generator).square().mean()
+        (g,) = ta.grad(loss, w)
+        with ta.no_grad():
+            w.sub_(g)
+    return w.numpy().tobytes()
+
+
+def test_two_threads_train_as_each_alone():
+    alone = [train_a_little(1), train_a_little(2)]
+    together = [b"", b""]
+
+    def work(i):
+        together[i] = train_a_little(i + 1)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_one_seed_gives_one_stream_and_streams_can_be_restored():
+    ta.manual_seed(7)
+    first = [ta.rand(3).tolist(), ta.randn(3).tolist(), ta.randint(0, 9, (3,)).tolist(), F.dropout(ta.ones(5), 0.5).tolist()]
+    ta.manual_seed(7)
+    assert first == [ta.rand(3).tolist(), ta.randn(3).tolist(), ta.randint(0, 9, (3,)).tolist(), F.dropout(ta.ones(5), 0.5).tolist()]
+    state = ta.default_generator.get_state()
+    after = ta.rand(4).tolist()
+    ta.default_generator.set_state(state)
+    assert ta.rand(4).tolist() == after
+    a, b = ta.Generator().manual_seed(-3).spawn(2)
+    assert a.uniform((3,)).tolist() != b.uniform((3,)).tolist()
+
+
+# --- interop ---
+
+
+def test_arrays_on_the_left_are_our_operations():
+    x = leaf(1, 2)
+    for out in (np.ones(2, np.float32) * x, np.ones(2, np.float32) + x, np.ones((2, 2), np.float32) @ x, np.exp(x), np.float64(3) * x, np.maximum(x, 1)):
+        assert isinstance(out, ta.Tensor) and out.requires_grad and out.dtype == np.float32
+    array = np.ones(2)
+    with pytest.raises(TypeError, match="does not work on a tinyattn"):
+        array += x
+
+
+def test_a_loop_over_rows_and_membership():
+    x = leaf(1, 2, 3)
+    assert [row.item() for row in x] == [1, 2, 3]
+    assert 2.0 in x and 5.0 not in x
+    with pytest.raises(TypeError, match="0-d"):
+        iter(ta.tensor(1.0))
+    a, b = ta.ones(2, 3)
+    assert a.shape == b.shape == (3,)
+
+
+def test_dlpack_both_ways_shares_memory():
+    t = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    ours = ta.from_dlpack(t)
+    assert ours.data.__array_interface__["data"][0] == t.data_ptr()
+    back = torch.from_dlpack(ta.zeros(2, 3))
+    assert back.shape == (2, 3)
+    with pytest.raises(BufferError, match="detach"):
+        torch.from_dlpack(leaf(1))
+    assert ta.tensor(t).tolist() == t.tolist()
+
+
+def test_creation_copies_and_from_numpy_shares():
+    a = np.ones(3)
+    assert not np.shares_memory(ta.tensor(a).data, a)
+    assert np.shares_memory(ta.from_numpy(a).data, a)
+    assert np.shares_memory(ta.as_tensor(a).data, a)
+    assert ta.tensor([1.5, 2]).dtype == np.float32 and ta.tensor(a).dtype == np.float64
+    assert ta.tensor([ta.tensor(1.0), 2]).tolist() == [1, 2]
+    assert np.asarray(ta.ones(2), dtype=np.float64).dtype == np.float64
+
+
+def test_leaves_can_be_copied_and_pickled():
+    x = leaf(1, 2)
+    x.sum().backward()
+    for twin in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert twin.tolist() == [1, 2] and twin.requires_grad and not np.shares_memory(twin.data, x.data)
+    assert copy.deepcopy(x).grad.tolist() == [1, 1]
+
+
+# --- numbers that float arithmetic makes hard ---
+
+
+def test_the_articles_softmax_corrected():
+    z = ta.tensor([2.3, 1.1, 0.7], dtype=ta.float64)
+    assert [round(v, 4) for v in z.exp().tolist()] == [9.9742, 3.0042, 2.0138]
+    assert [round(v, 4) for v in F.softmax(z, 0).tolist()] == [0.6653, 0.2004, 0.1343]
+
+
+@pytest.mark.parametrize("dtype", [ta.float32, ta.float64], ids=str)
+def test_softmax_of_large_numbers(dtype):
+    x = ta.tensor([1000.0, 1001.0], dtype=dtype)
+    expected = [1 / (1 + math.e), math.e / (1 + math.e)]
+    np.testing.assert_allclose(F.softmax(x, 0).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(F.log_softmax(x, 0).numpy(), np.log(expected), rtol=1e-6)
+    np.testing.assert_allclose(ta.logsumexp(x, 0).item(), 1001 + math.log1p(1 / math.e), rtol=1e-6)
+    with ta.definitions():
+        np.testing.assert_allclose(F.softmax(x, 0).numpy(), expected, rtol=1e-6)
+
+
+def test_the_error_function_is_exact():
+    x = np.concatenate([np.linspace(-7, 7, 4001), 10.0 ** np.arange(-300, 0, 10), [0.0, np.inf, -np.inf]])
+    np.testing.assert_allclose(ta.erf(ta.tensor(x)).numpy(), [math.erf(v) for v in x], rtol=5e-16)
+    x = x[(x == 0) | (np.abs(x) > 1e-30)].astype(np.float32)  # float32 has nothing much smaller
+    np.testing.assert_allclose(ta.erf(ta.tensor(x)).numpy(), [math.erf(v) for v in x], rtol=4e-7)
+    assert math.isnan(ta.erf(ta.tensor(math.nan)).item())
+
+
+# --- the two namespaces of F ---
+
+
+def calls_of_f() -> list[tuple[str, int, list[str]]]:
+    """Every F.name(...) in the core: the name, how many arguments by place, which by keyword."""
+    root = pathlib.Path(ops.__file__).parent
+    found = []
+    for path in [*root.glob("*.py"), root.parent / "autograd.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "F"
+                and not any(isinstance(a, ast.Starred) for a in node.args)
+            ):
+                found.append((node.func.attr, len(node.args), [k.arg for k in node.keywords]))
+    return found
+
+
+FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
+    "attention", "attention_backward", "asarray", "layer_norm_backward", "floor_divide", "trunc_divide",
+}  # fmt: skip
+
+
+def test_every_call_a_rule_makes_fits_both_namespaces():
+    calls = calls_of_f()
+    assert {"exp", "sum_to", "place", "gelu_derivative", "embedding_gradient"} <= {name for name, _, _ in calls}
+    for name, count, keywords in calls:
+        array_version, recorded = getattr(backends.cpu, name, None), getattr(ops, name, None)
+        assert array_version is not None, f"F.{name} is missing from the array library"
+        if isinstance(array_version, np.ufunc):
+            assert (array_version.nin, keywords) == (count, []), name
+        elif not hasattr(array_version, "__wrapped__"):
+            inspect.signature(array_version).bind(*range(count), **dict.fromkeys(keywords))
+        if name in FORWARD_ONLY:
+            continue
+        assert recorded is not None, f"F.{name} is missing from tinyattn.ops"
+        if isinstance(recorded, ta.Operation):
+            assert (len(recorded.inputs), keywords) == (count, []), name
+        else:
+            inspect.signature(recorded).bind(*range(count), **dict.fromkeys(keywords))
+
+
+def test_import_needs_numpy_alone_and_is_quick():
+    code = (
+        "import sys, time, numpy; t = time.perf_counter(); import tinyattn; "
+        "print(time.perf_counter() - t, [m for m in ('matplotlib', 'tqdm', 'pooch', 'sklearn', 'scipy', 'torch', 'cupy', "
+        "'graphviz') if m in sys.modules])"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    assert all(run.endswith("[]\n") for run in runs), runs
+    assert min(float(run.split()[0]) for run in runs) < 0.3

@@ -1,0 +1,794 @@
+"""Layers, losses and initial values against torch.nn, and what a Module promises."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from oracle import tensors, to_ours
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import tinyattn as ta
+from tinyattn import nn
+
+F64 = np.dtype("float64")
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def integers(high, *shape):
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(3))
+
+
+def close(ours, theirs, what="", tolerance=1e-12):
+    theirs = theirs.detach().numpy(force=True)
+    assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, torch {theirs.dtype}"
+    assert tuple(ours.shape) == theirs.shape, f"{what}: shape {ours.shape}, torch {theirs.shape}"
+    np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=tolerance, atol=tolerance, err_msg=what)
+
+
+def copied(ours, theirs):
+    """Give `ours` the state of `theirs`, by name."""
+    result = ours.load_state_dict(theirs.state_dict())
+    assert result == ([], [])
+    return ours
+
+
+def compare(ours, theirs, *inputs, tolerance=1e-12, orders=2, **options):
+    """Equal outputs, and equal gradients of all orders for inputs and parameters.
+
+    The first order is that of a random combination of the outputs, the second that of a random
+    combination of the first.
+    """
+    inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    our_inputs = to_ours(inputs)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's other attention kernels know no second order
+        expected = theirs(*inputs, **options)
+    found = ours(*our_inputs, **to_ours(options))
+    expected, found = ([x for x in tensors(y, kind)] for y, kind in ((expected, torch.Tensor), (found, ta.Tensor)))
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        close(a, b, "output", tolerance)
+    mine, yours = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    names = [*(f"input {i}" for i, x in enumerate(inputs) if x.requires_grad), *mine]
+    x_ours = [*(x for x in our_inputs if x.requires_grad), *mine.values()]
+    x_theirs = [*(x for x in inputs if x.requires_grad), *(yours[name] for name in mine)]
+    for order in range(1, orders + 1):
+        seeds = [randn(*y.shape, seed=i).to(y.dtype) for i, y in enumerate(expected)]
+        expected = gradients(torch, expected, x_theirs, seeds, order < orders)
+        found = gradients(ta, found, x_ours, to_ours(seeds), order < orders)
+        for name, a, b in zip(names, found, expected, strict=True):
+            close(a, b, f"gradient of {name}, order {order}", tolerance)
+
+
+def gradients(library, outputs, inputs, seeds, create_graph):
+    """As `grad`, with zeros where nothing depends; some outputs may be constants."""
+    grad = getattr(library, "autograd", library).grad
+    pairs = [(y, s) for y, s in zip(outputs, seeds, strict=True) if y.requires_grad]
+    found = [None] * len(inputs)
+    if pairs and inputs:
+        y, s = zip(*pairs, strict=True)
+        found = grad(y, inputs, s, create_graph=create_graph, allow_unused=True)
+    return [library.zeros(x.shape, dtype=x.dtype) if g is None else g for g, x in zip(found, inputs, strict=True)]
+
+
+# --- every layer and every loss: name, arguments, inputs ---
+
+LAYERS = [
+    ("Linear", (5, 3), {}, [randn(2, 4, 5)]),
+    ("Linear", (5, 3), {"bias": False}, [randn(5)]),
+    ("Linear", (5, 3), {}, [randn(0, 5)]),
+    ("Embedding", (7, 3), {}, [integers(7, 2, 4)]),
+    ("Embedding", (7, 3), {"padding_idx": 2}, [integers(7, 20)]),
+    ("Embedding", (7, 3), {"padding_idx": -1}, [integers(7, 20)]),
+    ("LayerNorm", (5,), {}, [randn(2, 4, 5)]),
+    ("LayerNorm", ((4, 5),), {"eps": 1e-3}, [randn(2, 4, 5)]),
+    ("LayerNorm", (5,), {"bias": False}, [randn(2, 5)]),
+    ("LayerNorm", (5,), {"elementwise_affine": False}, [randn(2, 5)]),
+    ("Dropout", (0.0,), {}, [randn(3)]),
+    ("Dropout", (1.0,), {}, [randn(3)]),
+    ("ReLU", (), {}, [randn(2, 3)]),
+    ("GELU", (), {}, [randn(2, 3)]),
+    ("GELU", (), {"approximate": "tanh"}, [randn(2, 3)]),
+    ("SiLU", (), {}, [randn(2, 3)]),
+    ("Tanh", (), {}, [randn(2, 3)]),
+    ("Sigmoid", (), {}, [randn(2, 3)]),
+    ("LogSigmoid", (), {}, [randn(2, 3)]),
+    ("Softplus", (), {}, [randn(2, 3)]),
+    ("Softplus", (), {"beta": 2.0, "threshold": 0.5}, [randn(2, 3)]),
+    ("Softmax", (), {"dim": -1}, [randn(2, 3)]),
+    ("LogSoftmax", (), {"dim": 0}, [randn(2, 3)]),
+    ("Identity", (54,), {"unused": True}, [randn(2, 3)]),
+    ("Flatten", (), {}, [randn(2, 3, 4)]),
+    ("Flatten", (0, 1), {}, [randn(2, 3, 4)]),
+]
+W3, LOGP = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64), randn(6, 3).log_softmax(-1)
+SOFT = randn(6, 3, seed=1).softmax(-1)
+LOSSES = [
+    ("CrossEntropyLoss", {}, [randn(6, 3), integers(3, 6)]),
+    ("CrossEntropyLoss", {"weight": W3, "label_smoothing": 0.1}, [randn(6, 3), integers(3, 6)]),
+    ("CrossEntropyLoss", {"ignore_index": 1, "reduction": "sum"}, [randn(6, 3, 2), integers(3, 6, 2)]),
+    ("CrossEntropyLoss", {"weight": W3, "reduction": "none"}, [randn(6, 3), integers(3, 6)]),
+    ("CrossEntropyLoss", {"label_smoothing": 0.2}, [randn(6, 3), SOFT]),
+    ("NLLLoss", {}, [LOGP, integers(3, 6)]),
+    ("NLLLoss", {"weight": W3, "ignore_index": 0, "reduction": "mean"}, [LOGP, integers(3, 6)]),
+    ("BCEWithLogitsLoss", {}, [randn(6, 3), SOFT]),
+    ("BCEWithLogitsLoss", {"weight": W3, "pos_weight": W3 * 2, "reduction": "sum"}, [randn(6, 3), SOFT]),
+    ("MSELoss", {}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("MSELoss", {"reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("L1Loss", {"reduction": "sum"}, [randn(6, 3), randn(6, 3, seed=1)]),
+]
+ROWS = [*LAYERS, *((name, (), options, inputs) for name, options, inputs in LOSSES)]
+
+
+@pytest.mark.parametrize(("name", "args", "options", "inputs"), ROWS, ids=lambda x: x if isinstance(x, str) else None)
+def test_layer_is_torchs(name, args, options, inputs):
+    theirs = getattr(torch.nn, name)(*args, **options).double()
+    ours = getattr(nn, name)(*args, **to_ours(options)).double()
+    compare(copied(ours, theirs), theirs, *inputs)
+    # float32 stays float32, forward and backward
+    single = [x.float() if x.is_floating_point() else x for x in inputs]
+    compare(ours.float(), theirs.float(), *single, tolerance=1e-5, orders=1)
+    assert ours(*to_ours(single)).dtype == ta.float32
+
+
+@pytest.mark.parametrize(
+    ("make"),
+    [
+        *(lambda n, name=name, args=args, options=options: getattr(n, name)(*args, **options) for name, args, options, _ in LAYERS),
+        lambda n: n.ReLU(inplace=True),
+        lambda n: n.Sequential(n.Linear(2, 3), n.ReLU(), n.Sequential(n.Dropout(0.1), n.Identity())),
+        lambda n: n.ModuleList([n.Linear(2, 3), n.Linear(2, 3), n.Tanh(), n.Linear(2, 3)]),
+        lambda n: n.Sequential(),
+        lambda n: n.CrossEntropyLoss(),
+    ],
+)  # fmt: skip
+def test_repr_is_torchs(make):
+    assert repr(make(nn)) == repr(make(torch.nn))
+
+
+def test_inplace_activations_write_into_their_input():
+    for name in ("ReLU", "SiLU"):
+        x = ta.tensor([-1.0, 2.0])
+        y = getattr(nn, name)(inplace=True)(x)
+        assert y is x
+        np.testing.assert_allclose(x.numpy(), getattr(torch.nn, name)()(torch.tensor([-1.0, 2.0])), rtol=1e-6)
+
+
+# --- attention ---
+
+E, H, B, T, S = 8, 2, 3, 4, 5
+CAUSAL = torch.ones(T, T, dtype=torch.bool).triu(1)
+HIDDEN = torch.tensor([[0, 0, 0, 0, 1], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+FLOATS = randn(T, S, seed=9)
+PER_HEAD = integers(4, B * H, T, S).eq(0) & torch.tensor([False, True, True, True, True])
+ATTENTIONS = {  # constructor, forward, self-attention?
+    "plain": ({}, {}, False),
+    "self": ({}, {}, True),
+    "no bias": ({"bias": False}, {}, False),
+    "batch first": ({"batch_first": True}, {}, False),
+    "self, batch first": ({"batch_first": True}, {}, True),
+    "no weights": ({}, {"need_weights": False}, False),
+    "each head's weights": ({}, {"average_attn_weights": False}, False),
+    "bias_kv": ({"add_bias_kv": True}, {}, False),
+    "zero_attn": ({"add_zero_attn": True}, {}, False),
+    "bias_kv, zero_attn, masks": (
+        {"add_bias_kv": True, "add_zero_attn": True}, {"key_padding_mask": HIDDEN, "attn_mask": PER_HEAD}, False,
+    ),
+    "kdim": ({"kdim": 6}, {}, False),
+    "kdim, vdim, bias_kv": ({"kdim": 6, "vdim": 10, "add_bias_kv": True}, {}, False),
+    "padding": ({}, {"key_padding_mask": HIDDEN}, False),
+    "float padding": ({}, {"key_padding_mask": randn(B, S), "attn_mask": FLOATS}, False),
+    "float mask": ({}, {"attn_mask": FLOATS}, False),
+    "float mask, padding": ({}, {"attn_mask": FLOATS, "key_padding_mask": HIDDEN}, False),
+    "mask of each head": ({"batch_first": True}, {"attn_mask": PER_HEAD, "need_weights": False}, False),
+    "both masks": ({}, {"attn_mask": PER_HEAD, "key_padding_mask": HIDDEN}, False),
+    "causal": ({}, {"attn_mask": CAUSAL, "is_causal": True, "need_weights": False}, True),
+}  # fmt: skip
+
+def attention_inputs(options, alone):
+    shapes = [(T, E), (S, options.get("kdim", E)), (S, options.get("vdim", E))]
+    order = (lambda t, d: (B, t, d)) if options.get("batch_first") else (lambda t, d: (t, B, d))
+    q, k, v = (randn(*order(t, d), seed=i) for i, (t, d) in enumerate(shapes))
+    return (q, q, q) if alone else (q, k, v)
+
+
+@pytest.mark.parametrize("row", ATTENTIONS)
+def test_multihead_attention_is_torchs(row):
+    options, forward, alone = ATTENTIONS[row]
+    theirs = torch.nn.MultiheadAttention(E, H, **options).double()
+    for bias in (theirs.in_proj_bias, theirs.out_proj.bias):
+        if bias is not None:
+            torch.nn.init.normal_(bias)
+    ours = copied(nn.MultiheadAttention(E, H, **options).double(), theirs)
+    inputs = attention_inputs(options, alone)
+    if alone:
+        compare_self(ours, theirs, inputs[0], **forward)
+    else:
+        compare(ours, theirs, *inputs, **forward)
+
+
+def compare_self(ours, theirs, x, **forward):
+    """The three inputs one tensor, so that each gradient is counted three times."""
+    ours_self, theirs_self = nn.Module(), torch.nn.Module()
+    ours_self.a, theirs_self.a = ours, theirs
+    ours_self.forward = lambda x, **f: ours(x, x, x, **f)
+    theirs_self.forward = lambda x, **f: theirs(x, x, x, **f)
+    compare(ours_self, theirs_self, x, **forward)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_multihead_attention_without_batch(weights):
+    theirs = torch.nn.MultiheadAttention(E, H).double()
+    ours = copied(nn.MultiheadAttention(E, H).double(), theirs)
+    options = {"key_padding_mask": HIDDEN[0], "need_weights": weights, "attn_mask": PER_HEAD[:H]}
+    compare(ours, theirs, randn(T, E), randn(S, E), randn(S, E, seed=1), **options)
+
+
+def test_causal_needs_no_mask_here():
+    attention = nn.MultiheadAttention(E, H)
+    x = ta.randn(T, 1, E)
+    _, weights = attention(x, x, x, is_causal=True)
+    assert (weights.numpy()[0][np.triu_indices(T, 1)] == 0).all()
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient(need_weights):
+    attention = nn.MultiheadAttention(E, H, bias=False, batch_first=True)
+    x = ta.randn(2, T, E, requires_grad=True)
+    hidden = ta.tensor([[True] * T, [False] * T])
+    out, weights = attention(x, x, x, key_padding_mask=hidden, need_weights=need_weights)
+    assert (out.numpy()[0] == 0).all()
+    if need_weights:
+        assert (weights.numpy()[0] == 0).all()
+        np.testing.assert_allclose(weights.numpy()[1].sum(-1), 1, rtol=1e-6)
+    out.sum().backward()
+    assert (x.grad.numpy()[0] == 0).all()
+    assert (x.grad.numpy()[1] != 0).any()
+    assert all(np.isfinite(p.grad.numpy()).all() for p in attention.parameters())
+
+
+def test_nan_behind_the_padding_mask_stays_there():
+    attention = nn.MultiheadAttention(E, H, batch_first=True)
+    q, kv = ta.randn(1, T, E), ta.randn(1, S, E)
+    hidden = ta.tensor([[False] * (S - 1) + [True]])
+    expected, _ = attention(q, kv, kv, key_padding_mask=hidden)
+    kv[0, -1] = math.nan
+    out, weights = attention(q, kv, kv, key_padding_mask=hidden)
+    np.testing.assert_array_equal(out.numpy(), expected.numpy())
+    assert np.isfinite(weights.numpy()).all()
+
+
+def test_dropout_of_attention_acts_in_training_only():
+    attention = nn.MultiheadAttention(E, H, dropout=0.5)
+    x = ta.randn(T, 1, E)
+    first, second = attention(x, x, x)[0], attention(x, x, x)[0]
+    assert (first.numpy() != second.numpy()).any()
+    attention.eval()
+    np.testing.assert_array_equal(attention(x, x, x)[0].numpy(), attention(x, x, x)[0].numpy())
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: nn.MultiheadAttention(8, 3), r"embed_dim=8 must be a positive multiple of num_heads=3"),
+        (lambda: nn.MultiheadAttention(8, 2)(*[ta.zeros(4, 8)] * 2, ta.zeros(2, 4, 8)), "expected three axes each"),
+        (lambda: nn.MultiheadAttention(8, 2)(*[ta.zeros(4, 1, 6)] * 3), r"expected last sizes \(8, 8, 8\)"),
+        (lambda: nn.MultiheadAttention(8, 2)(*[ta.zeros(4, n, 8) for n in (1, 2, 2)]), "all three one batch"),
+        (lambda: nn.MultiheadAttention(8, 2)(*[ta.zeros(4, 1, 8)] * 3, attn_mask=ta.zeros(3, 3)), r"\(4, 4\) or \(2, 4, 4\)"),
+        (lambda: nn.MultiheadAttention(8, 2)(*[ta.zeros(4, 1, 8)] * 3, key_padding_mask=ta.zeros(2, 4)), r"expected \(1, 4\)"),
+        (lambda: nn.TransformerEncoderLayer(8, 2, activation="swish"), "expected 'relu', 'gelu' or a function"),
+    ],
+)  # fmt: skip
+def test_attention_refuses(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()
+
+
+def test_attention_masks_are_bool_or_float():
+    x = ta.zeros(4, 1, 8)
+    with pytest.raises(TypeError, match=r"int64.*expected bool \(True hides\) or float"):
+        nn.MultiheadAttention(8, 2)(x, x, x, attn_mask=ta.zeros(4, 4).long())
+
+
+ENCODERS = {
+    "plain": ({}, {}),
+    "norm first, gelu": ({"norm_first": True, "activation": "gelu"}, {}),
+    "batch first, no bias": ({"batch_first": True, "bias": False}, {}),
+    "own activation": ({"activation": "tanh"}, {}),
+    "masks": ({}, {"src_mask": CAUSAL, "src_key_padding_mask": HIDDEN[:, 1:]}),
+    "causal": ({"layer_norm_eps": 1e-3}, {"src_mask": CAUSAL, "is_causal": True}),
+}
+
+
+@pytest.mark.parametrize("row", ENCODERS)
+def test_encoder_layer_is_torchs(row):
+    options, forward = ENCODERS[row]
+    options = {"dim_feedforward": 16, "dropout": 0.0, **options}
+    theirs_options = {**options}
+    if options.get("activation") == "tanh":
+        options["activation"], theirs_options["activation"] = ta.tanh, torch.tanh
+    theirs = torch.nn.TransformerEncoderLayer(E, H, **theirs_options).double()
+    ours = copied(nn.TransformerEncoderLayer(E, H, **options).double(), theirs)
+    compare(ours, theirs, randn(*((B, T, E) if options.get("batch_first") else (T, B, E))), **forward)
+
+
+def test_encoder_is_torchs():
+    theirs = torch.nn.TransformerEncoder(
+        torch.nn.TransformerEncoderLayer(E, H, 16, 0.0), 3, torch.nn.LayerNorm(E), enable_nested_tensor=False
+    ).double()
+    ours = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 16, 0.0), 3, nn.LayerNorm(E)).double()
+    first, second = ours.layers[0], ours.layers[1]
+    assert first.linear1.weight is not second.linear1.weight
+    np.testing.assert_array_equal(first.linear1.weight.numpy(), second.linear1.weight.numpy())
+    for i, layer in enumerate(theirs.layers):  # not equal any more
+        torch.nn.init.normal_(layer.linear1.weight, std=0.1 * (i + 1))
+    compare(copied(ours, theirs), theirs, randn(T, B, E), mask=CAUSAL, src_key_padding_mask=HIDDEN[:, 1:])
+
+
+class TorchPooling(torch.nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.hidden = torch.nn.Linear(dim, hidden or 1)
+        self.v = torch.nn.Linear(hidden, 1, bias=False) if hidden else None
+
+    def forward(self, x, key_padding_mask=None, need_weights=False):
+        scores = torch.tanh(self.hidden(x))
+        scores = (scores if self.v is None else self.v(scores)).squeeze(-1)
+        if key_padding_mask is not None:
+            scores = scores.masked_fill(key_padding_mask, -math.inf)
+        weights = scores.softmax(-1)
+        pooled = (weights[..., None] * x).sum(-2)
+        return (pooled, weights) if need_weights else pooled
+
+
+@pytest.mark.parametrize("hidden", [None, 1, 6])
+@pytest.mark.parametrize("mask", [None, HIDDEN])
+def test_additive_pooling(hidden, mask):
+    theirs = TorchPooling(E, hidden).double()
+    ours = copied(nn.AdditiveAttentionPooling(E, hidden).double(), theirs)
+    compare(ours, theirs, randn(B, S, E), key_padding_mask=mask, need_weights=True)
+    assert isinstance(ours(ta.randn(S, E, dtype=F64)), ta.Tensor)
+
+
+def test_additive_pooling_of_nothing_is_zero():
+    pooling = nn.AdditiveAttentionPooling(E)
+    x = ta.tensor(np.array([[[math.nan] * E] * 2, [[1.0] * E] * 2], dtype="float32"), requires_grad=True)
+    pooled, weights = pooling(x, ta.tensor([[True, True], [False, True]]), need_weights=True)
+    np.testing.assert_array_equal(weights.numpy(), [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(pooled.numpy(), [[0] * E, [1] * E])
+    pooled.sum().backward()
+    assert (x.grad.numpy()[0] == 0).all()
+    assert all(np.isfinite(p.grad.numpy()).all() for p in pooling.parameters())
+
+
+# --- first values ---
+
+
+def statistics(tensor):
+    values = np.asarray(tensor.detach()).astype("float64").ravel()
+    return np.array([values.mean(), values.std(), values.min(), values.max()])
+
+
+def assert_alike(ours, theirs, what):
+    """Mean, deviation and range of many random numbers, within what chance allows."""
+    a, b = statistics(ours), statistics(theirs)
+    scale, n = max(b[1], 1e-12), ours.numel()
+    assert abs(a[0] - b[0]) < 8 * scale / math.sqrt(n), f"{what}: means {a[0]} and {b[0]}"
+    assert abs(a[1] - b[1]) < 8 * scale / math.sqrt(n), f"{what}: deviations {a[1]} and {b[1]}"
+    uniform = b[3] - b[2] < 3.5 * b[1]  # it ends at sqrt(3) deviations, and its samples near there
+    assert np.abs(a[2:] - b[2:]).max() < (40 / n if uniform else 2.5) * scale, f"{what}: ranges {a[2:]} and {b[2:]}"
+
+
+BIG = {
+    "Linear": (lambda n: n.Linear(200, 300)),
+    "Embedding": (lambda n: n.Embedding(300, 200, padding_idx=4)),
+    "LayerNorm": (lambda n: n.LayerNorm(300)),
+    "MultiheadAttention": (lambda n: n.MultiheadAttention(160, 4, add_bias_kv=True)),
+    "with kdim": (lambda n: n.MultiheadAttention(160, 4, kdim=200, vdim=80)),
+    "TransformerEncoderLayer": (lambda n: n.TransformerEncoderLayer(160, 4, 400)),
+}
+
+
+@pytest.mark.parametrize("row", BIG)
+def test_first_values_are_distributed_as_torchs(row):
+    ta.manual_seed(0)
+    torch.manual_seed(0)
+    ours, theirs = BIG[row](nn), BIG[row](torch.nn)
+    assert [(n, tuple(t.shape)) for n, t in ours.state_dict().items()] == [
+        (n, tuple(t.shape)) for n, t in theirs.state_dict().items()
+    ]
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert_alike(a, b, name)
+        assert a.dtype == ta.float32
+        assert a.requires_grad
+        if b.std() == 0:
+            np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    if row == "Embedding":
+        assert (ours.weight.detach().numpy()[4] == 0).all()
+
+
+INITS = [
+    ("uniform_", {"a": -2.0, "b": 3.0}),
+    ("normal_", {"mean": 2.0, "std": 0.5}),
+    ("trunc_normal_", {}),
+    ("trunc_normal_", {"std": 0.02}),
+    ("trunc_normal_", {"mean": 0.5, "std": 2.0, "a": 0.0, "b": 1.0}),
+    ("constant_", {"val": 3.5}),
+    ("zeros_", {}),
+    ("ones_", {}),
+    ("xavier_uniform_", {"gain": 2.0}),
+    ("xavier_normal_", {}),
+    ("kaiming_uniform_", {"a": 0.3}),
+    ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "relu"}),
+    ("kaiming_normal_", {"nonlinearity": "tanh"}),
+    ("kaiming_normal_", {"mode": "fan_out"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), INITS)
+@pytest.mark.parametrize("shape", [(100, 300), (30, 20, 50)])
+def test_init_is_distributed_as_torchs(name, options, shape):
+    ta.manual_seed(1)
+    torch.manual_seed(1)
+    parameter = nn.Parameter(ta.empty(shape))
+    assert getattr(nn.init, name)(parameter, **options) is parameter
+    assert parameter.is_leaf
+    if name == "trunc_normal_":
+        assert options.get("a", -2) <= parameter.amin().item() < parameter.amax().item() <= options.get("b", 2)
+    assert_alike(parameter, getattr(torch.nn.init, name)(torch.empty(shape), **options), name)
+
+
+def test_init_takes_a_generator():
+    for name in ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"):  # fmt: skip
+        first, second = (
+            getattr(nn.init, name)(ta.empty(3, 4), generator=ta.Generator().manual_seed(5)).numpy() for _ in range(2)
+        )
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d"])
+def test_gains_are_torchs(name):
+    assert nn.init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
+    assert nn.init.calculate_gain("leaky_relu", 0.3) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.3))
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: nn.init.xavier_uniform_(ta.empty(3)), r"need a weight \(out, in, ...\), got shape \(3,\)"),
+        (lambda: nn.init.kaiming_normal_(ta.empty(3, 3), mode="fan"), "mode='fan'; expected 'fan_in' or 'fan_out'"),
+        (lambda: nn.init.calculate_gain("step"), "nonlinearity='step'; expected one of"),
+        (lambda: nn.init.trunc_normal_(ta.empty(3), a=8, b=9), r"hardly any number.*\[8, 9\]"),
+        (lambda: nn.Embedding(3, 2, padding_idx=3), "padding_idx=3 is out of range for 3 embeddings"),
+        (lambda: nn.Dropout(1.5), "p=1.5; a probability lies between 0 and 1"),
+        (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean', 'sum' or 'none'"),
+    ],
+)
+def test_bad_arguments_are_named(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()
+
+
+# --- Module ---
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.scale = nn.Parameter(ta.ones(4))
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)])
+        self.register_buffer("count", ta.zeros(2, dtype=ta.int64))
+        self.register_buffer("cache", ta.zeros(1), persistent=False)
+        self.tied = self.first
+
+    def forward(self, x):
+        x = self.first(x) * self.scale
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class TorchNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(3, 4)
+        self.scale = torch.nn.Parameter(torch.ones(4))
+        self.blocks = torch.nn.ModuleList(
+            [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh()) for _ in range(2)]
+        )
+        self.register_buffer("count", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.tied = self.first
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        lambda m: [n for n, _ in m.named_parameters()],
+        lambda m: [n for n, _ in m.named_parameters(prefix="net", recurse=False)],
+        lambda m: [n for n, _ in m.named_parameters(remove_duplicate=False)],
+        lambda m: [n for n, _ in m.named_buffers()],
+        lambda m: [n for n, _ in m.named_modules()],
+        lambda m: [n for n, _ in m.named_modules(prefix="net", remove_duplicate=False)],
+        lambda m: [n for n, _ in m.named_children()],
+        lambda m: [type(x).__name__ for x in m.children()],
+        lambda m: [type(x).__name__.removeprefix("Torch") for x in m.modules()],
+        lambda m: [tuple(x.shape) for x in [*m.parameters(), *m.buffers()]],
+        lambda m: list(m.state_dict()),
+        lambda m: list(m.state_dict(prefix="net.")),
+        lambda m: repr(m).removeprefix("Torch"),
+    ],
+)
+def test_iteration_is_torchs(names):
+    assert names(Net()) == names(TorchNet())
+
+
+def test_state_dict_shares_memory_and_no_history():
+    net = Net()
+    state = net.state_dict()
+    state["scale"].fill_(5.0)
+    assert (net.scale.detach().numpy() == 5).all()
+    assert not any(t.requires_grad for t in state.values())
+    assert net.state_dict(keep_vars=True)["scale"] is net.scale
+
+
+def test_state_crosses_over_both_ways():
+    ours, theirs = Net(), TorchNet()
+    theirs.load_state_dict({n: torch.from_numpy(t.numpy()) for n, t in ours.state_dict().items()})
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=name)
+    other = Net()
+    assert repr(other.load_state_dict(theirs.state_dict())) == "<All keys matched successfully>"
+    x = ta.randn(2, 3)
+    np.testing.assert_array_equal(other(x).detach().numpy(), ours(x).detach().numpy())
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [lambda t: t.numpy(), lambda t: t.numpy().astype("float64"), lambda t: t.clone(), lambda t: t.tolist(),
+     lambda t: torch.nn.Parameter(torch.from_numpy(t.numpy().copy()), requires_grad=t.dtype.kind == "f")],
+)  # fmt: skip
+def test_load_takes_anything_like_a_tensor(convert):
+    source, net = Net(), Net()
+    scale = net.scale
+    net.load_state_dict({n: convert(t) for n, t in source.state_dict().items()})
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), source.state_dict()[name].numpy())
+        assert tensor.dtype == source.state_dict()[name].dtype
+    assert net.scale is scale  # the same parameter, so an optimizer still holds it
+    assert net.scale.is_leaf
+
+
+def broken(**changes):
+    state = dict(Net().state_dict())
+    for name, value in changes.items():
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value
+    return state
+
+
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        ({"scale": None}, ["'scale' is missing"]),
+        ({"scale": None, "scal": ta.ones(4)}, ["'scale' is missing (nearest given: 'scal')", "'scal' is unexpected (nearest here: 'scale')"]),
+        ({"first.wieght": ta.ones(4)}, ["'first.wieght' is unexpected (nearest here: 'first.weight')"]),
+        ({"scale": ta.ones(5)}, ["'scale' has shape (5,), but here it is (4,)"]),
+        ({"scale": "much"}, ["'scale' is a str and no tensor"]),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_changes_nothing(changes, messages):
+    net = Net()
+    before = {n: t.numpy().copy() for n, t in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="nothing was loaded") as caught:
+        net.load_state_dict(broken(**changes))
+    for message in messages:
+        assert message in str(caught.value)
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name])
+
+
+def test_load_not_strict():
+    net = Net()
+    result = net.load_state_dict({"scale": np.full(4, 7.0), "other": np.ones(1)}, strict=False)
+    assert result.missing_keys == [n for n in net.state_dict() if n != "scale"]
+    assert result.unexpected_keys == ["other"]
+    assert "other" in repr(result)
+    assert (net.scale.detach().numpy() == 7).all()
+    with pytest.raises(RuntimeError, match="shape"):  # as in torch, a wrong shape is never right
+        net.load_state_dict({"scale": np.ones(3)}, strict=False)
+    with pytest.raises(TypeError, match="got a list; expected a mapping"):
+        net.load_state_dict([1])
+
+
+def test_train_eval_apply_freeze_zero_grad():
+    net, seen = Net(), []
+    assert net.eval() is net
+    assert not any(m.training for m in net.modules())
+    assert all(m.training for m in net.train().modules())
+    net.apply(lambda m: seen.append(type(m).__name__))
+    assert seen == ["Linear", "Linear", "Tanh", "Sequential", "Linear", "Tanh", "Sequential", "ModuleList", "Net"]
+    net(ta.ones(1, 3)).sum().backward()
+    grad = net.scale.grad
+    net.zero_grad(set_to_none=False)
+    assert (net.scale.grad.numpy() == 0).all()
+    assert net.scale.grad.shape == grad.shape
+    net.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+    with pytest.raises(ValueError, match="mode='yes'; expected True or False"):
+        net.train("yes")
+
+
+def test_to_changes_what_is_floating_in_place():
+    net = Net()
+    scale = net.scale
+    net(ta.ones(1, 3)).sum().backward()
+    assert net.double() is net
+    assert net.scale is scale
+    assert {p.dtype for p in net.parameters()} == {F64}
+    assert scale.grad.dtype == F64
+    assert net.count.dtype == ta.int64
+    net.zero_grad()
+    net(ta.ones(1, 3, dtype=F64)).sum().backward()
+    assert scale.grad.dtype == F64
+    assert net.to("cpu").scale.dtype == F64
+    assert net.to("cpu", dtype=ta.float32).scale.dtype == ta.float32
+    assert net.to(torch_like := np.float64).scale.dtype == np.dtype(torch_like)
+    assert net.float().scale.dtype == ta.float32
+    with pytest.raises(TypeError, match="a module can only be floating"):
+        net.to(ta.int64)
+    with pytest.raises(ValueError, match="device"):
+        net.to("cpu:7:x")
+
+
+def test_float64_from_the_start():
+    assert nn.Linear(2, 3, dtype=F64).weight.dtype == F64
+    assert nn.MultiheadAttention(4, 2, dtype=F64).in_proj_weight.dtype == F64
+
+
+def test_deepcopy_and_pickle():
+    net = Net()
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        x = ta.randn(2, 3)
+        np.testing.assert_array_equal(twin(x).detach().numpy(), net(x).detach().numpy())
+        assert twin.tied is twin.first
+        assert twin.scale is not net.scale
+        assert isinstance(twin.scale, nn.Parameter)
+        twin.scale.detach().fill_(0.0)
+        assert (net.scale.detach().numpy() == 1).all()
+
+
+def test_hooks_see_and_replace():
+    layer, seen = nn.Linear(2, 2), []
+    x = ta.ones(1, 2)
+    plain = layer(x).detach().numpy()
+    handles = [
+        layer.register_forward_pre_hook(lambda m, args: seen.append(("pre", m is layer, args[0] is x))),
+        layer.register_forward_pre_hook(lambda m, args: (args[0] * 2,)),
+        layer.register_forward_pre_hook(lambda m, args: args[0] / 2),
+        layer.register_forward_pre_hook(lambda m, args, kw: seen.append(("kw", kw)), with_kwargs=True, prepend=True),
+        layer.register_forward_hook(lambda m, args, out: out + 1),
+        layer.register_forward_hook(lambda m, args, kw, out: out * 10, with_kwargs=True, prepend=True),
+    ]
+    np.testing.assert_allclose(layer(x).detach().numpy(), plain * 10 + 1, rtol=1e-6)
+    assert seen == [("kw", {}), ("pre", True, True)]
+    for handle in handles:
+        handle.remove()
+        handle.remove()
+    np.testing.assert_array_equal(layer(x).detach().numpy(), plain)
+    with layer.register_forward_hook(lambda m, args, out: 0):
+        assert layer(x) == 0
+    layer.register_forward_pre_hook(lambda m, args, kw: ((x * 2,), {}), with_kwargs=True)
+    np.testing.assert_allclose(layer(input=x).detach().numpy(), layer.forward(x * 2).detach().numpy())
+
+
+def test_attributes_are_registered_and_replaced():
+    net = Net()
+    net.scale = nn.Parameter(ta.zeros(4))
+    assert next(n for n, _ in net.named_parameters() if n == "scale")
+    net.scale = None
+    assert "scale" not in dict(net.named_parameters())
+    net.tied = None
+    assert "tied" not in dict(net.named_children())
+    net.count = ta.ones(2, dtype=ta.int64)
+    assert (net.state_dict()["count"].numpy() == 1).all()
+    net.plain = 3
+    net.plain = nn.Linear(1, 1)
+    assert "plain" in dict(net.named_children())
+    net.plain = nn.Parameter(ta.ones(1))  # of another kind now
+    assert "plain" not in dict(net.named_children())
+    assert "plain" in dict(net.named_parameters())
+    del net.plain, net.cache
+    assert not hasattr(net, "plain")
+    assert not hasattr(net, "cache")
+    assert {"first", "count", "forward"} <= set(dir(net))
+    net.other = 1
+    del net.other
+    assert not hasattr(net, "other")
+
+
+class Forgot(nn.Module):
+    def __init__(self):
+        self.layer = nn.Linear(1, 1)
+
+
+class ForgotAll(nn.Module):
+    def __init__(self):
+        pass
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: Net().frist, AttributeError, r"Net has no attribute 'frist' \(nearest here: 'first'\)"),
+        (lambda: nn.Module()(1), AttributeError, r"Module has no forward\(\); define it"),
+        (Forgot, AttributeError, r"call super\(\).__init__\(\) first in Forgot.__init__"),
+        (lambda: ForgotAll()(1), AttributeError, r"call super\(\).__init__\(\) first in ForgotAll.__init__"),
+        (lambda: setattr(Net(), "scale", ta.ones(4)), TypeError, "Net.scale is a Parameter, and a Tensor cannot"),
+        (lambda: setattr(Net(), "first", 3), TypeError, "Net.first is a Module, and a int cannot"),
+        (lambda: Net().register_buffer("first", 3), TypeError, "buffer 'first' is a int"),
+        (lambda: Net().register_parameter("w", ta.ones(1)), TypeError, "parameter 'w' is a Tensor"),
+        (lambda: Net().add_module("w", 1), TypeError, "module 'w' is a int"),
+        (lambda: Net().register_buffer("a.b", ta.ones(1)), KeyError, "without a dot"),
+        (lambda: Net().register_parameter("forward", None), KeyError, "has an attribute 'forward' already"),
+        (lambda: nn.ModuleList([nn.Tanh()])[1], IndexError, "index 1 is out of range for a ModuleList of 1 modules"),
+    ],
+)
+def test_mistakes_are_named(act, error, message):
+    with pytest.raises(error, match=message):
+        act()
+
+
+@pytest.mark.parametrize("kind", ["Sequential", "ModuleList"])
+def test_containers_are_lists(kind):
+    def run(n):
+        layers = [n.Linear(2, 2), n.Tanh(), n.ReLU(), n.Identity()]
+        row = getattr(n, kind)(*layers) if kind == "Sequential" else n.ModuleList(layers)
+        shown = [len(row), repr(row[1:3]), repr(row[-1]), [type(m).__name__ for m in row]]
+        row.append(n.Sigmoid())
+        row.extend([n.SiLU(), n.Tanh()])
+        row.insert(1, n.Flatten())
+        shown.append(repr(row))
+        del row[2]
+        row[0] = n.GELU()
+        shown.append(repr(row))
+        del row[1:3]
+        return [*shown, repr(row)]
+
+    assert run(nn) == run(torch.nn)
+
+
+def test_sequential_runs_and_names():
+    net = nn.Sequential({"wide": nn.Linear(2, 4), "tanh": nn.Tanh()})
+    x = ta.randn(3, 2)
+    np.testing.assert_array_equal(net(x).detach().numpy(), net.tanh(net[0](x)).detach().numpy())
+    assert list(net.state_dict()) == ["wide.weight", "wide.bias"]
+
+
+def test_parameters():
+    source = ta.ones(3)
+    parameter = nn.Parameter(source)
+    source.fill_(2.0)
+    assert (parameter.detach().numpy() == 2).all()  # shared, as in torch
+    assert parameter.requires_grad
+    assert parameter.is_leaf
+    assert isinstance(parameter, ta.Tensor)
+    assert not nn.Parameter([1.0], requires_grad=False).requires_grad
+    assert repr(parameter).startswith("Parameter containing:\ntensor([2., 2., 2.]")
+    assert type(parameter * 2) is ta.Tensor
+    assert nn.Parameter(parameter * 2).is_leaf

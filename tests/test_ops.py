@@ -1,0 +1,430 @@
+"""One table, one row an operation: values, shapes, dtypes and gradients of two orders against PyTorch.
+
+PyTorch's own samples (test_torch_samples.py) cover the common arguments; these rows add what they
+leave out: every spelling of dims, empty and 0-d tensors, odd strides, and the arguments of the losses.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+from oracle import compare
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+
+
+def x(*shape, seed=0, positive=False, dtype=torch.float64):
+    """A random torch tensor that requires a gradient."""
+    t = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
+    return (t.abs() + 0.5 if positive else t).to(dtype).requires_grad_()
+
+
+def strided(*shape, seed=0):
+    """The same, transposed and with a step: no two elements lie beside each other."""
+    if not shape:
+        return x()
+    wide = x(*reversed([2 * n for n in shape]), seed=seed).detach()
+    return wide.permute(*reversed(range(len(shape))))[tuple(slice(None, None, 2) for _ in shape)].requires_grad_()
+
+
+def ints(high, *shape, seed=0):
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(method, *args, **kwargs):
+    """Call the method of this name in both engines."""
+    return lambda t, *more: getattr(t, method)(*more, *args, **kwargs)
+
+
+SHAPES = [(), (1,), (5,), (0,), (2, 3), (2, 0, 3), (2, 3, 4), (1, 3, 1)]
+ELEMENTWISE = """
+    abs exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid erf neg relu sign
+""".split()
+ACTIVATIONS = [
+    ("gelu", {}), ("gelu", {"approximate": "tanh"}), ("silu", {}), ("softplus", {}), ("softplus", {"beta": 3.0, "threshold": 2.0}),
+    ("logsigmoid", {}), ("relu", {}),
+]  # fmt: skip
+BINARY = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
+    "pow": lambda a, b: (a * a + 0.5) ** b, "maximum": lambda a, b: a.maximum(b), "minimum": lambda a, b: a.minimum(b),
+    "radd": lambda a, b: 2.0 + a * b, "rsub": lambda a, b: 2 - a * b, "rdiv": lambda a, b: 2 / (a * b), "rpow": lambda a, b: 2 ** (a * b),
+    "add_alpha": lambda a, b: a.add(b, alpha=3), "sub_alpha": lambda a, b: a.sub(b, alpha=-0.5),
+}  # fmt: skip
+BROADCASTS = [((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2, 3)), ((2, 1, 4), (3, 1)), ((0, 3), (1,)), ((3,), (3,))]
+REDUCTIONS = ["sum", "mean", "var", "std", "amax", "amin", "logsumexp"]
+DIMS = [0, -1, 1, (0, 2), (-1, 0), (0, 1, 2), (), None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise(name, shape, dtype):
+    orders = 2 if dtype is torch.float64 else 1
+    compare(same(name), same(name), (x(*shape, positive=True, dtype=dtype),), orders=orders)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_of_odd_strides(name):
+    t = strided(3, 4).detach().abs().add(0.5)
+    t = t.T.contiguous().T.requires_grad_()
+    compare(same(name), same(name), (t,))
+
+
+@pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("make", [x, strided])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (0, 2)], ids=str)
+def test_activations(name, options, make, shape):
+    compare(getattr(F, name), getattr(TF, name), (make(*shape),), options)
+
+
+@pytest.mark.parametrize("shapes", BROADCASTS, ids=str)
+@pytest.mark.parametrize("name", BINARY)
+def test_binary(name, shapes):
+    compare(BINARY[name], BINARY[name], (x(*shapes[0], seed=1), x(*shapes[1], seed=2)))
+
+
+@pytest.mark.parametrize("dim", DIMS, ids=str)
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions(name, dim, keepdim):
+    if name == "logsumexp" and dim in (None, ()):
+        pytest.skip("torch wants a dim here")
+    if name in ("amax", "amin") and dim is None:
+        dim = ()
+    # torch's var and std over dim=() reduce all, but their gradient does not know it
+    theirs = None if dim == () and name in ("var", "std") else dim
+    for make in (x, strided):
+        compare(same(name, dim=dim, keepdim=keepdim), same(name, dim=theirs, keepdim=keepdim), (make(2, 3, 4),))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.sum(), lambda t: t.mean(), lambda t: t.var(False), lambda t: t.var(1, True, True), lambda t: t.std(-1, correction=0),
+        lambda t: t.std((0, 1), correction=2), lambda t: t.var(dim=2, unbiased=False), lambda t: t.prod(), lambda t: t.prod(1),
+        lambda t: t.prod(-1, keepdim=True), lambda t: t.cumsum(1), lambda t: t.cumsum(-1), lambda t: t.max(), lambda t: t.min(),
+        lambda t: tuple(t.max(1)), lambda t: tuple(t.min(-1, keepdim=True)), lambda t: t.argmax(), lambda t: t.argmin(1),
+        lambda t: t.argmax(-1, keepdim=True), lambda t: t.sum(1).max(0).values, lambda t: t.mean((-2, -1), True),
+        lambda t: t.softmax(0), lambda t: t.softmax(-1), lambda t: t.log_softmax(1), lambda t: t.transpose(0, 2).softmax(1),
+    ],
+)  # fmt: skip
+def test_more_reductions(call):
+    for t in (x(2, 3, 4), strided(2, 3, 4)):
+        compare(call, call, (t,))
+
+
+@pytest.mark.parametrize("values", [[1.0, 0, 3], [0, 0, 3], [0, 0, 0], [2, 3, 4]], ids=str)
+def test_prod_with_zeros_to_second_order(values):
+    t = torch.tensor([values, [1.0, 2, 3]], dtype=torch.float64, requires_grad=True)
+    for call in (lambda t: t.prod(1), lambda t: t.prod(), lambda t: t.prod(0, keepdim=True)):
+        compare(call, call, (t,))
+
+
+@pytest.mark.parametrize("name", ["amax", "amin", "max", "min", "maximum", "minimum"])
+def test_ties_share_as_in_pytorch(name):
+    t = torch.tensor([[1.0, 3, 3], [2, 2, 2]], dtype=torch.float64, requires_grad=True)
+    u = torch.tensor([1.0, 2, 3], dtype=torch.float64, requires_grad=True)
+    args = (t, u) if name.endswith("imum") else (t,)
+    compare(same(name), same(name), args, orders=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool], ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.sum(), lambda t: t.sum(0), lambda t: t.prod(), lambda t: t.cumsum(0), lambda t: t.amax(0), lambda t: (t * 2).argmax(),
+        lambda t: t.exp(), lambda t: t / 2, lambda t: t * 1.5, lambda t: t * 2, lambda t: t.sum(dtype=torch_or_ours(t, "float32")),
+        lambda t: t.mean(dtype=torch_or_ours(t, "float64")), lambda t: t == 1, lambda t: t.sigmoid(), lambda t: t.sqrt(),
+    ],
+)  # fmt: skip
+def test_integers(call, dtype):
+    compare(call, call, (ints(3, 2, 3).to(dtype),))
+
+
+def torch_or_ours(t, name):
+    return getattr(torch if isinstance(t, torch.Tensor) else ta, name)
+
+
+def rounding(mode):
+    return lambda a, b: a.div(b, rounding_mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["floor", "trunc"])
+def test_div_rounding(mode):
+    for a, b in ((x(4), x(4, seed=1)), (ints(20, 6) - 10, torch.tensor([3, -3, 7, 2, -2, 1])), (x(3), torch.tensor(2.5))):
+        compare(rounding(mode), rounding(mode), (a, b))
+
+
+@pytest.mark.parametrize(
+    "bounds", [(-0.5, 0.5), (None, 0.2), (-0.2, None), (0.5, -0.5), (x(3), None), (x(3), x(2, 3, seed=2)), (None, x(1))], ids=str
+)
+def test_clamp(bounds):
+    compare(lambda t, a, b: t.clamp(a, b), lambda t, a, b: t.clamp(a, b), (x(2, 3), *bounds))
+
+
+# --- shapes and indexing ---
+
+MOVES = [
+    lambda t: t.reshape(4, 6), lambda t: t.reshape((-1, 2)), lambda t: t.view(24) if t.is_contiguous() else t.reshape(24),
+    lambda t: t.flatten(), lambda t: t.flatten(1), lambda t: t.flatten(-2, -1), lambda t: t.transpose(0, -1), lambda t: t.permute(2, 0, 1),
+    lambda t: t.permute((1, -1, 0)), lambda t: t.mT, lambda t: t.unsqueeze(0), lambda t: t.unsqueeze(-1), lambda t: t[:, :1].squeeze(1),
+    lambda t: t[:1, :1].squeeze(), lambda t: t[:1, :, :1].squeeze((0, 2)), lambda t: t[:, :1].expand(2, 5, 4), lambda t: t.expand(3, -1, -1, 4),
+    lambda t: t[0, 0].broadcast_to(2, 4), lambda t: t.flip(0), lambda t: t.flip((0, -1)), lambda t: t.roll(1), lambda t: t.roll(-2, 1),
+    lambda t: t.roll((1, 2), (0, -1)), lambda t: t.tril(), lambda t: t.triu(1), lambda t: t.tril(-1), lambda t: t.movedim(0, -1),
+    lambda t: t.movedim((0, 1), (1, 2)), lambda t: t.split(2, 1), lambda t: t.split([1, 3], -1), lambda t: t.chunk(3, 2), lambda t: t.unbind(1),
+    lambda t: list(t), lambda t: t[1], lambda t: t[-1, 1:], lambda t: t[..., None, ::2], lambda t: t[:, [0, 2, 2]], lambda t: t[[1, 0], [2, 2]],
+    lambda t: t[t.detach() > 0], lambda t: t[0, :, [1, 2]], lambda t: t[[0, 1], :, 2], lambda t: t[None, 0, :, [1, 1, 3]], lambda t: t[0, [1, 1], :],
+    lambda t: t[1, 2, 3], lambda t: t[..., 0], lambda t: t[:0], lambda t: t[[]], lambda t: t.clone(), lambda t: t.contiguous(),
+    lambda t: t[[True, False]], lambda t: t[:, [True, False, True], 1], lambda t: t[[1, 1, 0]][:, 1], lambda t: t.T if t.ndim == 2 else t,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("call", MOVES)
+def test_shapes_and_indexing(call):
+    for t in (x(2, 3, 4), strided(2, 3, 4)):
+        compare(call, call, (t,))
+
+
+@pytest.mark.parametrize("index", [np.array([0, 2, 2]), np.array([[0, 1], [2, 2]]), np.array([True, False, True]), np.int64(1)], ids=str)
+def test_indexing_with_arrays_and_tensors(index):
+    t = x(3, 4)
+    compare(lambda t: t[index], lambda t: t[torch.from_numpy(np.asarray(index))], (t,))
+    compare(lambda t: t[ta.tensor(index)], lambda t: t[torch.from_numpy(np.asarray(index))], (t,))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_index_select_and_gather(dim):
+    t = x(3, 4)
+    select = ints(3, 5)
+    compare(lambda t, i: ta.index_select(t, dim, i), lambda t, i: torch.index_select(t, dim, i), (t, select))
+    index = ints(3, 2, 4)
+    compare(lambda t, i: ta.gather(t, dim, i), lambda t, i: torch.gather(t, dim, i), (t, index))
+
+
+def both(name, *args, **kwargs):
+    """The function of this name in torch and in tinyattn."""
+    return lambda *t: getattr(ta, name)(*t, *args, **kwargs), lambda *t: getattr(torch, name)(*t, *args, **kwargs)
+
+
+def listed(name, **kwargs):
+    return lambda *t: getattr(ta, name)(t, **kwargs), lambda *t: getattr(torch, name)(t, **kwargs)
+
+
+TOGETHER = [
+    (listed("cat"), [(2, 3), (1, 3)]), (listed("cat", dim=-1), [(2, 3), (2, 0), (2, 1)]), (listed("stack"), [(2, 3), (2, 3)]),
+    (listed("stack", dim=-1), [(2,), (2,), (2,)]), (both("matmul"), [(3,), (3,)]), (both("matmul"), [(2, 3), (3,)]),
+    (both("matmul"), [(3,), (3, 2)]), (both("matmul"), [(2, 3), (3, 4)]), (both("matmul"), [(5, 2, 3), (3, 4)]),
+    (both("matmul"), [(5, 2, 3), (5, 3, 4)]), (both("matmul"), [(2, 1, 2, 3), (4, 3, 1)]), (both("matmul"), [(3,), (5, 3, 2)]),
+    (both("matmul"), [(5, 2, 3), (3,)]), (both("matmul"), [(0, 3), (3, 2)]), (both("matmul"), [(2, 0), (0, 3)]),
+    (both("mm"), [(2, 3), (3, 4)]), (both("bmm"), [(5, 2, 3), (5, 3, 4)]), (both("outer"), [(2,), (3,)]),
+    (both("where", ), [(2, 3), (2, 3)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pair", "shapes"), TOGETHER[:-1], ids=lambda p: str(p) if isinstance(p, list) else "")
+def test_products_and_joins(pair, shapes):
+    for make in (x, strided):
+        compare(*pair, tuple(make(*shape, seed=i) for i, shape in enumerate(shapes)))
+
+
+EINSUM = [
+    ("ij,jk->ik", (2, 3), (3, 4)), ("bij,bjk", (2, 3, 4), (2, 4, 5)), ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ii->i", (3, 3)), ("ii", (3, 3)),
+    ("i,j->ij", (2,), (3,)), ("bhqd,bhkd->bhqk", (2, 2, 3, 4), (2, 2, 5, 4)), ("...ij,...jk->...ik", (2, 3, 4), (4, 2)), ("b...i,i->b...", (2, 3, 4), (4,)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 2)), ("ijk,j->ik", (2, 3, 4), (3,)), ("iji->j", (2, 3, 2)), ("ij,ij->i", (2, 3), (1, 3)), ("i,i->i", (3,), (1,)),
+    ("ij , jk -> k i", (2, 3), (3, 4)), ("a,b,c->cab", (2,), (3,), (2,)), ("...->...", (2, 3)), ("ij...,jk...->ik...", (2, 3, 4), (3, 2, 4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", EINSUM, ids=lambda row: row[0])
+def test_einsum(row):
+    equation, *shapes = row
+    args = tuple(x(*shape, seed=i) for i, shape in enumerate(shapes))
+    compare(lambda *t: ta.einsum(equation, *t), lambda *t: torch.einsum(equation, *t), args)
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_pad(mode):
+    for pad in ((1, 2), (2, 1, 0, 3)) if mode == "constant" else ((1, 2), (2, 1, 1, 2)):
+        t = x(2, 4, 5) if len(pad) == 2 else x(2, 2, 4, 5)
+        compare(lambda t: F.pad(t, pad, mode), lambda t: TF.pad(t, pad, mode), (t,))  # noqa: B023
+    compare(lambda t: F.pad(t, (1, -1, -1, 2), value=7.0), lambda t: TF.pad(t, (1, -1, -1, 2), value=7.0), (x(3, 4),))
+
+
+# --- losses ---
+
+CLASS_LOSSES = [
+    {}, {"reduction": "sum"}, {"reduction": "none"}, {"ignore_index": 1}, {"label_smoothing": 0.1}, {"weight": True},
+    {"weight": True, "ignore_index": 2, "label_smoothing": 0.3}, {"weight": True, "reduction": "sum", "ignore_index": 0},
+    {"weight": True, "reduction": "none", "label_smoothing": 0.2}, {"label_smoothing": 0.2, "reduction": "sum", "ignore_index": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", CLASS_LOSSES, ids=str)
+@pytest.mark.parametrize("shape", [(5, 4), (4,), (3, 4, 2), (2, 4, 3, 2)], ids=str)
+@pytest.mark.parametrize("target", ["index", "probabilities"])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_class_losses(name, target, shape, options):
+    options = dict(options)
+    if name == "nll_loss" and ("label_smoothing" in options or target == "probabilities"):
+        pytest.skip("nll_loss has neither")
+    axis = 0 if len(shape) == 1 else 1
+    if options.get("weight"):
+        options["weight"] = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
+    if target == "probabilities":
+        options.pop("ignore_index", None)
+        labels = x(*shape, seed=3).detach().softmax(axis).requires_grad_()
+    else:
+        labels = ints(4, *shape[:axis], *shape[axis + 1 :])
+    compare(getattr(F, name), getattr(TF, name), (x(*shape), labels), options)
+
+
+def test_the_mean_of_ignored_targets_alone_is_nan_as_in_pytorch():
+    compare(F.cross_entropy, TF.cross_entropy, (x(2, 3), torch.tensor([-100, -100])), orders=1)
+
+
+def test_an_ignored_row_of_infinities_stays_out():
+    scores = ta.tensor([[1.0, 2.0], [np.inf, -np.inf]], requires_grad=True)
+    loss = F.cross_entropy(scores, ta.tensor([1, -100]))
+    loss.backward()
+    assert np.isfinite(loss.item())
+    assert np.isfinite(scores.grad.numpy()[0]).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "binary_cross_entropy_with_logits"])
+def test_number_losses(name, reduction):
+    target = x(3, 4, seed=1).detach().sigmoid().requires_grad_()
+    compare(getattr(F, name), getattr(TF, name), (x(3, 4), target), {"reduction": reduction})
+    if name.startswith("binary"):
+        for options in ({"weight": x(4).detach()}, {"pos_weight": x(4, positive=True).detach()}, {"weight": x(3, 4).detach(), "pos_weight": x(1).detach()}):
+            compare(getattr(F, name), getattr(TF, name), (x(3, 4), target), {"reduction": reduction, **options})
+
+
+# --- embedding, norms, attention ---
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2, -1])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 5), (0,)], ids=str)
+def test_embedding(shape, padding_idx):
+    orders = 2 if shape != (0,) else 1  # torch cannot differentiate twice through no rows
+    compare(F.embedding, TF.embedding, (ints(4, *shape), x(4, 3)), {"padding_idx": padding_idx}, orders)
+
+
+def primitive_layer_norm(t, shape, weight, bias, eps=1e-5):
+    """torch's fused layer_norm has a wrong third derivative (pytorch#175754), so compare with this."""
+    dim = tuple(range(-len(shape), 0))
+    centred = t - t.mean(dim, keepdim=True)
+    return centred / (centred.square().mean(dim, keepdim=True) + eps).sqrt() * weight + bias
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4)], ids=str)
+def test_layer_norm_to_third_order(shape):
+    for make in (x, strided):
+        args = (make(2, 3, 4), x(*shape, seed=1), x(*shape, seed=2))
+        compare(
+            lambda t, w, b: F.layer_norm(t, shape, w, b), lambda t, w, b: primitive_layer_norm(t, shape, w, b), args, orders=3
+        )
+    for options in ((None, None), (x(*shape, seed=1), None), (None, x(*shape, seed=1))):
+        compare(lambda t, w, b: F.layer_norm(t, shape, w, b), lambda t, w, b: TF.layer_norm(t, shape, w, b), (x(2, 3, 4), *options), orders=1)
+
+
+def primitive_attention(q, k, v, mask=None, is_causal=False, scale=None):
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ v
+
+
+MASKS = {
+    "none": {}, "causal": {"is_causal": True}, "scale": {"scale": 0.3}, "boolean": {"mask": torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1]]).bool()},
+    "additive": {"mask": x(4, 3, seed=9)}, "a row for all": {"mask": torch.tensor([1, 0, 1]).bool()}, "a head each": {"mask": x(2, 1, 4, 3, seed=9)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("lead", [(), (2,), (1, 2), (2, 2)], ids=str)
+def test_attention_to_third_order(lead, options):
+    options = dict(options)
+    mask = options.pop("mask", None)
+    if mask is not None and mask.ndim > 2 and len(lead) < 2:
+        pytest.skip("more axes than scores")
+    args = (x(*lead, 4, 2, seed=1), x(*lead, 3, 2, seed=2), x(*lead, 3, 5, seed=3), mask)
+    compare(
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, **options),
+        lambda q, k, v, m: primitive_attention(q, k, v, m, **options),
+        args,
+        orders=3,
+    )
+
+
+def test_attention_with_fewer_key_heads():
+    args = (x(2, 4, 3, 5), x(2, 2, 6, 5, seed=1), x(2, 2, 6, 5, seed=2))
+    compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args, {"enable_gqa": True}, orders=1)
+
+
+def test_dropout_keeps_the_mean_and_scales_the_gradient():
+    t = ta.ones(200, 200, dtype=ta.float64, requires_grad=True)
+    for p in (0.1, 0.5, 0.9):
+        out = F.dropout(t, p)
+        kept = out.numpy() != 0
+        np.testing.assert_allclose(kept.mean(), 1 - p, atol=0.01)
+        np.testing.assert_allclose(out.numpy()[kept], 1 / (1 - p))
+        np.testing.assert_array_equal(ta.grad(out.sum(), t)[0].numpy(), out.numpy())
+    assert (F.dropout(t, 1.0).numpy() == 0).all()
+    assert F.dropout(t, 0.5, training=False) is t
+
+
+# --- definitions and kernels ---
+
+FUSED = {
+    "linear": (lambda x, w, b: F.linear(x, w, b), [(2, 3, 4), (5, 4), (5,)]),
+    "embedding": (lambda w: F.embedding(ta.tensor([[0, 2], [2, 3]]), w), [(4, 3)]),
+    "softmax": (lambda x: F.softmax(x, 1), [(2, 3, 4)]),
+    "log_softmax": (lambda x: F.log_softmax(x, -1), [(2, 3, 4)]),
+    "sigmoid": (ta.sigmoid, [(3, 4)]), "silu": (ta.silu, [(3, 4)]), "relu": (ta.relu, [(3, 4)]), "logsigmoid": (ta.logsigmoid, [(3, 4)]),
+    "softplus": (lambda x: F.softplus(x, 2.0, 1.0), [(3, 4)]),
+    "gelu": (F.gelu, [(3, 4)]), "gelu tanh": (lambda x: F.gelu(x, "tanh"), [(3, 4)]),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (4,), w, b), [(2, 3, 4), (4,), (4,)]),
+    "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
+    "cross_entropy": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2])), [(3, 4)]),
+    "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
+    "attention causal": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), [(2, 4, 3)]),
+    "attention mask": (lambda x, m: F.scaled_dot_product_attention(x, x, x, m), [(2, 4, 3), (4, 4)]),
+    "dropout": (lambda x: F.dropout(x, 0.4, generator=ta.Generator().manual_seed(1)), [(3, 4)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("name", FUSED)
+def test_kernels_equal_their_definitions(name, contiguous, dtype):
+    function, shapes = FUSED[name]
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=[2 * n for n in s])[tuple(slice(0, None, 2) for _ in s)].astype(dtype, order="K") for s in shapes]
+    arrays = [np.ascontiguousarray(a) if contiguous else np.asfortranarray(a) for a in arrays]
+    results = []
+    for mode in (ta.definitions(), ta.enable_grad()):
+        inputs = [ta.from_numpy(a).requires_grad_() for a in arrays]
+        with mode:
+            out = function(*inputs)
+        weights = ta.tensor(np.random.default_rng(1).normal(size=out.shape), dtype=dtype)
+        results.append([out, *ta.grad((out * weights).sum(), inputs)])
+    for defined, kernel in zip(*results, strict=True):
+        assert defined.dtype == kernel.dtype == dtype
+        tolerance = 1e-12 if dtype == "float64" else 2e-5
+        np.testing.assert_allclose(kernel.detach().numpy(), defined.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_every_operation_with_a_definition_is_in_the_table_above():
+    modules = [m for name, m in sys.modules.items() if name.startswith("tinyattn.ops.")]
+    operations = {value for m in modules for value in vars(m).values() if isinstance(value, ta.Operation)}
+    defined = {op.name for op in operations if op.definition}
+    assert {name.split()[0] for name in FUSED} == defined

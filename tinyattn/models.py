@@ -1,0 +1,336 @@
+"""The two models: the article's, made to work, and a small vision transformer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinyattn import ops
+from tinyattn.autograd import no_grad
+from tinyattn.nn import (
+    AdditiveAttentionPooling, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Parameter, init,
+)  # fmt: skip
+from tinyattn.nn import functional as F
+from tinyattn.tensor import Tensor, as_tensor
+
+__all__ = ["AttentionClassifier", "AttentionModel"]
+
+
+# --- the article's model ---
+
+
+class AttentionModel(Module):
+    """Every pixel a token, a softmax to weigh them, one linear layer on their weighted mean.
+
+    The model of the article's chapter 5 with its mistakes repaired (docs/article.md). A pixel's
+    token is the vector of its intensity, one of input_dim levels, plus the vector of its place; the
+    scores of the classes come from the normalised weighted mean. A token depends on nothing else, so
+    all there are, input_dim x pixels, are scored once a batch and looked up.
+
+    score: "additive" is tanh(x w + b), the article's; "dot" is q . (x W), with a learned query;
+        "scaled_dot" divides that by sqrt(embed_dim); "multihead" does it num_heads times, each head
+        weighing embed_dim / num_heads of the features. Never pixel against pixel.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        embed_dim: int,
+        num_classes: int,
+        *,
+        score: str = "additive",
+        num_heads: int = 4,
+        image_size: int = 28,
+    ) -> None:
+        super().__init__()
+        if input_dim < 2:
+            raise ValueError(f"input_dim={input_dim}: intensities need at least 2 levels to differ")
+        self.input_dim, self.image_size = input_dim, image_size
+        self.embedding = Embedding(input_dim, embed_dim)
+        self.position = Parameter(ops.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
+        self.attention = _scoring(score, embed_dim, num_heads)
+        self.norm = LayerNorm(embed_dim)
+        self.fc = Linear(embed_dim, num_classes)
+        # A mean of hundreds of vectors of size 1 is nearly the same for every image: start small
+        # and let the layer norm enlarge what differs.
+        init.normal_(self.embedding.weight, std=0.02)
+        init.normal_(self.position, std=0.02)
+
+    def forward(self, images: Any) -> Tensor:
+        """Scores of the classes (batch, num_classes).
+
+        images: uint8 0..255 or float 0..1, of shape (batch, size, size), (batch, 1, size, size) or
+        (batch, size * size).
+        """
+        levels = self.quantize(images)  # (batch, pixels)
+        weights = self._weights(levels)  # (heads, batch, pixels)
+        heads = weights.shape[0]
+        # sum_i weight_i (embedding[level_i] + position_i), without writing out a vector for each pixel:
+        # the embeddings by the weight that falls on each level, the positions by their own weight
+        is_level = F.embedding(levels, ops.eye(self.input_dim, dtype=weights.dtype))  # (batch, pixels, levels)
+        on_levels = weights.transpose(0, 1) @ is_level  # (batch, heads, levels)
+        mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)
+        mean = mean + weights @ _by_head(self.position, heads)  # (heads, batch, embed_dim / heads)
+        mean = mean.transpose(0, 1).reshape(len(levels), -1)  # (batch, embed_dim)
+        return self.fc(self.norm(mean))  # type: ignore[no-any-return]
+
+    def quantize(self, images: Any) -> Tensor:
+        """The nearest of input_dim evenly spaced levels for each pixel: int64 (batch, pixels)."""
+        pixels = _images(images, self.image_size).flatten(1)  # (batch, pixels)
+        low, high = (pixels.amin().item(), pixels.amax().item()) if pixels.numel() else (0.0, 0.0)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled")
+        return (pixels * (self.input_dim - 1) + 0.5).long()
+
+    def _weights(self, levels: Tensor) -> Tensor:
+        """How much each pixel counts: (heads, batch, pixels), each row summing to 1."""
+        tokens = self.embedding.weight.unsqueeze(1) + self.position  # (levels, pixels, embed_dim)
+        table = self.attention.scores(tokens).reshape(-1, *tokens.shape[:2])  # (heads, levels, pixels)
+        scores = table[:, levels, ops.arange(levels.shape[1])]  # (heads, batch, pixels)
+        return F.softmax(scores, -1)
+
+    @no_grad()
+    def attention_maps(self, images: Any) -> list[Tensor]:
+        """The weights as pictures, one tensor (batch, heads, size, size). For looking, not training."""
+        weights = self._weights(self.quantize(images)).transpose(0, 1)
+        return [weights.reshape(*weights.shape[:2], self.image_size, self.image_size)]
+
+    def where_it_looked(self, images: Any) -> Tensor:
+        """The share of each pixel in the answer, the mean over the heads: (batch, size, size)."""
+        return self.attention_maps(images)[0].mean(1)
+
+    def extra_repr(self) -> str:
+        return f"input_dim={self.input_dim}, image_size={self.image_size}"
+
+
+class LearnedQueries(Module):
+    """Scores tokens by num_heads learned queries: q_h . (x W)_h, scaled by 1 / sqrt(head_dim) or not."""
+
+    def __init__(self, embed_dim: int, num_heads: int = 1, scaled: bool = True) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
+        self.key = Linear(embed_dim, embed_dim)
+        self.query = Parameter(ops.empty(num_heads, embed_dim // num_heads))
+        self.scale = 1 / math.sqrt(embed_dim // num_heads) if scaled else 1.0
+        init.normal_(self.query)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """(levels, pixels, embed_dim) -> (heads, levels, pixels)"""
+        heads, head_dim = self.query.shape
+        keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)
+        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
+
+
+def _scoring(score: str, embed_dim: int, num_heads: int) -> Module:
+    if score == "additive":
+        return AdditiveAttentionPooling(embed_dim)
+    if score == "dot":
+        return LearnedQueries(embed_dim, scaled=False)
+    if score == "scaled_dot":
+        return LearnedQueries(embed_dim)
+    if score == "multihead":
+        return LearnedQueries(embed_dim, num_heads)
+    raise ValueError(f"score={score!r}; expected 'additive', 'dot', 'scaled_dot' or 'multihead'")
+
+
+def _by_head(vectors: Tensor, heads: int) -> Tensor:
+    """(rows, dim) -> (heads, rows, dim / heads): the features that each head weighs."""
+    return vectors.reshape(len(vectors), heads, -1).transpose(0, 1)
+
+
+# --- the vision transformer ---
+
+
+class SelfAttention(Module):
+    """Multi-head self-attention with one projection for query, key and value together."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(batch, tokens, dim) -> query, key and value, each (batch, heads, tokens, head_dim)"""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = F.scaled_dot_product_attention(*self.project(x))  # (batch, heads, tokens, head_dim)
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+class MLP(Module):
+    """Two linear layers with a GELU (tanh form) between them, on each token alone."""
+
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, out_dim or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(Module):
+    """Attention, then an MLP, each on the normalised tokens and added to them (pre-norm)."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = MLP(dim, mlp_dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class AttentionClassifier(Module):
+    """A small vision transformer: patches as tokens, pre-norm blocks, pooling, one linear layer.
+
+    Argument names as torchvision's VisionTransformer; hidden_dim is the size of a token. dropout: of
+    the tokens and of what each block adds to them. pooling: "mean" of the tokens or "attention",
+    their mean by AdditiveAttentionPooling. patch_stride: from one patch to the next (patch_size
+    unless given: no overlap). patch_padding: zeros around the image. stem_dim: embed patches by an
+    MLP with this hidden size instead of one linear layer. Raises ValueError for patches that do not
+    cover the image. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+    """
+
+    patch_index: Tensor
+
+    def __init__(
+        self,
+        image_size: int = 28,
+        patch_size: int = 4,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        hidden_dim: int = 64,
+        mlp_dim: int = 256,
+        num_classes: int = 10,
+        *,
+        dropout: float = 0.0,
+        pooling: str = "mean",
+        patch_stride: int | None = None,
+        patch_padding: int = 0,
+        stem_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim={hidden_dim} must be a multiple of num_heads={num_heads}")
+        if pooling not in ("mean", "attention"):
+            raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'attention'")
+        self.image_size, self.patch_padding = image_size, patch_padding
+        index = _patch_index(image_size, patch_size, patch_stride or patch_size, patch_padding)
+        self.register_buffer("patch_index", index, persistent=False)  # (tokens, patch_size ** 2)
+        tokens, pixels = index.shape
+        self.embed = MLP(pixels, stem_dim, hidden_dim) if stem_dim else Linear(pixels, hidden_dim)
+        self.position = Parameter(ops.empty(tokens, hidden_dim))
+        self.dropout = Dropout(dropout)
+        self.blocks = ModuleList(Block(hidden_dim, num_heads, mlp_dim, dropout) for _ in range(num_layers))
+        self.norm = LayerNorm(hidden_dim)
+        self.pool = AdditiveAttentionPooling(hidden_dim) if pooling == "attention" else MeanPooling()
+        self.head = Linear(hidden_dim, num_classes)
+        init.normal_(self.position, std=0.02)
+
+    def forward(self, images: Any) -> Tensor:
+        """Scores of the classes (batch, num_classes).
+
+        images: uint8 (scaled by 1/255) or float, of shape (batch, size, size), (batch, 1, size, size)
+        or (batch, size * size).
+        """
+        x = self.tokens(images)  # (batch, tokens, hidden_dim)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.pool(self.norm(x)))  # type: ignore[no-any-return]
+
+    def tokens(self, images: Any) -> Tensor:
+        """The embedded patches with their positions: (batch, tokens, hidden_dim)."""
+        x = _images(images, self.image_size).to(self.position.dtype)
+        if self.patch_padding:
+            x = F.pad(x, (self.patch_padding,) * 4)
+        patches = x.flatten(1)[:, self.patch_index]  # (batch, tokens, patch_size ** 2)
+        return self.dropout(self.embed(patches) + self.position)  # type: ignore[no-any-return]
+
+    @no_grad()
+    def attention_maps(self, images: Any) -> list[Tensor]:
+        """For each block who looks at whom, (batch, heads, tokens, tokens), and at last the weights of
+        the pooling, (batch, tokens). For looking: computed anew and without dropout."""
+        training, maps = self.training, []
+        self.eval()
+        try:
+            x = self.tokens(images)
+            for block in self.blocks:
+                query, key, _ = block.attention.project(block.norm1(x))
+                maps.append(ops.attention_weights(query, key))
+                x = block(x)
+            maps.append(self.pool(self.norm(x), need_weights=True)[1])
+        finally:
+            self.train(training)
+        return maps
+
+    @no_grad()
+    def where_it_looked(self, images: Any) -> Tensor:
+        """The share of each pixel in the answer, (batch, size, size), each image summing to 1.
+
+        Attention rollout (Abnar and Zuidema 2020, "Quantifying attention flow in transformers"): the
+        pooling's weights carried back through the blocks, whose residuals count for one half.
+        """
+        *layers, share = self.attention_maps(images)  # share: (batch, tokens)
+        for layer in reversed(layers):
+            share = (share + (share.unsqueeze(1) @ layer.mean(1)).squeeze(1)) / 2
+        batch, (tokens, pixels) = len(share), self.patch_index.shape
+        padded = self.image_size + 2 * self.patch_padding
+        spread = (share / pixels).unsqueeze(-1).expand(batch, tokens, pixels)
+        image = ops.place(spread, (slice(None), self.patch_index), (batch, padded**2))
+        inside = slice(self.patch_padding, padded - self.patch_padding)
+        image = image.reshape(batch, padded, padded)[:, inside, inside]
+        return image / image.sum((1, 2), keepdim=True)
+
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}, tokens={len(self.patch_index)}"
+
+
+class MeanPooling(Module):
+    """The plain mean of the tokens: (..., tokens, dim) -> (..., dim)."""
+
+    def forward(self, tokens: Tensor, need_weights: bool = False) -> Any:
+        pooled = tokens.mean(-2)
+        even = 1 / tokens.shape[-2]
+        return (pooled, ops.full(tokens.shape[:-1], even, dtype=tokens.dtype)) if need_weights else pooled
+
+
+def _patch_index(size: int, patch: int, stride: int, padding: int) -> Tensor:
+    """Which pixels of the padded, flattened image make up each patch: (tokens, patch ** 2)."""
+    padded = size + 2 * padding
+    count = (padded - patch) // stride + 1  # along one side
+    if patch > padded or stride > patch or (count - 1) * stride + patch < size + padding:
+        raise ValueError(
+            f"patches of {patch} pixels every {stride} with padding {padding} do not cover an image of {size}; "
+            "choose sizes that divide it, or more padding"
+        )
+    start, within = np.arange(count) * stride, np.arange(patch)
+    corners = start[:, None] * padded + start  # (count, count)
+    offsets = within[:, None] * padded + within  # (patch, patch)
+    return as_tensor(corners.reshape(-1, 1) + offsets.reshape(1, -1))
+
+
+def _images(images: Any, size: int) -> Tensor:
+    """Images as floats (batch, size, size); integers 0..255 are scaled to 0..1."""
+    x = as_tensor(images)
+    if x.shape[1:] not in ((size, size), (1, size, size), (size * size,)):
+        raise ValueError(
+            f"images have shape {tuple(x.shape)}; expected (batch, {size}, {size}), (batch, 1, {size}, {size}) "
+            f"or (batch, {size * size})"
+        )
+    if x.dtype.kind in "iu":
+        x = x.to(dtype=np.float32) / 255
+    elif x.dtype.kind != "f":
+        raise TypeError(f"images have dtype {x.dtype}; expected uint8 (0..255) or float (0..1)")
+    return x.reshape(-1, size, size)

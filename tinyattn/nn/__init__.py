@@ -1,0 +1,20 @@
+"""Layers, losses and models' building blocks, as torch.nn."""
+
+from tinyattn.nn import functional, init, utils
+from tinyattn.nn.attention import (
+    AdditiveAttentionPooling, MultiheadAttention, TransformerEncoder, TransformerEncoderLayer,
+)  # fmt: skip
+from tinyattn.nn.containers import ModuleList, Sequential
+from tinyattn.nn.layers import (
+    GELU, Dropout, Embedding, Flatten, Identity, LayerNorm, Linear, LogSigmoid, LogSoftmax, ReLU, Sigmoid, SiLU,
+    Softmax, Softplus, Tanh,
+)  # fmt: skip
+from tinyattn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from tinyattn.nn.module import Module, Parameter
+
+__all__ = [
+    "GELU", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten",
+    "Identity", "L1Loss", "LayerNorm", "Linear", "LogSigmoid", "LogSoftmax", "MSELoss", "Module", "ModuleList",
+    "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
+    "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "functional", "init", "utils",
+]  # fmt: skip

@@ -1,0 +1,323 @@
+"""Attention layers: multi-head attention, the transformer encoder, and pooling by additive attention."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyattn import ops
+from tinyattn.nn import functional as F
+from tinyattn.nn import init
+from tinyattn.nn.containers import ModuleList
+from tinyattn.nn.layers import Dropout, LayerNorm, Linear
+from tinyattn.nn.module import Module, Parameter
+from tinyattn.tensor import Tensor
+
+__all__ = ["AdditiveAttentionPooling", "MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+
+
+class MultiheadAttention(Module):
+    """Several attentions side by side, each on its own projection of query, key and value.
+
+    embed_dim is shared out among num_heads. kdim, vdim: sizes of key and value vectors where they
+    differ from embed_dim. dropout: of the weights. add_bias_kv appends one learned key and value,
+    add_zero_attn one of zeros. batch_first: (batch, tokens, dim) instead of (tokens, batch, dim).
+    Raises ValueError where embed_dim cannot be shared out evenly. Vaswani et al. 2017, "Attention is
+    all you need". As torch.nn.MultiheadAttention, names, shapes and first values included.
+    """
+
+    in_proj_weight: Parameter | None
+    in_proj_bias: Parameter | None
+    bias_k: Parameter | None
+    bias_v: Parameter | None
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} must be a positive multiple of num_heads={num_heads}")
+        self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
+
+        def parameter(name: str, wanted: bool, *shape: int) -> None:
+            unset = Parameter(ops.empty(shape, device=device, dtype=dtype)) if wanted else None
+            self.register_parameter(name, unset)
+
+        packed = self.kdim == self.vdim == embed_dim
+        parameter("in_proj_weight", packed, 3 * embed_dim, embed_dim)  # of query, key and value
+        parameter("q_proj_weight", not packed, embed_dim, embed_dim)
+        parameter("k_proj_weight", not packed, embed_dim, self.kdim)
+        parameter("v_proj_weight", not packed, embed_dim, self.vdim)
+        parameter("in_proj_bias", bias, 3 * embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
+        parameter("bias_k", add_bias_kv, 1, 1, embed_dim)
+        parameter("bias_v", add_bias_kv, 1, 1, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the first values anew."""
+        for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
+            if weight is not None:
+                init.xavier_uniform_(weight)
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                init.zeros_(bias)
+        for extra in (self.bias_k, self.bias_v):
+            if extra is not None:
+                init.xavier_normal_(extra)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the output, shaped as the query, and the weights (batch, queries, keys) or None.
+
+        query, key, value: (tokens, batch, dim), with batch_first (batch, tokens, dim), or without
+        batch (tokens, dim). key_padding_mask (batch, keys) and attn_mask (queries, keys) or
+        (batch * num_heads, queries, keys): True *hides* a key, a float is added to the score.
+        is_causal: a query sees no later key; an attn_mask, if given, decides alone. need_weights:
+        False is faster. average_attn_weights=False: of each head, (batch, num_heads, queries, keys).
+        The weights are those before dropout. A query that sees nothing gets zeros (in torch, NaN).
+        """
+        self._check(query, key, value)
+        # one projection serves all three in self-attention
+        inputs = (query,) if query is key and key is value else (query, key, value)
+        q, k, v = self._project(*map(self._batch_first, inputs))  # (batch, tokens, embed_dim)
+        batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
+        if self.bias_k is not None and self.bias_v is not None:
+            k = ops.cat([k, self.bias_k.expand(batch, 1, -1)], 1)
+            v = ops.cat([v, self.bias_v.expand(batch, 1, -1)], 1)
+        if self.add_zero_attn:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        mask = self._mask(attn_mask, key_padding_mask, is_causal, (batch, self.num_heads, queries, keys))
+        if mask is not None:  # everybody sees what was appended
+            mask = F.pad(mask, (0, k.shape[1] - keys), value=mask.dtype.kind == "b")
+        q, k, v = (_split_heads(x, self.num_heads) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        out = self.out_proj(out.transpose(1, 2).reshape(batch, queries, self.embed_dim))
+        weights = _weights(q, k, mask) if need_weights else None  # (batch, heads, queries, keys)
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        if query.ndim == 2:
+            return out.squeeze(0), None if weights is None else weights.squeeze(0)
+        return out if self.batch_first else out.transpose(0, 1), weights
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        sizes = (self.embed_dim, self.kdim, self.vdim)
+        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
+            raise ValueError(f"MultiheadAttention: {shapes}; expected three axes each, or two without a batch")
+        if (query.shape[-1], key.shape[-1], value.shape[-1]) != sizes:
+            raise ValueError(f"MultiheadAttention: {shapes}; expected last sizes {sizes} (embed_dim, kdim, vdim)")
+        batch = 0 if self.batch_first else 1
+        fits = key.shape[:-1] == value.shape[:-1]
+        if not fits or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
+            raise ValueError(f"MultiheadAttention: {shapes}; key and value need as many tokens, all three one batch")
+
+    def _batch_first(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return x.unsqueeze(0)
+        return x if self.batch_first else x.transpose(0, 1)
+
+    def _project(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> tuple[Tensor, ...]:
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if weight is not None and (key is None or value is None):
+            return F.linear(query, weight, bias).chunk(3, -1)  # type: ignore[no-any-return]
+        inputs = (query, key, value) if key is not None else (query, query, query)
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = separate if weight is None else weight.chunk(3)
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        return tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
+
+    def _mask(
+        self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, scores: tuple[int, ...]
+    ) -> Tensor | None:
+        """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
+        batch, heads, queries, keys = scores
+        if attn_mask is None and is_causal:
+            attn_mask = ops.ones(queries, keys, dtype=bool).triu(1)
+        masks = []
+        if attn_mask is not None:
+            if attn_mask.shape not in ((queries, keys), (batch * heads, queries, keys)):
+                expected = f"{(queries, keys)} or {(batch * heads, queries, keys)}"
+                raise ValueError(f"attn_mask has shape {tuple(attn_mask.shape)}; expected {expected}")
+            masks.append(attn_mask.reshape(-1, heads if attn_mask.ndim == 3 else 1, queries, keys))
+        if padding is not None:
+            if padding.shape != (batch, keys) and not (batch == 1 and padding.shape == (keys,)):
+                raise ValueError(f"key_padding_mask has shape {tuple(padding.shape)}; expected {(batch, keys)}")
+            masks.append(padding.reshape(batch, 1, 1, keys))
+        if any(mask.dtype.kind not in "bf" for mask in masks):
+            raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
+        if not masks:
+            return None
+        if all(mask.dtype.kind == "b" for mask in masks):
+            return ~(masks[0] | masks[-1])
+        added = [m if m.dtype.kind == "f" else ops.zeros(1).masked_fill(m, -float("inf")) for m in masks]
+        return added[0] if len(added) == 1 else added[0] + added[1]
+
+    def extra_repr(self) -> str:
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, tokens, dim) -> (batch, heads, tokens, dim / heads), a view."""
+    batch, tokens, dim = x.shape
+    return x.reshape(batch, tokens, heads, dim // heads).transpose(1, 2)
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None or mask.dtype.kind == "b":
+        return ops.attention_weights(query, key, mask)
+    return ops.attention_weights(query, key, None, mask.to(query.dtype))
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention, then a perceptron of each token, each with a residual and a layer norm.
+
+    norm_first: normalise before them instead of after. activation: "relu", "gelu" or a function of
+    a tensor. The other arguments as in MultiheadAttention. As torch.nn.TransformerEncoderLayer.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+        if not callable(activation) and activation not in known:
+            raise ValueError(f"activation={activation!r}; expected 'relu', 'gelu' or a function")
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
+        )
+        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        self.activation = activation if callable(activation) else known[activation]
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """src as the query of MultiheadAttention; the masks are its attn_mask and key_padding_mask."""
+
+        def attend(x: Tensor) -> Tensor:
+            options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
+            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])  # type: ignore[no-any-return]
+
+        def feed(x: Tensor) -> Tensor:
+            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))  # type: ignore[no-any-return]
+
+        if self.norm_first:
+            x = src + attend(self.norm1(src))
+            return x + feed(self.norm2(x))
+        x = self.norm1(src + attend(src))
+        return self.norm2(x + feed(x))  # type: ignore[no-any-return]
+
+
+class TransformerEncoder(Module):
+    """num_layers copies of an encoder layer, one after the other, then `norm` if given.
+
+    The copies start equal, as in torch.nn.TransformerEncoder.
+    """
+
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.add_module("norm", norm)
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, is_causal)
+        return src if self.norm is None else self.norm(src)
+
+
+class AdditiveAttentionPooling(Module):
+    """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); a small network weighs.
+
+    Without hidden_dim a token's score is tanh(x w + b), so that one weight is at most e^2 times
+    another; with it, tanh(x W + b) v, of any size (Bahdanau, Cho and Bengio 2015, "Neural machine
+    translation by jointly learning to align and translate"). The weights are the softmax of the scores.
+    """
+
+    def __init__(
+        self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        self.embed_dim, self.hidden_dim = embed_dim, hidden_dim
+        self.hidden = Linear(embed_dim, hidden_dim or 1, device=device, dtype=dtype)
+        self.add_module(
+            "v", Linear(hidden_dim, 1, bias=False, device=device, dtype=dtype) if hidden_dim else None
+        )
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """How much each token is worth: (..., tokens, embed_dim) -> (..., tokens)."""
+        hidden = F.tanh(self.hidden(tokens))
+        return (hidden if self.v is None else self.v(hidden)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = False) -> Any:
+        """Returns the mean (..., embed_dim), or with need_weights also the weights (..., tokens).
+
+        key_padding_mask (..., tokens): True hides a token; where all are hidden, everything is zero.
+        """
+        hidden = key_padding_mask
+        if hidden is not None:
+            tokens = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)  # not even a NaN gets through
+        scores = self.scores(tokens)
+        if hidden is not None:  # a finite score, for a softmax of nothing but -inf is NaN
+            scores = scores.masked_fill(hidden, float(np.finfo(scores.dtype).min))
+        weights = F.softmax(scores, -1)  # (..., tokens)
+        if hidden is not None:
+            weights = weights.masked_fill(hidden, 0.0)
+        pooled = (weights.unsqueeze(-2) @ tokens).squeeze(-2)  # (..., embed_dim)
+        return (pooled, weights) if need_weights else pooled
+
+    def extra_repr(self) -> str:
+        return f"embed_dim={self.embed_dim}, hidden_dim={self.hidden_dim}"

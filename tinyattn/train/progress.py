@@ -1,0 +1,41 @@
+"""A progress bar that shows how training goes, and is silent where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+class Progress:
+    """Iterate over the batches of an epoch with a bar: loss, accuracy, images per second, time left.
+
+    batches: has a length; items: how many images it holds; show=False for no bar. There is none
+    either where standard error is no terminal.
+    Raises ImportError, naming the extra to install, where a bar is wanted and tqdm is missing.
+    """
+
+    def __init__(self, batches: Iterable[Any], items: int, title: str, show: bool = True) -> None:
+        self.batches, self.items = batches, items
+        self.bar = _bar(items, title) if show and sys.stderr.isatty() else None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self.batches
+        finally:
+            if self.bar is not None:
+                self.bar.close()
+
+    def update(self, images: int, **shown: float) -> None:
+        """Advance by `images` and show the named numbers."""
+        if self.bar is not None:
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items()}, refresh=False)
+            self.bar.update(images)
+
+
+def _bar(items: int, title: str) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError('a progress bar needs tqdm: pip install "tinyattn[train]", or --no-progress') from None
+    return tqdm(total=items, desc=title, unit=" images", leave=False, dynamic_ncols=True)
