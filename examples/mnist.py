@@ -136,20 +136,14 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     first = [int(np.flatnonzero(digits.test_labels == digit)[0]) for digit in range(10)]  # one of each
     images = digits.test_images[first]
     captions = [f"{digits.test_labels[i]}, said {predicted[i]}" for i in first]
-    maps = where_it_looked(model, images)
-    figure = viz.attention_figure(images, maps, captions, f"{title}: where it looked")
+    maps = {"where it looked": model.where_it_looked(images).numpy()}
+    figure = viz.attention_figure(images, maps, captions, title)
     figure.savefig(run.folder / "attention.png")
 
     mistakes = np.flatnonzero(predicted != digits.test_labels)
     print(f"{len(mistakes)} mistakes in {len(predicted)} test images; the first of them:")
     for i in mistakes[:10]:
         print(f"  test image {i}: a {digits.test_labels[i]}, taken for a {predicted[i]}")
-
-
-def where_it_looked(model: ta.nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> (count, rows, columns): how much each patch or pixel counted."""
-    maps = model.attention_maps(images)
-    return maps
 
 
 def banner(*lines: str) -> None:

@@ -124,9 +124,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    ("options", "amsgrad"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS]
-)
+@pytest.mark.parametrize(("options", "amsgrad"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS])
 def test_adam_kernel_is_its_definition(options, amsgrad, layout, dtype):
     rng = np.random.default_rng(0)
     p, g, m, v, top = (np.asarray(LAYOUTS[layout](rng)).astype(dtype, order="K") for _ in range(5))
@@ -167,13 +165,35 @@ def test_numpy_scalars_among_the_options_widen_nothing():
         assert type(optimizer.param_groups[0]["lr"]) is float
 
 
+def test_a_numpy_scalar_computes_nothing_in_float64():
+    rng = np.random.default_rng(0)
+    arrays = [rng.random(1000, dtype=np.float32) for _ in range(4)]
+    options = {**ADAM, "weight_decay": 0.1, "decoupled": False}
+    scalars = {key: value if type(value) is bool else np.float64(value) for key, value in options.items()}
+    once, again = [a.copy() for a in arrays], [a.copy() for a in arrays]
+    cpu.adam_step(*once, None, 1, **options)
+    cpu.adam_step(*again, None, 1, **scalars)
+    for a, b in zip(once, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("SGD", "sgd_step"), ("Adam", "adam_step")])
+def test_definitions_run_without_the_kernel(name, kernel, monkeypatch):
+    monkeypatch.delattr(cpu, kernel)
+    p = one()
+    p.grad = ta.ones(1)
+    with ta.definitions():
+        getattr(optim, name)([p], lr=0.5).step()
+    np.testing.assert_allclose(p.tolist(), [0.5])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_infinite_gradients_go_where_torch_takes_them_without_a_warning(name):
-    values = [math.inf, -math.inf, math.nan, 1e30, 1e-30, 0.0, 1.0]
     p, q = ta.ones(7, requires_grad=True), torch.ones(7, requires_grad=True)
     optimizer, oracle = getattr(optim, name)([p], lr=0.1), getattr(torch.optim, name)([q], lr=0.1)
-    for _ in range(2):
+    for infinity in (math.inf, -math.inf):
+        values = [infinity, -infinity, math.nan, 1e30, 1e-30, 0.0, 1.0]
         p.grad, q.grad = ta.tensor(values), torch.tensor(values)
         optimizer.step()
         oracle.step()
@@ -224,6 +244,8 @@ def test_names_stay_with_the_parameters():
     optimizer = optim.Adam(model.named_parameters())
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
     assert optimizer.param_groups[0]["params"][0] is model.weight
+    saved = optim.Adam(model.parameters()).state_dict()
+    optimizer.load_state_dict(saved)
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
@@ -278,7 +300,8 @@ def test_a_frozen_parameter_beside_others_is_left_alone():
     optimizer = optim.SGD([frozen, free], lr=1.0)
     (frozen * free).sum().backward()
     optimizer.step()
-    assert frozen.tolist() == [1.0] and free.tolist() == [0.0]
+    assert frozen.tolist() == [1.0]
+    assert free.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(("name", "options"), [("Adam", {}), ("SGD", {"momentum": 0.9})])
@@ -464,9 +487,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize(("change", "words"), DAMAGED)
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, words):
-    optimizer, saved = broken(
-        lambda s: None if isinstance(r := change(s), str | tuple | ta.Tensor) else r
-    )
+    optimizer, saved = broken(lambda s: None if isinstance(r := change(s), str | tuple | ta.Tensor) else r)
     before = repr(optimizer.state_dict())
     with pytest.raises(ValueError, match=words):
         optimizer.load_state_dict(saved)
@@ -512,9 +533,7 @@ def test_a_hundred_learning_rates_as_torch(make):
     mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
     for epoch in range(100):
         want = torchs.get_last_lr()
-        np.testing.assert_allclose(
-            mine.get_last_lr(), want, rtol=1e-12, atol=1e-18, err_msg=str(epoch)
-        )
+        np.testing.assert_allclose(mine.get_last_lr(), want, rtol=1e-12, atol=1e-18, err_msg=str(epoch))
         assert [g["lr"] for g in optimizer.param_groups] == mine.get_last_lr()
         assert optimizer.param_groups[0]["initial_lr"] == 1.0
         optimizer.step()
@@ -541,9 +560,7 @@ def test_a_loaded_schedule_goes_on_where_it_was(make, stop):
         uninterrupted.step()
 
 
-@pytest.mark.parametrize(
-    "make", [m for n, m in SCHEDULES.items() if n in ("step", "cosine", "linear, up")]
-)
+@pytest.mark.parametrize("make", [m for n, m in SCHEDULES.items() if n in ("step", "cosine", "linear, up")])
 def test_a_schedule_loads_what_torch_saved(make):
     ours, theirs = twins(shapes=[(1,), (1,)])
     optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
@@ -559,6 +576,21 @@ def test_a_schedule_loads_what_torch_saved(make):
         np.testing.assert_allclose(mine.get_last_lr(), torchs.get_last_lr(), rtol=1e-13)
 
 
+def test_a_loaded_schedule_shares_nothing_with_what_it_was_loaded_from():
+    schedule = lr_scheduler.LambdaLR(sgd(), lambda epoch: 0.5)
+    saved = schedule.state_dict()
+    schedule.load_state_dict(saved)
+    saved["base_lrs"][0] = saved["_last_lr"][0] = 99.0
+    assert schedule.get_last_lr() == [0.5e-3]
+    schedule.step()
+    assert schedule.get_last_lr() == [0.5e-3]
+
+
+def test_a_rate_is_a_number_of_python():
+    schedule = lr_scheduler.LambdaLR(sgd(), lambda epoch: np.float64(0.5))
+    assert type(schedule.get_last_lr()[0]) is type(schedule.optimizer.param_groups[0]["lr"]) is float
+
+
 RESUMED = ["step", "constant", "linear, up", "cosine", "cosine, up and down", "lambda"]
 
 
@@ -570,9 +602,7 @@ def test_last_epoch_continues_with_the_next_epoch(name):
         "constant": lambda o, e: lr_scheduler.ConstantLR(o, last_epoch=e),
         "linear, up": lambda o, e: lr_scheduler.LinearLR(o, 1e-3, total_iters=33, last_epoch=e),
         "cosine": lambda o, e: lr_scheduler.CosineAnnealingLR(o, 100, last_epoch=e),
-        "cosine, up and down": lambda o, e: lr_scheduler.CosineAnnealingLR(
-            o, 13, 1e-3, last_epoch=e
-        ),
+        "cosine, up and down": lambda o, e: lr_scheduler.CosineAnnealingLR(o, 13, 1e-3, last_epoch=e),
         "lambda": lambda o, e: lr_scheduler.LambdaLR(o, lambda t: 0.95**t, last_epoch=e),
     }
     optimizer, again = optim.SGD([one()], lr=1.0), optim.SGD([one()], lr=1.0)
@@ -670,9 +700,7 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_sentence(make, error, words
 def test_schedules_of_schedules():
     optimizer = optim.SGD([one()], lr=1.0)
     s = lr_scheduler
-    inner = s.SequentialLR(
-        optimizer, [s.ConstantLR(optimizer, 0.5, 9), s.StepLR(optimizer, 2, 0.5)], [2]
-    )
+    inner = s.SequentialLR(optimizer, [s.ConstantLR(optimizer, 0.5, 9), s.StepLR(optimizer, 2, 0.5)], [2])
     both = s.ChainedScheduler([s.StepLR(optimizer, 1, 0.5), s.ConstantLR(optimizer, 0.5, 2)])
     outer = s.SequentialLR(optimizer, [inner, both], milestones=[6])
     rates = []
@@ -705,7 +733,8 @@ def test_clip_grad_norm_as_torch(gradients, norm_type):
         p.grad, q.grad = (None, None) if g is None else (ta.tensor(g), torch.tensor(g))
     total = utils.clip_grad_norm_(ours, 1.5, norm_type)
     want = torch.nn.utils.clip_grad_norm_(theirs, 1.5, norm_type)
-    assert total.dtype == ta.float32 and total.shape == ()
+    assert total.dtype == ta.float32
+    assert total.shape == ()
     np.testing.assert_allclose(total.item(), want.item(), rtol=1e-6)
     for p, q in zip(ours, theirs, strict=True):
         if q.grad is not None:
@@ -718,8 +747,10 @@ def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
     p.grad, q.grad = ta.tensor([3.0]), ta.tensor([4.0], dtype=ta.float64)
     empty = ta.zeros(0, requires_grad=True)
     empty.grad = ta.zeros(0)
-    total = utils.clip_grad_norm_((t for t in (p, empty, q)), 10.0)
-    assert total.item() == 5.0 and total.dtype == ta.float64
+    for norm_type, want in [(2.0, 5.0), (1.0, 7.0), (math.inf, 4.0), (-math.inf, 3.0)]:
+        total = utils.clip_grad_norm_((t for t in (p, empty, q)), 10.0, norm_type)
+        assert total.item() == want
+        assert total.dtype == ta.float64
     assert utils.clip_grad_norm_(p, 1.5).item() == 3.0
     np.testing.assert_allclose(p.grad.numpy(), [1.5], rtol=1e-6)
 
@@ -747,3 +778,13 @@ def test_clip_grad_value_as_torch():
     utils.clip_grad_value_([p, one()], 1.0)
     torch.nn.utils.clip_grad_value_([q], 1.0)
     np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())
+
+
+@pytest.mark.parametrize("clip", [utils.clip_grad_norm_, utils.clip_grad_value_])
+def test_a_clipped_gradient_that_was_saved_is_noticed(clip):
+    p, weight = one(), one(2.0)
+    p.grad = ta.ones(1)
+    penalty = (weight * p.grad).sum()
+    clip([p], 0.5)
+    with pytest.raises(RuntimeError, match=clip.__name__):
+        penalty.backward()

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import ops
+from tinyattn import nn, ops
 from tinyattn.autograd import no_grad
-from tinyattn.nn import (
-    AdditiveAttentionPooling, Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Parameter, init,
-)  # fmt: skip
 from tinyattn.nn import functional as F
+from tinyattn.nn import init
 from tinyattn.tensor import Tensor, as_tensor
 
 __all__ = ["AttentionClassifier", "AttentionModel"]
@@ -21,7 +19,7 @@ __all__ = ["AttentionClassifier", "AttentionModel"]
 # --- the article's model ---
 
 
-class AttentionModel(Module):
+class AttentionModel(nn.Module):
     """Every pixel a token, a softmax to weigh them, one linear layer on their weighted mean.
 
     The model of the article's chapter 5 with its mistakes repaired (docs/article.md). A pixel's
@@ -48,11 +46,11 @@ class AttentionModel(Module):
         if input_dim < 2:
             raise ValueError(f"input_dim={input_dim}: intensities need at least 2 levels to differ")
         self.input_dim, self.image_size = input_dim, image_size
-        self.embedding = Embedding(input_dim, embed_dim)
-        self.position = Parameter(ops.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
+        self.embedding = nn.Embedding(input_dim, embed_dim)
+        self.position = nn.Parameter(ops.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
         self.attention = _scoring(score, embed_dim, num_heads)
-        self.norm = LayerNorm(embed_dim)
-        self.fc = Linear(embed_dim, num_classes)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.fc = nn.Linear(embed_dim, num_classes)
         # A mean of hundreds of vectors of size 1 is nearly the same for every image: start small
         # and let the layer norm enlarge what differs.
         init.normal_(self.embedding.weight, std=0.02)
@@ -73,7 +71,7 @@ class AttentionModel(Module):
         on_levels = weights.transpose(0, 1) @ is_level  # (batch, heads, levels)
         mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)
         mean = mean + weights @ _by_head(self.position, heads)  # (heads, batch, embed_dim / heads)
-        mean = mean.transpose(0, 1).reshape(len(levels), -1)  # (batch, embed_dim)
+        mean = mean.transpose(0, 1).flatten(1)  # (batch, embed_dim)
         return self.fc(self.norm(mean))  # type: ignore[no-any-return]
 
     def quantize(self, images: Any) -> Tensor:
@@ -82,7 +80,7 @@ class AttentionModel(Module):
         low, high = (pixels.amin().item(), pixels.amax().item()) if pixels.numel() else (0.0, 0.0)
         if not 0 <= low <= high <= 1:
             raise ValueError(f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled")
-        return (pixels * (self.input_dim - 1) + 0.5).long()
+        return (pixels * (self.input_dim - 1) + 0.5).long()  # type: ignore[no-any-return]
 
     def _weights(self, levels: Tensor) -> Tensor:
         """How much each pixel counts: (heads, batch, pixels), each row summing to 1."""
@@ -105,15 +103,15 @@ class AttentionModel(Module):
         return f"input_dim={self.input_dim}, image_size={self.image_size}"
 
 
-class LearnedQueries(Module):
+class LearnedQueries(nn.Module):
     """Scores tokens by num_heads learned queries: q_h . (x W)_h, scaled by 1 / sqrt(head_dim) or not."""
 
     def __init__(self, embed_dim: int, num_heads: int = 1, scaled: bool = True) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
-        self.key = Linear(embed_dim, embed_dim)
-        self.query = Parameter(ops.empty(num_heads, embed_dim // num_heads))
+        self.key = nn.Linear(embed_dim, embed_dim)
+        self.query = nn.Parameter(ops.empty(num_heads, embed_dim // num_heads))
         self.scale = 1 / math.sqrt(embed_dim // num_heads) if scaled else 1.0
         init.normal_(self.query)
 
@@ -121,12 +119,12 @@ class LearnedQueries(Module):
         """(levels, pixels, embed_dim) -> (heads, levels, pixels)"""
         heads, head_dim = self.query.shape
         keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)
-        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
+        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale  # type: ignore[no-any-return]
 
 
-def _scoring(score: str, embed_dim: int, num_heads: int) -> Module:
+def _scoring(score: str, embed_dim: int, num_heads: int) -> nn.Module:
     if score == "additive":
-        return AdditiveAttentionPooling(embed_dim)
+        return nn.AdditiveAttentionPooling(embed_dim)
     if score == "dot":
         return LearnedQueries(embed_dim, scaled=False)
     if score == "scaled_dot":
@@ -144,14 +142,14 @@ def _by_head(vectors: Tensor, heads: int) -> Tensor:
 # --- the vision transformer ---
 
 
-class SelfAttention(Module):
+class SelfAttention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value together."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """(batch, tokens, dim) -> query, key and value, each (batch, heads, tokens, head_dim)"""
@@ -160,39 +158,40 @@ class SelfAttention(Module):
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(*self.project(x))  # (batch, heads, tokens, head_dim)
+        query, key, value = self.project(x)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (batch, heads, tokens, head_dim)
         return self.proj(mixed.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
 
-class MLP(Module):
+class MLP(nn.Module):
     """Two linear layers with a GELU (tanh form) between them, on each token alone."""
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, out_dim or dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
 
 
-class Block(Module):
+class Block(nn.Module):
     """Attention, then an MLP, each on the normalised tokens and added to them (pre-norm)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, num_heads)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, mlp_dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
-class AttentionClassifier(Module):
+class AttentionClassifier(nn.Module):
     """A small vision transformer: patches as tokens, pre-norm blocks, pooling, one linear layer.
 
     Argument names as torchvision's VisionTransformer; hidden_dim is the size of a token. dropout: of
@@ -230,13 +229,13 @@ class AttentionClassifier(Module):
         index = _patch_index(image_size, patch_size, patch_stride or patch_size, patch_padding)
         self.register_buffer("patch_index", index, persistent=False)  # (tokens, patch_size ** 2)
         tokens, pixels = index.shape
-        self.embed = MLP(pixels, stem_dim, hidden_dim) if stem_dim else Linear(pixels, hidden_dim)
-        self.position = Parameter(ops.empty(tokens, hidden_dim))
-        self.dropout = Dropout(dropout)
-        self.blocks = ModuleList(Block(hidden_dim, num_heads, mlp_dim, dropout) for _ in range(num_layers))
-        self.norm = LayerNorm(hidden_dim)
-        self.pool = AdditiveAttentionPooling(hidden_dim) if pooling == "attention" else MeanPooling()
-        self.head = Linear(hidden_dim, num_classes)
+        self.embed = MLP(pixels, stem_dim, hidden_dim) if stem_dim else nn.Linear(pixels, hidden_dim)
+        self.position = nn.Parameter(ops.empty(tokens, hidden_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(hidden_dim, num_heads, mlp_dim, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.pool = nn.AdditiveAttentionPooling(hidden_dim) if pooling == "attention" else MeanPooling()
+        self.head = nn.Linear(hidden_dim, num_classes)
         init.normal_(self.position, std=0.02)
 
     def forward(self, images: Any) -> Tensor:
@@ -297,7 +296,7 @@ class AttentionClassifier(Module):
         return f"image_size={self.image_size}, tokens={len(self.patch_index)}"
 
 
-class MeanPooling(Module):
+class MeanPooling(nn.Module):
     """The plain mean of the tokens: (..., tokens, dim) -> (..., dim)."""
 
     def forward(self, tokens: Tensor, need_weights: bool = False) -> Any:

@@ -143,11 +143,12 @@ class MultiheadAttention(Module):
             return x.unsqueeze(0)
         return x if self.batch_first else x.transpose(0, 1)
 
-    def _project(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> tuple[Tensor, ...]:
+    def _project(self, query: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Query, key and value of attention, out of the three inputs or the one they share."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
-        if weight is not None and (key is None or value is None):
-            return F.linear(query, weight, bias).chunk(3, -1)  # type: ignore[no-any-return]
-        inputs = (query, key, value) if key is not None else (query, query, query)
+        if weight is not None and not others:
+            return F.linear(query, weight, bias).chunk(3, -1)
+        inputs = (query, *others) if others else (query, query, query)
         separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         weights = separate if weight is None else weight.chunk(3)
         biases = (None, None, None) if bias is None else bias.chunk(3)
@@ -287,15 +288,11 @@ class AdditiveAttentionPooling(Module):
     translation by jointly learning to align and translate"). The weights are the softmax of the scores.
     """
 
-    def __init__(
-        self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.embed_dim, self.hidden_dim = embed_dim, hidden_dim
         self.hidden = Linear(embed_dim, hidden_dim or 1, device=device, dtype=dtype)
-        self.add_module(
-            "v", Linear(hidden_dim, 1, bias=False, device=device, dtype=dtype) if hidden_dim else None
-        )
+        self.add_module("v", Linear(hidden_dim, 1, bias=False, device=device, dtype=dtype) if hidden_dim else None)
 
     def scores(self, tokens: Tensor) -> Tensor:
         """How much each token is worth: (..., tokens, embed_dim) -> (..., tokens)."""

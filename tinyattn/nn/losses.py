@@ -74,8 +74,9 @@ class CrossEntropyLoss(NLLLoss):
         self.label_smoothing = label_smoothing
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
-        options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
-        return F.cross_entropy(input, target, self.weight, reduction=self.reduction, **options)
+        return F.cross_entropy(
+            input, target, self.weight, self.ignore_index, self.reduction, label_smoothing=self.label_smoothing
+        )
 
 
 class BCEWithLogitsLoss(_Loss):

@@ -40,11 +40,9 @@ class RemovableHandle:
 
     def __init__(self, hooks: dict[int, Any], hook: Any, first: bool = False) -> None:
         self._hooks, self.id = hooks, next(self._numbers)
-        others = dict(hooks) if first else {}
-        for number in others:
-            del hooks[number]
-        hooks[self.id] = hook
-        hooks.update(others)
+        others, own = dict(hooks), {self.id: hook}
+        hooks.clear()
+        hooks.update(own | others if first else others | own)
 
     def remove(self) -> None:
         """Forget the hook; a second time does nothing."""
@@ -64,8 +62,9 @@ class LoadResult(NamedTuple):
     unexpected_keys: list[str]
 
     def __repr__(self) -> str:
-        matched = "<All keys matched successfully>"
-        return matched if not any(self) else f"LoadResult({self.missing_keys=}, {self.unexpected_keys=})"
+        if not any(self):
+            return "<All keys matched successfully>"
+        return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 class Module:
@@ -165,41 +164,36 @@ class Module:
         super().__delattr__(name)
 
     def __dir__(self) -> list[str]:
-        names = set(super().__dir__()).union(*(self.__dict__.get(registry, ()) for registry in _KINDS))
-        return sorted(names)
+        return sorted({*super().__dir__()}.union(*(self.__dict__.get(registry, ()) for registry in _KINDS)))
 
     def _forgotten(self, doing: str) -> str:
         name = type(self).__name__
         return f"{name} was not initialised before {doing}; call super().__init__() first in {name}.__init__"
 
-    def _check_name(self, name: str) -> None:
+    def _add(self, registry: str, name: str, value: Any) -> None:
+        """Register by name, with the checks that an assignment does not need."""
         if not isinstance(name, str) or not name or "." in name:
             raise KeyError(f"{name!r} cannot name a part of a module; give a non-empty string without a dot")
-        known = any(name in self.__dict__.get(registry, ()) for registry in _KINDS)
+        known = any(name in self.__dict__.get(r, ()) for r in _KINDS)
         if hasattr(self, name) and not known:
             raise KeyError(f"{type(self).__name__} has an attribute {name!r} already; choose another name")
+        kind = _KINDS[registry]
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name!r} is a {type(value).__name__}; expected a {kind.__name__} or None")
+        self._register(registry, name, value)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter under `name`; None keeps the place of one that is absent."""
-        self._check_name(name)
-        if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"parameter {name!r} is a {type(param).__name__}; expected an nn.Parameter or None")
-        self._register("_parameters", name, param)
+        self._add("_parameters", name, param)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is part of the state but not trained; persistent=False: not of state_dict."""
-        self._check_name(name)
-        if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"buffer {name!r} is a {type(tensor).__name__}; expected a Tensor or None")
-        self._register("_buffers", name, tensor)
+        self._add("_buffers", name, tensor)
         (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child under `name`."""
-        self._check_name(name)
-        if module is not None and not isinstance(module, Module):
-            raise TypeError(f"module {name!r} is a {type(module).__name__}; expected an nn.Module or None")
-        self._register("_modules", name, module)
+        self._add("_modules", name, module)
 
     # --- iteration, in the order of assignment, each thing once ---
 

@@ -68,10 +68,7 @@ class LRScheduler(ABC):
         mine = self.state_dict()
         missing = [key for key in mine if key not in state_dict]
         if missing:
-            raise ValueError(
-                f"the loaded state has no {missing[0]!r}; "
-                f"it was not saved by a {type(self).__name__}."
-            )
+            raise ValueError(f"the loaded state has no {missing[0]!r}; it was not saved by a {type(self).__name__}.")
         groups = len(self.optimizer.param_groups)
         if len(state_dict["_last_lr"]) != groups:
             raise ValueError(
@@ -91,8 +88,8 @@ class LRScheduler(ABC):
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             raise ValueError(
-                f"the schedule was made for {len(self.base_lrs)} parameter groups, but the optimizer "
-                f"now has {len(groups)}; add the groups first and make the schedule afterwards."
+                f"the schedule was made for {len(self.base_lrs)} parameter groups, but the "
+                f"optimizer now has {len(groups)}; add the groups first and make the schedule afterwards."
             )
         self.last_epoch = epoch
         for group, rate in zip(groups, self.get_lr(), strict=True):
@@ -131,9 +128,7 @@ class LambdaLR(LRScheduler):
 class StepLR(LRScheduler):
     """The rate times `gamma` after every `step_size` epochs."""
 
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
         self.step_size = _count("step_size", step_size)
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -199,9 +194,7 @@ class CosineAnnealingLR(LRScheduler):
     Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
     """
 
-    def __init__(
-        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max = _count("T_max", T_max)
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
@@ -266,9 +259,7 @@ class SequentialLR(_Combined):
         schedule = SequentialLR(optimizer, [warmup, cosine], milestones=[200])
     """
 
-    def __init__(
-        self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]) -> None:
         super().__init__(optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1 or list(milestones) != sorted({*milestones}):
             raise ValueError(
@@ -303,9 +294,7 @@ class SequentialLR(_Combined):
 class ChainedScheduler(_Combined):
     """Several schedules at once: each `step()` steps them all, and their factors multiply."""
 
-    def __init__(
-        self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
-    ) -> None:
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
         if optimizer is None and schedulers:
             optimizer = schedulers[0].optimizer
         super().__init__(optimizer, schedulers)

@@ -76,8 +76,7 @@ class Optimizer(ABC):
         """Optimize more parameters: {"params": tensors, ...and options unlike the defaults}."""
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(
-                "a parameter group is a dict with the tensors under 'params', "
-                f"but got {_described(param_group)}."
+                f"a parameter group is a dict with the tensors under 'params', but got {_described(param_group)}."
             )
         names, tensors = _named_tensors(param_group["params"])
         group = {key: _plain(value) for key, value in {**self.defaults, **param_group}.items()}
@@ -125,8 +124,8 @@ class Optimizer(ABC):
                     continue
                 if param.grad.shape != param.shape:
                     raise ValueError(
-                        f"{writer}: a parameter has a gradient of shape {param.grad.shape}, but its "
-                        f"own shape is {param.shape}; set .grad to a tensor of the same shape."
+                        f"{writer}: a parameter has a gradient of shape {param.grad.shape}, but "
+                        f"its own shape is {param.shape}; set .grad to a tensor of the same shape."
                     )
                 self.update(param, param.grad.data, self.state[param], group)
                 param._wrote(writer)  # so that a graph that saved the old values says so
@@ -155,9 +154,7 @@ class Optimizer(ABC):
         groups, state = self._checked(state_dict)
         self.param_groups, self.state = groups, state
 
-    def _checked(
-        self, state_dict: Mapping[str, Any]
-    ) -> tuple[list[Group], defaultdict[Tensor, State]]:
+    def _checked(self, state_dict: Mapping[str, Any]) -> tuple[list[Group], defaultdict[Tensor, State]]:
         """The groups and state that `state_dict` stands for, about this optimizer's parameters."""
         if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= {*state_dict}:
             raise ValueError(
@@ -259,9 +256,7 @@ def _check_in_range(value: Any, name: str, least: float, below: float) -> None:
 
 def _check_parameter(tensor: Any, what: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"an optimizer can only change tensors, but {what} is {_described(tensor)}."
-        )
+        raise TypeError(f"an optimizer can only change tensors, but {what} is {_described(tensor)}.")
     if not tensor.is_leaf:
         raise ValueError(
             f"can't optimize a non-leaf Tensor: {what} (shape {tuple(tensor.shape)}) is the result "
@@ -269,16 +264,14 @@ def _check_parameter(tensor: Any, what: str) -> None:
         )
     if tensor.dtype.kind != "f":
         raise ValueError(
-            f"can't optimize {what}: its dtype is {tensor.dtype}, and only floating-point tensors "
-            "have gradients."
+            f"can't optimize {what}: its dtype is {tensor.dtype}, and only floating-point tensors have gradients."
         )
 
 
 def _ordered(params: Iterable[Any]) -> list[Any]:
     if isinstance(params, set | frozenset):
         raise TypeError(
-            "the parameters of an optimizer need an order, and that of a set differs from run to "
-            "run; pass a list."
+            "the parameters of an optimizer need an order, and that of a set differs from run to run; pass a list."
         )
     return list(params)
 
@@ -293,8 +286,7 @@ def _named_tensors(params: Any) -> tuple[list[str] | None, list[Any]]:
         return None, items
     if len(pairs) != len(items):
         raise ValueError(
-            "some parameters were given as (name, tensor) and some without a name; "
-            "name all of a group or none."
+            "some parameters were given as (name, tensor) and some without a name; name all of a group or none."
         )
     return [name for name, _ in pairs], [tensor for _, tensor in pairs]
 

@@ -31,9 +31,7 @@ def sgd_definition(
     g = -grad if maximize else grad
     g = g + weight_decay * param  # g = df/dp + wd p
     if momentum:
-        b = (
-            g if buffer is None else momentum * buffer + (1 - dampening) * g
-        )  # b = mu b + (1 - tau) g
+        b = g if buffer is None else momentum * buffer + (1 - dampening) * g  # b = mu b + (1 - tau) g
         g = g + momentum * b if nesterov else b  # look ahead: g + mu b
         buffer = b
     return param - lr * g, buffer  # p = p - lr g
