@@ -494,6 +494,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, words)
     assert repr(optimizer.state_dict()) == before
 
 
+def test_adamw_does_not_take_the_state_of_adam():
+    with pytest.raises(ValueError, match="a state saved by Adam goes into Adam"):
+        optim.AdamW([one()]).load_state_dict(optim.Adam([one()]).state_dict())
+
+
 # --- schedules ---
 
 SCHEDULES = {

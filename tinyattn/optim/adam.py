@@ -150,6 +150,11 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
         )
 
+    def check(self, options: Group) -> None:
+        super().check(options)
+        if not options["decoupled_weight_decay"]:
+            raise ValueError("AdamW decouples its weight decay; a state saved by Adam goes into Adam.")
+
 
 def _arguments(group: Group) -> dict[str, Any]:
     """A parameter group's options under the names of the definition and the kernel."""
