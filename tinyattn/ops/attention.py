@@ -63,15 +63,16 @@ def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: A
 
 
 def _backward(
-    F: Any, g: Any, q: Any, k: Any, v: Any, weights: Any, mask: Any, allowed: Any, keep: Any, scale: Any
+    F: Any, g: Any, q: Any, k: Any, v: Any, out: Any, e: Any, total: Any, mask: Any, allowed: Any, keep: Any, scale: Any
 ) -> Any:
-    dq, dk, dv, dscores = F.attention_backward(g, q, k, v, weights, mask, allowed, keep, scale)
+    masked = mask is not None or allowed is not None
+    dq, dk, dv, dscores = F.attention_backward(g, q, k, v, out, e, total, masked, keep, scale)
     return dq, dk, dv, dscores, None, None
 
 
 @operation(
     definition=lambda F, *inputs, scale: _definition(F, *inputs, scale=scale)[0],
-    extras=("weights",),
+    extras=("e", "total"),
     backward=_backward,
 )
 def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:

@@ -1,4 +1,9 @@
-"""Kernels of scaled dot-product attention."""
+"""Kernels of scaled dot-product attention.
+
+The scores are the largest arrays of a transformer, so they are passed over as seldom as possible:
+they become exponentials in place and are never divided by their sums; the sums divide the output
+and its gradient instead, which are much smaller.
+"""
 
 from __future__ import annotations
 
@@ -9,68 +14,94 @@ import numpy as np
 __all__ = ["attention", "attention_backward"]
 
 Array = Any
+_SAFE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention(
     q: Array, k: Array, v: Array, mask: Array, allowed: Array, keep: Array, scale: float
-) -> tuple[Array, Array]:
-    """softmax(q k' scale + mask) v, and the weights.
+) -> tuple[Array, Array, Array]:
+    """softmax(q k' scale + mask) v; the exponentials of the scores; and their sums.
 
     q (..., queries, dim), k (..., keys, dim), v (..., keys, value_dim); `mask` is added to the
     scores and False in `allowed` forbids, both broadcast to (..., queries, keys); `keep` multiplies
     the weights (dropout). A query that may look at nothing gets zeros.
     """
-    masked = mask is not None or allowed is not None
-    weights = (q * scale) @ k.mT  # (..., queries, keys)
+    scores = (q * scale) @ k.mT  # (..., queries, keys)
     if mask is not None:
-        weights = weights + mask  # which may have more leading axes
-        allowed = _also(allowed, mask)
-    if allowed is not None:
-        weights = np.where(allowed, weights, -np.inf)  # replaces NaN too, which adding would not
-    top = np.max(weights, axis=-1, keepdims=True, initial=-np.inf)
-    if masked:
-        top[np.isneginf(top)] = 0  # nothing allowed: exp(-inf) is 0 then, and not NaN
-    weights -= top
-    np.exp(weights, out=weights)
-    total = np.sum(weights, axis=-1, keepdims=True)
-    if masked:
-        total[total == 0] = 1
-    weights /= total
-    used = weights if keep is None else weights * keep
-    out = used @ v
-    if masked and not np.isfinite(out).all():
+        scores = scores + mask  # which may have more leading axes
+        forbidden = np.isneginf(mask)
+        if forbidden.any():  # -inf + NaN is NaN: say once more what must not be seen
+            allowed = ~forbidden if allowed is None else allowed & ~forbidden
+    e = _exponentials(scores, allowed)
+    total = _row_sums(e)  # (..., queries, 1)
+    total[total == 0] = 1
+    used = e if keep is None else e * keep
+    out = np.matmul(used, v, out=_heads_last(used, v))
+    if (mask is not None or allowed is not None) and not np.isfinite(out).all():
         out = _without_leaks(used, v, out)
-    return out, weights
+    out /= total
+    return out, e, total
 
 
 @np.errstate(invalid="ignore")
 def attention_backward(
-    g: Array, q: Array, k: Array, v: Array, weights: Array, mask: Array, allowed: Array, keep: Array, scale: float
+    g: Array, q: Array, k: Array, v: Array, out: Array, e: Array, total: Array, masked: bool, keep: Array, scale: float
 ) -> tuple[Array, ...]:
-    """Gradients of q, k, v and of the scores (which are those of an additive mask)."""
-    used = weights if keep is None else weights * keep
-    dv = used.mT @ g  # (..., keys, value_dim)
+    """Gradients of q, k, v and of the scores (which are those of an additive mask).
+
+    With weights w = e / total, the gradient of score ij is w_ij (keep_ij g_i . v_j - g_i . out_i): the
+    sum over the keys that softmax's rule asks for is a product of two short vectors.
+    """
+    g = g / total  # (..., queries, value_dim)
+    dv = (e if keep is None else e * keep).mT @ g  # (..., keys, value_dim)
     ds = g @ v.mT  # (..., queries, keys)
     if keep is not None:
         ds *= keep
-    if mask is not None or allowed is not None:
-        if not np.isfinite(ds).all():
-            ds = np.where(weights == 0, 0, ds)  # NaN behind the mask: 0 x NaN is not 0
-        k = np.where(np.isfinite(k), k, 0) if not np.isfinite(k).all() else k
-    ds -= np.sum(ds * weights, axis=-1, keepdims=True)
-    ds *= weights
-    dq = (ds @ k) * scale
-    dk = (ds.mT @ q) * scale
+    if masked and not np.isfinite(ds).all():
+        ds = np.where(e == 0, 0, ds)  # NaN behind the mask: 0 x NaN is not 0
+    ds -= np.vecdot(g, out)[..., None]
+    ds *= e
+    if masked and not np.isfinite(k).all():
+        k = np.where(np.isfinite(k), k, 0)
+    dq = ds @ k
+    dq *= scale
+    dk = ds.mT @ q
+    dk *= scale
     return dq, dk, dv, ds
 
 
-def _also(allowed: Array, mask: Array) -> Array:
-    """Where neither `allowed` nor a mask of -inf forbids; None where everything is allowed."""
-    open_ = ~np.isneginf(mask)
-    if open_.all():
-        return allowed
-    return open_ if allowed is None else allowed & open_
+def _heads_last(weights: Array, v: Array) -> Array:
+    """Memory for the output in which the heads of a token lie together, as whoever joins them wants."""
+    if weights.ndim != 4 or v.ndim != 4 or weights.shape[:2] != v.shape[:2]:
+        return None
+    batch, heads, queries, _ = weights.shape
+    return np.empty((batch, queries, heads, v.shape[-1]), v.dtype).transpose(0, 2, 1, 3)
+
+
+def _exponentials(scores: Array, allowed: Array) -> Array:
+    """exp(scores - c) with a c for each row that softmax does not notice, 0 where forbidden.
+
+    Where no score is large, c = 0 will do; else it is the row's largest.
+    """
+    if scores.size and -_SAFE < scores.min() and scores.max() < _SAFE:
+        e = np.exp(scores, out=scores)
+        if allowed is None:
+            return e
+        return np.multiply(e, allowed, out=e if np.broadcast_shapes(e.shape, allowed.shape) == e.shape else None)
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)  # replaces NaN too
+    top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
+    top[np.isneginf(top)] = 0  # nothing allowed: exp(-inf) is 0 then, and not NaN
+    scores = scores - top
+    return np.exp(scores, out=scores)
+
+
+def _row_sums(x: Array) -> Array:
+    """Sums over the last axis, kept: for short rows a product with ones is faster than sum()."""
+    if x.size == 0:
+        return np.zeros((*x.shape[:-1], 1), x.dtype)
+    return (x.reshape(-1, x.shape[-1]) @ np.ones(x.shape[-1], x.dtype)).reshape(*x.shape[:-1], 1)
 
 
 def _without_leaks(weights: Array, v: Array, out: Array) -> Array:
