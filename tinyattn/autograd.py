@@ -12,104 +12,18 @@ records itself, which is all there is to second derivatives.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextvars import ContextVar
 from heapq import heappop, heappush
-from types import CodeType, MethodType
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyattn import backends
+from tinyattn.modes import Mode, Site, call_site, definition_mode, grad_mode
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
-
-# --- modes: context variables, so that every thread and every task has its own -------------------
-
-_grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
-_definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
-
-
-class _Mode(contextlib.ContextDecorator):
-    """Sets a mode inside a `with` block or a decorated function, and restores it afterwards."""
-
-    def __init__(self, mode: ContextVar[bool], value: bool) -> None:
-        self._mode, self._value = mode, value
-
-    def _recreate_cm(self) -> _Mode:  # a decorated function may recurse or run in two threads
-        return _Mode(self._mode, self._value)
-
-    def __enter__(self) -> None:
-        self._token = self._mode.set(self._value)
-
-    def __exit__(self, *exception: object) -> None:
-        self._mode.reset(self._token)
-
-
-def no_grad() -> _Mode:
-    """Record nothing: `with no_grad():` or `@no_grad()`. As torch.no_grad."""
-    return _Mode(_grad_mode, False)
-
-
-def enable_grad() -> _Mode:
-    """Record again inside a `no_grad` block. As torch.enable_grad."""
-    return _Mode(_grad_mode, True)
-
-
-class set_grad_enabled(_Mode):  # noqa: N801 - torch's name
-    """Switch recording at once; as a context manager, until the end of the block."""
-
-    def __init__(self, mode: bool) -> None:
-        super().__init__(_grad_mode, bool(mode))
-        self._token = _grad_mode.set(bool(mode))
-
-    def __enter__(self) -> None:
-        pass  # already set: a bare call has the effect too
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations record themselves here."""
-    return _grad_mode.get()
-
-
-def definitions() -> _Mode:
-    """Run fused operations by their first-principles definition instead of their kernel."""
-    return _Mode(_definition_mode, True)
-
-
-def definitions_enabled() -> bool:
-    """Whether a surrounding `definitions()` asks for first principles."""
-    return _definition_mode.get()
-
-
-# --- provenance: which line of the user's program did this? --------------------------------------
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-class Site(NamedTuple):
-    """A place in the user's program, kept as a code object and an offset (a frame would keep
-    every local variable alive); turned into text only when somebody asks."""
-
-    code: CodeType
-    offset: int
-
-    def __str__(self) -> str:
-        lines = [n for a, b, n in self.code.co_lines() if a <= self.offset < b]
-        return f"{self.code.co_filename}:{lines[0] if lines and lines[0] else '?'}"
-
-
-def call_site() -> Site:
-    """The nearest line outside this package."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return Site(frame.f_code, frame.f_lasti)
-
 
 # --- what is recorded ----------------------------------------------------------------------------
 
@@ -259,7 +173,7 @@ class Operation:
             inputs += tuple(options.pop(k) for k in ("input", "other") if k in options)
         if self.promote is not None:
             inputs = tuple(self.promote(*inputs))
-        if self.definition is not None and _definition_mode.get():
+        if self.definition is not None and definition_mode.get():
             return self.definition(_ops, *inputs, **options)
         Tensor = _tensor.Tensor
         arrays, edges, tracked = [], [], False
@@ -284,7 +198,7 @@ class Operation:
         if self.view and _same_memory(result, arrays[0]):
             out._storage, out._is_view = inputs[0].storage, True
             out._version = out._storage.version
-        if tracked and (self.rules or self.backward) and _grad_mode.get():
+        if tracked and (self.rules or self.backward) and grad_mode.get():
             out.node = self._record(inputs, arrays, tuple(edges), options, out, extra)
         if extra and self.definition is None:  # with one, the extras are the kernel's own affair
             return (out, *(Tensor._from(F.asarray(e)) for e in extra))
@@ -395,11 +309,7 @@ def _refuse_stale(x: Tensor, op: Operation) -> None:
 
 
 def walk(
-    roots: Iterable[tuple[Node, Any]],
-    F: Any,
-    *,
-    inputs: Sequence[Node] | None = None,
-    retain_graph: bool = False,
+    roots: Iterable[tuple[Node, Any]], F: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
@@ -575,7 +485,7 @@ def _backward(
         raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
     pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
     library = backends.of(*(root.data for root in roots))
-    with _Mode(_grad_mode, create_graph), library.quiet():
+    with Mode(grad_mode, create_graph), library.quiet():
         return walk(
             [(root.node, seed if create_graph else seed.data) for root, seed in pairs],  # type: ignore[misc]
             _ops if create_graph else library,
@@ -600,9 +510,9 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
                 f"shape {tuple(root.shape)}. Reduce it first (loss.mean() or loss.sum()), or pass a "
                 "gradient of the same shape."
             )
-        return _ops.ones_like(root)
+        return creation.ones_like(root)
     if not isinstance(seed, _tensor.Tensor):
-        seed = _tensor.as_tensor(seed)
+        seed = creation.as_tensor(seed)
     if seed.shape != root.shape:
         raise RuntimeError(
             f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
@@ -613,4 +523,5 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
 
 # Tensors are made of operations and operations make tensors: this floor is one circle, closed here.
 import tinyattn.tensor as _tensor  # noqa: E402 - tensor first: it imports ops
+from tinyattn import creation  # noqa: E402
 from tinyattn import ops as _ops  # noqa: E402

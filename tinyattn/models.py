@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import nn, ops
-from tinyattn.autograd import no_grad
+from tinyattn import creation, nn, ops
+from tinyattn.creation import as_tensor
+from tinyattn.modes import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
-from tinyattn.tensor import Tensor, as_tensor
+from tinyattn.tensor import Tensor
 
 __all__ = ["AttentionClassifier", "AttentionModel"]
 
@@ -47,7 +48,7 @@ class AttentionModel(nn.Module):
             raise ValueError(f"input_dim={input_dim}: intensities need at least 2 levels to differ")
         self.input_dim, self.image_size = input_dim, image_size
         self.embedding = nn.Embedding(input_dim, embed_dim)
-        self.position = nn.Parameter(ops.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
+        self.position = nn.Parameter(creation.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
         self.attention = _scoring(score, embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.fc = nn.Linear(embed_dim, num_classes)
@@ -67,12 +68,12 @@ class AttentionModel(nn.Module):
         heads = weights.shape[0]
         # sum_i weight_i (embedding[level_i] + position_i), without writing out a vector for each pixel:
         # the embeddings by the weight that falls on each level, the positions by their own weight
-        is_level = F.embedding(levels, ops.eye(self.input_dim, dtype=weights.dtype))  # (batch, pixels, levels)
+        is_level = F.embedding(levels, creation.eye(self.input_dim, dtype=weights.dtype))  # (batch, pixels, levels)
         on_levels = weights.transpose(0, 1) @ is_level  # (batch, heads, levels)
         mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)
         mean = mean + weights @ _by_head(self.position, heads)  # (heads, batch, embed_dim / heads)
         mean = mean.transpose(0, 1).flatten(1)  # (batch, embed_dim)
-        return self.fc(self.norm(mean))  # type: ignore[no-any-return]
+        return self.fc(self.norm(mean))
 
     def quantize(self, images: Any) -> Tensor:
         """The nearest of input_dim evenly spaced levels for each pixel: int64 (batch, pixels)."""
@@ -80,13 +81,13 @@ class AttentionModel(nn.Module):
         low, high = (pixels.amin().item(), pixels.amax().item()) if pixels.numel() else (0.0, 0.0)
         if not 0 <= low <= high <= 1:
             raise ValueError(f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled")
-        return (pixels * (self.input_dim - 1) + 0.5).long()  # type: ignore[no-any-return]
+        return (pixels * (self.input_dim - 1) + 0.5).long()
 
     def _weights(self, levels: Tensor) -> Tensor:
         """How much each pixel counts: (heads, batch, pixels), each row summing to 1."""
         tokens = self.embedding.weight.unsqueeze(1) + self.position  # (levels, pixels, embed_dim)
         table = self.attention.scores(tokens).reshape(-1, *tokens.shape[:2])  # (heads, levels, pixels)
-        scores = table[:, levels, ops.arange(levels.shape[1])]  # (heads, batch, pixels)
+        scores = table[:, levels, creation.arange(levels.shape[1])]  # (heads, batch, pixels)
         return F.softmax(scores, -1)
 
     @no_grad()
@@ -111,7 +112,7 @@ class LearnedQueries(nn.Module):
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
         self.key = nn.Linear(embed_dim, embed_dim)
-        self.query = nn.Parameter(ops.empty(num_heads, embed_dim // num_heads))
+        self.query = nn.Parameter(creation.empty(num_heads, embed_dim // num_heads))
         self.scale = 1 / math.sqrt(embed_dim // num_heads) if scaled else 1.0
         init.normal_(self.query)
 
@@ -119,7 +120,7 @@ class LearnedQueries(nn.Module):
         """(levels, pixels, embed_dim) -> (heads, levels, pixels)"""
         heads, head_dim = self.query.shape
         keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)
-        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale  # type: ignore[no-any-return]
+        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
 
 
 def _scoring(score: str, embed_dim: int, num_heads: int) -> nn.Module:
@@ -155,12 +156,12 @@ class SelfAttention(nn.Module):
         """(batch, tokens, dim) -> query, key and value, each (batch, heads, tokens, head_dim)"""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.project(x)
         mixed = F.scaled_dot_product_attention(query, key, value)  # (batch, heads, tokens, head_dim)
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class MLP(nn.Module):
@@ -172,7 +173,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -188,7 +189,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x)))
-        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class AttentionClassifier(nn.Module):
@@ -230,7 +231,7 @@ class AttentionClassifier(nn.Module):
         self.register_buffer("patch_index", index, persistent=False)  # (tokens, patch_size ** 2)
         tokens, pixels = index.shape
         self.embed = MLP(pixels, stem_dim, hidden_dim) if stem_dim else nn.Linear(pixels, hidden_dim)
-        self.position = nn.Parameter(ops.empty(tokens, hidden_dim))
+        self.position = nn.Parameter(creation.empty(tokens, hidden_dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(hidden_dim, num_heads, mlp_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_dim)
@@ -247,7 +248,7 @@ class AttentionClassifier(nn.Module):
         x = self.tokens(images)  # (batch, tokens, hidden_dim)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.pool(self.norm(x)))  # type: ignore[no-any-return]
+        return self.head(self.pool(self.norm(x)))
 
     def tokens(self, images: Any) -> Tensor:
         """The embedded patches with their positions: (batch, tokens, hidden_dim)."""
@@ -255,7 +256,7 @@ class AttentionClassifier(nn.Module):
         if self.patch_padding:
             x = F.pad(x, (self.patch_padding,) * 4)
         patches = x.flatten(1)[:, self.patch_index]  # (batch, tokens, patch_size ** 2)
-        return self.dropout(self.embed(patches) + self.position)  # type: ignore[no-any-return]
+        return self.dropout(self.embed(patches) + self.position)
 
     @no_grad()
     def attention_maps(self, images: Any) -> list[Tensor]:
@@ -302,7 +303,7 @@ class MeanPooling(nn.Module):
     def forward(self, tokens: Tensor, need_weights: bool = False) -> Any:
         pooled = tokens.mean(-2)
         even = 1 / tokens.shape[-2]
-        return (pooled, ops.full(tokens.shape[:-1], even, dtype=tokens.dtype)) if need_weights else pooled
+        return (pooled, creation.full(tokens.shape[:-1], even, dtype=tokens.dtype)) if need_weights else pooled
 
 
 def _patch_index(size: int, patch: int, stride: int, padding: int) -> Tensor:

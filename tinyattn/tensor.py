@@ -10,42 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import autograd, backends, ops
-from tinyattn.ops import dims as _dims
-
-float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
-int8, int16, int32, int64 = np.dtype("int8"), np.dtype("int16"), np.dtype("int32"), np.dtype("int64")
-uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
-
-_default_dtype = float32
-
-
-def get_default_dtype() -> np.dtype[Any]:
-    """The dtype of new tensors made of Python floats: float32 unless set."""
-    return _default_dtype
-
-
-def set_default_dtype(dtype: Any) -> None:
-    """Make new tensors of Python floats float32, float64 or float16. As torch.set_default_dtype."""
-    global _default_dtype
-    dtype = as_dtype(dtype)
-    if dtype.kind != "f":
-        raise TypeError(f"set_default_dtype: {dtype} is no floating-point dtype")
-    _default_dtype = dtype
-
-
-def as_dtype(dtype: Any) -> np.dtype[Any]:
-    """A dtype by NumPy's name, type or object.
-
-    Raises TypeError for anything but booleans, integers and real floating-point numbers.
-    """
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = np.dtype(object)
-    if found.kind not in "biuf" or found.itemsize > 8:
-        raise TypeError(f"dtype {dtype!r} is not supported; expected bool, an integer or float16, float32, float64")
-    return found
+from tinyattn import autograd, backends, creation, modes, ops
+from tinyattn import dims as _dims
+from tinyattn.creation import as_tensor
+from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
 
 
 class Tensor:
@@ -427,9 +395,7 @@ class Tensor:
         If that must be recorded, the operation runs on a copy, so that what it saves is the old
         value, and this tensor goes on as its output.
         """
-        tracked = autograd.is_grad_enabled() and any(
-            isinstance(x, Tensor) and x.node is not None for x in (self, *args)
-        )
+        tracked = modes.is_grad_enabled() and any(isinstance(x, Tensor) and x.node is not None for x in (self, *args))
         if tracked:
             self._may_change(name)
         result = op(Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
@@ -460,7 +426,7 @@ class Tensor:
         """Note that `name` wrote to this memory, and `node` if that was recorded."""
         storage = self.storage
         storage.version += 1
-        storage.writer = (name, autograd.call_site())
+        storage.writer = (name, modes.call_site())
         if node is not None:
             storage.tracked = storage.version
             self.node = node
@@ -508,11 +474,11 @@ class Tensor:
 
     def normal_(self, mean: builtins.float = 0.0, std: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
         """Fill with normal random numbers."""
-        return self._write("normal_", ..., ops.randn_like(self, generator=generator) * std + mean)
+        return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
 
     def uniform_(self, low: builtins.float = 0.0, high: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
         """Fill with uniform random numbers from [low, high)."""
-        return self._write("uniform_", ..., ops.rand_like(self, generator=generator) * (high - low) + low)
+        return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._write("__setitem__", ops.write_index(index, self.shape), value)
@@ -530,71 +496,6 @@ class Tensor:
         return self
 
     __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = add_, sub_, mul_, div_, pow_
-
-
-# --- into tensors ---
-
-
-def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A new leaf that copies `data`: numbers, nested lists, arrays, tensors.
-
-    Python floats give the default dtype, integers int64; arrays keep theirs. As torch.tensor.
-    Raises ValueError for ragged lists, TypeError for what is no number.
-    """
-    made = as_tensor(data, dtype=dtype, device=device)
-    return Tensor._from(made.data.copy()).requires_grad_(requires_grad)
-
-
-def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor."""
-    library = backends.get(device)
-    if isinstance(data, Tensor):
-        return data if dtype is None else ops.cast(data, dtype)
-    wanted = None if dtype is None else as_dtype(dtype)
-    array = _as_array(data)
-    if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
-        wanted = get_default_dtype()  # Python floats
-    return Tensor._from(library.asarray(array, as_dtype(array.dtype) if wanted is None else wanted))
-
-
-def _as_array(data: Any) -> Any:
-    if hasattr(data, "detach") and hasattr(data, "numpy"):  # a tensor of torch
-        data = data.detach().cpu().numpy()
-    if isinstance(data, list | tuple):
-        data = _without_tensors(data)
-    try:
-        array = np.asarray(data)
-    except ValueError as error:
-        raise ValueError(f"tensor: nested lists must have equal lengths at every depth ({error})") from None
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"tensor: expected numbers, nested lists of numbers or an array, got {type(data).__name__} of {array.dtype}"
-        )
-    return array
-
-
-def _without_tensors(data: Any) -> Any:
-    if isinstance(data, list | tuple):
-        return [_without_tensors(x) for x in data]
-    return data.tolist() if isinstance(data, Tensor) else data
-
-
-def from_numpy(array: Any) -> Tensor:
-    """A tensor on the memory of a NumPy array. As torch.from_numpy."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
-    as_dtype(array.dtype)
-    return Tensor._from(array)
-
-
-def from_dlpack(source: Any) -> Tensor:
-    """A tensor on the memory of any array that speaks DLPack (torch, JAX, CuPy ...)."""
-    return from_numpy(np.from_dlpack(source))
-
-
-def result_type(*inputs: Any) -> np.dtype[Any]:
-    """The dtype in which tensors and numbers meet. As torch.result_type."""
-    return ops.result_type(*inputs)
 
 
 _UFUNCS: dict[str, Callable[..., Any]] = {

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from tinyattn.creation import from_numpy
 from tinyattn.random import Generator, default_generator
-from tinyattn.tensor import Tensor, from_numpy
+from tinyattn.tensor import Tensor
 
 Batch = TypeVar("Batch", NDArray[Any], Tensor)
 

@@ -51,9 +51,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def unpack(
-    source: str | os.PathLike[str] | bytes,
-    name: str | None = None,
-    shape: tuple[int, ...] | None = None,
+    source: str | os.PathLike[str] | bytes, name: str | None = None, shape: tuple[int, ...] | None = None
 ) -> bytearray:
     """The whole unpacked content of an IDX file, header included, as long as the header says.
 

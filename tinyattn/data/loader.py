@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyattn.creation import from_numpy
 from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
-from tinyattn.tensor import Tensor, from_numpy
+from tinyattn.tensor import Tensor
 
 
 class TensorDataset:
@@ -115,11 +116,7 @@ class DataLoader:
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: a loader that loads this goes on with the batch after the last one
         handed out, as if it had never stopped."""
-        return {
-            "position": self._position,
-            "pass_state": self._pass_state,
-            "generator": self._random_state(),
-        }
+        return {"position": self._position, "pass_state": self._pass_state, "generator": self._random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where `state_dict` was taken; the data set and the arguments must be the same.

@@ -24,10 +24,7 @@ from tinyattn.data.download import MirrorError, fetch, store
 from tinyattn.data.idx import GZIP_MAGIC, DataError, decode, unpack
 
 ENVIRONMENT = "TINYATTN_DATA"
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 LAYOUTS = ("", "MNIST/raw", "raw")  # the last two: a root folder of torchvision's, or its MNIST folder
 
 
@@ -42,25 +39,11 @@ class File:
 
 FILES = (
     File(
-        "train-images-idx3-ubyte",
-        (60000, 28, 28),
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-images-idx3-ubyte", (60000, 28, 28), "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
     ),
-    File(
-        "train-labels-idx1-ubyte",
-        (60000,),
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    ),
-    File(
-        "t10k-images-idx3-ubyte",
-        (10000, 28, 28),
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    ),
-    File(
-        "t10k-labels-idx1-ubyte",
-        (10000,),
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
+    File("train-labels-idx1-ubyte", (60000,), "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    File("t10k-images-idx3-ubyte", (10000, 28, 28), "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    File("t10k-labels-idx1-ubyte", (10000,), "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 )
 
 
@@ -73,10 +56,7 @@ class DownloadError(DataError):
 
 
 def load_mnist(
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    download: bool = True,
-    say: Callable[[str], object] | None = None,
+    data_dir: str | os.PathLike[str] | None = None, *, download: bool = True, say: Callable[[str], object] | None = None
 ) -> ImageDataset:
     """The MNIST handwritten digits, as uint8 images of 28x28 and int64 labels.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import ops
+from tinyattn import creation, ops
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.containers import ModuleList
@@ -57,7 +57,7 @@ class MultiheadAttention(Module):
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
 
         def parameter(name: str, wanted: bool, *shape: int) -> None:
-            unset = Parameter(ops.empty(shape, device=device, dtype=dtype)) if wanted else None
+            unset = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, unset)
 
         packed = self.kdim == self.vdim == embed_dim
@@ -160,7 +160,7 @@ class MultiheadAttention(Module):
         """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
         batch, heads, queries, keys = scores
         if attn_mask is None and is_causal:
-            attn_mask = ops.ones(queries, keys, dtype=bool).triu(1)
+            attn_mask = creation.ones(queries, keys, dtype=bool).triu(1)
         masks = []
         if attn_mask is not None:
             if attn_mask.shape not in ((queries, keys), (batch * heads, queries, keys)):
@@ -177,7 +177,7 @@ class MultiheadAttention(Module):
             return None
         if all(mask.dtype.kind == "b" for mask in masks):
             return ~(masks[0] | masks[-1])
-        added = [m if m.dtype.kind == "f" else ops.zeros(1).masked_fill(m, -float("inf")) for m in masks]
+        added = [m if m.dtype.kind == "f" else creation.zeros(1).masked_fill(m, -float("inf")) for m in masks]
         return added[0] if len(added) == 1 else added[0] + added[1]
 
     def extra_repr(self) -> str:
@@ -244,16 +244,16 @@ class TransformerEncoderLayer(Module):
 
         def attend(x: Tensor) -> Tensor:
             options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
-            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])  # type: ignore[no-any-return]
+            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])
 
         def feed(x: Tensor) -> Tensor:
-            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))  # type: ignore[no-any-return]
+            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
         if self.norm_first:
             x = src + attend(self.norm1(src))
             return x + feed(self.norm2(x))
         x = self.norm1(src + attend(src))
-        return self.norm2(x + feed(x))  # type: ignore[no-any-return]
+        return self.norm2(x + feed(x))
 
 
 class TransformerEncoder(Module):
@@ -297,7 +297,7 @@ class AdditiveAttentionPooling(Module):
     def scores(self, tokens: Tensor) -> Tensor:
         """How much each token is worth: (..., tokens, embed_dim) -> (..., tokens)."""
         hidden = F.tanh(self.hidden(tokens))
-        return (hidden if self.v is None else self.v(hidden)).squeeze(-1)  # type: ignore[no-any-return]
+        return (hidden if self.v is None else self.v(hidden)).squeeze(-1)
 
     def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = False) -> Any:
         """Returns the mean (..., embed_dim), or with need_weights also the weights (..., tokens).

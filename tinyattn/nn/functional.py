@@ -1,13 +1,31 @@
 """The operations under the names people know from torch.nn.functional."""
 
 from tinyattn.ops import (
-    binary_cross_entropy_with_logits, cross_entropy, dropout, embedding, gelu, l1_loss, layer_norm, linear, log_softmax,
-    logsigmoid, mse_loss, nll_loss, one_hot, pad, relu, scaled_dot_product_attention, sigmoid, silu, softmax, softplus,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    l1_loss,
+    layer_norm,
+    linear,
+    log_softmax,
+    logsigmoid,
+    mse_loss,
+    nll_loss,
+    one_hot,
+    pad,
+    relu,
+    scaled_dot_product_attention,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
     tanh,
 )  # fmt: skip
 
 __all__ = [
-    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm", "linear",
-    "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu", "scaled_dot_product_attention",
-    "sigmoid", "silu", "softmax", "softplus", "tanh",
+    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
+    "linear", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
+    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip

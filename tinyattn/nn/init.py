@@ -10,8 +10,8 @@ import math
 from statistics import NormalDist
 from typing import Any
 
-from tinyattn import ops
-from tinyattn.autograd import no_grad
+from tinyattn import creation
+from tinyattn.modes import no_grad
 from tinyattn.random import Generator
 from tinyattn.tensor import Tensor
 
@@ -56,7 +56,7 @@ def trunc_normal_(
     tensor.normal_(mean, std, generator=generator)
     outside = (tensor < a) | (tensor > b)
     while count := int(outside.sum().item()):
-        tensor[outside] = ops.randn(count, dtype=tensor.dtype, generator=generator) * std + mean
+        tensor[outside] = creation.randn(count, dtype=tensor.dtype, generator=generator) * std + mean
         outside = (tensor < a) | (tensor > b)
     return tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyattn import ops
+from tinyattn import creation
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.module import Module, Parameter
@@ -35,8 +35,8 @@ class Linear(Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(ops.empty(out_features, in_features, device=device, dtype=dtype))
-        unset = Parameter(ops.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.weight = Parameter(creation.empty(out_features, in_features, device=device, dtype=dtype))
+        unset = Parameter(creation.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", unset)
         self.reset_parameters()
 
@@ -79,7 +79,7 @@ class Embedding(Module):
                 raise ValueError(f"padding_idx={padding_idx} is out of range for {num_embeddings} embeddings")
             padding_idx %= num_embeddings
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.weight = Parameter(ops.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
+        self.weight = Parameter(creation.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -119,7 +119,7 @@ class LayerNorm(Module):
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
         for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            unset = Parameter(ops.empty(shape, device=device, dtype=dtype)) if wanted else None
+            unset = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
             self.register_parameter(name, unset)
         self.reset_parameters()
 
@@ -201,21 +201,21 @@ class Tanh(Module):
     """The hyperbolic tangent. As torch.nn.Tanh."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.tanh(input)  # type: ignore[no-any-return]
+        return F.tanh(input)
 
 
 class Sigmoid(Module):
     """1 / (1 + e ** -x). As torch.nn.Sigmoid."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.sigmoid(input)  # type: ignore[no-any-return]
+        return F.sigmoid(input)
 
 
 class LogSigmoid(Module):
     """log(sigmoid(x)), without overflow. As torch.nn.LogSigmoid."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.logsigmoid(input)  # type: ignore[no-any-return]
+        return F.logsigmoid(input)
 
 
 class Softplus(Module):

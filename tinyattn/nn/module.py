@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.autograd import no_grad
-from tinyattn.tensor import Tensor, as_dtype, as_tensor
+from tinyattn.creation import as_tensor
+from tinyattn.dtypes import as_dtype
+from tinyattn.modes import no_grad
+from tinyattn.tensor import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
 

@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterable
 
 from tinyattn import backends
-from tinyattn.tensor import Tensor, as_tensor
+from tinyattn.creation import as_tensor
+from tinyattn.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
 
 def clip_grad_norm_(
-    parameters: Tensor | Iterable[Tensor],
-    max_norm: float,
-    norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,
+    parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
     """Scale all gradients, in place, so that together they are no longer than `max_norm`.
 

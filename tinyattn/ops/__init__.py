@@ -4,12 +4,9 @@ This namespace is what rules and definitions know as `F` when they run on Tensor
 `tinyattn.backends` offer the same names for arrays.
 """
 
+from tinyattn.creation import eye, ones_like, zeros_like
 from tinyattn.ops.activations import gelu, gelu_derivative, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, dropout, scaled_dot_product_attention
-from tinyattn.ops.creation import (
-    arange, empty, empty_like, eye, full, full_like, linspace, ones, ones_like, rand, rand_like, randint, randint_like,
-    randn, randn_like, randperm, zeros, zeros_like,
-)  # fmt: skip
 from tinyattn.ops.elementwise import (
     abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
     logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,

@@ -12,20 +12,13 @@ if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 
-@operation(
-    x=lambda F, g, out: F.where(out > 0, g, 0.0),
-    definition=lambda F, x: F.where(x > 0, x, 0.0),
-)
+@operation(x=lambda F, g, out: F.where(out > 0, g, 0.0), definition=lambda F, x: F.where(x > 0, x, 0.0))
 def relu(F: Any, x: Any) -> Any:
     """max(x, 0); its gradient at 0 is 0. As torch.relu."""
     return F.relu(x)
 
 
-@operation(
-    promote=floating,
-    x=lambda F, g, out: g * (out * (1 - out)),
-    definition=lambda F, x: 1 / (1 + F.exp(-x)),
-)
+@operation(promote=floating, x=lambda F, g, out: g * (out * (1 - out)), definition=lambda F, x: 1 / (1 + F.exp(-x)))
 def sigmoid(F: Any, x: Any) -> Any:
     """1 / (1 + e ** -x). As torch.sigmoid."""
     return F.sigmoid(x)
@@ -57,10 +50,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _softplus(input, beta=beta, threshold=threshold)
 
 
-@operation(
-    x=lambda F, g, x: g * F.sigmoid(-x),
-    definition=lambda F, x: F.minimum(x, 0.0) - F.log1p(F.exp(-F.abs(x))),
-)
+@operation(x=lambda F, g, x: g * F.sigmoid(-x), definition=lambda F, x: F.minimum(x, 0.0) - F.log1p(F.exp(-F.abs(x))))
 def logsigmoid(F: Any, x: Any) -> Any:
     """log(sigmoid(x)), without overflow. As torch.nn.functional.logsigmoid."""
     return F.logsigmoid(x)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import tinyattn.tensor as _tensor
-from tinyattn import random
+from tinyattn import creation, random
 from tinyattn.autograd import operation
 from tinyattn.ops.elementwise import cast
 
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 # --- dropout (Srivastava et al. 2014) ---
 
 
-@operation(
-    definition=lambda F, x, keep, *, scale: x * keep * scale,
-    x=lambda F, g, keep, scale: g * keep * scale,
-)
+@operation(definition=lambda F, x, keep, *, scale: x * keep * scale, x=lambda F, g, keep, scale: g * keep * scale)
 def _dropout(F: Any, x: Any, keep: Any, *, scale: float) -> Any:
     return x * keep * scale
 
@@ -42,7 +38,7 @@ def dropout(
         raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
     if not training or p == 0:
         return input
-    keep = _tensor.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
+    keep = creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
     out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
     return input.copy_(out) if inplace else out
 
@@ -108,9 +104,9 @@ def scaled_dot_product_attention(
     if is_causal:
         if attn_mask is not None:
             raise ValueError("attention: give attn_mask or is_causal=True, not both")
-        allowed = _ops.ones(query.shape[-2], key.shape[-2], dtype=bool).tril()
+        allowed = creation.ones(query.shape[-2], key.shape[-2], dtype=bool).tril()
     elif attn_mask is not None:
-        attn_mask = _tensor.as_tensor(attn_mask)
+        attn_mask = creation.as_tensor(attn_mask)
         if attn_mask.dtype.kind == "b":
             allowed = attn_mask
         elif attn_mask.dtype.kind == "f":
@@ -122,7 +118,7 @@ def scaled_dot_product_attention(
     keep = None
     if dropout_p > 0:
         shape = (*_ahead(query, key, value), query.shape[-2], key.shape[-2])
-        ones = _ops.ones(shape, dtype=query.dtype)
+        ones = creation.ones(shape, dtype=query.dtype)
         keep = dropout(ones, dropout_p, generator=generator)
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
 

@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
+from tinyattn import creation
 from tinyattn.autograd import Operation, operation
+from tinyattn.dtypes import as_dtype
 from tinyattn.ops.promotion import floating, operand, same_type
 
 if TYPE_CHECKING:
@@ -14,29 +16,11 @@ if TYPE_CHECKING:
 
 # --- arithmetic ---
 
-_add = Operation(
-    lambda F, a, b: a + b,
-    name="add",
-    promote=same_type,
-    a=lambda F, g: g,
-    b=lambda F, g: g,
-)
+_add = Operation(lambda F, a, b: a + b, name="add", promote=same_type, a=lambda F, g: g, b=lambda F, g: g)
 
-_sub = Operation(
-    lambda F, a, b: a - b,
-    name="sub",
-    promote=same_type,
-    a=lambda F, g: g,
-    b=lambda F, g: -g,
-)
+_sub = Operation(lambda F, a, b: a - b, name="sub", promote=same_type, a=lambda F, g: g, b=lambda F, g: -g)
 
-mul = Operation(
-    lambda F, a, b: a * b,
-    name="mul",
-    promote=same_type,
-    a=lambda F, g, b: g * b,
-    b=lambda F, g, a: g * a,
-)
+mul = Operation(lambda F, a, b: a * b, name="mul", promote=same_type, a=lambda F, g, b: g * b, b=lambda F, g, a: g * a)
 
 _div = Operation(
     lambda F, a, b: F.div(a, b),
@@ -100,13 +84,7 @@ def _power_exponent_rule(F: Any, g: Any, a: Any, b: Any, out: Any) -> Any:
     return F.where(flat, 0.0, g * out * F.log(F.where(flat, 1.0, a)))
 
 
-_pow = Operation(
-    lambda F, a, b: F.pow(a, b),
-    name="pow",
-    promote=same_type,
-    a=_power_base_rule,
-    b=_power_exponent_rule,
-)
+_pow = Operation(lambda F, a, b: F.pow(a, b), name="pow", promote=same_type, a=_power_base_rule, b=_power_exponent_rule)
 
 
 def pow(input: Any, exponent: Any) -> Tensor:
@@ -274,9 +252,9 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 
     With the condition alone, the indices where it holds, one tensor an axis. As torch.where.
     """
-    condition = _tensor.as_tensor(condition)
+    condition = creation.as_tensor(condition)
     if input is None and other is None:
-        return tuple(_tensor.as_tensor(i) for i in condition.data.nonzero())
+        return tuple(creation.as_tensor(i) for i in condition.data.nonzero())
     if condition.dtype.kind not in "bu":
         raise TypeError(f"where: the condition has dtype {condition.dtype}; expected bool (write x != 0)")
     return _where(condition if condition.dtype.kind == "b" else condition != 0, input, other)
@@ -292,7 +270,7 @@ _masked_fill = Operation(
 
 def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
     """`value` (a number or 0-d tensor) where `mask` holds, `input` elsewhere. As torch.masked_fill."""
-    mask, value = _tensor.as_tensor(mask), operand(value)
+    mask, value = creation.as_tensor(mask), operand(value)
     if mask.dtype.kind != "b":
         raise TypeError(f"masked_fill: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
     if isinstance(value, _tensor.Tensor):
@@ -327,7 +305,7 @@ _cast = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast", view=Tru
 
 def cast(input: Tensor, dtype: Any) -> Tensor:
     """`input` in another dtype; the same tensor if it has it already. Integers pass no gradient."""
-    dtype = _tensor.as_dtype(dtype)
+    dtype = as_dtype(dtype)
     if input.dtype == dtype:
         return input
     return _cast(input if dtype.kind == "f" else input.detach(), dtype=dtype)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tinyattn.tensor as _tensor
+from tinyattn import creation
+from tinyattn import dims as _dims
 from tinyattn.autograd import operation
-from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
@@ -54,10 +55,7 @@ def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     return _place(values, index=as_index(index), shape=shape)
 
 
-@operation(
-    x=lambda F, g, index: F.setitem(g, 0.0, index),
-    value=lambda F, g, index: g[index],
-)
+@operation(x=lambda F, g, index: F.setitem(g, 0.0, index), value=lambda F, g, index: g[index])
 def _setitem(F: Any, x: Any, value: Any, *, index: Any) -> Any:
     return F.setitem(x, value, index)
 
@@ -100,14 +98,12 @@ def check_indices(name: str, index: Any, size: int, what: str = "index") -> None
         return
     bad = low if low < 0 else high
     position = tuple(int(i[0]) for i in (index == bad).nonzero()) if index.ndim else ()
-    raise IndexError(
-        f"{name}: {what} {int(bad)} at position {position} is out of range; expected 0 to {size - 1}"
-    )
+    raise IndexError(f"{name}: {what} {int(bad)} at position {position} is out of range; expected 0 to {size - 1}")
 
 
 def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     """The slices of `input` along `dim` that `index` (one axis of integers) names. As torch.index_select."""
-    dim, index = _dims.one(dim, input.ndim), _tensor.as_tensor(index)
+    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise IndexError(
             f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; "
@@ -131,7 +127,7 @@ def _scatter(F: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     """out[i, j] = input[index[i, j], j] for dim=0, and so on; out has the index's shape. As torch.gather."""
-    dim, index = _dims.one(dim, input.ndim), _tensor.as_tensor(index)
+    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.dtype.kind not in "iu":
         raise TypeError(f"gather: the index has dtype {index.dtype}; expected integers")
     if index.numel() == 0:  # torch lets an empty index have any number of axes

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tinyattn import dims as _dims
 from tinyattn.autograd import operation
-from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor

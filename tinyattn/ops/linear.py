@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
+from tinyattn import creation
 from tinyattn.autograd import operation
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
@@ -91,7 +92,7 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
     """
     if not isinstance(weight, _tensor.Tensor) or weight.ndim != 2:
         raise ValueError("embedding: the arguments are (input, weight) with a weight of shape (rows, dim)")
-    index = _tensor.as_tensor(input)
+    index = creation.as_tensor(input)
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)")
     rows = weight.shape[0]

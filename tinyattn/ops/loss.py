@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import tinyattn.tensor as _tensor
+from tinyattn import creation
 from tinyattn.autograd import operation
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import cast, masked_fill
@@ -63,7 +63,7 @@ def cross_entropy(
     weighs classes; with "mean" the sum is divided by the weights of the targets that count. Targets
     equal to ignore_index do not. The mean of nothing is NaN. As torch.nn.functional.cross_entropy.
     """
-    target = _tensor.as_tensor(target)
+    target = creation.as_tensor(target)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; expected 0 to 1")
     if target.dtype.kind == "f":
@@ -102,17 +102,13 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
 
 
 def nll_loss(
-    input: Tensor,
-    target: Any,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
+    input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """-input[target] for log-probabilities `input`; arguments as in `cross_entropy`.
 
     As torch.nn.functional.nll_loss.
     """
-    rows, labels, shape = _class_rows("nll_loss", input, _tensor.as_tensor(target), weight)
+    rows, labels, shape = _class_rows("nll_loss", input, creation.as_tensor(target), weight)
     safe, ignored = _without_ignored("nll_loss", labels, ignore_index, rows.shape[1])
     losses = -gather(rows, 1, safe.reshape(-1, 1)).reshape(-1) if rows.shape[0] else rows.sum(1)
     return _weighted(losses, safe, ignored, weight, reduction, shape)
@@ -162,7 +158,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
 
     As torch.nn.functional.one_hot.
     """
-    index = _tensor.as_tensor(tensor)
+    index = creation.as_tensor(tensor)
     if index.dtype.kind not in "iu":
         raise TypeError(f"one_hot: class numbers have dtype {index.dtype}; expected integers")
     if num_classes == -1:
@@ -172,7 +168,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     if num_classes < 1:
         raise ValueError(f"one_hot: num_classes={num_classes}; expected at least 1")
     check_indices("one_hot", index.data, num_classes, "class")
-    classes = _ops.arange(num_classes)
+    classes = creation.arange(num_classes)
     return cast(index.reshape(*index.shape, 1) == classes, "int64")
 
 
@@ -190,7 +186,7 @@ def binary_cross_entropy_with_logits(
 
     input and target of one shape. As torch.nn.functional.binary_cross_entropy_with_logits.
     """
-    target = _tensor.as_tensor(target)
+    target = creation.as_tensor(target)
     if target.shape != input.shape:
         raise ValueError(
             f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import tinyattn.tensor as _tensor
+from tinyattn import creation
 from tinyattn.autograd import Operation, operation
 from tinyattn.ops.promotion import same_type
 
@@ -29,7 +29,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
     (..., n, k) @ (..., k, m) -> (..., n, m). As torch.matmul.
     """
-    a, b = _tensor.as_tensor(input), _tensor.as_tensor(other)
+    a, b = creation.as_tensor(input), creation.as_tensor(other)
     if a.ndim == 0 or b.ndim == 0:
         raise RuntimeError(f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)}; a 0-d tensor needs * instead")
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
@@ -114,7 +114,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     """
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
-    tensors = [_tensor.as_tensor(x) for x in operands]
+    tensors = [creation.as_tensor(x) for x in operands]
     labels, output = _parse(equation, tensors)
     sizes: dict[str, int] = {}
     for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):

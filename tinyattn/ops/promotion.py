@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 import tinyattn.tensor as _tensor
+from tinyattn import creation
+from tinyattn.dtypes import get_default_dtype
 
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
@@ -25,7 +27,7 @@ def result_type(*inputs: Any) -> np.dtype[Any]:
         if isinstance(x, _tensor.Tensor):
             tier, dtype = (0 if x.ndim else 1), x.dtype
         elif isinstance(x, float):
-            tier, dtype = 2, _tensor.get_default_dtype()
+            tier, dtype = 2, get_default_dtype()
         else:
             tier, dtype = 2, np.dtype(bool if isinstance(x, bool) else np.int64)
         seen = tiers[tier]
@@ -54,7 +56,7 @@ def operand(x: Any) -> Any:
         return x
     if isinstance(x, numbers.Number):
         raise TypeError(f"expected a tensor or a real number, got {x!r} ({type(x).__name__})")
-    return _tensor.as_tensor(x)
+    return creation.as_tensor(x)
 
 
 def same_type(*inputs: Any) -> Sequence[Any]:
@@ -71,7 +73,7 @@ def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, _tensor.Tensor)), None)
     if first is None:  # numbers alone: as 0-d tensors
-        inputs = [_tensor.tensor(x) for x in inputs]
+        inputs = [creation.tensor(x) for x in inputs]
         first = inputs[0]
     dtype = first.dtype
     for x in inputs:  # nearly always there is nothing to do
@@ -79,5 +81,5 @@ def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
             dtype = result_type(*inputs)
             break
     if dtype.kind != "f":
-        dtype = _tensor.get_default_dtype() if floating else result_type(*inputs)
+        dtype = get_default_dtype() if floating else result_type(*inputs)
     return [_tensor.ops.cast(x, dtype) if isinstance(x, _tensor.Tensor) and x.dtype != dtype else x for x in inputs]

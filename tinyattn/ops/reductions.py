@@ -7,8 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tinyattn.tensor as _tensor
+from tinyattn import dims as _dims
 from tinyattn.autograd import Operation, operation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.elementwise import cast, maximum, minimum
 from tinyattn.ops.promotion import floating
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import tinyattn.tensor as _tensor
+from tinyattn import creation
+from tinyattn import dims as _dims
 from tinyattn.autograd import operation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
                 raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
             source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
-            input = input[(slice(None),) * axis + (_tensor.tensor(source, dtype="int64"),)]
+            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64"),)]
     return input
 
 
@@ -260,7 +260,7 @@ def _cat(F: Any, *xs: Any, dim: int) -> Any:
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors along an axis they have; the other sizes are equal. As torch.cat."""
-    tensors = [_tensor.as_tensor(t) for t in tensors]
+    tensors = [creation.as_tensor(t) for t in tensors]
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
     full = [t for t in tensors if t.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
@@ -292,7 +292,7 @@ def _stack(F: Any, *xs: Any, dim: int) -> Any:
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis. As torch.stack."""
-    tensors = [_tensor.as_tensor(t) for t in tensors]
+    tensors = [creation.as_tensor(t) for t in tensors]
     if not tensors:
         raise ValueError("stack: expected at least one tensor, got none")
     shapes = {tuple(t.shape) for t in tensors}

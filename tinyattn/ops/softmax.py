@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tinyattn import dims as _dims
 from tinyattn.autograd import operation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.elementwise import cast
 from tinyattn.ops.promotion import floating
 
@@ -20,10 +20,7 @@ def _softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
     return e / F.sum(e, dim, keepdim=True)
 
 
-@operation(
-    definition=_softmax_definition,
-    x=lambda F, g, out, dim: out * (g - F.sum(g * out, dim, keepdim=True)),
-)
+@operation(definition=_softmax_definition, x=lambda F, g, out, dim: out * (g - F.sum(g * out, dim, keepdim=True)))
 def _softmax(F: Any, x: Any, *, dim: int) -> Any:
     return F.softmax(x, dim)
 
@@ -34,10 +31,7 @@ def _log_softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
     return x - F.logsumexp(x, dim, keepdim=True)
 
 
-@operation(
-    definition=_log_softmax_definition,
-    x=lambda F, g, out, dim: g - F.exp(out) * F.sum(g, dim, keepdim=True),
-)
+@operation(definition=_log_softmax_definition, x=lambda F, g, out, dim: g - F.exp(out) * F.sum(g, dim, keepdim=True))
 def _log_softmax(F: Any, x: Any, *, dim: int) -> Any:
     return F.log_softmax(x, dim)
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tinyattn import backends, ops
-from tinyattn.autograd import definitions_enabled
-from tinyattn.optim.optimizer import (
-    Group,
-    Optimizer,
-    Params,
-    State,
-    check_betas,
-    check_number,
-)
-from tinyattn.tensor import Tensor, float32
+from tinyattn import backends, creation
+from tinyattn.dtypes import float32
+from tinyattn.modes import definitions_enabled
+from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_betas, check_number
+from tinyattn.tensor import Tensor
 
 
 def adam_definition(
@@ -106,7 +100,7 @@ class Adam(Optimizer):
         for name in self.state_names(group):
             if name not in state:
                 counter = name == "step"
-                state[name] = ops.zeros((), dtype=float32) if counter else ops.zeros_like(param)
+                state[name] = creation.zeros((), dtype=float32) if counter else creation.zeros_like(param)
         step = state["step"].data
         step += 1
         p, m, v = param.data, state["exp_avg"].data, state["exp_avg_sq"].data
@@ -139,16 +133,7 @@ class AdamW(Adam):
         *,
         maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            maximize=maximize,
-            decoupled_weight_decay=True,
-        )
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
 
     def check(self, options: Group) -> None:
         super().check(options)

@@ -106,10 +106,7 @@ class LambdaLR(LRScheduler):
     _no_state = ("optimizer", "lr_lambdas")
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: LRFunction | Sequence[LRFunction],
-        last_epoch: int = -1,
+        self, optimizer: Optimizer, lr_lambda: LRFunction | Sequence[LRFunction], last_epoch: int = -1
     ) -> None:
         groups = len(_checked(optimizer).param_groups)
         self.lr_lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
@@ -141,13 +138,7 @@ class StepLR(LRScheduler):
 class ConstantLR(LRScheduler):
     """The rate times `factor` for the first `total_iters` epochs, then the full rate."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        factor: float = 1 / 3,
-        total_iters: int = 5,
-        last_epoch: int = -1,
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
         self.factor = _share("factor", factor)
         self.total_iters = _count("total_iters", total_iters)
         super().__init__(optimizer, last_epoch)

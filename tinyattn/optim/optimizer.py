@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any, TypeAlias
 
-from tinyattn.autograd import enable_grad
-from tinyattn.tensor import Tensor, as_tensor, float32
+from tinyattn.creation import as_tensor
+from tinyattn.dtypes import float32
+from tinyattn.modes import enable_grad
+from tinyattn.tensor import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Group: TypeAlias = dict[str, Any]

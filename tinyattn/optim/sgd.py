@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tinyattn import backends, ops
-from tinyattn.autograd import definitions_enabled
+from tinyattn import backends, creation
+from tinyattn.modes import definitions_enabled
 from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_number
 from tinyattn.tensor import Tensor
 
@@ -87,7 +87,7 @@ class SGD(Optimizer):
         array = param.data
         first = bool(group["momentum"]) and "momentum_buffer" not in state
         if first:
-            state["momentum_buffer"] = ops.zeros_like(param)
+            state["momentum_buffer"] = creation.zeros_like(param)
         buffer = state["momentum_buffer"].data if group["momentum"] else None
         options = {name: group[name] for name in self.defaults}
         library = backends.of(array)

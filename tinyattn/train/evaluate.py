@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.autograd import no_grad
+from tinyattn.creation import from_numpy
+from tinyattn.modes import no_grad
 from tinyattn.nn import Module
-from tinyattn.tensor import from_numpy
 
 
 def predict(model: Module, images: Any, batch_size: int = 500) -> Any:

@@ -84,7 +84,7 @@ def _exponentials(scores: Array, allowed: Array) -> Array:
 
     Where no score is large, c = 0 will do; else it is the row's largest.
     """
-    if scores.size and -_SAFE < scores.min() and scores.max() < _SAFE:
+    if scores.size and scores.min() > -_SAFE and scores.max() < _SAFE:
         e = np.exp(scores, out=scores)
         if allowed is None:
             return e

@@ -1,0 +1,171 @@
+"""README.md does not rot: its examples run, its excerpts are the source, its table and options are real."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tinyattn as ta
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+SHELL = "".join(text for language, text in BLOCKS if language == "sh")
+TABLE = re.findall(r"^\| `([^`]+)` \| ([\d,]+) \|", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=[text.strip().splitlines()[0] for text in PYTHON])
+def test_python_blocks(block):
+    if block.startswith("# tinyattn/"):
+        excerpt(block)
+    elif ">>>" in block:
+        examples = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
+        out: list[str] = []
+        assert examples.examples
+        failed = doctest.DocTestRunner(verbose=False).run(examples, out=out.append).failed
+        assert not failed, "".join(out)
+    else:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def excerpt(block: str) -> None:
+    """Lines quoted under the name of their file stand in it, and run in its namespace."""
+    path, quoted = block.split("\n", 1)
+    path = path.removeprefix("# ").strip()
+    source = (ROOT / path).read_text(encoding="utf-8")
+    for part in re.split(r"\n\n(?=\S)", quoted.strip()):
+        assert part + "\n" in source, f"README.md quotes from {path} what is not there:\n{part}"
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    exec(compile(quoted, path, "exec"), dict(vars(module)))
+
+
+def test_every_kind_of_block_is_there():
+    assert len(PYTHON) >= 5
+    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+    for command in ('pip install -e ".[train]" && python examples/mnist.py', 'pip install -e ".[test]" && pytest'):
+        assert SHELL.splitlines().count(command) == 1, f"README.md must have the line: {command}"
+
+
+@pytest.mark.parametrize(("path", "stated"), TABLE)
+def test_the_reading_order_is_real(path, stated):
+    files = sorted((ROOT / path).rglob("*.py")) if path.endswith("/") else [ROOT / path]
+    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+    stated = int(stated.replace(",", ""))
+    assert lines > 0
+    assert abs(lines - stated) <= 0.2 * lines, f"README.md says that {path} has {stated} lines, but it has {lines}"
+
+
+def test_the_reading_order_is_whole():
+    assert len(TABLE) >= 10
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^):]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"python (\S+\.py)", SHELL))))
+def test_options_are_known(script):
+    said = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for line in SHELL.splitlines():
+        for option in re.findall(r"--[a-z-]+", line.partition("#")[0]) if script in line else []:
+            assert option in said, f"{script} knows no {option}"
+
+
+# --- "Where it differs from PyTorch" -------------------------------------------------------------
+
+
+def data_is_the_array() -> None:
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    y = x * x
+    x.data[0] = 5.0  # unseen by the guard
+    y.sum().backward()
+    assert type(x.data) is np.ndarray
+    assert x.grad.tolist() == [10.0, 4.0]
+    assert ta.float32 == np.dtype("float32")
+
+
+def numpy_is_a_read_only_view() -> None:
+    x = ta.ones(2, requires_grad=True)
+    assert not x.numpy().flags.writeable
+    assert np.shares_memory(x.numpy(), x.data)
+    with pytest.raises(RuntimeError):
+        torch.ones(2, requires_grad=True).numpy()
+
+
+def a_query_without_keys_gets_zeros() -> None:
+    x = ta.randn(1, 2, 4)
+    out = ta.scaled_dot_product_attention(x, x, x, attn_mask=ta.zeros(2, 2, dtype=bool))
+    assert not out.numpy().any()
+    assert ta.nn.MultiheadAttention(4, 2, batch_first=True)(x, x, x, is_causal=True)[1][0, 0, 1].item() == 0
+
+
+def view_is_reshape() -> None:
+    assert ta.arange(6).reshape(2, 3).T.view(6).tolist() == [0, 3, 1, 4, 2, 5]
+    assert ta.arange(3)[::-1].tolist() == [2, 1, 0]
+
+
+def views_are_guarded() -> None:
+    x = ta.ones(3, requires_grad=True) * 2
+    view = x[:2]
+    with pytest.raises(RuntimeError, match="a view that needs gradients"):
+        view.add_(1)
+    x.mul_(3)
+    with pytest.raises(RuntimeError, match="shares its memory"):
+        view * 2
+
+
+def streams_are_numpys() -> None:
+    drawn = ta.randn(4, generator=ta.Generator().manual_seed(7))
+    expected = np.random.Generator(np.random.PCG64(7)).standard_normal(4, dtype=np.float32)
+    np.testing.assert_array_equal(drawn.numpy(), expected)
+
+
+def indices_are_named() -> None:
+    with pytest.raises(IndexError, match=r"index 11 at position \(1,\) is out of range; expected 0 to 9"):
+        ta.embedding(ta.tensor([3, 11]), ta.zeros(10, 2))
+
+
+def there_is_one_device() -> None:
+    assert ta.ones(1).device == "cpu"
+    with pytest.raises(TypeError, match="not supported"):
+        ta.zeros(1, dtype=complex)
+
+
+def nan_where_pytorch_has_it() -> None:
+    ignored = ta.tensor([-100, -100])
+    for ours, theirs in (
+        (ta.cross_entropy(ta.zeros(2, 3), ignored), torch.nn.functional.cross_entropy),
+        (ta.softmax(ta.full((2,), -np.inf), 0).sum(), torch.softmax),
+    ):
+        args = (torch.zeros(2, 3), torch.tensor([-100, -100])) if theirs is not torch.softmax else (torch.full((2,), -np.inf), 0)
+        assert np.isnan(ours.item())
+        assert theirs(*args).isnan().all()
+
+
+DIFFERENCES: list[Any] = [
+    data_is_the_array,
+    numpy_is_a_read_only_view,
+    a_query_without_keys_gets_zeros,
+    view_is_reshape,
+    views_are_guarded,
+    streams_are_numpys,
+    indices_are_named,
+    there_is_one_device,
+    nan_where_pytorch_has_it,
+]
+
+
+@pytest.mark.parametrize("check", DIFFERENCES, ids=lambda check: check.__name__)
+def test_differences_are_as_said(check):
+    check()

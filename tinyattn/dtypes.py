@@ -1,0 +1,41 @@
+"""The types of elements, by torch's names; they are NumPy's dtype objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
+int8, int16, int32, int64 = np.dtype("int8"), np.dtype("int16"), np.dtype("int32"), np.dtype("int64")
+uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
+
+_default_dtype = float32
+
+
+def get_default_dtype() -> np.dtype[Any]:
+    """The dtype of new tensors made of Python floats: float32 unless set."""
+    return _default_dtype
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Make new tensors of Python floats float32, float64 or float16. As torch.set_default_dtype."""
+    global _default_dtype
+    dtype = as_dtype(dtype)
+    if dtype.kind != "f":
+        raise TypeError(f"set_default_dtype: {dtype} is no floating-point dtype")
+    _default_dtype = dtype
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """A dtype by NumPy's name, type or object.
+
+    Raises TypeError for anything but booleans, integers and real floating-point numbers.
+    """
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = np.dtype(object)
+    if found.kind not in "biuf" or found.itemsize > 8:
+        raise TypeError(f"dtype {dtype!r} is not supported; expected bool, an integer or float16, float32, float64")
+    return found

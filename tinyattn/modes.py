@@ -1,0 +1,93 @@
+"""Modes, and which line of the user's program is running.
+
+Modes are context variables, so that every thread and every task has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from contextvars import ContextVar
+from types import CodeType
+from typing import NamedTuple
+
+grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
+definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
+
+
+class Mode(contextlib.ContextDecorator):
+    """Sets a mode inside a `with` block or a decorated function, and restores it afterwards."""
+
+    def __init__(self, mode: ContextVar[bool], value: bool) -> None:
+        self._mode, self._value = mode, value
+
+    def _recreate_cm(self) -> Mode:  # a decorated function may recurse or run in two threads
+        return Mode(self._mode, self._value)
+
+    def __enter__(self) -> None:
+        self._token = self._mode.set(self._value)
+
+    def __exit__(self, *exception: object) -> None:
+        self._mode.reset(self._token)
+
+
+def no_grad() -> Mode:
+    """Record nothing: `with no_grad():` or `@no_grad()`. As torch.no_grad."""
+    return Mode(grad_mode, False)
+
+
+def enable_grad() -> Mode:
+    """Record again inside a `no_grad` block. As torch.enable_grad."""
+    return Mode(grad_mode, True)
+
+
+class set_grad_enabled(Mode):  # noqa: N801 - torch's name
+    """Switch recording at once; as a context manager, until the end of the block."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__(grad_mode, bool(mode))
+        self._token = grad_mode.set(bool(mode))
+
+    def __enter__(self) -> None:
+        pass  # already set: a bare call has the effect too
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations record themselves here."""
+    return grad_mode.get()
+
+
+def definitions() -> Mode:
+    """Run fused operations by their first-principles definition instead of their kernel."""
+    return Mode(definition_mode, True)
+
+
+def definitions_enabled() -> bool:
+    """Whether a surrounding `definitions()` asks for first principles."""
+    return definition_mode.get()
+
+
+# --- provenance: which line of the user's program did this? --------------------------------------
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Site(NamedTuple):
+    """A place in the user's program, kept as a code object and an offset (a frame would keep
+    every local variable alive); turned into text only when somebody asks."""
+
+    code: CodeType
+    offset: int
+
+    def __str__(self) -> str:
+        lines = [n for a, b, n in self.code.co_lines() if a <= self.offset < b]
+        return f"{self.code.co_filename}:{lines[0] if lines and lines[0] else '?'}"
+
+
+def call_site() -> Site:
+    """The nearest line outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return Site(frame.f_code, frame.f_lasti)
