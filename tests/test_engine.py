@@ -606,7 +606,7 @@ def calls_of_f() -> list[tuple[str, int, list[str]]]:
     """Every F.name(...) in the core: the name, how many arguments by place, which by keyword."""
     root = pathlib.Path(ops.__file__).parent
     found = []
-    for path in [*root.glob("*.py"), root.parent / "autograd.py"]:
+    for path in [*root.glob("*.py"), root.parent / "autograd.py", root.parent / "graph.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)

@@ -7,8 +7,10 @@
 tensor([2., 4., 6.])
 """
 
-from tinyattn import autograd, backends, ops  # autograd first: it ties the core together
-from tinyattn.autograd import Operation, grad, operation
+from tinyattn import graph  # first: it ties the core together
+from tinyattn import autograd, backends, ops
+from tinyattn.autograd import grad
+from tinyattn.graph import Operation, operation
 from tinyattn.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
     rand, rand_like, randint, randint_like, randn, randn_like, randperm, tensor, zeros, zeros_like,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import autograd, backends, creation, modes, ops
+from tinyattn import autograd, backends, creation, graph, modes, ops
 from tinyattn import dims as _dims
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
@@ -28,8 +28,8 @@ class Tensor:
 
     data: Any
     grad: Tensor | None
-    node: autograd.Node | None
-    _storage: autograd.Storage | None
+    node: graph.Node | None
+    _storage: graph.Storage | None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         source = data if isinstance(data, Tensor) else as_tensor(data)
@@ -52,10 +52,10 @@ class Tensor:
     # --- what it is ---
 
     @property
-    def storage(self) -> autograd.Storage:
+    def storage(self) -> graph.Storage:
         """The counter of writes to this memory, shared with views; made when first asked for."""
         if self._storage is None:
-            self._storage = autograd.Storage()
+            self._storage = graph.Storage()
         return self._storage
 
     @property
@@ -112,7 +112,7 @@ class Tensor:
                     f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can. "
                     "Cast it first (x.float()), or give tensor() floats or dtype=float32."
                 )
-            self.node = autograd.Node(None, (), self.data)
+            self.node = graph.Node(None, (), self.data)
             self.node.tensor = weakref.ref(self)
         return self
 
@@ -422,7 +422,7 @@ class Tensor:
                 "taken from, or clone() the view first."
             )
 
-    def _wrote(self, name: str, node: autograd.Node | None = None) -> None:
+    def _wrote(self, name: str, node: graph.Node | None = None) -> None:
         """Note that `name` wrote to this memory, and `node` if that was recorded."""
         storage = self.storage
         storage.version += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from tinyattn.autograd import Operation, operation
+from tinyattn.graph import Operation, operation
 from tinyattn.ops.promotion import floating
 
 if TYPE_CHECKING:

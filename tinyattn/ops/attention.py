@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyattn import creation, random
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 from tinyattn.ops.elementwise import cast
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
 from tinyattn import creation
-from tinyattn.autograd import Operation, operation
 from tinyattn.dtypes import as_dtype
+from tinyattn.graph import Operation, operation
 from tinyattn.ops.promotion import floating, operand, same_type
 
 if TYPE_CHECKING:

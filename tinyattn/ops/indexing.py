@@ -9,7 +9,7 @@ import numpy as np
 import tinyattn.tensor as _tensor
 from tinyattn import creation
 from tinyattn import dims as _dims
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import dims as _dims
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor

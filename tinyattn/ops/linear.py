@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
 from tinyattn import creation
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
 

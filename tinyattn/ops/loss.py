@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import creation
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import cast, masked_fill
 from tinyattn.ops.indexing import check_indices, gather

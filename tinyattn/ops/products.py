@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyattn import creation
-from tinyattn.autograd import Operation, operation
+from tinyattn.graph import Operation, operation
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tinyattn.tensor as _tensor
 from tinyattn import dims as _dims
-from tinyattn.autograd import Operation, operation
+from tinyattn.graph import Operation, operation
 from tinyattn.ops.elementwise import cast, maximum, minimum
 from tinyattn.ops.promotion import floating
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyattn import creation
 from tinyattn import dims as _dims
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:

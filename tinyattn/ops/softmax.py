@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import dims as _dims
-from tinyattn.autograd import operation
+from tinyattn.graph import operation
 from tinyattn.ops.elementwise import cast
 from tinyattn.ops.promotion import floating
 
