@@ -342,10 +342,10 @@ def test_hooks_see_and_replace_the_complete_gradient():
     x = leaf(1, 2)
     y = x * 2
     seen = []
-    remove = y.register_hook(lambda g: seen.append(g.tolist()) or g * 10)
+    handle = y.register_hook(lambda g: seen.append(g.tolist()) or g * 10)
     (y + y).sum().backward()
     assert seen == [[2, 2]] and x.grad.tolist() == [40, 40]
-    remove()
+    handle.remove()
     y = x * 2
     y.retain_grad()
     (y * y).sum().backward()

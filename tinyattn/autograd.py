@@ -11,6 +11,7 @@ from tinyattn import backends, creation
 from tinyattn import ops as _ops
 from tinyattn.graph import Node
 from tinyattn.modes import Mode, grad_mode
+from tinyattn.observer import observers
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
@@ -31,6 +32,7 @@ def walk(
     owned: set[int] = set()  # whose gradient is an array that nobody else holds
     found: dict[Node, Any] = {}
     recording = F is _ops
+    watching = observers.get()
     wanted = set(inputs or ())
     useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
 
@@ -72,7 +74,12 @@ def walk(
                 found[node] = kept
         if node.op is None:
             continue
-        for edge, gi in zip(node.edges, node.op.gradients(F, node, g), strict=False):
+        for observer in watching:
+            observer.before_backward(node, g)
+        incoming = node.op.gradients(F, node, g)
+        for observer in watching:
+            observer.after_backward(node, g, incoming)
+        for edge, gi in zip(node.edges, incoming, strict=False):
             if gi is None or edge is None or (useful is not None and edge.id not in useful):
                 continue
             if gi.shape != edge.shape:
@@ -82,6 +89,8 @@ def walk(
             receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
         if not retain_graph and node.saved:
             node.saved = None  # freed as the walk passes
+            for observer in watching:
+                observer.freed(node)
     return found
 
 
@@ -104,7 +113,7 @@ def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
 
 def _run_hooks(node: Node, g: Any, recording: bool) -> Any:
     tensor = g if recording else _tensor.Tensor._from(backends.of(g).asarray(g))
-    for hook in list(node.hooks or ()):
+    for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
         tensor = tensor if replaced is None else replaced
     return tensor if recording else tensor.data

@@ -19,7 +19,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.modes import Site, call_site, definition_mode, grad_mode
+from tinyattn.modes import Site, call_site, definition_mode, grad_mode, module_stack
+from tinyattn.observer import observers
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
@@ -60,7 +61,7 @@ class Node:
     arrays are freed by reference counting as soon as nothing saved them."""
 
     __slots__ = (
-        "__weakref__", "dtype", "edges", "hooks", "id", "op", "options", "saved", "shape", "site", "tensor",
+        "__weakref__", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site", "tensor",
     )  # fmt: skip
 
     def __init__(self, op: Operation | None, edges: tuple[Node | None, ...], array: Any) -> None:
@@ -71,9 +72,10 @@ class Node:
         self.dtype = array.dtype
         self.options: dict[str, Any] = {}
         self.saved: dict[str, Any] | None = {}
-        self.hooks: list[Callable[[Tensor], Tensor | None]] | None = None
+        self.hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
         self.tensor: Callable[[], Tensor | None] | None = None  # weak: whose .grad to fill
         self.site: Site | None = None
+        self.modules: tuple[Any, ...] = ()  # those whose forward made it, outermost first
 
     def value(self, name: str, recording: bool) -> Any:
         """What the rules know as `name`: a saved input or `out`, an option, or `needed`."""
@@ -107,8 +109,18 @@ class Node:
             return array
         return _tensor.Tensor._from(array, self if name == "out" else node, storage)
 
+    @property
+    def module(self) -> str:
+        """The path of the module that made it, "blocks.0.attention"; "" outside of modules."""
+        if not self.modules:
+            return ""
+        names = {id(module): name for name, module in self.modules[0].named_modules()}
+        last = self.modules[-1]
+        return names.get(id(last)) or type(last).__name__
+
     def __str__(self) -> str:
-        return f"{self.op.name if self.op else 'leaf'} (made at {self.site})"
+        inside = f" in {self.module}" if self.modules else ""
+        return f"{self.op.name if self.op else 'leaf'}{inside} (made at {self.site})"
 
 
 class Operation:
@@ -191,7 +203,15 @@ class Operation:
                 arrays.append(x)
                 edges.append(None)
         F = backends.of(*arrays)
-        result = self.forward(F, *arrays, **options)
+        watching = observers.get()
+        for observer in watching:
+            observer.before_forward(self, inputs, options)
+        try:
+            result = self.forward(F, *arrays, **options)
+        except Exception as error:
+            for observer in watching:
+                observer.failed_forward(self, inputs, options, error)
+            raise
         extra = ()
         if self.extras:
             result, *extra = result
@@ -203,6 +223,8 @@ class Operation:
             out._version = out._storage.version
         if tracked and (self.rules or self.backward) and grad_mode.get():
             out.node = self._record(inputs, arrays, tuple(edges), options, out, extra)
+        for observer in watching:
+            observer.after_forward(self, inputs, out, out.node)
         if extra and self.definition is None:  # with one, the extras are the kernel's own affair
             return (out, *(Tensor._from(F.asarray(e)) for e in extra))
         return out
@@ -210,7 +232,7 @@ class Operation:
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
         node = Node(self, edges, out.data)
         node.options = options if len(options) == len(self.options) else {**self.options, **options}
-        node.site = call_site()
+        node.site, node.modules = call_site(), module_stack.get()
         saved = node.saved
         assert saved is not None
         needed = tuple(edge is not None for edge in edges)

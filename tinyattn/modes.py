@@ -10,10 +10,12 @@ import os
 import sys
 from contextvars import ContextVar
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
+# The modules whose forward is running, outermost first; an operation notes them for messages and pictures.
+module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=())
 
 
 class Mode(contextlib.ContextDecorator):

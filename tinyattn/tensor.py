@@ -14,6 +14,7 @@ from tinyattn import autograd, backends, creation, graph, modes, ops
 from tinyattn import dims as _dims
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
+from tinyattn.hooks import RemovableHandle
 
 
 class Tensor:
@@ -122,16 +123,16 @@ class Tensor:
             raise RuntimeError("retain_grad: this tensor requires no gradient, so none will come")
         self.node.tensor = weakref.ref(self)
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(gradient)` when the gradient here is complete; what it returns replaces it.
 
-        Returns a function that removes the hook.
+        Returns a handle to remove the hook by. As torch.Tensor.register_hook.
         """
         if self.node is None:
             raise RuntimeError("register_hook: this tensor requires no gradient, so none will come")
-        hooks = self.node.hooks = self.node.hooks or []
-        hooks.append(hook)
-        return lambda: hooks.remove(hook)
+        if self.node.hooks is None:
+            self.node.hooks = {}
+        return RemovableHandle(self.node.hooks, hook)
 
     def backward(
         self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False

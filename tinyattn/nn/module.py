@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +11,8 @@ import numpy as np
 from tinyattn import backends
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import as_dtype
-from tinyattn.modes import no_grad
+from tinyattn.hooks import RemovableHandle
+from tinyattn.modes import module_stack, no_grad
 from tinyattn.tensor import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
@@ -33,28 +33,6 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
-
-
-class RemovableHandle:
-    """What registering a hook returns: call `remove()`, or use it as a context manager."""
-
-    _numbers = itertools.count()
-
-    def __init__(self, hooks: dict[int, Any], hook: Any, first: bool = False) -> None:
-        self._hooks, self.id = hooks, next(self._numbers)
-        others, own = dict(hooks), {self.id: hook}
-        hooks.clear()
-        hooks.update(own | others if first else others | own)
-
-    def remove(self) -> None:
-        """Forget the hook; a second time does nothing."""
-        self._hooks.pop(self.id, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
 
 class LoadResult(NamedTuple):
@@ -91,6 +69,13 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward` between the forward pre-hooks and the forward hooks."""
+        token = module_stack.set((*module_stack.get(), self))
+        try:
+            return self._run(args, kwargs)
+        finally:
+            module_stack.reset(token)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
             if with_kwargs:
                 args, kwargs = hook(self, args, kwargs) or (args, kwargs)
