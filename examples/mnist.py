@@ -39,7 +39,7 @@ RECIPES = {
 def main() -> int:
     args = parse_arguments()
     recipe = RECIPES[args.model]
-    batch_size, lr = args.batch_size or recipe["batch_size"], args.lr or recipe["lr"]
+    lr = args.lr or recipe["lr"]
     ta.manual_seed(args.seed)
 
     # --- data: uint8 images (count, 28, 28), labels 0 to 9
@@ -50,8 +50,11 @@ def main() -> int:
         banner(f"This is NOT MNIST: training on {digits.name}.", digits.note)
     if args.validation:
         digits = digits.validation_split(args.validation)
-    # a small data set needs more passes for as many steps
-    epochs = args.epochs or (10 if len(digits.train_images) > 10_000 else 60)
+    small = len(digits.train_images) < 10_000  # then smaller batches and more passes make up for steps
+    epochs, batch_size = (
+        args.epochs or (20 if small else 10),
+        args.batch_size or (32 if small else recipe["batch_size"]),
+    )
     loader = data.DataLoader((digits.train_images, digits.train_labels), batch_size, shuffle=True)
 
     # --- model and optimizer
@@ -76,7 +79,9 @@ def main() -> int:
     run = train.Run(args.out, f"{args.model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}")
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
     print(f"{args.model}: {parameters} parameters, {recipe['model']}")
-    print(f"{epochs} epochs, batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}, into {run.folder}")
+    print(
+        f"{epochs} epochs, batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}, into {run.folder}"
+    )
 
     # --- the loop
     start = time.perf_counter()
@@ -135,7 +140,7 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
 
     first = [int(np.flatnonzero(digits.test_labels == digit)[0]) for digit in range(10)]  # one of each
     images = digits.test_images[first]
-    captions = [f"{digits.test_labels[i]}, said {predicted[i]}" for i in first]
+    captions = [f"a {digits.test_labels[i]}, said {predicted[i]}" for i in first]
     maps = {"where it looked": model.where_it_looked(images).numpy()}
     figure = viz.attention_figure(images, maps, captions, title)
     figure.savefig(run.folder / "attention.png")
@@ -158,8 +163,10 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", choices=RECIPES, default="classifier", help="which model and recipe")
-    parser.add_argument("--epochs", type=positive_int, help="passes over the data (10; 60 on the small digits)")
-    parser.add_argument("--batch-size", type=positive_int, help="images in a step (the recipe's: 128, article 64)")
+    parser.add_argument("--epochs", type=positive_int, help="passes over the data (10; 20 on the small digits)")
+    parser.add_argument(
+        "--batch-size", type=positive_int, help="images in a step (the recipe's: 128, article 64; digits 32)"
+    )
     parser.add_argument("--lr", type=positive_float, help="learning rate (the recipe's: 2e-3, article 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="one seed gives one result")
     parser.add_argument("--device", choices=["cpu"], default="cpu", help="where to compute")

@@ -64,7 +64,7 @@ def test_the_articles_attention_example():
 # --- AttentionModel ---
 
 
-def spelled_out(model, images):
+def spelled_out(model, images, score):
     """The model's definition in PyTorch, one vector for every pixel of every image."""
     p = {name: torch.from_numpy(t.numpy()).requires_grad_() for name, t in model.state_dict().items()}
     top = model.input_dim - 1
@@ -76,7 +76,8 @@ def spelled_out(model, images):
     else:
         heads, head_dim = p["attention.query"].shape
         keys = TF.linear(x, p["attention.key.weight"], p["attention.key.bias"]).unflatten(-1, (heads, head_dim))
-        scores = (keys * p["attention.query"]).sum(-1) * model.attention.scale  # (batch, pixels, heads)
+        scale = 1 if score == "dot" else head_dim**-0.5
+        scores = (keys * p["attention.query"]).sum(-1) * scale  # (batch, pixels, heads)
         mean = (scores.softmax(1)[..., None] * x.unflatten(-1, (heads, head_dim))).sum(1).flatten(1)
     mean = TF.layer_norm(mean, mean.shape[-1:], p["norm.weight"], p["norm.bias"])
     return TF.linear(mean, p["fc.weight"], p["fc.bias"]), p
@@ -88,7 +89,7 @@ def test_attention_model_is_what_it_says(score):
     model = AttentionModel(10, 12, 4, score=score, num_heads=3, image_size=9).double()
     images, target = pictures(5, 9), labels(5, 4)
     out = model(images)
-    expected, parameters = spelled_out(model, images)
+    expected, parameters = spelled_out(model, images, score)
     np.testing.assert_allclose(out.detach().numpy(), expected.detach().numpy(), rtol=1e-10)
     ta.cross_entropy(out, target).backward()
     TF.cross_entropy(expected, torch.from_numpy(target)).backward()
@@ -105,6 +106,7 @@ def test_attention_model_of_the_article():
         "attention.hidden.bias": (1,), "norm.weight": (64,), "norm.bias": (64,), "fc.weight": (10, 64),
         "fc.bias": (10,),
     }  # fmt: skip
+    assert repr(model).startswith("AttentionModel(\n  input_dim=10, image_size=28\n  (embedding): Embedding(10, 64)")
     out = model(pictures(3))
     assert out.shape == (3, 10)
     assert out.dtype == ta.float32
@@ -282,6 +284,7 @@ def test_number_of_parameters(options, parameters):
 
 
 def test_names_are_plain():
+    assert repr(AttentionClassifier()).startswith("AttentionClassifier(\n  image_size=28, tokens=49\n  (embed): Linear(")
     assert list(AttentionClassifier(num_layers=1).state_dict()) == [
         "position", "embed.weight", "embed.bias", "blocks.0.norm1.weight", "blocks.0.norm1.bias",
         "blocks.0.attention.qkv.weight", "blocks.0.attention.qkv.bias", "blocks.0.attention.proj.weight",

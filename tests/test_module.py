@@ -331,3 +331,12 @@ def test_parameters():
     assert repr(parameter).startswith("Parameter containing:\ntensor([2., 2., 2.]")
     assert type(parameter * 2) is ta.Tensor
     assert nn.Parameter(parameter * 2).is_leaf
+
+
+def test_a_parameter_and_its_source_know_of_each_others_writes():
+    source = ta.ones(3)
+    parameter = nn.Parameter(source)
+    loss = (parameter * parameter).sum()
+    source.fill_(2.0)
+    with pytest.raises(RuntimeError, match="changed it in place"):
+        loss.backward()

@@ -354,6 +354,7 @@ def test_additive_pooling(hidden, mask):
     ours = copied(nn.AdditiveAttentionPooling(E, hidden).double(), theirs)
     compare(ours, theirs, randn(B, S, E), key_padding_mask=mask, need_weights=True)
     assert isinstance(ours(ta.randn(S, E, dtype=F64)), ta.Tensor)
+    assert f"embed_dim={E}, hidden_dim={hidden}" in repr(ours)
 
 
 def test_additive_pooling_of_nothing_is_zero():

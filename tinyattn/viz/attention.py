@@ -9,34 +9,32 @@ import numpy as np
 from tinyattn.viz.figure import new_figure
 
 
-def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], title: str = "") -> Any:
-    """One row an image: the digit, then each map laid over it, bright where the model looked.
+def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], title: str = "", columns: int = 5) -> Any:
+    """Each image, and under it each map with the image's outline, bright where the model looked.
 
     images (count, height, width); maps: name -> (count, rows, columns), non-negative, on a grid that
-    may be coarser than the image; captions: one an image. Returns a matplotlib Figure.
+    may be coarser than the image; captions: one an image; columns: images side by side. Returns a
+    matplotlib Figure.
     """
-    count = len(images)
-    figure = new_figure(1.3 * (1 + len(maps)) + 0.6, 1.32 * count + 0.6)
-    axes = figure.subplots(count, 1 + len(maps), squeeze=False)
+    bands = -(-len(images) // columns)
+    rows = 1 + len(maps)
+    figure = new_figure(1.5 * columns + 0.3, 1.5 * rows * bands + 0.3 * bands + 0.5)
+    axes = figure.subplots(rows * bands, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.set_frame_on(False)
     height, width = images.shape[1:]
     extent = (0, width, height, 0)  # so that maps of any grid cover the image
-    for row, image, caption in zip(axes, images, captions, strict=True):
-        for ax in row:
-            ax.set(xticks=[], yticks=[])
-        row[0].imshow(image, cmap="gray_r", extent=extent)
-        row[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=8)
-    for column, (name, values) in enumerate(maps.items(), 1):
-        axes[0, column].set_title(name, fontsize=8)
-        for row, image, weights in zip(axes, images, np.asarray(values), strict=True):
-            row[column].imshow(weights, cmap="magma", extent=extent, interpolation="bilinear", vmin=0)
-            row[column].contour(
-                np.linspace(0.5, width - 0.5, width),
-                np.linspace(0.5, height - 0.5, height),
-                image.astype(float),
-                levels=[float(image.max()) / 2],
-                colors="white",
-                linewidths=0.6,
-            )
-    axes[0, 0].set_title("digit", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        top, column = i // columns * rows, i % columns
+        axes[top, column].imshow(image, cmap="gray_r", extent=extent)
+        axes[top, column].set_title(caption, fontsize=9)
+        for row, (name, values) in enumerate(maps.items(), top + 1):
+            ax = axes[row, column]
+            ax.imshow(np.asarray(values)[i], cmap="magma", extent=extent, interpolation="bilinear", vmin=0)
+            centres = (np.arange(n) + 0.5 for n in (width, height))
+            ax.contour(*centres, image.astype(float), levels=[float(image.max()) / 2], colors="white", linewidths=0.8)
+            if column == 0:
+                ax.set_ylabel(name, fontsize=9)
+    figure.suptitle(title, fontsize=11)
     return figure
