@@ -284,7 +284,9 @@ def test_number_of_parameters(options, parameters):
 
 
 def test_names_are_plain():
-    assert repr(AttentionClassifier()).startswith("AttentionClassifier(\n  image_size=28, tokens=49\n  (embed): Linear(")
+    assert repr(AttentionClassifier()).startswith(
+        "AttentionClassifier(\n  image_size=28, tokens=49\n  (embed): Linear("
+    )
     assert list(AttentionClassifier(num_layers=1).state_dict()) == [
         "position", "embed.weight", "embed.bias", "blocks.0.norm1.weight", "blocks.0.norm1.bias",
         "blocks.0.attention.qkv.weight", "blocks.0.attention.qkv.bias", "blocks.0.attention.proj.weight",

@@ -232,6 +232,7 @@ def test_multihead_attention_without_batch(weights):
 
 def test_causal_needs_no_mask_here():
     attention = nn.MultiheadAttention(E, H)
+    assert f"embed_dim={E}, num_heads={H}" in repr(attention)
     x = ta.randn(T, 1, E)
     _, weights = attention(x, x, x, is_causal=True)
     assert (weights.numpy()[0][np.triu_indices(T, 1)] == 0).all()

@@ -30,7 +30,10 @@ SHELL = "".join(text for language, text in BLOCKS if language == "sh")
 TABLE = re.findall(r"^\| `([^`]+)` \| ([\d,]+) \|", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("block", PYTHON + [text for _, text in BLOCK.findall(DESIGN)])
+QUOTED = [text for _, text in BLOCK.findall(DESIGN)]
+
+
+@pytest.mark.parametrize("block", PYTHON + QUOTED, ids=lambda block: block.splitlines()[0])
 def test_python_blocks(block):
     if block.startswith("# tinyattn/"):
         excerpt(block)

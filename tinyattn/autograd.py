@@ -87,8 +87,7 @@ def walk(
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
             receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
-        if not retain_graph and node.saved:
-            node.saved = None  # freed as the walk passes
+        if not retain_graph and node.saved and node.free():  # as the walk passes
             for observer in watching:
                 observer.freed(node)
     return found
@@ -130,6 +129,7 @@ def _accumulate(node: Node, g: Any, recording: bool) -> None:
         tensor.grad = _tensor.Tensor._from(backends.of(g).asarray(g))
     else:
         tensor.grad.data += g
+        tensor.grad._wrote("backward")
 
 
 def grad(

@@ -101,6 +101,8 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
     """A tensor of shape `size` filled with one number, whose kind decides the dtype unless given."""
     if dtype is None:
         dtype = tensor(fill_value).dtype
+    if any(n < 0 for n in _dims.sizes((size,))):
+        raise ValueError(f"a tensor of size {_dims.sizes((size,))} cannot be made; sizes are 0 or more")
     value = fill_value.item() if isinstance(fill_value, _tensor.Tensor) else fill_value
     array = backends.get(device).full(_dims.sizes((size,)), value, as_dtype(dtype))
     return _wrap(array, requires_grad)

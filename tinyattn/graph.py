@@ -109,6 +109,14 @@ class Node:
             return array
         return _tensor.Tensor._from(array, self if name == "out" else node, storage)
 
+    def free(self) -> bool:
+        """Drop the saved arrays; False if there are none (shapes stay, they cost nothing)."""
+        values = (self.saved or {}).values()
+        if not any(type(v) is Saved or (type(v) is tuple and v and type(v[0]) is Saved) for v in values):
+            return False
+        self.saved = None
+        return True
+
     @property
     def module(self) -> str:
         """The path of the module that made it, "blocks.0.attention"; "" outside of modules."""
@@ -211,10 +219,16 @@ class Operation:
         except Exception as error:
             for observer in watching:
                 observer.failed_forward(self, inputs, options, error)
+            if isinstance(error, ValueError) and "broadcast" in str(error):
+                shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
+                raise RuntimeError(
+                    f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
+                ) from None
             raise
-        extra = ()
+        extra: Sequence[Tensor] = ()
         if self.extras:
-            result, *extra = result
+            result, *more = result
+            extra = [Tensor._from(F.asarray(e)) for e in more]
         if type(result) is not F.ndarray:  # a ufunc of 0-d arrays returns a scalar
             result = F.asarray(result)
         out = Tensor._from(result)
@@ -226,7 +240,7 @@ class Operation:
         for observer in watching:
             observer.after_forward(self, inputs, out, out.node)
         if extra and self.definition is None:  # with one, the extras are the kernel's own affair
-            return (out, *(Tensor._from(F.asarray(e)) for e in extra))
+            return (out, *extra)
         return out
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
@@ -247,7 +261,7 @@ class Operation:
             elif kind == "out":
                 saved[name] = Saved(out.data, None, out.storage, out.storage.version)
             elif kind == "extra":
-                saved[name] = Saved(extra[i], None, Storage(), 0)
+                saved[name] = _save(extra[i])
             elif kind == "inputs":  # of an operation with any number of inputs
                 saved[name] = tuple(_save(x) for x in inputs)
             else:

@@ -21,7 +21,7 @@ module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=(
 class Mode(contextlib.ContextDecorator):
     """Sets a mode inside a `with` block or a decorated function, and restores it afterwards."""
 
-    def __init__(self, mode: ContextVar[bool], value: bool) -> None:
+    def __init__(self, mode: ContextVar[Any], value: Any) -> None:
         self._mode, self._value = mode, value
 
     def _recreate_cm(self) -> Mode:  # a decorated function may recurse or run in two threads

@@ -31,6 +31,9 @@ class Observer:
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
         """`op` raised `error`, which goes on to the caller."""
 
+    def detached(self, tensor: Any, out: Any) -> None:
+        """`tensor.detach()` gave the Tensor `out`."""
+
     def before_backward(self, node: Node, g: Any) -> None:
         """The walk has reached `node`, whose complete gradient is `g` (an array, or a recorded Tensor)."""
 

@@ -15,6 +15,7 @@ from tinyattn import dims as _dims
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
 from tinyattn.hooks import RemovableHandle
+from tinyattn.observer import observers
 
 
 class Tensor:
@@ -145,7 +146,10 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory without the history: gradients stop here."""
-        return Tensor._from(self.data, None, self.storage)
+        out = Tensor._from(self.data, None, self.storage)
+        for observer in observers.get():
+            observer.detached(self, out)
+        return out
 
     # --- out of tensors ---
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyattn import creation, random
 from tinyattn.graph import operation
+from tinyattn.modes import Mode, is_grad_enabled
 from tinyattn.ops.elementwise import cast
 
 if TYPE_CHECKING:
@@ -75,6 +77,55 @@ def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: An
     return F.attention(q, k, v, mask, allowed, keep, scale)
 
 
+# --- attention in tiles ---
+
+_tiled_mode: ContextVar[bool | None] = ContextVar("tiled_attention", default=None)
+_TILED_BYTES = 32 * 2**20  # of scores in all, and ...
+_TILED_SCORES = 256 * 512  # ... so many in each head: from here on tiles are not slower
+
+
+def tiled_attention(mode: bool | None = True) -> Mode:
+    """Compute attention tile by tile, in memory linear in the tokens: `with tiled_attention():`.
+
+    True: always; False: never; None: where all scores together would take more than 32 MiB and each
+    head has more than 256 x 512 of them, which is how it is outside of any `with`. It saves query,
+    key, value, output and one number a query, and computes the scores again on the way back. Dropout
+    of the weights and a mask that needs a gradient take the plain way whatever the mode, and so do
+    second derivatives. Dao et al. 2022, "FlashAttention".
+    """
+    return Mode(_tiled_mode, mode)
+
+
+def _in_tiles(query: Tensor, key: Tensor, lead: tuple[int, ...]) -> bool:
+    mode, scores = _tiled_mode.get(), query.shape[-2] * key.shape[-2]
+    if mode is not None:
+        return mode
+    return scores > _TILED_SCORES and math.prod(lead) * scores * query.dtype.itemsize > _TILED_BYTES
+
+
+def _causal(q: Any, k: Any) -> Tensor:
+    return creation.ones(q.shape[-2], k.shape[-2], dtype=bool).tril()
+
+
+def _tiled_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
+    allowed = _causal(q, k) if causal else allowed
+    return _definition(F, q, k, v, mask, allowed, None, scale=scale)[0]
+
+
+def _tiled_backward(
+    F: Any, g: Any, q: Any, k: Any, v: Any, out: Any, logs: Any, mask: Any, allowed: Any, causal: Any, scale: Any
+) -> Any:
+    return *F.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
+
+
+@operation(definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
+def _tiled_attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
+    return F.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
+
+
+# --- what people call ---
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -94,33 +145,39 @@ def scaled_dot_product_attention(
     a float added to the scores. is_causal: query i sees keys 0 to i. scale: 1 / sqrt(dim) unless
     said. enable_gqa: fewer key heads than query heads, each serving a group. A query that may see no
     key gives zeros and passes zero gradients (torch's documentation leaves it open; elsewhere it is
-    NaN). As torch.nn.functional.scaled_dot_product_attention.
+    NaN). Long sequences are done in tiles: see `tiled_attention`. As
+    torch.nn.functional.scaled_dot_product_attention.
     """
     _check_shapes(query, key, value, enable_gqa)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (_repeat_heads(x, groups) for x in (key, value))
-    allowed, mask = None, None
-    if is_causal:
-        if attn_mask is not None:
-            raise ValueError("attention: give attn_mask or is_causal=True, not both")
-        allowed = creation.ones(query.shape[-2], key.shape[-2], dtype=bool).tril()
-    elif attn_mask is not None:
-        attn_mask = creation.as_tensor(attn_mask)
-        if attn_mask.dtype.kind == "b":
-            allowed = attn_mask
-        elif attn_mask.dtype.kind == "f":
-            mask = cast(attn_mask, query.dtype)
-        else:
-            raise TypeError(f"attention: attn_mask has dtype {attn_mask.dtype}; expected bool or float")
-        _check_mask(attn_mask, query, key)
+    if is_causal and attn_mask is not None:
+        raise ValueError("attention: give attn_mask or is_causal=True, not both")
+    mask, allowed = _mask(attn_mask, query, key)
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
+    if dropout_p == 0 and not (mask is not None and mask.requires_grad and is_grad_enabled()):
+        lead = _ahead(*(x for x in (query, key, value, mask, allowed) if x is not None))
+        if _in_tiles(query, key, lead):
+            return _tiled_attention(query, key, value, mask, allowed, causal=is_causal, scale=scale)
     keep = None
     if dropout_p > 0:
         shape = (*_ahead(query, key, value), query.shape[-2], key.shape[-2])
         ones = creation.ones(shape, dtype=query.dtype)
         keep = dropout(ones, dropout_p, generator=generator)
+    allowed = _causal(query, key) if is_causal else allowed
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
+
+
+def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What to add to the scores, and who may look at whom; one of them or none."""
+    if attn_mask is None:
+        return None, None
+    attn_mask = creation.as_tensor(attn_mask)
+    if attn_mask.dtype.kind not in "bf":
+        raise TypeError(f"attention: attn_mask has dtype {attn_mask.dtype}; expected bool or float")
+    _check_mask(attn_mask, query, key)
+    return (None, attn_mask) if attn_mask.dtype.kind == "b" else (cast(attn_mask, query.dtype), None)
 
 
 def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -301,6 +301,7 @@ isfinite = Operation(lambda F, x: F.isfinite(x), name="isfinite")
 clone = Operation(lambda F, x: F.clone(x), name="clone", x=lambda F, g: g)
 alias = Operation(lambda F, x: x, name="alias", view=True, x=lambda F, g: g)
 _cast = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast", view=True, x=lambda F, g: g)
+_to_integers = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast")  # no rule: a staircase
 
 
 def cast(input: Tensor, dtype: Any) -> Tensor:
@@ -308,4 +309,4 @@ def cast(input: Tensor, dtype: Any) -> Tensor:
     dtype = as_dtype(dtype)
     if input.dtype == dtype:
         return input
-    return _cast(input if dtype.kind == "f" else input.detach(), dtype=dtype)
+    return (_cast if dtype.kind == "f" else _to_integers)(input, dtype=dtype)

@@ -86,7 +86,7 @@ def as_index(index: Any) -> Any:
         raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
     if isinstance(index, np.ndarray | np.integer) and index.ndim == 0 and index.dtype.kind != "b":
         return int(index)  # a 0-d index array would turn a view into a copy
-    return index
+    return index.copy() if isinstance(index, np.ndarray) else index  # the rule needs it as it is now
 
 
 def check_indices(name: str, index: Any, size: int, what: str = "index") -> None:

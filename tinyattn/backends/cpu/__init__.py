@@ -10,3 +10,4 @@ from tinyattn.backends.cpu.linear import *
 from tinyattn.backends.cpu.loss import *
 from tinyattn.backends.cpu.optimizer import *
 from tinyattn.backends.cpu.softmax import *
+from tinyattn.backends.cpu.tiled_attention import *

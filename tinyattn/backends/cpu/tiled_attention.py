@@ -1,0 +1,133 @@
+"""Attention one tile of scores at a time: memory grows with the tokens, not with their square.
+
+The softmax of a row is built up tile by tile (Milakov and Gimelshein 2018, "Online normalizer
+calculation for softmax"); on the way back the scores are computed again instead of remembered
+(Dao et al. 2022, "FlashAttention: fast and memory-efficient exact attention with IO-awareness").
+What `attention` promises of masks holds here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tinyattn.backends.cpu.attention import _heads_last, _row_sums, _without_leaks
+
+__all__ = ["attention_in_tiles", "attention_in_tiles_backward"]
+
+Array = Any
+_TILE = (256, 512)  # queries x keys: half a megabyte of float32 scores, which the cache holds
+
+
+@np.errstate(invalid="ignore", divide="ignore", over="ignore")
+def attention_in_tiles(
+    q: Array, k: Array, v: Array, mask: Array, allowed: Array, causal: bool, scale: float
+) -> tuple[Array, Array]:
+    """softmax(q k' scale + mask) v, and for each query the logarithm of its exponentials' sum.
+
+    Arguments as in `attention`; causal: query i sees keys 0 to i.
+    """
+    lead, (q, k, v, mask, allowed) = _spread(q, k, v, mask, allowed)
+    out = _heads_last(q, v)
+    out = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype) if out is None else out
+    logs = np.empty((*lead, q.shape[-2], 1), q.dtype)
+    out[...] = 0
+    for head in np.ndindex(lead):
+        scores = _Scores(q[head], k[head], _of(mask, head), _of(allowed, head), causal, scale)
+        top, total = np.full_like(logs[head], -np.inf), np.zeros_like(logs[head])  # of each row so far
+        sums = out[head]  # of values, times exp(score - top)
+        for rows, keys in scores.tiles():
+            e = scores.tile(rows, keys)
+            new = np.maximum(top[rows], e.max(-1, keepdims=True))
+            shift = np.where(np.isneginf(new), 0, new)  # nothing seen yet: exp(-inf) is 0, not NaN
+            e = np.exp(np.subtract(e, shift, out=e), out=e)
+            fade = np.exp(top[rows] - shift)  # what came before was relative to a lower top
+            total[rows] = total[rows] * fade + _row_sums(e)
+            sums[rows] = sums[rows] * fade + scores.product(e, v[head][keys])
+            top[rows] = new
+        total[total == 0] = 1  # a query that may look at nothing
+        sums /= total
+        logs[head] = np.where(np.isneginf(top), 0, top) + np.log(total)
+    return out, logs
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def attention_in_tiles_backward(
+    g: Array, q: Array, k: Array, v: Array, out: Array, logs: Array, mask: Array, allowed: Array, causal: bool,
+    scale: float,
+) -> tuple[Array, ...]:  # fmt: skip
+    """Gradients of q, k and v, each with all the leading axes; the formulas of `attention_backward`."""
+    lead, (q, k, v, mask, allowed) = _spread(q, k, v, mask, allowed)
+    dq, dk, dv = (np.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
+    for head in np.ndindex(lead):
+        scores = _Scores(q[head], k[head], _of(mask, head), _of(allowed, head), causal, scale)
+        qs, ks = scores.finite(scores.q), scores.finite(scores.k)
+        along = np.vecdot(g[head], out[head])[:, None]  # (queries, 1)
+        for rows, keys in scores.tiles():
+            weights = scores.tile(rows, keys)
+            weights = np.exp(np.subtract(weights, logs[head][rows], out=weights), out=weights)
+            dv[head][keys] += weights.T @ g[head][rows]
+            ds = g[head][rows] @ v[head][keys].T
+            if scores.masked and not np.isfinite(ds).all():
+                ds = np.where(weights == 0, 0, ds)
+            ds -= along[rows]
+            ds *= weights
+            dq[head][rows] += ds @ ks[keys]
+            dk[head][keys] += ds.T @ qs[rows]
+    dq *= scale
+    return dq, dk, dv
+
+
+class _Scores:
+    """The scores of one head, a tile at a time: q (queries, dim), k (keys, dim)."""
+
+    def __init__(self, q: Array, k: Array, mask: Array, allowed: Array, causal: bool, scale: float) -> None:
+        self.q, self.k = q * scale, k
+        self.mask, self.allowed, self.causal = mask, allowed, causal
+        self.masked = causal or mask is not None or allowed is not None
+
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Which queries and which keys, in order; none that causality hides altogether."""
+        (queries, keys), (height, width) = (len(self.q), len(self.k)), _TILE
+        for i in range(0, queries, height):
+            last = min(i + height, queries)
+            seen = min(last, keys) if self.causal else keys
+            for j in range(0, seen, width):
+                yield slice(i, last), slice(j, min(j + width, seen))
+
+    def tile(self, rows: slice, keys: slice) -> Array:
+        """One tile of scores, -inf where a query may not look."""
+        scores = self.q[rows] @ self.k[keys].T
+        if self.mask is not None:
+            mask = self.mask[rows, keys]
+            scores += mask
+            scores[np.isneginf(mask)] = -np.inf  # -inf + NaN is NaN
+        if self.allowed is not None:
+            scores[~self.allowed[rows, keys]] = -np.inf
+        if self.causal and keys.stop > rows.start + 1:
+            scores[np.arange(keys.start, keys.stop) > np.arange(rows.start, rows.stop)[:, None]] = -np.inf
+        return scores
+
+    def product(self, e: Array, v: Array) -> Array:
+        """e v, in which no NaN gets through a mask."""
+        out = e @ v
+        return _without_leaks(e, v, out) if self.masked and not np.isfinite(out).all() else out
+
+    def finite(self, x: Array) -> Array:
+        """x for products with the gradients of scores, which are 0 behind a mask, where 0 x NaN must be 0."""
+        return np.where(np.isfinite(x), x, 0) if self.masked and not np.isfinite(x).all() else x
+
+
+def _spread(*arrays: Array) -> tuple[tuple[int, ...], list[Array]]:
+    """The leading axes that q, k, v, mask and allowed broadcast to, and views of them all in those."""
+    q, k, v, mask, allowed = arrays
+    scores = (q.shape[-2], k.shape[-2])
+    ends = [x.shape[-2:] for x in (q, k, v)] + [scores, scores]
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in arrays if x is not None))
+    return lead, [x if x is None else np.broadcast_to(x, (*lead, *end)) for x, end in zip(arrays, ends, strict=True)]
+
+
+def _of(x: Array, head: tuple[int, ...]) -> Array:
+    return None if x is None else x[head]
