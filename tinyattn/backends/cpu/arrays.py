@@ -197,9 +197,11 @@ def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array
 
 # --- products ---
 
-matmul = np.matmul
+# Some BLAS kernels raise floating-point flags on perfectly finite numbers.
+matmul = _silent(np.matmul)
 
 
+@_silent
 def einsum(equation: str, *operands: Array) -> Array:
     return np.einsum(equation, *operands, optimize=len(operands) > 1)
 

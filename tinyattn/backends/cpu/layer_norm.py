@@ -11,6 +11,7 @@ __all__ = ["layer_norm", "layer_norm_backward"]
 Array = Any
 
 
+@np.errstate(all="ignore")
 def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
     """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
     width = _width(shape)
@@ -21,10 +22,9 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
     rstd = np.vecdot(normal, normal)
     rstd /= max(width, 1)
     rstd += eps
-    with np.errstate(divide="ignore", invalid="ignore"):
-        np.sqrt(rstd, out=rstd)
-        np.reciprocal(rstd, out=rstd)
-        normal *= rstd[:, None]
+    np.sqrt(rstd, out=rstd)
+    np.reciprocal(rstd, out=rstd)
+    normal *= rstd[:, None]
     out = normal if weight is None else normal * weight.reshape(-1)
     if bias is not None:
         out = out + bias.reshape(-1) if out is normal else np.add(out, bias.reshape(-1), out=out)

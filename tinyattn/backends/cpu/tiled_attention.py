@@ -30,12 +30,11 @@ def attention_in_tiles(
     Arguments as in `attention`; causal: query i sees keys 0 to i.
     """
     lead, (q, k, v, mask, allowed) = _spread(q, k, v, mask, allowed)
-    out = _heads_last(q, v)
-    out = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype) if out is None else out
+    out = _heads_last(q, v) if len(lead) == 2 else np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype)
     logs = np.empty((*lead, q.shape[-2], 1), q.dtype)
     out[...] = 0
     for head in np.ndindex(lead):
-        scores = _Scores(q[head], k[head], _of(mask, head), _of(allowed, head), causal, scale)
+        scores = _Scores(head, q, k, mask, allowed, causal, scale)
         top, total = np.full_like(logs[head], -np.inf), np.zeros_like(logs[head])  # of each row so far
         sums = out[head]  # of values, times exp(score - top)
         for rows, keys in scores.tiles():
@@ -62,7 +61,7 @@ def attention_in_tiles_backward(
     lead, (q, k, v, mask, allowed) = _spread(q, k, v, mask, allowed)
     dq, dk, dv = (np.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
     for head in np.ndindex(lead):
-        scores = _Scores(q[head], k[head], _of(mask, head), _of(allowed, head), causal, scale)
+        scores = _Scores(head, q, k, mask, allowed, causal, scale)
         qs, ks = scores.finite(scores.q), scores.finite(scores.k)
         along = np.vecdot(g[head], out[head])[:, None]  # (queries, 1)
         for rows, keys in scores.tiles():
@@ -81,11 +80,15 @@ def attention_in_tiles_backward(
 
 
 class _Scores:
-    """The scores of one head, a tile at a time: q (queries, dim), k (keys, dim)."""
+    """The scores of one head, a tile at a time."""
 
-    def __init__(self, q: Array, k: Array, mask: Array, allowed: Array, causal: bool, scale: float) -> None:
-        self.q, self.k = q * scale, k
-        self.mask, self.allowed, self.causal = mask, allowed, causal
+    def __init__(
+        self, head: tuple[int, ...], q: Array, k: Array, mask: Array, allowed: Array, causal: bool, scale: float
+    ) -> None:
+        self.q, self.k = q[head] * scale, k[head]
+        self.mask = None if mask is None else mask[head]
+        self.allowed = None if allowed is None else allowed[head]
+        self.causal = causal
         self.masked = causal or mask is not None or allowed is not None
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
@@ -120,14 +123,9 @@ class _Scores:
         return np.where(np.isfinite(x), x, 0) if self.masked and not np.isfinite(x).all() else x
 
 
-def _spread(*arrays: Array) -> tuple[tuple[int, ...], list[Array]]:
-    """The leading axes that q, k, v, mask and allowed broadcast to, and views of them all in those."""
-    q, k, v, mask, allowed = arrays
-    scores = (q.shape[-2], k.shape[-2])
-    ends = [x.shape[-2:] for x in (q, k, v)] + [scores, scores]
+def _spread(q: Array, k: Array, v: Array, mask: Array, allowed: Array) -> tuple[tuple[int, ...], list[Array]]:
+    """The leading axes that all of them broadcast to, and views of them all that have those."""
+    arrays, scores = (q, k, v, mask, allowed), (q.shape[-2], k.shape[-2])
+    ends = (q.shape[-2:], k.shape[-2:], v.shape[-2:], scores, scores)
     lead = np.broadcast_shapes(*(x.shape[:-2] for x in arrays if x is not None))
     return lead, [x if x is None else np.broadcast_to(x, (*lead, *end)) for x, end in zip(arrays, ends, strict=True)]
-
-
-def _of(x: Array, head: tuple[int, ...]) -> Array:
-    return None if x is None else x[head]
