@@ -43,9 +43,13 @@ def main() -> int:
     ta.manual_seed(args.seed)
 
     # --- data: uint8 images (count, 28, 28), labels 0 to 9
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said below, louder
-        digits = data.load(args.data, args.data_dir, say=print)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said below, louder
+            digits = data.load(args.data, args.data_dir, say=print)
+    except (ValueError, ImportError) as error:
+        print(f"mnist.py: {error}", file=sys.stderr)
+        return 2
     if digits.note:
         banner(f"This is NOT MNIST: training on {digits.name}.", digits.note)
     if args.validation:
@@ -79,9 +83,8 @@ def main() -> int:
     run = train.Run(args.out, f"{args.model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}")
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
     print(f"{args.model}: {parameters} parameters, {recipe['model']}")
-    print(
-        f"{epochs} epochs, batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}, into {run.folder}"
-    )
+    how = f"batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}"
+    print(f"{epochs} epochs, {how}, into {run.folder}")
 
     # --- the loop
     start = time.perf_counter()

@@ -225,7 +225,7 @@ class Operation:
                     f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
                 ) from None
             raise
-        extra: Sequence[Tensor] = ()
+        extra: Sequence[Any] = ()
         if self.extras:
             result, *more = result
             extra = [Tensor._from(F.asarray(e)) for e in more]

@@ -161,7 +161,7 @@ def _pull(
     if known:
         ys, us = [outputs[i] for i in known], [seeds[i] for i in known]
         found = grad(ys, inputs, us, retain_graph=True, create_graph=create_graph, allow_unused=True)
-    if strict and (len(known) < len(outputs) or None in found):
+    if strict and (len(known) < len(outputs) or any(g is None for g in found)):
         raise RuntimeError(f"{name}: an output does not depend on an input, and strict=True forbids that")
     return [zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 

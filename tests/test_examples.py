@@ -1,0 +1,160 @@
+"""The scripts a user runs, run as a user runs them; and what they are made of."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyattn import models, nn, train, viz
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
+FACTS = {"dataset", "model", "parameters", "seed", "epochs", "test_accuracy", "seconds", "images_per_second"}
+QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TINYATTN_DATA": ""}
+
+
+def script(name, *arguments, **options):
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=QUIET, **options)
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("classifier", 85_579), ("article", 51_659)])
+def test_mnist_on_the_digits(tmp_path, model, parameters):
+    done = script("mnist.py", "--data", "digits", "--model", model, "--epochs", 2, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "digits (scikit-learn, not MNIST) test accuracy" in done.stdout
+    assert "mistakes in 355 test images" in done.stdout
+    (folder,) = tmp_path.iterdir()
+    assert {f.name for f in folder.iterdir()} == {"metrics.csv", "summary.json", "curves.png", "attention.png"}
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) >= FACTS
+    assert (summary["dataset"], summary["parameters"]) == ("digits (scikit-learn, not MNIST)", parameters)
+    assert summary["test_accuracy"] == float(rows[1]["test_accuracy"])
+    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_gives_one_result_bit_for_bit(tmp_path):
+    accuracies = []
+    for out in ("a", "b"):
+        script("mnist.py", "--data", "digits", "--epochs", 1, "--seed", 3, "--out", tmp_path / out, check=True)
+        (metrics,) = (tmp_path / out).glob("*/metrics.csv")
+        with metrics.open() as file:
+            accuracies.append([(row["train_loss"], row["test_accuracy"]) for row in csv.DictReader(file)])
+    assert accuracies[0] == accuracies[1]
+
+
+def test_ctrl_c_keeps_what_was_reached(tmp_path):
+    command = [sys.executable, ROOT / "examples/mnist.py", "--data", "digits", "--epochs", "500", "--out", tmp_path]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "Stopped by Ctrl-C" in err
+    assert "Traceback" not in err
+    (summary,) = tmp_path.glob("*/summary.json")
+    assert json.loads(summary.read_text())["interrupted"]
+    assert (summary.parent / "curves.png").exists()
+
+
+def test_from_scratch_learns():
+    done = script("from_scratch.py", "--data", "digits", "--epochs", 12)
+    assert done.returncode == 0, done.stderr
+    accuracies = [float(line.split()[-1].rstrip("%")) for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert accuracies[-1] > 60 > 30 > accuracies[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "'0' is not a whole number above 0"),
+        (["--lr", "nan"], "'nan' is not a number above 0"),
+        (["--lr", "fast"], "'fast' is not a number above 0"),
+        (["--model", "cnn"], "invalid choice: 'cnn'"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--dat-dir"], "--dat"),
+    ],
+)
+def test_wrong_arguments_end_at_once_with_code_2(arguments, message):
+    done = script("mnist.py", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_folder_without_mnist_is_one_sentence(tmp_path):
+    done = script("mnist.py", "--data-dir", tmp_path, "--out", tmp_path / "runs")
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_option():
+    done = script("mnist.py", "--help")
+    for option in "--model --epochs --batch-size --lr --seed --device --data --data-dir --out --no-progress".split():
+        assert option in done.stdout
+
+
+# --- what the scripts are made of ---
+
+
+def test_runs_never_share_a_folder(tmp_path):
+    folders = [train.Run(tmp_path, "name").folder.name for _ in range(3)]
+    assert folders == ["name", "name-2", "name-3"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        train.Run(tmp_path / "file", "name")
+
+
+def test_predict_runs_in_evaluation_mode_and_restores(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
+    images = np.random.default_rng(0).random((7, 2, 2)).astype(np.float32)
+    first, second = train.predict(model, images, batch_size=3), train.predict(model, images)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    assert first.shape == (7, 3)
+    assert model.training
+
+
+def test_progress_counts_and_shows(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    batches = train.Progress([1, 2], 2, "epoch 1")
+    for _ in batches:
+        batches.update(1, loss=0.5)
+    assert "epoch 1" in capsys.readouterr().err
+    silent = train.Progress([1, 2], 2, "epoch 1", show=False)
+    assert list(silent) == [1, 2]
+    silent.update(1, loss=0.5)
+
+
+@pytest.mark.parametrize(("module", "use"), [("tqdm", "progress"), ("matplotlib.figure", "figure")])
+def test_a_missing_package_names_its_extra(monkeypatch, module, use):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with pytest.raises(ImportError, match=r"pip install \"tinyattn\["):
+        train.Progress([], 0, "") if use == "progress" else viz.figure.new_figure(1, 1)
+
+
+def test_pictures_have_a_panel_for_each_image(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (7, 28, 28)).astype(np.uint8)
+    model = models.AttentionClassifier()
+    looked = model.where_it_looked(images).numpy()
+    np.testing.assert_allclose(looked.sum((1, 2)), 1, rtol=1e-5)
+    figure = viz.attention_figure(images, {"looked": looked}, [f"digit {i}" for i in range(7)], "title")
+    assert len(figure.axes) == 20  # two bands of five columns, an image and a map each
+    assert figure.axes[0].get_title() == "digit 0"
+    np.testing.assert_array_equal(figure.axes[5].images[0].get_array(), looked[0])

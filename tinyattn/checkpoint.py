@@ -1,0 +1,190 @@
+"""checkpoint: recompute instead of saving (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+
+The graph of a checkpointed function is recorded as always, so gradients, hooks and pictures are the usual
+ones; only what its nodes had saved is dropped at once. The first rule that asks for it has the function run
+again, and this time every node keeps what it saves, until the walk has passed it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tinyattn.graph import Node, Operation, Saved
+from tinyattn.modes import is_grad_enabled
+from tinyattn.observer import Observer, observers
+from tinyattn.random import Generator, default_generator
+from tinyattn.tensor import Tensor
+
+__all__ = ["checkpoint"]
+
+
+def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: bool = True, **kwargs: Any) -> Any:
+    """function(*args, **kwargs), keeping none of what its gradient needs: that is computed again in backward.
+
+    Memory for time: of a chain of n blocks, each checkpointed, backward holds the inputs of the blocks and
+    the insides of one, and runs every forward twice. Gradients are bit for bit those of the plain run, also
+    of parameters that `function` captures, of any order, and with checkpoints inside checkpoints.
+
+    function: runs twice, so it must do the same twice: what it is given or captures may not be changed in
+    place before backward (RuntimeError), forward hooks and prints happen twice.
+    preserve_rng_state: the second run draws the same random numbers (dropout) from the process-wide
+    generator and from the Generators among the arguments; others it must seed itself.
+    As torch.utils.checkpoint.checkpoint with use_reentrant=False.
+    """
+    if not is_grad_enabled():
+        return function(*args, **kwargs)
+    generators = [x for x in (default_generator, *args, *kwargs.values()) if isinstance(x, Generator)]
+    segment = _Segment(lambda: function(*args, **kwargs), generators if preserve_rng_state else [])
+    with _FirstRun(segment):
+        result = function(*args, **kwargs)
+    segment.running = False
+    return result
+
+
+class _Segment:
+    """A function that can be run again, and the trace of its first run."""
+
+    def __init__(self, run: Callable[[], Any], generators: list[Generator]) -> None:
+        self.run = run
+        self.states = [(generator, generator.get_state()) for generator in generators]
+        self.context = contextvars.copy_context()  # modes such as definitions() hold in the second run too
+        self.context.run(observers.set, ())  # but who watches now need not watch then
+        self.trace: list[tuple[Operation, tuple[int, ...]]] = []  # each operation, the versions of its inputs
+        self.nodes: dict[int, weakref.ref[Node]] = {}  # what it left behind, by its place in the trace
+        self.running = True
+
+    def remember(self) -> None:
+        """Run again, and give the nodes of the first run what they save in the second."""
+        if self.running:
+            raise RuntimeError(
+                "checkpoint: the function asks for a gradient of its own operations while it runs, when they have "
+                "saved nothing yet. Compute that gradient outside of checkpoint()."
+            )
+        watching = observers.get()
+        again = _SecondRun(self)
+
+        def run() -> None:
+            observers.set((again, *watching))  # it comes first, so that the others see the nodes they know
+            self.run()
+
+        with self._random_numbers(), self._hooks():
+            self.context.copy().run(run)
+        if again.place < len(self.trace):
+            raise again.different(f"ended before {self.trace[again.place][0].name}")
+
+    @contextmanager
+    def _random_numbers(self) -> Iterator[None]:
+        """The generators stand where they stood before the first run, and do not notice the second."""
+        now = [(generator, generator.get_state()) for generator, _ in self.states]
+        try:
+            for generator, state in self.states:
+                generator.set_state(state)
+            yield
+        finally:
+            for generator, state in now:
+                generator.set_state(state)
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        """Hooks that the function registers on tensors are not registered twice."""
+        own = [node for ref in self.nodes.values() if (node := ref()) is not None]
+        nodes = {node for one in own for node in (one, *one.edges) if node is not None}
+        before = [(node, set(node.hooks or ()), node.tensor) for node in nodes]
+        yield
+        for node, hooks, tensor in before:
+            node.tensor = tensor
+            for key in set(node.hooks or ()) - hooks:
+                del node.hooks[key]  # type: ignore[union-attr]
+
+
+class _Forgotten(dict[str, Any]):
+    """Instead of what a node had saved: shapes are here, arrays come back when one is missed."""
+
+    def __init__(self, node: Node, saved: dict[str, Any], segment: _Segment) -> None:
+        super().__init__((name, value) for name, value in saved.items() if not _arrays(value))
+        self._node, self._segment = weakref.ref(node), segment
+
+    def __bool__(self) -> bool:
+        return True  # there is something to free
+
+    def __missing__(self, name: str) -> Any:
+        self._segment.remember()
+        node = self._node()
+        assert node is not None
+        assert node.saved is not None
+        return node.saved[name]
+
+
+def _arrays(value: Any) -> bool:
+    return type(value) is Saved or (type(value) is tuple and any(type(v) is Saved for v in value))
+
+
+class _FirstRun(Observer):
+    """Notes what runs, and drops what the nodes save."""
+
+    def __init__(self, segment: _Segment) -> None:
+        self.segment = segment
+
+    def before_forward(self, op: Operation, inputs: Any, options: Any) -> None:
+        self.segment.trace.append((op, _versions(inputs)))
+
+    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
+        if node is None:
+            return
+        self.segment.nodes[len(self.segment.trace) - 1] = weakref.ref(node)
+        if node.saved and type(node.saved) is not _Forgotten and any(map(_arrays, node.saved.values())):
+            node.saved = _Forgotten(node, node.saved, self.segment)
+            for other in observers.get():
+                other.freed(node)
+
+
+class _SecondRun(Observer):
+    """Holds the second run against the trace of the first, and refills the nodes that still wait."""
+
+    def __init__(self, segment: _Segment) -> None:
+        self.segment, self.place = segment, 0
+
+    def before_forward(self, op: Operation, inputs: Any, options: Any) -> None:
+        trace = self.segment.trace
+        expected, versions = trace[self.place] if self.place < len(trace) else (None, ())
+        if op is not expected or len(inputs) != len(versions):
+            raise self.different(f"came to {op.name} instead of {expected.name if expected else 'its end'}")
+        self.place += 1
+        for x, now, then in zip(inputs, _versions(inputs), versions, strict=True):
+            if now != then:
+                what, where = x.storage.writer or ("a write", "an unknown place")
+                raise RuntimeError(
+                    f"checkpoint: {what} at {where} changed a tensor of shape {tuple(x.shape)} that the function "
+                    f"gives to {op.name}, and it has to run once more on the old values. Change it after backward, "
+                    "or a clone() of it."
+                )
+
+    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
+        ref = self.segment.nodes.get(self.place - 1)
+        if (ref is None) != (node is None):
+            raise self.different(f"came to {op.name} with{'out' * (node is None)} inputs that require gradients")
+        original = ref() if ref is not None else None
+        if original is None or node is None:
+            return
+        if (original.shape, original.dtype) != (node.shape, node.dtype):
+            raise self.different(f"has {tuple(node.shape)} instead of {tuple(original.shape)} from {op.name}")
+        out.node = original  # what comes now saves this node, not its twin
+        if type(original.saved) is _Forgotten:
+            original.saved = node.saved
+
+    def different(self, how: str) -> RuntimeError:
+        """The error of a second run that is not the first."""
+        return RuntimeError(
+            f"checkpoint: the second run of the function, operation {self.place}, {how}, unlike the first. It must "
+            "do the same twice: no counters, no random choices (but from the default generator or one among the "
+            "arguments), no other requires_grad."
+        )
+
+
+def _versions(inputs: Any) -> tuple[int, ...]:
+    """How often the memory of each input had been written to."""
+    return tuple(x._storage.version if isinstance(x, Tensor) and x._storage is not None else 0 for x in inputs)
