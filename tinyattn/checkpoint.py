@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tinyattn.graph import Node, Operation, Saved
+from tinyattn.graph import Node, Operation
 from tinyattn.modes import is_grad_enabled
 from tinyattn.observer import Observer, observers
 from tinyattn.random import Generator, default_generator
@@ -102,14 +102,10 @@ class _Segment:
 
 
 class _Forgotten(dict[str, Any]):
-    """Instead of what a node had saved: shapes are here, arrays come back when one is missed."""
+    """Stands where a node's saved values stood, and brings them back when one is missed."""
 
-    def __init__(self, node: Node, saved: dict[str, Any], segment: _Segment) -> None:
-        super().__init__((name, value) for name, value in saved.items() if not _arrays(value))
+    def __init__(self, node: Node, segment: _Segment) -> None:
         self._node, self._segment = weakref.ref(node), segment
-
-    def __bool__(self) -> bool:
-        return True  # there is something to free
 
     def __missing__(self, name: str) -> Any:
         self._segment.remember()
@@ -117,10 +113,6 @@ class _Forgotten(dict[str, Any]):
         assert node is not None
         assert node.saved is not None
         return node.saved[name]
-
-
-def _arrays(value: Any) -> bool:
-    return type(value) is Saved or (type(value) is tuple and any(type(v) is Saved for v in value))
 
 
 class _FirstRun(Observer):
@@ -136,8 +128,8 @@ class _FirstRun(Observer):
         if node is None:
             return
         self.segment.nodes[len(self.segment.trace) - 1] = weakref.ref(node)
-        if node.saved and type(node.saved) is not _Forgotten and any(map(_arrays, node.saved.values())):
-            node.saved = _Forgotten(node, node.saved, self.segment)
+        if node.free():
+            node.saved = _Forgotten(node, self.segment)
             for other in observers.get():
                 other.freed(node)
 
@@ -170,8 +162,8 @@ class _SecondRun(Observer):
         original = ref() if ref is not None else None
         if original is None or node is None:
             return
-        if (original.shape, original.dtype) != (node.shape, node.dtype):
-            raise self.different(f"has {tuple(node.shape)} instead of {tuple(original.shape)} from {op.name}")
+        if original.shape != node.shape:
+            raise self.different(f"got shape {tuple(node.shape)} instead of {tuple(original.shape)} from {op.name}")
         out.node = original  # what comes now saves this node, not its twin
         if type(original.saved) is _Forgotten:
             original.saved = node.saved
@@ -179,9 +171,9 @@ class _SecondRun(Observer):
     def different(self, how: str) -> RuntimeError:
         """The error of a second run that is not the first."""
         return RuntimeError(
-            f"checkpoint: the second run of the function, operation {self.place}, {how}, unlike the first. It must "
-            "do the same twice: no counters, no random choices (but from the default generator or one among the "
-            "arguments), no other requires_grad."
+            f"checkpoint: the function {how} (operation {self.place}) when it ran a second time, for the gradients. It "
+            "must do the same twice: no counters, no requires_grad switched meanwhile, and random numbers only from "
+            "the default generator or one among its arguments."
         )
 
 

@@ -119,6 +119,8 @@ def arange(
     """start, start + step, ... below `end`; arange(end) starts at 0. int64 for integers."""
     start, end = (0, start) if end is None else (start, end)
     start, end, step = (x.item() if isinstance(x, _tensor.Tensor) else x for x in (start, end, step))
+    if dtype is not None and as_dtype(dtype).kind != "f":
+        start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: steps of {step} never lead from {start} to {end}")
     if dtype is None:

@@ -43,6 +43,12 @@ class Observer:
     def freed(self, node: Node) -> None:
         """The walk has dropped what `node` had saved."""
 
+    def before_step(self, optimizer: Any) -> None:
+        """`optimizer` is about to update its parameters."""
+
+    def after_step(self, optimizer: Any) -> None:
+        """It has updated them."""
+
     def __enter__(self) -> Self:
         tokens = self.__dict__.setdefault("_tokens", [])
         tokens.append(observers.set((*observers.get(), self)))

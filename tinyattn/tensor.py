@@ -36,6 +36,8 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         source = data if isinstance(data, Tensor) else as_tensor(data)
         self._set(source.data)
+        if source is data:
+            self._storage, self._version = data.storage, data.storage.version  # a write to either is one to both
         self.requires_grad_(requires_grad)
 
     def _set(self, array: Any) -> None:

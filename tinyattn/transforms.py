@@ -72,7 +72,7 @@ def jacobian(func: Function, inputs: Tensors, create_graph: bool = False, strict
     xs, out = _call("jacobian", func, inputs, create_graph)
     blocks = []
     for y in out.all:
-        basis = eye(y.numel(), dtype=y.dtype).reshape(y.numel(), *y.shape)
+        basis = eye(y.numel(), dtype=y.dtype).reshape((y.numel(), *y.shape))
         rows = [_pull("jacobian", [y], xs.all, [u], create_graph, strict) for u in basis]
         columns = zip(*rows, strict=True) if rows else [()] * len(xs.all)
         whole = [_pile(column, y, x) for column, x in zip(columns, xs.all, strict=True)]
@@ -169,8 +169,8 @@ def _pull(
 def _pile(rows: Sequence[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """Rows (of the shape of x), one for each number in y -> (*y.shape, *x.shape)"""
     if not rows:
-        return zeros(*y.shape, *x.shape, dtype=x.dtype)
-    return ops.stack(rows).reshape(*y.shape, *x.shape)
+        return zeros((*y.shape, *x.shape), dtype=x.dtype)
+    return ops.stack(rows).reshape((*y.shape, *x.shape))
 
 
 def _ready(tensors: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:

@@ -28,8 +28,6 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)
-        if isinstance(data, Tensor):
-            self._storage = data.storage  # a write to either is one to both
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 
-@operation(x=lambda F, g, out: F.where(out > 0, g, 0.0), definition=lambda F, x: F.where(x > 0, x, 0.0))
+@operation(x=lambda F, g, out: F.where(out <= 0, 0.0, g), definition=lambda F, x: F.where(x > 0, x, 0.0))
 def relu(F: Any, x: Any) -> Any:
     """max(x, 0); its gradient at 0 is 0. As torch.relu."""
     return F.relu(x)

@@ -81,17 +81,17 @@ def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: An
 
 _tiled_mode: ContextVar[bool | None] = ContextVar("tiled_attention", default=None)
 _TILED_BYTES = 32 * 2**20  # of scores in all, and ...
-_TILED_SCORES = 256 * 512  # ... so many in each head: from here on tiles are not slower
+_TILED_SCORES = 512 * 512  # ... so many in each head: from here on tiles are not slower
 
 
 def tiled_attention(mode: bool | None = True) -> Mode:
     """Compute attention tile by tile, in memory linear in the tokens: `with tiled_attention():`.
 
-    True: always; False: never; None: where all scores together would take more than 32 MiB and each
-    head has more than 256 x 512 of them, which is how it is outside of any `with`. It saves query,
-    key, value, output and one number a query, and computes the scores again on the way back. Dropout
-    of the weights and a mask that needs a gradient take the plain way whatever the mode, and so do
-    second derivatives. Dao et al. 2022, "FlashAttention".
+    True: always; False: never; None, which holds outside of any `with`: where all scores together
+    would take more than 32 MiB and each head has more than 512 x 512 of them. It saves query, key,
+    value, output and one number a query, and computes the scores again on the way back. Dropout of
+    the weights, a mask that needs a gradient, and second derivatives take the plain way whatever the
+    mode. Dao et al. 2022, "FlashAttention".
     """
     return Mode(_tiled_mode, mode)
 

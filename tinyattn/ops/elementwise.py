@@ -9,7 +9,7 @@ import tinyattn.tensor as _tensor
 from tinyattn import creation
 from tinyattn.dtypes import as_dtype
 from tinyattn.graph import Operation, operation
-from tinyattn.ops.promotion import floating, operand, same_type
+from tinyattn.ops.promotion import floating, operand, result_type, same_type
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
@@ -40,7 +40,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """input - alpha * other, broadcast. As torch.sub."""
-    if all(x.dtype.kind == "b" for x in (input, other) if isinstance(x, _tensor.Tensor)):
+    if result_type(operand(input), operand(other)).kind == "b":
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
     return _sub(input, other if alpha == 1 else mul(other, alpha))
 
@@ -185,25 +185,25 @@ def sign(F: Any, x: Any) -> Any:
     return F.sign(x)
 
 
-def _winner(F: Any, g: Any, wins: Any, ties: Any) -> Any:
-    """The gradient where this side won, half of it where both were equal."""
-    return F.where(ties, g * 0.5, F.where(wins, g, 0.0))
+def _share(F: Any, g: Any, lost: Any, ties: Any) -> Any:
+    """Nothing where this side lost, half the gradient where both were equal, all of it elsewhere."""
+    return F.where(ties, g * 0.5, F.where(lost, 0.0, g))
 
 
 maximum = Operation(
     lambda F, a, b: F.maximum(a, b),
     name="maximum",
     promote=same_type,
-    a=lambda F, g, a, b: _winner(F, g, a > b, a == b),
-    b=lambda F, g, a, b: _winner(F, g, b > a, a == b),
+    a=lambda F, g, a, b: _share(F, g, a < b, a == b),
+    b=lambda F, g, a, b: _share(F, g, b < a, a == b),
 )
 
 minimum = Operation(
     lambda F, a, b: F.minimum(a, b),
     name="minimum",
     promote=same_type,
-    a=lambda F, g, a, b: _winner(F, g, a < b, a == b),
-    b=lambda F, g, a, b: _winner(F, g, b < a, a == b),
+    a=lambda F, g, a, b: _share(F, g, a > b, a == b),
+    b=lambda F, g, a, b: _share(F, g, b > a, a == b),
 )
 
 

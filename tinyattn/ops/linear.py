@@ -66,7 +66,7 @@ def _embedding(F: Any, weight: Any, index: Any, *, padding_idx: int | None) -> A
 
 
 def _pull(F: Any, g: Any, index: Any, padding_idx: int | None) -> Any:
-    rows = F.embedding(g, index)  # the transpose of adding rows is reading them
+    rows = g[index]  # the transpose of adding rows is reading them
     if padding_idx is None:
         return rows
     return F.where(

@@ -41,7 +41,8 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     """Sum over `dim` (an integer, a tuple; None or () for all). Integers give int64. As torch.sum."""
     if dtype is not None:
         input = cast(input, dtype)
-    return _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+    out: Tensor = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+    return out if dtype is None else cast(out, dtype)
 
 
 @operation(x=lambda F, g, x_shape, dim: _spread(F, g * (1 / builtins.max(_count(x_shape, dim), 1)), x_shape, dim))
@@ -277,8 +278,8 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if dim is None or input.ndim == 0:
         found: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
         return found.reshape((1,) * input.ndim) if keepdim else found
-    dim = _dims.several(dim, input.ndim)
-    return _prod(input, dim=dim, keepdim=keepdim)
+    out: Tensor = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+    return out if dtype is None else cast(out, dtype)
 
 
 @operation(

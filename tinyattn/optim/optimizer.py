@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float32
 from tinyattn.modes import enable_grad
+from tinyattn.observer import observers
 from tinyattn.tensor import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -120,6 +121,8 @@ class Optimizer(ABC):
             with enable_grad():
                 loss = closure()
         writer = f"{type(self).__name__}.step"
+        for observer in observers.get():
+            observer.before_step(self)
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is None:
@@ -131,6 +134,8 @@ class Optimizer(ABC):
                     )
                 self.update(param, param.grad.data, self.state[param], group)
                 param._wrote(writer)  # so that a graph that saved the old values says so
+        for observer in observers.get():
+            observer.after_step(self)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

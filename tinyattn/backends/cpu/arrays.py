@@ -31,13 +31,21 @@ _silent = quiet()
 
 # --- elementwise ---
 
-abs, sign, sin, cos, tanh, square = np.abs, np.sign, np.sin, np.cos, np.tanh, np.square
+abs, sin, cos, tanh = np.abs, np.sin, np.cos, np.tanh
 maximum, minimum, where, isfinite = np.maximum, np.minimum, np.where, np.isfinite
 logical_and, logical_not, logical_or = np.logical_and, np.logical_not, np.logical_or
 exp, expm1 = _silent(np.exp), _silent(np.expm1)
 log, log1p = _silent(np.log), _silent(np.log1p)
 sqrt, reciprocal = _silent(np.sqrt), _silent(np.reciprocal)
 div, floor_divide = _silent(np.true_divide), _silent(np.floor_divide)
+
+
+def square(x: Array) -> Array:
+    return np.square(x, dtype=_total(x) if x.dtype.kind == "b" else x.dtype)
+
+
+def sign(x: Array) -> Array:
+    return x if x.dtype.kind == "b" else np.sign(np.where(np.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
 
 
 @_silent
@@ -60,6 +68,8 @@ def pow(a: Array, b: Array) -> Array:
             return a * a * a
         if b == -1 and a.dtype.kind == "f":
             return np.reciprocal(a)
+    if np.result_type(a, b).kind in "iu" and np.any(np.asarray(b) < 0):  # 1 / a, rounded to 0
+        return np.where(b < 0, np.where(np.abs(a) == 1, np.power(a, np.abs(b)), 0), np.power(a, np.maximum(b, 0)))
     return np.power(a, b)
 
 
@@ -69,7 +79,7 @@ def clamp(x: Array, min: Array = None, max: Array = None) -> Array:
 
 
 def masked_fill(x: Array, mask: Array, value: Array) -> Array:
-    return np.where(mask, value, x)
+    return np.where(mask, x.dtype.type(value) if not hasattr(value, "dtype") else value, x)
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -173,7 +183,7 @@ def stack(tensors: Any, dim: int = 0) -> Array:
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:
-    return np.ascontiguousarray(np.flip(x, dims)) if x.ndim else x.copy()  # a copy, as in PyTorch
+    return np.flip(x, dims).copy() if x.ndim else x.copy()  # as in PyTorch
 
 
 def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
@@ -203,7 +213,8 @@ matmul = _silent(np.matmul)
 
 @_silent
 def einsum(equation: str, *operands: Array) -> Array:
-    return np.einsum(equation, *operands, optimize=len(operands) > 1)
+    out = np.einsum(equation, *operands, optimize=len(operands) > 1)
+    return out.copy() if len(operands) == 1 else out  # of one operand it can be a view
 
 
 # --- creation ---

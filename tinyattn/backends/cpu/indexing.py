@@ -14,7 +14,10 @@ Array = Any
 
 
 def getitem(x: Array, index: Any) -> Array:
-    return x[index]
+    out = x[index]
+    if type(out) is not np.ndarray:  # one element, which is a view too if the index has a "..."
+        out = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
+    return out
 
 
 def setitem(x: Array, value: Array, index: Any) -> Array:

@@ -18,7 +18,7 @@ from tinyattn.backends.cpu.attention import _heads_last, _row_sums, _without_lea
 __all__ = ["attention_in_tiles", "attention_in_tiles_backward"]
 
 Array = Any
-_TILE = (256, 512)  # queries x keys: half a megabyte of float32 scores, which the cache holds
+_TILE = (512, 512)  # queries x keys: a megabyte of float32 scores, which the cache holds
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")

@@ -1,0 +1,70 @@
+"""An operation of your own: a forward and, for each input, the rule of its gradient.
+
+    python examples/custom_operation.py
+
+swish(x) = x s(beta x), with s the sigmoid and a beta that is learned (Ramachandran et al. 2017). Ten lines
+make it an operation like those of the library: broadcast, saved, guarded, drawn in graphs, differentiable any
+number of times. Two more prove the gradients, and the rest shows what a wrong rule looks like.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tinyattn as ta
+from tinyattn.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+
+
+# The forward gets arrays, and F, the array library they belong to (NumPy under our names). A rule gets F, the
+# gradient g of the output, and whatever else it names: any input, `out`, an input's shape (`x_shape`), an option.
+# That, and nothing else, is kept for the walk back. Use F and operators alone: the same rule then also runs on
+# tensors, where it records itself, and second derivatives follow. Leave broadcasting and dtypes to the walk.
+def slope(F: Any, x: Any, beta: Any) -> Any:
+    """d swish / dx = s + beta x s (1 - s)"""
+    s = F.sigmoid(x * beta)
+    return s + x * beta * s * (1 - s)
+
+
+def slope_in_beta(F: Any, x: Any, beta: Any) -> Any:
+    """d swish / dbeta = x^2 s (1 - s)"""
+    s = F.sigmoid(x * beta)
+    return x * x * s * (1 - s)
+
+
+@ta.operation(x=lambda F, g, x, beta: g * slope(F, x, beta), beta=lambda F, g, x, beta: g * slope_in_beta(F, x, beta))
+def swish(F: Any, x: Any, beta: Any) -> Any:
+    return x * F.sigmoid(x * beta)
+
+
+# The same with a mistake that training would hide: the second factor of the product rule is forgotten.
+@ta.operation(x=lambda F, g, x, beta: g * F.sigmoid(x * beta))
+def wrong_swish(F: Any, x: Any, beta: Any) -> Any:
+    return x * F.sigmoid(x * beta)
+
+
+def fit(x: ta.Tensor, y: ta.Tensor, steps: int = 200, lr: float = 2.0) -> float:
+    """Learn beta from examples by gradient descent."""
+    beta = ta.tensor(0.5, requires_grad=True)
+    for _ in range(steps):
+        (downhill,) = ta.grad(-((swish(x, beta) - y) ** 2).mean(), beta)
+        with ta.no_grad():
+            beta += lr * downhill
+    return float(beta)
+
+
+def main() -> None:
+    ta.manual_seed(0)
+    x = ta.randn(3, 4, dtype=ta.float64, requires_grad=True)
+    beta = ta.rand(4, dtype=ta.float64, requires_grad=True)  # one for each column: broadcast over the rows
+    print("first derivatives right: ", gradcheck(swish, (x, beta)))
+    print("second derivatives right:", gradgradcheck(swish, (x, beta)))
+    try:
+        gradcheck(wrong_swish, (x, beta.detach()))
+    except GradcheckError as error:
+        print("the wrong rule is found: ", error)
+    inputs = ta.randn(200)
+    print(f"beta learned from examples with beta = 1.7: {fit(inputs, swish(inputs, 1.7)):.3f}")
+
+
+if __name__ == "__main__":
+    main()

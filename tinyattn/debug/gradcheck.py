@@ -1,0 +1,324 @@
+"""gradcheck: are these gradients right? Backward against finite differences, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyattn.autograd import grad
+from tinyattn.dtypes import float64
+from tinyattn.modes import enable_grad
+from tinyattn.tensor import Tensor
+
+__all__ = ["GradcheckError", "NotDifferentiableError", "gradcheck", "gradgradcheck"]
+
+Array = Any
+Function = Callable[..., Any]
+
+
+class GradcheckError(RuntimeError):
+    """A gradient is wrong, or cannot be checked."""
+
+
+class NotDifferentiableError(GradcheckError):
+    """The inputs lie on a kink or a jump, where there is no gradient to compare with."""
+
+
+def gradcheck(
+    func: Function,
+    inputs: Tensor | Sequence[Any],
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+    nondet_tol: float = 0.0,
+    fast_mode: bool = True,
+    seed: int = 0,
+) -> bool:
+    """Hold backward through `func(*inputs)` against central differences with steps of `eps`.
+
+    Checks every float64 input that requires a gradient, against every floating-point output: equal means
+    |backward - numeric| <= atol + rtol |numeric|. It also fails if two runs, or two walks back, differ by
+    more than `nondet_tol`, and, with NotDifferentiableError, at kinks: relu at 0, a tie of max. Inputs are
+    moved in place and put back, so tensors that `func` captures can be listed as inputs too:
+    gradcheck(lambda x, *_: layer(x), (x, *layer.parameters())).
+
+    fast_mode: compare along one random direction of all elements first, two evaluations an input, and
+    element by element only where that fails (in torch the default is False). False: the full Jacobian.
+    raise_exception: GradcheckError names input, element and both values; False returns False instead.
+    seed: of the random directions. Raises ValueError for what cannot be checked, such as float32. As
+    torch.autograd.gradcheck.
+    """
+    xs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    names = [f"input {i}" for i in range(len(xs))]
+    hint = "Look at the rule for that input."
+    check = _Check("gradcheck", func, xs, names, "output", hint, eps, atol, rtol, nondet_tol)
+    return _verdict(check, raise_exception, fast_mode, seed)
+
+
+def gradgradcheck(
+    func: Function,
+    inputs: Tensor | Sequence[Any],
+    grad_outputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+    nondet_tol: float = 0.0,
+    fast_mode: bool = True,
+    seed: int = 0,
+) -> bool:
+    """`gradcheck` of the gradient of `func`, as a function of the inputs and of what flows in from above.
+
+    grad_outputs: a gradient for each output; random ones, checked as inputs too, if left out. The other
+    arguments are those of `gradcheck`. As torch.autograd.gradgradcheck.
+    """
+    xs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wanted = [i for i, x in enumerate(xs) if isinstance(x, Tensor) and x.requires_grad]
+    if grad_outputs is None:
+        rng = np.random.default_rng(seed)
+        with enable_grad():
+            shapes = [y.shape for y in _floats(func(*xs)) if y.requires_grad]
+        seeds = tuple(Tensor(np.asarray(rng.standard_normal(shape)), requires_grad=True) for shape in shapes)
+    else:
+        seeds = (grad_outputs,) if isinstance(grad_outputs, Tensor) else tuple(grad_outputs)
+
+    def gradient(*args: Any) -> list[Tensor]:
+        ys = [y for y in _floats(func(*args[: len(xs)])) if y.requires_grad]
+        targets = [args[i] for i in wanted]
+        found = grad(ys, targets, args[len(xs) :], create_graph=True, allow_unused=True) if ys and wanted else ()
+        return [g for g in found if g is not None]
+
+    names = [f"input {i}" for i in range(len(xs))] + [f"grad_outputs {i}" for i in range(len(seeds))]
+    hint = "Is the rule made of F and operators alone, so that it records itself?"
+    check = _Check("gradgradcheck", gradient, (*xs, *seeds), names, "gradient", hint, eps, atol, rtol, nondet_tol)
+    return _verdict(check, raise_exception, fast_mode, seed)
+
+
+def _verdict(check: _Check, raise_exception: bool, fast_mode: bool, seed: int) -> bool:
+    try:
+        with enable_grad(), np.errstate(all="ignore"):
+            check.run(np.random.default_rng(seed) if fast_mode else None)
+    except GradcheckError:
+        if raise_exception:
+            raise
+        return False
+    return True
+
+
+def _floats(result: Any) -> list[Tensor]:
+    """The floating-point tensors among what a function returned."""
+    results = result if isinstance(result, tuple | list) else (result,)
+    return [y for y in results if isinstance(y, Tensor) and y.dtype.kind == "f"]
+
+
+class _Slopes(NamedTuple):
+    """How one output changes when an input moves along a direction."""
+
+    value: Array  # of the central difference
+    left: Array
+    right: Array
+    kink: Array  # where left and right stay apart however small the step
+
+
+@dataclass
+class _Check:
+    """One call of `gradcheck`: what to run, how to call things, what counts as equal."""
+
+    name: str
+    func: Function
+    inputs: Sequence[Any]
+    input_names: list[str]
+    output_name: str
+    hint: str
+    eps: float
+    atol: float
+    rtol: float
+    nondet_tol: float
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.inputs, self.input_names, strict=True)
+        self.wanted: dict[str, Tensor] = {n: x for x, n in pairs if isinstance(x, Tensor) and x.requires_grad}
+        if not self.wanted:
+            raise ValueError(f"{self.name}: no input requires a gradient; give at least one with requires_grad=True")
+        for name, x in self.wanted.items():
+            self._must_be_float64(x, name)
+            if not x.data.flags.writeable:
+                raise ValueError(
+                    f"{self.name}: {name} cannot be moved, its memory is read-only or shared; pass a clone()"
+                )
+
+    def _must_be_float64(self, x: Tensor, name: str) -> None:
+        if x.dtype != float64:
+            raise ValueError(
+                f"{self.name}: {name} is {x.dtype}, whose few digits drown a difference over {self.eps:g}; check in "
+                "float64 (x.double(), module.double())."
+            )
+
+    def run(self, rng: np.random.Generator | None) -> None:
+        """Raise GradcheckError if something is wrong; with `rng`, look along random directions first."""
+        outputs = self._outputs()
+        base = [y.data.copy() for y in outputs]
+        self._repeatable(outputs, base)
+        suspect = None if rng is None else self._along_random_directions(outputs, base, rng)
+        if rng is None or suspect is not None:
+            self._element_by_element(outputs, base)
+        if suspect is not None and suspect.any():
+            raise NotDifferentiableError(
+                f"{self.name}: at these inputs func has a kink, oblique to every single element"
+            )
+
+    def _outputs(self) -> list[Tensor]:
+        outputs = _floats(self.func(*self.inputs))
+        if not outputs:
+            raise ValueError(f"{self.name}: func gives no floating-point tensor, so there is no gradient to check")
+        for o, y in enumerate(outputs):
+            self._must_be_float64(y, f"{self.output_name} {o}")
+        return outputs
+
+    def _repeatable(self, outputs: list[Tensor], base: list[Array]) -> None:
+        for o, (first, second) in enumerate(zip(base, self._values(), strict=True)):
+            if np.isnan(first).any():
+                raise GradcheckError(f"{self.name}: {self.output_name} {o} is NaN at {_where(np.isnan(first))}")
+            differs = ~(abs(_minus(first, second)) <= self.nondet_tol)
+            if differs.any():
+                raise GradcheckError(
+                    f"{self.name}: func gives {_show(first[differs][0])} and then {_show(second[differs][0])} for the "
+                    f"same inputs ({self.output_name} {o} at {_where(differs)}). Unseeded dropout? Call eval(), or "
+                    "seed inside func."
+                )
+        seeds = [np.ones(y.shape) for y in outputs]
+        walks = zip(self.wanted.items(), self._pull(outputs, seeds), self._pull(outputs, seeds), strict=True)
+        for (name, x), first, second in walks:
+            if first is None:
+                continue
+            if first.shape != x.shape or first.dtype != x.dtype:
+                raise GradcheckError(
+                    f"{self.name}: {name} is {x.dtype} {x.shape}, and its gradient {first.dtype} {first.shape}"
+                )
+            if not np.allclose(first, second, 0, self.nondet_tol, equal_nan=True):
+                raise GradcheckError(f"{self.name}: two walks back give {name} different gradients")
+
+    def _values(self) -> list[Array]:
+        return [y.data.copy() for y in _floats(self.func(*self.inputs))]  # an output may be a view of an input
+
+    def _pull(self, outputs: Sequence[Tensor], seeds: Sequence[Array]) -> list[Array]:
+        """The gradient at each wanted input; None where the graph leads nowhere."""
+        known = [(y, Tensor(u)) for y, u in zip(outputs, seeds, strict=True) if y.requires_grad]
+        if not known:
+            return [None] * len(self.wanted)
+        ys, us = zip(*known, strict=True)
+        found = grad(ys, list(self.wanted.values()), us, retain_graph=True, allow_unused=True)
+        return [None if g is None else g.data for g in found]
+
+    def _push(self, x: Tensor, direction: Array, base: list[Array]) -> list[_Slopes]:
+        """How every output changes when x moves along `direction`: four evaluations, usually two."""
+        right, left = self._sides(x, direction, base, self.eps)
+        apart = [abs(_minus(r, s)) for r, s in zip(right, left, strict=True)]
+        kinks = [
+            ~(d <= self.atol + self.rtol * np.maximum(abs(r), abs(s)))
+            for d, r, s in zip(apart, right, left, strict=True)
+        ]
+        if any(kink.any() for kink in kinks):
+            # Where the function is smooth, the two sides come together in proportion to the step.
+            step = self.eps / 10
+            nearer = [abs(_minus(r, s)) for r, s in zip(*self._sides(x, direction, base, step), strict=True)]
+            for kink, d, closer, y in zip(kinks, apart, nearer, base, strict=True):
+                noise = 1e-14 * np.where(np.isfinite(y), abs(y), 0) / step
+                kink &= ~(closer <= np.maximum(d / 2, noise))
+        return [_Slopes((r + s) / 2, s, r, kink) for r, s, kink in zip(right, left, kinks, strict=True)]
+
+    def _sides(self, x: Tensor, direction: Array, base: list[Array], step: float) -> tuple[list[Array], list[Array]]:
+        """Slopes to the right and to the left, of every output."""
+        slopes = []
+        here = x.data.copy()
+        try:
+            for h in (step, -step):
+                x.data[...] = here + direction * h
+                slopes.append([_minus(y, y0) / h for y, y0 in zip(self._values(), base, strict=True)])
+        finally:
+            x.data[...] = here
+        return slopes[0], slopes[1]
+
+    def _along_random_directions(self, outputs: list[Tensor], base: list[Array], rng: Any) -> Array | None:
+        """None if all is well; else where kinks were seen.
+
+        No element of a direction is small, so each counts; and as one wrong element must show among all the
+        others, the comparison is a hundred times stricter. Who fails here is judged element by element.
+        """
+        us, vs = ([_direction(rng, t.shape) for t in side] for side in (outputs, self.wanted.values()))
+        pulled = [self._pull([y], [u]) for y, u in zip(outputs, us, strict=True)]
+        for i, (x, v) in enumerate(zip(self.wanted.values(), vs, strict=True)):
+            for o, slopes in enumerate(self._push(x, v, base)):
+                backward = 0.0 if pulled[o][i] is None else np.sum(pulled[o][i] * v)
+                numeric = np.sum(us[o] * slopes.value)
+                if slopes.kink.any() or not abs(backward - numeric) <= self.atol + self.rtol / 100 * abs(numeric):
+                    return slopes.kink
+        return None
+
+    def _element_by_element(self, outputs: list[Tensor], base: list[Array]) -> None:
+        """Compare full Jacobians; where the rule is wrong goes before where there is no derivative."""
+        rows = [[self._pull([y], [u.reshape(y.shape)]) for u in np.eye(y.numel())] for y in outputs]
+        kink: NotDifferentiableError | None = None
+        for i, (name, x) in enumerate(self.wanted.items()):
+            columns = [self._push(x, v.reshape(x.shape), base) for v in np.eye(x.numel())]
+            smooth = np.array([not any(slopes.kink.any() for slopes in column) for column in columns])
+            for o, y in enumerate(outputs):
+                if not x.numel() or not y.numel():
+                    continue
+                pulled = [row[i] for row in rows[o]]
+                backward = np.stack([np.zeros(x.numel()) if g is None else g.reshape(-1) for g in pulled])
+                slopes = _Slopes(*(np.stack([c[o][k].reshape(-1) for c in columns], 1) for k in range(4)))
+                wrong = ~(abs(_minus(backward, slopes.value)) <= self.atol + self.rtol * abs(slopes.value)) & smooth
+                size = np.where(wrong, np.nan_to_num(abs(_minus(backward, slopes.value)), nan=np.inf), -1)
+                a, b = np.unravel_index((size if wrong.any() else slopes.kink).argmax(), size.shape)
+                where = f"{self.name}: {self.output_name} {o} at {_index(a, y.shape)}, {name} at {_index(b, x.shape)}:"
+                if wrong.any():
+                    unused = all(g is None for g in pulled)
+                    raise self._wrong(where, None if unused else backward[a, b], slopes.value[a, b], wrong)
+                if kink is None and slopes.kink.any():
+                    kink = _kinked(where, slopes.left[a, b], slopes.right[a, b])
+        if kink is not None:
+            raise kink
+
+    def _wrong(self, where: str, backward: Any, numeric: Any, wrong: Array) -> GradcheckError:
+        found = "None, for no way in the graph leads there (detach, .data?)" if backward is None else _show(backward)
+        return GradcheckError(
+            f"{where} backward gives {found}, finite differences {_show(numeric)} (difference "
+            f"{abs((backward or 0) - numeric):.3g}, allowed {self.atol + self.rtol * abs(numeric):.3g}; "
+            f"{wrong.sum()} of {wrong.size} elements of this Jacobian disagree, this one the most). {self.hint}"
+        )
+
+
+def _kinked(where: str, left: Any, right: Any) -> NotDifferentiableError:
+    return NotDifferentiableError(
+        f"{where} not differentiable there, the slope is {_show(left)} on the left and {_show(right)} on the right (a "
+        "kink such as relu at 0, a tie of max, a jump, the edge of a domain). That tells nothing about the rule: check "
+        "at another point."
+    )
+
+
+def _show(x: Any) -> str:
+    return f"{x + 0.0:.6g}"  # -0 looks like a mistake
+
+
+def _minus(a: Array, b: Array) -> Array:
+    """a - b, where infinity minus itself is 0."""
+    return np.where(a == b, 0.0, a - b)
+
+
+def _direction(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.asarray(rng.uniform(0.5, 1.0, shape) * rng.choice([-1.0, 1.0], shape))
+
+
+def _index(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(flat, shape)) if shape else ()
+
+
+def _where(mask: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -1,0 +1,54 @@
+"""Which elements of an array depend on a parameter, followed through what only moves or maps elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinyattn import backends
+from tinyattn.debug.describe import array_of
+from tinyattn.graph import Node
+
+MOVING = frozenset("cat stack pad getitem reshape permute broadcast_to flip roll tril triu clone alias cast".split())
+MAPPING = frozenset(
+    """add sub mul div neg abs sign exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf sigmoid relu gelu
+    silu softplus logsigmoid pow clamp maximum minimum where masked_fill dropout""".split()
+)
+IN_ROWS = frozenset("softmax log_softmax layer_norm linear".split())  # of the last axis, or nearly always
+
+
+def image(node: Node, region: Any, edge: Node) -> Any:
+    """The elements of `node`'s output that depend on `region`, a mask over its input `edge`; None if unknown."""
+    assert node.op is not None
+    name, F = node.op.name, backends.of(region)
+    if name in MOVING:
+        shapes = (node.saved or {}).get("xs_shapes") or [edge.shape]
+        masks = [
+            region if source is edge else F.zeros(shape, bool) for source, shape in zip(node.edges, shapes, strict=False)
+        ]
+        return node.op.forward(F, *masks, **node.options) != 0
+    if name in MAPPING:
+        return F.broadcast_to(region, node.shape)
+    if name in IN_ROWS:
+        return F.broadcast_to(region.any(-1, keepdims=True), node.shape)
+    return None
+
+
+def where_it_ends(node: Node, edge: Node, consumers: Mapping[Node, list[Node]], gradients: Mapping[Node, Any]) -> Node:
+    """The operation that passes nothing to those elements of `node`'s output that depend on its input
+    `edge`, though its own gradient is not zero: the first one from the loss, or `node` if none is found.
+
+    consumers: for each node, those that took its output, newest first; gradients: of their outputs.
+    """
+    array = array_of(gradients[node])
+    region = image(node, backends.of(array).ones(edge.shape, bool), edge)
+    while region is not None:
+        for user in consumers.get(node, ()):
+            beyond = image(user, region, node)
+            if beyond is None or not bool(beyond.any()) or bool((array_of(gradients[user])[beyond] != 0).any()):
+                return user
+            node, region = user, beyond
+            break
+        else:
+            return node
+    return node
