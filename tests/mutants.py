@@ -106,7 +106,7 @@ def _replace(original: CodeType, edited: CodeType, live: dict[CodeType, list[Fun
         for function in live[original]:
             function.__code__ = edited
         return len(live[original])
-    return sum(_replace(a, b, live) for a, b in zip(codes(original), codes(edited), strict=False))
+    return sum(_replace(a, b, live) for a, b in zip(codes(original), codes(edited), strict=True))
 
 
 # --- finding the functions ---
@@ -237,12 +237,16 @@ def _below(node: ast.AST, put: Put) -> Iterator[Edit]:
     """The edits of a node and of all that is in it."""
     if _is_guard(node) or isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
         return
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return  # a docstring
     for kind, new in _of(node):
         yield kind, node, _at(node, new), put
     if isinstance(node, ast.Return) and node.value is not None:
         yield from _of_result(node.value, (node, "value", None))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        return  # a negative number is one thing
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "args") and not isinstance(node, ast.Call):
             continue
@@ -263,7 +267,7 @@ def _at(old: ast.AST, new: ast.AST) -> ast.AST:
 
 def _is_guard(node: ast.AST) -> bool:
     """An `if` that only refuses arguments: test_errors.py is about those."""
-    return isinstance(node, ast.If) and not node.orelse and all(isinstance(s, ast.Raise) for s in node.body)
+    return isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise)
 
 
 def _of_result(node: ast.expr, put: Put) -> Iterator[Edit]:
@@ -293,6 +297,9 @@ def _of(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "branch", operand
         case ast.UnaryOp(ast.USub(), ast.Constant(int() as n)):
             yield "constant", ast.parse(str(1 - n), mode="eval").body
+        case ast.UnaryOp(ast.USub(), ast.Constant(float() as c)):
+            yield "sign", ast.Constant(c)
+            yield "constant", ast.UnaryOp(ast.USub(), ast.Constant(c * 1.01))
         case ast.Compare(left, [op], [right]):
             for i, other in enumerate(FLIPS.get(type(op), ())):
                 kind = "boundary" if i == 0 and len(FLIPS[type(op)]) == 2 else "branch"

@@ -23,6 +23,7 @@ import resource
 import signal
 import sys
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,9 +36,9 @@ from _pytest.runner import runtestprotocol
 from mutants import PACKAGE, ROOT, Mutant, all_mutants
 from mutants_equivalent import EQUIVALENT
 
-TESTS = "ops torch_samples engine tiled_attention optim inplace properties masks transforms".split()
+TESTS = "ops torch_samples engine tiled_attention optim nn inplace properties transforms gradcheck".split()
 DOCS = ROOT / "docs/correctness.md"
-VERDICTS = ROOT / ".pytest_cache/mutation.json"  # what is known so far; safe to delete
+VERDICTS = ROOT / ".pytest_cache/mutation.jsonl"  # what is known so far; safe to delete
 REASONS = {name: reason for reason, names in EQUIVALENT.items() for name in names}
 
 SLOW = 4.0  # seconds that a test may take unharmed to be among those that mutants face
@@ -187,13 +188,15 @@ def in_child(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
 
 
 class Ledger:
-    """Verdicts by mutant, kept in a file so that a run can go on where it was stopped."""
+    """Verdicts by mutant, kept in a file (one a line, the last one counts) so that a run can go on where it was stopped."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
-            self.known = json.loads(path.read_text(encoding="utf-8"))
+            for line in path.read_text(encoding="utf-8").splitlines():
+                found = json.loads(line)
+                self.known[found["name"]] = found
 
     def of(self, mutant: Mutant) -> str:
         """ "caught", "equivalent", "survived", "unreached" or, where nothing is known, ""."""
@@ -205,10 +208,11 @@ class Ledger:
 
     def add(self, mutant: Mutant, found: dict[str, Any]) -> None:
         """Keep a verdict."""
-        self.known[mutant.name] = {**found, "of": mutant.digest}
-        if self.path is not None:
+        found = self.known[mutant.name] = {"name": mutant.name, "of": mutant.digest, **found}
+        if self.path is not None:  # a line each, so that several runs can share the file
             self.path.parent.mkdir(exist_ok=True)
-            self.path.write_text(json.dumps(self.known, indent=0), encoding="utf-8")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
 
 
 def summary(mutants: Iterable[Mutant], ledger: Ledger) -> str:
@@ -284,7 +288,7 @@ def run(mutants: list[Mutant], ledger: Ledger) -> int:
             print(f"... {done} of {len(mutants)}", flush=True)
 
     tests = [str(ROOT / f"tests/test_{name}.py") for name in TESTS if (ROOT / f"tests/test_{name}.py").exists()]
-    options = ["-qq", "--no-header", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "-s", "-m", "not slow"]
+    options = ["-qq", "--no-header", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "-s", "-m", ""]
     return int(pytest.main([*options, "--rootdir", str(ROOT), *tests], plugins=[Driver(mutants, report)]))
 
 
@@ -295,6 +299,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", metavar="TEXT", help="only mutants whose name contains TEXT")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument(
+        "--share", default="0/1", metavar="I/N", help="of N runs side by side, this is number I (from 0)"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget earlier verdicts")
     parser.add_argument("--again", action="store_true", help="try those once more that were not caught")
     asked = parser.parse_args(arguments)
@@ -307,12 +314,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mutants = chooser.sample(mutants, min(asked.sample, len(mutants)))
     ledger = Ledger(None if asked.sample is not None else VERDICTS)
     if asked.fresh:
+        VERDICTS.unlink(missing_ok=True)
         ledger.known.clear()
     left = [m for m in mutants if not ledger.of(m) or (asked.again and ledger.of(m) != "caught")]
     chooser.shuffle(left)  # so that a part of a run is a fair sample
+    number, runs = map(int, asked.share.split("/"))
+    left = [m for m in left if zlib.crc32(m.name.encode()) % runs == number]
     print(f"{len(mutants)} mutants, {len(left)} to run", flush=True)
     if left and (status := run(left, ledger)):
         return status
+    if ledger.path is not None:
+        ledger = Ledger(ledger.path)  # with what others found meanwhile
     survivors = [m for m in mutants if ledger.of(m) not in ("caught", "equivalent")]
     print(summary(mutants, ledger))
     print(*(f"survived: {m.name}" for m in survivors), sep="\n")

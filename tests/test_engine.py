@@ -302,6 +302,17 @@ def test_rows_taken_one_by_one_cost_no_full_gradient_each(monkeypatch):
     assert len(made) <= 2
 
 
+@pytest.mark.parametrize("index", [[0, 0, 2], (slice(None), [1, 1, 3]), 1, slice(1, 3)], ids=str)
+def test_rows_are_added_to_a_gradient_of_any_memory_order(index):
+    values, factors = np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12.0).reshape(3, 4) ** 2)
+    x, t = ta.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    rows = x[index]
+    ta.autograd.backward([rows, x * ta.from_numpy(factors)], [ta.ones_like(rows), ta.from_numpy(np.asfortranarray(values + 1))])
+    more = t[index]
+    torch.autograd.backward([more, t * torch.tensor(factors)], [torch.ones_like(more), torch.tensor(values + 1)])
+    np.testing.assert_array_equal(x.grad.numpy(), t.grad.numpy())
+
+
 def test_the_same_tensor_in_every_slot_of_a_fused_operation():
     values = np.random.default_rng(0).normal(size=(1, 5, 4))
     x, t = ta.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)

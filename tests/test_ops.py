@@ -168,6 +168,31 @@ def test_clamp(bounds):
     compare(lambda t, a, b: t.clamp(a, b), lambda t, a, b: t.clamp(a, b), (x(2, 3), *bounds))
 
 
+def test_clamp_at_its_bounds():
+    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([1.0, 2, 3, 4, 5], [1.0, 1, 4, 4, 6], [2.0, 2, 4, 3, 6])]
+    for args in (values, (values[0], values[1], None), (values[0], None, values[2])):
+        compare(lambda t, a, b: t.clamp(a, b), lambda t, a, b: t.clamp(a, b), tuple(args))
+
+
+POWERS = [
+    lambda t: 0.0 ** t, lambda t: 0 ** t, lambda t: 1.0 ** t, lambda t: (-2.0) ** t, lambda t: t ** t, lambda t: (t * 0) ** t,
+    lambda t: t ** 0, lambda t: t ** 1, lambda t: t ** 2, lambda t: t ** 3, lambda t: t ** -1, lambda t: t ** -2.0,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("call", POWERS)
+def test_powers_at_the_edge_of_their_domain(call):
+    compare(call, call, (torch.tensor([-2.0, -1, 0, 1, 3], dtype=torch.float64, requires_grad=True),), orders=1)
+
+
+def test_integers_to_the_power_of_integers():
+    bases, exponents = torch.tensor([1, -1, 2, -3, 2, 5, -1, 1]), torch.tensor([-1, -3, -2, -1, 3, 0, -2, 0])
+    compare(lambda a, b: a**b, lambda a, b: a**b, (bases, exponents))
+    compare(lambda a, b: a**b, lambda a, b: a**b, (bases, exponents.abs()))
+    compare(lambda a: 2**a, lambda a: 2**a, (exponents,))
+
+
 # --- shapes and indexing ---
 
 MOVES = [
@@ -325,6 +350,10 @@ def primitive_layer_norm(t, shape, weight, bias, eps=1e-5):
     return centred / (centred.square().mean(dim, keepdim=True) + eps).sqrt() * weight + bias
 
 
+def test_layer_norm_of_single_numbers():
+    compare(F.layer_norm, TF.layer_norm, (x(3, 1), (1,), x(1, seed=1), x(1, seed=2)), orders=1)
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 4)], ids=str)
 def test_layer_norm_to_third_order(shape):
     for make in (x, strided):
@@ -421,6 +450,20 @@ def test_kernels_equal_their_definitions(name, contiguous, dtype):
         assert defined.dtype == kernel.dtype == dtype
         tolerance = 1e-12 if dtype == "float64" else 2e-5
         np.testing.assert_allclose(kernel.detach().numpy(), defined.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [30.0, 300.0])
+@pytest.mark.parametrize("name", [name for name in FUSED if name not in ("dropout", "embedding", "linear")])
+def test_definitions_and_kernels_stay_finite(name, size):
+    function, shapes = FUSED[name]
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=s) * size for s in shapes]
+    for mode in (ta.definitions(), ta.enable_grad()):
+        inputs = [ta.tensor(a, requires_grad=True) for a in arrays]
+        with mode, np.errstate(all="ignore"):
+            out = function(*inputs)
+            found = [out, *ta.grad(out.sum(), inputs)]
+        assert all(np.isfinite(t.detach().numpy()).all() for t in found), str(mode)
 
 
 def test_every_operation_with_a_definition_is_in_the_table_above():

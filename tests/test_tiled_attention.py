@@ -24,7 +24,7 @@ MEGABYTE = 10**6
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles that leave a rest in both directions, and that sequences of a few tokens need several of."""
-    monkeypatch.setitem(ta.backends.cpu.attention_in_tiles.__globals__, "_TILE", (3, 5))
+    monkeypatch.setattr("tinyattn.backends.cpu.tiled_attention._TILE", (3, 5))
 
 
 def array(*shape, seed=0, dtype="float64"):

@@ -69,3 +69,44 @@ def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
             failures.append(f"sample {i} {shown} {kwargs}: {type(error).__name__}: {str(error).strip()[:400]}")
     assert count, "no sample was run"
     assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])
+
+
+def detached(x: Any) -> Any:
+    """The same tensors as leaves: some of PyTorch's inputs are views of what requires the gradient."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().requires_grad_(x.requires_grad)
+    return type(x)(map(detached, x)) if isinstance(x, list | tuple) and not isinstance(x, torch.Size) else x
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where + - * make infinities
+@pytest.mark.parametrize("op", OPS, ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS])
+def test_reference_inputs(op: Any) -> None:
+    """The larger set that PyTorch keeps for its references: infinities, NaN, integers, booleans, odd strides."""
+    failures, count = [], 0
+    for dtype in (torch.float64, torch.int64, torch.bool):
+        if dtype not in op.supported_dtypes("cpu"):
+            continue
+        torch.manual_seed(0)
+        gradients = dtype.is_floating_point and op.supports_autograd
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                samples = list(op.reference_inputs("cpu", dtype, requires_grad=gradients))
+            except (RuntimeError, ValueError):
+                continue  # some generators know floats alone
+        for i, sample in enumerate(samples[:: max(len(samples) // 80, 1)]):
+            inputs = (detached(sample.input), *detached(sample.args))
+            kwargs = {k: v for k, v in sample.kwargs.items() if k not in ("layout", "pin_memory", "memory_format")}
+            # methods of numbers, complex numbers, dropout and megabytes are no cases of ours
+            plain = isinstance(sample.input, torch.Tensor) or not op.name.startswith("__")
+            large = any(isinstance(t, torch.Tensor) and t.numel() > 20_000 for t in inputs)
+            if large or not plain or any(isinstance(t, complex) for t in inputs) or kwargs.get("dropout_p"):
+                continue
+            count += 1
+            try:
+                compare(ours(op.name), op.op, inputs, kwargs, orders=1)
+            except Exception as error:
+                failures.append(f"{dtype} sample {i}: {type(error).__name__}: {str(error).strip()[:400]}")
+    assert count, "no sample was run"
+    assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])

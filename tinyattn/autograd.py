@@ -202,7 +202,7 @@ def _backward(
         raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
     pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
     library = backends.of(*(root.data for root in roots))
-    with Mode(grad_mode, create_graph), library.quiet():
+    with Mode(grad_mode, create_graph), backends.quiet():
         return walk(
             [(root.node, seed if create_graph else seed.data) for root, seed in pairs],  # type: ignore[misc]
             _ops if create_graph else library,

@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any
 
 from tinyattn.backends import cpu
+from tinyattn.backends.cpu import quiet
 from tinyattn.backends.placed import Placed
 
-__all__ = ["Placed", "get", "of"]
+__all__ = ["Placed", "get", "of", "quiet"]
 
 
 def of(*arrays: Any) -> Any:

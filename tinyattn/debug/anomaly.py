@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from tinyattn.debug.describe import array_of, count, describe, fault, fitted, input_names, made, trace
+from tinyattn.debug.describe import array_of, checksum, count, describe, fault, fitted, input_names, made, trace
 from tinyattn.graph import Node, Operation, Saved
 from tinyattn.observer import Observer
 from tinyattn.tensor import Tensor
@@ -66,7 +63,7 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
         if self.check_nan and not self._now.in_rule and fault(out):
             self._blame_forward(op, inputs, out, node)
         if node is not None and node.saved:
-            self._sums[node] = {name: [_checksum(s.array) for s in _each(v)] for name, v in node.saved.items()}
+            self._sums[node] = {name: [checksum(s.array) for s in _each(v)] for name, v in node.saved.items()}
 
     def _blame_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
         where = node or trace(op, out)
@@ -119,7 +116,7 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
             return
         for name in _asked(node, recording):
             for saved, before in zip(_each(node.saved.get(name)), sums.get(name, ()), strict=False):
-                if saved.storage.version == saved.version and _checksum(saved.array) != before:
+                if saved.storage.version == saved.version and checksum(saved.array) != before:
                     raise AnomalyError(
                         f"{node} saved '{name}' (shape {tuple(saved.array.shape)}) for its gradient, and somebody has "
                         "written into its memory since, behind the engine's back: through .data, or through an array "
@@ -144,14 +141,6 @@ def _each(saved: Any) -> Iterator[Saved]:
     for value in saved if type(saved) is tuple else (saved,):
         if type(value) is Saved:
             yield value
-
-
-def _checksum(array: Any) -> int:
-    """A number that changes when a byte does."""
-    array = array.get() if hasattr(array, "get") else array  # out of the memory of a GPU
-    if not array.flags.c_contiguous:
-        array = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
-    return zlib.crc32(array)
 
 
 def _report(sentence: str, arrays: Iterable[tuple[str, Any]]) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tinyattn import backends
 from tinyattn.graph import Node, Operation
@@ -59,6 +62,14 @@ def trace(op: Operation, out: Tensor) -> Node:
 def input_names(op: Operation, count: int) -> list[str]:
     """What the inputs of an operation are called: x, weight; or xs[0], xs[1] ..."""
     return [f"{op.inputs[0]}[{i}]" for i in range(count)] if op.variadic else op.inputs[:count]
+
+
+def checksum(array: Any) -> int:
+    """A number that changes when a byte does, whatever the strides."""
+    array = array.get() if hasattr(array, "get") else array  # out of the memory of a GPU
+    if not array.flags.c_contiguous:
+        array = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
+    return zlib.crc32(array)
 
 
 def count(array: Any) -> str:

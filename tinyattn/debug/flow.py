@@ -8,15 +8,12 @@ is known again by its memory or by its bytes.
 from __future__ import annotations
 
 import math
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tinyattn.debug.describe import array_of, made, trace
+from tinyattn.debug.describe import array_of, checksum, made, trace
 from tinyattn.graph import Node, Operation
 from tinyattn.modes import is_grad_enabled
 from tinyattn.observer import Observer
@@ -75,7 +72,7 @@ class Step:
     """One edge of the flow, from the loss towards the parameter."""
 
     source: Call | None  # where the value came from; None is the parameter itself
-    user: Call  # what took it
+    user: Call | None  # what took it; None is who asked for the loss
     lost: bool  # it came without its history
 
 
@@ -93,7 +90,7 @@ class Flow:
             self._nodes[call.node] = self._tensors[id(call.out)] = call
             self._places |= dict.fromkeys(_marks(call.out), call)
 
-    def origin(self, x: Any) -> tuple[Call | None, bool] | None:
+    def _origin(self, x: Any) -> tuple[Call | None, bool] | None:
         """The call `x` comes from and whether its history was lost; None if from none that is known."""
         if isinstance(x, Tensor):
             if x.node is not None and x.node is self.parameter.node:
@@ -108,45 +105,37 @@ class Flow:
                 return call, call is None or call.recorded
         return None
 
-    def _steps(self, x: Any, user: Call) -> Iterator[Step]:
-        found = self.origin(x)
+    def _steps(self, x: Any, user: Call | None) -> Iterator[Step]:
+        found = self._origin(x)
         if found is not None:
             yield Step(found[0], user, found[1])
 
     def ancestors(self, loss: Tensor) -> set[Call]:
         """Every call that had a part in `loss`."""
-        found = self.origin(loss)
-        stack = [found[0]] if found and found[0] else []
-        seen = set(stack)
+        stack = [step.source for step in self._steps(loss, None)]
+        seen = {call for call in stack if call is not None}
         while stack:
-            for step in self.sources[stack.pop()]:
+            call = stack.pop()
+            for step in self.sources[call] if call is not None else ():
                 if step.source is not None and step.source not in seen:
                     seen.add(step.source)
                     stack.append(step.source)
         return seen
 
-    def path(self, loss: Tensor) -> list[Step] | None:
-        """The way from `loss` to the parameter with the fewest cuts; None if there is none."""
-        found = self.origin(loss)
-        if found is None or found[0] is None:
-            return None
-        start = found[0]
-        best: dict[Call | None, int] = {start: bool(start.cut)}
+    def path(self, loss: Tensor) -> list[Step]:
+        """The way from `loss` to the parameter with the fewest cuts; empty if there is none."""
+        best: dict[Call | None, float] = {}
         came: dict[Call | None, Step] = {}
-        queue: deque[Call] = deque([start])
+        queue: deque[tuple[float, Step]] = deque((0, step) for step in self._steps(loss, None))
         while queue:
-            call = queue.popleft()
-            for step in self.sources[call]:
-                source, cuts = step.source, best[call] + step.lost
-                cuts += bool(source is not None and source.cut)
-                if cuts < best.get(source, len(self.sources) + 1):
-                    best[source], came[source] = cuts, step
-                    if source is not None:
-                        (queue.append if cuts > best[call] else queue.appendleft)(source)
-        if None not in came:
-            return None
-        steps = [came[None]]
-        while steps[-1].user is not start:
+            cuts, step = queue.popleft()
+            source = step.source
+            cuts += step.lost + bool(source is not None and source.cut)
+            if cuts < best.get(source, math.inf):
+                best[source], came[source] = cuts, step
+                queue.extend((cuts, after) for after in (self.sources[source] if source is not None else ()))
+        steps = [came[None]] if None in came else []
+        while steps and steps[-1].user is not None:
             steps.append(came[steps[-1].user])
         return steps[::-1]
 
@@ -162,10 +151,13 @@ def _marks(x: Any) -> Iterator[Any]:
         yield number
     if not hasattr(array, "dtype") or array.size == 0:
         return
-    owner = array
-    while type(getattr(owner, "base", None)) is type(owner):
-        owner = owner.base
-    yield "memory", id(owner)
+    yield "memory", id(_owner(array))
     if bool((array != array.flat[0]).any()):
-        plain = np.ascontiguousarray(array.get() if hasattr(array, "get") else array)
-        yield "bytes", str(plain.dtype), plain.nbytes, zlib.crc32(plain)
+        yield "bytes", str(array.dtype), array.nbytes, checksum(array)
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory this one is a view of, or itself."""
+    while type(array.base) is type(array):
+        array = array.base
+    return array

@@ -219,19 +219,21 @@ class _Check:
     def _push(self, x: Tensor, direction: Array, base: list[Array]) -> list[_Slopes]:
         """How every output changes when x moves along `direction`: four evaluations, usually two."""
         right, left = self._sides(x, direction, base, self.eps)
-        apart = [abs(_minus(r, s)) for r, s in zip(right, left, strict=True)]
-        kinks = [
-            ~(d <= self.atol + self.rtol * np.maximum(abs(r), abs(s)))
-            for d, r, s in zip(apart, right, left, strict=True)
-        ]
-        if any(kink.any() for kink in kinks):
-            # Where the function is smooth, the two sides come together in proportion to the step.
+        doubts = [self._doubtful(r, s) for r, s in zip(right, left, strict=True)]
+        if any(doubt.any() for doubt in doubts):
+            # Ten times nearer, the two sides of a smooth function are ten times nearer too, and no steeper.
             step = self.eps / 10
-            nearer = [abs(_minus(r, s)) for r, s in zip(*self._sides(x, direction, base, step), strict=True)]
-            for kink, d, closer, y in zip(kinks, apart, nearer, base, strict=True):
+            nearer = zip(*self._sides(x, direction, base, step), strict=True)
+            for doubt, r, s, (r10, s10), y in zip(doubts, right, left, nearer, base, strict=True):
                 noise = 1e-14 * np.where(np.isfinite(y), abs(y), 0) / step
-                kink &= ~(closer <= np.maximum(d / 2, noise))
-        return [_Slopes((r + s) / 2, s, r, kink) for r, s, kink in zip(right, left, kinks, strict=True)]
+                together = abs(_minus(r10, s10)) <= np.maximum(abs(_minus(r, s)) / 2, noise)
+                doubt &= ~(together & (abs(r10) <= 2 * abs(r) + noise))
+        return [_Slopes((r + s) / 2, s, r, kink) for r, s, kink in zip(right, left, doubts, strict=True)]
+
+    def _doubtful(self, right: Array, left: Array) -> Array:
+        """Where the two sides differ, or are as steep as a jump."""
+        steeper = np.maximum(abs(right), abs(left))
+        return ~(abs(_minus(right, left)) <= self.atol + self.rtol * steeper) | (steeper > self.eps ** (-1 / 3))
 
     def _sides(self, x: Tensor, direction: Array, base: list[Array], step: float) -> tuple[list[Array], list[Array]]:
         """Slopes to the right and to the left, of every output."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import tracemalloc
 import weakref
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,55 +14,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from tinyattn.debug.describe import array_of, input_names, trace
+from tinyattn.debug.memory_report import MemoryMoment, MemoryReport, MemoryRow
 from tinyattn.graph import Node, Operation, Saved
-from tinyattn.modes import Site
+from tinyattn.modes import Site, call_site
 from tinyattn.observer import Observer
 from tinyattn.tensor import Tensor
 
-__all__ = ["MemoryLedger", "MemoryMoment", "MemoryRow", "memory_ledger"]
-
-
-@dataclass(slots=True)
-class MemoryRow:
-    """One reason why memory is held, from one place in the ledger's timeline to another.
-
-    kind: "saved" for backward; "output" of an operation; "gradient" on its way; "leaf gradient", which
-    becomes a `.grad`; "state" of an optimizer; "outside": made by no operation, but the input of one;
-    "scratch": the most that a kernel needed beside its result, while it ran.
-    name: of the input, output or state. bytes: of the whole memory, of which the array may be a view.
-    start: the call that made or saved it. end: the last call that still needed it, None if that was
-    after the ledger. memory: the same number for the same memory. shared: the place in `rows` of the
-    row that had saved it already, or None. given: it was there before the ledger, which counts it not.
-    """
-
-    kind: str
-    operation: str
-    module: str
-    site: Site | None
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    memory: int
-    start: int
-    end: int | None = None
-    shared: int | None = None
-    given: bool = False
-
-    @property
-    def line(self) -> str:
-        """The line of the user's program, "file.py:12"; "" if there is none."""
-        return "" if self.site is None else str(self.site)
-
-
-class MemoryMoment(NamedTuple):
-    """One call: "forward", "backward" or "step" of what, bytes held after it, and most bytes during it."""
-
-    phase: str
-    operation: str
-    module: str
-    live: int
-    high: int
+__all__ = ["MemoryLedger", "memory_ledger"]
 
 
 class _About(NamedTuple):
@@ -96,12 +54,10 @@ class _Call:
     high: int = 0
 
 
-class MemoryLedger(Observer):
-    """What `memory_ledger()` gives. It holds weak references to arrays, and reports when entered again anew.
+class MemoryLedger(Observer, MemoryReport):
+    """What `memory_ledger()` gives: an account of memory by weak references, which keep nothing alive.
 
-    rows: a MemoryRow for every reason to hold memory, in the order of their start. timeline: a
-    MemoryMoment for every call, in order. measured: the peak of tracemalloc over the whole block, to
-    compare `peak` with, which is not made from it.
+    measured: tracemalloc's own peak of the block, to compare `peak` with, which is not made from it.
     """
 
     _active: ClassVar[list[MemoryLedger]] = []
@@ -118,64 +74,6 @@ class MemoryLedger(Observer):
         self._calls: dict[int, list[_Call]] = {}  # by thread, the innermost last
         self._gone: deque[_Memory | int] = deque()  # memories and nodes that have died, to be noted
         self._scratch: dict[tuple[str, str], MemoryRow] = {}
-
-    # --- what came out ---
-
-    @property
-    def peak(self) -> int:
-        """The most bytes at once above those from before: all known arrays, and the scratch of one kernel."""
-        return max((moment.high for moment in self.timeline), default=0)
-
-    @property
-    def saved(self) -> list[MemoryRow]:
-        """The rows of what was saved for backward."""
-        return [row for row in self.rows if row.kind == "saved"]
-
-    def held(self, call: int) -> list[MemoryRow]:
-        """A row for each memory held during that call of the timeline: who saved it, or else who made it."""
-        rows: dict[int, MemoryRow] = {}
-        for row in self.rows:
-            if row.given or row.kind == "scratch" or row.start > call or (row.end is not None and row.end < call):
-                continue
-            if row.memory not in rows or (row.kind == "saved" and rows[row.memory].kind != "saved"):
-                rows[row.memory] = row
-        return list(rows.values())
-
-    def at_peak(self, by: str = "kind") -> dict[str, int]:
-        """What the peak is made of, by "kind", "operation" or "module": bytes, most first, which add up to it."""
-        if not self.timeline:
-            return {}
-        moment, totals = self.timeline[self._top()], Counter[str]()
-        for row in self.held(self._top()):
-            totals[getattr(row, by)] += row.bytes
-        totals["scratch" if by == "kind" else getattr(moment, by)] += moment.high - totals.total()
-        return dict(totals.most_common())
-
-    def table(self, rows: int = 12) -> str:
-        """The peak, what it is made of, and the largest memories then held, as text."""
-        if not self.timeline:
-            return "memory ledger: no operation ran"
-        moment = self.timeline[self._top()]
-        lines = [
-            f"memory ledger: peak {_size(moment.high)} (tracemalloc: {_size(self.measured)}) in call {self._top()} "
-            f"of {len(self.timeline)}, {moment.phase} of {_place(moment.operation, moment.module)}"
-        ]
-        for by in ("kind", "operation", "module"):
-            parts = [f"{name or 'none'} {_size(n)}" for name, n in self.at_peak(by).items() if n]
-            lines.append(f"  by {by}: " + ", ".join(parts[:rows]) + ", ..." * (len(parts) > rows))
-        held = sorted(self.held(self._top()), key=lambda row: -row.bytes)
-        cells = [("bytes", "kind", "operation", "name", "shape", "dtype", "calls", "line")]
-        cells += [_cells(row) for row in held[:rows]]
-        lines += _columns(cells)
-        if held[rows:]:
-            lines.append(f"  and {len(held) - rows} more, {_size(sum(row.bytes for row in held[rows:]))}")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def _top(self) -> int:
-        return max(range(len(self.timeline)), key=lambda i: self.timeline[i].high)
 
     # --- what it observes ---
 
@@ -199,20 +97,22 @@ class MemoryLedger(Observer):
 
     def __exit__(self, *exception: object) -> None:
         super().__exit__(*exception)
-        with self._account():
+        with self._lock:
+            with self._account():
+                for memory in self._memories.values():
+                    memory.ref = None
+                for forgotten in (self._memories, self._nodes, self._leaves, self._calls, self._gone):
+                    forgotten.clear()
             self._active.remove(self)
-            for memory in self._memories.values():
-                memory.ref = None
-            for forgotten in (self._memories, self._nodes, self._leaves, self._calls, self._gone):
-                forgotten.clear()
-        if not self._active:
-            tracemalloc.stop()
+            if not self._active:
+                tracemalloc.stop()
 
     def before_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any]) -> None:
         with self._account():
-            for name, x in zip(input_names(op, len(inputs)), inputs, strict=False):
-                if isinstance(x, Tensor):
-                    self._note(x, "outside", _About(op.name, "", None), name, len(self.timeline) - 1)
+            about = _About(op.name, "", call_site())
+            for name, x in [*zip(input_names(op, len(inputs)), inputs, strict=False), *options.items()]:
+                for array in _arrays(x):
+                    self._note(array, "outside", about, name, len(self.timeline) - 1)
             self._begin(op)
 
     def after_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
@@ -224,10 +124,6 @@ class MemoryLedger(Observer):
                     fresh += self._note(array, "output", about, name)
                     self._save(array, node, about, name)
             self._end(op, "forward", about, fresh)
-
-    def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
-        with self._account():
-            self._pop(op)
 
     def before_backward(self, node: Node, g: Any) -> None:
         with self._account():
@@ -279,9 +175,10 @@ class MemoryLedger(Observer):
             self._settle()
             yield
             tracemalloc.reset_peak()
-            MemoryLedger._own += tracemalloc.get_traced_memory()[0] - traced
-            if calls := self._calls.get(threading.get_ident()):
-                calls[-1].live, calls[-1].traced = self._live, traced - self._own
+            now = tracemalloc.get_traced_memory()[0]
+            MemoryLedger._own += now - traced
+            if calls := self._calls.get(threading.get_ident()):  # its own memory counts from here
+                calls[-1].live, calls[-1].traced = self._live, now - self._own
 
     def _settle(self) -> None:
         """Note what has died, and the gradients that have arrived at leaves."""
@@ -313,9 +210,7 @@ class MemoryLedger(Observer):
         memory = self._know(owner, given=tracemalloc.get_object_traceback(owner) is None)
         if memory.given:
             return 0
-        start = len(self.timeline) if start is None else start
-        kept = (tuple(array.shape), str(array.dtype), memory.bytes, memory.number)
-        memory.row = MemoryRow(kind, *about, name, *kept, start)
+        memory.row = _row(kind, about, name, array, memory, len(self.timeline) if start is None else start)
         self.rows.append(memory.row)
         self._live += memory.bytes
         return memory.bytes
@@ -324,23 +219,26 @@ class MemoryLedger(Observer):
         self._count += 1
         # an array that does not own its memory shows that of another library, which was there before
         memory = _Memory(self._count, owner.nbytes, given or not owner.flags.owndata, id(owner))
-        memory.ref = weakref.ref(owner, lambda _, gone=self._gone, memory=memory: gone.append(memory))
+        memory.ref = self._mourned(owner, memory)
         self._memories[id(owner)] = memory
         return memory
+
+    def _mourned(self, x: Any, what: _Memory | int) -> weakref.ref[Any]:
+        """A reference to `x` that does not keep it; when it dies, `what` joins those who have gone."""
+        gone = self._gone
+        return weakref.ref(x, lambda _: gone.append(what))
 
     def _save(self, array: Any, node: Node, about: _About, name: str) -> None:
         """A row for an array that `node` has saved."""
         memory = self._memories[id(_owner(array))]
-        kept = (tuple(array.shape), str(array.dtype), memory.bytes, memory.number)
-        row = MemoryRow("saved", *about, name, *kept, len(self.timeline), given=memory.given)
+        row = _row("saved", about, name, array, memory, len(self.timeline))
         if memory.saved is None or self.rows[memory.saved].end is not None:
             memory.saved = len(self.rows)
         else:
             row.shared = memory.saved
         self.rows.append(row)
         if node.id not in self._nodes:
-            ref = weakref.ref(node, lambda _, gone=self._gone, key=node.id: gone.append(key))
-            self._nodes[node.id] = (ref, [])
+            self._nodes[node.id] = (self._mourned(node, node.id), [])
         self._nodes[node.id][1].append(row)
 
     def _release(self, key: int) -> None:
@@ -352,7 +250,7 @@ class MemoryLedger(Observer):
         self._calls.setdefault(threading.get_ident(), []).append(_Call(key))
 
     def _pop(self, key: object) -> _Call:
-        """The call in progress; those above it never came back."""
+        """The call in progress; those begun after it have failed."""
         calls = self._calls.get(threading.get_ident(), [])
         while calls:
             call = calls.pop()
@@ -366,7 +264,7 @@ class MemoryLedger(Observer):
         scratch = high - max(call.live + fresh, self._live)
         row = self._scratch.get((about.operation, phase))
         if row is None and scratch > 0:
-            row = MemoryRow("scratch", *about, phase, (), "", 0, 0, 0)
+            row = MemoryRow("scratch", *about, phase, (), "", bytes=0, memory=0, start=0)
             self._scratch[about.operation, phase] = row
             self.rows.append(row)
         if row is not None and scratch > row.bytes:
@@ -392,11 +290,25 @@ def _about(node: Node) -> _About:
     return _About(node.op.name if node.op else "leaf", node.module, node.site)
 
 
+def _row(kind: str, about: _About, name: str, array: Any, memory: _Memory, start: int) -> MemoryRow:
+    shape, dtype = tuple(array.shape), str(array.dtype)
+    return MemoryRow(kind, *about, name, shape, dtype, memory.bytes, memory.number, start, given=memory.given)
+
+
 def _owner(array: Any) -> Any:
     """The array whose memory this one shows."""
-    while isinstance(array.base, np.ndarray):
+    while isinstance(array.base, type(array)):
         array = array.base
     return array
+
+
+def _arrays(x: Any) -> Iterator[Any]:
+    """The arrays in an input or option, which may be an index."""
+    if isinstance(x, Tensor | np.ndarray):
+        yield array_of(x)
+    elif isinstance(x, tuple | list):
+        for part in x:
+            yield from _arrays(part)
 
 
 def _saved_arrays(node: Node) -> Iterator[tuple[str, Any]]:
@@ -405,32 +317,3 @@ def _saved_arrays(node: Node) -> Iterator[tuple[str, Any]]:
         for i, saved in enumerate(value if several else (value,)):
             if type(saved) is Saved:
                 yield f"{name}[{i}]" if several else name, saved.array
-
-
-# --- as text ---
-
-
-def _size(n: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n >= size:
-            return f"{n / size:.1f} {unit}"
-    return f"{n} B"
-
-
-def _place(operation: str, module: str) -> str:
-    return f"{operation} in {module}" if module else operation
-
-
-def _cells(row: MemoryRow) -> tuple[str, ...]:
-    calls = f"{row.start}-{'' if row.end is None else row.end}"
-    where = _place(row.operation, row.module)
-    return (_size(row.bytes), row.kind, where, row.name, str(row.shape), row.dtype, calls, row.line)
-
-
-def _columns(cells: Iterable[tuple[str, ...]]) -> list[str]:
-    """Cells in columns, the first to the right."""
-    cells = list(cells)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  " + "  ".join([line[0].rjust(widths[0]), *map(str.ljust, line[1:], widths[1:])]).rstrip() for line in cells
-    ]

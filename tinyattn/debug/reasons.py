@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 from tinyattn import backends
-from tinyattn.debug.describe import input_names
+from tinyattn.debug.flow import Call
+from tinyattn.debug.probe import Passed, total
 from tinyattn.graph import Node
+from tinyattn.tensor import Tensor
 
 FAR_OUT = 1e-4  # a slope below this is that of a saturated function
 
@@ -17,40 +20,57 @@ CHOOSING = frozenset(
 STAIRCASES = frozenset("sign rounded_div".split())
 PRODUCTS = {"mul": {"a": "b", "b": "a"}, "matmul": {"a": "b", "b": "a"}, "linear": {"x": "weight", "weight": "x"}}
 
-CURES = {
-    "dead_relu": "Give it inputs on both sides of 0: a smaller learning rate, another bias or initialisation, GELU.",
-    "saturated": "Make its inputs smaller: scale or normalise what comes before, start with smaller weights.",
-    "masked": "Check the mask: True (or 0) must stand where looking is allowed.",
-    "clamped": "Widen the limits, or keep the inputs within them.",
-    "not_selected": "Check the condition or the index: what the parameter feeds is thrown away here.",
-    "overwritten": "Check the index: the write replaces everything that the parameter feeds.",
-    "times_zero": "Start that factor from something else than zero, or leave it out.",
-    "dropped": "Choose a smaller p, or call eval().",
-    "flat": "Replace it by something with a slope.",
-    "stationary": "If this is the loss, nothing is left to learn.",
-    "cancelled": "What is added here does not depend on the parameter, by the way the formula is built.",
-    "hook": "Look at the hook that was registered on this tensor.",
-    "no_rule": "Give the operation a rule for this input, or do not ask for a gradient there.",
-    "zero": "",
-    "vanishing": "Each step makes it a little smaller: normalise, shorten the path, or add residual connections.",
-    "detached": "Leave that out if the parameter is to be trained through it.",
-    "no_grad": "Move the line out of the no_grad() block.",
-    "integers": "Use something with a slope instead, such as softmax for argmax or sigmoid for a comparison.",
-    "nan": "Keep its inputs where it is defined: clamp them, or add a small constant.",
-    "overflow": "Make its inputs smaller, or use the fused operation (log_softmax, cross_entropy, logsigmoid) for it.",
-    "huge": "Make that factor smaller, or clip: nn.utils.clip_grad_norm_.",
+# What each verdict of `explain` means, and what to do about it.
+VERDICTS = {
+    "healthy": ("there, finite, neither tiny nor huge", ""),
+    "frozen": ("it does not ask for one", "Set requires_grad_(True) before the forward."),
+    "not_a_leaf": ("the tensor was computed", "Call retain_grad() on it, or make the tensor that you train a leaf."),
+    "unused": ("the loss does not depend on it", "Use it in forward(), or leave it out."),
+    "unrecorded": (
+        "nothing recorded leads there",
+        "Give explain a function that computes the loss: it runs it and sees detach(), no_grad() and integers too.",
+    ),
+    "detached": ("its history was cut off", "Leave that out if the parameter is to be trained through it."),
+    "no_grad": ("an operation ran under no_grad()", "Move it out of the no_grad() block."),
+    "integers": (
+        "whole numbers and booleans have no slope",
+        "Use something that has one, such as softmax for argmax or sigmoid for a comparison.",
+    ),
+    "no_rule": ("an operation has no rule for it", "Give the operation a rule for this input."),
+    "dead_relu": (
+        "ReLU gave zeros alone",
+        "Bring its inputs above 0: a smaller learning rate, other weights, or GELU.",
+    ),
+    "saturated": (
+        "a function is flat there",
+        "Make its inputs smaller: normalise what comes before, scale, or start smaller.",
+    ),
+    "masked": ("a mask hides everything", "Check the mask: a boolean one says True where looking is allowed."),
+    "clamped": ("all lies outside of the limits", "Widen the limits, or keep the inputs within them."),
+    "not_selected": ("what it feeds is not taken", "Check the condition or the index."),
+    "overwritten": ("an assignment replaced it", "Check the index of the assignment."),
+    "times_zero": ("it is multiplied by zero", "Start that factor from something else than zero, or leave it out."),
+    "dropped": ("dropout dropped everything", "Choose a smaller p, or call eval()."),
+    "flat": ("a staircase has no slope", "Replace it by something with a slope."),
+    "stationary": ("the slope at this very point is zero", "If this is the loss, nothing is left to learn."),
+    "cancelled": (
+        "the contributions add up to nothing",
+        "By the way the formula is built, the loss does not depend on it.",
+    ),
+    "hook": ("a hook replaced it", "Look at the hook that was registered there."),
+    "zero": ("a rule gives zero", ""),
+    "vanishing": ("many steps make it smaller", "Normalise, shorten the path, or add residual connections."),
+    "huge": ("an operation multiplies it", "Make that factor smaller, or clip: nn.utils.clip_grad_norm_."),
+    "overflow": (
+        "an infinity was made",
+        "Make its inputs smaller, or use a fused operation (cross_entropy, logsigmoid ...).",
+    ),
+    "infinite_slope": (
+        "a slope is infinite",
+        "Keep the inputs away from that point: clamp them, or add a small constant.",
+    ),
+    "nan": ("a NaN was made", "Keep the inputs where it is defined: clamp them, or add a small constant."),
 }
-
-
-class Passed(NamedTuple):
-    """What the rules of one node made of the gradient that reached it, on the way to the parameter."""
-
-    node: Node
-    g: Any  # the complete gradient of its output
-    name: str  # the input on the way to the parameter
-    edge: Node
-    gradient: Any  # of that input, None if no rule gives one
-    spread: float  # the sum of its absolute values, before it was summed over what broadcasting added
 
 
 def why_zero(passed: Passed) -> tuple[str, str]:
@@ -58,7 +78,7 @@ def why_zero(passed: Passed) -> tuple[str, str]:
     node, name = passed.node, passed.node.op.name if passed.node.op else ""
     if passed.gradient is None:
         return "no_rule", f"It has no rule for the gradient of its input '{passed.name}'."
-    if passed.spread > 0 and float(abs(passed.gradient).sum()) < 1e-5 * passed.spread:
+    if passed.spread > 0 and total(passed.gradient) < 1e-5 * passed.spread:
         return "cancelled", "The gradient here is not zero, but what broadcasting repeated adds up to nothing."
     if name in STAIRCASES:
         return "flat", "It is a staircase: its slope is 0 everywhere."
@@ -70,7 +90,35 @@ def why_zero(passed: Passed) -> tuple[str, str]:
         return "saturated", f"{_flat_share(passed):.0%} of its inputs lie where its slope is below {FAR_OUT:g}."
     if name in CHOOSING:
         return "not_selected", f"It takes nothing of what comes in as '{passed.name}', or nobody uses what it took."
-    return "zero", "Its rule gives zero here."
+    return (
+        ("zero", "Its rule gives zero here.")
+        if passed.nothing
+        else ("vanishing", f"It keeps {passed.share:.1e} of it.")
+    )
+
+
+def why_not_finite(call: Call) -> tuple[str, str]:
+    """A verdict and a sentence for the operation that made the first NaN or infinity."""
+    x, name = call.inputs[0], call.op.name
+    if name in ("softmax", "log_softmax") and isinstance(x, Tensor):
+        dim = call.node.options.get("dim", -1)
+        hidden = (x.data == -math.inf).all(dim)
+        if hidden.any():
+            return (
+                "masked",
+                f"{int(hidden.sum())} of its {hidden.size} rows hold nothing but -inf: they are fully masked.",
+            )
+    return ("nan", "") if call.fault == "NaN" else ("overflow", "")
+
+
+def zero_factor(passed: Passed) -> Node | None:
+    """Where the factor that a product multiplies with comes from, if an operation that gave zeros made it."""
+    node = passed.node
+    other = PRODUCTS.get(node.op.name, {}).get(passed.name) if node.op else None
+    if other is None or node.op is None:
+        return None
+    source = node.edges[node.op.inputs.index(other)]
+    return source if source is not None and source.op is not None else None
 
 
 def _relu(node: Node, passed: Passed) -> tuple[str, str]:
@@ -109,6 +157,18 @@ def _attention(node: Node, passed: Passed) -> tuple[str, str]:
     return "saturated", "Each query looks at one key alone, where the slope of the weights is 0."
 
 
+def _masked(node: Node, passed: Passed) -> tuple[str, str]:
+    return "masked", "It keeps nothing of what the parameter feeds."
+
+
+def _setitem(node: Node, passed: Passed) -> tuple[str, str]:
+    return "overwritten", f"The write left nothing of '{passed.name}'."
+
+
+def _dropout(node: Node, passed: Passed) -> tuple[str, str]:
+    return "dropped", "It dropped every element."
+
+
 _TELL = {
     "relu": _relu,
     "softmax": _softmax,
@@ -120,23 +180,28 @@ _TELL = {
     "pow": _stationary,
     "attention": _attention,
     "tiled_attention": _attention,
-    "tril": lambda node, passed: ("masked", "It keeps nothing of what the parameter feeds."),
-    "triu": lambda node, passed: ("masked", "It keeps nothing of what the parameter feeds."),
-    "setitem": lambda node, passed: ("overwritten", f"The write left nothing of '{passed.name}'."),
-    "dropout": lambda node, passed: ("dropped", "It dropped every element."),
+    "tril": _masked,
+    "triu": _masked,
+    "setitem": _setitem,
+    "dropout": _dropout,
 }
 
 
 def _product(passed: Passed) -> tuple[str, str]:
     node = passed.node
-    assert node.op is not None
-    other = PRODUCTS[node.op.name].get(passed.name)
+    other = PRODUCTS[node.op.name].get(passed.name) if node.op else None
     factor = node.value(other, False) if other else 1.0
-    if other is None or bool((abs(factor) > FAR_OUT).any() if hasattr(factor, "any") else abs(factor) > FAR_OUT):
-        return "zero", "Its products are zero here, or add up to nothing."
-    source = node.edges[input_names(node.op, len(node.edges)).index(other)]
-    whence = f" It comes from {source}." if source is not None and source.op is not None else ""
-    return "times_zero", f"It multiplies by '{other}', which is {_brief(factor)}.{whence}"
+    if other is None or bool((abs(factor) > FAR_OUT).any() if hasattr(factor, "dtype") else abs(factor) > FAR_OUT):
+        return (
+            ("zero", "Its products are zero, or add up to nothing.")
+            if passed.nothing
+            else ("vanishing", f"It keeps {passed.share:.1e} of it.")
+        )
+    source = zero_factor(passed)
+    return (
+        "times_zero",
+        f"It multiplies by '{other}', which is {_brief(factor)}{f' and comes from {source}' if source else ''}.",
+    )
 
 
 def _flat_share(passed: Passed) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.debug.describe import array_of
 from tinyattn.graph import Node
 
 MOVING = frozenset("cat stack pad getitem reshape permute broadcast_to flip roll tril triu clone alias cast".split())
@@ -24,7 +23,8 @@ def image(node: Node, region: Any, edge: Node) -> Any:
     if name in MOVING:
         shapes = (node.saved or {}).get("xs_shapes") or [edge.shape]
         masks = [
-            region if source is edge else F.zeros(shape, bool) for source, shape in zip(node.edges, shapes, strict=False)
+            region if source is edge else F.zeros(shape, bool)
+            for source, shape in zip(node.edges, shapes, strict=False)
         ]
         return node.op.forward(F, *masks, **node.options) != 0
     if name in MAPPING:
@@ -40,15 +40,12 @@ def where_it_ends(node: Node, edge: Node, consumers: Mapping[Node, list[Node]], 
 
     consumers: for each node, those that took its output, newest first; gradients: of their outputs.
     """
-    array = array_of(gradients[node])
-    region = image(node, backends.of(array).ones(edge.shape, bool), edge)
-    while region is not None:
-        for user in consumers.get(node, ()):
-            beyond = image(user, region, node)
-            if beyond is None or not bool(beyond.any()) or bool((array_of(gradients[user])[beyond] != 0).any()):
-                return user
-            node, region = user, beyond
+    region = image(node, backends.of(gradients[node]).ones(edge.shape, bool), edge)
+    while region is not None and not bool((gradients[node][region] != 0).any()):
+        user = next(iter(consumers.get(node, ())), None)
+        if user is None:
             break
-        else:
-            return node
+        region, node = image(user, region, node), user
+        if region is not None and not bool(region.any()):
+            break  # takes none of them
     return node

@@ -9,18 +9,18 @@ import tinyattn.tensor as _tensor
 from tinyattn import creation
 from tinyattn.dtypes import as_dtype
 from tinyattn.graph import Operation, operation
-from tinyattn.ops.promotion import floating, operand, result_type, same_type
+from tinyattn.ops.promotion import floating, operand, same_type
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 # --- arithmetic ---
 
-_add = Operation(lambda F, a, b: a + b, name="add", promote=same_type, a=lambda F, g: g, b=lambda F, g: g)
+_plain: dict[str, Any] = {"promote": same_type, "quiet": False}
 
-_sub = Operation(lambda F, a, b: a - b, name="sub", promote=same_type, a=lambda F, g: g, b=lambda F, g: -g)
-
-mul = Operation(lambda F, a, b: a * b, name="mul", promote=same_type, a=lambda F, g, b: g * b, b=lambda F, g, a: g * a)
+_add = Operation(lambda F, a, b: a + b, name="add", a=lambda F, g: g, b=lambda F, g: g, **_plain)
+_sub = Operation(lambda F, a, b: a - b, name="sub", a=lambda F, g: g, b=lambda F, g: -g, **_plain)
+mul = Operation(lambda F, a, b: a * b, name="mul", a=lambda F, g, b: g * b, b=lambda F, g, a: g * a, **_plain)
 
 _div = Operation(
     lambda F, a, b: F.div(a, b),
@@ -38,9 +38,13 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
+def _is_boolean(x: Any) -> bool:
+    return isinstance(x, bool) or (isinstance(x, _tensor.Tensor) and x.dtype.kind == "b")
+
+
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """input - alpha * other, broadcast. As torch.sub."""
-    if result_type(operand(input), operand(other)).kind == "b":
+    if _is_boolean(input) and _is_boolean(other):
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
     return _sub(input, other if alpha == 1 else mul(other, alpha))
 

@@ -20,7 +20,6 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
-@np.errstate(over="ignore")
 def sigmoid(x: Array) -> Array:
     out = np.negative(x)
     out = np.exp(out, out=out if out.ndim else None)
@@ -48,7 +47,6 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     return out
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def gelu_derivative(x: Array, approximate: str = "none") -> Array:
     if approximate == "none":
         density = np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))

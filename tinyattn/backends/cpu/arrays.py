@@ -23,21 +23,20 @@ Dim = int | tuple[int, ...] | None
 
 
 def quiet() -> Any:
-    """No floating-point warnings inside: an infinity or NaN is an answer here, as in PyTorch."""
+    """No floating-point warnings inside: an infinity or NaN is an answer here, as in PyTorch (and
+    some BLAS kernels raise flags on perfectly finite numbers). The engine calls everything in it."""
     return np.errstate(all="ignore")
 
-
-_silent = quiet()
 
 # --- elementwise ---
 
 abs, sin, cos, tanh = np.abs, np.sin, np.cos, np.tanh
 maximum, minimum, where, isfinite = np.maximum, np.minimum, np.where, np.isfinite
 logical_and, logical_not, logical_or = np.logical_and, np.logical_not, np.logical_or
-exp, expm1 = _silent(np.exp), _silent(np.expm1)
-log, log1p = _silent(np.log), _silent(np.log1p)
-sqrt, reciprocal = _silent(np.sqrt), _silent(np.reciprocal)
-div, floor_divide = _silent(np.true_divide), _silent(np.floor_divide)
+exp, expm1 = np.exp, np.expm1
+log, log1p = np.log, np.log1p
+sqrt, reciprocal = np.sqrt, np.reciprocal
+div, floor_divide = np.true_divide, np.floor_divide
 
 
 def square(x: Array) -> Array:
@@ -48,12 +47,10 @@ def sign(x: Array) -> Array:
     return x if x.dtype.kind == "b" else np.sign(np.where(np.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
 
 
-@_silent
 def rsqrt(x: Array) -> Array:
     return 1.0 / np.sqrt(x)
 
 
-@_silent
 def trunc_divide(a: Array, b: Array) -> Array:
     if np.result_type(a, b).kind == "f":
         return np.trunc(np.true_divide(a, b))
@@ -61,7 +58,6 @@ def trunc_divide(a: Array, b: Array) -> Array:
     return np.where((np.asarray(a) < 0) == (np.asarray(b) < 0), quotient, -quotient)
 
 
-@_silent
 def pow(a: Array, b: Array) -> Array:
     if isinstance(b, float | int):  # np.power takes some 50 ns an element, a product 0.1
         if b == 3:
@@ -105,7 +101,6 @@ def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     return np.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
-@_silent
 def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     count = 1
@@ -115,7 +110,6 @@ def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     return np.true_divide(np.sum(x, axis=dim, keepdims=keepdim), float(count), dtype=x.dtype)
 
 
-@_silent
 def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
     centred = x - mean(x, dim, keepdim=True)
     total = np.sum(np.square(centred), axis=dim, keepdims=keepdim)
@@ -207,11 +201,9 @@ def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array
 
 # --- products ---
 
-# Some BLAS kernels raise floating-point flags on perfectly finite numbers.
-matmul = _silent(np.matmul)
+matmul = np.matmul
 
 
-@_silent
 def einsum(equation: str, *operands: Array) -> Array:
     out = np.einsum(equation, *operands, optimize=len(operands) > 1)
     return out.copy() if len(operands) == 1 else out  # of one operand it can be a view

@@ -17,7 +17,6 @@ Array = Any
 _SAFE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
 
 
-@np.errstate(invalid="ignore", divide="ignore", over="ignore")
 def attention(
     q: Array, k: Array, v: Array, mask: Array, allowed: Array, keep: Array, scale: float
 ) -> tuple[Array, Array, Array]:
@@ -44,7 +43,6 @@ def attention(
     return out, e, total
 
 
-@np.errstate(invalid="ignore")
 def attention_backward(
     g: Array, q: Array, k: Array, v: Array, out: Array, e: Array, total: Array, masked: bool, keep: Array, scale: float
 ) -> tuple[Array, ...]:
@@ -62,8 +60,8 @@ def attention_backward(
         ds = np.where(e == 0, 0, ds)  # NaN behind the mask: 0 x NaN is not 0
     ds -= np.vecdot(g, out)[..., None]
     ds *= e
-    if masked and not np.isfinite(k).all():
-        k = np.where(np.isfinite(k), k, 0)
+    if masked:  # 0 x NaN again, from keys that nobody sees and from queries that see nobody
+        q, k = (x if np.isfinite(x).all() else np.where(np.isfinite(x), x, 0) for x in (q, k))
     dq = ds @ k
     dq *= scale
     dk = ds.mT @ q

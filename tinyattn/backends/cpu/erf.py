@@ -70,7 +70,6 @@ _COEFFICIENTS = {
 }
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def erf(x: Any) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise."""
     x = np.asarray(x)

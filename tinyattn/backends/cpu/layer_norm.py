@@ -11,7 +11,6 @@ __all__ = ["layer_norm", "layer_norm_backward"]
 Array = Any
 
 
-@np.errstate(all="ignore")
 def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
     """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
     width = _width(shape)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 __all__ = ["linear"]
 
 Array = Any
 
 
-@np.errstate(all="ignore")
 def linear(x: Array, weight: Array, bias: Array = None) -> Array:
     """(..., in) -> (..., out) by one product over all rows, never one for each sample."""
     out = x.reshape(-1, x.shape[-1]) @ weight.T if x.size else x @ weight.T  # (rows, out)

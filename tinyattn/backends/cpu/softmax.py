@@ -15,22 +15,19 @@ Array = Any
 
 def softmax(x: Array, dim: int) -> Array:
     """exp(x) over its sum along `dim`; shifted by the maximum, so that exp cannot overflow."""
-    with np.errstate(invalid="ignore"):  # a row of -inf is NaN, as in PyTorch
-        out = np.asarray(x - _top(x, dim))
-        np.exp(out, out=out)
-        out /= np.sum(out, axis=dim, keepdims=True) if out.ndim else out.copy()
+    out = np.asarray(x - _top(x, dim))
+    np.exp(out, out=out)
+    out /= np.sum(out, axis=dim, keepdims=True) if out.ndim else out.copy()
     return out
 
 
 def log_softmax(x: Array, dim: int) -> Array:
-    with np.errstate(invalid="ignore"):
-        shifted = np.asarray(x - _top(x, dim))
-        exponents = np.exp(shifted)
-        shifted -= np.log(np.sum(exponents, axis=dim, keepdims=True)) if shifted.ndim else 0
+    shifted = np.asarray(x - _top(x, dim))
+    exponents = np.exp(shifted)
+    shifted -= np.log(np.sum(exponents, axis=dim, keepdims=True)) if shifted.ndim else 0
     return shifted
 
 
-@np.errstate(invalid="ignore", divide="ignore")
 def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
     top = _top(x, dim)
     top = np.where(np.isfinite(top), top, np.zeros_like(top))  # inf - inf is NaN
