@@ -43,15 +43,14 @@ REASONS = {name: reason for reason, names in EQUIVALENT.items() for name in name
 
 SLOW = 4.0  # seconds that a test may take unharmed to be among those that mutants face
 TEST_LIMIT = 40  # seconds for one test under a mutant: a walk that never ends is noticed too
-BUDGET = 45.0  # seconds for all tests of one mutant
 MEMORY = 16 * 2**30
 
 
 class Driver:
     """A pytest plugin: what runs instead of the tests once they are collected."""
 
-    def __init__(self, mutants: list[Mutant], report: Callable[[Mutant, dict[str, Any]], None]) -> None:
-        self.mutants, self.report = mutants, report
+    def __init__(self, mutants: list[Mutant], report: Callable[[Mutant, dict[str, Any]], None], budget: float) -> None:
+        self.mutants, self.report, self.budget = mutants, report, budget
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -71,7 +70,7 @@ class Driver:
         for mutant in self.mutants:
             start = time.perf_counter()
             names = self.relevant(mutant)
-            found = in_child(lambda m=mutant, n=names: self._trial(m, n), limit=int(BUDGET) + TEST_LIMIT)
+            found = in_child(lambda m=mutant, n=names: self._trial(m, n), limit=int(self.budget) + TEST_LIMIT)
             if "error" in found:
                 raise SystemExit(f"{mutant.name}: {found['error']}")
             found |= {"tests": len(names), "seconds": round(time.perf_counter() - start, 2)}
@@ -126,7 +125,7 @@ class Driver:
         mutant.put_in(self.live)
         start = time.perf_counter()
         for i, name in enumerate(names):
-            if time.perf_counter() - start > BUDGET:
+            if time.perf_counter() - start > self.budget:
                 return {"verdict": "survived", "run": i}
             signal.alarm(TEST_LIMIT)
             following = self.items[names[i + 1]] if i + 1 < len(names) else None
@@ -270,7 +269,7 @@ def write_docs(content: dict[str, str]) -> None:
     DOCS.write_text(text, encoding="utf-8")
 
 
-def run(mutants: list[Mutant], ledger: Ledger) -> int:
+def run(mutants: list[Mutant], ledger: Ledger, budget: float, slow: bool) -> int:
     """Try every mutant; pytest's exit status, which says whether the driver itself came through."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # before NumPy is imported: threads do not survive a fork
@@ -288,8 +287,9 @@ def run(mutants: list[Mutant], ledger: Ledger) -> int:
             print(f"... {done} of {len(mutants)}", flush=True)
 
     tests = [str(ROOT / f"tests/test_{name}.py") for name in TESTS if (ROOT / f"tests/test_{name}.py").exists()]
-    options = ["-qq", "--no-header", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "-s", "-m", ""]
-    return int(pytest.main([*options, "--rootdir", str(ROOT), *tests], plugins=[Driver(mutants, report)]))
+    options = ["-qq", "--no-header", "-p", "no:cacheprovider", "-p", "no:terminalreporter", "-s", "-k", "not mnist"]
+    options += ["-m", "" if slow else "not slow"]
+    return int(pytest.main([*options, "--rootdir", str(ROOT), *tests], plugins=[Driver(mutants, report, budget)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,6 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, chosen by --seed; keeps nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", metavar="TEXT", help="only mutants whose name contains TEXT")
+    parser.add_argument("--budget", type=float, default=60.0, metavar="SECONDS", help="for all tests of one mutant")
+    parser.add_argument("--slow", action="store_true", help="mutants face the slow tests too")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument(
         "--share", default="0/1", metavar="I/N", help="of N runs side by side, this is number I (from 0)"
@@ -321,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     number, runs = map(int, asked.share.split("/"))
     left = [m for m in left if zlib.crc32(m.name.encode()) % runs == number]
     print(f"{len(mutants)} mutants, {len(left)} to run", flush=True)
-    if left and (status := run(left, ledger)):
+    if left and (status := run(left, ledger, asked.budget, asked.slow)):
         return status
     if ledger.path is not None:
         ledger = Ledger(ledger.path)  # with what others found meanwhile

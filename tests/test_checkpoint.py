@@ -15,6 +15,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import nn, ops
 from tinyattn.checkpoint import checkpoint
+from tinyattn.debug.gradcheck import gradcheck, gradgradcheck
 from tinyattn.graph import Node, Saved
 from tinyattn.observer import Observer
 
@@ -216,6 +217,21 @@ def test_nothing_lives_longer_than_the_graph(world: Any) -> None:
         assert node() is None  # without the help of the cyclic collector
     finally:
         gc.enable()
+
+
+def test_the_graph_keeps_nobody_who_watched(world: Any) -> None:
+    with Watch() as watch:
+        loss = checkpoint(lambda z: z.exp().sin(), world.x).sum()
+    ref = weakref.ref(watch)
+    del watch
+    assert ref() is None
+    loss.backward()
+
+
+def test_gradcheck_proves_it(world: Any) -> None:
+    w = world.w
+    assert gradcheck(lambda x, w: checkpoint(lambda z: (z @ w).tanh() * z, x), (world.x, w))
+    assert gradgradcheck(lambda x, w: checkpoint(lambda z: (z @ w).tanh() * z, x), (world.x, w))
 
 
 # --- hooks, modes, observers ---

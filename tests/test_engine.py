@@ -104,6 +104,14 @@ def test_gradients_recorded_with_create_graph_are_owned_too():
     assert not np.shares_memory(a.grad.data, b.grad.data)
 
 
+def test_gradients_recorded_with_create_graph_accumulate():
+    x = leaf(1, 2)
+    for _ in range(2):
+        (x * x).sum().backward(create_graph=True)
+    assert x.grad.tolist() == [4, 8]
+    assert ta.grad(x.grad.sum(), x)[0].tolist() == [4, 4]
+
+
 def test_gradients_accumulate_in_place():
     x = leaf(1, 2)
     x.sum().backward()
@@ -576,7 +584,8 @@ def calls_of_f() -> list[tuple[str, int, list[str]]]:
 
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
-    "attention", "attention_backward", "asarray", "layer_norm_backward", "floor_divide", "trunc_divide",
+    "asarray", "attention", "attention_backward", "attention_in_tiles", "attention_in_tiles_backward", "floor_divide",
+    "layer_norm_backward", "trunc_divide",
 }  # fmt: skip
 
 

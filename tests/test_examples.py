@@ -64,7 +64,7 @@ def test_ctrl_c_keeps_what_was_reached(tmp_path):
     while not list(tmp_path.glob("*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "Stopped by Ctrl-C" in err
     assert "Traceback" not in err

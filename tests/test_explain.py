@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ FAULTS = []
 def fault(symptom, verdict, culprit, module="", recorded=True):
     """A function that returns a parameter and how the loss is computed from it.
 
-    symptom: what backward() leaves in .grad; recorded: whether the graph alone tells it.
+    symptom: what backward() leaves in .grad; recorded: whether the graph alone tells it, or what it says.
     """
     return lambda make: FAULTS.append(pytest.param(make, symptom, verdict, culprit, module, recorded, id=make.__name__))
 
@@ -44,7 +45,7 @@ class Net(nn.Module):
         self.between = between or nn.Identity()
 
     def forward(self, x):
-        return self.second(self.between(self.first(x)))
+        return self.second(self.between(self.first(x)))  # here
 
 
 X = ta.tensor(RNG.normal(size=(5, 3)), dtype=ta.float32)
@@ -139,19 +140,17 @@ def a_new_leaf_from_old_data():
     return w, loss
 
 
-@fault("None", "no_grad", "linear", "first.0", recorded=False)
+@fault("None", "no_grad", "tanh", "between", recorded=False)
 def a_block_under_no_grad():
-    net = Net()
-
-    def loss():
+    def frozen(h):
         with ta.no_grad():
-            features = net.first(X)  # here
-        return net.second(features).square().mean()
+            return h.tanh()  # here
 
+    net, loss = net_with(frozen)
     return net.first[0].weight, loss
 
 
-@fault("None", "no_grad", "setitem", recorded=False)
+@fault("None", "no_grad", "mul", recorded=False)
 def a_buffer_filled_under_no_grad():
     w, v, buffer = leaf(3), leaf(3), ta.zeros(3)
 
@@ -231,7 +230,7 @@ def the_layer_after_a_dead_relu():
 
 @fault("zero", "saturated", "sigmoid", "between")
 def a_saturated_sigmoid():
-    net, loss = net_with(lambda h: ta.sigmoid(h * 1e-3 - 25))  # here
+    net, loss = net_with(lambda h: ta.sigmoid(h * 1e-3 + 25))  # here
     return net.first[0].bias, loss
 
 
@@ -281,12 +280,12 @@ def a_mask_that_hides_everything():
     return k, loss
 
 
-@fault("not finite", "masked", "softmax")
+@fault("not finite", "masked", "softmax", recorded="nan")
 def a_softmax_over_a_masked_row():
-    w, mask = leaf(3, 4), ta.tensor([[True] * 4, [False] * 4, [True, False] * 2])
+    w, mask = leaf(3, 4), ta.tensor([[0.0] * 4, [-np.inf] * 4, [0.0, -np.inf] * 2])
 
     def loss():
-        scores = (w * 2).masked_fill(~mask, -np.inf)
+        scores = w * 2 + mask
         return F.softmax(scores, -1).square().sum()  # here
 
     return w, loss
@@ -390,11 +389,7 @@ def a_last_layer_that_starts_at_zero():
     with ta.no_grad():
         net.second.weight.zero_()
 
-    def loss():
-        y = net.second(net.first(X))  # here
-        return (y - 1).square().mean()
-
-    return net.first[0].weight, loss
+    return net.first[0].weight, lambda: net(X).sub(1).square().mean()
 
 
 @fault("zero", "dropped", "dropout", "between")
@@ -540,15 +535,17 @@ def test_the_culprit_is_found(make, symptom, verdict, culprit, module, recorded)
     before = parameter.grad
     found = explain(parameter, loss)
     assert (found.verdict, found.culprit, found.module) == (verdict, culprit, module), str(found)
-    if marked_line(make):
-        assert found.site == marked_line(make), str(found)
+    if culprit:
+        assert found.site == (marked_line(make) or marked_line(Net.forward)), str(found)
         assert str(found).count("<==== here") == 1
         assert found.path[0] == "loss"
     assert VERDICTS[verdict][1] in str(found)
     assert parameter.grad is before  # asking changes nothing
 
     alone = explain(parameter, loss())  # of the graph alone
-    assert alone.verdict == (verdict if recorded else "unrecorded"), str(alone)
+    assert alone.verdict == (recorded if isinstance(recorded, str) else verdict if recorded else "unrecorded"), str(
+        alone
+    )
     if recorded:
         assert (alone.culprit, alone.site) == (found.culprit, found.site)
 
@@ -572,18 +569,14 @@ def test_healthy_parameters_are_healthy():
         assert f"'{name}'" in str(found) and parameter.grad is None
 
 
-def test_the_bias_of_keys_does_not_matter_to_softmax():
-    attention = nn.MultiheadAttention(8, 2, batch_first=True)
-    x = ta.randn(2, 3, 8, dtype=ta.float32)
-    with ta.no_grad():
-        attention.in_proj_bias.normal_()
+def test_a_bias_of_keys_does_not_matter_to_softmax():
+    query, key, value, bias = leaf(2, 3, 4), leaf(2, 3, 4), leaf(2, 3, 4), leaf(4)
 
     def loss():
-        query, key, value = (x @ ta.eye(8) * k for k in (1.0, 0.5, 2.0))
-        return F.scaled_dot_product_attention(query, key + bias, value).square().sum()
+        shifted = key + bias
+        return F.scaled_dot_product_attention(query, shifted, value).square().sum()
 
-    bias = ta.zeros(8, requires_grad=True)
-    found = explain(bias, loss, tiny=1e-4)
+    found = explain(bias, loss, tiny=1e-5)  # up to rounding, all scores of a query move together
     assert (found.verdict, found.culprit) == ("cancelled", "add"), str(found)
 
 
@@ -646,8 +639,6 @@ def test_a_non_scalar_loss_is_refused_as_by_backward():
 
 
 def test_another_thread_may_ask():
-    import threading
-
     w, answers = leaf(2), []
     thread = threading.Thread(target=lambda: answers.append(explain(w, lambda: (w * 0.0).sum()).verdict))
     thread.start()

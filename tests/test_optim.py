@@ -125,13 +125,14 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("options", "amsgrad"), [k[1:] for k in KERNELS], ids=[k[0] for k in KERNELS])
-def test_adam_kernel_is_its_definition(options, amsgrad, layout, dtype):
+@pytest.mark.parametrize("step", [3, 128])  # at the second one denormal moments are looked for
+def test_adam_kernel_is_its_definition(step, options, amsgrad, layout, dtype):
     rng = np.random.default_rng(0)
     p, g, m, v, top = (np.asarray(LAYOUTS[layout](rng)).astype(dtype, order="K") for _ in range(5))
     v, top = np.asarray(v * v), np.asarray(top * top) if amsgrad else None
     before, options = g.copy(), ADAM | options
-    expected = optim.adam_definition(p, g, m, v, top, 3, **options)
-    cpu.adam_step(p, g, m, v, top, 3, **options)
+    expected = optim.adam_definition(p, g, m, v, top, step, **options)
+    cpu.adam_step(p, g, m, v, top, step, **options)
     tight = {"rtol": 1e-13, "atol": 1e-15} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-6}
     for got, want in zip((p, m, v, top), expected, strict=True):
         if want is not None:
@@ -720,6 +721,7 @@ def test_schedules_of_schedules():
 GRADIENTS = {
     "ordinary": [[3.0, -4.0], [12.0]],
     "short": [[0.01, 0.02], [-0.01]],
+    "barely short": [[1.49, 0.0], [0.05]],
     "zero": [[0.0, 0.0], [0.0]],
     "no parameter has one": [None, None],
     "one parameter has none": [None, [5.0]],

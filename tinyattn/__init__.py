@@ -32,6 +32,9 @@ from tinyattn.ops import (
 )  # fmt: skip
 from tinyattn.random import Generator, default_generator, initial_seed, manual_seed
 from tinyattn.tensor import Tensor
+from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
+from tinyattn.checkpoint import checkpoint
+from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger
 
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int

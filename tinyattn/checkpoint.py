@@ -164,9 +164,8 @@ class _SecondRun(Observer):
             return
         if original.shape != node.shape:
             raise self.different(f"got shape {tuple(node.shape)} instead of {tuple(original.shape)} from {op.name}")
+        original.saved = node.saved
         out.node = original  # what comes now saves this node, not its twin
-        if type(original.saved) is _Forgotten:
-            original.saved = node.saved
 
     def different(self, how: str) -> RuntimeError:
         """The error of a second run that is not the first."""

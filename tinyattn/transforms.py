@@ -42,7 +42,7 @@ def vjp(
 
     v: of the form of the output; may be left out for a single number.
     """
-    xs, out = _call("vjp", func, inputs, create_graph)
+    xs, out = _call("vjp", func, inputs)
     found = _pull("vjp", out.all, xs.all, _direction("vjp", v, out, "output"), create_graph, strict)
     return out.like(_ready(out.all, create_graph)), xs.like(_ready(found, create_graph))
 
@@ -56,7 +56,7 @@ def jvp(
     v: of the form of the inputs; may be left out for a single number. The engine only walks back, so this
     walks twice: u' J is linear in u, and its own gradient there, weighed with v, is J v.
     """
-    xs, out = _call("jvp", func, inputs, create_graph)
+    xs, out = _call("jvp", func, inputs)
     direction = _direction("jvp", v, xs, "input")
     us = [zeros_like(y).requires_grad_() for y in out.all]
     pulled = _pull("jvp", out.all, xs.all, us, True, strict)
@@ -69,7 +69,7 @@ def jacobian(func: Function, inputs: Tensors, create_graph: bool = False, strict
     """d func(*inputs)[i] / d inputs[j], of shape (*output.shape, *input.shape): one walk for each number in
     the output. As torch.autograd.functional.jacobian.
     """
-    xs, out = _call("jacobian", func, inputs, create_graph)
+    xs, out = _call("jacobian", func, inputs)
     blocks = []
     for y in out.all:
         basis = eye(y.numel(), dtype=y.dtype).reshape((y.numel(), *y.shape))
@@ -103,7 +103,7 @@ def hvp(
     v: of the form of the inputs. H is symmetric, so H v is the gradient of <gradient, v>: two walks. As
     torch.autograd.functional.hvp (and vhp).
     """
-    xs, out = _call("hvp", func, inputs, create_graph)
+    xs, out = _call("hvp", func, inputs)
     y = _number("hvp", out)
     direction = _direction("hvp", v, xs, "input")
     slopes = _pull("hvp", [y], xs.all, [ones_like(y)], True, strict)
@@ -111,10 +111,10 @@ def hvp(
     return out.like(_ready(out.all, create_graph)), xs.like(_ready(found, create_graph))
 
 
-def _call(name: str, func: Function, inputs: Tensors, create_graph: bool) -> tuple[_Tensors, _Tensors]:
-    """The inputs, cut off from their past unless that is to be differentiated too, and func of them."""
+def _call(name: str, func: Function, inputs: Tensors) -> tuple[_Tensors, _Tensors]:
+    """The inputs, as tensors that require gradients and are none of the caller's, and func of them."""
     given = _take(name, inputs, "inputs")
-    xs = [ops.alias(x) if create_graph and x.requires_grad else x.detach().requires_grad_() for x in given.all]
+    xs = [ops.alias(x) if x.requires_grad else x.detach().requires_grad_() for x in given.all]
     return _Tensors(tuple(xs), given.single), _take(name, func(*xs), "output")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tinyattn import autograd
-from tinyattn.debug.describe import count, describe, fault, input_names
+from tinyattn.debug.describe import count, describe, fault
 from tinyattn.debug.flow import Call, Flow, Recorder, Step
 from tinyattn.debug.probe import Passed, Probe, graph_of, largest, shortest_way
-from tinyattn.debug.reasons import CHOOSING, VERDICTS, why_not_finite, why_zero, zero_factor
+from tinyattn.debug.reasons import CHOOSING, VERDICTS, oldest_not_finite, why_not_finite, why_zero
 from tinyattn.debug.regions import MOVING, where_it_ends
 from tinyattn.graph import Node
 from tinyattn.tensor import Tensor
@@ -73,8 +73,8 @@ class _Case:
         stacks = [node.modules for node in (*self.nodes, *(call.node for call in calls or ()))]
         self.called = {id(module) for stack in stacks for module in stack}
         self.roots = list({id(stack[0]): stack[0] for stack in stacks if stack}.values())
-        names = (name for root in self.roots for name, p in root.named_parameters() if p is parameter)
-        self.name = next((f"'{name}'" for name in names), "this tensor")
+        names = [name for root in self.roots for name, p in root.named_parameters() if p is parameter]
+        self.name = f"'{max(names, key=len)}'" if names else "this tensor"
 
     def answer(self) -> Explanation:
         """To the first of these questions that has one."""
@@ -145,13 +145,13 @@ class _Case:
     def _not_finite(self, probe: Probe, found: Tensor | None) -> Explanation:
         bad = found is not None and fault(found)
         what = f"not finite ({count(found.data)})" if found is not None and bad else "that of a loss that is not finite"
-        if self.calls is not None:
+        if self.calls is None:
+            reason = oldest_not_finite(self.nodes)
+        else:
             involved = Flow(self.calls, self.parameter).ancestors(self.loss)
-            for call in self.calls:
-                if call.fault and call in involved:
-                    verdict, text = why_not_finite(call)
-                    text = f"{call.node} made {count(call.out.data)} out of {_ranges(call)}. {text}".rstrip()
-                    return self._say(verdict, call.node, what, text)
+            reason = next((why_not_finite(c) for c in self.calls if c.fault and c in involved), None)
+        if reason is not None:
+            return self._say(reason.verdict, reason.node, what, f"{reason.node} {reason.text}")
         for node, entries in probe.passed.items():
             if fault(probe.gradients[node]):
                 text = (
@@ -200,12 +200,9 @@ class _Case:
                 if end.op.name in MOVING:
                     return self._say("not_selected", end, what, f"{end} takes none of what the parameter feeds.")
                 passed = probe.passed[end][0]
-        verdict, text = why_zero(passed)
-        text = f"{passed.node} passes {'nothing' if passed.nothing else 'little'} on. {text}"
-        source = zero_factor(passed) if verdict == "times_zero" else None
-        if source is not None and source.op is not None and source.op.name in ZEROING:
-            return self._say(ZEROING[source.op.name], source, what, text)
-        return self._say(verdict, passed.node, what, text)
+        reason = why_zero(passed)
+        text = f"{passed.node} passes {'nothing' if passed.nothing else 'little'} on. {reason.text}"
+        return self._say(reason.verdict, reason.node, what, text)
 
     def _added_up(self, probe: Probe, node: Node, what: str) -> Explanation:
         if node.hooks:
@@ -252,12 +249,6 @@ class _Case:
 
 
 AROUND = 5  # how many steps of a long path are shown before and after the culprit
-ZEROING = {"relu": "dead_relu", "dropout": "dropped"}  # operations that make the zeros that a product multiplies by
-
-
-def _ranges(call: Call) -> str:
-    names = input_names(call.op, len(call.inputs))
-    return "; ".join(f"{name}: {describe(x)}" for name, x in zip(names, call.inputs, strict=False))
 
 
 def _saved(passed: Passed) -> str:

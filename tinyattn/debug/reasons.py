@@ -1,24 +1,37 @@
-"""Why an operation passes little of a gradient on, and what to do about it."""
+"""Why an operation passes little of a gradient on, or makes what is not finite."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyattn import backends
+from tinyattn.debug.describe import describe, fault, input_names
 from tinyattn.debug.flow import Call
 from tinyattn.debug.probe import Passed, total
-from tinyattn.graph import Node
+from tinyattn.graph import Node, Saved
 from tinyattn.tensor import Tensor
 
 FAR_OUT = 1e-4  # a slope below this is that of a saturated function
 
+# Families of operations, by name.
 SATURATING = frozenset("sigmoid tanh erf gelu silu softplus logsigmoid exp expm1".split())
 CHOOSING = frozenset(
     "where masked_fill maximum minimum amax amin pick getitem gather cat stack pad embedding place scatter".split()
 )
 STAIRCASES = frozenset("sign rounded_div".split())
 PRODUCTS = {"mul": {"a": "b", "b": "a"}, "matmul": {"a": "b", "b": "a"}, "linear": {"x": "weight", "weight": "x"}}
+FLAT_AT_ZERO = frozenset("square abs pow".split())
+ZEROING = {"relu": "dead_relu", "dropout": "dropped", "attention": "masked", "tiled_attention": "masked"}
+
+
+class Reason(NamedTuple):
+    """A key of VERDICTS, the operation to blame, and a sentence."""
+
+    verdict: str
+    node: Node
+    text: str
+
 
 # What each verdict of `explain` means, and what to do about it.
 VERDICTS = {
@@ -73,135 +86,135 @@ VERDICTS = {
 }
 
 
-def why_zero(passed: Passed) -> tuple[str, str]:
-    """A verdict and a sentence for a node that passes (nearly) nothing on."""
-    node, name = passed.node, passed.node.op.name if passed.node.op else ""
+def why_zero(passed: Passed) -> Reason:
+    """Why (nearly) nothing was passed on here."""
+    node, name = passed.node, passed.operation
     if passed.gradient is None:
-        return "no_rule", f"It has no rule for the gradient of its input '{passed.name}'."
+        return Reason("no_rule", node, f"It has no rule for the gradient of its input '{passed.name}'.")
     if passed.spread > 0 and total(passed.gradient) < 1e-5 * passed.spread:
-        return "cancelled", "The gradient here is not zero, but what broadcasting repeated adds up to nothing."
+        return Reason("cancelled", node, "It is not zero here, but what broadcasting repeated adds up to nothing.")
+    if name in PRODUCTS or name in FLAT_AT_ZERO:
+        return _times(passed)
     if name in STAIRCASES:
-        return "flat", "It is a staircase: its slope is 0 everywhere."
-    if name in PRODUCTS:
-        return _product(passed)
-    if name in _TELL:
-        return _TELL[name](node, passed)
+        return Reason("flat", node, "It is a staircase: its slope is 0 everywhere.")
     if name in SATURATING:
-        return "saturated", f"{_flat_share(passed):.0%} of its inputs lie where its slope is below {FAR_OUT:g}."
+        share = _flat_share(passed)
+        return Reason("saturated", node, f"{share:.0%} of its inputs lie where its slope is below {FAR_OUT:g}.")
+    if name in _TELL:
+        return Reason(_TELL[name][0], node, _TELL[name][1])
+    if name in _LOOK:
+        return Reason(_LOOK[name](passed)[0], node, _LOOK[name](passed)[1])
     if name in CHOOSING:
-        return "not_selected", f"It takes nothing of what comes in as '{passed.name}', or nobody uses what it took."
-    return (
-        ("zero", "Its rule gives zero here.")
-        if passed.nothing
-        else ("vanishing", f"It keeps {passed.share:.1e} of it.")
-    )
-
-
-def why_not_finite(call: Call) -> tuple[str, str]:
-    """A verdict and a sentence for the operation that made the first NaN or infinity."""
-    x, name = call.inputs[0], call.op.name
-    if name in ("softmax", "log_softmax") and isinstance(x, Tensor):
-        dim = call.node.options.get("dim", -1)
-        hidden = (x.data == -math.inf).all(dim)
-        if hidden.any():
-            return (
-                "masked",
-                f"{int(hidden.sum())} of its {hidden.size} rows hold nothing but -inf: they are fully masked.",
-            )
-    return ("nan", "") if call.fault == "NaN" else ("overflow", "")
-
-
-def zero_factor(passed: Passed) -> Node | None:
-    """Where the factor that a product multiplies with comes from, if an operation that gave zeros made it."""
-    node = passed.node
-    other = PRODUCTS.get(node.op.name, {}).get(passed.name) if node.op else None
-    if other is None or node.op is None:
-        return None
-    source = node.edges[node.op.inputs.index(other)]
-    return source if source is not None and source.op is not None else None
-
-
-def _relu(node: Node, passed: Passed) -> tuple[str, str]:
-    out = node.value("out", False)
-    return "dead_relu", f"{_share(out == 0):.0%} of its outputs are 0, where its slope is 0: a dead ReLU."
-
-
-def _softmax(node: Node, passed: Passed) -> tuple[str, str]:
-    out, dim = node.value("out", False), node.options["dim"]
-    F = backends.of(out)
-    top = F.exp(F.amax(out, dim)) if node.op and node.op.name == "log_softmax" else F.amax(out, dim)
-    share = _share(top > 1 - FAR_OUT)
-    if share > 0.5:
-        return "saturated", f"In {share:.0%} of its rows one weight is 1 and the others are 0, where its slope is 0."
-    return "cancelled", "The gradient is the same for all weights of a row, and their sum is 1 whatever comes in."
-
-
-def _cross_entropy(node: Node, passed: Passed) -> tuple[str, str]:
-    return "stationary", "Every row gives its class the probability 1 already: the loss is at its minimum."
-
-
-def _clamp(node: Node, passed: Passed) -> tuple[str, str]:
-    low, high = node.value("min", False), node.value("max", False)
-    between = f"[{_brief(low)}, {_brief(high)}]"
-    return "clamped", f"{_flat_share(passed):.0%} of its inputs lie outside of {between}, where its slope is 0."
-
-
-def _stationary(node: Node, passed: Passed) -> tuple[str, str]:
-    return "stationary", "Its input is 0, where its slope is 0."
-
-
-def _attention(node: Node, passed: Passed) -> tuple[str, str]:
-    hidden = [name for name in ("mask", "allowed") if node.value(name, False) is not None]
-    if hidden:
-        return "masked", f"'{hidden[0]}' hides all that the parameter feeds: such rows give zeros and pass none on."
-    return "saturated", "Each query looks at one key alone, where the slope of the weights is 0."
-
-
-def _masked(node: Node, passed: Passed) -> tuple[str, str]:
-    return "masked", "It keeps nothing of what the parameter feeds."
-
-
-def _setitem(node: Node, passed: Passed) -> tuple[str, str]:
-    return "overwritten", f"The write left nothing of '{passed.name}'."
-
-
-def _dropout(node: Node, passed: Passed) -> tuple[str, str]:
-    return "dropped", "It dropped every element."
+        return Reason(
+            "not_selected", node, f"It takes nothing of its input '{passed.name}', or nobody uses what it took."
+        )
+    return _some(passed)
 
 
 _TELL = {
-    "relu": _relu,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-    "cross_entropy": _cross_entropy,
-    "clamp": _clamp,
-    "square": _stationary,
-    "abs": _stationary,
-    "pow": _stationary,
-    "attention": _attention,
-    "tiled_attention": _attention,
-    "tril": _masked,
-    "triu": _masked,
-    "setitem": _setitem,
-    "dropout": _dropout,
+    "cross_entropy": ("stationary", "Each row gives its class the probability 1 already."),
+    "tril": ("masked", "It keeps nothing of what the parameter feeds."),
+    "triu": ("masked", "It keeps nothing of what the parameter feeds."),
+    "setitem": ("overwritten", "The assignment left nothing of it."),
+    "dropout": ("dropped", "It dropped every element."),
 }
 
 
-def _product(passed: Passed) -> tuple[str, str]:
+def _some(passed: Passed) -> Reason:
+    if passed.nothing:
+        return Reason("zero", passed.node, "Its rule gives zero here.")
+    return Reason("vanishing", passed.node, f"It keeps {passed.share:.1e} of it.")
+
+
+def _times(passed: Passed) -> Reason:
+    """For a product the other factor is to blame, for a square the input itself; or what made zeros of it."""
     node = passed.node
-    other = PRODUCTS[node.op.name].get(passed.name) if node.op else None
-    factor = node.value(other, False) if other else 1.0
-    if other is None or bool((abs(factor) > FAR_OUT).any() if hasattr(factor, "dtype") else abs(factor) > FAR_OUT):
-        return (
-            ("zero", "Its products are zero, or add up to nothing.")
-            if passed.nothing
-            else ("vanishing", f"It keeps {passed.share:.1e} of it.")
-        )
-    source = zero_factor(passed)
-    return (
-        "times_zero",
-        f"It multiplies by '{other}', which is {_brief(factor)}{f' and comes from {source}' if source else ''}.",
-    )
+    assert node.op is not None
+    name = PRODUCTS.get(passed.operation, {}).get(passed.name, passed.name)
+    factor = node.value(name, False)
+    if bool((abs(factor) > FAR_OUT).any() if hasattr(factor, "dtype") else abs(factor) > FAR_OUT):
+        return _some(passed)
+    verdict = "times_zero" if passed.operation in PRODUCTS else "stationary"
+    text = f"It multiplies by '{name}', which is {_brief(factor)}"
+    source = node.edges[node.op.inputs.index(name)]
+    if source is None or source.op is None:
+        return Reason(verdict, node, f"{text}.")
+    text = f"{text} and comes from {source}."
+    if source.op.name in ZEROING:
+        return Reason(ZEROING[source.op.name], source, text)
+    return Reason(verdict, node, text)
+
+
+def _relu(passed: Passed) -> tuple[str, str]:
+    out = passed.node.value("out", False)
+    return "dead_relu", f"{_share(out == 0):.0%} of its outputs are 0, where its slope is 0."
+
+
+def _softmax(passed: Passed) -> tuple[str, str]:
+    out = passed.node.value("out", False)
+    F, dim = backends.of(out), passed.node.options["dim"]
+    top = F.exp(F.amax(out, dim)) if passed.operation == "log_softmax" else F.amax(out, dim)
+    share = _share(top > 1 - FAR_OUT)
+    if share > 0.5:
+        return "saturated", f"In {share:.0%} of its rows one weight is 1 and the others are 0, where its slope is 0."
+    return "cancelled", "The gradient is the same for all weights of a row, and they sum to 1 whatever comes in."
+
+
+def _clamp(passed: Passed) -> tuple[str, str]:
+    limits = " to ".join(_brief(passed.node.value(name, False)) for name in ("min", "max"))
+    return "clamped", f"{_flat_share(passed):.0%} of its inputs lie outside of {limits}, where its slope is 0."
+
+
+def _attention(passed: Passed) -> tuple[str, str]:
+    masks = [name for name in ("mask", "allowed") if passed.node.value(name, False) is not None]
+    if masks or passed.node.options.get("causal"):
+        return "masked", "Its mask hides all that the parameter feeds; a row that may see nothing passes nothing on."
+    return "saturated", "Each query looks at one key alone, where the slope of its weights is 0."
+
+
+_LOOK = {
+    "relu": _relu,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "clamp": _clamp,
+    "attention": _attention,
+    "tiled_attention": _attention,
+}
+
+
+# --- not finite ---
+
+
+def why_not_finite(call: Call) -> Reason:
+    """Why an operation that was watched made a NaN or an infinity."""
+    names = input_names(call.op, len(call.inputs))
+    ranges = "; ".join(f"{name}: {describe(x)}" for name, x in zip(names, call.inputs, strict=False))
+    text = f"made {call.fault} out of {ranges}."
+    x = call.inputs[0] if call.inputs else None
+    if call.op.name in ("softmax", "log_softmax") and isinstance(x, Tensor):
+        hidden = (x.data == -math.inf).all(call.node.options.get("dim", -1))
+        if hidden.any():
+            return Reason(
+                "masked", call.node, f"{text} {int(hidden.sum())} of its {hidden.size} rows are -inf throughout."
+            )
+    return Reason("nan" if call.fault == "NaN" else "overflow", call.node, text)
+
+
+def oldest_not_finite(nodes: Any) -> Reason | None:
+    """The oldest of `nodes` whose output is known, from what was saved, to be not finite."""
+    for node in sorted(nodes, key=lambda node: node.id):
+        for name, saved in (node.saved or {}).items():
+            kind = fault(saved.array) if type(saved) is Saved else ""
+            maker = node
+            if kind and name in node.op.inputs:
+                maker = node.edges[node.op.inputs.index(name)]
+            if not kind or maker is None or maker.op is None or (kind == "infinity" and maker.op.name in CHOOSING):
+                continue  # given by the program: data, or the -inf of a mask
+            return Reason("nan" if kind == "NaN" else "overflow", maker, f"gave {describe(saved.array)}.")
+    return None
+
+
+# --- words ---
 
 
 def _flat_share(passed: Passed) -> float:
