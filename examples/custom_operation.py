@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import tinyattn as ta
-from tinyattn.debug.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from tinyattn.debug import GradcheckError
 
 
 # The forward gets arrays, and F, the array library they belong to (NumPy under our names). A rule gets F, the
@@ -56,10 +56,10 @@ def main() -> None:
     ta.manual_seed(0)
     x = ta.randn(3, 4, dtype=ta.float64, requires_grad=True)
     beta = ta.rand(4, dtype=ta.float64, requires_grad=True)  # one for each column: broadcast over the rows
-    print("first derivatives right: ", gradcheck(swish, (x, beta)))
-    print("second derivatives right:", gradgradcheck(swish, (x, beta)))
+    print("first derivatives right: ", ta.gradcheck(swish, (x, beta)))
+    print("second derivatives right:", ta.gradgradcheck(swish, (x, beta)))
     try:
-        gradcheck(wrong_swish, (x, beta.detach()))
+        ta.gradcheck(wrong_swish, (x, beta.detach()))
     except GradcheckError as error:
         print("the wrong rule is found: ", error)
     inputs = ta.randn(200)

@@ -98,11 +98,16 @@ def against_differences(op: Any) -> tuple[float | None, Counter[str]]:
             said["wrong"] += 1
             continue
         said["samples"] += 1
-        worst = max(worst or 0.0, directional(function, leaves, rng))
+        state = rng.bit_generator.state
+        errors = []
+        for step in (1e-4, 1e-6):  # large numbers want the one, jumps and steep slopes the other
+            rng.bit_generator.state = state
+            errors.append(directional(function, leaves, rng, step))
+        worst = max(worst or 0.0, min(errors))
     return worst, said
 
 
-def directional(function: Any, leaves: Sequence[ta.Tensor], rng: np.random.Generator, step: float = 1e-6) -> float:
+def directional(function: Any, leaves: Sequence[ta.Tensor], rng: np.random.Generator, step: float) -> float:
     """|u'Jv - numeric| / (1 + |numeric|) for one random u and v."""
     outputs = [y for y in function() if y.requires_grad]
     seeds = [ta.tensor(rng.normal(size=y.shape)) for y in outputs]

@@ -43,7 +43,11 @@ UNARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", UNARY, ids=[inspect.getsource(f).strip()[:50] if f.__name__ == "<lambda>" else f.__name__ for f in UNARY])
+@pytest.mark.parametrize(
+    "function",
+    UNARY,
+    ids=[inspect.getsource(f).strip()[:50] if f.__name__ == "<lambda>" else f.__name__ for f in UNARY],
+)
 @pytest.mark.parametrize("dtype", [ta.float32, ta.float16, ta.float64], ids=str)
 def test_no_dtype_is_widened(function, dtype):
     for values in ([0.5, 1.5, 2.0], [0.75] * 3):
@@ -71,7 +75,18 @@ def test_promotion_is_pytorchs():
 
 def test_results_are_arrays_also_of_0d_inputs():
     x = ta.tensor(2.0, requires_grad=True)
-    for out in (x * x, x.exp(), x + 1, x.sum(), x.mean(), x.var(correction=0), x.softmax(0), x.sigmoid(), x.max(), F.gelu(x)):
+    for out in (
+        x * x,
+        x.exp(),
+        x + 1,
+        x.sum(),
+        x.mean(),
+        x.var(correction=0),
+        x.softmax(0),
+        x.sigmoid(),
+        x.max(),
+        F.gelu(x),
+    ):
         assert type(out.data) is np.ndarray
         assert type(ta.grad(out, x)[0].data) is np.ndarray
 
@@ -315,10 +330,19 @@ def test_rows_are_added_to_a_gradient_of_any_memory_order(index):
     values, factors = np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12.0).reshape(3, 4) ** 2)
     x, t = ta.tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
     rows = x[index]
-    ta.autograd.backward([rows, x * ta.from_numpy(factors)], [ta.ones_like(rows), ta.from_numpy(np.asfortranarray(values + 1))])
+    ta.autograd.backward(
+        [rows, x * ta.from_numpy(factors)], [ta.ones_like(rows), ta.from_numpy(np.asfortranarray(values + 1))]
+    )
     more = t[index]
     torch.autograd.backward([more, t * torch.tensor(factors)], [torch.ones_like(more), torch.tensor(values + 1)])
     np.testing.assert_array_equal(x.grad.numpy(), t.grad.numpy())
+
+
+def test_rows_are_not_added_to_a_gradient_that_another_tensor_has_too():
+    a, b = leaf(1, 2), leaf(3, 4)
+    rows = a[[0, 0]]
+    ta.autograd.backward([rows, a + b], [ta.ones(2), ta.ones(2)])  # the sum is newer: it gives both one array first
+    assert (a.grad.tolist(), b.grad.tolist()) == ([3, 1], [1, 1])
 
 
 def test_the_same_tensor_in_every_slot_of_a_fused_operation():
@@ -473,9 +497,19 @@ def test_two_threads_train_as_each_alone():
 
 def test_one_seed_gives_one_stream_and_streams_can_be_restored():
     ta.manual_seed(7)
-    first = [ta.rand(3).tolist(), ta.randn(3).tolist(), ta.randint(0, 9, (3,)).tolist(), F.dropout(ta.ones(5), 0.5).tolist()]
+    first = [
+        ta.rand(3).tolist(),
+        ta.randn(3).tolist(),
+        ta.randint(0, 9, (3,)).tolist(),
+        F.dropout(ta.ones(5), 0.5).tolist(),
+    ]
     ta.manual_seed(7)
-    assert first == [ta.rand(3).tolist(), ta.randn(3).tolist(), ta.randint(0, 9, (3,)).tolist(), F.dropout(ta.ones(5), 0.5).tolist()]
+    assert first == [
+        ta.rand(3).tolist(),
+        ta.randn(3).tolist(),
+        ta.randint(0, 9, (3,)).tolist(),
+        F.dropout(ta.ones(5), 0.5).tolist(),
+    ]
     state = ta.default_generator.get_state()
     after = ta.rand(4).tolist()
     ta.default_generator.set_state(state)
@@ -489,7 +523,14 @@ def test_one_seed_gives_one_stream_and_streams_can_be_restored():
 
 def test_arrays_on_the_left_are_our_operations():
     x = leaf(1, 2)
-    for out in (np.ones(2, np.float32) * x, np.ones(2, np.float32) + x, np.ones((2, 2), np.float32) @ x, np.exp(x), np.float64(3) * x, np.maximum(x, 1)):
+    for out in (
+        np.ones(2, np.float32) * x,
+        np.ones(2, np.float32) + x,
+        np.ones((2, 2), np.float32) @ x,
+        np.exp(x),
+        np.float64(3) * x,
+        np.maximum(x, 1),
+    ):
         assert isinstance(out, ta.Tensor) and out.requires_grad and out.dtype == np.float32
     array = np.ones(2)
     with pytest.raises(TypeError, match="does not work on a tinyattn"):
@@ -614,6 +655,9 @@ def test_import_needs_numpy_alone_and_is_quick():
         "print(time.perf_counter() - t, [m for m in ('matplotlib', 'tqdm', 'pooch', 'sklearn', 'scipy', 'torch', 'cupy', "
         "'graphviz') if m in sys.modules])"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(3)
+    ]
     assert all(run.endswith("[]\n") for run in runs), runs
     assert min(float(run.split()[0]) for run in runs) < 0.3

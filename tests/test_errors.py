@@ -31,6 +31,11 @@ def changed_in_place():
     z.backward()
 
 
+def wrong_rule(rule):
+    twice = ta.Operation(lambda F, x: x * 2, name="twice", x=rule)
+    twice(ta.ones(2, 3, requires_grad=True)).sum().backward()
+
+
 def sgd(lr=0.1, **options):
     return optim.SGD([leaf(1)], lr, **options)
 
@@ -59,6 +64,8 @@ ROWS = [
     (lambda: ta.ones(1).register_hook(print), RuntimeError, "requires no gradient, so none will come"),
     (lambda: leaf(1).add_(1), RuntimeError, r"a leaf that requires a gradient .*no_grad\(\)"),
     (lambda: (leaf(1, 2) * 2)[:1].mul_(2), RuntimeError, r"a view that needs gradients .*clone\(\)"),
+    (lambda: wrong_rule(lambda F, g: g.T), RuntimeError, r"twice .*gave a gradient of shape \(3, 2\) for an input of shape \(2, 3\)"),
+    (lambda: wrong_rule(lambda F, g: g[:1]), RuntimeError, r"gave a gradient of shape \(1, 3\) for an input of shape \(2, 3\)"),
     (lambda: ta.operation(y=lambda F, g: g)(lambda F, x: x), TypeError, r"\['y'\] in its rules; they may name"),
     (lambda: ta.operation(x=lambda F, g, z: g)(lambda F, x: x), TypeError, r"\['z'\] in its rules; they may name"),
     # --- making tensors ---

@@ -101,8 +101,8 @@ def raw_data_comes_back():
 
     def loss():
         hidden = (w * 2).exp()
-        values = ta.from_numpy(hidden.data)
-        return (values * v).sum()  # here
+        values = ta.from_numpy(hidden.data[1:])
+        return (values * v[1:]).sum()  # here
 
     return w, loss
 
@@ -451,6 +451,19 @@ def an_exponential_that_overflows():
     return net.first[0].weight, loss
 
 
+@fault("not finite", "overflow", "exp")
+def an_overflow_beside_a_nan_that_does_not_matter():
+    w = leaf(4)
+
+    def loss():
+        shown = (w - 9).log().mean()
+        assert np.isnan(shown.item())
+        y = w * 300
+        return y.exp().mean()  # here
+
+    return w, loss
+
+
 @fault("not finite", "nan", "log")
 def a_logarithm_of_negative_numbers():
     w = leaf(4)
@@ -558,6 +571,32 @@ def test_the_culprit_is_found(make, symptom, verdict, culprit, module, recorded)
 def test_the_corpus_is_large_and_knows_every_verdict():
     assert len(FAULTS) >= 12
     assert {row.values[2] for row in FAULTS} | {"healthy", "unrecorded", "no_rule", "zero"} == set(VERDICTS)
+
+
+def test_few_of_many_elements_are_no_reason_to_blame_what_picks_them():
+    w, others = leaf(1), leaf(5000)
+
+    def loss():
+        h = ta.cat([w, others])
+        for _ in range(14):
+            h = h.sigmoid()
+        return h.sum()
+
+    found = explain(w, loss)
+    assert (found.verdict, found.culprit) == ("vanishing", "sigmoid"), str(found)
+
+
+def test_a_parameter_is_called_by_its_longest_name():
+    net = Net()
+
+    def part_first():
+        return net.first(X).mean() + net(X).mean()
+
+    def whole_first():
+        return net(X).mean() + net.first(X).mean()
+
+    for loss in (part_first, whole_first):
+        assert "'first.0.weight'" in str(explain(net.first[0].weight, loss))
 
 
 def test_healthy_parameters_are_healthy():

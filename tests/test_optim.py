@@ -317,11 +317,7 @@ def test_repr_as_torch(name, options):
 
 TWICE = one()
 REFUSED = [
-    (
-        lambda: optim.SGD([one()], lr=-1.0),
-        ValueError,
-        "lr must be a finite number of at least 0.*-1",
-    ),
+    (lambda: optim.SGD([one()], lr=-1.0), ValueError, "lr must be a finite number of at least 0.*-1"),
     (lambda: optim.SGD([one()], lr=math.nan), ValueError, "lr must be .*nan"),
     (lambda: optim.SGD([one()], lr=math.inf), ValueError, "lr must be .*inf"),
     (lambda: optim.SGD([one()], lr="big"), TypeError, "lr must be a number.*'big'"),
@@ -329,16 +325,8 @@ REFUSED = [
     (lambda: optim.SGD([one()], dampening=math.nan), ValueError, "dampening must be"),
     (lambda: optim.SGD([one()], weight_decay=-1), ValueError, "weight_decay must be"),
     (lambda: optim.SGD([one()], nesterov=True), ValueError, "nesterov needs a momentum"),
-    (
-        lambda: optim.SGD([one()], momentum=0.9, dampening=0.1, nesterov=True),
-        ValueError,
-        "dampening=0.1",
-    ),
-    (
-        lambda: optim.Adam([one()], betas=(1.0, 0.9)),
-        ValueError,
-        r"betas\[0\] must be in \[0, 1\).*1.0",
-    ),
+    (lambda: optim.SGD([one()], momentum=0.9, dampening=0.1, nesterov=True), ValueError, "dampening=0.1"),
+    (lambda: optim.Adam([one()], betas=(1.0, 0.9)), ValueError, r"betas\[0\] must be in \[0, 1\).*1.0"),
     (lambda: optim.Adam([one()], betas=(0.9, -0.1)), ValueError, r"betas\[1\]"),
     (lambda: optim.Adam([one()], betas=0.9), TypeError, "betas must be a pair"),
     (lambda: optim.Adam([one()], eps=-1e-8), ValueError, "eps must be"),
@@ -389,10 +377,7 @@ CROSSING = [
 @pytest.mark.parametrize(("name", "options"), CROSSING)
 def test_state_dict_crosses_to_torch_and_back(name, options):
     ours, theirs = twins()
-    optimizer, oracle = (
-        in_groups(optim, name, options, ours),
-        in_groups(torch.optim, name, options, theirs),
-    )
+    optimizer, oracle = (in_groups(optim, name, options, ours), in_groups(torch.optim, name, options, theirs))
     rng = np.random.default_rng(3)
     for _ in range(3):
         give_gradients(ours, theirs, rng, skip=1)
@@ -411,10 +396,7 @@ def test_state_dict_crosses_to_torch_and_back(name, options):
         into_torch["state"][place] = {k: torch.tensor(v.numpy()) for k, v in state.items()}
     into_torch["param_groups"] = mine["param_groups"]
     new_ours, new_theirs = twins(seed=5)
-    optimizer, oracle = (
-        in_groups(optim, name, {}, new_ours),
-        in_groups(torch.optim, name, {}, new_theirs),
-    )
+    optimizer, oracle = (in_groups(optim, name, {}, new_ours), in_groups(torch.optim, name, {}, new_theirs))
     optimizer.load_state_dict(torchs)
     oracle.load_state_dict(into_torch)
     for _ in range(3):
@@ -464,10 +446,7 @@ def broken(change):
     p.grad = ta.ones(1)
     optimizer.step()
     saved = optimizer.state_dict()
-    saved = {
-        "state": {0: dict(saved["state"][0])},
-        "param_groups": [dict(saved["param_groups"][0])],
-    }
+    saved = {"state": {0: dict(saved["state"][0])}, "param_groups": [dict(saved["param_groups"][0])]}
     return optimizer, change(saved) or saved
 
 
@@ -644,44 +623,16 @@ MISTIMED = [
     (lambda: lr_scheduler.StepLR(sgd(), 2.5), TypeError, "whole number.*2.5"),
     (lambda: lr_scheduler.StepLR(sgd(), 3, last_epoch=4), KeyError, "no 'initial_lr'"),
     (lambda: lr_scheduler.CosineAnnealingLR(sgd(), 0), ValueError, "T_max must be at least 1"),
-    (
-        lambda: lr_scheduler.LinearLR(sgd(), start_factor=0.0),
-        ValueError,
-        "start_factor must be above 0",
-    ),
-    (
-        lambda: lr_scheduler.LinearLR(sgd(), end_factor=1.5),
-        ValueError,
-        "end_factor must be at least 0",
-    ),
-    (
-        lambda: lr_scheduler.LinearLR(sgd(), total_iters=0),
-        ValueError,
-        "total_iters must be at least 1",
-    ),
+    (lambda: lr_scheduler.LinearLR(sgd(), start_factor=0.0), ValueError, "start_factor must be above 0"),
+    (lambda: lr_scheduler.LinearLR(sgd(), end_factor=1.5), ValueError, "end_factor must be at least 0"),
+    (lambda: lr_scheduler.LinearLR(sgd(), total_iters=0), ValueError, "total_iters must be at least 1"),
     (lambda: lr_scheduler.ConstantLR(sgd(), factor=2.0), ValueError, "factor must be"),
-    (
-        lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]),
-        ValueError,
-        "2 functions.* 1 parameter groups",
-    ),
+    (lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]), ValueError, "2 functions.* 1 parameter groups"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),
     (lambda: lr_scheduler.ChainedScheduler([]), ValueError, "at least one schedule"),
-    (
-        lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()),
-        TypeError,
-        "is no schedule but str",
-    ),
-    (
-        lambda: SCHEDULES["warm-up, then cosine"](lr_scheduler, sgd()).load_state_dict({}),
-        ValueError,
-        "0 schedules",
-    ),
-    (
-        lambda: lr_scheduler.SequentialLR(sgd(), [lr_scheduler.StepLR(sgd(), 1)], []),
-        ValueError,
-        "another optimizer",
-    ),
+    (lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()), TypeError, "is no schedule but str"),
+    (lambda: SCHEDULES["warm-up, then cosine"](lr_scheduler, sgd()).load_state_dict({}), ValueError, "0 schedules"),
+    (lambda: lr_scheduler.SequentialLR(sgd(), [lr_scheduler.StepLR(sgd(), 1)], []), ValueError, "another optimizer"),
     (
         lambda: lr_scheduler.SequentialLR(o := sgd(), [lr_scheduler.StepLR(o, 1)] * 2, [3, 2]),
         ValueError,

@@ -30,6 +30,7 @@ from tinyattn.ops import (
     softmax, softplus, split, sqrt, square, squeeze, stack, std, std_mean, sub, sum, tanh, transpose, tril, triu,
     unbind, unsqueeze, var, var_mean, view, where,
 )  # fmt: skip
+from tinyattn.ops.attention import tiled_attention
 from tinyattn.random import Generator, default_generator, initial_seed, manual_seed
 from tinyattn.tensor import Tensor
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp

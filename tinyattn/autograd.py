@@ -83,6 +83,7 @@ def walk(
             if gi is None or edge is None or (useful is not None and edge.id not in useful):
                 continue
             if gi.shape != edge.shape:
+                _check_broadcast(node, gi, edge)
                 gi = F.sum_to(gi, edge.shape)
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
@@ -91,6 +92,16 @@ def walk(
             for observer in watching:
                 observer.freed(node)
     return found
+
+
+def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
+    """A rule may give a gradient of the shape that the input was broadcast to, and of no other."""
+    ahead = len(g.shape) - len(edge.shape)
+    if ahead < 0 or any(n not in (1, m) for n, m in zip(edge.shape, g.shape[ahead:], strict=True)):
+        raise RuntimeError(
+            f"{node}: its rule gave a gradient of shape {tuple(g.shape)} for an input of shape {tuple(edge.shape)}; "
+            "it must have that shape, or one that the input broadcasts to."
+        )
 
 
 def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:

@@ -6,6 +6,6 @@ from tinyattn.debug.gradcheck import GradcheckError, NotDifferentiableError, gra
 from tinyattn.debug.memory import MemoryLedger, memory_ledger
 
 __all__ = [
-    "AnomalyError", "Explanation", "GradcheckError", "MemoryLedger", "NotDifferentiableError", "detect_anomaly", "explain",
-    "gradcheck", "gradgradcheck", "memory_ledger",
+    "AnomalyError", "Explanation", "GradcheckError", "MemoryLedger", "NotDifferentiableError", "detect_anomaly",
+    "explain", "gradcheck", "gradgradcheck", "memory_ledger",
 ]  # fmt: skip

@@ -118,12 +118,12 @@ class MemoryLedger(Observer, MemoryReport):
     def after_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
         with self._account():
             about = _about(node or trace(op, out))
-            fresh = self._note(out, "output", about, "out")
+            self._note(out, "output", about, "out")
             if node is not None:
                 for name, array in _saved_arrays(node):
-                    fresh += self._note(array, "output", about, name)
+                    self._note(array, "output", about, name)
                     self._save(array, node, about, name)
-            self._end(op, "forward", about, fresh)
+            self._end(op, "forward", about)
 
     def before_backward(self, node: Node, g: Any) -> None:
         with self._account():
@@ -133,17 +133,17 @@ class MemoryLedger(Observer, MemoryReport):
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         with self._account():
-            about, fresh = _about(node), 0
+            about = _about(node)
             names = input_names(node.op, len(node.edges)) if node.op else []
             for name, edge, gradient in zip(names, node.edges, gradients, strict=False):
                 if edge is None or gradient is None:
                     continue
                 leaf = edge.op is None and gradient.shape == edge.shape
-                fresh += self._note(gradient, "leaf gradient" if leaf else "gradient", about, name)
+                self._note(gradient, "leaf gradient" if leaf else "gradient", about, name)
                 tensor = edge.tensor() if edge.op is None and edge.tensor is not None else None
                 if tensor is not None and tensor.grad is None:
                     self._leaves[edge.id] = (edge.tensor, about, name)
-            self._end(node.id, "backward", about, fresh)
+            self._end(node.id, "backward", about)
 
     def freed(self, node: Node) -> None:
         with self._account():
@@ -155,11 +155,11 @@ class MemoryLedger(Observer, MemoryReport):
 
     def after_step(self, optimizer: Any) -> None:
         with self._account():
-            about, fresh = _About(f"{type(optimizer).__name__}.step", "", None), 0
-            for state in optimizer.state.values():
-                for name, x in state.items():
-                    fresh += self._note(x, "state", about, name) if isinstance(x, Tensor) else 0
-            self._end(optimizer, "step", about, fresh)
+            about = _About(f"{type(optimizer).__name__}.step", "", None)
+            for name, x in [item for state in optimizer.state.values() for item in state.items()]:
+                if isinstance(x, Tensor):
+                    self._note(x, "state", about, name)
+            self._end(optimizer, "step", about)
 
     # --- the account ---
 
@@ -200,20 +200,18 @@ class MemoryLedger(Observer, MemoryReport):
             if tensor is not None and tensor.grad is not None:
                 self._note(tensor.grad, "leaf gradient", about, name, len(self.timeline) - 1)
 
-    def _note(self, x: Any, kind: str, about: _About, name: str, start: int | None = None) -> int:
-        """Know the memory of `x`; how many bytes that adds."""
+    def _note(self, x: Any, kind: str, about: _About, name: str, start: int | None = None) -> None:
+        """Account for the memory of `x`, unless it is known."""
         array = array_of(x)
         owner = _owner(array)
         memory = self._memories.get(id(owner))
         if memory is not None and memory.ref is not None and memory.ref() is owner:
-            return 0
+            return
         memory = self._know(owner, given=tracemalloc.get_object_traceback(owner) is None)
-        if memory.given:
-            return 0
-        memory.row = _row(kind, about, name, array, memory, len(self.timeline) if start is None else start)
-        self.rows.append(memory.row)
-        self._live += memory.bytes
-        return memory.bytes
+        if not memory.given:
+            memory.row = _row(kind, about, name, array, memory, len(self.timeline) if start is None else start)
+            self.rows.append(memory.row)
+            self._live += memory.bytes
 
     def _know(self, owner: Any, given: bool) -> _Memory:
         self._count += 1
@@ -258,10 +256,9 @@ class MemoryLedger(Observer, MemoryReport):
                 return call
         return _Call(key, self._live)
 
-    def _end(self, key: object, phase: str, about: _About, fresh: int) -> None:
-        call = self._pop(key)
-        high = max(call.high, self._live)
-        scratch = high - max(call.live + fresh, self._live)
+    def _end(self, key: object, phase: str, about: _About) -> None:
+        high = max(self._pop(key).high, self._live)
+        scratch = high - self._live  # its results are in the account
         row = self._scratch.get((about.operation, phase))
         if row is None and scratch > 0:
             row = MemoryRow("scratch", *about, phase, (), "", bytes=0, memory=0, start=0)

@@ -1,0 +1,7 @@
+"""One thread for NumPy's and PyTorch's products: side by side they would fight for the cores."""
+
+import threadpoolctl
+import torch
+
+torch.set_num_threads(1)
+threadpoolctl.threadpool_limits(1)
