@@ -27,7 +27,7 @@ ALSO = {
     "ops/products.py": {"matmul", "_distinct"},
     "ops/reductions.py": {"_count", "sum_to"},
     "ops/shape.py": {"_inner", "_inverse"},
-    "autograd.py": {"receive", "_accumulate", "_leading_to"},
+    "autograd.py": {"receive", "take", "_accumulate", "_leading_to"},
 }  # fmt: skip
 UNBROADCAST = ("gi.shape", "gi.dtype", "F.sum_to", "F.cast")  # of `walk`, these statements
 
@@ -266,7 +266,9 @@ def _at(old: ast.AST, new: ast.AST) -> ast.AST:
 
 
 def _is_guard(node: ast.AST) -> bool:
-    """An `if` that only refuses arguments: test_errors.py is about those."""
+    """An `if` or a call that only refuses arguments: test_errors.py is about those."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        return getattr(node.value.func, "id", "").lstrip("_").startswith("check_")
     return isinstance(node, ast.If) and not node.orelse and isinstance(node.body[-1], ast.Raise)
 
 

@@ -700,6 +700,14 @@ def test_clip_grad_norm_as_torch(gradients, norm_type):
             np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-6)
 
 
+def test_clip_grad_norm_of_tiny_gradients_as_torch():
+    ours, theirs = one(), torch.tensor([1.0], requires_grad=True)
+    ours.grad, theirs.grad = ta.tensor([2e-6]), torch.tensor([2e-6])
+    utils.clip_grad_norm_([ours], 1e-6)
+    torch.nn.utils.clip_grad_norm_([theirs], 1e-6)
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+
+
 def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
     p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
     p.grad, q.grad = ta.tensor([3.0]), ta.tensor([4.0], dtype=ta.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,46 @@ if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 
+class Pending:
+    """Gradients on their way back: what has arrived at each node so far, to be taken newest first."""
+
+    def __init__(self, recording: bool) -> None:
+        self.recording = recording
+        self.gradients: dict[int, Any] = {}
+        self.nodes: dict[int, Node] = {}
+        self.heap: list[int] = []
+        self.owned: set[int] = set()  # whose gradient is an array that nobody else holds
+
+    def receive(self, node: Node, g: Any, fresh: bool) -> None:
+        """Add `g` to what has arrived at `node`; `fresh` if nobody else holds it."""
+        key, gradients = node.id, self.gradients
+        if key not in gradients:
+            self.nodes[key] = node
+            heappush(self.heap, -key)
+            if isinstance(g, backends.Placed):
+                g, fresh = g.dense(), True
+            gradients[key] = g
+            if fresh:
+                self.owned.add(key)
+            return
+        if isinstance(g, backends.Placed):  # a few rows: add them where they belong
+            if key not in self.owned:
+                gradients[key] = gradients[key].copy()
+            g.add_into(gradients[key])
+        elif key in self.owned and not self.recording:
+            gradients[key] += g
+        else:
+            gradients[key] = gradients[key] + g
+        self.owned.add(key)
+
+    def take(self) -> tuple[Node, Any, bool]:
+        """The newest node, its gradient, and whether nobody else holds that."""
+        key = -heappop(self.heap)
+        return self.nodes.pop(key), self.gradients.pop(key), key in self.owned
+
+
 def walk(
-    roots: Iterable[tuple[Node, Any]], F: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
+    roots: Sequence[tuple[Node, Any]], F: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
@@ -26,52 +64,20 @@ def walk(
     still: one heap of ids is the whole schedule. Returns the gradients of `inputs` if given;
     otherwise fills `.grad` of the leaves and of tensors that asked for it.
     """
-    gradients: dict[int, Any] = {}
-    nodes: dict[int, Node] = {}
-    heap: list[int] = []
-    owned: set[int] = set()  # whose gradient is an array that nobody else holds
-    found: dict[Node, Any] = {}
-    recording = F is _ops
-    watching = observers.get()
-    wanted = set(inputs or ())
+    recording, watching = F is _ops, observers.get()
+    wanted, found = set(inputs or ()), {}
     useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
-
-    def receive(node: Node, g: Any, fresh: bool) -> None:
-        key = node.id
-        if key not in gradients:
-            nodes[key] = node
-            heappush(heap, -key)
-            if isinstance(g, backends.Placed):
-                g, fresh = g.dense(), True
-            gradients[key] = g
-            if fresh:
-                owned.add(key)
-        elif isinstance(g, backends.Placed):  # a few rows: add them where they belong
-            if key not in owned:
-                gradients[key] = gradients[key].copy()
-            g.add_into(gradients[key])
-            owned.add(key)
-        elif key in owned and not recording:
-            gradients[key] += g
-        else:
-            gradients[key] = gradients[key] + g
-            owned.add(key)
-
+    pending = Pending(recording)
     for node, seed in roots:
-        receive(node, seed, False)
-    while heap:
-        key = -heappop(heap)
-        node, g = nodes.pop(key), gradients.pop(key)
+        pending.receive(node, seed, False)
+    while pending.heap:
+        node, g, owned = pending.take()
         if node.hooks:
-            g = _run_hooks(node, g, recording)
-            owned.discard(key)
-        if node in wanted or (inputs is None and node.tensor is not None):
-            # what leaves the engine shares its memory with nothing else
-            kept = g if key in owned else F.clone(g)
-            if inputs is None:
-                _accumulate(node, kept, recording)
-            else:
-                found[node] = kept
+            g, owned = _run_hooks(node, g, recording), False
+        if node in wanted:
+            found[node] = g if owned else F.clone(g)  # what leaves the engine is nobody else's
+        elif inputs is None and node.tensor is not None:
+            _accumulate(node, g if owned else F.clone(g), recording)
         if node.op is None:
             continue
         for observer in watching:
@@ -82,12 +88,12 @@ def walk(
         for edge, gi in zip(node.edges, incoming, strict=False):
             if gi is None or edge is None or (useful is not None and edge.id not in useful):
                 continue
-            if gi.shape != edge.shape:
+            if gi.shape != edge.shape:  # broadcasting and dtype are undone here, once for all rules
                 _check_broadcast(node, gi, edge)
                 gi = F.sum_to(gi, edge.shape)
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
-            receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
+            pending.receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
         if not retain_graph and node.saved and node.free():  # as the walk passes
             for observer in watching:
                 observer.freed(node)

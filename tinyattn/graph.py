@@ -222,12 +222,7 @@ class Operation:
         except Exception as error:
             for observer in watching:
                 observer.failed_forward(self, inputs, options, error)
-            if isinstance(error, ValueError) and "broadcast" in str(error):
-                shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
-                raise RuntimeError(
-                    f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
-                ) from None
-            raise
+            raise self._clearer(error, arrays) from None
         extra: Sequence[Any] = ()
         if self.extras:
             result, *more = result
@@ -245,6 +240,15 @@ class Operation:
         if extra and self.definition is None:  # with one, the extras are the kernel's own affair
             return (out, *extra)
         return out
+
+    def _clearer(self, error: Exception, arrays: Sequence[Any]) -> Exception:
+        """NumPy's message about shapes names neither the operation nor the remedy."""
+        if not (isinstance(error, ValueError) and "broadcast" in str(error)):
+            return error
+        shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
+        return RuntimeError(
+            f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
+        )
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
         node = Node(self, edges, out.data)
