@@ -161,25 +161,21 @@ def banner(*lines: str) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train an attention classifier on MNIST with tinyattn.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--model", choices=RECIPES, default="classifier", help="which model and recipe")
-    parser.add_argument("--epochs", type=positive_int, help="passes over the data (10; 20 on the small digits)")
-    parser.add_argument(
-        "--batch-size", type=positive_int, help="images in a step (the recipe's: 128, article 64; digits 32)"
-    )
-    parser.add_argument("--lr", type=positive_float, help="learning rate (the recipe's: 2e-3, article 1e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="one seed gives one result")
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="where to compute")
-    parser.add_argument("--data", choices=["auto", "mnist", "digits"], default="auto",
-                        help="MNIST, scikit-learn's digits, or whichever can be had")  # fmt: skip
-    parser.add_argument("--data-dir", help="folder that holds MNIST's four files (default: $TINYATTN_DATA, the cache)")
-    parser.add_argument("--validation", type=positive_int, metavar="N",
-                        help="hold N training images out and test on them instead of the test set")  # fmt: skip
-    parser.add_argument("--out", default="runs", help="folder that gets a new folder for this run")
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    parser = argparse.ArgumentParser(description="Train an attention classifier on MNIST with tinyattn.")
+    option = parser.add_argument
+    option("--model", choices=RECIPES, default="classifier", help="which model and recipe (classifier)")
+    option("--epochs", type=positive_int, help="passes over the data (10; 20 on the small digits)")
+    option("--batch-size", type=positive_int, help="images in a step (128; article 64; digits 32)")
+    option("--lr", type=positive_float, help="learning rate (2e-3; article 1e-3)")
+    option("--seed", type=int, default=0, help="one seed gives one result (0)")
+    option("--device", choices=["cpu"], default="cpu", help="where to compute (cpu)")
+    option("--data", choices=["auto", "mnist", "digits"], default="auto",
+           help="MNIST, scikit-learn's digits, or whichever can be had (auto)")  # fmt: skip
+    option("--data-dir", help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")
+    option("--validation", type=positive_int, metavar="N",
+           help="hold N training images out and test on them, to choose settings without the test set")  # fmt: skip
+    option("--out", default="runs", help="folder that gets a new folder for this run (runs)")
+    option("--no-progress", dest="progress", action="store_false", help="no progress bar")
     return parser.parse_args()
 
 

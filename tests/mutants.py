@@ -145,6 +145,8 @@ def mutants_of(file: Path) -> list[Mutant]:
 
 
 def _short(node: ast.AST) -> str:
+    if isinstance(node, ast.If):
+        return f"if {ast.unparse(node.test)}"
     return " ".join(ast.unparse(node).split()) if not isinstance(node, ast.Pass) else "(nothing)"
 
 

@@ -16,6 +16,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "A query that sees no key divides 0 by it.": [
         "ops/attention.py _definition: 1.0 -> 1.01",
         "backends/cpu/attention.py attention: 1 -> 2",
+        "backends/cpu/tiled_attention.py attention_in_tiles: 1 -> 2 (no. 2)",
     ],
     "It is multiplied by a weight of 0 afterwards.": [
         "backends/cpu/attention.py attention_backward: 0 -> 1 (no. 2)",
@@ -33,6 +34,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/arrays.py trunc_divide: np.asarray(a) < 0 -> np.asarray(a) <= 0",
         "backends/cpu/arrays.py trunc_divide: 0 -> 1",
         "backends/cpu/arrays.py trunc_divide: np.asarray(b) < 0 -> np.asarray(b) <= 0",
+        "backends/cpu/arrays.py trunc_divide: 0 -> 1 (no. 2)",
         "backends/cpu/arrays.py zeros: np.zeros(shape, dtype) -> -np.zeros(shape, dtype)",
         "backends/cpu/arrays.py zeros_like: np.zeros(x.shape, x.dtype) -> -np.zeros(x.shape, x.dtype)",
         "backends/cpu/arrays.py zeros_like: np.zeros(x.shape, x.dtype) -> np.zeros(x.shape, x.dtype) * 1.01",
@@ -58,6 +60,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/attention.py _SAFE: 60.0 -> 60.6",
         "backends/cpu/attention.py attention: (mask is not None or allowed is not None) and (not np.isfinite(out).all()) -> (mask is not None or allowed is not None) or not np.isfinite(out).all()",
         "backends/cpu/attention.py _heads_last: np.empty((batch, queries, heads, v.shape[-1]), v.dtype).transpose(0, 2, 1, 3) -> np.empty((batch, queries, heads, v.shape[-1]), v.dtype).transpose(0, 2, 1, 3) * 1.01",
+        "backends/cpu/attention.py _exponentials: -_SAFE -> _SAFE",
         "backends/cpu/attention.py _exponentials: scores.max() < _SAFE -> scores.max() <= _SAFE",
         "backends/cpu/optimizer.py _BLOCK: 1 << 16 -> 16",
         "backends/cpu/optimizer.py _BLOCK: 16 -> 17",
@@ -83,6 +86,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/elementwise.py minimum.a: a > b -> a >= b",
         "ops/elementwise.py minimum.b: b > a -> b >= a",
         "backends/cpu/activations.py softplus: np.minimum(scaled, threshold) -> scaled",
+        "backends/cpu/erf.py erf: np.minimum(square, 1.0) -> square",
         "backends/cpu/erf.py erf: 1.0 -> 1.01",
     ],
     "The number stands for true or for a direction; any other of its sign does too.": [
@@ -90,11 +94,9 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py _norm: 0 -> 1",
         "autograd.py _leading_to: 0 -> 1",
     ],
-    "Both sizes are equal there.": [
-        "ops/products.py _distinct: 0 -> 1 (no. 2)",
-    ],
+    "Both sizes are equal there.": ["ops/products.py _distinct: 0 -> 1 (no. 2)"],
     "Nothing is kept that is not multiplied by it: at p = 1 every element is dropped.": [
-        "ops/attention.py dropout: 0.0 -> 1.0",
+        "ops/attention.py dropout: 0.0 -> 1.0"
     ],
     "Operations take plain arrays, and NumPy functions lists, as well.": [
         "ops/attention.py dropout: creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p) -> (generator or random.default_generator).uniform(input.shape) >= p",
@@ -109,7 +111,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py total_norm: np.asarray(norms, dtype=dtype) -> norms",
     ],
     "0 to a negative power is infinite already.": [
-        "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf",
+        "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
     ],
     "Rounded down to the same place afterwards.": [
         "ops/shape.py _SOURCES['reflect']: n - 1 - abs(n - 1 - abs(i)) -> (n - 1 - abs(n - 1 - abs(i))) * 1.01",
@@ -127,9 +129,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/attention.py _definition: F.amax(scores, -1, keepdim=True).detach() -> F.amax(scores, -1, keepdim=True)",
         "ops/softmax.py _softmax_definition: F.amax(x, dim, keepdim=True).detach() -> F.amax(x, dim, keepdim=True)",
     ],
-    "Broadcasting adds the axis by itself.": [
-        "ops/reductions.py _prod_rule: F.reshape(x, (1, *x.shape)) -> x",
-    ],
+    "Broadcasting adds the axis by itself.": ["ops/reductions.py _prod_rule: F.reshape(x, (1, *x.shape)) -> x"],
     "It only skips a product with one.": [
         "backends/cpu/optimizer.py adam_step: 1.0 -> 1.01 (no. 5)",
         "backends/cpu/optimizer.py clip_to_norm: scale >= 1.0 -> scale > 1.0",
@@ -140,13 +140,16 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py adam_step: np.abs(m, out=scratch) < np.finfo(m.dtype).tiny -> np.abs(m, out=scratch) <= np.finfo(m.dtype).tiny",
     ],
     "What a mask hides is in `allowed` by then.": [
-        "backends/cpu/attention.py attention: mask is not None -> mask is None (no. 2)",
+        "backends/cpu/attention.py attention: mask is not None -> mask is None (no. 2)"
     ],
     "The walk casts anyway.": [
-        "ops/reductions.py _extreme_rule: F.cast(x == _restore(F, out, x.shape, dim), g.dtype) -> x == _restore(F, out, x.shape, dim)",
+        "ops/reductions.py _extreme_rule: F.cast(x == _restore(F, out, x.shape, dim), g.dtype) -> x == _restore(F, out, x.shape, dim)"
     ],
     "A single number has no spread: the variance is 0, however it is divided.": [
         "backends/cpu/layer_norm.py layer_norm: 1 -> 2 (no. 2)",
         "backends/cpu/layer_norm.py layer_norm_backward: 1 -> 2",
     ],
+    "The case is decided before.": ["ops/elementwise.py _power_exponent_rule: a > 0 -> a >= 0"],
+    "The walk sums over broadcast axes anyway.": ["ops/shape.py _broadcast_to.x: F.sum_to(g, x_shape) -> g"],
+    "Both branches agree there to the last place.": ["backends/cpu/erf.py erf: size < 1.0 -> size <= 1.0"],
 }

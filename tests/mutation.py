@@ -342,9 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if left and (status := run(left, ledger, asked.budget, asked.slow)):
         return status
     ledger = Ledger(VERDICTS)  # with what others found meanwhile
-    survivors = [m for m in mutants if ledger.of(m) not in ("caught", "equivalent")]
+    survivors = [m.name for m in mutants if ledger.of(m) in ("survived", "unreached")]
     print(summary(mutants, ledger))
-    print(*(f"not caught: {m.name}" for m in survivors), sep="\n")
+    print(*(f"not caught: {name}" for name in survivors), sep="\n")
     mistaken = [m.name for m in mutants if ledger.of(m) == "caught" and m.name in REASONS]
     print(*(f"called equivalent, and yet caught: {name}" for name in mistaken), sep="\n")
     if not asked.only:
