@@ -16,10 +16,12 @@ EQUIVALENT: dict[str, list[str]] = {
     "A query that sees no key divides 0 by it.": [
         "ops/attention.py _definition: 1.0 -> 1.01",
         "backends/cpu/attention.py attention: 1 -> 2",
+        "backends/cpu/attention.py _row_sums: np.zeros((*x.shape[:-1], 1), x.dtype) -> np.ones((*x.shape[:-1], 1), x.dtype)",
         "backends/cpu/tiled_attention.py attention_in_tiles: 1 -> 2 (no. 2)",
     ],
     "It is multiplied by a weight of 0 afterwards.": [
         "backends/cpu/attention.py attention_backward: 0 -> 1 (no. 2)",
+        "backends/cpu/attention.py attention_backward: 0 -> 1 (no. 3)",
         "backends/cpu/tiled_attention.py attention_in_tiles_backward: 0 -> 1 (no. 2)",
         "backends/cpu/tiled_attention.py _Scores.finite: 0 -> 1",
     ],
@@ -53,6 +55,7 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "It only chooses the faster of two ways to one result.": [
         "ops/products.py matmul: left.ndim > 2 -> left.ndim >= 2",
+        "ops/products.py matmul: left.ndim > 2 -> left.ndim <= 2",
         "backends/cpu/arrays.py pow: a.dtype.kind == 'f' -> a.dtype.kind != 'f'",
         "backends/cpu/arrays.py pow: np.asarray(b) < 0 -> np.asarray(b) <= 0",
         "backends/cpu/arrays.py pow: 0 -> 1",
@@ -76,6 +79,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/tiled_attention.py _Scores.product: self.masked and (not np.isfinite(out).all()) -> self.masked or not np.isfinite(out).all()",
     ],
     "One more copy is made, or one more view.": [
+        "ops/indexing.py _integers_first: type(p) is int -> type(p) is not int",
         "backends/cpu/indexing.py index_add: np.ascontiguousarray(values) -> values",
         "backends/cpu/softmax.py softmax: out.copy() -> out",
     ],
@@ -101,6 +105,8 @@ EQUIVALENT: dict[str, list[str]] = {
     "Operations take plain arrays, and NumPy functions lists, as well.": [
         "ops/attention.py dropout: creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p) -> (generator or random.default_generator).uniform(input.shape) >= p",
         "ops/attention.py _mask: creation.as_tensor(attn_mask) -> attn_mask",
+        "ops/loss.py cross_entropy: creation.as_tensor(target) -> target",
+        "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",
         "ops/products.py matmul: creation.as_tensor(other) -> other",
         "ops/reductions.py _pick: F.asarray(index) -> index",
@@ -116,6 +122,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "Rounded down to the same place afterwards.": [
         "ops/shape.py _SOURCES['reflect']: n - 1 - abs(n - 1 - abs(i)) -> (n - 1 - abs(n - 1 - abs(i))) * 1.01",
         "ops/shape.py _SOURCES['replicate']: min(max(i, 0), n - 1) -> min(max(i, 0), n - 1) * 1.01",
+        "ops/shape.py _SOURCES['circular']: i % n -> i % n * 1.01",
     ],
     "The operations keep 0-d arrays away from here.": [
         "backends/cpu/arrays.py cumsum: x.copy() -> -x.copy()",
@@ -123,7 +130,9 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "Below the last place of a float.": [
         "backends/cpu/erf.py _COEFFICIENTS: 0.000755694763 -> 0.00076325171063",
+        "backends/cpu/erf.py _COEFFICIENTS: -0.000554114343 -> -0.0005596554864300001",
         "backends/cpu/erf.py _COEFFICIENTS: -3.645623762373236e-09 -> -3.6820799999969686e-09",
+        "backends/cpu/erf.py erf: 10.0 -> 10.1",
     ],
     "The maximum only shifts: what its gradient adds to one term it takes from another.": [
         "ops/attention.py _definition: F.amax(scores, -1, keepdim=True).detach() -> F.amax(scores, -1, keepdim=True)",
@@ -149,7 +158,14 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/layer_norm.py layer_norm: 1 -> 2 (no. 2)",
         "backends/cpu/layer_norm.py layer_norm_backward: 1 -> 2",
     ],
-    "The case is decided before.": ["ops/elementwise.py _power_exponent_rule: a > 0 -> a >= 0"],
+    "The case is decided before.": [
+        "ops/elementwise.py _power_exponent_rule: a > 0 -> a >= 0",
+        "backends/cpu/optimizer.py _norm: p > 0 -> p >= 0",
+    ],
     "The walk sums over broadcast axes anyway.": ["ops/shape.py _broadcast_to.x: F.sum_to(g, x_shape) -> g"],
     "Both branches agree there to the last place.": ["backends/cpu/erf.py erf: size < 1.0 -> size <= 1.0"],
+    "The mean of nothing is NaN, and that of something is its sum over its number.": [
+        "ops/loss.py _soft_cross_entropy: losses.mean() -> losses.mean() * 1.01",
+        "ops/loss.py _soft_cross_entropy: losses.sum() / max(losses.numel(), 1) if losses.numel() else losses.mean() -> losses.sum() / max(losses.numel(), 1) if not losses.numel() else losses.mean()",
+    ],
 }

@@ -245,6 +245,12 @@ def kinds(mutants: Iterable[Mutant], ledger: Ledger) -> str:
     return "\n".join(rows)
 
 
+def survivors(mutants: Iterable[Mutant], ledger: Ledger) -> str:
+    """A Markdown list: the mutants that no test notices and nobody has explained."""
+    names = [m.name for m in mutants if ledger.of(m) in ("survived", "unreached")]
+    return "\n".join(["Not caught:", "", "```text", *names, "```"]) if names else "Nothing that was run is left over."
+
+
 def equivalents() -> str:
     """A Markdown list: every mutant that changes no result, under its reason."""
     parts = []
@@ -299,11 +305,11 @@ def try_sample(mutants: list[Mutant], control: Mutant, asked: argparse.Namespace
     if status := run([*mutants, control], ledger, asked.budget, asked.slow):
         return status
     print(summary(mutants, ledger))
-    survivors = [m.name for m in mutants if ledger.of(m) not in ("caught", "equivalent")]
-    print(*(f"not caught: {name}" for name in survivors), sep="\n")
+    print(survivors(mutants, ledger))
     if ledger.of(control) == "caught":
         print(f"the control was caught, by {ledger.known[control.name]['by']}")
-    return int(bool(survivors) or ledger.of(control) == "caught")
+    fine = all(ledger.of(m) in ("caught", "equivalent") for m in mutants) and ledger.of(control) != "caught"
+    return int(not fine)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -342,14 +348,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if left and (status := run(left, ledger, asked.budget, asked.slow)):
         return status
     ledger = Ledger(VERDICTS)  # with what others found meanwhile
-    survivors = [m.name for m in mutants if ledger.of(m) in ("survived", "unreached")]
-    print(summary(mutants, ledger))
-    print(*(f"not caught: {name}" for name in survivors), sep="\n")
+    left_over = survivors(mutants, ledger)
+    print(summary(mutants, ledger), left_over, sep="\n\n")
     mistaken = [m.name for m in mutants if ledger.of(m) == "caught" and m.name in REASONS]
     print(*(f"called equivalent, and yet caught: {name}" for name in mistaken), sep="\n")
     if not asked.only:
-        write_docs({"score": summary(mutants, ledger), "edits": kinds(mutants, ledger), "equivalent": equivalents()})
-    return int(bool(survivors or mistaken))
+        score = f"{summary(mutants, ledger)}\n\n{left_over}"
+        write_docs({"score": score, "edits": kinds(mutants, ledger), "equivalent": equivalents()})
+    return int(left_over.startswith("Not") or bool(mistaken))
 
 
 if __name__ == "__main__":

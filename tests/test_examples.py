@@ -59,7 +59,14 @@ def test_one_seed_gives_one_result_bit_for_bit(tmp_path):
 
 def test_ctrl_c_keeps_what_was_reached(tmp_path):
     command = [sys.executable, ROOT / "examples/mnist.py", "--data", "digits", "--epochs", "500", "--out", tmp_path]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=QUIET)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=QUIET,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -608,6 +608,28 @@ def test_definitions_and_kernels_stay_finite(name):
         assert all(np.isfinite(t.detach().numpy()).all() for t in found), str(mode)
 
 
+@pytest.mark.parametrize("options", [{}, {"threshold": 2.0}, {"beta": 0.5, "threshold": 1.0}], ids=str)
+def test_softplus_at_its_threshold(options):
+    t = torch.tensor([-20.0, 1, 2, 3, 19, 20, 21], dtype=torch.float64, requires_grad=True)
+    compare(F.softplus, TF.softplus, (t,), options, orders=1)
+    with ta.definitions():
+        compare(F.softplus, TF.softplus, (t,), options, orders=1)
+
+
+def test_signs_of_what_is_no_number():
+    compare(same("sign"), same("sign"), (torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0]),))
+
+
+def test_a_flip_is_a_copy_also_of_a_number():
+    t = ta.tensor(1.0)
+    assert not np.shares_memory(t.flip(()).data, t.data)
+
+
+def test_the_definition_of_relu_has_no_slope_at_0():
+    with ta.definitions():
+        compare(F.relu, TF.relu, (torch.tensor([-1.0, 0, 1], dtype=torch.float64, requires_grad=True),))
+
+
 @pytest.mark.parametrize("shape", [(1,), (0,), (3, 0), (1, 1)], ids=str)
 @pytest.mark.parametrize(
     "name", ["relu", "silu", "softplus", "gelu", "sigmoid", "softmax", "log_softmax", "logsigmoid"]
