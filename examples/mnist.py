@@ -16,6 +16,7 @@ import time
 import warnings
 
 import numpy as np
+import threadpoolctl
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -41,6 +42,8 @@ def main() -> int:
     recipe = RECIPES[args.model]
     lr = args.lr or recipe["lr"]
     ta.manual_seed(args.seed)
+    # A second BLAS thread gains little on matrices this small, and costs much where the machine is busy.
+    threadpoolctl.threadpool_limits(args.threads)
 
     # --- data: uint8 images (count, 28, 28), labels 0 to 9
     try:
@@ -168,6 +171,7 @@ def parse_arguments() -> argparse.Namespace:
     option("--batch-size", type=positive_int, help="images in a step (128; article 64; digits 32)")
     option("--lr", type=positive_float, help="learning rate (2e-3; article 1e-3)")
     option("--seed", type=int, default=0, help="one seed gives one result (0)")
+    option("--threads", type=positive_int, default=1, help="threads of the matrix products (1)")
     option("--device", choices=["cpu"], default="cpu", help="where to compute (cpu)")
     option("--data", choices=["auto", "mnist", "digits"], default="auto",
            help="MNIST, scikit-learn's digits, or whichever can be had (auto)")  # fmt: skip

@@ -346,6 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = [m for m in left if zlib.crc32(m.name.encode()) % runs == number]
     print(f"{len(mutants)} mutants, {len(left)} to run", flush=True)
     if left and (status := run(left, ledger, asked.budget, asked.slow)):
+        print(f"pytest stopped with status {status}; does every test file import?", flush=True)
         return status
     ledger = Ledger(VERDICTS)  # with what others found meanwhile
     left_over = survivors(mutants, ledger)

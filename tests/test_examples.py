@@ -113,7 +113,9 @@ def test_a_folder_without_mnist_is_one_sentence(tmp_path):
 
 def test_help_names_every_option():
     done = script("mnist.py", "--help")
-    for option in "--model --epochs --batch-size --lr --seed --device --data --data-dir --out --no-progress".split():
+    for (
+        option
+    ) in "--model --epochs --batch-size --lr --seed --threads --device --data --data-dir --out --no-progress".split():
         assert option in done.stdout
 
 
