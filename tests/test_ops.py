@@ -133,6 +133,13 @@ def test_reductions_of_hardly_anything(name, shape):
     compare(lambda t: getattr(t, name)(0), lambda t: getattr(t, name)(0), (x(*shape),), orders=1)
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_extremes_of_a_vector_and_of_a_number(name, keepdim):
+    for t in (x(4), x()):
+        compare(lambda t: tuple(getattr(t, name)(0, keepdim)), lambda t: tuple(getattr(t, name)(0, keepdim)), (t,))
+
+
 def test_logarithms_of_sums_of_infinities():
     inf = torch.inf
     t = torch.tensor(
@@ -215,7 +222,7 @@ def test_clamp_at_its_bounds():
 
 
 POWERS = [
-    lambda t: 0.0 ** t, lambda t: 0 ** t, lambda t: 1.0 ** t, lambda t: (-2.0) ** t, lambda t: t ** t, lambda t: (t * 0) ** t,
+    lambda t: 0.0 ** t, lambda t: 0 ** t, lambda t: 1.0 ** t, lambda t: (-2.0) ** t, lambda t: t ** t, lambda t: (t * 0) ** t, lambda t: (t.detach() * 0) ** t,
     lambda t: t ** 0, lambda t: t ** 1, lambda t: t ** 2, lambda t: t ** 3, lambda t: t ** 4, lambda t: t ** -1, lambda t: t ** -2.0,
 ]  # fmt: skip
 
@@ -358,6 +365,12 @@ def test_the_mean_of_ignored_targets_alone_is_nan_as_in_pytorch():
     compare(F.cross_entropy, TF.cross_entropy, (x(2, 3), torch.tensor([-100, -100])), orders=1)
 
 
+def test_losses_of_no_samples():
+    for name in ("cross_entropy", "nll_loss"):
+        for reduction in ("mean", "sum", "none"):
+            compare(getattr(F, name), getattr(TF, name), (x(0, 4), ints(4, 0)), {"reduction": reduction}, orders=1)
+
+
 def test_ignored_targets_of_a_single_class():
     compare(F.cross_entropy, TF.cross_entropy, (x(3, 1), torch.tensor([0, -100, 0])))
 
@@ -454,7 +467,7 @@ def test_attention_to_third_order(lead, options):
 
 
 def test_attention_with_fewer_key_heads():
-    args = (x(2, 4, 3, 5), x(2, 2, 6, 5, seed=1), x(2, 2, 6, 5, seed=2))
+    args = (x(2, 6, 3, 5), x(2, 2, 6, 5, seed=1), x(2, 2, 6, 5, seed=2))
     compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args, {"enable_gqa": True}, orders=1)
 
 
@@ -490,9 +503,19 @@ def test_masks_and_factors_may_be_arrays():
         lambda q: TF.binary_cross_entropy_with_logits(q[:3, :2], torch.from_numpy(array)),
         (q,),
     )
+    labels = np.array([[0, 2], [1, 1]])
+    compare(
+        lambda t: F.cross_entropy(t, labels), lambda t: TF.cross_entropy(t, torch.from_numpy(labels)), (x(2, 3, 2),)
+    )
+    compare(lambda t: F.nll_loss(t, labels), lambda t: TF.nll_loss(t, torch.from_numpy(labels)), (x(2, 3, 2),))
     labels = np.array([0, 2, 1, 1])
     compare(lambda q: F.cross_entropy(q, labels), lambda q: TF.cross_entropy(q, torch.from_numpy(labels)), (q,))
     compare(lambda q: ta.matmul(array.T, q.mT), lambda q: torch.matmul(torch.from_numpy(array.T), q.mT), (q,))
+
+
+def test_attention_of_single_numbers():
+    args = (x(2, 4, 1, seed=1), x(2, 3, 1, seed=2), x(2, 3, 1, seed=3))
+    compare(F.scaled_dot_product_attention, primitive_attention, args)
 
 
 def test_attention_drops_out_its_weights():
@@ -558,6 +581,7 @@ FUSED = {
     "layer_norm shifted": (lambda x, b: F.layer_norm(x, (4,), None, b), [(2, 3, 4), (4,)]),
     "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
     "cross_entropy": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2])), [(3, 4)]),
+    "cross_entropy weighted": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), ta.tensor([1.0, 2, 3, 4]).to(x.dtype)), [(3, 4)]),
     "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
     "attention causal": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), [(2, 4, 3)]),
     "tiled_attention": (in_tiles, [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
@@ -620,7 +644,19 @@ def test_signs_of_what_is_no_number():
     compare(same("sign"), same("sign"), (torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0]),))
 
 
+@pytest.mark.parametrize("constant", [0, 1, 2])
+def test_einsum_with_a_constant_operand(constant):
+    args = [x(2, 3), x(3, 4), x(4, 2)]
+    args[constant] = args[constant].detach()
+    compare(lambda *t: ta.einsum("ij,jk,kl->il", *t), lambda *t: torch.einsum("ij,jk,kl->il", *t), tuple(args))
+
+
+def test_linear_without_features():
+    compare(F.linear, TF.linear, (x(2, 0), x(3, 0), x(3)), orders=1)
+
+
 def test_a_flip_is_a_copy_also_of_a_number():
+    compare(same("flip", ()), same("flip", ()), (x(),))
     t = ta.tensor(1.0)
     assert not np.shares_memory(t.flip(()).data, t.data)
 
