@@ -108,7 +108,7 @@ def test_reductions(name, dim, keepdim):
     "call",
     [
         lambda t: t.sum(), lambda t: t.mean(), lambda t: t.var(False), lambda t: t.var(1, True, True), lambda t: t.std(-1, correction=0),
-        lambda t: t.std((0, 1), correction=2), lambda t: t.var(dim=2, unbiased=False), lambda t: t.prod(), lambda t: t.prod(1),
+        lambda t: t.std((0, 1), correction=2), lambda t: t.var(1, correction=5), lambda t: t.var(dim=2, unbiased=False), lambda t: t.prod(), lambda t: t.prod(1),
         lambda t: t.prod(-1, keepdim=True), lambda t: t.cumsum(1), lambda t: t.cumsum(-1), lambda t: t.max(), lambda t: t.min(),
         lambda t: tuple(t.max(1)), lambda t: tuple(t.min(-1, keepdim=True)), lambda t: t.argmax(), lambda t: t.argmin(1),
         lambda t: t.argmax(-1, keepdim=True), lambda t: t.sum(1).max(0).values, lambda t: t.mean((-2, -1), True),
@@ -621,9 +621,8 @@ def test_kernels_equal_their_definitions(name, contiguous, dtype):
 @pytest.mark.parametrize("name", [name for name in FUSED if name.split()[0] not in ("dropout", "embedding", "linear")])
 def test_definitions_and_kernels_stay_finite(name):
     function, shapes = FUSED[name]
-    size = 300 if name in ("sigmoid", "silu") else 1000  # these define themselves by exp(-x), which overflows
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=s) * size for s in shapes]
+    arrays = [rng.normal(size=s) * 1000 for s in shapes]
     for mode in (ta.definitions(), ta.enable_grad()):
         inputs = [ta.tensor(a, requires_grad=True) for a in arrays]
         with mode, np.errstate(all="ignore"):
@@ -663,7 +662,7 @@ def test_a_flip_is_a_copy_also_of_a_number():
 
 def test_the_definition_of_relu_has_no_slope_at_0():
     with ta.definitions():
-        compare(F.relu, TF.relu, (torch.tensor([-1.0, 0, 1], dtype=torch.float64, requires_grad=True),))
+        compare(F.relu, TF.relu, (torch.tensor([-1.0, 0, 1, torch.nan], dtype=torch.float64, requires_grad=True),))
 
 
 @pytest.mark.parametrize("shape", [(1,), (0,), (3, 0), (1, 1)], ids=str)

@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 
-@operation(x=lambda F, g, out: F.where(out <= 0, 0.0, g), definition=lambda F, x: F.where(x > 0, x, 0.0))
+@operation(x=lambda F, g, out: F.where(out <= 0, 0.0, g), definition=lambda F, x: F.where(x <= 0, 0.0, x))
 def relu(F: Any, x: Any) -> Any:
     """max(x, 0); its gradient at 0 is 0. As torch.relu."""
     return F.relu(x)
 
 
-@operation(promote=floating, x=lambda F, g, out: g * (out * (1 - out)), definition=lambda F, x: 1 / (1 + F.exp(-x)))
+def _logistic(F: Any, x: Any) -> Any:
+    """1 / (1 + e ** -x) by tanh, whose slope stays a number where e ** -x overflows."""
+    return (1 + F.tanh(x * 0.5)) * 0.5
+
+
+@operation(promote=floating, x=lambda F, g, out: g * (out * (1 - out)), definition=lambda F, x: _logistic(F, x))
 def sigmoid(F: Any, x: Any) -> Any:
     """1 / (1 + e ** -x). As torch.sigmoid."""
     return F.sigmoid(x)
@@ -29,7 +34,7 @@ def _silu_rule(F: Any, g: Any, x: Any) -> Any:
     return g * (s * (1 + x * (1 - s)))
 
 
-@operation(promote=floating, x=_silu_rule, definition=lambda F, x: x / (1 + F.exp(-x)))
+@operation(promote=floating, x=_silu_rule, definition=lambda F, x: x * _logistic(F, x))
 def silu(F: Any, x: Any) -> Any:
     """x sigmoid(x). As torch.nn.functional.silu (Elfwing et al. 2017)."""
     return x * F.sigmoid(x)

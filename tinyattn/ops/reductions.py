@@ -63,7 +63,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 
 
 def _var_rule(F: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
-    left = builtins.max(_count(x.shape, dim) - correction, 0)
+    left = _count(x.shape, dim) - correction  # below 0 too, as PyTorch has it
     scale = 2 / left if left else math.nan
     return _restore(F, g, x.shape, dim) * (x - F.mean(x, dim, keepdim=True)) * scale
 

@@ -10,10 +10,10 @@ from numpy import ndarray
 from tinyattn.backends.cpu.erf import erf
 
 __all__ = [
-    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
+    "abs", "amax", "amin", "any", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "full", "isfinite",
     "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
-    "ndarray", "ones", "ones_like", "pad", "permute", "pow", "prod", "quiet", "reciprocal", "reshape", "roll",
+    "ndarray", "pad", "permute", "pow", "prod", "quiet", "reciprocal", "reshape", "roll",
     "rsqrt", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to", "tanh", "tril", "triu", "trunc_divide",
     "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
@@ -216,10 +216,6 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     return np.zeros(shape, dtype)
 
 
-def ones(shape: tuple[int, ...], dtype: Any) -> Array:
-    return np.ones(shape, dtype)
-
-
 def full(shape: tuple[int, ...], value: Any, dtype: Any) -> Array:
     return np.full(shape, value, dtype)
 
@@ -228,13 +224,5 @@ def eye(n: int, m: int, dtype: Any) -> Array:
     return np.eye(n, m, dtype=dtype)
 
 
-def arange(start: Any, end: Any, step: Any, dtype: Any) -> Array:
-    return np.arange(start, end, step, dtype=dtype)
-
-
 def zeros_like(x: Array) -> Array:
     return np.zeros(x.shape, x.dtype)
-
-
-def ones_like(x: Array) -> Array:
-    return np.ones(x.shape, x.dtype)
