@@ -395,6 +395,16 @@ def test_hooks_see_and_replace_the_complete_gradient():
     assert y.grad.tolist() == [4, 8]
 
 
+def test_an_error_inside_a_forward_keeps_its_cause():
+    @ta.operation(x=lambda F, g: g)
+    def failing(F, x):
+        raise LookupError("no such thing") from KeyError("the cause")
+
+    with pytest.raises(LookupError, match="no such thing") as error:
+        failing(leaf(1))
+    assert isinstance(error.value.__cause__, KeyError)
+
+
 # --- attention masks ---
 
 

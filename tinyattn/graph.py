@@ -222,7 +222,8 @@ class Operation:
         except Exception as error:
             for observer in watching:
                 observer.failed_forward(self, inputs, options, error)
-            raise self._clearer(error, arrays) from None
+            self._name_shapes(error, arrays)
+            raise
         extra: Sequence[Any] = ()
         if self.extras:
             result, *more = result
@@ -241,14 +242,13 @@ class Operation:
             return (out, *extra)
         return out
 
-    def _clearer(self, error: Exception, arrays: Sequence[Any]) -> Exception:
-        """NumPy's message about shapes names neither the operation nor the remedy."""
-        if not (isinstance(error, ValueError) and "broadcast" in str(error)):
-            return error
-        shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
-        return RuntimeError(
-            f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
-        )
+    def _name_shapes(self, error: Exception, arrays: Sequence[Any]) -> None:
+        """NumPy's message about shapes that do not fit names neither the operation nor the remedy."""
+        if isinstance(error, ValueError) and "broadcast" in str(error):
+            shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
+            raise RuntimeError(
+                f"{self.name}: shapes {shapes} do not broadcast; aligned at the right, sizes must be equal or 1"
+            ) from None
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
         node = Node(self, edges, out.data)
