@@ -40,7 +40,7 @@ def where_it_ends(node: Node, edge: Node, consumers: Mapping[Node, list[Node]], 
 
     consumers: for each node, those that took its output, newest first; gradients: of their outputs.
     """
-    region = image(node, backends.of(gradients[node]).ones(edge.shape, bool), edge)
+    region = image(node, backends.of(gradients[node]).full(edge.shape, True, bool), edge)
     while region is not None and not bool((gradients[node][region] != 0).any()):
         user = next(iter(consumers.get(node, ())), None)
         if user is None:
