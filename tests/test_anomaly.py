@@ -117,6 +117,7 @@ GIVEN = {
     "a seed": lambda x: (x * 2).backward(ta.tensor([INF, 1.0, 1.0])),
     "a hook": lambda x: hooked(x * 2, lambda g: g * np.nan).exp().sum().backward(),
     "a sum of gradients": lambda x: grown(x * 1).backward(),
+    "a sum of gradients at a leaf": lambda x: grown(x).backward(),
 }
 
 

@@ -531,6 +531,14 @@ def test_one_seed_gives_one_stream_and_streams_can_be_restored():
 # --- interop ---
 
 
+def test_what_is_no_number_equals_no_tensor():
+    x = ta.ones(2)
+    assert (x == None, x != None, x == "x", None in [x]) == (False, True, False, False)  # noqa: E711 - as a user may write
+    assert (x == [1, 2]).tolist() == [True, False]
+    with pytest.raises(RuntimeError, match="do not broadcast"):
+        _ = x == ta.ones(3)
+
+
 def test_arrays_on_the_left_are_our_operations():
     x = leaf(1, 2)
     for out in (

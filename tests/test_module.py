@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import pickle
 
@@ -231,6 +232,98 @@ def test_hooks_see_and_replace():
         assert layer(x) == 0
     layer.register_forward_pre_hook(lambda m, args, kw: ((x * 2,), {}), with_kwargs=True)
     np.testing.assert_allclose(layer(input=x).detach().numpy(), layer.forward(x * 2).detach().numpy())
+
+
+class Twice(nn.Module):
+    """Two inputs, two outputs, of which the second input takes part in one."""
+
+    def forward(self, a, b, times=2):
+        return a * times, a * b
+
+
+class TorchTwice(torch.nn.Module):
+    def forward(self, a, b, times=2):
+        return a * times, a * b
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_backward_hooks_see_what_pytorch_shows_them(create_graph):
+    seen = {}
+    for library, module in ((ta, Twice()), (torch, TorchTwice())):
+        told = seen[library] = []
+        log = [lambda g: None if g is None else g.tolist()]
+
+        def show(what, *gradients, told=told, log=log):
+            told.append((what, *[tuple(log[0](g) for g in gs) for gs in gradients]))
+
+        module.register_full_backward_pre_hook(lambda m, go, show=show: show("pre", go))
+        module.register_full_backward_hook(lambda m, gi, go, show=show: show("first", gi, go))
+        module.register_full_backward_hook(lambda m, gi, go, show=show: show("second", gi, go))
+        module.register_full_backward_hook(lambda m, gi, go, show=show: show("ahead", gi, go), prepend=True)
+        module.register_full_backward_pre_hook(lambda m, go: tuple(g and g * 10 for g in go) if None in go else None)
+        module.register_full_backward_hook(lambda m, gi, go: (gi[0] * 3, gi[1]), prepend=True)
+        a, b = (library.tensor(x, dtype=library.float64, requires_grad=True) for x in (2.0, 5.0))
+        for combine in (lambda y, z: y + z * z, lambda y, z: z):
+            (y, z) = module(a, b, times=7)
+            loss = combine(y, z)
+            for _ in range(2):  # the second walk starts from nothing
+                loss.backward(retain_graph=True, create_graph=create_graph)
+                told.append((log[0](a.grad), log[0](b.grad)))
+        with library.no_grad():
+            module(a, b)
+        told.append(log[0](module(a.detach(), b.detach())[0]))
+    assert seen[ta] == seen[torch]
+    assert seen[ta][0] == ("pre", (1.0, 20.0))
+
+
+def test_backward_hooks_where_no_input_requires_a_gradient():
+    layer, seen = nn.Linear(2, 3), []
+    layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go[0].shape)))
+    layer(ta.ones(4, 2)).sum().backward()
+    assert seen == [((None,), (4, 3))]
+    assert layer.weight.grad is not None
+    twice, x = Twice(), ta.ones(1, requires_grad=True)
+    twice.register_full_backward_hook(lambda m, gi, go: seen.append([g is None for g in gi + go]))
+    twice(x, x * 1)[0].sum().backward()  # PyTorch shows zeros for the input that took no part
+    assert seen[1] == [False, True, False, True]
+
+
+def test_backward_hooks_and_kinds_of_output():
+    class Kind(nn.Module):
+        def forward(self, x, kind):
+            return kind(x)
+
+    Pair, module, calls = collections.namedtuple("Pair", "left right"), Kind(), []
+    module.register_full_backward_hook(lambda m, gi, go: calls.append(go))
+    x = ta.ones(2, requires_grad=True)
+    pair = module(x, lambda x: Pair(x * 2, "text"))
+    assert (type(pair), pair.right, type(module(x, lambda x: [x]))) == (Pair, "text", list)
+    pair.left.sum().backward()
+    assert [[g is None for g in go] for go in calls] == [[False, True]]
+    with pytest.warns(UserWarning, match="Kind returned a dict, and its backward hooks will not be called") as record:
+        module(x, lambda x: {"a": x})
+    assert record[0].filename == __file__
+
+
+def test_a_backward_hook_may_zero_but_not_change_shapes():
+    layer, x = nn.Linear(2, 2), ta.ones(1, 2, requires_grad=True)
+    with layer.register_full_backward_hook(lambda m, gi, go: (None,)):
+        layer(x).sum().backward()
+        assert x.grad.tolist() == [[0.0, 0.0]]
+    for wrong in (ta.ones(2, 2), (ta.ones(1, 2),) * 2, (3.0,)):
+        with (
+            layer.register_full_backward_hook(lambda m, gi, go, wrong=wrong: wrong),
+            pytest.raises(
+                RuntimeError,
+                match=r"hook of Linear returned .* for grad_input; expected None, or a tuple \(shape \(1, 2\)\)",
+            ),
+        ):
+            layer(x).sum().backward()
+    with (
+        layer.register_full_backward_pre_hook(lambda m, go: (ta.ones(3),)),
+        pytest.raises(RuntimeError, match=r"\(shape \(3,\)\) for grad_output"),
+    ):
+        layer(x).sum().backward()
 
 
 def test_attributes_are_registered_and_replaced():

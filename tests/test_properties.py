@@ -293,6 +293,7 @@ WAYS: dict[str, Any] = {
     "kernel": lambda: tiled_attention(False),
     "tiles": lambda: tiled_attention(True),
     "definition": ta.definitions,
+    "recorded": lambda: tiled_attention(False),  # the kernel's output, the definition's gradients
 }
 
 
@@ -364,7 +365,7 @@ class Drawn:
         mask = None if self.mask is None else ta.tensor(self.mask)
         with WAYS[way]():
             out = F.scaled_dot_product_attention(*leaves, mask, is_causal=self.kind == "causal")
-        return [x.data for x in (out, *ta.grad(out, leaves, leaf(self.u)))]
+        return [x.data for x in (out, *ta.grad(out, leaves, leaf(self.u), create_graph=way == "recorded"))]
 
 
 def attentions(*kinds: str) -> Any:
@@ -408,7 +409,7 @@ def test_a_mask_deletes_keys(way: str, d: Drawn) -> None:
 BAD = st.sampled_from([np.nan, np.inf, -np.inf])
 
 
-@pytest.mark.parametrize("way", ["kernel", "tiles"])
+@pytest.mark.parametrize("way", WAYS)
 @examples(100)
 @given(d=attentions(), bad=BAD, which=st.sampled_from("q k v kv qkv".split()))
 def test_what_nobody_sees_does_not_leak(way: str, d: Drawn, bad: float, which: str) -> None:
@@ -423,7 +424,7 @@ def test_what_nobody_sees_does_not_leak(way: str, d: Drawn, bad: float, which: s
         close(ours, right)
 
 
-@pytest.mark.parametrize("way", ["kernel", "tiles"])
+@pytest.mark.parametrize("way", WAYS)
 @examples(100)
 @given(d=attentions(), bad=BAD, data=st.data())
 def test_a_bad_value_reaches_only_who_sees_it(way: str, d: Drawn, bad: float, data: Any) -> None:

@@ -78,10 +78,10 @@ def walk(
             found[node] = g if owned else F.clone(g)  # what leaves the engine is nobody else's
         elif inputs is None and node.tensor is not None:
             _accumulate(node, g if owned else F.clone(g), recording)
-        if node.op is None:
-            continue
         for observer in watching:
             observer.before_backward(node, g)
+        if node.op is None:
+            continue
         incoming = node.op.gradients(F, node, g)
         for observer in watching:
             observer.after_backward(node, g, incoming)

@@ -35,7 +35,8 @@ class Observer:
         """`tensor.detach()` gave the Tensor `out`."""
 
     def before_backward(self, node: Node, g: Any) -> None:
-        """The walk has reached `node`, whose complete gradient is `g` (an array, or a recorded Tensor)."""
+        """The walk has reached `node`, an operation's or a leaf (`node.op` is None), whose complete
+        gradient is `g` (an array, or a recorded Tensor)."""
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         """The rules of `node` gave `gradients`, one for each edge, None where nobody needs one."""

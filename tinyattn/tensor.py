@@ -18,6 +18,18 @@ from tinyattn.hooks import RemovableHandle
 from tinyattn.observer import observers
 
 
+def _comparison(op: Callable[..., Tensor]) -> Any:
+    """`op` as a method: what is no number at all (None, a string) equals no tensor, which is no mistake."""
+
+    def compare(self: Tensor, other: Any) -> Any:
+        try:
+            return op(self, other)
+        except TypeError:
+            return NotImplemented
+
+    return compare
+
+
 class Tensor:
     """An n-dimensional array that can remember how it was computed.
 
@@ -280,7 +292,7 @@ class Tensor:
     __truediv__, __pow__, __matmul__ = ops.div, ops.pow, ops.matmul
     __neg__, __abs__ = ops.neg, ops.abs
     __lt__, __le__, __gt__, __ge__ = ops.lt, ops.le, ops.gt, ops.ge
-    __eq__, __ne__ = ops.eq, ops.ne
+    __eq__, __ne__ = _comparison(ops.eq), _comparison(ops.ne)
 
     def __rsub__(self, other: Any) -> Tensor:
         return ops.sub(other, self)
@@ -403,8 +415,7 @@ class Tensor:
         value, and this tensor goes on as its output.
         """
         tracked = modes.is_grad_enabled() and any(isinstance(x, Tensor) and x.node is not None for x in (self, *args))
-        if tracked:
-            self._may_change(name)
+        self._may_change(name, tracked)
         result = op(Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
         if result.shape != self.shape:
             raise RuntimeError(
@@ -416,8 +427,17 @@ class Tensor:
         self._wrote(name, result.node if tracked else None)
         return self
 
-    def _may_change(self, name: str) -> None:
-        """Refuse what would make recorded gradients wrong."""
+    def _may_change(self, name: str, tracked: builtins.bool) -> None:
+        """Refuse what would write to several elements at once, or make recorded gradients wrong."""
+        if any(size > 1 and step == 0 for size, step in zip(self.data.shape, self.data.strides, strict=True)):
+            raise RuntimeError(
+                f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
+                "memory (it was expanded), so they cannot be changed one by one; clone() it first."
+            )
+        if not getattr(self.data.flags, "writeable", True):  # CuPy has no read-only arrays
+            raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
+        if not tracked:
+            return
         if self.node is not None and self.node.op is None:
             raise RuntimeError(
                 f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
@@ -498,6 +518,7 @@ class Tensor:
             if extra > 0 and value.shape[:extra] == (1,) * extra:
                 value = value.reshape(value.shape[extra:])
             return self._inplace(name, ops.setitem, value, index=index)
+        self._may_change(name, False)
         self.data[index] = value.data
         self._wrote(name)
         return self

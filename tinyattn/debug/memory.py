@@ -126,6 +126,8 @@ class MemoryLedger(Observer, MemoryReport):
             self._end(op, "forward", about)
 
     def before_backward(self, node: Node, g: Any) -> None:
+        if node.op is None:
+            return
         with self._account():
             # the walk may have summed several gradients: that array is new here
             self._note(g, "gradient", _about(node), "out", len(self.timeline) - 1)

@@ -13,6 +13,7 @@ from tinyattn.creation import as_tensor
 from tinyattn.dtypes import as_dtype
 from tinyattn.hooks import RemovableHandle
 from tinyattn.modes import module_stack, no_grad
+from tinyattn.nn.backward_hooks import BackwardHooks
 from tinyattn.tensor import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
@@ -64,6 +65,8 @@ class Module:
         self._non_persistent: set[str] = set()  # buffers that state_dict leaves out
         self._forward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
+        self._backward_pre_hooks: dict[int, Callable[..., Any]] = {}
+        self._backward_hooks: dict[int, Callable[..., Any]] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward` between the forward pre-hooks and the forward hooks."""
@@ -79,11 +82,15 @@ class Module:
                 args, kwargs = hook(self, args, kwargs) or (args, kwargs)
             elif (changed := hook(self, args)) is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
+        around = None
+        if self._backward_hooks or self._backward_pre_hooks:
+            around = BackwardHooks(self, self._backward_pre_hooks.values(), self._backward_hooks.values())
+            args = around.enter(args)
         output = self.forward(*args, **kwargs)
         for hook, with_kwargs in tuple(self._forward_hooks.values()):
             changed = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
             output = output if changed is None else changed
-        return output
+        return around.leave(output) if around else output
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
@@ -103,6 +110,23 @@ class Module:
         with_kwargs: `hook(module, args, kwargs, output)`. prepend: before the hooks there already.
         """
         return RemovableHandle(self._forward_hooks, (hook, with_kwargs), prepend)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call `hook(module, grad_output)` when the gradients of the output are complete.
+
+        grad_output: a tuple with the gradient of each output tensor, None where none arrives; what
+        the hook returns replaces it. prepend: before the hooks that are there already.
+        """
+        return RemovableHandle(self._backward_pre_hooks, hook, prepend)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """Call `hook(module, grad_input, grad_output)` when the gradients of the inputs are complete.
+
+        grad_input: a tuple with the gradient of each positional argument, None for one that requires
+        none; what the hook returns replaces it (None in a tuple: zeros). grad_output: as above.
+        Input and output pass through views while there are hooks, so neither can be changed in place.
+        """
+        return RemovableHandle(self._backward_hooks, hook, prepend)
 
     # --- attributes: parameters, modules and buffers live in registries, by name ---
 

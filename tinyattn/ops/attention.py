@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,12 @@ def dropout(
 
 
 def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    scores = F.matmul(q * scale, k.mT)  # (..., queries, keys)
+    hidden = _must_hide(F, q, k, v, mask, allowed)
+    if hidden is None:
+        scores = F.matmul(q * scale, k.mT)  # (..., queries, keys)
+    else:  # the same sum over pairs that may meet
+        pairs = F.masked_fill(q[..., :, None, :] * scale, hidden, 0), F.masked_fill(k[..., None, :, :], hidden, 0)
+        scores = F.sum(pairs[0] * pairs[1], -1)
     scores = scores if mask is None else scores + mask
     scores = scores if allowed is None else F.masked_fill(scores, F.logical_not(allowed), -math.inf)
     top = F.amax(scores, -1, keepdim=True).detach()
@@ -57,7 +63,19 @@ def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: A
     total = F.sum(e, -1, keepdim=True)
     weights = e / F.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
     used = weights if keep is None else weights * keep
-    return F.matmul(used, v), weights  # (..., queries, value_dim)
+    if hidden is None:
+        return F.matmul(used, v), weights  # (..., queries, value_dim)
+    return F.sum(used[..., None] * F.masked_fill(v[..., None, :, :], hidden, 0), -2), weights
+
+
+def _must_hide(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
+    """(..., queries, keys, 1), True where a query may not see a key, if NaN or infinity could leak from
+    there, since 0 x NaN is NaN; else None: a product with zero hides what is finite."""
+    if (mask is None and allowed is None) or all(F.isfinite(x).all() for x in (q, k, v)):
+        return None
+    unseen = [] if mask is None else [mask.detach() == -math.inf]
+    unseen += [] if allowed is None else [F.logical_not(allowed)]
+    return functools.reduce(F.logical_or, unseen)[..., None]
 
 
 def _backward(
