@@ -17,7 +17,7 @@ PACKAGE = ROOT / "tinyattn"
 
 # In ops/ and autograd.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes F.
 ALSO = {
-    "ops/activations.py": {"gelu_derivative"},
+    "ops/activations.py": {"gelu_backward"},
     "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "dropout", "scaled_dot_product_attention"},
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {

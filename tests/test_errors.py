@@ -146,6 +146,7 @@ ROWS = [
     (lambda: F.layer_norm(ta.ones(2, 3), (4,)), RuntimeError, r"normalized_shape=\(4,\) must end the input's shape \(2, 3\)"),
     (lambda: F.dropout(ta.ones(2), 1.5), ValueError, "p=1.5; a probability lies between 0 and 1"),
     (lambda: F.gelu(ta.ones(2), "fast"), ValueError, "approximate='fast'; expected 'none' or 'tanh'"),
+    (lambda: F.packed_attention(ta.ones(2, 3, 12), 5), RuntimeError, r"qkv \(2, 3, 12\) with 5 heads; expected \(\.\.\., tokens, 3 dim\)"),
     (lambda: A(ta.ones(2, 3), ta.ones(2, 4), ta.ones(2, 3)), RuntimeError, r"query \(2, 3\), key \(2, 4\).*agree in their last axis"),
     (lambda: A(ta.ones(2, 3), ta.ones(4, 3), ta.ones(5, 3)), RuntimeError, "key and value must agree in their second last axis"),
     (lambda: A(ta.ones(2, 3), ta.ones(4, 3), ta.ones(4, 3), ta.ones(3, 4)), RuntimeError, r"attn_mask \(3, 4\) does not broadcast to the scores \(2, 4\)"),

@@ -83,6 +83,7 @@ SAMPLES = {
         ([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), None, None, None], {"scale": 0.5}),
         ([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), f(3, 5), b(3, 5), f(2, 3, 5)], {"scale": 0.5}),
     ],
+    "packed_attention": [([f(2, 3, 12)], {"heads": 2, "scale": 0.5})],
     "tiled_attention": [([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), None, b(3, 5), ], {"causal": False, "scale": 0.5})],
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from oracle import compare
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
+from tinyattn.backends.cpu import blocks
 from tinyattn.ops.attention import _attention, tiled_attention
 
 
@@ -466,6 +467,59 @@ def test_attention_to_third_order(lead, options):
     )
 
 
+def primitive_packed_attention(qkv, heads, mask=None, is_causal=False, scale=None):
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(-3, -2) for t in qkv.chunk(3, -1))
+    return primitive_attention(q, k, v, mask, is_causal, scale).transpose(-3, -2).flatten(-2)
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}], ids=str)
+def test_packed_attention(lead, options):
+    compare(F.packed_attention, primitive_packed_attention, (x(*lead, 4, 12), 2), options, orders=2)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_packed_attention_masked_and_in_tiles(tiled):
+    mask = np.array([[True, False, True, True]] * 4)
+    with tiled_attention(tiled):
+        compare(
+            lambda t: F.packed_attention(t, 2, ta.tensor(mask)),
+            lambda t: primitive_packed_attention(t, 2, torch.from_numpy(mask)),
+            (x(2, 4, 12),),
+        )
+        out = F.packed_attention(ta.ones(1, 4, 12, requires_grad=True), 2)
+        assert ("tiled_attention" in describe_graph(out)) == tiled
+
+
+def describe_graph(out):
+    """The names of the operations behind `out`."""
+    names, stack = set(), [out.node]
+    while stack:
+        node = stack.pop()
+        if node is not None and node.op is not None:
+            names.add(node.op.name)
+            stack.extend(node.edges)
+    return names
+
+
+def test_packed_attention_drops_out_its_weights():
+    qkv, options = ta.randn(2, 4, 12), {"dropout_p": 0.5}
+    q, k, v = (t.reshape(2, 4, 2, 2).transpose(1, 2) for t in qkv.chunk(3, -1))
+    ours = F.packed_attention(qkv, 2, generator=ta.Generator().manual_seed(3), **options)
+    apart = F.scaled_dot_product_attention(q, k, v, generator=ta.Generator().manual_seed(3), **options)
+    np.testing.assert_array_equal(ours.data, apart.data.swapaxes(1, 2).reshape(2, 4, 4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_packed_attention_of_extreme_numbers(bad):
+    a = np.random.default_rng(0).normal(size=(3, 4, 12))
+    a[1, 2, 0] = bad  # in a query of the first head
+    with np.errstate(all="ignore"):
+        expected = primitive_packed_attention(torch.from_numpy(a), 2).numpy()
+        out = F.packed_attention(ta.from_numpy(a), 2).data
+    np.testing.assert_allclose(out, expected, atol=1e-12)
+
+
 def test_attention_with_fewer_key_heads():
     args = (x(2, 6, 3, 5), x(2, 2, 6, 5, seed=1), x(2, 2, 6, 5, seed=2))
     compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args, {"enable_gqa": True}, orders=1)
@@ -580,6 +634,8 @@ FUSED = {
     "layer_norm scaled": (lambda x, w: F.layer_norm(x, (4,), w), [(2, 3, 4), (4,)]),
     "layer_norm shifted": (lambda x, b: F.layer_norm(x, (4,), None, b), [(2, 3, 4), (4,)]),
     "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
+    "packed_attention": (lambda x: F.packed_attention(x, 2), [(5, 3, 12)]),
+    "packed_attention scaled": (lambda x: F.packed_attention(x + ta.tensor([11.0] * 8 + [0.0] * 4), 2, scale=0.5), [(5, 3, 12)]),
     "cross_entropy": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2])), [(3, 4)]),
     "cross_entropy weighted": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), ta.tensor([1.0, 2, 3, 4]).to(x.dtype)), [(3, 4)]),
     "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
@@ -594,10 +650,13 @@ FUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("block", [None, 8])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("contiguous", [True, False])
 @pytest.mark.parametrize("name", FUSED)
-def test_kernels_equal_their_definitions(name, contiguous, dtype):
+def test_kernels_equal_their_definitions(name, contiguous, dtype, block, monkeypatch):
+    if block:  # so small that every kernel which takes its arrays in pieces has several, the last one short
+        monkeypatch.setattr(blocks, "BLOCK", block)
     function, shapes = FUSED[name]
     rng = np.random.default_rng(0)
     arrays = [

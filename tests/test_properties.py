@@ -103,6 +103,7 @@ TABLE: dict[str, list[Case]] = {
         Case(lambda op, q, k, v: op(q, k, v, None, MASK, None, scale=0.7), (2, 2, 4), (2, 3, 4), (2, 3, 2)),
         Case(lambda op, q, k, v, m: op(q, k, v, m, None, KEEP, scale=0.7), (2, 2, 4), (3, 4), (2, 1, 3, 2), (3,)),
     ],
+    "packed_attention": [Case(lambda op, qkv: op(qkv, heads=2, scale=0.7), (2, 3, 12))],
     "tiled_attention": [
         Case(lambda op, q, k, v: op(q, k, v, None, MASK, causal=False, scale=0.7), (2, 2, 4), (2, 3, 4), (2, 3, 2)),
         Case(lambda op, q, k, v: op(q, k, v, None, None, causal=True, scale=0.7), (3, 4), (2, 3, 4), (3, 2)),

@@ -152,16 +152,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(batch, tokens, dim) -> query, key and value, each (batch, heads, tokens, head_dim)"""
-        batch, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
-
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.project(x)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (batch, heads, tokens, head_dim)
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
+        return self.proj(F.packed_attention(self.qkv(x), self.num_heads))
 
 
 class MLP(nn.Module):
@@ -267,7 +259,7 @@ class AttentionClassifier(nn.Module):
         try:
             x = self.tokens(images)
             for block in self.blocks:
-                query, key, _ = block.attention.project(block.norm1(x))
+                query, key, _ = ops.split_heads(block.attention.qkv(block.norm1(x)), block.attention.num_heads)
                 maps.append(ops.attention_weights(query, key))
                 x = block(x)
             maps.append(self.pool(self.norm(x), need_weights=True)[1])

@@ -14,6 +14,7 @@ from tinyattn.ops import (
     mse_loss,
     nll_loss,
     one_hot,
+    packed_attention,
     pad,
     relu,
     scaled_dot_product_attention,
@@ -27,5 +28,5 @@ from tinyattn.ops import (
 __all__ = [
     "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
     "linear", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
-    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
+    "packed_attention", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip

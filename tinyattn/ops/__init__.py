@@ -5,8 +5,14 @@ This namespace is what rules and definitions know as `F` when they run on Tensor
 """
 
 from tinyattn.creation import eye, ones_like, zeros_like
-from tinyattn.ops.activations import gelu, gelu_derivative, logsigmoid, relu, sigmoid, silu, softplus
-from tinyattn.ops.attention import attention_weights, dropout, scaled_dot_product_attention
+from tinyattn.ops.activations import gelu, gelu_backward, logsigmoid, relu, sigmoid, silu, softplus
+from tinyattn.ops.attention import (
+    attention_weights,
+    dropout,
+    packed_attention,
+    scaled_dot_product_attention,
+    split_heads,
+)
 from tinyattn.ops.elementwise import (
     abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
     logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,

@@ -71,7 +71,7 @@ _gelu = Operation(
     lambda F, x, *, approximate: F.gelu(x, approximate),
     name="gelu",
     definition=_gelu_definition,
-    x=lambda F, g, x, approximate: g * F.gelu_derivative(x, approximate),
+    x=lambda F, g, x, approximate: F.gelu_backward(g, x, approximate),
 )
 
 
@@ -85,15 +85,15 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return _gelu(input, approximate=approximate)
 
 
-def gelu_derivative(x: Tensor, approximate: str = "none") -> Tensor:
-    """The slope of `gelu`, recorded when its kernel's would not be."""
+def gelu_backward(g: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
+    """g times the slope of `gelu` at x, recorded when its kernel's would not be."""
     F = _ops
     if approximate == "none":
         density = F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-        return (1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density
+        return g * ((1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density)
     t = F.tanh((x + F.pow(x, 3) * 0.044715) * math.sqrt(2 / math.pi))
     slope = (1 + x * x * (3 * 0.044715)) * math.sqrt(2 / math.pi)
-    return (1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5
+    return g * ((1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5)
 
 
 from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -95,6 +95,35 @@ def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: An
     return F.attention(q, k, v, mask, allowed, keep, scale)
 
 
+# --- attention of query, key and value from one projection ---
+
+
+def split_heads(qkv: Any, num_heads: int) -> Any:
+    """(..., tokens, 3 dim) -> query, key and value, each (..., heads, tokens, head_dim)."""
+    *lead, tokens, width = qkv.shape
+    x = _ops.reshape(qkv, (*lead, tokens, 3, num_heads, width // 3 // num_heads))
+    return _ops.unbind(_ops.movedim(x, (-3, -2), (0, -3)))
+
+
+def _join_heads(x: Any) -> Any:
+    """(..., heads, tokens, head_dim) -> (..., tokens, dim)"""
+    return _ops.flatten(_ops.transpose(x, -3, -2), -2)
+
+
+def _packed_definition(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
+    q, k, v = split_heads(qkv, heads)
+    return _join_heads(_definition(F, q, k, v, None, None, None, scale=scale)[0])
+
+
+@operation(
+    definition=_packed_definition,
+    extras=("e", "share"),
+    backward=lambda F, g, qkv, out, e, share, scale: (F.packed_attention_backward(g, qkv, out, e, share, scale),),
+)
+def _packed_attention(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
+    return F.packed_attention(qkv, heads, scale)
+
+
 # --- attention in tiles ---
 
 _tiled_mode: ContextVar[bool | None] = ContextVar("tiled_attention", default=None)
@@ -114,11 +143,11 @@ def tiled_attention(mode: bool | None = True) -> Mode:
     return Mode(_tiled_mode, mode)
 
 
-def _in_tiles(query: Tensor, key: Tensor, lead: tuple[int, ...]) -> bool:
-    mode, scores = _tiled_mode.get(), query.shape[-2] * key.shape[-2]
+def _in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
+    mode, scores = _tiled_mode.get(), queries * keys
     if mode is not None:
         return mode
-    return scores > _TILED_SCORES and math.prod(lead) * scores * query.dtype.itemsize > _TILED_BYTES
+    return scores > _TILED_SCORES and heads * scores * itemsize > _TILED_BYTES
 
 
 def _causal(q: Any, k: Any) -> Tensor:
@@ -176,7 +205,7 @@ def scaled_dot_product_attention(
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
     if dropout_p == 0 and not (mask is not None and mask.requires_grad and is_grad_enabled()):
         lead = _ahead(*(x for x in (query, key, value, mask, allowed) if x is not None))
-        if _in_tiles(query, key, lead):
+        if _in_tiles(math.prod(lead), query.shape[-2], key.shape[-2], query.dtype.itemsize):
             return _tiled_attention(query, key, value, mask, allowed, causal=is_causal, scale=scale)
     keep = None
     if dropout_p > 0:
@@ -185,6 +214,42 @@ def scaled_dot_product_attention(
         keep = dropout(ones, dropout_p, generator=generator)
     allowed = _causal(query, key) if is_causal else allowed
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
+
+
+def packed_attention(
+    qkv: Tensor,
+    num_heads: int,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    *,
+    generator: random.Generator | None = None,
+) -> Tensor:
+    """Multi-head self-attention of what one projection gives: (..., tokens, 3 dim) -> (..., tokens, dim).
+
+    qkv: query, key and value side by side, each of num_heads heads side by side. The same as splitting
+    it, `scaled_dot_product_attention` of (..., heads, tokens, head_dim) and joining the heads, whose
+    arguments the others are; but read and written in place, as one operation where nothing is masked.
+    """
+    if qkv.ndim < 2 or num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
+        raise RuntimeError(
+            f"attention: qkv {tuple(qkv.shape)} with {num_heads} heads; expected (..., tokens, 3 dim), where dim is a "
+            "multiple of the heads"
+        )
+    *lead, tokens, width = qkv.shape
+    scale = 1 / math.sqrt(max(width // 3 // num_heads, 1)) if scale is None else float(scale)
+    plain = attn_mask is None and dropout_p == 0 and not is_causal
+    if (
+        plain
+        and len(lead) == 1
+        and qkv.numel()
+        and not _in_tiles(lead[0] * num_heads, tokens, tokens, qkv.dtype.itemsize)
+    ):
+        return _packed_attention(qkv, heads=num_heads, scale=scale)
+    q, k, v = split_heads(qkv, num_heads)
+    out = scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale, generator=generator)
+    return _join_heads(out)
 
 
 def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor | None, Tensor | None]:

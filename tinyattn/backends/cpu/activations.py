@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.cpu.blocks import stretches
 from tinyattn.backends.cpu.erf import erf
 
-__all__ = ["gelu", "gelu_derivative", "logsigmoid", "relu", "sigmoid", "softplus"]
+__all__ = ["gelu", "gelu_backward", "logsigmoid", "relu", "sigmoid", "softplus"]
 
 Array = Any
 _SLOPE = math.sqrt(2 / math.pi)
@@ -38,38 +39,52 @@ def logsigmoid(x: Array) -> Array:
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
-    if approximate == "none":
-        return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
-    out = _tanh_part(x)
-    out += 1
-    out *= x
-    out *= 0.5
+    out = np.empty_like(x)
+    for a, y in stretches(x, out):
+        if approximate == "none":
+            np.multiply(a, math.sqrt(0.5), out=y)
+            y[...] = erf(y)
+        else:
+            _tanh_part(a, np.multiply(a, a, out=y), y)
+        y += 1
+        y *= a
+        y *= 0.5
     return out
 
 
-def gelu_derivative(x: Array, approximate: str = "none") -> Array:
-    if approximate == "none":
-        density = np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-        return 0.5 * (1 + erf(x * math.sqrt(0.5))) + x * density
-    # with t = tanh(u): (1 + t) / 2 + x (1 - t^2) u' / 2
-    t = _tanh_part(x)
-    slope = x * x
-    slope *= 1.5 * _SLOPE * _CUBIC
-    slope += 0.5 * _SLOPE
-    slope *= x  # x u' / 2
-    square = t * t
-    square -= 1
-    slope *= square
-    t += 1
-    t *= 0.5
-    t -= slope
-    return t
+def gelu_backward(g: Array, x: Array, approximate: str = "none") -> Array:
+    """g times the slope of gelu at x."""
+    out = np.empty_like(x)
+    for a, u, slope in stretches(x, g, out):
+        if approximate == "none":  # half (1 + erf(x / sqrt(2))) and x times the density
+            square = np.asarray(a * a)
+            square *= -0.5
+            density = np.exp(square, out=square)
+            density *= a
+            density *= math.sqrt(2 / math.pi)
+            np.multiply(a, math.sqrt(0.5), out=slope)
+            slope[...] = erf(slope)
+            slope += 1
+            slope += density
+            slope *= 0.5
+        else:  # with t = tanh(x s), s = k + c x^2: (1 + t) (1 + (1 - t) x (k + 3 c x^2)) / 2
+            square = np.asarray(a * a)
+            t = _tanh_part(a, square, np.empty_like(square))
+            square *= 1.5 * _SLOPE * _CUBIC
+            square += 0.5 * _SLOPE
+            square *= a
+            np.subtract(1, t, out=slope)
+            slope *= square
+            slope += 0.5
+            t += 1
+            slope *= t
+        slope *= u
+    return out
 
 
-def _tanh_part(x: Array) -> Array:
-    """tanh(sqrt(2 / pi) (x + 0.044715 x^3))"""
-    u = np.asarray(x * x)
-    u *= _SLOPE * _CUBIC
-    u += _SLOPE
-    u *= x
-    return np.tanh(u, out=u)
+def _tanh_part(x: Array, square: Array, out: Array) -> Array:
+    """tanh(sqrt(2 / pi) (x + 0.044715 x^3)), written to `out`, which may be `square`, that is x^2."""
+    np.multiply(square, _SLOPE * _CUBIC, out=out)
+    out += _SLOPE
+    out *= x
+    return np.tanh(out, out=out)

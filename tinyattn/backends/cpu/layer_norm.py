@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+
+from tinyattn.backends.cpu.blocks import rows
 
 __all__ = ["layer_norm", "layer_norm_backward"]
 
@@ -13,22 +16,26 @@ Array = Any
 
 def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
     """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
-    width = _width(shape)
-    rows = x.reshape(-1, width)
-    # short rows: a product with ones takes a fifth of the time of mean()
-    average = rows @ np.full(width, 1.0 / max(width, 1), x.dtype)  # (rows,)
-    normal = rows - average[:, None]
-    rstd = np.vecdot(normal, normal)
-    rstd /= max(width, 1)
-    rstd += eps
-    np.sqrt(rstd, out=rstd)
-    np.reciprocal(rstd, out=rstd)
-    normal *= rstd[:, None]
-    out = normal if weight is None else normal * weight.reshape(-1)
-    if bias is not None:
-        out = out + bias.reshape(-1) if out is normal else np.add(out, bias.reshape(-1), out=out)
-    if out is normal:
-        out = normal.copy()
+    width = math.prod(shape)
+    xs = x.reshape(-1, width)
+    out, normal, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
+    to_mean = np.full(width, 1.0 / max(width, 1), x.dtype)  # a product takes a fifth of the time of mean()
+    weights, biases = (_in_rows(p, len(xs)) for p in (weight, bias))
+    for part in rows(len(xs), width):
+        h, r, y = normal[part], rstd[part], out[part]
+        np.subtract(xs[part], (xs[part] @ to_mean)[:, None], out=h)
+        np.vecdot(h, h, out=r)
+        r /= max(width, 1)
+        r += eps
+        np.sqrt(r, out=r)
+        np.reciprocal(r, out=r)
+        h *= r[:, None]
+        if weights is None:
+            y[...] = h
+        else:
+            np.multiply(h, weights[: len(h)], out=y)
+        if biases is not None:
+            y += biases[: len(h)]
     return out.reshape(x.shape), normal, rstd
 
 
@@ -39,28 +46,31 @@ def layer_norm_backward(
 
     With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)).
     """
-    width = _width(shape)
-    rows = g.reshape(-1, width)
-    dx = dweight = dbias = None
-    if needed[0]:
-        h = rows * weight.reshape(-1) if weight is not None else rows.copy()
-        along = np.vecdot(h, normal)
-        along /= -max(width, 1)
-        average = h @ np.full(width, 1.0 / max(width, 1), g.dtype)
-        h -= average[:, None]
-        h += normal * along[:, None]
-        h *= rstd[:, None]
-        dx = h.reshape(g.shape)
-    ones = np.ones(len(rows), g.dtype)
-    if needed[1]:
-        dweight = (ones @ (rows * normal)).reshape(shape)
-    if needed[2]:
-        dbias = (ones @ rows).reshape(shape)
-    return dx, dweight, dbias
+    width = math.prod(shape)
+    gs = g.reshape(-1, width)
+    dx = np.empty_like(gs) if needed[0] else None
+    dweight, dbias = (np.zeros(width, g.dtype) if n else None for n in needed[1:])
+    to_mean, ones = np.full(width, 1.0 / max(width, 1), g.dtype), np.ones(len(gs), g.dtype)
+    weights = _in_rows(weight, len(gs))
+    for part in rows(len(gs), width):
+        u, n = gs[part], normal[part]
+        if dx is not None:
+            h = u.copy() if weights is None else u * weights[: len(u)]
+            along = np.vecdot(h, n)
+            along /= -max(width, 1)
+            h -= (h @ to_mean)[:, None]
+            h += np.multiply(n, along[:, None], out=dx[part])
+            np.multiply(h, rstd[part][:, None], out=dx[part])
+        if dweight is not None:
+            dweight += ones[: len(u)] @ (u * n)
+        if dbias is not None:
+            dbias += ones[: len(u)] @ u
+    return tuple(d if d is None else d.reshape(s) for d, s in ((dx, g.shape), (dweight, shape), (dbias, shape)))
 
 
-def _width(shape: tuple[int, ...]) -> int:
-    width = 1
-    for n in shape:
-        width *= n
-    return width
+def _in_rows(vector: Array, count: int) -> Array:
+    """The vector once for each row of a block: two whole arrays multiply faster than one and its rows."""
+    if vector is None:
+        return None
+    block = next(rows(count, vector.size), slice(0))
+    return np.tile(vector.reshape(-1), (min(block.stop, count), 1))

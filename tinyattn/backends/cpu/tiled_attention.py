@@ -30,7 +30,7 @@ def attention_in_tiles(
     Arguments as in `attention`; causal: query i sees keys 0 to i.
     """
     lead, (q, k, v, mask, allowed) = _spread(q, k, v, mask, allowed)
-    out = _heads_last(q, v) if len(lead) == 2 else np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype)
+    out = _heads_last((*lead, q.shape[-2], v.shape[-1]), q.dtype)
     logs = np.empty((*lead, q.shape[-2], 1), q.dtype)
     out[...] = 0
     for head in np.ndindex(lead):

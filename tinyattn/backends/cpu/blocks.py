@@ -1,0 +1,43 @@
+"""Large arrays taken a piece at a time, so that a chain of operations stays in the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+BLOCK = 1 << 16  # elements: a few float32 arrays of this length fit into the second-level cache
+
+
+def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The same stretch of every array (of one size) in turn; all at once where one is not contiguous."""
+    size = arrays[0].size
+    if size <= BLOCK or not all(array.flags.c_contiguous for array in arrays):
+        yield arrays
+        return
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, size, BLOCK):
+        yield tuple(array[start : start + BLOCK] for array in flat)
+
+
+def rows(count: int, width: int) -> Iterator[slice]:
+    """Slices of `count` rows, each `width` elements long."""
+    step = max(BLOCK // max(width, 1), 1)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, up to 64 MB, for the next allocation.
+
+    glibc asks the system for every large array and gives it back when it is freed, and the system
+    clears it page by page: a fifth of a training step. It stops doing so for sizes that it has seen
+    freed once (M_MMAP_THRESHOLD in mallopt(3), at most 32 MB), so one such array is made here. It is
+    never touched, and takes no memory. Elsewhere this does nothing.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
+
+
+keep_freed_memory()
