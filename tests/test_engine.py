@@ -671,7 +671,7 @@ def calls_of_f() -> list[tuple[str, int, list[str]]]:
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
     "asarray", "attention", "attention_backward", "attention_in_tiles", "attention_in_tiles_backward", "floor_divide",
-    "layer_norm_backward", "trunc_divide",
+    "layer_norm_backward", "packed_attention", "packed_attention_backward", "trunc_divide",
 }  # fmt: skip
 
 
