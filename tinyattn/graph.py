@@ -49,8 +49,8 @@ class Saved(NamedTuple):
 def _save(value: Any) -> Any:
     if not isinstance(value, _tensor.Tensor):
         return value
-    storage = value.storage
-    return Saved(value.data, value.node, storage, storage.version)
+    storage = value._storage or value.storage
+    return tuple.__new__(Saved, (value.data, value.node, storage, storage.version))  # half the time of Saved(...)
 
 
 _ids = itertools.count(1)
@@ -79,6 +79,10 @@ class Node:
 
     def value(self, name: str, recording: bool) -> Any:
         """What the rules know as `name`: a saved input or `out`, an option, or `needed`."""
+        if self.saved is not None and name in self.saved:
+            value = self.saved[name]
+            if type(value) is Saved and not recording and value.storage.version == value.version:
+                return value.array  # nearly always
         if name == "needed":
             return tuple(edge is not None for edge in self.edges)
         if name in self.options:
@@ -195,10 +199,10 @@ class Operation:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run on tensors; record a node if one of them requires a gradient."""
-        if len(inputs) < len(self.inputs) and options:  # torch's names for the first two
+        if options and len(inputs) < len(self.inputs):  # torch's names for the first two
             inputs += tuple(options.pop(k) for k in ("input", "other") if k in options)
         if self.promote is not None:
-            inputs = tuple(self.promote(*inputs))
+            inputs = self.promote(*inputs)
         if self.definition is not None and definition_mode.get():
             return self.definition(_ops, *inputs, **options)
         Tensor = _tensor.Tensor
@@ -206,10 +210,11 @@ class Operation:
         for x in inputs:
             if isinstance(x, Tensor):
                 arrays.append(x.data)
+                edges.append(x.node)
                 if x._storage is not None and x._version < x._storage.tracked:
                     _refuse_stale(x, self)
-                edges.append(x.node)
-                tracked = tracked or x.node is not None
+                if x.node is not None:
+                    tracked = True
             else:
                 arrays.append(x)
                 edges.append(None)
@@ -256,7 +261,7 @@ class Operation:
         node.site, node.modules = call_site(), module_stack.get()
         saved = node.saved
         assert saved is not None
-        needed = tuple(edge is not None for edge in edges)
+        needed = tuple(map(bool, edges))
         plan = self._plans.get(needed)
         if plan is None:
             plan = self._plans[needed] = self._plan(needed)

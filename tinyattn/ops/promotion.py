@@ -69,14 +69,30 @@ def floating(*inputs: Any) -> Sequence[Any]:
     return _align(inputs, True)
 
 
+def _agree(inputs: Sequence[Any]) -> bool:
+    """Whether there is nothing to do, as nearly always: floating tensors of one dtype, and numbers."""
+    dtype = None
+    for x in inputs:
+        if isinstance(x, _tensor.Tensor):
+            if dtype is None:
+                dtype = x.data.dtype
+            elif x.data.dtype is not dtype:
+                return False
+        elif type(x) is not float and type(x) is not int:
+            return False
+    return dtype is not None and dtype.kind == "f"
+
+
 def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
+    if _agree(inputs):
+        return inputs
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, _tensor.Tensor)), None)
     if first is None:  # numbers alone: as 0-d tensors
         inputs = [creation.tensor(x) for x in inputs]
         first = inputs[0]
     dtype = first.dtype
-    for x in inputs:  # nearly always there is nothing to do
+    for x in inputs:
         if x.dtype is not dtype if isinstance(x, _tensor.Tensor) else isinstance(x, float) and dtype.kind != "f":
             dtype = result_type(*inputs)
             break
