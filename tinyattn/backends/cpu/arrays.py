@@ -8,6 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from tinyattn.backends.cpu.erf import erf
+from tinyattn.backends.cpu.sums import column_sums
 
 __all__ = [
     "abs", "amax", "amin", "any", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
@@ -149,8 +150,7 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
     if ahead and x.shape[ahead:] == shape and x.dtype.kind == "f" and len(shape) == 1 and x.size:
-        rows = x.reshape(-1, shape[0])  # the bias gradient: a product with ones beats a column sum
-        return np.ones(rows.shape[0], x.dtype) @ rows
+        return column_sums(x.reshape(-1, shape[0]))  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
     return np.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["attention", "attention_backward"]
 
@@ -44,7 +45,7 @@ def attention(
             if forbidden.any():  # -inf + NaN is NaN: say once more what must not be seen
                 sees = ~forbidden if sees is None else sees & ~forbidden
         _exponentials(scores, sees)
-        sums[...] = _row_sums(scores)
+        sums[...] = row_sums(scores)
         sums[sums == 0] = 1
         used = scores if kept is None else scores * kept
         np.matmul(used, vs, out=o)  # (..., queries, value_dim)
@@ -119,13 +120,6 @@ def _exponentials(scores: Array, allowed: Array) -> None:
     top[np.isneginf(top)] = 0  # nothing allowed: exp(-inf) is 0 then, and not NaN
     scores -= top
     np.exp(scores, out=scores)
-
-
-def _row_sums(x: Array) -> Array:
-    """Sums over the last axis, kept: for short rows a product with ones is faster than sum()."""
-    if x.size == 0:
-        return np.zeros((*x.shape[:-1], 1), x.dtype)
-    return (x.reshape(-1, x.shape[-1]) @ np.ones(x.shape[-1], x.dtype)).reshape(*x.shape[:-1], 1)
 
 
 def _without_leaks(weights: Array, v: Array, out: Array) -> Array:

@@ -23,9 +23,14 @@ def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(array[start : start + BLOCK] for array in flat)
 
 
+def rows_at_once(width: int) -> int:
+    """How many rows of `width` elements make a block."""
+    return max(BLOCK // max(width, 1), 1)
+
+
 def rows(count: int, width: int) -> Iterator[slice]:
     """Slices of `count` rows, each `width` elements long."""
-    step = max(BLOCK // max(width, 1), 1)
+    step = rows_at_once(width)
     return (slice(start, start + step) for start in range(0, count, step))
 
 

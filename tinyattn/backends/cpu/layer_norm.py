@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.blocks import rows, rows_at_once
+from tinyattn.backends.cpu.sums import column_sums, row_sums
 
 __all__ = ["layer_norm", "layer_norm_backward"]
 
@@ -19,13 +20,14 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
     width = math.prod(shape)
     xs = x.reshape(-1, width)
     out, normal, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
-    to_mean = np.full(width, 1.0 / max(width, 1), x.dtype)  # a product takes a fifth of the time of mean()
     weights, biases = (_in_rows(p, len(xs)) for p in (weight, bias))
     for part in rows(len(xs), width):
         h, r, y = normal[part], rstd[part], out[part]
-        np.subtract(xs[part], (xs[part] @ to_mean)[:, None], out=h)
+        mean = row_sums(xs[part])
+        mean /= width
+        np.subtract(xs[part], mean, out=h)
         np.vecdot(h, h, out=r)
-        r /= max(width, 1)
+        r /= width
         r += eps
         np.sqrt(r, out=r)
         np.reciprocal(r, out=r)
@@ -50,21 +52,22 @@ def layer_norm_backward(
     gs = g.reshape(-1, width)
     dx = np.empty_like(gs) if needed[0] else None
     dweight, dbias = (np.zeros(width, g.dtype) if n else None for n in needed[1:])
-    to_mean, ones = np.full(width, 1.0 / max(width, 1), g.dtype), np.ones(len(gs), g.dtype)
     weights = _in_rows(weight, len(gs))
     for part in rows(len(gs), width):
         u, n = gs[part], normal[part]
         if dx is not None:
             h = u.copy() if weights is None else u * weights[: len(u)]
             along = np.vecdot(h, n)
-            along /= -max(width, 1)
-            h -= (h @ to_mean)[:, None]
+            along /= -width
+            mean = row_sums(h)
+            mean /= width
+            h -= mean
             h += np.multiply(n, along[:, None], out=dx[part])
             np.multiply(h, rstd[part][:, None], out=dx[part])
         if dweight is not None:
-            dweight += ones[: len(u)] @ (u * n)
+            dweight += column_sums(u * n)
         if dbias is not None:
-            dbias += ones[: len(u)] @ u
+            dbias += column_sums(u)
     return tuple(d if d is None else d.reshape(s) for d, s in ((dx, g.shape), (dweight, shape), (dbias, shape)))
 
 
@@ -72,5 +75,6 @@ def _in_rows(vector: Array, count: int) -> Array:
     """The vector once for each row of a block: two whole arrays multiply faster than one and its rows."""
     if vector is None:
         return None
-    block = next(rows(count, vector.size), slice(0))
-    return np.tile(vector.reshape(-1), (min(block.stop, count), 1))
+    block = np.empty((min(count, rows_at_once(vector.size)), vector.size), vector.dtype)
+    block[...] = vector.reshape(-1)
+    return block

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.attention import _row_sums
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["packed_attention", "packed_attention_backward"]
 
@@ -51,7 +51,7 @@ def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share:
     for part in rows(batch, heads * tokens * tokens):
         u = np.repeat(share[part], dim, -1)  # (samples, tokens, dim)
         u *= g[part]
-        along = _row_sums((u * out[part]).reshape(-1, tokens, heads, dim))  # (samples, tokens, heads, 1)
+        along = row_sums((u * out[part]).reshape(-1, tokens, heads, dim))  # (samples, tokens, heads, 1)
         (by,) = _split(u, 1, heads)  # (samples, heads, tokens, head_dim)
         np.matmul(e[part].mT, by, out=dv[part])
         ds = by @ v[part].mT  # (samples, heads, tokens, tokens)
@@ -78,11 +78,11 @@ def _exponentials(q: Array, k: Array, scale: float, out: Array) -> Array:
     np.matmul(q, k.mT, out=out)
     out *= scale
     np.exp(out, out=out)
-    total = _row_sums(out)
+    total = row_sums(out)
     if not (total.min() > 1 / _SAFE and total.max() < _SAFE):
         np.matmul(q, k.mT, out=out)
         out *= scale
         out -= out.max(-1, keepdims=True)
         np.exp(out, out=out)
-        total = _row_sums(out)
+        total = row_sums(out)
     return total[..., 0]

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.attention import _heads_last, _row_sums, _without_leaks
+from tinyattn.backends.cpu.attention import _heads_last, _without_leaks
+from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["attention_in_tiles", "attention_in_tiles_backward"]
 
@@ -43,7 +44,7 @@ def attention_in_tiles(
             shift = np.where(np.isneginf(new), 0, new)  # nothing seen yet: exp(-inf) is 0, not NaN
             e = np.exp(np.subtract(e, shift, out=e), out=e)
             fade = np.exp(top[rows] - shift)  # what came before was relative to a lower top
-            total[rows] = total[rows] * fade + _row_sums(e)
+            total[rows] = total[rows] * fade + row_sums(e)
             sums[rows] = sums[rows] * fade + scores.product(e, v[head][keys])
             top[rows] = new
         total[total == 0] = 1  # a query that may look at nothing
