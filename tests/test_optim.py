@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -210,6 +211,284 @@ def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
     for _ in range(1023):
         optimizer.step()
     assert optimizer.state[p]["exp_avg"].numpy().tolist() == [0.0, 0.0, 0.0]
+
+
+# --- small parameters together ---
+
+
+def pair(name, options, shapes, dtype="float32", change=lambda params: params):
+    """Twice the same parameters, with an optimizer that bundles them and one that never does."""
+    both = []
+    for together in (True, False):
+        params = change(twins(dtype, shapes)[0])
+        optimizer = getattr(optim, name)(params, **options)
+        optimizer.elementwise = together
+        both.append((params, optimizer))
+    return both
+
+
+def step_pair(both, i, without=()):
+    """Give both the same gradients, none to parameters `without`; let both step and agree to the last bit."""
+    for params, optimizer in both:
+        rng = np.random.default_rng(i)
+        for k, p in enumerate(params):
+            gradient = rng.standard_normal(p.shape)
+            p.grad = None if k in without else ta.tensor(gradient, dtype=p.dtype)
+        optimizer.step()
+    (ours, bundling), (others, single) = both
+    for p, q in zip(ours, others, strict=True):
+        np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+        assert p.dtype == q.dtype
+        assert [*bundling.state.get(p, {})] == [*single.state.get(q, {})]
+        for name, value in bundling.state.get(p, {}).items():
+            assert (value.shape, value.dtype) == (single.state[q][name].shape, single.state[q][name].dtype)
+            np.testing.assert_array_equal(value.numpy(), single.state[q][name].numpy())
+
+
+def bundled(optimizer):
+    """The parameters that are updated together, by their places."""
+    places = {p: k for k, p in enumerate(optimizer._parameters())}
+    kept = optimizer._bundles.values()
+    return [sorted(places[p] for p in bundle.params) for bundles in kept for bundle in bundles.bundles]
+
+
+MANY = [*SHAPES, (7,), (3, 3), (1,)]
+
+
+@pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
+def test_small_parameters_together_step_as_one_by_one(name, options, dtype, by_definition):
+    both = pair(name, options, MANY, dtype)
+    for i in range(12):
+        without = {0, 3} if i in (3, 4) else {i} if i > 5 else {2} if i < 3 else ()
+        if by_definition:
+            with ta.definitions():
+                step_pair(both, i, without)
+        else:
+            step_pair(both, i, without)
+    assert bundled(both[0][1]) == [[*range(8)]]
+    assert bundled(both[1][1]) == []
+
+
+def halves(params):
+    """The first two are parts of one array, and the next ones share some of it."""
+    whole = np.linspace(-1, 1, 12, dtype=np.float32)
+    parts = [whole[:4], whole[4:8], whole[2:6], whole[8:], whole[3:]]
+    return [ta.from_numpy(part).requires_grad_() for part in parts] + params
+
+
+def transposed(params):
+    params[0].data = params[0].data.T.copy().T
+    return params
+
+
+def widened(params):
+    for p in params[3:]:
+        p.data = p.data.astype("float64")
+    return params
+
+
+def frozen(params):
+    params[4].requires_grad_(False)
+    return params
+
+
+KINDS = [  # shapes, what is done to the parameters, which are then together, which never have gradients
+    ("large ones alone", [*MANY, (64, 64), (4097,)], None, [[*range(9)]], ()),
+    ("at most so many together", [(4000,)] * 36, None, [[*range(16)], [*range(16, 32)], [*range(32, 36)]], ()),
+    ("just as many as fit", [(4096,)] * 20, None, [[*range(16)], [*range(16, 20)]], ()),
+    ("few are not worth it", [(3,)] * 3, None, [], ()),
+    ("four are", [(3,)] * 4, None, [[*range(4)]], ()),
+    ("strided", MANY, transposed, [[*range(1, 8)]], ()),
+    ("two dtypes", [*MANY, (1,)], widened, [[3, 4, 5, 6, 7, 8]], ()),
+    ("shared memory", [(2,), (2, 2)], halves, [[0, 1, 3, 5, 6]], ()),
+    ("frozen", MANY, frozen, [[0, 1, 2, 3, 5, 6, 7]], {4}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [("AdamW", {"lr": 0.1}), ("SGD", {"lr": 0.1, "weight_decay": 0.1})])
+@pytest.mark.parametrize(("shapes", "change", "together", "without"), [k[1:] for k in KINDS], ids=[k[0] for k in KINDS])
+def test_what_is_bundled(name, options, shapes, change, together, without):
+    both = pair(name, options, shapes, change=change or (lambda params: params))
+    arrays = [p.data for p in both[0][0]]
+    for i in range(4):
+        step_pair(both, i, without)
+    assert bundled(both[0][1]) == together
+    assert all(p.data is array for p, array in zip(both[0][0], arrays, strict=True))  # never moved elsewhere
+    assert not any(p in both[0][1].state for k, p in enumerate(both[0][0]) if k in without)
+
+
+def add_group(params, optimizer):
+    more = twins("float32", [(2,)] * 4, seed=9)[0]
+    optimizer.add_param_group({"params": more, "lr": 0.3})
+    params += more
+
+
+def append(params, optimizer):
+    params.append(ta.ones(3, requires_grad=True))
+    optimizer.param_groups[0]["params"].append(params[-1])
+
+
+def replace_array(params, optimizer):
+    params[1].data = params[1].data + 1
+
+
+def widen_arrays(params, optimizer):
+    for p in params:
+        p.data = p.data.astype("float64")
+
+
+def share_array(params, optimizer):
+    params[7].data = params[6].data.reshape(-1)[8:]
+
+
+def replace_state(params, optimizer):
+    optimizer.state[params[1]]["exp_avg"] = ta.ones(5)
+
+
+def replace_step(params, optimizer):
+    optimizer.state[params[1]]["step"].data = np.array(9, np.float32)
+
+
+def new_option(**options):
+    return lambda params, optimizer: optimizer.param_groups[0].update(options)
+
+
+EVENTS = {
+    "a group is added": add_group,
+    "a parameter is appended": append,
+    "parameters in another order": lambda params, o: o.param_groups[0]["params"].reverse(),
+    "an array is replaced": replace_array,
+    "arrays become float64": widen_arrays,
+    "two arrays become one": share_array,
+    "the group becomes empty": lambda params, o: o.param_groups[0]["params"].clear(),
+    "a state is replaced": replace_state,
+    "a step count is replaced": replace_step,
+    "a state is written to": lambda params, o: o.state[params[1]]["exp_avg_sq"].mul_(2.0),
+    "a parameter is written to": lambda params, o: params[1].detach().fill_(3.0),
+    "one state is forgotten": lambda params, o: o.state.pop(params[1]),
+    "all state is forgotten": lambda params, o: o.state.clear(),
+    "its own state is loaded": lambda params, o: o.load_state_dict(o.state_dict()),
+    "a state with gaps is loaded": lambda params, o: o.load_state_dict(
+        {**o.state_dict(), "state": {k: s for k, s in o.state_dict()["state"].items() if k % 2}}
+    ),
+    "AMSGrad from now on": new_option(amsgrad=True),
+    "AMSGrad no more": new_option(amsgrad=False),
+    "another rate": new_option(lr=0.5, betas=(0.5, 0.6)),
+}
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
+def test_whatever_happens_between_steps_is_seen(event, amsgrad):
+    both = pair("Adam", {"lr": 0.1, "amsgrad": amsgrad}, MANY)
+    for i in range(4):
+        step_pair(both, i, {3} if i < 2 else ())
+    for params, optimizer in both:
+        event(params, optimizer)
+    for i in range(4, 9):
+        step_pair(both, i)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_a_copied_optimizer_goes_on_by_itself(copied):
+    both = pair("Adam", {"lr": 0.1}, MANY)
+    for i in range(4):
+        step_pair(both, i)
+    (_, optimizer) = both[0]
+    twin = copied(optimizer)
+    assert bundled(twin) == []
+    step_pair([([*twin._parameters()], twin), copy.deepcopy(both[1])], 4)
+    step_pair(both, 4)
+    assert bundled(twin) == bundled(optimizer) == [[*range(8)]]
+
+
+def test_bundles_are_made_once_and_take_turns_with_their_scratch():
+    params = twins("float32", [(4000,)] * 40)[0]
+    optimizer = optim.Adam([{"params": params[:36]}, {"params": params[36:]}])
+    for i in range(5):
+        give_gradients(params, twins("float32", [(4000,)] * 40)[1], np.random.default_rng(0))
+        optimizer.step()
+        if i == 1:
+            made = dict(optimizer._bundles)
+    assert optimizer._bundles == made
+    several, one = ([bundle.values.base for bundle in kept.bundles] for kept in made.values())
+    assert len(several) == 3 and all(scratch is several[0] for scratch in several)
+    assert [several[0].shape, one[0].shape] == [(2, 1 << 16), (2, 16000)]
+
+
+def test_a_step_notes_one_write_to_every_parameter_that_has_a_gradient():
+    params = twins("float32", MANY)[0]
+    optimizer = optim.Adam(params)
+    for i in range(4):
+        give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i), skip=i)
+        before = [p.storage.version for p in params]
+        optimizer.step()
+        assert [p.storage.version - b for p, b in zip(params, before, strict=True)] == [k != i for k in range(8)]
+        assert {p.storage.writer[0] for p, b in zip(params, before, strict=True) if p.storage.version > b} == {
+            "Adam.step"
+        }
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("SGD", "sgd_step"), ("Adam", "adam_step")])
+def test_a_bundle_takes_one_call_and_a_few_that_are_left_of_it_one_each(name, kernel, monkeypatch):
+    params = twins("float32", [(3,)] * 20)[0]
+    optimizer, counted, run = getattr(optim, name)(params), [], getattr(cpu, kernel)
+    monkeypatch.setattr(cpu, kernel, lambda *args, **options: (counted.append(args[0].size), run(*args, **options)))
+    gradients = [ta.ones(3) for _ in params]
+    calls = []
+    for missing in [(), (), (10,), (3,), (0, 1, 2, 3, 5, 6, 7, 8, 9)]:
+        for k, (p, g) in enumerate(zip(params, gradients, strict=True)):
+            p.grad = None if k in missing else g
+        counted.clear()
+        optimizer.step()
+        calls.append(sorted(counted))
+    assert calls[:3] == [[3] * 20, [60], [27, 30]]  # number 10 has now seen a step less than its neighbours
+    assert calls[3] == ([3, 3, 3, 3, 18, 27] if name == "Adam" else [3, 3, 3, 48])
+    assert calls[4] == ([3, 3, 27] if name == "Adam" else [3, 30])
+
+
+def test_another_update_is_not_taken_for_elementwise():
+    class Normed(optim.Adam):
+        def update(self, param, grad, state, group):
+            super().update(param, grad / np.linalg.norm(grad), state, group)
+
+    class Signs(optim.Optimizer):
+        elementwise = True
+
+        def update(self, param, grad, state, group):
+            state.setdefault("seen", ta.zeros_like(param)).data += 1  # which state_names does not name
+            param.data -= group["lr"] * np.sign(grad)
+
+    assert optim.Adam.elementwise and optim.AdamW.elementwise and optim.SGD.elementwise
+    assert not optim.Optimizer.elementwise and not Normed.elementwise
+    params = twins("float32", MANY)[0]
+    optimizer = Signs(params, {"lr": 0.1})
+    for i in range(3):
+        give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
+        optimizer.step()
+    assert all((optimizer.state[p]["seen"].numpy() == 3).all() for p in params)
+
+
+BASE = np.zeros(12)
+MEMORY = [
+    ([], set()),
+    ([BASE[:6], BASE[6:]], set()),
+    ([BASE[6:], BASE[:6]], set()),
+    ([BASE[:6], BASE[5:]], {1}),
+    ([BASE[5:], BASE[:6]], {0}),
+    ([BASE, BASE], {1}),
+    ([BASE, BASE[2:3], BASE[4:]], {1, 2}),
+    ([BASE[:4], BASE[3:6], BASE[5:8]], {1}),
+    ([np.zeros(1), np.zeros(3), np.zeros(0)], set()),
+    ([np.zeros(0), BASE[1:], BASE[:1]], set()),
+]
+
+
+@pytest.mark.parametrize(("arrays", "places"), MEMORY)
+def test_which_arrays_share_memory(arrays, places):
+    assert cpu.overlapping(arrays) == places
 
 
 # --- parameters and groups ---

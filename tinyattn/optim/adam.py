@@ -63,6 +63,8 @@ class Adam(Optimizer):
     As torch.optim.Adam.
     """
 
+    elementwise = True  # so many small parameters may be updated as one
+
     def __init__(
         self,
         params: Params | Iterable[Group],

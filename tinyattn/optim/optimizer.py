@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float32
 from tinyattn.modes import enable_grad
 from tinyattn.observer import observers
+from tinyattn.optim.bundles import FEW, Bundles
 from tinyattn.tensor import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -36,10 +38,20 @@ class Optimizer(ABC):
     param_groups: list[Group]
     state: defaultdict[Tensor, State]
 
+    # True for an `update` that treats every element alike and writes to its state in place (all of which `state_names`
+    # names): it may then be given many small parameters as one long one, see `bundles`.
+    elementwise = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "update" in vars(cls) and "elementwise" not in vars(cls):
+            cls.elementwise = False  # another `update` says it for itself
+
     def __init__(self, params: Params | Iterable[Group], defaults: Group) -> None:
         self.defaults = defaults
         self.param_groups = []
         self.state = defaultdict(dict)
+        self._bundles: dict[int, Bundles] = {}
         self.check(defaults)
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(
@@ -123,20 +135,40 @@ class Optimizer(ABC):
         writer = f"{type(self).__name__}.step"
         for observer in observers.get():
             observer.before_step(self)
-        for group in self.param_groups:
+        for place, group in enumerate(self.param_groups):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                if param.grad.shape != param.shape:
+                if param.grad.data.shape != param.data.shape:
                     raise ValueError(
                         f"{writer}: a parameter has a gradient of shape {param.grad.shape}, but "
                         f"its own shape is {param.shape}; set .grad to a tensor of the same shape."
                     )
-                self.update(param, param.grad.data, self.state[param], group)
                 param._wrote(writer)  # so that a graph that saved the old values says so
+            self._update_group(place, group)
         for observer in observers.get():
             observer.after_step(self)
         return loss
+
+    def _update_group(self, place: int, group: Group) -> None:
+        """Update the parameters of a group that have gradients, small ones together where that is allowed."""
+        rest = group["params"]
+        if self.elementwise:
+            present = (group["params"], self.state, self.state_names(group))
+            kept = self._bundles.get(place)
+            if kept is None or not kept.fit(*present):
+                kept = self._bundles[place] = Bundles(*present)
+            rest = []
+            for bundle in kept.bundles:
+                for first, last in bundle.runs():
+                    if last - first > FEW:
+                        bundle.update(first, last, partial(self.update, group=group))
+                    else:
+                        rest += bundle.params[first:last]
+            rest += kept.rest
+        for param in rest:
+            if param.grad is not None:
+                self.update(param, param.grad.data, self.state[param], group)
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {0: {...}}, "param_groups": [{..., "params": [0]}]}, parameters by their place.
@@ -224,6 +256,9 @@ class Optimizer(ABC):
                 )
             state[name] = value.detach().clone()
         return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_bundles": {}}  # a copy makes its own
 
     def _parameters(self) -> Iterator[Tensor]:
         for group in self.param_groups:

@@ -48,6 +48,8 @@ class SGD(Optimizer):
     As torch.optim.SGD.
     """
 
+    elementwise = True  # so many small parameters may be updated as one
+
     def __init__(
         self,
         params: Params | Iterable[Group],

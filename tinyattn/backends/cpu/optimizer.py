@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
-__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "sgd_step", "total_norm"]
+__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
 
 Array = NDArray[Any]
 
@@ -34,6 +35,23 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, size, _BLOCK):
         yield tuple(array[start : start + _BLOCK] for array in flat)
+
+
+def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
+    """All elements of `arrays`, one array after the other, in the 1-d `out`."""
+    return np.concatenate(arrays, axis=None, out=out)
+
+
+def overlapping(arrays: Sequence[Array]) -> set[int]:
+    """Places of the arrays to leave out so that no two of those that remain share memory."""
+    places = set()
+    end = 0
+    for low, high, i in sorted((*byte_bounds(array), i) for i, array in enumerate(arrays)):
+        if low < end:
+            places.add(i)
+        else:
+            end = high
+    return places
 
 
 def _to_minimise(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:
@@ -119,7 +137,7 @@ def adam_step(
         scratch = np.multiply(g, 1.0 - beta1, out=np.empty_like(p))
         m *= beta1
         m += scratch
-        np.multiply(g, g, out=scratch)
+        np.square(g, out=scratch)  # quicker than g * g
         scratch *= 1.0 - beta2
         v *= beta2
         v += scratch
