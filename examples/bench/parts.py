@@ -1,0 +1,127 @@
+"""The parts of the benchmark that compare libraries: step, inference, scalars, operations, example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.compare import Effort, Table, by_definition
+from bench.machine import usable_cores
+from bench.peers.sizes import OPERATIONS
+from bench.problem import write
+from bench.side import Side
+
+Part = dict[str, Any]  # comparisons; tables; notes; what is raw
+STEPS = 6  # whose losses must agree
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part is given: how long to measure, which peers, where to put files, and how to say things."""
+
+    effort: Effort
+    peers: tuple[str, ...]
+    folder: Path
+    say: Callable[[str], None]
+
+    def chosen(self, sides: list[Side]) -> list[Side]:
+        """The sides of the wanted peers."""
+        return [side for side in sides if side.peer in self.peers]
+
+
+def most_cores() -> int:
+    """Two, where the machine has them."""
+    return min(2, len(usable_cores()))
+
+
+def engine(cores: int, name: str = "") -> Side:
+    """tinyattn with a worker thread on each core, and a BLAS thread for each worker."""
+    name = name or f"tinyattn, {cores} worker{'s' * (cores > 1)}"
+    return Side(name, "engine", cores, blas=1, options={"workers": cores})
+
+
+def step(bench: Bench) -> Part:
+    """A training step of AttentionClassifier's defaults: batch 64, float32, Adam."""
+    problem, found = write(bench.folder / "step.npz"), []
+    truth = by_definition(problem, STEPS)
+    for cores in sorted({1, most_cores()}):
+        sides = [
+            engine(cores),
+            Side("PyTorch eager", "pytorch", cores),
+            Side("PyTorch eager, Adam fused=True", "pytorch", cores, options={"fused": True}),
+            Side("PyTorch compiled, Adam fused=True", "pytorch", cores, options={"fused": True, "compiled": True}),
+            Side("JAX jit", "jax_jit", cores),
+            Side("tinygrad TinyJit", "tiny_grad", cores),
+            Side("HIPS autograd", "hips_autograd", cores),
+            Side("NumPy, the step's matmuls alone", "matmul_floor", cores, blas=1),
+        ]
+        if bench.effort.quick:
+            sides = [side for side in sides if not side.options.get("compiled") and side.peer != "tiny_grad"]
+        if cores == 1:
+            sides.append(Side("tinyattn by its definitions", "engine", 1, options={"definitions": True}))
+        else:
+            sides.append(Side("tinyattn, 1 worker", "engine", cores, blas=1))
+        with Table(bench.chosen(sides), bench.say) as table:
+            title = f"training step on {cores} core{'s' * (cores > 1)}"
+            found.append(table.compare(title, "train", bench.effort, problem, checks=STEPS, truth=truth))
+    return {"comparisons": found}
+
+
+def inference(bench: Bench) -> Part:
+    """The scores of a batch, nothing recorded."""
+    cores, found = most_cores(), []
+    for batch in (64, 1):
+        workers = cores if batch > 1 else 1  # one image cannot be split
+        ours = Side(f"tinyattn, {workers} worker{'s' * (workers > 1)}", "engine", cores, 1, {"workers": workers})
+        problem = write(bench.folder / f"inference-{batch}.npz", batch)
+        with Table(bench.chosen([ours, Side("PyTorch eager", "pytorch", cores)]), bench.say) as table:
+            title = f"inference at batch {batch} on {cores} core{'s' * (cores > 1)}"
+            found.append(table.compare(title, "infer", bench.effort, problem))
+    return {"comparisons": found}
+
+
+def scalars(bench: Bench) -> Part:
+    """What an operation costs where the arithmetic costs nothing."""
+    sides = [
+        engine(1, "tinyattn"), Side("PyTorch", "pytorch"), Side("MyGrad", "my_grad"),
+        Side("HIPS autograd", "hips_autograd"), Side("DeZero", "de_zero"),
+    ]  # fmt: skip
+    with Table(bench.chosen(sides), bench.say) as table:
+        found = [
+            table.compare(f"1,000 {words} of 0-d tensors, forward and backward", "chain", bench.effort, operation=name)
+            for name, words in (("add", "additions"), ("mul", "products"))
+        ]
+    return {"comparisons": found}
+
+
+def operations(bench: Bench) -> Part:
+    """Each fused operation, forward and backward, at the model's sizes, on one core."""
+    sides = [engine(1, "tinyattn"), Side("PyTorch", "pytorch")]
+    effort = bench.effort.part(0.5)
+    with Table(bench.chosen(sides), bench.say) as table:
+        found = [table.compare(name, "operation", effort, operation=name) for name in OPERATIONS]
+    sides[1] = Side("PyTorch", "pytorch", options={"fused": True})
+    with Table(bench.chosen(sides), bench.say) as table:
+        found.append(table.compare("adam, fused=True in PyTorch", "operation", effort, operation="adam"))
+    return {"comparisons": found}
+
+
+def example(bench: Bench) -> Part:
+    """A pass as examples/mnist.py makes it (loader, shifts, metrics) over the same training steps alone."""
+    cores = most_cores()
+    sides = [
+        Side("the example's loop", "engine", cores, 1, {"workers": cores, "whole": True}),
+        Side("its training steps alone", "engine", cores, 1, {"workers": cores}),
+    ]
+    problem = write(bench.folder / "example.npz", 128, **RECIPE)
+    with Table(sides, bench.say) as table:
+        found = table.compare("16 batches of examples/mnist.py", "epoch", bench.effort.part(0.5), problem)
+    return {"comparisons": [found]}
+
+
+# The model of examples/mnist.py's default recipe.
+RECIPE = {
+    "patch_size": 7, "patch_stride": 4, "patch_padding": 2, "stem_dim": 128, "mlp_dim": 128, "pooling": "attention"
+}  # fmt: skip

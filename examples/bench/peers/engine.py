@@ -1,0 +1,168 @@
+"""tinyattn itself, as a user would write it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from bench.peers.sizes import Sizes
+from bench.problem import Problem
+from bench.recipe import seconds_to_goals
+from tinyattn import data, models, nn, optim
+from tinyattn import train as train_tools
+
+
+def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
+    """A training step. options: workers; definitions (run what is fused by its definition); dtype."""
+    model = _model(problem, options)
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    numbers = count()
+
+    def step() -> ta.Tensor:
+        images, labels = map(ta.from_numpy, problem.batch(next(numbers)))
+        with ta.definitions() if options.get("definitions") else contextlib.nullcontext():
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss
+
+    return step
+
+
+def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
+    """The scores of a batch."""
+    model = _model(problem, options).eval()
+    images = ta.from_numpy(problem.images[0])
+
+    def scores() -> ta.Tensor:
+        with ta.no_grad():
+            return model(images)
+
+    return scores
+
+
+def _model(problem: Problem, options: dict[str, Any]) -> nn.Module:
+    model = models.AttentionClassifier(**problem.model)
+    model.load_state_dict({name: ta.from_numpy(weight) for name, weight in problem.weights.items()})
+    model.to(dtype=np.dtype(options.get("dtype", "float32")))
+    workers = options.get("workers", 1)
+    return nn.DataParallel(model, workers=workers) if workers > 1 else model
+
+
+def epoch(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
+    """16 batches as examples/mnist.py trains on them. options: workers; whole (loader, shifts and metrics too)."""
+    random, batch, batches = np.random.default_rng(0), problem.images.shape[1], 16
+    images = random.integers(0, 256, (batches * batch, 28, 28), np.uint8)
+    loader = data.DataLoader((images, random.integers(0, 10, len(images))), batch, shuffle=True)
+    ready = list(loader)
+    model = _model(problem, options)
+    optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = optim.LinearLR(optimizer, start_factor=1.0, total_iters=1)  # ends where it starts: steps stay alike
+
+    def steps() -> None:
+        for images, labels in ready:
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def whole() -> None:
+        loss_sum, hits, seen = 0.0, 0, 0
+        progress = train_tools.Progress(loader, len(images), "", show=False)
+        for inputs, labels in progress:
+            scores = model(data.random_shift(inputs, 2))
+            loss = F.cross_entropy(scores, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            seen += len(labels)
+            loss_sum += loss.item() * len(labels)
+            hits += int((scores.data.argmax(1) == labels.data).sum())
+            progress.update(len(labels), loss=loss_sum / seen, accuracy=hits / seen)
+
+    return whole if options.get("whole") else steps
+
+
+def accuracy(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
+    """Training on MNIST until goals are reached: the seconds. options: workers; seed; goals; epochs."""
+    model = _model(problem, options)
+    optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+
+    def step(images: Any, labels: Any, lr: float) -> None:
+        optimizer.param_groups[0]["lr"] = lr
+        loss = F.cross_entropy(model(ta.from_numpy(images)), ta.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def classify(images: Any) -> Any:
+        with ta.no_grad():
+            return model(ta.from_numpy(images)).numpy().argmax(1)
+
+    return lambda: [seconds_to_goals(step, classify, options)]
+
+
+def chain(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """A chain of additions or products of 0-d tensors, forward and backward. options: operation; length; collector."""
+    length, add = options.get("length", 1000), options["operation"] == "add"
+    (gc.enable if options.get("collector", True) else gc.disable)()
+    y = ta.tensor(1.0001, requires_grad=True)
+
+    def run() -> tuple[ta.Tensor, ta.Tensor]:
+        y.grad = None
+        z = y
+        for _ in range(length):
+            z = z + y if add else z * y
+        z.backward()
+        return z, y.grad
+
+    return run
+
+
+def operation(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """An operation at the model's sizes, forward and backward. options: operation."""
+    sizes, name = Sizes(), options["operation"]
+    if name.startswith("adam"):
+        return _adam(sizes)
+    inputs = {key: ta.tensor(array, requires_grad=True) for key, array in sizes.inputs(name).items()}
+    seed, index = ta.tensor(sizes.seed(name)), ta.tensor(sizes.index(name))
+    forward = {
+        "linear": lambda x, w, b: F.linear(x, w, b),
+        "layer_norm": lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b),
+        "gelu": lambda x: F.gelu(x, approximate="tanh"),
+        "softmax": lambda x: F.softmax(x, -1),
+        "attention": F.scaled_dot_product_attention,
+        "cross_entropy": lambda x: F.cross_entropy(x, index),
+        "embedding": lambda w: F.embedding(index, w),
+        "dropout": lambda x: F.dropout(x, 0.1),
+    }[name]
+    leaves = list(inputs.values())
+
+    def run() -> Any:
+        out = forward(*leaves)
+        gradients = ta.grad(out, leaves, seed)
+        return None if name == "dropout" else (out, *gradients)  # random: nothing to compare
+
+    return run
+
+
+def _adam(sizes: Sizes) -> Callable[[], Any]:
+    parameters = [ta.tensor(array, requires_grad=True) for array in sizes.parameters()]
+    for p, gradient in zip(parameters, sizes.gradients(), strict=True):
+        p.grad = ta.tensor(gradient)
+    optimizer = optim.Adam(parameters, lr=1e-3)
+
+    def run() -> list[ta.Tensor]:
+        optimizer.step()
+        return parameters
+
+    return run
