@@ -82,11 +82,12 @@ def main() -> int:
             ],
             milestones=[warmup],
         )
+    network = ta.nn.DataParallel(model, args.workers)  # the model, on a share of the batch in each thread
     parameters = sum(p.numel() for p in model.parameters())
     run = train.Run(args.out, f"{args.model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}")
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
     print(f"{args.model}: {parameters} parameters, {recipe['model']}")
-    how = f"batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}"
+    how = f"batch {batch_size}, {type(optimizer).__name__} lr {lr:g}, seed {args.seed}, workers {args.workers}"
     print(f"{epochs} epochs, {how}, into {run.folder}")
 
     # --- the loop
@@ -100,7 +101,7 @@ def main() -> int:
             for images, labels in batches:
                 if recipe["shift"]:
                     images = data.random_shift(images, recipe["shift"])
-                scores = model(images)  # (batch, 10)
+                scores = network(images)  # (batch, 10)
                 loss = F.cross_entropy(scores, labels)
                 optimizer.zero_grad()
                 loss.backward()
@@ -113,7 +114,7 @@ def main() -> int:
                 batches.update(len(labels), loss=loss_sum / seen, accuracy=hits / seen)
             seconds = time.perf_counter() - epoch_start
             images_seen, training_time = images_seen + seen, training_time + seconds
-            predicted = train.predict(model, digits.test_images).argmax(1)
+            predicted = train.predict(network, digits.test_images).argmax(1)
             test_accuracy = float((predicted == digits.test_labels).mean())
             run.log(
                 epoch=epoch, train_loss=loss_sum / seen, train_accuracy=hits / seen, test_accuracy=test_accuracy,
@@ -130,8 +131,9 @@ def main() -> int:
     # --- what came of it
     run.summarise(
         dataset=digits.name, model=args.model, parameters=parameters, seed=args.seed, epochs=epochs,
-        batch_size=batch_size, lr=lr, recipe=recipe, test_accuracy=test_accuracy, seconds=time.perf_counter() - start,
-        images_per_second=images_seen / max(training_time, 1e-9), interrupted=interrupted,
+        batch_size=batch_size, workers=args.workers, lr=lr, recipe=recipe, test_accuracy=test_accuracy,
+        seconds=time.perf_counter() - start, images_per_second=images_seen / max(training_time, 1e-9),
+        interrupted=interrupted,
     )  # fmt: skip
     if images_seen:
         draw(run, model, digits, f"{args.model} on {digits.name}")
@@ -170,8 +172,10 @@ def parse_arguments() -> argparse.Namespace:
     option("--epochs", type=positive_int, help="passes over the data (10; 20 on the small digits)")
     option("--batch-size", type=positive_int, help="images in a step (128; article 64; digits 32)")
     option("--lr", type=positive_float, help="learning rate (2e-3; article 1e-3)")
-    option("--seed", type=int, default=0, help="one seed gives one result (0)")
-    option("--threads", type=positive_int, default=1, help="threads of the matrix products (1)")
+    option("--seed", type=int, default=0, help="one seed and one number of workers give one result (0)")
+    option("--workers", type=positive_int, default=min(ta.nn.available_workers(), 4), metavar="N",
+           help="threads that share each batch (the cores, up to 4: %(default)s)")  # fmt: skip
+    option("--threads", type=positive_int, default=1, help="threads of the matrix products with one worker (1)")
     option("--device", choices=["cpu"], default="cpu", help="where to compute (cpu)")
     option("--data", choices=["auto", "mnist", "digits"], default="auto",
            help="MNIST, scikit-learn's digits, or whichever can be had (auto)")  # fmt: skip

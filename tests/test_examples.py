@@ -18,7 +18,7 @@ from tinyattn import models, nn, train, viz
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
-FACTS = {"dataset", "model", "parameters", "seed", "epochs", "test_accuracy", "seconds", "images_per_second"}
+FACTS = {"dataset", "model", "parameters", "seed", "epochs", "workers", "test_accuracy", "seconds", "images_per_second"}
 QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TINYATTN_DATA": ""}
 
 
@@ -91,6 +91,7 @@ def test_from_scratch_learns():
     ("arguments", "message"),
     [
         (["--epochs", "0"], "'0' is not a whole number above 0"),
+        (["--workers", "0"], "'0' is not a whole number above 0"),
         (["--lr", "nan"], "'nan' is not a number above 0"),
         (["--lr", "fast"], "'fast' is not a number above 0"),
         (["--model", "cnn"], "invalid choice: 'cnn'"),
@@ -113,9 +114,7 @@ def test_a_folder_without_mnist_is_one_sentence(tmp_path):
 
 def test_help_names_every_option():
     done = script("mnist.py", "--help")
-    for (
-        option
-    ) in "--model --epochs --batch-size --lr --seed --threads --device --data --data-dir --out --no-progress".split():
+    for option in "--model --epochs --batch-size --lr --seed --workers --threads --device --data --data-dir --out --no-progress".split():
         assert option in done.stdout
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from functools import partial
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
@@ -12,16 +13,39 @@ from tinyattn import ops as _ops
 from tinyattn.graph import Node
 from tinyattn.modes import Mode, grad_mode
 from tinyattn.observer import observers
+from tinyattn.parallel import side_by_side
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
 
-class Pending:
-    """Gradients on their way back: what has arrived at each node so far, to be taken newest first."""
+class Fork(Node):
+    """Stands where branches that were recorded side by side come together again.
 
-    def __init__(self, recording: bool) -> None:
-        self.recording = recording
+    Newer than every node of the branches and older than what consumes their outputs, which all have
+    an edge to it: when a walk comes here, the gradients of all outputs are complete, and it goes on
+    down each branch by itself.
+
+    floor: nodes up to this id are older than the branches. outputs: of each branch, its last nodes.
+    """
+
+    __slots__ = ("branch_of", "branches", "floor")
+
+    def __init__(self, floor: int, outputs: Sequence[Sequence[Node]], array: Any) -> None:
+        super().__init__(None, (), array)
+        self.floor, self.branches = floor, len(outputs)
+        self.branch_of = {node.id: i for i, nodes in enumerate(outputs) for node in nodes}
+
+
+class Pending:
+    """Gradients on their way back: what has arrived at each node so far, to be taken newest first.
+
+    floor: in a branch of a Fork, the id down to which to take; what branches may share, older nodes
+    and leaves, stays until the branch is done.
+    """
+
+    def __init__(self, recording: bool, floor: int = 0) -> None:
+        self.recording, self.floor = recording, floor
         self.gradients: dict[int, Any] = {}
         self.nodes: dict[int, Node] = {}
         self.heap: list[int] = []
@@ -32,7 +56,8 @@ class Pending:
         key, gradients = node.id, self.gradients
         if key not in gradients:
             self.nodes[key] = node
-            heappush(self.heap, -key)
+            if not self.floor or (key > self.floor and node.op is not None):
+                heappush(self.heap, -key)
             if isinstance(g, backends.Placed):
                 g, fresh = g.dense(), True
             gradients[key] = g
@@ -54,30 +79,67 @@ class Pending:
         key = -heappop(self.heap)
         return self.nodes.pop(key), self.gradients.pop(key), key in self.owned
 
+    def part(self, fork: Fork) -> list[Pending]:
+        """What has arrived in each branch of `fork`, taken out of here. Nothing if a gradient came in elsewhere
+        than at the outputs, since nobody knows of which branch that is: then one walk does for all of them."""
+        inside = [key for key in self.nodes if key > fork.floor]
+        if not all(key in fork.branch_of for key in inside):
+            return []
+        parts = [Pending(self.recording, fork.floor) for _ in range(fork.branches)]
+        for key in inside:
+            part = parts[fork.branch_of[key]]
+            part.receive(self.nodes.pop(key), self.gradients.pop(key), key in self.owned)
+        self.heap = [key for key in self.heap if -key in self.nodes]
+        heapify(self.heap)
+        return parts
+
+    def absorb(self, part: Pending) -> None:
+        """Add what is left in a branch that is done, and leave nothing there."""
+        while part.nodes:
+            key, node = part.nodes.popitem()
+            self.receive(node, part.gradients.pop(key), key in part.owned)
+
 
 def walk(
     roots: Sequence[tuple[Node, Any]], F: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
-    The newest node left has its complete gradient, since everything that consumed it is newer
-    still: one heap of ids is the whole schedule. Returns the gradients of `inputs` if given;
-    otherwise fills `.grad` of the leaves and of tensors that asked for it.
+    Returns the gradients of `inputs` if given; otherwise fills `.grad` of the leaves and of tensors
+    that asked for it.
     """
-    recording, watching = F is _ops, observers.get()
-    wanted, found = set(inputs or ()), {}
-    useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
-    pending = Pending(recording)
+    pending = Pending(F is _ops)
     for node, seed in roots:
         pending.receive(node, seed, False)
+    useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
+    found: dict[Node, Any] = {}
+    _descend(pending, F, None if inputs is None else set(inputs), useful, found, retain_graph)
+    return found
+
+
+def _descend(
+    pending: Pending, F: Any, wanted: set[Node] | None, useful: set[int] | None, found: dict[Node, Any], retain: bool
+) -> Pending:
+    """Take node after node, run its rules, and hand the gradients on to its edges, until none is left.
+
+    The newest node left has its complete gradient, since everything that consumed it is newer
+    still: one heap of ids is the whole schedule.
+    """
+    recording, watching = pending.recording, observers.get()
     while pending.heap:
         node, g, owned = pending.take()
+        if type(node) is Fork:
+            branches = [partial(_descend, part, F, wanted, useful, found, retain) for part in pending.part(node)]
+            for part in side_by_side(branches, threads=not recording):
+                pending.absorb(part)
+            continue
         if node.hooks:
             g, owned = _run_hooks(node, g, recording), False
-        if node in wanted:
+        if wanted is None:
+            if node.tensor is not None:
+                _accumulate(node, g if owned else F.clone(g), recording)
+        elif node in wanted:
             found[node] = g if owned else F.clone(g)  # what leaves the engine is nobody else's
-        elif inputs is None and node.tensor is not None:
-            _accumulate(node, g if owned else F.clone(g), recording)
         for observer in watching:
             observer.before_backward(node, g)
         if node.op is None:
@@ -94,10 +156,10 @@ def walk(
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
             pending.receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
-        if not retain_graph and node.saved and node.free():  # as the walk passes
+        if not retain and node.saved and node.free():  # as the walk passes
             for observer in watching:
                 observer.freed(node)
-    return found
+    return pending
 
 
 def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
@@ -124,7 +186,7 @@ def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
     for key in sorted(reached):
         if any(edge is not None and edge.id in useful for edge in reached[key].edges):
             useful.add(key)
-    return useful
+    return useful | {key for key, node in reached.items() if type(node) is Fork}
 
 
 def _run_hooks(node: Node, g: Any, recording: bool) -> Any:

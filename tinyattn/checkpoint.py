@@ -69,9 +69,10 @@ class _Segment:
 
         def run() -> None:
             observers.set((again, *watching))  # it comes first, so that the others see the nodes they know
-            self.run()
+            with self._random_numbers():  # in here the default generator is the one that the first run drew from
+                self.run()
 
-        with self._random_numbers(), self._hooks():
+        with self._hooks():
             self.context.copy().run(run)
         if again.place < len(self.trace):
             raise again.different(f"ended before {self.trace[again.place][0].name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from contextvars import ContextVar
 from types import CodeType
 from typing import Any, NamedTuple
@@ -87,9 +88,15 @@ class Site(NamedTuple):
         return f"{self.code.co_filename}:{lines[0] if lines and lines[0] else '?'}"
 
 
+# In a worker thread: the line that its caller had reached.
+site_of_caller: ContextVar[Site | None] = ContextVar("site_of_caller", default=None)
+
+
 def call_site() -> Site:
     """The nearest line outside this package."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
+    if frame.f_code.co_filename == threading.__file__ and (caller := site_of_caller.get()) is not None:
+        return caller
     return Site(frame.f_code, frame.f_lasti)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,9 @@ def _comparison(op: Callable[..., Tensor]) -> Any:
             return NotImplemented
 
     return compare
+
+
+_one_storage = threading.Lock()
 
 
 class Tensor:
@@ -71,7 +75,9 @@ class Tensor:
     def storage(self) -> graph.Storage:
         """The counter of writes to this memory, shared with views; made when first asked for."""
         if self._storage is None:
-            self._storage = graph.Storage()
+            with _one_storage:  # two threads may ask for that of one parameter
+                if self._storage is None:
+                    self._storage = graph.Storage()
         return self._storage
 
     @property

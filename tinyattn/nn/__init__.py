@@ -11,10 +11,12 @@ from tinyattn.nn.layers import (
 )  # fmt: skip
 from tinyattn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from tinyattn.nn.module import Module, Parameter
+from tinyattn.nn.parallel import DataParallel, available_workers
 
 __all__ = [
-    "GELU", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Embedding", "Flatten",
-    "Identity", "L1Loss", "LayerNorm", "Linear", "LogSigmoid", "LogSoftmax", "MSELoss", "Module", "ModuleList",
-    "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
-    "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "functional", "init", "utils",
+    "GELU", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel", "Dropout", "Embedding",
+    "Flatten", "Identity", "L1Loss", "LayerNorm", "Linear", "LogSigmoid", "LogSoftmax", "MSELoss", "Module",
+    "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
+    "Softplus", "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional", "init",
+    "utils",
 ]  # fmt: skip
