@@ -1,7 +1,7 @@
 """How fast tinyattn is, beside other libraries: the same model, data and optimizer, equal results first.
 
     python examples/benchmark.py                          # everything; an hour on a quiet machine
-    python examples/benchmark.py --quick                  # everything there is to see, in seconds a part
+    python examples/benchmark.py --quick                  # a look at every part, in a few minutes
     python examples/benchmark.py --parts step,memory --json results.json
     python examples/benchmark.py --write-docs results.json
 
