@@ -398,6 +398,27 @@ def test_number_losses(name, reduction):
             compare(getattr(F, name), getattr(TF, name), (x(3, 4), target), {"reduction": reduction, **options})
 
 
+# Many short rows take another way through the array library than the samples of PyTorch do.
+@pytest.mark.parametrize("shape", [(70, 5), (7, 10, 3), (64, 256), (64, 257), (64, 1), (63, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("keepdim", [False, True])
+@pytest.mark.parametrize("name", ["sum", "mean", "var"])
+def test_sums_of_many_short_rows(name, keepdim, dtype, shape):
+    for dim in (-1, len(shape) - 1, 0):
+        compare(getattr(ta, name), getattr(torch, name), (x(*shape, dtype=dtype),), {"dim": dim, "keepdim": keepdim})
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1000, np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_softmax_of_many_short_rows(dtype, scale, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)  # the large numbers are in the first block, the small in others
+    a = x(2, 40, 5, dtype=dtype).detach()
+    a[0, 3] *= scale
+    a[0, 4] = -1000
+    a[1, 2] = -np.inf
+    compare(F.softmax, TF.softmax, (a.requires_grad_(),), {"dim": -1}, orders=0 if np.isnan(scale) else 1)
+
+
 # --- embedding, norms, attention ---
 
 

@@ -202,7 +202,7 @@ class Operation:
         if options and len(inputs) < len(self.inputs):  # torch's names for the first two
             inputs += tuple(options.pop(k) for k in ("input", "other") if k in options)
         if self.promote is not None:
-            inputs = self.promote(*inputs)
+            inputs = tuple(self.promote(*inputs))
         if self.definition is not None and definition_mode.get():
             return self.definition(_ops, *inputs, **options)
         Tensor = _tensor.Tensor

@@ -455,11 +455,11 @@ class Tensor:
                 "taken from, or clone() the view first."
             )
 
-    def _wrote(self, name: str, node: graph.Node | None = None) -> None:
-        """Note that `name` wrote to this memory, and `node` if that was recorded."""
+    def _wrote(self, name: str, node: graph.Node | None = None, site: modes.Site | None = None) -> None:
+        """Note that `name` wrote to this memory, at `site` if that is known, and `node` if it was recorded."""
         storage = self.storage
         storage.version += 1
-        storage.writer = (name, modes.call_site())
+        storage.writer = (name, site or modes.call_site())
         if node is not None:
             storage.tracked = storage.version
             self.node = node

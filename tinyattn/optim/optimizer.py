@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float32
-from tinyattn.modes import enable_grad
+from tinyattn.modes import call_site, enable_grad
 from tinyattn.observer import observers
 from tinyattn.optim.bundles import FEW, Bundles
 from tinyattn.tensor import Tensor
@@ -132,7 +132,7 @@ class Optimizer(ABC):
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        writer = f"{type(self).__name__}.step"
+        writer, site = f"{type(self).__name__}.step", call_site()
         for observer in observers.get():
             observer.before_step(self)
         for place, group in enumerate(self.param_groups):
@@ -144,7 +144,7 @@ class Optimizer(ABC):
                         f"{writer}: a parameter has a gradient of shape {param.grad.shape}, but "
                         f"its own shape is {param.shape}; set .grad to a tensor of the same shape."
                     )
-                param._wrote(writer)  # so that a graph that saved the old values says so
+                param._wrote(writer, site=site)  # so that a graph that saved the old values says so
             self._update_group(place, group)
         for observer in observers.get():
             observer.after_step(self)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from tinyattn.backends.cpu.erf import erf
-from tinyattn.backends.cpu.sums import column_sums
+from tinyattn.backends.cpu.sums import column_sums, has_short_rows, row_sums
 
 __all__ = [
     "abs", "amax", "amin", "any", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
@@ -99,6 +99,8 @@ def _total(x: Array) -> Any:
 
 
 def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    if has_short_rows(x, dim):
+        return row_sums(x) if keepdim else row_sums(x)[..., 0]
     return np.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
 
 
@@ -108,12 +110,12 @@ def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     for d in axes:
         count *= x.shape[d]
     # NumPy's own mean warns about empty arrays and divides by a float64 count
-    return np.true_divide(np.sum(x, axis=dim, keepdims=keepdim), float(count), dtype=x.dtype)
+    return np.true_divide(sum(x, dim, keepdim), float(count), dtype=x.dtype)
 
 
 def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
     centred = x - mean(x, dim, keepdim=True)
-    total = np.sum(np.square(centred), axis=dim, keepdims=keepdim)
+    total = sum(np.square(centred), dim, keepdim)
     left = max(x.size // max(total.size, 1) - correction, 0) if x.size else 0
     return np.true_divide(total, float(left), dtype=x.dtype)
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.softmax import SAFE
 from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["packed_attention", "packed_attention_backward"]
 
 Array = Any
-_SAFE = 1e25  # a sum of exponentials between this and its inverse has lost no digits
 
 
 def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array, Array]:
@@ -70,16 +70,12 @@ def _split(x: Array, parts: int, heads: int) -> Array:
 
 
 def _exponentials(q: Array, k: Array, scale: float, out: Array) -> Array:
-    """Write exp(q k' scale - c) to `out`, and return the sums of its rows.
-
-    Softmax does not notice the c of a row: the row's largest, as a rule, but none at all where the
-    sums show that nothing came near overflow.
-    """
+    """Write exp(q k' scale - c) to `out`, and return the sums of its rows; c is 0 where that is safe."""
     np.matmul(q, k.mT, out=out)
     out *= scale
     np.exp(out, out=out)
     total = row_sums(out)
-    if not (total.min() > 1 / _SAFE and total.max() < _SAFE):
+    if not (total.min() > 1 / SAFE and total.max() < SAFE):
         np.matmul(q, k.mT, out=out)
         out *= scale
         out -= out.max(-1, keepdims=True)

@@ -7,17 +7,38 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.arrays import Dim
+from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 Array = Any
 
+# Softmax does not notice a number taken from a whole row: the row's largest, as a rule, but none at all
+# where the sums of exponentials lie between this and its inverse, so that none came near overflow.
+SAFE = 1e25
+
 
 def softmax(x: Array, dim: int) -> Array:
     """exp(x) over its sum along `dim`; shifted by the maximum, so that exp cannot overflow."""
+    if has_short_rows(x, dim):
+        return _softmax_of_rows(x)
     out = np.asarray(x - _top(x, dim))
     np.exp(out, out=out)
     out /= np.sum(out, axis=dim, keepdims=True) if out.ndim else out.copy()
+    return out
+
+
+def _softmax_of_rows(x: Array) -> Array:
+    out = np.empty_like(x)
+    xs, ys = (a.reshape(-1, x.shape[-1]) for a in (x, out))
+    for part in rows(*xs.shape):
+        y = np.exp(xs[part], out=ys[part])
+        total = row_sums(y)
+        if not (total.min() > 1 / SAFE and total.max() < SAFE):
+            np.exp(xs[part] - _top(xs[part], 1), out=y)
+            total = row_sums(y)
+        y *= np.reciprocal(total, out=total)
     return out
 
 
