@@ -18,7 +18,9 @@ PACKAGE = ROOT / "tinyattn"
 # In ops/ and autograd.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes F.
 ALSO = {
     "ops/activations.py": {"gelu_backward"},
-    "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "dropout", "scaled_dot_product_attention"},
+    "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "scaled_dot_product_attention"},
+    "ops/dropout.py": {"dropout"},
+    "ops/packed_attention.py": {"split_heads", "_join_heads", "packed_attention"},
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {
         "_reduce", "_weighted", "_without_ignored", "_class_rows", "_soft_cross_entropy", "binary_cross_entropy_with_logits",
@@ -27,9 +29,9 @@ ALSO = {
     "ops/products.py": {"matmul", "_distinct"},
     "ops/reductions.py": {"_count", "sum_to"},
     "ops/shape.py": {"_inner", "_inverse"},
-    "autograd.py": {"receive", "take", "_accumulate", "_leading_to"},
+    "autograd.py": {"receive", "take", "part", "absorb", "_accumulate", "_leading_to"},
 }  # fmt: skip
-UNBROADCAST = ("gi.shape", "gi.dtype", "F.sum_to", "F.cast")  # of `walk`, these statements
+UNBROADCAST = ("gi.shape", "gi.dtype", "F.sum_to", "F.cast")  # of `_descend`, these statements
 
 FLIPS: dict[type, tuple[type, ...]] = {
     ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt), ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt),

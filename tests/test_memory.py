@@ -210,17 +210,25 @@ def test_the_scores_of_attention_are_seen_with_their_module():
     with memory_ledger() as m:
         step()
     for block in (0, 1):
-        e = only(m.saved, module=f"blocks.{block}.attention", operation="attention", name="e")
+        e = only(m.saved, module=f"blocks.{block}.attention", operation="packed_attention", name="e")
         assert e.shape == (64, 4, 49, 49) and e.bytes == 64 * 4 * 49 * 49 * 4
-        q, k, v = (only(m.saved, module=e.module, operation="attention", name=name) for name in "qkv")
-        assert k.memory == v.memory == q.memory  # three views of one product
-        assert m.rows[k.shared] is q and m.rows[v.shared] is q
-        assert q.bytes == 3 * 64 * 49 * 64 * 4
+        qkv = only(m.saved, module=e.module, operation="packed_attention", name="qkv")
+        assert qkv.bytes == 3 * 64 * 49 * 64 * 4
     assert m.at_peak("module")["blocks.0.attention"] == sum(
-        only(m.saved, module="blocks.0.attention", operation="attention", name=name).bytes
-        for name in ("e", "total", "q", "out")
+        only(m.saved, module="blocks.0.attention", operation="packed_attention", name=name).bytes
+        for name in ("e", "share", "qkv", "out")
     )
     assert {row.module for row in m.saved} >= {"embed", "blocks.0.norm1", "blocks.1.mlp.fc2", "norm", "head"}
+
+
+def test_views_of_one_array_are_counted_once():
+    qkv = ta.randn(2, 5, 3, 8, requires_grad=True) * 1
+    with memory_ledger() as m:
+        F.scaled_dot_product_attention(*qkv.unbind(2)).sum().backward()
+    q, k, v = (only(m.saved, operation="attention", name=name) for name in "qkv")
+    assert k.memory == v.memory == q.memory
+    assert m.rows[k.shared] is q and m.rows[v.shared] is q
+    assert q.bytes == 2 * 5 * 3 * 8 * 4
 
 
 def test_scratch_has_rows_of_its_own():

@@ -6,13 +6,8 @@ This namespace is what rules and definitions know as `F` when they run on Tensor
 
 from tinyattn.creation import eye, ones_like, zeros_like
 from tinyattn.ops.activations import gelu, gelu_backward, logsigmoid, relu, sigmoid, silu, softplus
-from tinyattn.ops.attention import (
-    attention_weights,
-    dropout,
-    packed_attention,
-    scaled_dot_product_attention,
-    split_heads,
-)
+from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention
+from tinyattn.ops.dropout import dropout
 from tinyattn.ops.elementwise import (
     abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
     logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,
@@ -24,6 +19,7 @@ from tinyattn.ops.linear import embedding, embedding_gradient, linear
 from tinyattn.ops.loss import (
     binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
 )  # fmt: skip
+from tinyattn.ops.packed_attention import packed_attention, split_heads
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.reductions import (

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017) and dropout."""
+"""Scaled dot-product attention (Vaswani et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,44 +12,15 @@ import numpy as np
 from tinyattn import creation, random
 from tinyattn.graph import operation
 from tinyattn.modes import Mode, is_grad_enabled
+from tinyattn.ops.dropout import dropout
 from tinyattn.ops.elementwise import cast
 
 if TYPE_CHECKING:
     from tinyattn.tensor import Tensor
 
-# --- dropout (Srivastava et al. 2014) ---
 
-
-@operation(definition=lambda F, x, keep, *, scale: x * keep * scale, x=lambda F, g, keep, scale: g * keep * scale)
-def _dropout(F: Any, x: Any, keep: Any, *, scale: float) -> Any:
-    return x * keep * scale
-
-
-def dropout(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-    *,
-    generator: random.Generator | None = None,
-) -> Tensor:
-    """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training.
-
-    As torch.nn.functional.dropout; `generator` gives a stream of its own.
-    """
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
-    if not training or p == 0:
-        return input
-    keep = creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
-    out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
-    return input.copy_(out) if inplace else out
-
-
-# --- attention ---
-
-
-def _definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+def attention_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+    """The output, and the weights that it weighs the values with."""
     hidden = _must_hide(F, q, k, v, mask, allowed)
     if hidden is None:
         scores = F.matmul(q * scale, k.mT)  # (..., queries, keys)
@@ -87,41 +58,12 @@ def _backward(
 
 
 @operation(
-    definition=lambda F, *inputs, scale: _definition(F, *inputs, scale=scale)[0],
+    definition=lambda F, *inputs, scale: attention_definition(F, *inputs, scale=scale)[0],
     extras=("e", "total"),
     backward=_backward,
 )
 def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
     return F.attention(q, k, v, mask, allowed, keep, scale)
-
-
-# --- attention of query, key and value from one projection ---
-
-
-def split_heads(qkv: Any, num_heads: int) -> Any:
-    """(..., tokens, 3 dim) -> query, key and value, each (..., heads, tokens, head_dim)."""
-    *lead, tokens, width = qkv.shape
-    x = _ops.reshape(qkv, (*lead, tokens, 3, num_heads, width // 3 // num_heads))
-    return _ops.unbind(_ops.movedim(x, (-3, -2), (0, -3)))
-
-
-def _join_heads(x: Any) -> Any:
-    """(..., heads, tokens, head_dim) -> (..., tokens, dim)"""
-    return _ops.flatten(_ops.transpose(x, -3, -2), -2)
-
-
-def _packed_definition(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
-    q, k, v = split_heads(qkv, heads)
-    return _join_heads(_definition(F, q, k, v, None, None, None, scale=scale)[0])
-
-
-@operation(
-    definition=_packed_definition,
-    extras=("e", "share"),
-    backward=lambda F, g, qkv, out, e, share, scale: (F.packed_attention_backward(g, qkv, out, e, share, scale),),
-)
-def _packed_attention(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
-    return F.packed_attention(qkv, heads, scale)
 
 
 # --- attention in tiles ---
@@ -143,7 +85,7 @@ def tiled_attention(mode: bool | None = True) -> Mode:
     return Mode(_tiled_mode, mode)
 
 
-def _in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
+def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
     mode, scores = _tiled_mode.get(), queries * keys
     if mode is not None:
         return mode
@@ -156,7 +98,7 @@ def _causal(q: Any, k: Any) -> Tensor:
 
 def _tiled_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
     allowed = _causal(q, k) if causal else allowed
-    return _definition(F, q, k, v, mask, allowed, None, scale=scale)[0]
+    return attention_definition(F, q, k, v, mask, allowed, None, scale=scale)[0]
 
 
 def _tiled_backward(
@@ -205,7 +147,7 @@ def scaled_dot_product_attention(
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
     if dropout_p == 0 and not (mask is not None and mask.requires_grad and is_grad_enabled()):
         lead = _ahead(*(x for x in (query, key, value, mask, allowed) if x is not None))
-        if _in_tiles(math.prod(lead), query.shape[-2], key.shape[-2], query.dtype.itemsize):
+        if in_tiles(math.prod(lead), query.shape[-2], key.shape[-2], query.dtype.itemsize):
             return _tiled_attention(query, key, value, mask, allowed, causal=is_causal, scale=scale)
     keep = None
     if dropout_p > 0:
@@ -214,42 +156,6 @@ def scaled_dot_product_attention(
         keep = dropout(ones, dropout_p, generator=generator)
     allowed = _causal(query, key) if is_causal else allowed
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
-
-
-def packed_attention(
-    qkv: Tensor,
-    num_heads: int,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    *,
-    generator: random.Generator | None = None,
-) -> Tensor:
-    """Multi-head self-attention of what one projection gives: (..., tokens, 3 dim) -> (..., tokens, dim).
-
-    qkv: query, key and value side by side, each of num_heads heads side by side. The same as splitting
-    it, `scaled_dot_product_attention` of (..., heads, tokens, head_dim) and joining the heads, whose
-    arguments the others are; but read and written in place, as one operation where nothing is masked.
-    """
-    if qkv.ndim < 2 or num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
-        raise RuntimeError(
-            f"attention: qkv {tuple(qkv.shape)} with {num_heads} heads; expected (..., tokens, 3 dim), where dim is a "
-            "multiple of the heads"
-        )
-    *lead, tokens, width = qkv.shape
-    scale = 1 / math.sqrt(max(width // 3 // num_heads, 1)) if scale is None else float(scale)
-    plain = attn_mask is None and dropout_p == 0 and not is_causal
-    if (
-        plain
-        and len(lead) == 1
-        and qkv.numel()
-        and not _in_tiles(lead[0] * num_heads, tokens, tokens, qkv.dtype.itemsize)
-    ):
-        return _packed_attention(qkv, heads=num_heads, scale=scale)
-    q, k, v = split_heads(qkv, num_heads)
-    out = scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale, generator=generator)
-    return _join_heads(out)
 
 
 def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -266,7 +172,7 @@ def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor 
 def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """What `scaled_dot_product_attention` weighs its values with: (..., queries, keys), for pictures."""
     scale = 1 / math.sqrt(query.shape[-1])
-    return _definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]
+    return attention_definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]
 
 
 def _ahead(*tensors: Tensor) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 Array = Any
 
-BLOCK = 1 << 16  # elements: a few float32 arrays of this length fit into the second-level cache
+BLOCK = 1 << 17  # elements: a few float32 arrays of this length fit into the second-level cache
 
 
 def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:

@@ -1,0 +1,37 @@
+"""Dropout (Srivastava et al. 2014)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tinyattn import creation, random
+from tinyattn.graph import operation
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+@operation(definition=lambda F, x, keep, *, scale: x * keep * scale, x=lambda F, g, keep, scale: g * keep * scale)
+def _dropout(F: Any, x: Any, keep: Any, *, scale: float) -> Any:
+    return x * keep * scale
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: random.Generator | None = None,
+) -> Tensor:
+    """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training.
+
+    As torch.nn.functional.dropout; `generator` gives a stream of its own.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
+    if not training or p == 0:
+        return input
+    keep = creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
+    out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
+    return input.copy_(out) if inplace else out
