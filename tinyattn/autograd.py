@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tinyattn.tensor as _tensor
 from tinyattn import backends, creation
 from tinyattn import ops as _ops
+from tinyattn.backends import Placed
 from tinyattn.graph import Node
 from tinyattn.modes import Mode, grad_mode
 from tinyattn.observer import observers
@@ -58,13 +59,13 @@ class Pending:
             self.nodes[key] = node
             if not self.floor or (key > self.floor and node.op is not None):
                 heappush(self.heap, -key)
-            if isinstance(g, backends.Placed):
+            if type(g) is Placed:
                 g, fresh = g.dense(), True
             gradients[key] = g
             if fresh:
                 self.owned.add(key)
             return
-        if isinstance(g, backends.Placed):  # a few rows: add them where they belong
+        if type(g) is Placed:  # a few rows: add them where they belong
             if key not in self.owned:
                 gradients[key] = gradients[key].copy()
             g.add_into(gradients[key])

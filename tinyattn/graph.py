@@ -115,11 +115,11 @@ class Node:
 
     def free(self) -> bool:
         """Drop the saved arrays; False if there are none (shapes stay, they cost nothing)."""
-        values = (self.saved or {}).values()
-        if not any(type(v) is Saved or (type(v) is tuple and v and type(v[0]) is Saved) for v in values):
-            return False
-        self.saved = None
-        return True
+        for value in (self.saved or {}).values():
+            if type(value) is Saved or (type(value) is tuple and value and type(value[0]) is Saved):
+                self.saved = None
+                return True
+        return False
 
     @property
     def module(self) -> str:
@@ -179,6 +179,7 @@ class Operation:
         self.options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self._asks = {key: _asked(rule) for key, rule in rules.items()}  # what follows F and g
         self._joint = _asked(backward) if backward else []
+        self._steps = [(rules.get(name), self._asks.get(name, [])) for name in self.inputs]
         self._plans: dict[tuple[bool, ...], list[tuple[str, str, int]]] = {}
         # Where to find what a rule may ask for: a kind and a position.
         self._sources = {"out": ("out", 0)}
@@ -298,12 +299,13 @@ class Operation:
                 return self._gradients_by_definition(node, g)
             return self.backward(F, g, *[node.value(name, recording) for name in self._joint])
         found: list[Any] = []
-        for name, edge in zip(self.inputs, node.edges, strict=False):
-            rule = self.rules.get(name)
+        for (rule, asks), edge in zip(self._steps, node.edges, strict=False):
             if edge is None or rule is None:
                 found.append(None)
+            elif asks:
+                found.append(rule(F, g, *[node.value(name, recording) for name in asks]))
             else:
-                found.append(rule(F, g, *[node.value(n, recording) for n in self._asks[name]]))
+                found.append(rule(F, g))
         return found
 
     def _gradients_by_definition(self, node: Node, g: Tensor) -> Sequence[Tensor | None]:

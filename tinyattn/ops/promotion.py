@@ -61,12 +61,12 @@ def operand(x: Any) -> Any:
 
 def same_type(*inputs: Any) -> Sequence[Any]:
     """Cast the tensors among `inputs` to the dtype in which all of them meet."""
-    return _align(inputs, False)
+    return inputs if _agree(inputs) else _align(inputs, False)
 
 
 def floating(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and integers become the default dtype: what exp and division need."""
-    return _align(inputs, True)
+    return inputs if _agree(inputs) else _align(inputs, True)
 
 
 def _agree(inputs: Sequence[Any]) -> bool:
@@ -84,8 +84,6 @@ def _agree(inputs: Sequence[Any]) -> bool:
 
 
 def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
-    if _agree(inputs):
-        return inputs
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, _tensor.Tensor)), None)
     if first is None:  # numbers alone: as 0-d tensors
