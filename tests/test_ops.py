@@ -408,14 +408,20 @@ def test_sums_of_many_short_rows(name, keepdim, dtype, shape):
         compare(getattr(ta, name), getattr(torch, name), (x(*shape, dtype=dtype),), {"dim": dim, "keepdim": keepdim})
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16], ids=str)
+def test_sums_of_many_short_rows_of_other_kinds(dtype):
+    compare(ta.sum, torch.sum, ((x(70, 5).detach() * 100).to(torch.int64).to(dtype),), {"dim": -1})
+
+
 @pytest.mark.parametrize("scale", [1, 30, 1000, np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_softmax_of_many_short_rows(dtype, scale, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 100)  # the large numbers are in the first block, the small in others
-    a = x(2, 40, 5, dtype=dtype).detach()
-    a[0, 3] *= scale
-    a[0, 4] = -1000
-    a[1, 2] = -np.inf
+    a = x(2, 60, 5, dtype=dtype).detach()
+    a[0, 3] = abs(a[0, 3]) * scale
+    a[0, 24] = -1000
+    a[0, 45] = -np.inf
+    a[1] = abs(a[1])
     compare(F.softmax, TF.softmax, (a.requires_grad_(),), {"dim": -1}, orders=0 if np.isnan(scale) else 1)
 
 
@@ -543,13 +549,35 @@ def test_packed_attention_drops_out_its_weights():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_packed_attention_of_extreme_numbers(bad):
+@pytest.mark.parametrize("mode", [ta.enable_grad, ta.definitions])
+def test_packed_attention_of_extreme_numbers(mode, bad):
     a = np.random.default_rng(0).normal(size=(3, 4, 12))
     a[1, 2, 0] = bad  # in a query of the first head
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), mode():
         expected = primitive_packed_attention(torch.from_numpy(a), 2).numpy()
         out = F.packed_attention(ta.from_numpy(a), 2).data
     np.testing.assert_allclose(out, expected, atol=1e-12)
+
+
+def test_both_masks_at_once_hide_what_either_hides():
+    q, k, v = (np.random.default_rng(i).normal(size=(2, 3, 4)) for i in range(3))
+    mask, allowed = ta.tensor([0.0, -np.inf, 0.0], dtype=ta.float64), ta.tensor([True, True, False])
+    (alone,) = (_attention(*map(ta.from_numpy, (q, k, v)), mask, allowed, None, scale=0.5),)
+    np.testing.assert_allclose(alone.data, np.broadcast_to(v[:, :1], alone.shape))  # only the first key is seen
+    k[:, 1:], v[:, 1:] = np.nan, np.nan
+    for mode in (ta.enable_grad(), ta.definitions()):
+        with mode:
+            out = _attention(*map(ta.from_numpy, (q, k, v)), mask, allowed, None, scale=0.5)
+        np.testing.assert_allclose(out.data, alone.data)
+
+
+def test_weights_of_attention_where_a_hidden_key_is_nan():
+    q, k = ta.randn(2, 4), ta.randn(3, 4)
+    allowed = ta.tensor([True, True, False])
+    plain = ta.ops.attention_weights(q, k, allowed)
+    k.data[2] = np.nan
+    np.testing.assert_allclose(ta.ops.attention_weights(q, k, allowed).data, plain.data, rtol=1e-6)
+    assert (plain.data.sum(-1) - 1 < 1e-6).all() and (plain.data[:, :2] > 0).all()
 
 
 def test_attention_with_fewer_key_heads():
@@ -667,11 +695,16 @@ FUSED = {
     "layer_norm scaled": (lambda x, w: F.layer_norm(x, (4,), w), [(2, 3, 4), (4,)]),
     "layer_norm shifted": (lambda x, b: F.layer_norm(x, (4,), None, b), [(2, 3, 4), (4,)]),
     "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
-    "packed_attention": (lambda x: F.packed_attention(x, 2), [(5, 3, 12)]),
+    "packed_attention": (lambda x: F.packed_attention(x, 2), [(5, 4, 18)]),
+    "packed_attention far down": (
+        lambda x: F.packed_attention(x + ta.tensor([11.0] * 4 + [-11.0] * 4 + [0.0] * 4).to(x.dtype), 2, scale=0.5),
+        [(5, 3, 12)],
+    ),
     "packed_attention scaled": (lambda x: F.packed_attention(x + ta.tensor([11.0] * 8 + [0.0] * 4), 2, scale=0.5), [(5, 3, 12)]),
     "cross_entropy": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2])), [(3, 4)]),
     "cross_entropy weighted": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), ta.tensor([1.0, 2, 3, 4]).to(x.dtype)), [(3, 4)]),
     "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
+    "attention of one sample": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(4, 3), (5, 3), (5, 6)]),
     "attention causal": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), [(2, 4, 3)]),
     "tiled_attention": (in_tiles, [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
     "attention both masks": (

@@ -702,3 +702,48 @@ def test_a_step_of_nothing_costs_little():
 
     once()
     assert min(once() for _ in range(300)) < 1e-3
+
+
+# --- what waits while the branches are walked ---
+
+
+class Add(nn.Module):
+    """x + b, whose gradients are the incoming one itself."""
+
+    def __init__(self, b):
+        super().__init__()
+        self.b, self.kept = nn.Parameter(b), []
+
+    def forward(self, x):
+        out = x + self.b
+        out.retain_grad()
+        self.kept.append(out)
+        return out
+
+
+def test_the_seed_is_neither_written_to_nor_handed_out():
+    module = Add(ta.zeros(2, 3))
+    x, seed = ta.ones(4, 3, requires_grad=True), ta.tensor(np.arange(12.0).reshape(4, 3), dtype=ta.float32)
+    nn.DataParallel(module, 2)(x).backward(seed)
+    assert seed.tolist() == np.arange(12.0).reshape(4, 3).tolist()
+    assert module.b.grad.tolist() == (seed.data[:2] + seed.data[2:]).tolist()
+    for gradient in (module.b.grad, x.grad, *(out.grad for out in module.kept)):
+        assert not np.shares_memory(gradient.data, seed.data)
+
+
+@pytest.mark.parametrize("order", range(12))
+def test_older_nodes_that_wait_are_taken_in_their_order(order):
+    x, module = ta.ones(4, 3, dtype=ta.float64, requires_grad=True), nn.Linear(3, 3).double()
+
+    def outputs(model):
+        chain = [x * 1.5]
+        for _ in range(8):
+            chain.append(chain[-1] * 1.5)
+        chain.append(model(x))
+        return [chain[i] for i in np.random.default_rng(order).permutation(len(chain))]
+
+    gradients = []
+    for model in (module, nn.DataParallel(module, 3)):
+        several = outputs(model)
+        gradients.append(ta.grad(several, x, [ta.ones_like(y) for y in several])[0].data)
+    np.testing.assert_allclose(*gradients, rtol=1e-12)

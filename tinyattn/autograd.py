@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
@@ -90,8 +90,7 @@ class Pending:
         for key in inside:
             part = parts[fork.branch_of[key]]
             part.receive(self.nodes.pop(key), self.gradients.pop(key), key in self.owned)
-        self.heap = [key for key in self.heap if -key in self.nodes]
-        heapify(self.heap)
+        self.heap = sorted(key for key in self.heap if -key in self.nodes)  # what is sorted is a heap
         return parts
 
     def absorb(self, part: Pending) -> None:

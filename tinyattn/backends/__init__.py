@@ -11,7 +11,10 @@ from typing import Any
 
 from tinyattn.backends import cpu
 from tinyattn.backends.cpu import quiet
+from tinyattn.backends.memory import keep_freed_memory
 from tinyattn.backends.placed import Placed
+
+keep_freed_memory()
 
 __all__ = ["Placed", "get", "of", "quiet"]
 

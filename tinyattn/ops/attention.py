@@ -35,8 +35,10 @@ def attention_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any
     weights = e / F.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
     used = weights if keep is None else weights * keep
     if hidden is None:
-        return F.matmul(used, v), weights  # (..., queries, value_dim)
-    return F.sum(used[..., None] * F.masked_fill(v[..., None, :, :], hidden, 0), -2), weights
+        out = F.matmul(used, v)  # (..., queries, value_dim)
+    else:
+        out = F.sum(used[..., None] * F.masked_fill(v[..., None, :, :], hidden, 0), -2)
+    return out, weights
 
 
 def _must_hide(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:

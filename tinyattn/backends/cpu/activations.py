@@ -68,7 +68,7 @@ def gelu_backward(g: Array, x: Array, approximate: str = "none") -> Array:
             slope += density
             slope *= 0.5
         else:  # with t = tanh(x s), s = k + c x^2: (1 + t) (1 + (1 - t) x (k + 3 c x^2)) / 2
-            square = np.asarray(a * a)
+            square = a * a
             t = _tanh_part(a, square, np.empty_like(square))
             square *= 1.5 * _SLOPE * _CUBIC
             square += 0.5 * _SLOPE

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 Array = Any
 
 BLOCK = 1 << 17  # elements: a few float32 arrays of this length fit into the second-level cache
@@ -32,17 +30,3 @@ def rows(count: int, width: int) -> Iterator[slice]:
     """Slices of `count` rows, each `width` elements long."""
     step = rows_at_once(width)
     return (slice(start, start + step) for start in range(0, count, step))
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, up to 64 MB, for the next allocation.
-
-    glibc asks the system for every large array and gives it back when it is freed, and the system
-    clears it page by page: a fifth of a training step. It stops doing so for sizes that it has seen
-    freed once (M_MMAP_THRESHOLD in mallopt(3), at most 32 MB), so one such array is made here. It is
-    never touched, and takes no memory. Elsewhere this does nothing.
-    """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
-
-
-keep_freed_memory()

@@ -7,34 +7,22 @@ What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyatt
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
+from tinyattn.backends.cpu.blocks import stretches
+
 __all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
 
 Array = NDArray[Any]
 
-# Elements taken at a time: six float32 arrays of this length stay in the last-level cache.
-_BLOCK = 1 << 16
-
 # A first moment without new gradients shrinks until it is denormal, where every operation takes
 # some 50 times longer, and never reaches zero by itself. A look now and then costs nothing.
 _FLUSH_EVERY = 128
-
-
-def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """The same stretch of every array in turn; all at once where one array is not contiguous."""
-    size = arrays[0].size
-    if size <= _BLOCK or not all(array.flags.c_contiguous for array in arrays):
-        yield arrays
-        return
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, size, _BLOCK):
-        yield tuple(array[start : start + _BLOCK] for array in flat)
 
 
 def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
@@ -83,7 +71,7 @@ def sgd_step(
     lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
     new = 1.0 - float(dampening)
     arrays = (param, grad) if momentum_buffer is None else (param, grad, momentum_buffer)
-    for p, g, *rest in _blocks(*arrays):
+    for p, g, *rest in stretches(*arrays):
         g = _to_minimise(p, g, weight_decay, maximize)
         scratch = np.empty_like(p)
         if rest:
@@ -130,7 +118,7 @@ def adam_step(
     shrink = 1.0 - lr * weight_decay if decoupled else 1.0
     penalty = 0.0 if decoupled else weight_decay
     tops = () if max_exp_avg_sq is None else (max_exp_avg_sq,)
-    for p, g, m, v, *top in _blocks(param, grad, exp_avg, exp_avg_sq, *tops):
+    for p, g, m, v, *top in stretches(param, grad, exp_avg, exp_avg_sq, *tops):
         g = _to_minimise(p, g, penalty, maximize)
         if shrink != 1.0:
             p *= shrink

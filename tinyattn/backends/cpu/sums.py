@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
+_SHORT, _MANY = 256, 64
 
 
 @lru_cache(maxsize=64)
@@ -32,10 +33,10 @@ def column_sums(x: Array) -> Array:
 def has_short_rows(x: Array, dim: Any) -> bool:
     """Whether `row_sums` is the better way to add along `dim`: many rows, each too short for NumPy's loops."""
     return (
-        dim in (-1, x.ndim - 1)
+        dim in (-1, (-1,), x.ndim - 1, (x.ndim - 1,))
         and x.ndim > 1
-        and 1 < x.shape[-1] <= 256
-        and x.size >= 64 * x.shape[-1]
+        and 1 < x.shape[-1] <= _SHORT
+        and x.size >= _MANY * x.shape[-1]
         and x.dtype in (np.float32, np.float64)
         and x.flags.c_contiguous
     )
