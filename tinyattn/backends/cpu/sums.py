@@ -33,7 +33,7 @@ def column_sums(x: Array) -> Array:
 def has_short_rows(x: Array, dim: Any) -> bool:
     """Whether `row_sums` is the better way to add along `dim`: many rows, each too short for NumPy's loops."""
     return (
-        dim in (-1, (-1,), x.ndim - 1, (x.ndim - 1,))
+        dim in (x.ndim - 1, (x.ndim - 1,))
         and x.ndim > 1
         and 1 < x.shape[-1] <= _SHORT
         and x.size >= _MANY * x.shape[-1]
