@@ -514,7 +514,7 @@ def primitive_packed_attention(qkv, heads, mask=None, is_causal=False, scale=Non
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3), (0,)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}], ids=str)
 def test_packed_attention(lead, options):
-    compare(F.packed_attention, primitive_packed_attention, (x(*lead, 4, 12), 2), options, orders=2)
+    compare(F.packed_attention, primitive_packed_attention, (x(*lead, 4, 18), 2), options, orders=2)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -697,6 +697,10 @@ FUSED = {
     "layer_norm shifted": (lambda x, b: F.layer_norm(x, (4,), None, b), [(2, 3, 4), (4,)]),
     "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
     "packed_attention": (lambda x: F.packed_attention(x, 2), [(5, 4, 18)]),
+    "packed_attention with one query far down": (
+        lambda x: F.packed_attention(x + ta.tensor([[11.0 * (i == 0)] * 4 + [-11.0] * 4 + [0.0] * 4 for i in range(3)]).to(x.dtype), 2, scale=0.5),
+        [(5, 3, 12)],
+    ),
     "packed_attention far down": (
         lambda x: F.packed_attention(x + ta.tensor([11.0] * 4 + [-11.0] * 4 + [0.0] * 4).to(x.dtype), 2, scale=0.5),
         [(5, 3, 12)],

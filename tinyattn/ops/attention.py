@@ -46,7 +46,7 @@ def _must_hide(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
     there, since 0 x NaN is NaN; else None: a product with zero hides what is finite."""
     if (mask is None and allowed is None) or all(F.isfinite(x).all() for x in (q, k, v)):
         return None
-    unseen = [] if mask is None else [mask.detach() == -math.inf]
+    unseen = [] if mask is None else [mask == -math.inf]
     unseen += [] if allowed is None else [F.logical_not(allowed)]
     return functools.reduce(F.logical_or, unseen)[..., None]
 
