@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -388,3 +389,21 @@ def test_without_preserve_rng_state_the_masks_differ() -> None:
     out = checkpoint(lambda z: F.dropout(z, 0.5) * z, x, preserve_rng_state=False)
     (g,) = ta.grad(out.sum(), x)
     assert not np.array_equal(out.numpy() > 0, g.numpy() == 4)
+
+
+def test_a_checkpointed_data_parallel_runs_again_once():
+    """Both branches of the walk miss what was dropped, at the same time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        layers = nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.5), nn.Linear(32, 16), nn.Dropout(0.5), nn.Linear(16, 16)
+        net, x = nn.DataParallel(nn.Sequential(*layers), 2), ta.randn(64, 16)
+        results = []
+        for run in (lambda: net(x), *[lambda: checkpoint(net, x)] * 20):
+            ta.manual_seed(1)
+            net.zero_grad()
+            run().square().mean().backward()
+            results.append([p.grad.data.tobytes() for p in net.parameters()] + [ta.rand(1).item()])
+        assert all(result == results[0] for result in results)
+    finally:
+        sys.setswitchinterval(before)

@@ -116,6 +116,12 @@ CHANGES = {
 WHATEVER_THE_DTYPE = ("copy_", "__setitem__", "zero_", "fill_")
 
 
+def test_empty_tensors_can_be_written_to():
+    for shape in ((3, 0), (0, 3), (0,)):
+        assert ta.zeros(*shape).add_(1).shape == shape
+    assert ta.nn.Linear(0, 3)(ta.ones(2, 0)).shape == (2, 3)
+
+
 def test_every_operation_with_a_gradient_is_in_the_matrix():
     assert set(SAMPLES) == set(OPERATIONS)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -286,6 +288,30 @@ def test_backward_hooks_where_no_input_requires_a_gradient():
     twice.register_full_backward_hook(lambda m, gi, go: seen.append([g is None for g in gi + go]))
     twice(x, x * 1)[0].sum().backward()  # PyTorch shows zeros for the input that took no part
     assert seen[1] == [False, True, False, True]
+
+
+def test_backward_hooks_keep_nothing_alive_and_nothing_for_the_next_walk():
+    layer, x = nn.Linear(2, 2), ta.ones(1, 2, requires_grad=True)
+    layer.register_full_backward_hook(lambda m, gi, go: None)
+    gc.disable()
+    try:
+        y = layer(x)
+        node = weakref.ref(y.node)
+        y.sum().backward()
+        del y
+        assert node() is None
+    finally:
+        gc.enable()
+    seen = {}
+    for library, module in ((ta, Twice()), (torch, TorchTwice())):
+        told = seen[library] = []
+        module.register_full_backward_hook(lambda m, gi, go, told=told: told.append([g is None for g in go]))
+        a, b = (library.tensor([v], requires_grad=True) for v in (2.0, 5.0))
+        y, z = module(a, b)
+        if library is ta:
+            ta.grad(y.sum() * 7, [y], retain_graph=True)  # stops at the output
+        z.sum().backward()
+    assert seen[ta] == seen[torch] == [[True, False]]
 
 
 def test_backward_hooks_and_kinds_of_output():

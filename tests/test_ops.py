@@ -560,6 +560,48 @@ def test_packed_attention_of_extreme_numbers(mode, bad):
     np.testing.assert_allclose(out, expected, atol=1e-12)
 
 
+# Wide enough for float16 to overflow where float32 does not: scores of 12 and more, squares of 40.
+
+
+@pytest.mark.parametrize("q", [12.0, -14.0, -50.0])
+def test_attention_in_float16(q):
+    qkv = torch.tensor([[[q, 1.0, 1.0], [q, 0.5, 2.0]]], dtype=torch.float16)
+    expected = primitive_packed_attention(qkv.double(), 1, scale=1.0).numpy()
+    x = ta.from_numpy(qkv.numpy()).requires_grad_()
+    for out in (F.packed_attention(x, 1, scale=1.0), F.scaled_dot_product_attention(*x.split(1, -1), scale=1.0)):
+        np.testing.assert_allclose(out.data, expected, rtol=2e-3)
+        assert np.isfinite(ta.grad(out.sum(), x)[0].data).all()
+
+
+def test_layer_norm_in_float16():
+    a = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).mul(40).half()
+    w, b = torch.full((64,), 2.0).half(), torch.ones(64).half()
+    leaves = [t.clone().requires_grad_() for t in (a, w, b)]
+    theirs = TF.layer_norm(leaves[0], (64,), *leaves[1:])
+    ours_in = [ta.from_numpy(t.numpy()).requires_grad_() for t in (a, w, b)]
+    ours = F.layer_norm(ours_in[0], (64,), *ours_in[1:])
+    assert ours.dtype == np.float16
+    np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=5e-3, atol=5e-3)
+    ours_g, theirs_g = (
+        ta.grad((ours * ours).sum() / 64, ours_in),
+        torch.autograd.grad((theirs * theirs).sum() / 64, leaves),
+    )
+    for mine, other in zip(ours_g, theirs_g, strict=True):
+        assert mine.dtype == np.float16
+        np.testing.assert_allclose(mine.data, other.numpy(), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("low", [-57.0, -30.0, -8.0])
+def test_softmax_of_low_scores_keeps_small_probabilities(low):
+    a = np.full((64, 2), low, "float32")
+    a[:, 1] -= 47
+    np.testing.assert_allclose(F.softmax(ta.from_numpy(a), -1).data[:, 1], np.exp(-47.0), rtol=1e-5)
+    q = np.stack([np.full(64, low), np.tile([1.0, 1 + 47 / abs(low)], 32), np.tile([0.0, 1.0], 32)], -1)[None]
+    expected = primitive_packed_attention(torch.from_numpy(q), 1, scale=1.0).numpy()
+    out = F.packed_attention(ta.from_numpy(q.astype("float32")), 1, scale=1.0)
+    np.testing.assert_allclose(out.data, expected, rtol=1e-4)
+
+
 def test_both_masks_at_once_hide_what_either_hides():
     q, k, v = (np.random.default_rng(i).normal(size=(2, 3, 4)) for i in range(3))
     mask, allowed = ta.tensor([0.0, -np.inf, 0.0], dtype=ta.float64), ta.tensor([True, True, False])

@@ -12,7 +12,7 @@ from tinyattn import backends, creation
 from tinyattn import ops as _ops
 from tinyattn.backends import Placed
 from tinyattn.graph import Node
-from tinyattn.modes import Mode, grad_mode
+from tinyattn.modes import Mode, current_walk, grad_mode
 from tinyattn.observer import observers
 from tinyattn.parallel import side_by_side
 
@@ -113,7 +113,8 @@ def walk(
         pending.receive(node, seed, False)
     useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
     found: dict[Node, Any] = {}
-    _descend(pending, F, None if inputs is None else set(inputs), useful, found, retain_graph)
+    with Mode(current_walk, object()):
+        _descend(pending, F, None if inputs is None else set(inputs), useful, found, retain_graph)
     return found
 
 

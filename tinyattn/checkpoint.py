@@ -8,6 +8,7 @@ again, and this time every node keeps what it saves, until the walk has passed i
 from __future__ import annotations
 
 import contextvars
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class _Segment:
         self.trace: list[tuple[Operation, tuple[int, ...]]] = []  # each operation, the versions of its inputs
         self.nodes: dict[int, weakref.ref[Node]] = {}  # what it left behind, by its place in the trace
         self.running = True
+        self.lock = threading.RLock()  # the branches of a DataParallel in it may miss values at the same time
 
     def remember(self) -> None:
         """Run again, and give the nodes of the first run what they save in the second."""
@@ -109,9 +111,11 @@ class _Forgotten(dict[str, Any]):
         self._node, self._segment = weakref.ref(node), segment
 
     def __missing__(self, name: str) -> Any:
-        self._segment.remember()
         node = self._node()
         assert node is not None
+        with self._segment.lock:
+            if node.saved is self:  # else another thread brought them back meanwhile
+                self._segment.remember()
         assert node.saved is not None
         return node.saved[name]
 

@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
+current_walk: ContextVar[object] = ContextVar("current_walk", default=None)  # what gradients are carried by
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
 # The modules whose forward is running, outermost first; an operation notes them for messages and pictures.
 module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=())

@@ -435,7 +435,8 @@ class Tensor:
 
     def _may_change(self, name: str, tracked: builtins.bool) -> None:
         """Refuse what would write to several elements at once, or make recorded gradients wrong."""
-        if any(size > 1 and step == 0 for size, step in zip(self.data.shape, self.data.strides, strict=True)):
+        steps = zip(self.data.shape, self.data.strides, strict=True)
+        if self.data.size and any(size > 1 and step == 0 for size, step in steps):
             raise RuntimeError(
                 f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
                 "memory (it was expanded), so they cannot be changed one by one; clone() it first."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinyattn.creation import zeros_like
-from tinyattn.modes import is_grad_enabled
+from tinyattn.modes import current_walk, is_grad_enabled
 from tinyattn.ops import alias
 from tinyattn.tensor import Tensor
 
@@ -22,22 +22,28 @@ class Gate:
     outer ones is complete, and None is left where nothing will.
     """
 
-    def __init__(self, values: Sequence[Any], then: Callable[[Gradients], Gradients]) -> None:
+    def __init__(self, then: Callable[[Gradients], Gradients]) -> None:
         self.then = then
-        self.arrived: list[Tensor | None] = [None] * len(values)
+        self.walk: object = None  # the one that the gradients below belong to
+        self.arrived: list[Tensor | None] = []
+        self.size, self.open = 0, False  # how many values, and whether one of them will see a gradient
         self.replaced: Gradients | None = None  # what `then` made of them, once this walk has called it
-        on = is_grad_enabled()
-        self.places = [i for i, x in enumerate(values) if on and isinstance(x, Tensor) and x.node is not None]
-        inner = {i: alias(values[i]) for i in self.places}
+
+    def let_through(self, values: Sequence[Any]) -> list[Any]:
+        """`values`, which the gate does not keep: it lives as long as their nodes, and would never let go of them."""
+        self.size, on = len(values), is_grad_enabled()
+        places = [i for i, x in enumerate(values) if on and isinstance(x, Tensor) and x.node is not None]
+        inner = {i: alias(values[i]) for i in places}
         outer = {i: alias(x) for i, x in inner.items()}
-        for i in self.places:
+        for i in places:
             inner[i].register_hook(lambda g, i=i: self._leave(i))
             outer[i].register_hook(lambda g, i=i: self._arrive(i, g))
-        self.values = [outer.get(i, x) for i, x in enumerate(values)]
+        self.open = bool(places)
+        return [outer.get(i, x) for i, x in enumerate(values)]
 
     def _arrive(self, i: int, g: Tensor) -> None:
-        if self.replaced is not None:  # another walk begins
-            self.arrived, self.replaced = [None] * len(self.arrived), None
+        if self.walk is not current_walk.get():  # another walk begins
+            self.walk, self.arrived, self.replaced = current_walk.get(), [None] * self.size, None
         self.arrived[i] = g
 
     def _leave(self, i: int) -> Tensor | None:
@@ -52,17 +58,19 @@ class BackwardHooks:
     def __init__(self, module: Any, pre_hooks: Iterable[Any], hooks: Iterable[Any]) -> None:
         self.module, self.pre_hooks, self.hooks = module, tuple(pre_hooks), tuple(hooks)
         self.grad_output: Gradients = ()
-        self.inputs: Gate | None = None
+        self.arguments, self.waits = 0, False  # how many there are, and whether one of them will see a gradient
 
     def enter(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments, as `forward` shall see them."""
-        self.inputs = Gate(args, self._on_inputs)
-        return tuple(self.inputs.values)
+        gate = Gate(self._on_inputs)
+        values = gate.let_through(args)
+        self.arguments, self.waits = len(args), gate.open
+        return tuple(values)
 
     def leave(self, output: Any) -> Any:
         """The output, as the caller shall see it."""
         if isinstance(output, Tensor):
-            return Gate([output], self._on_outputs).values[0]
+            return Gate(self._on_outputs).let_through([output])[0]
         if not isinstance(output, tuple | list):
             warnings.warn(
                 f"{type(self.module).__name__} returned a {type(output).__name__}, and its backward hooks will not be "
@@ -70,16 +78,15 @@ class BackwardHooks:
                 stacklevel=4,
             )
             return output
-        values = Gate(output, self._on_outputs).values
+        values = Gate(self._on_outputs).let_through(output)
         return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)  # a namedtuple
 
     def _on_outputs(self, grad_output: Gradients) -> Gradients:
         for hook in self.pre_hooks:
             grad_output = self._replace(grad_output, hook(self.module, grad_output), "grad_output")
         self.grad_output = grad_output
-        assert self.inputs is not None
-        if not self.inputs.places:  # no argument will see a gradient: this is all there is
-            self._on_inputs((None,) * len(self.inputs.values))
+        if not self.waits:  # no argument will see a gradient: this is all there is
+            self._on_inputs((None,) * self.arguments)
         return grad_output
 
     def _on_inputs(self, grad_input: Gradients) -> Gradients:

@@ -29,7 +29,8 @@ class DataParallel(Module):
 
     Tensors and arrays among the arguments (in tuples, lists and dicts too) are cut along dim 0;
     everything else, 0-d tensors too, goes to every worker as it is. What the module computes over the
-    batch, it computes over a share, and what it changes in itself is changed by all workers at once.
+    batch, it computes over a share, and what it changes in itself is changed by all workers at once;
+    a tensor that requires gradients and is kept from one worker for another cannot be walked back.
 
     One seed and one number of workers give one result, bit for bit: gradients are added in the order
     of the workers, and each draws from a stream of its own. A Generator among the arguments is shared

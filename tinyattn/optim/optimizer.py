@@ -260,6 +260,9 @@ class Optimizer(ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_bundles": {}}  # a copy makes its own
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"_bundles": {}, **state})
+
     def _parameters(self) -> Iterator[Tensor]:
         for group in self.param_groups:
             yield from group["params"]

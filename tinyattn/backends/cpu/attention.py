@@ -109,7 +109,7 @@ def _exponentials(scores: Array, allowed: Array) -> None:
 
     Where no score is large, c = 0 will do; else it is the row's largest.
     """
-    if scores.size and scores.min() > -_SAFE and scores.max() < _SAFE:
+    if scores.size and scores.dtype != np.float16 and scores.min() > -_SAFE and scores.max() < _SAFE:
         np.exp(scores, out=scores)
         if allowed is not None:
             scores *= allowed

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows
-from tinyattn.backends.cpu.softmax import SAFE
+from tinyattn.backends.cpu.softmax import LEAST, SAFE
 from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["packed_attention", "packed_attention_backward"]
@@ -75,7 +75,7 @@ def _exponentials(q: Array, k: Array, scale: float, out: Array) -> Array:
     out *= scale
     np.exp(out, out=out)
     total = row_sums(out)
-    if not (total.min() > 1 / SAFE and total.max() < SAFE):
+    if out.dtype == np.float16 or not (total.min() > LEAST and total.max() < SAFE):
         np.matmul(q, k.mT, out=out)
         out *= scale
         out -= out.max(-1, keepdims=True)

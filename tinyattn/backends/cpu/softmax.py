@@ -15,8 +15,8 @@ __all__ = ["log_softmax", "logsumexp", "softmax"]
 Array = Any
 
 # Softmax does not notice a number taken from a whole row: the row's largest, as a rule, but none at all
-# where the sums of exponentials lie between this and its inverse, so that none came near overflow.
-SAFE = 1e25
+# where the sums of exponentials lie between these: none came near overflow, and none that counts is denormal.
+LEAST, SAFE = 1e-3, 1e25
 
 
 def softmax(x: Array, dim: int) -> Array:
@@ -35,7 +35,7 @@ def _softmax_of_rows(x: Array) -> Array:
     for part in rows(*xs.shape):
         y = np.exp(xs[part], out=ys[part])
         total = row_sums(y)
-        if not (total.min() > 1 / SAFE and total.max() < SAFE):
+        if not (total.min() > LEAST and total.max() < SAFE):
             np.exp(xs[part] - _top(xs[part], 1), out=y)
             total = row_sums(y)
         y *= np.reciprocal(total, out=total)
