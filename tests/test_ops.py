@@ -563,9 +563,9 @@ def test_packed_attention_of_extreme_numbers(mode, bad):
 # Wide enough for float16 to overflow where float32 does not: scores of 12 and more, squares of 40.
 
 
-@pytest.mark.parametrize("q", [12.0, -14.0, -50.0])
-def test_attention_in_float16(q):
-    qkv = torch.tensor([[[q, 1.0, 1.0], [q, 0.5, 2.0]]], dtype=torch.float16)
+@pytest.mark.parametrize(("q", "k", "v"), [(12, 0.5, 2), (10, 0.9, 10), (-14, 0.5, 2), (-50, 0.5, 2)])
+def test_attention_in_float16(q, k, v):
+    qkv = torch.tensor([[[q, 1.0, v / 2], [q, k, v]]], dtype=torch.float16)
     expected = primitive_packed_attention(qkv.double(), 1, scale=1.0).numpy()
     x = ta.from_numpy(qkv.numpy()).requires_grad_()
     for out in (F.packed_attention(x, 1, scale=1.0), F.scaled_dot_product_attention(*x.split(1, -1), scale=1.0)):
@@ -742,6 +742,9 @@ FUSED = {
     "packed_attention with one query far down": (
         lambda x: F.packed_attention(x + ta.tensor([[11.0 * (i == 0)] * 4 + [-11.0] * 4 + [0.0] * 4 for i in range(3)]).to(x.dtype), 2, scale=0.5),
         [(5, 3, 12)],
+    ),
+    "packed_attention of like tokens": (
+        lambda x: F.packed_attention(x * 0.1 + ta.tensor([1.0] * 8 + [0.0] * 4).to(x.dtype), 2), [(5, 3, 12)],
     ),
     "packed_attention far down": (
         lambda x: F.packed_attention(x + ta.tensor([11.0] * 4 + [-11.0] * 4 + [0.0] * 4).to(x.dtype), 2, scale=0.5),
