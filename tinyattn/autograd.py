@@ -27,6 +27,10 @@ class Fork(Node):
     an edge to it: when a walk comes here, the gradients of all outputs are complete, and it goes on
     down each branch by itself.
 
+        older nodes  <-  branch 0  <-  its output  <-.
+                     <-  branch 1  <-  its output  <-  join  <-  loss
+                                          Fork     <-'
+
     floor: nodes up to this id are older than the branches. outputs: of each branch, its last nodes.
     """
 

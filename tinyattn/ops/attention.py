@@ -88,6 +88,7 @@ def tiled_attention(mode: bool | None = True) -> Mode:
 
 
 def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
+    """Whether attention of `heads` matrices of scores, over all samples, shall be done in tiles."""
     mode, scores = _tiled_mode.get(), queries * keys
     if mode is not None:
         return mode

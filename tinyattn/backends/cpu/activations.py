@@ -18,10 +18,12 @@ _CUBIC = 0.044715
 
 
 def relu(x: Array) -> Array:
+    """max(x, 0)"""
     return np.maximum(x, 0)
 
 
 def sigmoid(x: Array) -> Array:
+    """1 / (1 + e ** -x)"""
     out = np.negative(x)
     out = np.exp(out, out=out if out.ndim else None)
     out += 1
@@ -29,16 +31,19 @@ def sigmoid(x: Array) -> Array:
 
 
 def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """log(1 + e ** (beta x)) / beta; x where beta x is above the threshold."""
     scaled = x * beta
     return np.where(scaled > threshold, x, np.log1p(np.exp(np.minimum(scaled, threshold))) / beta)
 
 
 def logsigmoid(x: Array) -> Array:
+    """log(sigmoid(x))"""
     # min(x, 0) - log(1 + exp(-|x|)) never overflows
     return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
+    """x times the normal distribution function at x, or "tanh", which approximates it."""
     out = np.empty_like(x)
     for a, y in stretches(x, out):
         if approximate == "none":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.blocks import rows as blocks
+from tinyattn.backends.cpu import blocks
 
 __all__ = ["embedding", "embedding_gradient"]
 
@@ -16,6 +16,7 @@ _FEW = 64  # rows of a table for which the product is quicker, by up to ten time
 
 
 def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Array:
+    """The rows of `weight` that `index` names."""
     return np.take(weight, index, axis=0)
 
 
@@ -35,7 +36,7 @@ def _by_product(vectors: Array, index: Array, rows: int) -> Array:
     """For a small table: a product with a matrix that has a one where a vector belongs to a row, else zeros.
     None where 0 x infinity would spoil rows that never met it."""
     out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
-    for part in blocks(len(index), max(out.shape)):
+    for part in blocks.rows(len(index), max(out.shape)):
         out += (np.arange(rows)[:, None] == index[part]).astype(out.dtype) @ vectors[part]
     return out if np.isfinite(out).all() else None
 
