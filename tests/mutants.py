@@ -17,7 +17,6 @@ PACKAGE = ROOT / "tinyattn"
 
 # In ops/ and autograd.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes F.
 ALSO = {
-    "ops/activations.py": {"gelu_backward"},
     "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "scaled_dot_product_attention"},
     "ops/dropout.py": {"dropout"},
     "ops/packed_attention.py": {"split_heads", "_join_heads", "packed_attention"},

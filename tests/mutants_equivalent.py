@@ -230,7 +230,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "It only says how many pieces are made of an array.": [
         "backends/cpu/attention.py _parts: 2 -> 3",
         "backends/cpu/blocks.py BLOCK: 1 -> 2",
-        "backends/cpu/blocks.py BLOCK: 17 -> 18",
+        "backends/cpu/blocks.py BLOCK: 18 -> 19",
         "backends/cpu/blocks.py stretches: 0 -> 1",
         "backends/cpu/blocks.py stretches: size <= BLOCK -> size < BLOCK",
         "backends/cpu/blocks.py stretches: size <= BLOCK -> size > BLOCK",

@@ -74,6 +74,7 @@ SAMPLES = {
     "matmul": [([f(2, 3), f(3, 4)], {}), ([f(5, 2, 3), f(5, 3, 1)], {})],
     "einsum": [([f(2, 3), f(3, 4)], {"equation": "ij,jk->ik"}), ([f(2, 3)], {"equation": "ij->ji"})],
     "linear": [([f(2, 3), f(4, 3), f(4)], {}), ([f(5, 2, 3), f(4, 3), None], {})],
+    "linear_gelu": [([f(2, 3), f(4, 3), f(4)], {"approximate": "none"}), ([f(5, 2, 3), f(4, 3), None], {"approximate": "tanh"})],
     "embedding": [([f(4, 3), i([1, 2], [2, 3])], {"padding_idx": None})],
     "embedding_gradient": [([f(2, 3), i(1, 2)], {"rows": 4, "padding_idx": 1})],
     "dropout": [([f(2, 3), b(2, 3)], {"scale": 1.5})],

@@ -319,6 +319,18 @@ def test_encoder_layer_is_torchs(row):
     compare(ours, theirs, randn(*((B, T, E) if options.get("batch_first") else (T, B, E))), **forward)
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_linear_gelu_is_torchs_linear_and_gelu(approximate):
+    theirs = torch.nn.Linear(E, 5).double()
+    ours = copied(nn.LinearGELU(E, 5, approximate=approximate).double(), theirs)
+    assert repr(ours) == f"LinearGELU(in_features={E}, out_features=5, bias=True, approximate='{approximate}')"
+    x = randn(B, T, E)
+    expected = torch.nn.functional.gelu(theirs(x.detach()), approximate=approximate)
+    np.testing.assert_allclose(ours(ta.tensor(x.detach().numpy())).detach().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="approximate='fast'"):
+        nn.LinearGELU(E, 5, approximate="fast")(ta.ones(2, E, dtype=ta.float64))
+
+
 def test_encoder_is_torchs():
     theirs = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(E, H, 16, 0.0), 3, torch.nn.LayerNorm(E), enable_nested_tensor=False

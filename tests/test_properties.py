@@ -113,6 +113,10 @@ TABLE: dict[str, list[Case]] = {
         Case(lambda op, x, w: op(x, w, None, shape=(2, 3), eps=1e-5), (2, 2, 3), (2, 3)),
         Case(lambda op, x: op(x, None, None, shape=(4,), eps=1e-5), (3, 4)),
     ],
+    "linear_gelu": [
+        Case(lambda op, x, w, b: op(x, w, b, approximate="tanh"), (2, 2, 3), (4, 3), (4,)),
+        Case(lambda op, x, w: op(x, w, None, approximate="none"), (2, 3), (4, 3)),
+    ],
     "linear": [
         Case(lambda op, x, w, b: op(x, w, b), (2, 3, 4), (5, 4), (5,)),
         Case(lambda op, x, w: op(x, w, None), (3, 4), (5, 4)),

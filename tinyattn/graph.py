@@ -54,6 +54,7 @@ def _save(value: Any) -> Any:
 
 
 _ids = itertools.count(1)
+_NO_OPTIONS: dict[str, Any] = {}
 
 
 class Node:
@@ -64,25 +65,36 @@ class Node:
         "__weakref__", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site", "tensor",
     )  # fmt: skip
 
-    def __init__(self, op: Operation | None, edges: tuple[Node | None, ...], array: Any) -> None:
+    def __init__(
+        self, op: Operation | None, edges: tuple[Node | None, ...], array: Any, options: dict[str, Any] | None = None
+    ) -> None:
         self.id = next(_ids)  # ids count up: a consumer is always newer than what it consumes
         self.op = op
         self.edges = edges
         self.shape = array.shape
         self.dtype = array.dtype
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, Any] = options or _NO_OPTIONS
         self.saved: dict[str, Any] | None = {}
         self.hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
         self.tensor: Callable[[], Tensor | None] | None = None  # weak: whose .grad to fill
         self.site: Site | None = None
         self.modules: tuple[Any, ...] = ()  # those whose forward made it, outermost first
 
+    def values(self, names: Sequence[str], recording: bool) -> list[Any]:
+        """What the rules know by these names: saved inputs or `out`, options, or `needed`."""
+        saved, found = self.saved or {}, []
+        for name in names:
+            value = saved.get(name)
+            if type(value) is Saved and not recording:
+                array, _, storage, version = value
+                if storage.version == version:  # nearly always
+                    found.append(array)
+                    continue
+            found.append(self.value(name, recording))
+        return found
+
     def value(self, name: str, recording: bool) -> Any:
-        """What the rules know as `name`: a saved input or `out`, an option, or `needed`."""
-        if self.saved is not None and name in self.saved:
-            value = self.saved[name]
-            if type(value) is Saved and not recording and value.storage.version == value.version:
-                return value.array  # nearly always
+        """One of them."""
         if name == "needed":
             return tuple(edge is not None for edge in self.edges)
         if name in self.options:
@@ -147,6 +159,8 @@ class Operation:
 
     backward:   instead of rules, one function that returns a gradient for every input at once; it
                 may also ask for `needed`, a tuple of booleans.
+    recorded:   what runs instead of `forward` where a node is recorded; then only it gives the
+                extras, and who asks for no gradient does not pay for them.
     definition: `definition(F, *inputs, **options)`, the same function in first-principles
                 operations. It runs under `definitions()`, and gives the second derivatives of
                 operations with a `backward`.
@@ -161,6 +175,7 @@ class Operation:
         *,
         definition: Callable[..., Any] | None = None,
         backward: Callable[..., Any] | None = None,
+        recorded: Callable[..., Any] | None = None,
         promote: Callable[..., Sequence[Any]] | None = None,
         extras: tuple[str, ...] = (),
         view: bool = False,
@@ -171,7 +186,8 @@ class Operation:
         self.name = name or forward.__name__.strip("_")
         self.__name__, self.__doc__ = self.name, forward.__doc__
         self.forward, self.definition, self.backward = forward, definition, backward
-        self._quietly = backends.quiet()(forward) if quiet and not view else forward
+        self._run = backends.quiet()(forward) if quiet and not view else forward
+        self._run_recorded = backends.quiet()(recorded) if recorded else self._run
         self.promote, self.extras, self.view, self.rules = promote, extras, view, rules
         parameters = list(inspect.signature(forward).parameters.values())[1:]
         self.inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -202,7 +218,7 @@ class Operation:
         """Run on tensors; record a node if one of them requires a gradient."""
         if options and len(inputs) < len(self.inputs):  # torch's names for the first two
             inputs += tuple(options.pop(k) for k in ("input", "other") if k in options)
-        if self.promote is not None:
+        if self.promote is not None and not _agree(inputs):
             inputs = tuple(self.promote(*inputs))
         if self.definition is not None and definition_mode.get():
             return self.definition(_ops, *inputs, **options)
@@ -219,19 +235,20 @@ class Operation:
             else:
                 arrays.append(x)
                 edges.append(None)
+        tracked = tracked and grad_mode.get()
         F = backends.of(*arrays)
         watching = observers.get()
         for observer in watching:
             observer.before_forward(self, inputs, options)
         try:
-            result = self._quietly(F, *arrays, **options)
+            result = (self._run_recorded if tracked else self._run)(F, *arrays, **options)
         except Exception as error:
             for observer in watching:
                 observer.failed_forward(self, inputs, options, error)
             self._name_shapes(error, arrays)
             raise
         extra: Sequence[Any] = ()
-        if self.extras:
+        if type(result) is tuple:
             result, *more = result
             extra = [Tensor._from(F.asarray(e)) for e in more]
         if type(result) is not F.ndarray:  # a ufunc of 0-d arrays returns a scalar
@@ -240,7 +257,7 @@ class Operation:
         if self.view and _same_memory(result, arrays[0]):
             out._storage, out._is_view = inputs[0].storage, True
             out._version = out._storage.version
-        if tracked and (self.rules or self.backward) and grad_mode.get():
+        if tracked and (self.rules or self.backward):
             out.node = self._record(inputs, arrays, tuple(edges), options, out, extra)
         for observer in watching:
             observer.after_forward(self, inputs, out, out.node)
@@ -257,12 +274,11 @@ class Operation:
             ) from None
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
-        node = Node(self, edges, out.data)
-        node.options = options if len(options) == len(self.options) else {**self.options, **options}
+        node = Node(self, edges, out.data, options if len(options) == len(self.options) else self.options | options)
         node.site, node.modules = call_site(), module_stack.get()
         saved = node.saved
         assert saved is not None
-        needed = tuple(map(bool, edges))
+        needed = tuple([edge is not None for edge in edges])
         plan = self._plans.get(needed)
         if plan is None:
             plan = self._plans[needed] = self._plan(needed)
@@ -297,13 +313,13 @@ class Operation:
         if self.backward is not None:
             if recording and self.definition is not None:
                 return self._gradients_by_definition(node, g)
-            return self.backward(F, g, *[node.value(name, recording) for name in self._joint])
+            return self.backward(F, g, *node.values(self._joint, recording))
         found: list[Any] = []
         for (rule, asks), edge in zip(self._steps, node.edges, strict=False):
             if edge is None or rule is None:
                 found.append(None)
             elif asks:
-                found.append(rule(F, g, *[node.value(name, recording) for name in asks]))
+                found.append(rule(F, g, *node.values(asks, recording)))
             else:
                 found.append(rule(F, g))
         return found
@@ -347,3 +363,4 @@ def _refuse_stale(x: Tensor, op: Operation) -> None:
 import tinyattn.tensor as _tensor  # noqa: E402 - tensor first: it imports ops
 from tinyattn import autograd  # noqa: E402
 from tinyattn import ops as _ops  # noqa: E402
+from tinyattn.ops.promotion import agree as _agree  # noqa: E402

@@ -161,11 +161,11 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = nn.LinearGELU(dim, hidden_dim, approximate="tanh")
         self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Module):

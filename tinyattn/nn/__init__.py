@@ -6,8 +6,8 @@ from tinyattn.nn.attention import (
 )  # fmt: skip
 from tinyattn.nn.containers import ModuleList, Sequential
 from tinyattn.nn.layers import (
-    GELU, Dropout, Embedding, Flatten, Identity, LayerNorm, Linear, LogSigmoid, LogSoftmax, ReLU, Sigmoid, SiLU,
-    Softmax, Softplus, Tanh,
+    GELU, Dropout, Embedding, Flatten, Identity, LayerNorm, Linear, LinearGELU, LogSigmoid, LogSoftmax, ReLU,
+    Sigmoid, SiLU, Softmax, Softplus, Tanh,
 )  # fmt: skip
 from tinyattn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from tinyattn.nn.module import Module, Parameter
@@ -15,8 +15,8 @@ from tinyattn.nn.parallel import DataParallel, available_workers
 
 __all__ = [
     "GELU", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel", "Dropout", "Embedding",
-    "Flatten", "Identity", "L1Loss", "LayerNorm", "Linear", "LogSigmoid", "LogSoftmax", "MSELoss", "Module",
-    "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax",
-    "Softplus", "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional", "init",
-    "utils",
+    "Flatten", "Identity", "L1Loss", "LayerNorm", "Linear", "LinearGELU", "LogSigmoid", "LogSoftmax", "MSELoss",
+    "Module", "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid",
+    "Softmax", "Softplus", "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional",
+    "init", "utils",
 ]  # fmt: skip

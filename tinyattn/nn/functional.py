@@ -9,6 +9,7 @@ from tinyattn.ops import (
     l1_loss,
     layer_norm,
     linear,
+    linear_gelu,
     log_softmax,
     logsigmoid,
     mse_loss,
@@ -27,6 +28,6 @@ from tinyattn.ops import (
 
 __all__ = [
     "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
-    "linear", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
+    "linear", "linear_gelu", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
     "packed_attention", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip

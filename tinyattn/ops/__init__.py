@@ -5,7 +5,7 @@ This namespace is what rules and definitions know as `F` when they run on Tensor
 """
 
 from tinyattn.creation import eye, ones_like, zeros_like
-from tinyattn.ops.activations import gelu, gelu_backward, logsigmoid, relu, sigmoid, silu, softplus
+from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention
 from tinyattn.ops.dropout import dropout
 from tinyattn.ops.elementwise import (
@@ -15,7 +15,7 @@ from tinyattn.ops.elementwise import (
 )  # fmt: skip
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
 from tinyattn.ops.layer_norm import layer_norm
-from tinyattn.ops.linear import embedding, embedding_gradient, linear
+from tinyattn.ops.linear import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import (
     binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
 )  # fmt: skip

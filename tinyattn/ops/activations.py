@@ -71,8 +71,16 @@ _gelu = Operation(
     lambda F, x, *, approximate: F.gelu(x, approximate),
     name="gelu",
     definition=_gelu_definition,
-    x=lambda F, g, x, approximate: F.gelu_backward(g, x, approximate),
+    recorded=lambda F, x, *, approximate: F.gelu_and_slope(x, approximate),
+    extras=("slope",),
+    backward=lambda F, g, slope: (g * slope,),
 )
+
+
+def check_approximate(approximate: str) -> None:
+    """Raise unless GELU knows this form of itself."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate={approximate!r}; expected 'none' or 'tanh'")
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -80,20 +88,5 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
     As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).
     """
-    if approximate not in ("none", "tanh"):
-        raise ValueError(f"gelu: approximate={approximate!r}; expected 'none' or 'tanh'")
+    check_approximate(approximate)
     return _gelu(input, approximate=approximate)
-
-
-def gelu_backward(g: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
-    """g times the slope of `gelu` at x, recorded when its kernel's would not be."""
-    F = _ops
-    if approximate == "none":
-        density = F.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-        return g * ((1 + F.erf(x * math.sqrt(0.5))) * 0.5 + x * density)
-    t = F.tanh((x + F.pow(x, 3) * 0.044715) * math.sqrt(2 / math.pi))
-    slope = (1 + x * x * (3 * 0.044715)) * math.sqrt(2 / math.pi)
-    return g * ((1 + t) * 0.5 + x * (1 - t * t) * slope * 0.5)
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -1,4 +1,4 @@
-"""The affine map and the table look-up."""
+"""The affine map, alone and with a GELU after it, and the table look-up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import tinyattn.tensor as _tensor
 from tinyattn import creation
 from tinyattn.graph import operation
+from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def _rows(F: Any, x: Any) -> Any:
     """(..., n) -> (rows, n), so that a batch is one matrix product."""
+    if x.ndim == 2:
+        return x
     rows = 1
     for n in x.shape[:-1]:
         rows *= n
@@ -27,9 +30,13 @@ def _linear_definition(F: Any, x: Any, weight: Any, bias: Any) -> Any:
     return out if bias is None else out + bias
 
 
+def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
+    return same_type(x, weight, bias) if bias is not None else [*same_type(x, weight), None]
+
+
 @operation(
     definition=_linear_definition,
-    promote=lambda x, weight, bias: [*same_type(*(t for t in (x, weight, bias) if t is not None)), None][:3],
+    promote=_one_dtype,
     x=lambda F, g, weight: F.reshape(F.matmul(_rows(F, g), weight), (*g.shape[:-1], weight.shape[1])),
     weight=lambda F, g, x: F.matmul(_rows(F, g).mT, _rows(F, x)),
     bias=lambda F, g: g,  # the walk sums it over the rows
@@ -47,14 +54,42 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.reshape(-1)
         out = linear(input, weight.reshape(1, -1), bias)
         return out.reshape(out.shape[:-1])
+    _check_linear("linear", input, weight, bias)
+    return _linear(input, weight, bias)
+
+
+def _check_linear(name: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
         raise RuntimeError(
-            f"linear: input {tuple(input.shape)} and weight {tuple(weight.shape)} do not fit; the input's last "
+            f"{name}: input {tuple(input.shape)} and weight {tuple(weight.shape)} do not fit; the input's last "
             "size must be the weight's second (weight is (out_features, in_features))"
         )
     if bias is not None and bias.shape not in ((), (1,), (weight.shape[0],)):
-        raise RuntimeError(f"linear: bias {tuple(bias.shape)} for {weight.shape[0]} output features")
-    return _linear(input, weight, bias)
+        raise RuntimeError(f"{name}: bias {tuple(bias.shape)} for {weight.shape[0]} output features")
+
+
+def _linear_gelu_backward(F: Any, g: Any, x: Any, weight: Any, slope: Any, needed: Any) -> Any:
+    h = _rows(F, g * slope)  # the gradient of what went into the GELU: (rows, out)
+    dx = F.reshape(F.matmul(h, weight), x.shape) if needed[0] else None
+    return dx, F.matmul(h.mT, _rows(F, x)) if needed[1] else None, h if needed[2] else None
+
+
+@operation(
+    definition=lambda F, x, weight, bias, *, approximate: F.gelu(F.linear(x, weight, bias), approximate),
+    recorded=lambda F, x, weight, bias, *, approximate: F.linear_gelu_and_slope(x, weight, bias, approximate),
+    extras=("slope",),
+    promote=_one_dtype,
+    backward=_linear_gelu_backward,
+)
+def _linear_gelu(F: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -> Any:
+    return F.linear_gelu(x, weight, bias, approximate)
+
+
+def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "none") -> Tensor:
+    """gelu(linear(input, weight, bias), approximate) as one operation, which passes over memory less often."""
+    check_approximate(approximate)
+    _check_linear("linear_gelu", input, weight, bias)
+    return _linear_gelu(input, weight, bias, approximate=approximate)
 
 
 @operation(

@@ -61,15 +61,15 @@ def operand(x: Any) -> Any:
 
 def same_type(*inputs: Any) -> Sequence[Any]:
     """Cast the tensors among `inputs` to the dtype in which all of them meet."""
-    return inputs if _agree(inputs) else _align(inputs, False)
+    return inputs if agree(inputs) else _align(inputs, False)
 
 
 def floating(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and integers become the default dtype: what exp and division need."""
-    return inputs if _agree(inputs) else _align(inputs, True)
+    return inputs if agree(inputs) else _align(inputs, True)
 
 
-def _agree(inputs: Sequence[Any]) -> bool:
+def agree(inputs: Sequence[Any]) -> bool:
     """Whether there is nothing to do, as nearly always: floating tensors of one dtype, and numbers."""
     dtype = None
     for x in inputs:

@@ -10,7 +10,7 @@ import numpy as np
 from tinyattn.backends.cpu.blocks import stretches
 from tinyattn.backends.cpu.erf import erf
 
-__all__ = ["gelu", "gelu_backward", "logsigmoid", "relu", "sigmoid", "softplus"]
+__all__ = ["gelu", "gelu_and_slope", "logsigmoid", "relu", "sigmoid", "softplus"]
 
 Array = Any
 _SLOPE = math.sqrt(2 / math.pi)
@@ -46,50 +46,52 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     """x times the normal distribution function at x, or "tanh", which approximates it."""
     out = np.empty_like(x)
     for a, y in stretches(x, out):
-        if approximate == "none":
-            np.multiply(a, math.sqrt(0.5), out=y)
-            y[...] = erf(y)
-        else:
-            _tanh_part(a, np.multiply(a, a, out=y), y)
-        y += 1
+        _twice_normal(a, y, approximate)
         y *= a
         y *= 0.5
     return out
 
 
-def gelu_backward(g: Array, x: Array, approximate: str = "none") -> Array:
-    """g times the slope of gelu at x."""
+def gelu_and_slope(x: Array, approximate: str = "none", slope: Array = None) -> tuple[Array, Array]:
+    """`gelu` at x and its derivative there: together they take little longer than one alone.
+
+    slope: where to write the derivative, which may be x itself.
+    """
     out = np.empty_like(x)
-    for a, u, slope in stretches(x, g, out):
-        if approximate == "none":  # half (1 + erf(x / sqrt(2))) and x times the density
-            square = np.asarray(a * a)
-            square *= -0.5
-            density = np.exp(square, out=square)
-            density *= a
-            density *= math.sqrt(2 / math.pi)
-            np.multiply(a, math.sqrt(0.5), out=slope)
-            slope[...] = erf(slope)
-            slope += 1
-            slope += density
-            slope *= 0.5
-        else:  # with t = tanh(x s), s = k + c x^2: (1 + t) (1 + (1 - t) x (k + 3 c x^2)) / 2
-            square = a * a
-            t = _tanh_part(a, square, np.empty_like(square))
-            square *= 1.5 * _SLOPE * _CUBIC
-            square += 0.5 * _SLOPE
-            square *= a
-            np.subtract(1, t, out=slope)
-            slope *= square
-            slope += 0.5
-            t += 1
-            slope *= t
-        slope *= u
+    slope = np.empty_like(x) if slope is None else slope
+    for a, y, d in stretches(x, out, slope):
+        twice = _twice_normal(a, np.empty_like(a), approximate)
+        np.multiply(a, twice, out=y)
+        y *= 0.5
+        other = np.multiply(a, a, out=np.empty_like(a))
+        if approximate == "none":  # half of it, and x times the density
+            other *= -0.5
+            np.exp(other, out=other)
+            other *= a
+            other *= 1 / math.sqrt(2 * math.pi)
+            np.multiply(twice, 0.5, out=d)
+            d += other
+        else:  # with t = tanh(x (k + c x^2)): (1 + t) (1 + (1 - t) x (k + 3 c x^2)) / 2
+            other *= 1.5 * _SLOPE * _CUBIC
+            other += 0.5 * _SLOPE
+            other *= a
+            np.subtract(2, twice, out=d)
+            d *= other
+            d += 0.5
+            d *= twice
+    return out, slope
+
+
+def _twice_normal(x: Array, out: Array, approximate: str) -> Array:
+    """Twice the normal distribution function: 1 + erf(x / sqrt(2)), or 1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
+    if approximate == "none":
+        np.multiply(x, math.sqrt(0.5), out=out)
+        out[...] = erf(out)
+    else:
+        np.multiply(x, x, out=out)
+        out *= _SLOPE * _CUBIC
+        out += _SLOPE
+        out *= x
+        np.tanh(out, out=out)
+    out += 1
     return out
-
-
-def _tanh_part(x: Array, square: Array, out: Array) -> Array:
-    """tanh(sqrt(2 / pi) (x + 0.044715 x^3)), written to `out`, which may be `square`, that is x^2."""
-    np.multiply(square, _SLOPE * _CUBIC, out=out)
-    out += _SLOPE
-    out *= x
-    return np.tanh(out, out=out)

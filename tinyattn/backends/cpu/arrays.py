@@ -163,7 +163,7 @@ broadcast_to = np.broadcast_to
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
-    return np.reshape(x, shape)
+    return x.reshape(shape)
 
 
 def permute(x: Array, dims: tuple[int, ...]) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 Array = Any
 
-BLOCK = 1 << 17  # elements: a few float32 arrays of this length fit into the second-level cache
+BLOCK = 1 << 18  # elements: a few float32 arrays of this length fit into the second-level cache
 
 
 def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.blocks import rows, rows_at_once
-from tinyattn.backends.cpu.sums import column_sums, row_sums
+from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.sums import column_sums, row_means
 
 __all__ = ["layer_norm", "layer_norm_backward"]
 
@@ -24,24 +24,20 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
     width = math.prod(shape)
     xs = x.reshape(-1, width)
     out, normal, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
-    weights, biases = (_in_rows(p, len(xs)) for p in (weight, bias))
     for part in rows(len(xs), width):
         h, r, y = normal[part], rstd[part], out[part]
-        mean = row_sums(xs[part])
-        mean /= width
-        np.subtract(xs[part], mean, out=h)
-        np.vecdot(h, h, out=r)
-        r /= width
-        r += eps
+        np.subtract(xs[part], row_means(xs[part]), out=h)
+        np.vecdot(h, h, out=r)  # width times the variance
+        r += width * eps
         np.sqrt(r, out=r)
-        np.reciprocal(r, out=r)
+        np.divide(math.sqrt(width), r, out=r)
         h *= r[:, None]
-        if weights is None:
+        if weight is None:
             y[...] = h
         else:
-            np.multiply(h, weights[: len(h)], out=y)
-        if biases is not None:
-            y += biases[: len(h)]
+            np.multiply(h, weight.reshape(-1), out=y)
+        if bias is not None:
+            y += bias.reshape(-1)
     return out.reshape(x.shape), normal, rstd
 
 
@@ -57,16 +53,13 @@ def layer_norm_backward(
     gs = g.reshape(-1, width)
     dx = np.empty_like(gs) if needed[0] else None
     dweight, dbias = (np.zeros(width, g.dtype) if n else None for n in needed[1:])
-    weights = _in_rows(weight, len(gs))
     for part in rows(len(gs), width):
         u, n = gs[part], normal[part]
         if dx is not None:
-            h = u.copy() if weights is None else u * weights[: len(u)]
+            h = u.copy() if weight is None else u * weight.reshape(-1)
             along = np.vecdot(h, n)
             along /= -width
-            mean = row_sums(h)
-            mean /= width
-            h -= mean
+            h -= row_means(h)
             h += np.multiply(n, along[:, None], out=dx[part])
             np.multiply(h, rstd[part][:, None], out=dx[part])
         if dweight is not None:
@@ -74,12 +67,3 @@ def layer_norm_backward(
         if dbias is not None:
             dbias += column_sums(u)
     return tuple(d if d is None else d.reshape(s) for d, s in ((dx, g.shape), (dweight, shape), (dbias, shape)))
-
-
-def _in_rows(vector: Array, count: int) -> Array:
-    """The vector once for each row of a block: two whole arrays multiply faster than one and its rows."""
-    if vector is None:
-        return None
-    block = np.empty((min(count, rows_at_once(vector.size)), vector.size), vector.dtype)
-    block[...] = vector.reshape(-1)
-    return block

@@ -51,13 +51,13 @@ def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share:
     for part in rows(batch, heads * tokens * tokens):
         u = np.repeat(share[part], dim, -1)  # (samples, tokens, dim)
         u *= g[part]
-        along = row_sums((u * out[part]).reshape(-1, tokens, heads, dim))  # (samples, tokens, heads, 1)
         (by,) = _split(u, 1, heads)  # (samples, heads, tokens, head_dim)
         np.matmul(e[part].mT, by, out=dv[part])
+        u *= scale
         ds = by @ v[part].mT  # (samples, heads, tokens, tokens)
-        ds -= along.swapaxes(1, 2)
+        u *= out[part]
+        ds -= row_sums(u.reshape(-1, tokens, heads, dim)).swapaxes(1, 2)  # (samples, heads, tokens, 1)
         ds *= e[part]
-        ds *= scale
         np.matmul(ds, k[part], out=dq[part])
         np.matmul(ds.mT, q[part], out=dk[part])
     return gradient

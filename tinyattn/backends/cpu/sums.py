@@ -25,6 +25,13 @@ def row_sums(x: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ _ones(x.shape[-1], x.dtype)).reshape(*x.shape[:-1], 1)
 
 
+def row_means(x: Array) -> Array:
+    """(rows, width) -> (rows, 1)"""
+    means = row_sums(x)
+    means /= x.shape[1]
+    return means
+
+
 def column_sums(x: Array) -> Array:
     """(rows, width) -> (width,)"""
     return _ones(len(x), x.dtype) @ x
