@@ -24,12 +24,12 @@ import torch
 from torch.utils import data as torch_data
 
 import tinyattn as ta
+from tinyattn import extras
 from tinyattn.data import (
     DataError,
     DataLoader,
     DownloadError,
     TensorDataset,
-    dataset,
     download,
     load,
     load_digits,
@@ -586,14 +586,14 @@ def test_wrong_arguments_of_load(tmp_path):
 @pytest.mark.parametrize("package", ["pooch", "sklearn"])
 def test_a_missing_package_names_the_extra(toy, monkeypatch, package):
     monkeypatch.undo()
-    import_module = dataset.importlib.import_module
+    import_module = extras.importlib.import_module
 
     def without(name, *args):
         if name.partition(".")[0] == package:
             raise ModuleNotFoundError(f"No module named {package!r}")
         return import_module(name, *args)
 
-    monkeypatch.setattr(dataset.importlib, "import_module", without)
+    monkeypatch.setattr(extras.importlib, "import_module", without)
     monkeypatch.delenv("TINYATTN_DATA", raising=False)
     with pytest.raises(ImportError, match=rf'needs {package} .*pip install "tinyattn\[train\]"'):
         load_mnist() if package == "pooch" else load_digits()

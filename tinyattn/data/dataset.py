@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,16 +51,3 @@ class ImageDataset:
             test_images=self.train_images[held],
             test_labels=self.train_labels[held],
         )
-
-
-def require(module: str, purpose: str) -> Any:
-    """Import an optional package, or say in one line which extra brings it.
-
-    Raises:
-        ImportError: the package is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".') from error

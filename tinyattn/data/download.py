@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tinyattn.data.dataset import require
+from tinyattn.extras import require
 
 SILENCE = 6.0  # seconds without a byte, from the very start, after which an attempt is given up
 SLOWEST, TRIAL = 1000, 15.0  # bytes a second that a transfer must average once TRIAL seconds are over

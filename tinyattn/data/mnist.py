@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.data.dataset import ImageDataset, require
+from tinyattn.data.dataset import ImageDataset
 from tinyattn.data.download import MirrorError, fetch, store
 from tinyattn.data.idx import GZIP_MAGIC, DataError, decode, unpack
+from tinyattn.extras import require
 
 ENVIRONMENT = "TINYATTN_DATA"
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
