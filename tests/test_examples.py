@@ -18,6 +18,16 @@ from tinyattn import models, nn, train, viz
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
+FILES = {
+    "config.json",
+    "metrics.csv",
+    "summary.json",
+    "curves.png",
+    "attention.png",
+    "checkpoints",
+    "model.safetensors",
+    "lock",
+}
 FACTS = {"dataset", "model", "parameters", "seed", "epochs", "workers", "test_accuracy", "seconds", "images_per_second"}
 QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TINYATTN_DATA": ""}
 
@@ -34,7 +44,7 @@ def test_mnist_on_the_digits(tmp_path, model, parameters):
     assert "digits (scikit-learn, not MNIST) test accuracy" in done.stdout
     assert "mistakes in 355 test images" in done.stdout
     (folder,) = tmp_path.iterdir()
-    assert {f.name for f in folder.iterdir()} == {"metrics.csv", "summary.json", "curves.png", "attention.png"}
+    assert {f.name for f in folder.iterdir()} == FILES
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == COLUMNS
@@ -125,7 +135,7 @@ def test_runs_never_share_a_folder(tmp_path):
     folders = [train.Run(tmp_path, "name").folder.name for _ in range(3)]
     assert folders == ["name", "name-2", "name-3"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(train.RefusedError, match="file"):
         train.Run(tmp_path / "file", "name")
 
 
