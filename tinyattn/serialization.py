@@ -8,7 +8,6 @@ the file's metadata. The format: https://huggingface.co/docs/safetensors.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -22,7 +21,7 @@ from tinyattn.creation import from_numpy
 from tinyattn.errors import FileFormatError
 from tinyattn.extras import require
 from tinyattn.files import opened, write_whole
-from tinyattn.state_json import decode, encode, is_name, short, unique_keys
+from tinyattn.state_json import DamageError, decode, encode, is_name, parse, short
 from tinyattn.tensor import Tensor
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -139,46 +138,60 @@ def _read_header(file: IO[bytes], name: str) -> tuple[dict[str, str], list[Entry
     if length > MAX_HEADER:
         raise FileFormatError(f"{name} has a header of {length} bytes where {MAX_HEADER} are the most.")
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique_keys)
-        words = header.pop("__metadata__", {})
-        entries = sorted((_entry(key, fields) for key, fields in header.items()), key=lambda entry: entry[3:])
-        if not all(isinstance(word, str) for word in words.values()):
-            raise ValueError("its metadata is more than strings")
+        words, entries = _parse(file.read(length))
         _check_layout(entries, size - 8 - length)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        reason = str(error) if type(error) is ValueError else "its header is not what it should be"
-        raise FileFormatError(f"{name} is not a valid safetensors file: {reason}.") from error
+    except DamageError as error:
+        raise FileFormatError(f"{name} is not a valid safetensors file: {error}.") from error
     return words, entries
 
 
-def _entry(name: str, fields: Mapping[str, Any]) -> Entry:
-    """What the header says of one tensor, if that is possible in itself. ValueError if not."""
+def _parse(content: bytes) -> tuple[dict[str, str], list[Entry]]:
+    """The JSON of a header, each part of it checked on its own. DamageError if that fails."""
+    try:
+        header = parse(content.decode("utf-8"), "header")
+    except UnicodeDecodeError as error:
+        raise DamageError("its header is not in UTF-8") from error
+    words = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(words, dict) or not all(isinstance(word, str) for word in words.values()):
+        raise DamageError("its header is not metadata of strings, and tensors")
+    entries = [_entry(name, fields) for name, fields in header.items()]
+    return words, sorted(entries, key=lambda entry: (entry.begin, entry.end))
+
+
+def _entry(name: str, fields: Any) -> Entry:
+    """What the header says of one tensor, if that is possible in itself. DamageError if not."""
     if not is_name(name):
-        raise ValueError(f"{short(name)} is no name for a tensor")
-    dtype, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        raise DamageError(f"{short(name)} is no name for a tensor")
+    if not isinstance(fields, dict) or not fields.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise DamageError(f"tensor {short(name)} has no dtype, shape and data_offsets")
+    dtype, shape, place = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"tensor {short(name)} has dtype {short(dtype)}, which is none of {', '.join(DTYPES)}")
-    if len(shape) > MAX_DIMS or any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
-        raise ValueError(f"tensor {short(name)} has an impossible shape or place")
-    itemsize = np.dtype(DTYPES[dtype]).itemsize
-    if math.prod(max(n, 1) for n in shape) * itemsize >= 1 << 63 or end - begin != math.prod(shape) * itemsize:
-        raise ValueError(
-            f"tensor {short(name)} is {dtype} of shape {short(shape)}, which {short(end - begin)} bytes do not hold"
+        raise DamageError(f"tensor {short(name)} has dtype {short(dtype)}, which is none of {', '.join(DTYPES)}")
+    if not (_are_counts(shape) and _are_counts(place)) or len(shape) > MAX_DIMS or len(place) != 2:
+        raise DamageError(f"tensor {short(name)} has an impossible shape or place")
+    size, itemsize = place[1] - place[0], np.dtype(DTYPES[dtype]).itemsize
+    if math.prod(max(n, 1) for n in shape) * itemsize >= 1 << 63 or size != math.prod(shape) * itemsize:
+        raise DamageError(
+            f"tensor {short(name)} is {dtype} of shape {short(shape)}, for which {short(size)} bytes are wrong"
         )
-    return Entry(name, dtype, tuple(shape), begin, end)
+    return Entry(name, dtype, tuple(shape), *place)
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
 
 
 def _check_layout(entries: list[Entry], size: int) -> None:
-    """The tensors lie one behind the other and fill the `size` bytes behind the header. ValueError if not."""
+    """The tensors lie one behind the other and fill the `size` bytes behind the header. DamageError if not."""
     reached = 0
     for entry in entries:
         if entry.begin != reached:
             what = "overlaps another" if entry.begin < reached else "has a hole before it"
-            raise ValueError(f"tensor {short(entry.name)} {what}")
+            raise DamageError(f"tensor {short(entry.name)} {what}")
         reached = entry.end
     if reached != size:
         what = "it is cut short" if reached > size else "bytes follow its last tensor"
-        raise ValueError(f"{what}: its header speaks of {reached} bytes, and there are {size}")
+        raise DamageError(f"{what}: its header speaks of {reached} bytes, and there are {size}")
 
 
 # --- the numbers ---

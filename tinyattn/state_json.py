@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,12 @@ from tinyattn.tensor import Tensor
 VERSION = 1
 MAX_DEPTH = 100  # containers within containers
 MAX_BITS = 4096  # of an integer
+CONTENT = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}  # by kind
 FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class DamageError(Exception):
+    """What is wrong with some JSON, in words that complete "FILE is damaged: "; never leaves `load`."""
 
 
 # --- names ---
@@ -41,20 +47,32 @@ def is_name(name: Any) -> bool:
     return bool(parts[0]) and ":" not in parts[0] and parts[0] != "~" and not {"", ".", ".."} & {*parts}
 
 
+_shortened = reprlib.Repr()  # as repr, of a few elements of a few levels
+_shortened.maxstring = _shortened.maxlong = _shortened.maxother = 60
+
+
 def short(value: Any) -> str:
     """A value from a file as an error message may show it: escaped, and not too long."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return _shortened.repr(value).encode("ascii", "backslashreplace").decode()
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json: an object as a dict, and ValueError where a key comes twice."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{short(key)} comes twice in its header")
-        found[key] = value
-    return found
+def parse(text: str, what: str) -> Any:
+    """The value of a JSON text, in which no key may come twice and NaN may not stand. DamageError if it has none."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise DamageError(f"{short(next(key for key in keys if keys.count(key) > 1))} comes twice in its {what}")
+        return found
+
+    def refuse(constant: str) -> None:
+        raise DamageError(f"{constant} stands in its {what}, which JSON does not have")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"its {what} is no JSON that can be read") from error
 
 
 # --- a state to JSON ---
@@ -149,33 +167,36 @@ def decode(path: str, text: str, arrays: dict[str, NDArray[Any]]) -> Any:
             what the message calls the file.
     """
     try:
-        outer = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+        outer = parse(text, "state")
+        if not isinstance(outer, dict) or outer.keys() != {"version", "state"}:
+            raise DamageError("its state is not a version and a state")
         if outer["version"] != VERSION:
-            raise ValueError(f"its state is of version {short(outer['version'])} where {VERSION} is known")
+            raise DamageError(f"its state is of version {short(outer['version'])} where {VERSION} is known")
         decoder = _Decoder(arrays)
         state = decoder.value(outer["state"], 0)
         if decoder.left:
-            raise ValueError(f"tensor {short(min(decoder.left))} has no place in its state")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        reason = str(error) if type(error) is ValueError else "its state is not what it should be"
-        raise FileFormatError(f"{path} is damaged: {reason}.") from error
+            raise DamageError(f"tensor {short(min(decoder.left))} has no place in its state")
+    except DamageError as error:
+        raise FileFormatError(f"{path} is damaged: {error}.") from error
     return state
 
 
 class _Decoder:
-    """Turns JSON's values back; ValueError, TypeError or KeyError for what `_Encoder` never writes."""
+    """Turns JSON's values back; DamageError for what `_Encoder` never writes."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
         self.left = dict(arrays)
 
     def value(self, value: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise ValueError(f"its state is nested deeper than {MAX_DEPTH}")
+            raise DamageError(f"its state is nested deeper than {MAX_DEPTH}")
         if isinstance(value, list):
             return [self.value(each, depth + 1) for each in value]
         if not isinstance(value, dict):
             return value
-        ((kind, content),) = value.items()
+        kind, content = next(iter(value.items()), (None, None))
+        if len(value) != 1 or not isinstance(content, CONTENT.get(kind, ())):
+            raise DamageError(f"its state holds {short(value)}, which means nothing")
         if kind == "dict":
             return {key: self.value(each, depth + 1) for key, each in content.items()}
         if kind == "items":
@@ -183,21 +204,27 @@ class _Decoder:
         if kind == "tuple":
             return tuple(self.value(content, depth))
         if kind == "float":
-            return FLOATS[content]
-        if kind in ("tensor", "array"):
-            array = self.left.pop(content)  # each once
-            return array if kind == "array" else from_numpy(array)
-        raise ValueError(f"{short(kind)} is nothing that a state holds")
+            return self._number(content)
+        return self._tensor(kind, content)
 
-    def _items(self, content: Any, depth: int) -> dict[Any, Any]:
+    def _items(self, content: list[Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
-        for key, value in content:
-            key = self.value(key, depth)
+        for pair in content:
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise DamageError(f"{short(pair)} is no key with its value in its state")
+            key = self.value(pair[0], depth)
             if not _is_key(key) or key in found:
-                raise ValueError(f"{short(key)} cannot be a key in its state")
-            found[key] = self.value(value, depth)
+                raise DamageError(f"{short(key)} cannot be a key in its state")
+            found[key] = self.value(pair[1], depth)
         return found
 
+    def _number(self, name: str) -> float:
+        if name not in FLOATS:
+            raise DamageError(f"its state holds the number {short(name)}, which is none of {', '.join(FLOATS)}")
+        return FLOATS[name]
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} stands in its state, which JSON does not have")
+    def _tensor(self, kind: str, name: str) -> Any:
+        if name not in self.left:
+            raise DamageError(f"its state speaks of tensor {short(name)}, which is not there or has its place already")
+        array = self.left.pop(name)
+        return array if kind == "array" else from_numpy(array)
