@@ -22,7 +22,7 @@ from tinyattn.errors import FileFormatError
 from tinyattn.files import opened
 
 GZIP_MAGIC = b"\x1f\x8b"
-CHUNK = 1 << 20  # bytes read at a time
+CHUNK = 1 << 16  # bytes read at a time
 MAX_DIMS = 32
 DTYPES: dict[int, np.dtype[Any]] = {  # third byte of the magic number -> big-endian type
     0x08: np.dtype("u1"),
