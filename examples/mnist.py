@@ -174,6 +174,8 @@ def describe(run: train.Run, args: argparse.Namespace, digits: data.ImageDataset
     same = {"recipe": RECIPES[args.model], "data": {"name": digits.name, "sha256": found}}
     if args.run:
         run.hold_to(**same)
+        if changed := train.changed_versions(run.config.get("versions", {})):
+            print(f"Resumed with {changed}: results may differ in their last bits.")
         for name in ("device", "workers"):
             if (before := run.config["arguments"][name]) != getattr(args, name):
                 print(f"Resumed with {name} {getattr(args, name)}, begun with {before}: the rest of the run has other "
@@ -301,7 +303,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = options()
     given = parser.given(arguments)
     run = train.Run.resume(given["resume"]) if "resume" in given else None
-    args = parser.settle(given, run.config["arguments"] if run else {}, DEFAULTS, free=MAY_CHANGE | ONLY_NOW)
+    args = parser.settle(given, run.config["arguments"] if run else {}, DEFAULTS,
+                         free=MAY_CHANGE | ONLY_NOW, source=run.folder / "config.json" if run else "")  # fmt: skip
     args.run = run
     if run and {"out", "overwrite"} & {*given}:
         parser.error("--resume writes to the run's own folder; leave --out and --overwrite out")

@@ -1,10 +1,11 @@
 """What surrounds a training loop: the run's folder and its checkpoints, signals, the progress bar, evaluation."""
 
-from tinyattn.train.arguments import Parser, RefusedError, exit_code
+from tinyattn.train.arguments import Parser, exit_code
 from tinyattn.train.checkpoints import Checkpoints
-from tinyattn.train.environment import fingerprint, git_state, versions
+from tinyattn.train.environment import changed_versions, fingerprint, git_state, versions
 from tinyattn.train.evaluate import predict
-from tinyattn.train.nonfinite import NonFiniteError, batch_is_not_finite, not_finite
+from tinyattn.train.errors import NonFiniteError, RefusedError
+from tinyattn.train.nonfinite import batch_is_not_finite, not_finite
 from tinyattn.train.progress import Progress
 from tinyattn.train.run import Run
 from tinyattn.train.signals import StopSignals
@@ -12,5 +13,6 @@ from tinyattn.train.tally import Tally
 
 __all__ = [
     "Checkpoints", "NonFiniteError", "Parser", "Progress", "RefusedError", "Run", "StopSignals", "Tally",
-    "batch_is_not_finite", "exit_code", "fingerprint", "git_state", "not_finite", "predict", "versions",
+    "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state", "not_finite", "predict",
+    "versions",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import math
 import os
 import sys
@@ -11,9 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-
-class RefusedError(Exception):
-    """What was asked for cannot be done, in one sentence; nothing has been done. Exit code 2."""
+from tinyattn.errors import FileFormatError
+from tinyattn.train.errors import NonFiniteError, RefusedError
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,10 +30,11 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             **options,
         )
+        self._source = ""  # where the words come from that are looked at, if not from the command line
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence on standard error."""
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what can be said.\n")
+        self.exit(2, f"{self.prog}: {self._source}{message}; {self.prog} --help lists what can be said.\n")
 
     def given(self, words: Sequence[str] | None = None) -> dict[str, Any]:
         """The options among these words (those of the command line), and no others."""
@@ -51,14 +52,17 @@ class Parser(argparse.ArgumentParser):
         defaults: Mapping[str, Any],
         *,
         free: Collection[str],
-        source: str | os.PathLike[str] = "the record",
+        source: str | os.PathLike[str] = "",
     ) -> argparse.Namespace:
         """The settings of a run: what was given, else what an earlier run recorded, else the defaults.
 
         free: names of options that a resumed run may change; others may be repeated, with the recorded
-        value. source: what to call the record in a message.
+        value. source: the file that the record comes from.
         """
-        checked = self.given(_words(self, recorded, source))
+        anew = {*given} & {*free}
+        self._source = f"{source}: "
+        checked = self.given(self._words({name: value for name, value in recorded.items() if name not in anew}))
+        self._source = ""
         for name, value in given.items():
             before = {**defaults, **checked}.get(name)
             if recorded and name not in free and value != before:
@@ -72,18 +76,15 @@ class Parser(argparse.ArgumentParser):
         """The option as it is written, --batch-size for batch_size."""
         return next((a.option_strings[-1] for a in self._actions if a.dest == name and a.option_strings), name)
 
-
-def _words(parser: Parser, recorded: Mapping[str, Any], source: str | os.PathLike[str]) -> list[str]:
-    """The command line that says what was recorded: it is checked as one that somebody typed."""
-    actions = {action.dest: action for action in parser._actions}
-    words = []
-    for name, value in recorded.items():
-        if name not in actions:
-            raise RefusedError(f"{source} has a setting {name!r} that {parser.prog} does not know; was it edited?")
-        if value is None or value is False:
-            continue
-        words.append(actions[name].option_strings[-1] + ("" if value is True else f"={value}"))
-    return words
+    def _words(self, recorded: Mapping[str, Any]) -> list[str]:
+        """The command line that says what was recorded: it is checked as one that somebody typed."""
+        words = []
+        for name, value in recorded.items():
+            if name not in {action.dest for action in self._actions}:
+                self.error(f"there is no setting {name!r}")
+            if value is not None and value is not False:
+                words.append(self.flag(name) + ("" if value is True else f"={value}"))
+        return words
 
 
 def whole_number(text: str) -> int:
@@ -148,19 +149,20 @@ def exit_code(main: Callable[[], int], name: str) -> int:
     2 for what was refused before any work, 1 for what ended the work, 130 for Ctrl-C. Mistakes of
     the script itself keep their traceback.
     """
-    from tinyattn.data import DataError
-    from tinyattn.train.nonfinite import NonFiniteError
-
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log shows how far a killed run came
     try:
         return main()
     except KeyboardInterrupt:
         code, said = 130, "stopped by Ctrl-C."
-    except (RefusedError, DataError, ImportError) as error:
+    except (RefusedError, FileFormatError, ImportError) as error:
         code, said = 2, str(error)
     except BrokenPipeError:  # nobody reads what is printed any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (NonFiniteError, OSError) as error:
+    except NonFiniteError as error:
         code, said = 1, str(error)
+    except OSError as error:
+        code, said = 1, f"{error.filename} cannot be used ({error.strerror})." if error.filename else str(error)
     print(f"{name}: {said}", file=sys.stderr)
     return code

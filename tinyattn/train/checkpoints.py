@@ -22,8 +22,7 @@ from tinyattn.nn import Module
 from tinyattn.random import Generator
 from tinyattn.serialization import load, load_metadata, save
 from tinyattn.tensor import Tensor
-from tinyattn.train.arguments import RefusedError
-from tinyattn.train.nonfinite import NonFiniteError
+from tinyattn.train.errors import NonFiniteError, RefusedError
 
 FORMAT = 1  # of the checkpoints; raised when an older version could not read a new one
 _NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -79,7 +78,8 @@ class Checkpoints:
                 f"{self.last_good()}, and --resume goes on from there once there is room."
             ) from error
         for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                old.unlink()
         return path
 
     def restore(self) -> Path | None:

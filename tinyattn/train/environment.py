@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def changed_versions(before: Mapping[str, str]) -> str:
+    """What is of another version now than `versions` said before, in words."""
+    now = versions()
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {now.get(name, 'missing')} instead of {before.get(name, 'none')}" for name in names)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import os
 import weakref
 from pathlib import Path
 
-from tinyattn.train.arguments import RefusedError
+from tinyattn.train.errors import RefusedError
 
 _FAR = 1 << 30  # where Windows locks a byte: others may not even read what is locked there
 

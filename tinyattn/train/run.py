@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tinyattn.files import write_whole
-from tinyattn.train.arguments import RefusedError
+from tinyattn.train.errors import RefusedError
 from tinyattn.train.lock import FolderLock
 
 FORMAT = 1  # of config.json
@@ -61,6 +61,8 @@ class Run:
     def _open(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FolderLock(folder)
+        for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         self.rows: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
 
@@ -102,16 +104,24 @@ class Run:
         writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        path = self.folder / "metrics.csv"
         if rows:
-            write_whole(path, text.getvalue().encode())
+            self._write("metrics.csv", text.getvalue())
         else:
-            path.unlink(missing_ok=True)
+            (self.folder / "metrics.csv").unlink(missing_ok=True)
         self.rows = rows
 
     def _write_json(self, name: str, facts: Mapping[str, Any]) -> Path:
+        return self._write(name, json.dumps(facts, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> Path:
         path = self.folder / name
-        write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
+        try:
+            write_whole(path, text.encode())
+        except OSError as error:
+            raise OSError(
+                f"{path} could not be written ({error.strerror}); what was written before is whole, and --resume goes "
+                "on from there."
+            ) from error
         return path
 
 
