@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinyattn.creation import from_numpy
 from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
 from tinyattn.tensor import Tensor
+
+_one_begins = threading.Lock()  # a pass draws its order in several steps, and no other thread may draw between
 
 
 class TensorDataset:
@@ -106,7 +109,8 @@ class DataLoader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
-        first, order = self._begin()
+        with _one_begins:
+            first, order = self._begin()
         for position in range(first, len(self)):
             start = position * self.batch_size
             stop = min(start + self.batch_size, len(self.dataset))
