@@ -216,30 +216,36 @@ def banner(*lines: str) -> None:
 
 
 DESCRIPTION = """\
-Train an attention classifier on MNIST with tinyattn, and keep everything about the run in a folder of
-its own. The default recipe reaches some 99 % on the test images in 10 epochs."""
+Train an attention classifier on MNIST with tinyattn, and keep everything about
+the run in a folder of its own. The default recipe reaches some 99 % on the test
+images in 10 epochs."""
 
 EPILOG = """\
 files of a run, in FOLDER/MODEL-DATA-seedN:
-  config.json        the settings, versions, the data's checksum and the state of the source: what it
-                     takes to repeat the run (copy it into an empty folder and --resume that)
+  config.json        settings, versions, the data's checksum and the state of
+                     the source: what it takes to repeat the run (copy it into
+                     an empty folder and --resume that)
   metrics.csv        a row an epoch
-  checkpoints/       the newest checkpoints, each written whole: after every epoch, and --checkpoint-every
-  model.safetensors  the weights at the end, for ta.load or safetensors.torch.load_file
+  checkpoints/       the newest checkpoints, of every epoch and every STEPS
+                     batches; each is written whole, or not at all
+  model.safetensors  the weights at the end, for ta.load, or PyTorch's
+                     safetensors.torch.load_file
   summary.json, curves.png, attention.png
                      what came of it
 
-stopping:
-  Ctrl-C and SIGTERM save a checkpoint and end the run; a second one ends it at once. --resume goes on
-  from the newest whole checkpoint, to the same weights, bit for bit, as if it had never stopped (with
-  the same number of workers, on the same device). It takes the run's own settings; only --workers,
-  --threads, --device, --data-dir, --checkpoint-every, --keep and --skip-nonfinite may be given anew.
+stopping and going on:
+  Ctrl-C and SIGTERM save a checkpoint and end the run; a second one ends it at
+  once. --resume goes on from the newest whole checkpoint and ends with the same
+  weights, bit for bit, as if the run had never stopped (with as many workers,
+  on the same device). It uses the run's own settings; only --workers,
+  --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite
+  and --no-progress can be given anew.
 
 exit status:
   0    the run has ended
   1    it could not go on: a loss that is not finite, a full disk
   2    it was not begun: something on the command line or in the data is wrong
-  130  stopped by Ctrl-C (SIGTERM: 143)
+  130  it was stopped by Ctrl-C (SIGTERM: 143)
 
 examples:
   mnist.py --epochs 3 --lr 1e-3 --seed 1
