@@ -6,6 +6,8 @@ import gzip
 import json
 import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import warnings
 
@@ -308,6 +310,24 @@ def test_an_honest_safetensors_file_takes_little_more_than_its_size(tmp_path, ne
     peak, loaded = peak_of(lambda: ta.load(tmp_path / "file"))
     np.testing.assert_array_equal((loaded["a"][0] if nested else loaded["a"]).numpy(), array)
     assert peak < 3 * array.nbytes
+
+
+RESIDENT = """
+import resource, sys
+import tinyattn as ta
+ta.load(sys.argv[2])  # what the libraries need themselves
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+state = ta.load(sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / state["a"].data.nbytes)
+"""
+
+
+def test_nor_does_it_take_more_of_the_machines_memory(tmp_path):
+    """As before, but counting what is not Python's: the library's copy, which is let go of."""
+    ta.save(tmp_path / "file", {"a": ta.ones(10_000_000)})
+    ta.save(tmp_path / "small", {"a": ta.ones(1)})
+    command = [sys.executable, "-c", RESIDENT, tmp_path / "file", tmp_path / "small"]
+    assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 2.5
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
