@@ -176,7 +176,7 @@ def describe(run: train.Run, args: argparse.Namespace, digits: data.ImageDataset
         run.hold_to(**same)
         if changed := train.changed_versions(run.config.get("versions", {})):
             print(f"Resumed with {changed}: results may differ in their last bits.")
-        for name in ("device", "workers"):
+        for name in ("device", "workers", "threads"):
             if (before := run.config["arguments"][name]) != getattr(args, name):
                 print(f"Resumed with {name} {getattr(args, name)}, begun with {before}: the rest of the run has other "
                       "random numbers and rounding than it would have had.")  # fmt: skip

@@ -380,3 +380,26 @@ def test_two_threads_that_save_get_a_whole_file(tmp_path):
     for thread in threads:
         thread.join()
     assert [train.checkpoints.read(path)["model"].keys() for path in training.checkpoints.paths()]
+
+
+def test_a_run_needs_a_folder_that_it_can_have(tmp_path):
+    (tmp_path / "file").write_text("")
+    for parent in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(train.RefusedError, match="file"):
+            train.Run(parent, "name")
+    run = train.Run(tmp_path, "name")
+    (run.folder / ".metrics.csv.0a1b2c3d.tmp").write_text("half")
+    run.describe(arguments={})
+    run.close()
+    train.Run.resume(run.folder)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "lock"]
+
+
+def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    first, second = train.lock.FolderLock(tmp_path), train.lock.FolderLock(tmp_path)
+    first.release()
+    second.release()

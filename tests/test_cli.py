@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
-from killing import mnist
+from killing import SCRIPT, mnist
 from test_resume import SMALL, only, outcome, run
 
-from tinyattn import train
+from tinyattn import errors, train
 
-QUICK = "--data digits --validation 1400 --epochs 1 --workers 1 --no-progress".split()  # 42 images, 2 steps
+QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".split()  # 2 steps
 
 
 @pytest.fixture
@@ -27,7 +31,11 @@ def refused(monkeypatch, capsys):
             if not work:
                 patch.setattr(mnist.data, "load", no_work)
             try:
-                code = run(*arguments)
+                code = (
+                    run(*arguments)
+                    if work
+                    else train.exit_code(lambda: mnist.main(list(map(str, arguments))), "mnist.py")
+                )
             except SystemExit as ended:
                 code = ended.code
         out, err = capsys.readouterr()
@@ -167,10 +175,10 @@ def test_a_run_folder_is_never_overwritten_unless_asked(refused, tmp_path):
     assert all(path.read_bytes() == content for path, content in before.items())
 
     (first / "notes.txt").write_text("mine")
-    assert run(*QUICK, "--batch-size", 7, "--out", tmp_path, "--overwrite") == 0
+    assert run(*QUICK, "--batch-size", 70, "--out", tmp_path, "--overwrite") == 0
     assert len(list(tmp_path.iterdir())) == 2
-    assert json.loads((first / "config.json").read_text())["arguments"]["batch_size"] == 7
-    assert [path.name for path in (first / "checkpoints").iterdir()] == ["step-00000006.safetensors"]
+    assert json.loads((first / "config.json").read_text())["arguments"]["batch_size"] == 70
+    assert [path.name for path in (first / "checkpoints").iterdir()] == ["step-00000005.safetensors"]
     assert (first / "notes.txt").read_text() == "mine"
 
 
@@ -259,3 +267,112 @@ def test_batches_that_are_not_finite_can_be_skipped(tmp_path, capsys, monkeypatc
     summary = json.loads((only(tmp_path) / "summary.json").read_text())
     assert (summary["skipped"], summary["steps"]) == (2, 22)
     assert (only(tmp_path) / "metrics.csv").read_text().count("nan") == 0
+
+
+# --- what a script ends with ---
+
+
+def raises(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "said"),
+    [
+        (lambda: 0, 0, ""),
+        (raises(KeyboardInterrupt()), 130, "x.py: stopped by Ctrl-C.\n"),
+        (raises(train.RefusedError("No.")), 2, "x.py: No.\n"),
+        (raises(errors.FileFormatError("a.idx is empty.")), 2, "x.py: a.idx is empty.\n"),
+        (raises(ImportError("a picture needs matplotlib.")), 2, "x.py: a picture needs matplotlib.\n"),
+        (raises(train.NonFiniteError("the loss is nan.", 3, [1])), 1, "x.py: the loss is nan.\n"),
+        (raises(OSError("the disk is full.")), 1, "x.py: the disk is full.\n"),
+        (raises(OSError(28, "No space left on device", "a.png")), 1, "x.py: a.png cannot be used (No space left on device).\n"),
+    ],
+)  # fmt: skip
+def test_exit_codes(capsys, main, code, said):
+    assert train.exit_code(main, "x.py") == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_mistake_of_the_script_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        train.exit_code(lambda: 1 // 0, "x.py")
+
+
+def test_a_pipe_that_nobody_reads_ends_the_run_quietly(tmp_path):
+    """`mnist.py | head -1`: the usual 141, and what was saved can be resumed."""
+    command = f"{sys.executable} {SCRIPT} {' '.join(SMALL)} 1 --epochs 40 --out {tmp_path}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
+    assert only(tmp_path).is_dir()
+
+
+def test_what_is_printed_is_there_at_once(tmp_path):
+    """A log shows how far a run came that was killed."""
+    source = "import os; from tinyattn import train; train.exit_code(lambda: (print('seen'), os._exit(9)), 'x.py')"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    assert (done.returncode, done.stdout) == (9, "seen\n")
+
+
+# --- what a run was made with ---
+
+
+def test_git_state(tmp_path):
+    assert train.git_state(tmp_path) is None
+    assert train.git_state(tmp_path / "none") is None
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert train.git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    found = train.git_state(tmp_path)
+    assert found is not None
+    assert (len(found["commit"]), found["changed"]) == (40, False)
+    (tmp_path / "file").write_text("2")
+    assert train.git_state(tmp_path) == {**found, "changed": True}
+
+
+def test_no_git_is_no_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert train.git_state(tmp_path) is None
+
+
+def test_changed_versions():
+    assert train.changed_versions(train.versions()) == ""
+    before = {**train.versions(), "numpy": "1.0", "gone": "2"}
+    assert train.changed_versions(before) == f"numpy {np.__version__} instead of 1.0, gone missing instead of 2"
+
+
+def test_a_fingerprint_knows_values_shapes_and_dtypes():
+    x = np.arange(6, dtype=np.int32)
+    others = [x + 1, x.reshape(2, 3), x.reshape(3, 2), x.astype(np.int64), x.view(np.uint32), x[:5]]
+    assert len({train.fingerprint(y) for y in [x, *others]}) == 7
+    assert train.fingerprint(x, x) != train.fingerprint(x)
+    assert train.fingerprint(np.arange(12, dtype=np.int32)[::2] // 2) == train.fingerprint(x)
+
+
+def test_a_tally_adds_up():
+    tally = train.Tally()
+    assert np.isnan([tally.loss, tally.accuracy]).all()
+    tally.start_clock()
+    tally.add(2.0, 3, 4)
+    tally.add(1.0, 0, 1)
+    tally.skip()
+    assert (tally.loss, tally.accuracy, tally.step, tally.skipped, tally.seen) == (1.8, 0.6, 3, 1, 5)
+    assert 0 < tally.seconds < 5
+    assert tally.speed == 5 / tally.seconds
+    other = train.Tally()
+    other.load_state_dict(json.loads(json.dumps(tally.state_dict())))
+    assert other == tally
+    other.next_epoch(0.5)
+    assert (other.epoch, other.step, other.seen, other.total_seen, other.total_skipped) == (2, 3, 0, 5, 1)
+    assert other.total_speed == tally.speed
+    with pytest.raises(ValueError, match=r"the saved counts are .'epoch'., but"):
+        tally.load_state_dict({"epoch": 1})

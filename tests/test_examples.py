@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tinyattn as ta
 from tinyattn import models, nn, train, viz
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +141,7 @@ def test_runs_never_share_a_folder(tmp_path):
 
 
 def test_predict_runs_in_evaluation_mode_and_restores(tmp_path):
+    ta.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
     images = np.random.default_rng(0).random((7, 2, 2)).astype(np.float32)
     first, second = train.predict(model, images, batch_size=3), train.predict(model, images)
