@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from toy_mnist import idx, pixels
 
 import tinyattn as ta
-from tinyattn.data import mnist, read_idx
+from tinyattn import train
+from tinyattn.data import DataLoader, mnist, read_idx
+from tinyattn.train import checkpoints
 
 FEW, MANY = 300, 10_000
 SLACK = 200_000  # bytes that any loader may take beside three times what it reads
@@ -181,10 +183,57 @@ def damaged_gzip(files):
     return damaged(packed) | damaged(files).map(lambda content: gzip.compress(content, 1, mtime=0))
 
 
-LOADERS = {  # what reads the files, and which files
-    "IDX": ((read_idx, check_as_mnist), lambda folder: damaged(idx_files())),
-    "IDX in gzip": ((read_idx, check_as_mnist), lambda folder: damaged_gzip(idx_files())),
-    "safetensors": ((ta.load, ta.load_metadata), lambda folder: damaged_safetensors(safetensors_files(folder))),
+# --- checkpoints: a whole run's state, under a checksum ------------------------------------------
+
+
+class Training:
+    """A small run with one checkpoint, and a folder to read damaged ones from."""
+
+    def __init__(self, folder):
+        model = ta.nn.Linear(3, 2)
+        optimizer = ta.optim.AdamW(model.parameters(), lr=1e-2)
+        loader = DataLoader((np.zeros((9, 3), np.float32), np.arange(9)), 2, shuffle=True)
+        parts = {"model": model, "optimizer": optimizer, "loader": loader, "random": ta.default_generator}
+        parts |= {"schedule": ta.optim.CosineAnnealingLR(optimizer, 50), "run": train.Run(folder, "run")}
+        model(ta.ones(2, 3)).sum().backward()
+        optimizer.step()
+        next(iter(loader))
+        self.checkpoints = train.Checkpoints(folder / "checkpoints", parts)
+        self.content = self.checkpoints.save(1).read_bytes()
+
+    def restore(self, path):
+        """Go on from a file as a run does, which reads it only in its own folder."""
+        path.replace(self.checkpoints.folder / "step-00000001.safetensors")
+        try:
+            self.checkpoints.restore()
+        finally:
+            (self.checkpoints.folder / "step-00000001.safetensors").replace(path)
+
+
+def sealed(content, folder):
+    """A checkpoint with the checksum that belongs to its state, if it has one: somebody made it so on purpose."""
+    path = folder / "unsealed"
+    path.write_bytes(content)
+    try:
+        words, state = ta.load_metadata(path), ta.load(path)
+        ta.save(path, state, words | {"sha256": checkpoints.digest(state)})
+        return path.read_bytes()
+    except (ta.FileFormatError, ValueError):
+        return content
+
+
+def forged_checkpoints(folder):
+    training = Training(folder)
+    edited = st.builds(edit_header, st.just(training.content), EDITS, st.just(True))
+    return (training.restore,), edited.map(lambda content: sealed(content, folder))
+
+
+LOADERS = {  # what reads the files, and which files, in a folder of their own
+    "IDX": lambda folder: ((read_idx, check_as_mnist), damaged(idx_files())),
+    "IDX in gzip": lambda folder: ((read_idx, check_as_mnist), damaged_gzip(idx_files())),
+    "safetensors": lambda folder: ((ta.load, ta.load_metadata), damaged_safetensors(safetensors_files(folder))),
+    "checkpoint": lambda folder: ((checkpoints.read,), damaged_safetensors([Training(folder).content])),
+    "forged checkpoint": forged_checkpoints,
 }
 
 
@@ -204,14 +253,14 @@ def outcome(load, path):
     tracemalloc.start()
     try:
         load(path)
-    except ta.FileFormatError as error:
+    except (ta.FileFormatError, train.RefusedError) as error:
         refusal, ended = str(error), "refused"
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 3 * unpacked_size(path.read_bytes()) + SLACK
     if refusal is not None:
-        assert refusal.startswith(str(path))
+        assert str(path) in refusal or "step-00000001.safetensors" in refusal
         assert refusal.endswith(".")
         assert refusal.isprintable()
     return ended
@@ -220,9 +269,9 @@ def outcome(load, path):
 def fire(loader, folder, count, **options):
     """Try `count` damaged files; returns how many were read and how many refused."""
     path, outcomes = Path(folder) / "file", Counter()
-    functions, files = LOADERS[loader]
+    functions, files = LOADERS[loader](folder)
 
-    @given(files(folder))
+    @given(files)
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)
     def one(content):
         path.write_bytes(content)
