@@ -116,6 +116,19 @@ def test_wrong_arguments_end_at_once_with_code_2(arguments, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number above 0"),
+        (["--lr", "1"], "unrecognized arguments: --lr 1"),
+    ],
+)
+def test_wrong_arguments_of_from_scratch_are_one_sentence(arguments, message):
+    done = script("from_scratch.py", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"from_scratch.py: {message}; from_scratch.py --help lists what can be said.\n"
+
+
 def test_a_folder_without_mnist_is_one_sentence(tmp_path):
     done = script("mnist.py", "--data-dir", tmp_path, "--out", tmp_path / "runs")
     assert done.returncode == 2
