@@ -244,6 +244,7 @@ TENSORS = {
     "shape too small": (entry(shape=()), "tensor 'a' is F32 of shape [], for which 8 bytes are wrong"),
     "shape of 2^31 items": (entry(shape=(2**31,)), "is F32 of shape [2147483648], for which 8 bytes are wrong"),
     "shape beyond 64 bits": (entry(0, 0, shape=(0, 2**62, 2**62)), "for which 0 bytes are wrong"),
+    "shape beyond 64 bits of bytes": (entry(0, 0, shape=(0, 2**62)), "for which 0 bytes are wrong"),
     "shape that overflows to 8 bytes": (entry(shape=(2**62 + 2,)), "for which 8 bytes are wrong"),
     "negative shape": (entry(shape=(-1, -2)), "tensor 'a' has an impossible shape or place"),
     "shape with a float": (entry(shape=(2.0,)), "tensor 'a' has an impossible shape or place"),

@@ -182,6 +182,10 @@ def test_big_endian_strided_read_only_and_graph_tensors(tmp_path):
         tmp_path / "file", {"a": array, "t": (weight * 2).T, "p": weight, "torch": torch.ones(2, requires_grad=True)}
     )
     loaded = ta.load(tmp_path / "file")
+    ta.save(tmp_path / "plain", {"t": (weight * ta.arange(3)).T, "strided": ta.arange(9)[::2]})
+    assert {name: t.tolist() for name, t in ta.load(tmp_path / "plain").items()} == {
+        "t": [[0, 0], [1, 1], [2, 2]], "strided": [0, 2, 4, 6, 8],
+    }  # fmt: skip
     assert loaded["a"].dtype == np.dtype("=f4")
     np.testing.assert_array_equal(loaded["a"], array)
     assert loaded["t"].tolist() == [[2, 2]] * 3

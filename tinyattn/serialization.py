@@ -96,12 +96,10 @@ def load(path: str | os.PathLike[str]) -> Any:
     with opened(path) as file:
         name = os.fspath(path)
         words, entries = _read_header(file, name)
-        content = _read_rest(file, name)
-    try:
-        parts = library.deserialize(content)  # which looks at everything once more
-    except library.SafetensorError as error:
-        raise FileFormatError(f"{name} is not a valid safetensors file ({error}).") from error
-    del content
+        try:
+            parts = library.deserialize(_read_again(file, name))  # which checks everything once more
+        except library.SafetensorError as error:
+            raise FileFormatError(f"{name} is not a valid safetensors file ({error}).") from error
     arrays = _arrays(name, {entry.name: entry for entry in entries}, parts)
     _warn_of_nonfinite(name, arrays)
     if STATE in words:
@@ -197,7 +195,7 @@ def _check_layout(entries: list[Entry], size: int) -> None:
 # --- the numbers ---
 
 
-def _read_rest(file: IO[bytes], name: str) -> bytes:
+def _read_again(file: IO[bytes], name: str) -> bytes:
     """The whole file again, from its start, no longer than it was when its header was proved."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -216,7 +214,9 @@ def _arrays(path: str, entries: dict[str, Entry], parts: list[tuple[str, dict[st
         if entry.dtype == "BOOL" and raw.view("u1").max(initial=0) > 1:
             raise FileFormatError(f"{path} is damaged: tensor {short(name)} of BOOL holds more than 0 and 1.")
         if entry.dtype == "BF16":  # the upper half of a float32
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+            wide = raw.astype(np.uint32)
+            wide <<= 16
+            raw = wide.view(np.float32)
         arrays[name] = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     return arrays
 
