@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import random
@@ -112,6 +113,35 @@ def test_a_checkpoint_is_a_safetensors_file_that_torch_reads(tmp_path):
         np.testing.assert_array_equal(found[f"model.{name}"].numpy(), value)
     words = ta.load_metadata(path)
     assert (words["format"], words["step"], len(words["sha256"])) == ("1", "3", 64)
+
+
+class Kind(enum.IntEnum):
+    A = 1
+
+
+class Odd:
+    """A part of a user's own, with what NumPy and Python have besides plain numbers."""
+
+    state = {
+        "numbers": [np.float64(1.5), np.int64(3), np.bool_(True), float("nan"), -0.0, Kind.A, 2**200, None],
+        "arrays": (np.arange(3, dtype=">i4"), np.ones((4, 4), np.float32)[::2, ::2], np.array(2.0), np.zeros((0, 3))),
+        5: "é\n",
+    }
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.loaded = state
+
+
+def test_whatever_a_part_is_made_of_has_the_same_checksum_once_loaded(tmp_path):
+    part = Odd()
+    checkpoints = train.Checkpoints(tmp_path, {"odd": part})
+    path = checkpoints.save(1)
+    assert checkpoints.restore() == path
+    assert part.loaded["numbers"][:3] == [1.5, 3, True]
+    np.testing.assert_array_equal(part.loaded["arrays"][0], [0, 1, 2])
 
 
 def test_without_checkpoints_nothing_is_restored(tmp_path):
@@ -272,8 +302,8 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_kept(tmp_path, monkeypat
 def test_a_checkpoint_of_another_model_is_one_sentence(tmp_path):
     Training(tmp_path).step().save()
     for change, words in {
-        "model": "does not fit this run's model: the state does not fit AttentionClassifier",
-        "optimizer": "does not fit this run's optimizer: ",
+        "model": "cannot be resumed from, its model does not fit: the state does not fit AttentionClassifier",
+        "optimizer": "cannot be resumed from, its optimizer does not fit: ",
         "parts": "is a checkpoint of .*, but .* are needed",
     }.items():
         other = Training(tmp_path)
@@ -366,7 +396,7 @@ def test_metrics_go_back_to_a_checkpoints_rows(tmp_path):
     assert metrics.read_text() == "epoch,loss\n1,0.5\n"
     run.log(epoch=2, loss=0.125)
     assert metrics.read_text() == "epoch,loss\n1,0.5\n2,0.125\n"
-    run.load_state_dict({"rows": [], "config": {}})
+    run.load_state_dict({**state, "rows": []})
     assert not metrics.exists()
     run.close()
     assert train.Run.resume(run.folder).config == {"format": 1, "arguments": {"lr": 0.1}}

@@ -77,6 +77,7 @@ WRONG = {
     "--seed 1.5": "argument --seed: '1.5' is not a whole number",
     "--seed --": "argument --seed: expected one argument",
     "--workers 0": "argument --workers: '0' is not a whole number above 0",
+    "--threads 2147483648": "argument --threads: '2147483648' is more than can be counted: 2147483647 at most",
     "--threads ²": "argument --threads: '²' is not a whole number above 0",
     "--checkpoint-every 0": "argument --checkpoint-every: '0' is not a whole number above 0",
     "--keep 0": "argument --keep: '0' is not a whole number above 0",
@@ -151,6 +152,17 @@ def test_other_data_or_another_recipe_are_refused(refused, tmp_path, a_run):
         assert f"{folder} cannot be resumed: its {name} was {value}, and is " in refused("--resume", folder, work=True)
 
 
+def test_checkpoints_of_another_run_are_refused(tmp_path, a_run, capsys):
+    """Of a run with other settings, or of this one before somebody edited its config.json."""
+    folder = tmp_path / "run"
+    shutil.copytree(a_run, folder)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"lr": 0.002', '"lr": 0.5', 1))
+    assert run("--resume", folder, "--no-progress") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "step-00000001.safetensors cannot be resumed from, its run does not fit: it was made with another" in line
+
+
 def test_help_is_a_manual_page(capsys):
     with pytest.raises(SystemExit) as ended:
         mnist.main(["--help"])
@@ -206,17 +218,15 @@ def test_a_run_can_be_repeated_from_its_config_alone(tmp_path):
     assert json.loads((again / "config.json").read_text()) == config
 
 
-def test_settings_that_may_change_are_said_to_change_the_bits(tmp_path, capsys, a_run):
+def test_settings_that_may_change_are_said_to_change_the_bits(tmp_path, capsys, a_run, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["versions"]["numpy"] = "1.0"
-    path.write_text(json.dumps(config))
+    now = {**train.versions(), "numpy": "99"}
+    monkeypatch.setattr(train.environment, "versions", lambda: now)
     assert run("--resume", folder, "--workers", 2, "--keep", 1, "--no-progress", "--epochs", 1) == 0
     said = capsys.readouterr().out
     assert "Resumed with workers 2, begun with 1: the rest of the run has other random numbers" in said
-    assert "instead of 1.0: results may differ in their last bits" in said
+    assert f"Resumed with numpy 99 instead of {np.__version__}: results may differ in their last bits" in said
     assert len(list((folder / "checkpoints").iterdir())) == 1
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +75,11 @@ def test_thirty_kills_of_two_workers():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_code(tmp_path, number, code, capsys):
-    assert run(*ONE, "--out", tmp_path, stop_at=5, number=number) == code
+    before = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may have it ignored, as nohup does
+    try:
+        assert run(*ONE, "--out", tmp_path, stop_at=5, number=number) == code
+    finally:
+        signal.signal(number, before)
     folder = only(tmp_path)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000005.safetensors"]
     assert f"--resume {folder} goes on from here" in capsys.readouterr().err
@@ -152,6 +157,32 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_saved(tmp_path, ca
     assert run("--resume", folder, "--no-progress") == 0
     assert run(*ONE, "--out", tmp_path / "whole") == 0
     assert outcome(folder)["weights"] == outcome(only(tmp_path / "whole"))["weights"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB, which `enlarge` makes larger; a checkpoint has 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk]).returncode
+    ):
+        pytest.skip("mounting a file system is not allowed here")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_real_disk_that_is_full_and_then_is_not(small_disk, capsys):
+    disk, enlarge = small_disk
+    assert run(*ONE, "--checkpoint-every", "4", "--out", disk) == 1
+    said = sentence(capsys)
+    assert "the checkpoint of step 8 could not be written to " in said
+    assert "(No space left on device); the last good checkpoint is " in said
+    folder = only(disk)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004.safetensors"]
+    enlarge()
+    assert run("--resume", folder, "--no-progress") == 0
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])

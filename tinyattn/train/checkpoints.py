@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.errors import FileFormatError
+from tinyattn.extras import require
 from tinyattn.nn import Module
 from tinyattn.random import Generator
 from tinyattn.serialization import load, load_metadata, save
@@ -47,6 +48,7 @@ class Checkpoints:
         keep: int = 3,
         say: Callable[[str], object] = lambda sentence: None,
     ) -> None:
+        require("safetensors", "a checkpoint")  # now, rather than after an epoch
         self.folder, self.keep, self.say = folder, keep, say
         self.parts = {name: part for name, part in parts.items() if part is not None}
         with contextlib.suppress(OSError):
@@ -115,7 +117,7 @@ class Checkpoints:
                 (part.set_state if isinstance(part, Generator) else part.load_state_dict)(state[name])
             except Exception as error:  # whatever a part says to a state that is not its own, or was forged
                 why = " ".join(str(error).split()).rstrip(".")
-                raise RefusedError(f"{path} does not fit this run's {name}: {why}.") from error
+                raise RefusedError(f"{path} cannot be resumed from, its {name} does not fit: {why}.") from error
 
     def _refuse_what_is_not_finite(self, step: int) -> None:
         for part in self.parts.values():
@@ -153,10 +155,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def digest(state: Any) -> str:
-    """SHA-256 of a nested state: names, numbers, strings, and the bytes of every tensor, in their order."""
+    """SHA-256 of a nested state: names, numbers, strings, and the bytes of every tensor, in their order.
+
+    The same for a state and for what `load` makes of it: there, numbers are Python's own.
+    """
     sha = hashlib.sha256()
 
     def add(value: Any) -> None:
+        if isinstance(value, np.generic):
+            value = value.item()
         if isinstance(value, Mapping):
             sha.update(b"{")
             for key, inside in value.items():
@@ -170,10 +177,12 @@ def digest(state: Any) -> str:
             sha.update(b"]")
         elif isinstance(value, Tensor | np.ndarray):
             array = value.numpy() if isinstance(value, Tensor) else value
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
             sha.update(f"{array.dtype.str}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).data)
+            sha.update(array.data)
         else:
-            sha.update(f"{value!r};".encode())
+            plain = next((kind(value) for kind in (int, float, str) if isinstance(value, kind)), value)
+            sha.update(f"{plain!r};".encode())
 
     add(state)
     return sha.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -25,7 +26,7 @@ class Run:
     parent: made if need be. name: of the folder; if there is one, the new run gets the next free name,
         name-2, name-3 ..., or takes its place with `overwrite`, which deletes what a run writes and
         nothing else.
-    The folder belongs to this process until it ends, or `close`. Every file in it is replaced as a whole.
+    The folder belongs to this process until it ends, or `close`. What this class writes is replaced as a whole.
     Raises RefusedError where the folder cannot be made, or belongs to another process.
     """
 
@@ -61,14 +62,15 @@ class Run:
     def _open(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FolderLock(folder)
-        for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+                left.unlink()
         self.rows: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
 
     def describe(self, **facts: Any) -> None:
         """Write config.json: what it takes to repeat the run."""
-        self.config = {"format": FORMAT, **facts}
+        self.config = json.loads(json.dumps({"format": FORMAT, **facts}))
         self._write_json("config.json", self.config)
 
     def hold_to(self, **facts: Any) -> None:
@@ -92,7 +94,9 @@ class Run:
         return {"rows": self.rows, "config": self.config}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring metrics.csv to the rows that there were at a checkpoint."""
+        """Bring metrics.csv to the rows that there were at a checkpoint. ValueError for one of another run."""
+        if state["config"] != self.config:
+            raise ValueError("it was made with another config.json than the one that is here")
         self._write_rows(list(state["rows"]))
 
     def close(self) -> None:
@@ -129,9 +133,12 @@ def _folder(parent: Path, name: str, overwrite: bool) -> Path:
     if overwrite:
         folder = parent / name
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = [] if (folder / "config.json").exists() else [p.name for p in folder.iterdir() if p.name != "lock"]
-        if foreign:
-            raise RefusedError(f"{folder} is not a run's folder (it holds {foreign[0]}), so it is not overwritten.")
+        if not (folder / "config.json").exists():  # it may be what somebody else has there
+            for path in folder.iterdir():
+                if path.name not in (*FILES, "checkpoints", "lock") and path.suffix != ".tmp":
+                    raise RefusedError(
+                        f"{folder} is not a run's folder (it holds {path.name}), so it is not overwritten."
+                    )
         return folder
     for number in range(1, 100_000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
