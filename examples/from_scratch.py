@@ -10,12 +10,13 @@ be repaired in the article. Without MNIST it trains on scikit-learn's digits.
 
 from __future__ import annotations
 
-import argparse
+import sys
 
 import numpy as np
 
 import tinyattn as ta
-from tinyattn import data
+from tinyattn import data, train
+from tinyattn.train.arguments import whole_number
 
 LEVELS, PIXELS, DIM, CLASSES = 10, 784, 64, 10
 BATCH, LR, BETA1, BETA2, EPS = 64, 1e-3, 0.9, 0.999, 1e-8
@@ -78,9 +79,9 @@ def adam(p: dict[str, ta.Tensor], m: dict[str, ta.Tensor], v: dict[str, ta.Tenso
             w.grad = None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10)
+def main() -> int:
+    parser = train.Parser(prog="from_scratch.py", description=__doc__)
+    parser.add_argument("--epochs", type=whole_number, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", choices=["auto", "mnist", "digits"], default="auto")
     args = parser.parse_args()
@@ -101,8 +102,9 @@ def main() -> None:
             parts = np.array_split(np.arange(len(digits.test_images)), 20)
             predicted = np.concatenate([forward(p, digits.test_images[part]).argmax(1).numpy() for part in parts])
         accuracy = (predicted == digits.test_labels).mean()
-        print(f"epoch {epoch:2d}: loss {loss.item():.4f}, {digits.name} test accuracy {accuracy:.2%}", flush=True)
+        print(f"epoch {epoch:2d}: loss {loss.item():.4f}, {digits.name} test accuracy {accuracy:.2%}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(train.exit_code(main, "from_scratch.py"))

@@ -1,59 +1,24 @@
-"""Data: IDX files, where MNIST is looked for, mirrors that fail, the digits, batches, shifts.
-
-No test reaches the network: the mirrors are a server on this machine, or an address without one.
-"""
+"""Data: IDX files, where MNIST is looked for, the digits, batches, shifts."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import hashlib
-import http.server
 import itertools
 import os
-import socket
-import struct
-import threading
 import time
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils import data as torch_data
+from toy_mnist import CODES, check, idx, pixels, put
 
 import tinyattn as ta
-from tinyattn.data import (
-    DataError,
-    DataLoader,
-    DownloadError,
-    TensorDataset,
-    dataset,
-    download,
-    load,
-    load_digits,
-    load_mnist,
-    mnist,
-    random_shift,
-    read_idx,
-)
+from tinyattn import extras
+from tinyattn.data import DataError, DataLoader, TensorDataset, load, load_digits, load_mnist, random_shift, read_idx
 
 # --- IDX -----------------------------------------------------------------------------------------
-
-CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
-
-
-def idx(array, *, magic=None, dims=None):
-    """The bytes of an IDX file; with a magic number or dimensions that lie, if given."""
-    code = CODES[array.dtype.str[1:]]
-    dims = array.shape if dims is None else dims
-    header = magic if magic is not None else bytes([0, 0, code, len(dims)])
-    return header + struct.pack(f">{len(dims)}I", *dims) + array.astype(array.dtype.newbyteorder(">")).tobytes()
-
-
-def pixels(*shape):
-    return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -69,141 +34,7 @@ def test_read_idx(tmp_path, dtype, shape, packed):
     assert read.flags.writeable
 
 
-SMALL = idx(pixels(3, 4))
-PACKED = gzip.compress(SMALL, mtime=0)
-BAD = {
-    "empty": (b"", "not an IDX file: it starts with nothing"),
-    "a web page": (b"<!DOCTYPE html><html>", "not an IDX file: it starts with 3c 21 44 4f"),
-    "wrong magic": (b"\1" + SMALL[1:], "not an IDX file: it starts with 01 00 08 02"),
-    "no dimensions": (idx(pixels(1), magic=b"\0\0\x08\0", dims=()), "not an IDX file"),
-    "too many dimensions": (b"\0\0\x08\xff" + bytes(2000), "not an IDX file"),
-    "unknown type": (idx(pixels(3), magic=b"\0\0\x0a\1"), "IDX type 0a, which is none of 08, 09"),
-    "half a header": (SMALL[:9], "cut short: it ends within its header"),
-    "no items": (idx(pixels(1), dims=(0, 2**32 - 1, 2**32 - 1)), "has no items"),
-    "one byte short": (SMALL[:-1], "cut short: its header promises 24 bytes, it has 23"),
-    "one byte long": (SMALL + b"x", "too long: bytes follow the 24"),
-    "2^31 items": (idx(pixels(3), dims=(2**31,)), "promises 2147483656 bytes, it has 11"),
-    "2^96 items": (idx(pixels(3), dims=(2**32 - 1,) * 3), "cut short"),
-    "gzip: empty": (gzip.compress(b""), "not an IDX file: it starts with nothing"),
-    "gzip: 2^31 items": (gzip.compress(idx(pixels(3), dims=(2**31,))), "cut short"),
-    "gzip: one byte short": (gzip.compress(SMALL[:-1]), "cut short: its header promises 24"),
-    "gzip: one byte long": (gzip.compress(SMALL + b"x"), "too long"),
-    "gzip: cut": (PACKED[:-9], "cut short: its gzip data ends before its end mark"),
-    "gzip: cut in its header": (PACKED[:5], "cut short: its gzip data ends"),
-    "gzip: wrong checksum": (PACKED[:-8] + bytes(4) + PACKED[-4:], "damaged: CRC check failed"),
-    "gzip: wrong size": (PACKED[:-4] + bytes(4), "damaged: Incorrect length"),
-    "gzip: wrong method": (PACKED[:2] + b"\7" + PACKED[3:], "damaged: Unknown compression method"),
-    "gzip: garbage inside": (PACKED[:10] + b"\xff" * 20, "damaged: Error -3"),
-    "gzip: garbage after": (PACKED + b"garbage", "damaged: Not a gzipped file"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_idx_file_is_one_sentence(tmp_path, kind):
-    content, sentence = BAD[kind]
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    with pytest.raises(DataError) as error:
-        read_idx(path)
-    message = str(error.value)
-    assert message.startswith(f"{path} ")
-    assert sentence in message
-    assert message.endswith(".")
-    assert "\n" not in message
-    assert ". " not in message
-
-
-def test_a_directory_a_missing_file_and_a_closed_one(tmp_path):
-    for path in (tmp_path, tmp_path / "missing", "nul\0byte"):
-        with pytest.raises(DataError, match="is not a file"):
-            read_idx(path)
-
-
-def test_an_unreadable_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(SMALL)
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(DataError, match="cannot be read: Permission denied"):
-        read_idx(path)
-
-
-def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path):
-    header = idx(pixels(3), dims=(50_000_000,))[:8]
-    (tmp_path / "short").write_bytes(header + bytes(49_999_999))
-    (tmp_path / "claims").write_bytes(gzip.compress(header))
-    bomb = header[:4] + struct.pack(">I", 1000) + bytes(50_000_000)
-    (tmp_path / "bomb").write_bytes(gzip.compress(bomb, compresslevel=1))
-    del bomb
-    for name in ("short", "claims", "bomb"):
-        tracemalloc.start()
-        with pytest.raises(DataError):
-            read_idx(tmp_path / name)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 5_000_000
-
-
-def test_mutated_files_raise_nothing_else(tmp_path):
-    rng = np.random.default_rng(0)
-    path = tmp_path / "file"
-    for content in (SMALL, PACKED):
-        for _ in range(300):
-            mutated = bytearray(content)
-            for place in rng.integers(0, len(content), rng.integers(1, 4)):
-                mutated[place] ^= 1 << rng.integers(8)
-            cut = rng.integers(0, len(content) + 1) if rng.random() < 0.3 else None
-            path.write_bytes(mutated[:cut])
-            with contextlib.suppress(DataError):
-                read_idx(path)
-
-
 # --- where MNIST is looked for -------------------------------------------------------------------
-
-
-@pytest.fixture
-def toy(monkeypatch, tmp_path):
-    """A MNIST of 50 training and 30 test images of 16x16; an empty cache and work folder; no proxy."""
-    arrays = (pixels(50, 16, 16), pixels(50) % 10, pixels(30, 16, 16), pixels(30) % 10)
-    contents = {file.name: idx(array) for file, array in zip(mnist.FILES, arrays, strict=True)}
-    files = tuple(
-        mnist.File(file.name, array.shape, hashlib.sha256(contents[file.name]).hexdigest())
-        for file, array in zip(mnist.FILES, arrays, strict=True)
-    )
-    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.lower(), raising=False)
-    monkeypatch.delenv(mnist.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(mnist, "FILES", files)
-    monkeypatch.setattr(mnist, "cache_folder", lambda: tmp_path / "cache")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return contents
-
-
-def put(contents, folder, packed=False):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        if packed:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-    return folder
-
-
-def check(found, contents, name="MNIST"):
-    assert found.name == name
-    assert found.note == ""
-    images = (found.train_images, found.test_images)
-    labels = (found.train_labels, found.test_labels)
-    for array, content in zip((images[0], labels[0], images[1], labels[1]), contents.values(), strict=True):
-        np.testing.assert_array_equal(array.ravel(), np.frombuffer(content, "u1")[-array.size :])
-    assert [a.dtype for a in images + labels] == [np.uint8, np.uint8, np.int64, np.int64]
-    assert [a.shape for a in images + labels] == [(50, 16, 16), (30, 16, 16), (50,), (30,)]
-    assert all(a.flags.writeable for a in images + labels)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -282,291 +113,6 @@ def test_the_real_mnist():
     assert abs(found.train_images.mean() / 255 - 0.1307) < 1e-4
 
 
-# --- downloads -----------------------------------------------------------------------------------
-
-
-class Mirror(http.server.BaseHTTPRequestHandler):
-    """Serves `server.contents` gzipped under the first folder's name as the way it behaves."""
-
-    def do_GET(self):
-        _, way, name = self.path.split("/")
-        self.server.asked.append(self.path)
-        packed = gzip.compress(self.server.contents[name.removesuffix(".gz")])
-        getattr(self, way)(packed)
-
-    def answer(self, body, status=200, length=None, **headers):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        for key, value in headers.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def good(self, body):
-        self.answer(body)
-
-    def unpacked_on_the_way(self, body):
-        self.answer(body, Content_Encoding="gzip")
-
-    def slow(self, body):  # alive, and longer under way than a silence may last
-        self.answer(b"", length=len(body))
-        for start in range(0, len(body), 2000):
-            time.sleep(download.SILENCE / 2)
-            self.wfile.write(body[start : start + 2000])
-
-    def wrong(self, body):
-        self.answer(gzip.compress(gzip.decompress(body)[:-1] + b"!"))
-
-    def truncated(self, body):
-        self.answer(body[:-5], length=len(body))
-
-    def cut(self, body):
-        self.answer(body[:-5])
-
-    def page(self, body):
-        self.answer(b"<html>Please log in</html>")
-
-    def redirect(self, body):
-        self.answer(b"", 302, Location="/page/x")
-
-    def missing(self, body):
-        self.answer(b"no such thing", 404)
-
-    def forbidden(self, body):
-        self.answer(b"", 403)
-
-    def broken(self, body):
-        self.answer(b"", 500)
-
-    def endless(self, body):
-        self.answer(bytes(1_000_000))
-
-    def reset(self, body):
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
-    def silent(self, body):
-        self.server.over.wait(20)
-
-    def stall(self, body):
-        self.answer(body[:5], length=len(body))
-        self.server.over.wait(20)
-
-    def drip(self, body):
-        self.answer(b"", length=len(body))
-        while not self.server.over.wait(0.1):
-            self.wfile.write(bytes(1100))
-
-    def log_message(self, *args):
-        pass
-
-
-class QuietServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        pass  # a client that gives up is part of the tests
-
-
-@pytest.fixture
-def server(toy, monkeypatch):
-    with QuietServer(("127.0.0.1", 0), Mirror) as server:
-        server.contents, server.asked, server.over = toy, [], threading.Event()
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        server.use = lambda *ways: monkeypatch.setattr(
-            mnist, "MIRRORS", tuple(f"http://127.0.0.1:{server.server_port}/{way}/" for way in ways)
-        )
-        yield server
-        server.over.set()
-        server.shutdown()
-
-
-def cached(tmp_path):
-    return sorted(str(p.relative_to(tmp_path / "cache")) for p in (tmp_path / "cache").rglob("*.*"))
-
-
-def test_download_then_cache(server, toy, tmp_path):
-    server.use("good")
-    lines = []
-    check(load_mnist(say=lines.append), toy)
-    assert len(lines) == len(server.asked) == 4
-    assert "/good/train-images-idx3-ubyte.gz to " in lines[0]
-    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
-    check(load_mnist(), toy)
-    assert len(server.asked) == 4  # nothing was fetched a second time
-
-
-def test_a_damaged_or_missing_cached_file_is_fetched_again(server, toy, tmp_path):
-    server.use("good")
-    folder = put(toy, tmp_path / "cache/MNIST/raw", packed=True)
-    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"half a down")
-    (folder / "train-labels-idx1-ubyte.gz").unlink()
-    check(load_mnist(), toy)
-    check(load_mnist(download=False), toy)
-    assert sorted(server.asked) == ["/good/t10k-images-idx3-ubyte.gz", "/good/train-labels-idx1-ubyte.gz"]
-
-
-FAULTS = {
-    "wrong": "is not MNIST's: the SHA-256",
-    "truncated": "ChunkedEncodingError|cut short",
-    "cut": "cut short",
-    "page": "is not an IDX file: it starts with 3c 68 74 6d",
-    "redirect": "is not an IDX file|HTTP status 302",
-    "missing": "HTTP status 404",
-    "forbidden": "HTTP status 403",
-    "broken": "HTTP status 500",
-    "endless": "it sends more than",
-    "reset": "ConnectionError",
-    "silent": "nothing came for|ReadTimeout",
-    "stall": "nothing came for|ConnectionError",
-    "drip": "slower than",
-}
-
-
-@pytest.mark.parametrize("way", FAULTS)
-def test_a_faulty_mirror(server, toy, tmp_path, monkeypatch, way):
-    monkeypatch.setattr(download, "SILENCE", 0.3)
-    monkeypatch.setattr(download, "TRIAL", 0.3)
-    monkeypatch.setattr(download, "SLOWEST", 100_000)
-    server.use(way)
-    with pytest.raises(DownloadError, match=FAULTS[way]) as error:
-        load_mnist()
-    assert len(server.asked) == 1
-    assert cached(tmp_path) == []
-    for part in ("/train-images-idx3-ubyte.gz", str(tmp_path / "cache/MNIST/raw"), "TINYATTN_DATA"):
-        assert part in str(error.value)
-    for file in mnist.FILES:
-        assert f"{file.name} (SHA-256 {file.sha256})" in str(error.value)
-    server.use(way, "good")
-    check(load_mnist(), toy)  # the other mirror has it
-    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
-    assert sum(f"/{way}/" in path for path in server.asked) == 2  # and is asked first from then on
-
-
-def test_a_mirror_that_unpacks(server, toy, tmp_path):
-    server.use("unpacked_on_the_way")
-    check(load_mnist(), toy)
-    assert sorted(p.name for p in (tmp_path / "cache/MNIST/raw").iterdir()) == sorted(toy)
-    check(load_mnist(download=False), toy)
-
-
-def test_a_slow_mirror_is_waited_for(server, toy, monkeypatch):
-    monkeypatch.setattr(download, "SILENCE", 0.4)
-    server.use("slow")
-    start = time.monotonic()
-    check(load_mnist(), toy)
-    assert time.monotonic() - start > 4 * download.SILENCE
-
-
-def test_ten_at_once(server, toy, tmp_path):
-    server.use("good")
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(load_mnist())) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 10
-    for result in results:
-        check(result, toy)
-    assert cached(tmp_path) == sorted(f"MNIST/raw/{name}.gz" for name in toy)
-
-
-def test_a_cache_that_cannot_be_written(server, toy, tmp_path):
-    server.use("good")
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="MNIST is not cached"):
-        check(load_mnist(), toy)
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        download.store(b"content", tmp_path / "folder" / "file")
-    assert list((tmp_path / "folder").iterdir()) == []
-
-
-def nobody():
-    """A port of this machine that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@pytest.fixture
-def offline(toy, monkeypatch):
-    """Sets the mirrors to two addresses: refused, no such host, or a host that never answers."""
-    listeners = []
-
-    def go(way):
-        if way == "refused":
-            addresses = [f"127.0.0.1:{nobody()}"] * 2
-        elif way == "swallowed":  # the kernel accepts, nobody answers
-            listeners.extend(socket.create_server(("127.0.0.1", 0)) for _ in range(2))
-            addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in listeners]
-        else:
-            real = socket.getaddrinfo
-
-            def no_names(host, *args, **kwargs):
-                if host.endswith(".invalid"):
-                    time.sleep(60 if way == "slow name server" else 0)
-                    raise socket.gaierror(-2, "Name or service not known")
-                return real(host, *args, **kwargs)
-
-            monkeypatch.setattr(socket, "getaddrinfo", no_names)
-            addresses = ["one.invalid", "two.invalid"]
-        monkeypatch.setattr(mnist, "MIRRORS", tuple(f"http://{each}/" for each in addresses))
-
-    yield go
-    for listener in listeners:
-        listener.close()
-
-
-OFFLINE = ["refused", "no name server", "slow name server", "swallowed"]
-
-
-@pytest.mark.parametrize("way", OFFLINE)
-def test_offline_ends_soon(offline, tmp_path, monkeypatch, way):
-    assert all(mirror.startswith("https://") for mirror in mnist.MIRRORS)
-    assert len(mnist.MIRRORS) * download.SILENCE <= 12  # seconds, of the 15 that are allowed
-    monkeypatch.setattr(download, "SILENCE", 0.5)
-    offline(way)
-    start = time.monotonic()
-    with pytest.raises(DownloadError):
-        load_mnist()
-    assert time.monotonic() - start < 2.5
-    assert cached(tmp_path) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", OFFLINE)
-def test_offline_takes_15_seconds_at_most(offline, way):
-    offline(way)
-    start = time.monotonic()
-    with pytest.raises(DownloadError):
-        load_mnist()
-    assert time.monotonic() - start < 15
-
-
-def test_offline_auto_is_the_digits_and_says_so(offline, monkeypatch, tmp_path):
-    offline("refused")
-    with pytest.warns(UserWarning, match="^Not MNIST but digits .scikit-learn, not MNIST., because"):
-        found = load()
-    assert found.name == "digits (scikit-learn, not MNIST)"
-    assert found.note.startswith("MNIST could not be downloaded (http://127.0.0.1:")
-    assert "SHA-256" not in found.note
-    assert len(found.train_images) == 1442
-    with pytest.raises(DataError, match="could not be downloaded"):
-        load("mnist")
-    with pytest.raises(DataError, match=r"data_dir .* lacks"):  # who names a folder wants that folder
-        load("auto", tmp_path)
-    monkeypatch.setenv("TINYATTN_DATA", str(tmp_path))
-    with pytest.warns(UserWarning, match=f"TINYATTN_DATA {tmp_path} lacks"):
-        assert load().name == "digits (scikit-learn, not MNIST)"
-
-
 def test_download_not_allowed(toy, tmp_path):
     with pytest.raises(DataError, match="downloading it was not allowed"):
         load_mnist(download=False)
@@ -586,14 +132,14 @@ def test_wrong_arguments_of_load(tmp_path):
 @pytest.mark.parametrize("package", ["pooch", "sklearn"])
 def test_a_missing_package_names_the_extra(toy, monkeypatch, package):
     monkeypatch.undo()
-    import_module = dataset.importlib.import_module
+    import_module = extras.importlib.import_module
 
     def without(name, *args):
         if name.partition(".")[0] == package:
             raise ModuleNotFoundError(f"No module named {package!r}")
         return import_module(name, *args)
 
-    monkeypatch.setattr(dataset.importlib, "import_module", without)
+    monkeypatch.setattr(extras.importlib, "import_module", without)
     monkeypatch.delenv("TINYATTN_DATA", raising=False)
     with pytest.raises(ImportError, match=rf'needs {package} .*pip install "tinyattn\[train\]"'):
         load_mnist() if package == "pooch" else load_digits()

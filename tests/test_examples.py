@@ -14,10 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tinyattn as ta
 from tinyattn import models, nn, train, viz
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
+FILES = {
+    "config.json",
+    "metrics.csv",
+    "summary.json",
+    "curves.png",
+    "attention.png",
+    "checkpoints",
+    "model.safetensors",
+    "lock",
+}
 FACTS = {"dataset", "model", "parameters", "seed", "epochs", "workers", "test_accuracy", "seconds", "images_per_second"}
 QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TINYATTN_DATA": ""}
 
@@ -34,7 +45,7 @@ def test_mnist_on_the_digits(tmp_path, model, parameters):
     assert "digits (scikit-learn, not MNIST) test accuracy" in done.stdout
     assert "mistakes in 355 test images" in done.stdout
     (folder,) = tmp_path.iterdir()
-    assert {f.name for f in folder.iterdir()} == {"metrics.csv", "summary.json", "curves.png", "attention.png"}
+    assert {f.name for f in folder.iterdir()} == FILES
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == COLUMNS
@@ -105,6 +116,19 @@ def test_wrong_arguments_end_at_once_with_code_2(arguments, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number above 0"),
+        (["--lr", "1"], "unrecognized arguments: --lr 1"),
+    ],
+)
+def test_wrong_arguments_of_from_scratch_are_one_sentence(arguments, message):
+    done = script("from_scratch.py", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"from_scratch.py: {message}; from_scratch.py --help lists what can be said.\n"
+
+
 def test_a_folder_without_mnist_is_one_sentence(tmp_path):
     done = script("mnist.py", "--data-dir", tmp_path, "--out", tmp_path / "runs")
     assert done.returncode == 2
@@ -125,11 +149,12 @@ def test_runs_never_share_a_folder(tmp_path):
     folders = [train.Run(tmp_path, "name").folder.name for _ in range(3)]
     assert folders == ["name", "name-2", "name-3"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(train.RefusedError, match="file"):
         train.Run(tmp_path / "file", "name")
 
 
 def test_predict_runs_in_evaluation_mode_and_restores(tmp_path):
+    ta.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
     images = np.random.default_rng(0).random((7, 2, 2)).astype(np.float32)
     first, second = train.predict(model, images, batch_size=3), train.predict(model, images)

@@ -31,8 +31,10 @@ from tinyattn.ops import (
     unbind, unsqueeze, var, var_mean, view, where,
 )  # fmt: skip
 from tinyattn.ops.attention import tiled_attention
+from tinyattn.errors import FileFormatError, MissingFileError
 from tinyattn.random import Generator, default_generator, initial_seed, manual_seed
 from tinyattn.tensor import Tensor
+from tinyattn.serialization import load, load_metadata, save
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
 from tinyattn.checkpoint import checkpoint
 from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinyattn.data.idx import DataError
 
 Images = NDArray[np.uint8]  # (count, 28, 28), 0 is background and 255 full ink
 Labels = NDArray[np.int64]  # (count,), 0 to 9
@@ -22,6 +22,9 @@ class ImageDataset:
         train_images, test_images: uint8, (count, 28, 28).
         train_labels, test_labels: int64, (count,).
         note: why this data set stands in for the one that was wanted; empty if it was wanted.
+
+    Raises:
+        DataError: images and labels do not belong together, or a label is none of 0 to 9.
     """
 
     name: str
@@ -30,6 +33,23 @@ class ImageDataset:
     test_images: Images
     test_labels: Labels
     note: str = ""
+
+    def __post_init__(self) -> None:
+        self._check("training", self.train_images, self.train_labels)
+        self._check("test", self.test_images, self.test_labels)
+
+    def _check(self, part: str, images: Images, labels: Labels) -> None:
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{self.name}: {part} labels of shape {labels.shape} do not belong to images of shape {images.shape},"
+                " which is (count, height, width)."
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels > 9))
+        if wrong.size:
+            raise DataError(
+                f"{self.name}: {part} label {labels[wrong[0]]} at index {wrong[0]} is none of 0 to 9"
+                f" ({wrong.size} such labels)."
+            )
 
     def validation_split(self, count: int = 5000, seed: int = 0) -> ImageDataset:
         """The same kind of data set made of the training images alone: `count` of them, drawn by
@@ -53,16 +73,3 @@ class ImageDataset:
             test_images=self.train_images[held],
             test_labels=self.train_labels[held],
         )
-
-
-def require(module: str, purpose: str) -> Any:
-    """Import an optional package, or say in one line which extra brings it.
-
-    Raises:
-        ImportError: the package is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".') from error

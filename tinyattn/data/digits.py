@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.data.dataset import ImageDataset, Images, require
+from tinyattn.data.dataset import ImageDataset, Images
+from tinyattn.extras import require
 
 NAME = "digits (scikit-learn, not MNIST)"
 TEST_SHARE = 5  # one in five of every class is for testing

@@ -2,21 +2,19 @@
 
 Time-outs of sockets do not add up to a promise: a name server may think for half a minute, a host may
 have eight addresses that all swallow packets, and a header may arrive one byte at a time. So the
-transfer runs in a thread of its own, and the caller watches one thing only: when a byte last came.
+transfer runs in a thread of its own, and the caller watches the clock: when a byte last came, how many
+came in all, and when everything must be over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
-from tinyattn.data.dataset import require
+from tinyattn.extras import require
 
+SCHEME = "https://"  # nothing else is asked
 SILENCE = 6.0  # seconds without a byte, from the very start, after which an attempt is given up
 SLOWEST, TRIAL = 1000, 15.0  # bytes a second that a transfer must average once TRIAL seconds are over
 
@@ -25,22 +23,25 @@ class MirrorError(Exception):
     """A mirror that did not deliver; the message is the reason in a few words."""
 
 
-def fetch(url: str, limit: int) -> bytes:
+def fetch(url: str, limit: int, until: float) -> bytes:
     """The bytes at a URL, without following redirects (a mirror of ours has none; a login page has).
 
     Args:
-        url: where.
+        url: where; https only.
         limit: the most bytes to accept.
+        until: when to give up even so, as time.monotonic() tells the time.
 
     Raises:
-        MirrorError: no connection, no answer, an error status, too slow, or too many bytes.
+        MirrorError: no connection, no answer, an error status, a redirect, too slow, or too many bytes.
         ImportError: pooch is not installed.
     """
+    if not url.startswith(SCHEME):
+        raise MirrorError(f"only {SCHEME} is asked")
     # in pieces of 1 KiB: the watch sees nothing of a piece until the whole of it is there
     downloader = require("pooch", "downloading MNIST").HTTPDownloader(
-        chunk_size=1 << 10, timeout=SILENCE, allow_redirects=False
+        chunk_size=1 << 10, timeout=SILENCE, allow_redirects=False, hooks={"response": _refuse_redirect}
     )
-    body = _Body(limit)
+    body = _Body(limit, until)
     threading.Thread(target=body.receive, args=(downloader, url), daemon=True).start()
     try:
         reason = body.watch()
@@ -51,11 +52,16 @@ def fetch(url: str, limit: int) -> bytes:
     return bytes(body.content)
 
 
+def _refuse_redirect(response: Any, *args: Any, **kwargs: Any) -> None:
+    if response.is_redirect:
+        raise MirrorError(f"HTTP status {response.status_code}, which leads elsewhere")
+
+
 class _Body:
     """What has arrived so far: the file that pooch's downloader writes into, and its watch."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, until: float) -> None:
+        self.limit, self.until = limit, until
         self.content = bytearray()
         self.started = self.last = time.monotonic()
         self.done = threading.Event()
@@ -87,31 +93,12 @@ class _Body:
 
     def watch(self) -> str:
         """Wait for the end of the transfer; the reason why it failed, or nothing."""
-        while not self.done.wait(max(0.0, min(1.0, self.last + SILENCE - time.monotonic()))):
+        while not self.done.wait(max(0.0, min(1.0, min(self.last + SILENCE, self.until) - time.monotonic()))):
             now = time.monotonic()
+            if now >= self.until:
+                return "the time for downloads is over"
             if now - self.last >= SILENCE:
                 return f"nothing came for {SILENCE:g} s"
             if now - self.started > TRIAL and len(self.content) < SLOWEST * (now - self.started):
                 return f"slower than {SLOWEST} bytes/s"
         return self.reason
-
-
-def store(content: bytes, path: Path) -> None:
-    """Write a file so that others see it whole or not at all: aside, to the disk, then renamed.
-
-    Raises:
-        OSError: the folder cannot be made or written, or the disk is full; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise

@@ -18,8 +18,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyattn.errors import FileFormatError
+from tinyattn.files import opened
+
 GZIP_MAGIC = b"\x1f\x8b"
-CHUNK = 1 << 20  # bytes read at a time
+CHUNK = 1 << 16  # bytes read at a time
 MAX_DIMS = 32
 DTYPES: dict[int, np.dtype[Any]] = {  # third byte of the magic number -> big-endian type
     0x08: np.dtype("u1"),
@@ -31,7 +34,7 @@ DTYPES: dict[int, np.dtype[Any]] = {  # third byte of the magic number -> big-en
 }
 
 
-class DataError(ValueError):
+class DataError(FileFormatError):
     """A data set that is missing, damaged or not what it should be; the message is one sentence."""
 
 
@@ -66,14 +69,8 @@ def unpack(
     if isinstance(source, bytes):
         with io.BytesIO(source) as file:
             return _unpack_checked(file, len(source), name or "the IDX file", shape)
-    name = name or os.fspath(source)
-    if not os.path.isfile(source):  # a named pipe would block for ever
-        raise DataError(f"{name} is not a file.")
-    try:
-        with open(source, "rb") as file:
-            return _unpack_checked(file, os.fstat(file.fileno()).st_size, name, shape)
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
+    with opened(source, DataError, DataError) as file:
+        return _unpack_checked(file, os.fstat(file.fileno()).st_size, name or os.fspath(source), shape)
 
 
 def decode(content: bytearray) -> NDArray[Any]:

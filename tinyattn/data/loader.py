@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinyattn.creation import from_numpy
 from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
 from tinyattn.tensor import Tensor
+
+_one_begins = threading.Lock()  # a pass draws its order in several steps, and no other thread may draw between
 
 
 class TensorDataset:
@@ -66,6 +69,9 @@ class DataLoader:
         ValueError: a batch_size under 1.
         TypeError: a data set that is none of the above.
 
+    `indices` are those of the items in the batch that was handed out last. `state_dict` says where a
+    pass is, so that another loader can go on with it.
+
     Example:
         >>> import numpy as np
         >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batch_size=2)
@@ -93,6 +99,7 @@ class DataLoader:
             seeds = np.random.SeedSequence([default_generator.initial_seed() % 2**64, 1])
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
+        self.indices = np.empty(0, np.int64)  # of the items in the batch handed out last
         self._position = 0  # batches handed out in this pass; 0 between passes
         self._pass_state: Any = None  # the generator's, when this pass began
         self._resuming = False
@@ -102,11 +109,13 @@ class DataLoader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
-        first, order = self._begin()
+        with _one_begins:
+            first, order = self._begin()
         for position in range(first, len(self)):
             start = position * self.batch_size
             stop = min(start + self.batch_size, len(self.dataset))
-            batch = self._batch(slice(start, stop) if order is None else order[start:stop])
+            self.indices = np.arange(start, stop) if order is None else order[start:stop]
+            batch = self._batch(slice(start, stop) if order is None else self.indices)
             if self.transform is not None:
                 batch = self.transform(*batch) if isinstance(batch, tuple) else self.transform(batch)
             self._position = position + 1

@@ -7,9 +7,11 @@ original's, however it was compressed and wherever it comes from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.data.dataset import ImageDataset, require
-from tinyattn.data.download import MirrorError, fetch, store
+from tinyattn.data.dataset import ImageDataset
+from tinyattn.data.download import MirrorError, fetch
 from tinyattn.data.idx import GZIP_MAGIC, DataError, decode, unpack
+from tinyattn.extras import require
+from tinyattn.files import write_whole
 
 ENVIRONMENT = "TINYATTN_DATA"
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+LONGEST = 900.0  # seconds for all downloads together; 11.6 MB take as long at 13 kB/s
 LAYOUTS = ("", "MNIST/raw", "raw")  # the last two: a root folder of torchvision's, or its MNIST folder
 
 
@@ -71,7 +76,8 @@ def load_mnist(
 
     Raises:
         DataError: the named folder lacks a file or holds a damaged one.
-        DownloadError: nothing was found, and no mirror delivered (within 15 s if none answers).
+        DownloadError: nothing was found, and no mirror delivered (within 15 s if none answers,
+            within 15 minutes however slowly they do).
         ImportError: a download is needed and pooch is not installed.
     """
     named = data_dir or os.environ.get(ENVIRONMENT) or None
@@ -148,7 +154,7 @@ def _not_there(folder: Path, missing: Sequence[File], *, asked: str) -> DataErro
 def _download(missing: Sequence[File], say: Callable[[str], object]) -> dict[File, NDArray[Any]]:
     """The missing files from the mirrors; gives up for good at the first that no mirror delivers."""
     folder = cache_folder() / "MNIST" / "raw"
-    mirrors = list(MIRRORS)
+    mirrors, until = list(MIRRORS), time.monotonic() + LONGEST
     arrays = {}
     for file in missing:
         failures = []
@@ -156,7 +162,7 @@ def _download(missing: Sequence[File], say: Callable[[str], object]) -> dict[Fil
             url = f"{mirror}{file.name}.gz"
             say(f"Downloading {url} to {folder}")
             try:
-                content = fetch(url, limit=_unpacked_size(file) + 1024)  # room for a header
+                content = fetch(url, _unpacked_size(file) + 1024, until)  # room for a gzip header
                 arrays[file] = _checked(file, content, url)
                 break
             except (MirrorError, DataError) as error:
@@ -178,9 +184,19 @@ def _keep(content: bytes, path: Path) -> None:
     if content.startswith(GZIP_MAGIC):
         path = path.with_name(f"{path.name}.gz")
     try:
-        store(content, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+        _sweep(path)
     except OSError as error:  # no reason to stop: the data are here, they will only be fetched again
         warnings.warn(f"MNIST is not cached: {path} cannot be written ({error}).", stacklevel=4)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote this file left beside it, an hour ago or more."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):  # another process sweeps too
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
 
 
 def _download_failed(failures: Sequence[str], folder: Path) -> DownloadError:

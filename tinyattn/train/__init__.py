@@ -1,7 +1,18 @@
-"""What surrounds a training loop: the folder a run writes to, the progress bar, the evaluation."""
+"""What surrounds a training loop: the run's folder and its checkpoints, signals, the progress bar, evaluation."""
 
+from tinyattn.train.arguments import Parser, exit_code
+from tinyattn.train.checkpoints import Checkpoints
+from tinyattn.train.environment import changed_versions, fingerprint, git_state, versions
 from tinyattn.train.evaluate import predict
+from tinyattn.train.errors import NonFiniteError, RefusedError
+from tinyattn.train.nonfinite import batch_is_not_finite, not_finite
 from tinyattn.train.progress import Progress
 from tinyattn.train.run import Run
+from tinyattn.train.signals import StopSignals
+from tinyattn.train.tally import Tally
 
-__all__ = ["Progress", "Run", "predict"]
+__all__ = [
+    "Checkpoints", "NonFiniteError", "Parser", "Progress", "RefusedError", "Run", "StopSignals", "Tally",
+    "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state", "not_finite", "predict",
+    "versions",
+]  # fmt: skip

@@ -10,14 +10,14 @@ from typing import Any
 class Progress:
     """Iterate over the batches of an epoch with a bar: loss, accuracy, images per second, time left.
 
-    batches: has a length; items: how many images it holds; show=False for no bar. There is none
-    either where standard error is no terminal.
+    batches: has a length; items: how many images it holds, of which `done` were seen before;
+    show=False for no bar. There is none either where standard error is no terminal.
     Raises ImportError, naming the extra to install, where a bar is wanted and tqdm is missing.
     """
 
-    def __init__(self, batches: Iterable[Any], items: int, title: str, show: bool = True) -> None:
+    def __init__(self, batches: Iterable[Any], items: int, title: str, show: bool = True, *, done: int = 0) -> None:
         self.batches, self.items = batches, items
-        self.bar = _bar(items, title) if show and sys.stderr.isatty() else None
+        self.bar = _bar(items, title, done) if show and sys.stderr.isatty() else None
 
     def __iter__(self) -> Iterator[Any]:
         try:
@@ -33,9 +33,9 @@ class Progress:
             self.bar.update(images)
 
 
-def _bar(items: int, title: str) -> Any:
+def _bar(items: int, title: str, done: int) -> Any:
     try:
         from tqdm import tqdm
     except ImportError:
         raise ImportError('a progress bar needs tqdm: pip install "tinyattn[train]", or --no-progress') from None
-    return tqdm(total=items, desc=title, unit=" images", leave=False, dynamic_ncols=True)
+    return tqdm(total=items, initial=done, desc=title, unit=" images", leave=False, dynamic_ncols=True)

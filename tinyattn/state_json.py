@@ -1,0 +1,230 @@
+"""A state as JSON text and named arrays, and back: the part of a file that is not a safetensors file's own.
+
+None, booleans, integers, finite floats, strings and lists are JSON's own. Everything else is an object
+with one key, which says what it is:
+
+    {"dict": {"lr": 0.1}}       {"items": [[key, value], ...]}      the second where keys are not all strings
+    {"tuple": [1, 2]}           {"float": "nan"}                    "inf", "-inf"
+    {"tensor": "NAME"}          {"array": "NAME"}                   in the file under that name
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyattn.creation import as_tensor, from_numpy
+from tinyattn.errors import FileFormatError
+from tinyattn.tensor import Tensor
+
+VERSION = 1
+MAX_DEPTH = 100  # containers within containers
+MAX_BITS = 4096  # of an integer
+CONTENT = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}  # by kind
+FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class DamageError(Exception):
+    """What is wrong with some JSON, in words that complete "FILE is damaged: "; never leaves `load`."""
+
+
+# --- names ---
+
+
+def is_name(name: Any) -> bool:
+    """Whether a string may name a tensor in a file: printable, and no way out of a folder, should
+    some program take it for a path."""
+    if not isinstance(name, str) or not name or not name.isprintable() or name == "__metadata__":
+        return False
+    parts = re.split(r"[/\\]", name)
+    return bool(parts[0]) and ":" not in parts[0] and parts[0] != "~" and not {"", ".", ".."} & {*parts}
+
+
+_shortened = reprlib.Repr()  # as repr, of a few elements of a few levels
+_shortened.maxstring = _shortened.maxlong = _shortened.maxother = 60
+
+
+def short(value: Any) -> str:
+    """A value from a file as an error message may show it: escaped, and not too long."""
+    return _shortened.repr(value).encode("ascii", "backslashreplace").decode()
+
+
+def parse(text: str, what: str) -> Any:
+    """The value of a JSON text, in which no key may come twice and NaN may not stand. DamageError if it has none."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise DamageError(f"{short(next(key for key in keys if keys.count(key) > 1))} comes twice in its {what}")
+        return found
+
+    def refuse(constant: str) -> None:
+        raise DamageError(f"{constant} stands in its {what}, which JSON does not have")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"its {what} is no JSON that can be read") from error
+
+
+# --- a state to JSON ---
+
+
+def encode(state: Any) -> tuple[str, dict[str, NDArray[Any]]]:
+    """The JSON of a state, and its arrays by name. TypeError or ValueError for what cannot be saved."""
+    encoder = _Encoder()
+    content = encoder.value(state, ())
+    return json.dumps({"version": VERSION, "state": content}, separators=(",", ":")), encoder.arrays
+
+
+class _Encoder:
+    """Turns values into what JSON knows, and puts arrays aside on the way."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def value(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if len(path) > MAX_DEPTH:
+            raise ValueError(f"ta.save: {_where(path[:5])}... is nested deeper than {MAX_DEPTH}, or contains itself.")
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, int):
+            if value.bit_length() > MAX_BITS:
+                raise ValueError(f"ta.save: {_where(path)} is an integer of more than {MAX_BITS} bits.")
+            return int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"float": str(float(value))}
+        if isinstance(value, list):
+            return [self.value(each, (*path, i)) for i, each in enumerate(value)]
+        if isinstance(value, tuple):
+            return {"tuple": [self.value(each, (*path, i)) for i, each in enumerate(value)]}
+        if isinstance(value, Mapping):
+            return self._mapping(value, path)
+        return self._tensor(value, path)
+
+    def _mapping(self, value: Mapping[Any, Any], path: tuple[Any, ...]) -> Any:
+        if all(isinstance(key, str) for key in value):
+            return {"dict": {str(key): self.value(each, (*path, key)) for key, each in value.items()}}
+        wrong = [key for key in value if not _is_key(key)]
+        if wrong:
+            raise TypeError(f"ta.save: {_where(path)} has a key of type {type(wrong[0]).__name__}; use a string.")
+        return {"items": [[self.value(key, path), self.value(each, (*path, key))] for key, each in value.items()]}
+
+    def _tensor(self, value: Any, path: tuple[Any, ...]) -> dict[str, str]:
+        if not (isinstance(value, Tensor) or hasattr(value, "__array__")):
+            hint = "; save its state_dict()" if hasattr(value, "state_dict") else ""
+            raise TypeError(
+                f"ta.save: {_where(path)} is a {type(value).__name__}, but a state holds tensors, arrays, numbers,"
+                f" strings, booleans, None, and dicts, lists and tuples of them{hint}."
+            )
+        try:
+            array = as_tensor(value).numpy()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"ta.save: {_where(path)} is no tensor that can be saved ({error}).") from error
+        name = self._free_name(path)
+        self.arrays[name] = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        return {"array" if isinstance(value, np.ndarray) else "tensor": name}
+
+    def _free_name(self, path: tuple[Any, ...]) -> str:
+        """Where the tensor belongs, in letters that no program trips over: "optimizer.state.0.exp_avg"."""
+        name = re.sub(r"[^\w.+-]", "_", ".".join(map(str, path)))
+        name = stem = name if is_name(name) else f"tensor_{name}"
+        count = 1
+        while name in self.arrays:
+            count += 1
+            name = f"{stem}_{count}"
+        return name
+
+
+def _is_key(key: Any) -> bool:
+    if isinstance(key, tuple):
+        return all(map(_is_key, key))
+    return key is None or isinstance(key, bool | int | float | str | np.generic)
+
+
+def _where(path: tuple[Any, ...]) -> str:
+    return "the state" + "".join(f"[{short(key)}]" for key in path)
+
+
+# --- and back ---
+
+
+def decode(path: str, text: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    """The state that `encode` took apart.
+
+    Raises:
+        FileFormatError: the JSON is damaged, or does not speak of exactly these arrays; `path` is
+            what the message calls the file.
+    """
+    try:
+        outer = parse(text, "state")
+        if not isinstance(outer, dict) or outer.keys() != {"version", "state"}:
+            raise DamageError("its state is not a version and a state")
+        if outer["version"] != VERSION:
+            raise DamageError(f"its state is of version {short(outer['version'])} where {VERSION} is known")
+        decoder = _Decoder(arrays)
+        state = decoder.value(outer["state"], 0)
+        if decoder.left:
+            raise DamageError(f"tensor {short(min(decoder.left))} has no place in its state")
+    except DamageError as error:
+        raise FileFormatError(f"{path} is damaged: {error}.") from error
+    return state
+
+
+class _Decoder:
+    """Turns JSON's values back; DamageError for what `_Encoder` never writes."""
+
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.left = dict(arrays)
+
+    def value(self, value: Any, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise DamageError(f"its state is nested deeper than {MAX_DEPTH}")
+        if isinstance(value, list):
+            return [self.value(each, depth + 1) for each in value]
+        if not isinstance(value, dict):
+            return value
+        kind, content = next(iter(value.items()), (None, None))
+        if len(value) != 1 or not isinstance(content, CONTENT.get(kind, ())):
+            raise DamageError(f"its state holds {short(value)}, which means nothing")
+        if kind == "dict":
+            return {key: self.value(each, depth + 1) for key, each in content.items()}
+        if kind == "items":
+            return self._items(content, depth + 1)
+        if kind == "tuple":
+            return tuple(self.value(content, depth))
+        if kind == "float":
+            return self._number(content)
+        return self._tensor(kind, content)
+
+    def _items(self, content: list[Any], depth: int) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for pair in content:
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise DamageError(f"{short(pair)} is no key with its value in its state")
+            key = self.value(pair[0], depth)
+            if not _is_key(key) or key in found:
+                raise DamageError(f"{short(key)} cannot be a key in its state")
+            found[key] = self.value(pair[1], depth)
+        return found
+
+    def _number(self, name: str) -> float:
+        if name not in FLOATS:
+            raise DamageError(f"its state holds the number {short(name)}, which is none of {', '.join(FLOATS)}")
+        return FLOATS[name]
+
+    def _tensor(self, kind: str, name: str) -> Any:
+        if name not in self.left:
+            raise DamageError(f"its state speaks of tensor {short(name)}, which is not there or has its place already")
+        array = self.left.pop(name)
+        return array if kind == "array" else from_numpy(array)

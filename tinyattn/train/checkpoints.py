@@ -1,0 +1,192 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A checkpoint is one safetensors file. It is there whole or not at all: it is written aside, flushed to
+the disk and renamed, and carries a checksum of its content, so that one that was damaged later is
+noticed, and the one before it taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyattn.errors import FileFormatError
+from tinyattn.extras import require
+from tinyattn.nn import Module
+from tinyattn.random import Generator
+from tinyattn.serialization import load, load_metadata, save
+from tinyattn.tensor import Tensor
+from tinyattn.train.errors import NonFiniteError, RefusedError
+
+FORMAT = 1  # of the checkpoints; raised when an older version could not read a new one
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class Checkpoints:
+    """The folder of a run's checkpoints, step-00000400.safetensors and so on.
+
+    folder: made when the first one is saved. parts: what a checkpoint consists of, by name: anything with
+        `state_dict` and `load_state_dict`, and Generators; None is left out.
+    keep: how many of the newest stay; older ones are deleted once a newer one is on the disk.
+    say: is given a sentence about everything that a user should know.
+
+    One process at a time may use a folder (`Run` sees to that).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: Mapping[str, Any],
+        *,
+        keep: int = 3,
+        say: Callable[[str], object] = lambda sentence: None,
+    ) -> None:
+        require("safetensors", "a checkpoint")  # now, rather than after an epoch
+        self.folder, self.keep, self.say = folder, keep, say
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        with contextlib.suppress(OSError):
+            for left in folder.glob(".step-*.tmp"):  # by a process that was killed while it wrote
+                left.unlink()
+
+    def paths(self) -> list[Path]:
+        """The checkpoints that are there, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    def save(self, step: int) -> Path:
+        """Write the checkpoint of a step, and only then delete those that are too old.
+
+        Raises NonFiniteError where a weight is NaN or infinite, and OSError where it cannot be
+        written; the checkpoints that are there stay as they are.
+        """
+        state = {name: _state(part) for name, part in self.parts.items()}
+        self._refuse_what_is_not_finite(step)
+        path = self.folder / f"step-{step:08d}.safetensors"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            save(path, state, {"format": str(FORMAT), "step": str(step), "sha256": digest(state)})
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({error.strerror}); "
+                f"{self.last_good()}, and --resume goes on from there once there is room."
+            ) from error
+        for old in self.paths()[: -self.keep]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return path
+
+    def restore(self) -> Path | None:
+        """Bring all parts to where the newest whole checkpoint has them; None if there is no checkpoint.
+
+        Damaged ones that are newer are set aside under another name. Raises RefusedError where none is
+        whole, or where it belongs to another version or another model.
+        """
+        damaged: list[tuple[Path, str]] = []
+        for path in reversed(self.paths()):
+            try:
+                state = read(path)
+            except FileFormatError as error:
+                damaged.append((path, str(error).rstrip(".")))
+                continue
+            for bad, why in damaged:
+                self.say(f"{why}; {path.name} is taken instead.")
+                bad.replace(bad.with_suffix(".damaged"))
+            self._load(path, state)
+            return path
+        if damaged:
+            raise RefusedError(
+                f"no checkpoint in {self.folder} is whole ({'; '.join(why for _, why in damaged)}); "
+                "move that folder away to begin again from the run's config.json."
+            )
+        return None
+
+    def _load(self, path: Path, state: Mapping[str, Any]) -> None:
+        if {*state} != {*self.parts}:
+            raise RefusedError(f"{path} is a checkpoint of {sorted(state)}, but {sorted(self.parts)} are needed.")
+        for name, part in self.parts.items():
+            try:
+                (part.set_state if isinstance(part, Generator) else part.load_state_dict)(state[name])
+            except Exception as error:  # whatever a part says to a state that is not its own, or was forged
+                why = " ".join(str(error).split()).rstrip(".")
+                raise RefusedError(f"{path} cannot be resumed from, its {name} does not fit: {why}.") from error
+
+    def _refuse_what_is_not_finite(self, step: int) -> None:
+        for part in self.parts.values():
+            for name, tensor in part.state_dict().items() if isinstance(part, Module) else ():
+                if tensor.dtype.kind == "f" and not tensor.isfinite().all().item():
+                    raise NonFiniteError(
+                        f"{name} holds a NaN or an infinity at step {step}, so no checkpoint was written; "
+                        f"{self.last_good()}. A smaller --lr is the usual cure.",
+                        step,
+                        [],
+                    )
+
+    def last_good(self) -> str:
+        """Where a run can go on from, in words."""
+        kept = self.paths()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint, once its checksum is proved.
+
+    Raises FileFormatError for a damaged file, RefusedError for one of a version to come.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weights that are not finite are never saved, so these are damage
+        words, state = load_metadata(path), load(path)
+    version = words.get("format", "")
+    if version.isdecimal() and len(version) < 10 and int(version) > FORMAT:
+        raise RefusedError(
+            f"{path} is a checkpoint of format {version}, and this version reads up to {FORMAT}; use a newer tinyattn."
+        )
+    if words.get("sha256") != digest(state):
+        raise FileFormatError(f"{path} is damaged: its content has not the checksum that it was saved with.")
+    return state
+
+
+def digest(state: Any) -> str:
+    """SHA-256 of a nested state: names, numbers, strings, and the bytes of every tensor, in their order.
+
+    The same for a state and for what `load` makes of it: there, numbers are Python's own.
+    """
+    sha = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, Mapping):
+            sha.update(b"{")
+            for key, inside in value.items():
+                add(key)
+                add(inside)
+            sha.update(b"}")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            sha.update(b"[")
+            for inside in value:
+                add(inside)
+            sha.update(b"]")
+        elif isinstance(value, Tensor | np.ndarray):
+            array = value.numpy() if isinstance(value, Tensor) else value
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+            sha.update(f"{array.dtype.str}{array.shape}".encode())
+            sha.update(array.data)
+        else:
+            plain = next((kind(value) for kind in (int, float, str) if isinstance(value, kind)), value)
+            sha.update(f"{plain!r};".encode())
+
+    add(state)
+    return sha.hexdigest()
+
+
+def _state(part: Any) -> Any:
+    return part.get_state() if isinstance(part, Generator) else part.state_dict()
