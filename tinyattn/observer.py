@@ -20,6 +20,8 @@ class Observer:
     Arrays are the live ones: look, do not write. Observers nest; each is told in order of entering.
     """
 
+    in_threads = False  # whether several threads may tell it at once; else DataParallel uses one while it watches
+
     _tokens: list[Token[tuple[Observer, ...]]]
 
     def before_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any]) -> None:
