@@ -35,7 +35,7 @@ from tinyattn.random import Generator, default_generator, initial_seed, manual_s
 from tinyattn.tensor import Tensor
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
 from tinyattn.checkpoint import checkpoint
-from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger
+from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger, profile
 
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int
