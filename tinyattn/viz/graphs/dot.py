@@ -1,0 +1,230 @@
+"""The graph as DOT text, which `dot` draws."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter, defaultdict
+
+from tinyattn.viz.graphs.arrays import summary
+from tinyattn.viz.graphs.fold import Item, View, Wire, chain
+from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.model import Box, Trace, Vertex
+
+# Fill, line and text of each kind. The hues are those of Okabe and Ito, told apart by every kind of eye; shape and
+# stroke say the same once more.
+COLOURS = {
+    "operation": ("#ffffff", "#475569", "#0f172a"),
+    "parameter": ("#fdf0d0", "#c77700", "#5c3700"),
+    "leaf": ("#fdf0d0", "#c77700", "#5c3700"),
+    "input": ("#dff0fb", "#0072b2", "#003f63"),
+    "constant": ("#f1f5f9", "#94a3b8", "#334155"),
+    "output": ("#d9f2e8", "#00795a", "#004232"),
+    "failed": ("#fde5d8", "#d55e00", "#7a2f00"),
+    "box": ("#eef2f7", "#475569", "#0f172a"),
+}
+FONT = "Helvetica,Arial,sans-serif"
+_HEAD = f"""digraph {{
+  graph [rankdir=TB, bgcolor="white", fontname="{FONT}", fontsize=12, fontcolor="#334155", nodesep=0.3, ranksep=0.42, pad=0.2, labeljust=l, splines=true];
+  node [fontname="{FONT}", fontsize=11, shape=box, margin="0.14,0.07", height=0.3];
+  edge [fontname="{FONT}", fontsize=9, color="#64748b", fontcolor="#64748b", arrowsize=0.6];
+"""  # noqa: E501
+
+
+def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False) -> str:
+    """DOT for what is visible. The same graph gives the same text, byte for byte."""
+    children: defaultdict[int, list[Item]] = defaultdict(list)
+    for item, box in seen.items.items():
+        children[box].append(item)
+    lines = [_HEAD]
+    if trace.error:
+        lines.append(
+            f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={_quote(COLOURS['failed'][1])};\n"
+        )
+    sub: defaultdict[int, list[int]] = defaultdict(list)
+    for box in seen.open:
+        sub[trace.boxes[box].parent].append(box)
+    inside = Counter(b for item in seen.of for b in ([item.number] if item.kind == "box" else []))
+    stack: list[tuple[int, str]] = [(-1, "")]  # (box, what to say instead)
+    while stack:
+        box, text = stack.pop()
+        if text:
+            lines.append(text)
+            continue
+        indent = "  " * (1 + len(chain(trace.boxes, box)))
+        if box >= 0:
+            lines.append(_cluster(trace.boxes[box], indent))
+            stack.append((-1, indent[2:] + "}\n"))
+        for item in children[box]:
+            label = _label(trace, item, inside[item.number], stats, times)
+            lines.append(f"{indent}{_name(item)} [{label}];\n")
+        stack += [(inner, "") for inner in reversed(sub[box])]
+    lines += [_wire(trace, wire) for wire in seen.wires]
+    return "".join(lines) + "}\n"
+
+
+def _cluster(box: Box, indent: str) -> str:
+    dashed = ",dashed" if box.kind in ("repeat", "definition") else ""
+    colours = 'fillcolor="#f8fafc", color="#94a3b8"' if box.kind != "repeat" else 'fillcolor="#eef2ff", color="#6366a8"'
+    return (
+        f"{indent[2:]}subgraph cluster_{box.index} {{\n"
+        f'{indent}label={box_title(box)}; style="rounded,filled{dashed}"; {colours.replace(", ", "; ")}; margin=10;\n'
+    )
+
+
+def box_title(box: Box) -> str:
+    """The heading of a box, as an HTML-like label."""
+    times = f" <b>×{len(box.members)}</b>" if box.members else ""
+    kind = f'  <font color="#64748b">{_escape(box.type)}</font>' if box.type and box.type != box.name else ""
+    kind = '  <font color="#64748b">definition</font>' if box.kind == "definition" else kind
+    return f"<<b>{_escape(box.name)}</b>{times}{kind}>"
+
+
+def _label(trace: Trace, item: Item, vertices: int, stats: bool, times: bool) -> str:
+    if item.kind == "box":
+        return _box_label(trace, item.number, vertices, times)
+    vertex = trace.vertices[item.number]
+    look = "output" if vertex.output and vertex.kind == "operation" else vertex.kind
+    rows = [f"<b>{_escape(title(vertex))}</b>"]
+    if vertex.is_operation:
+        text = formula_text(vertex)
+        rows += [f"<i>{_escape(text)}</i>"] if text else []
+    if vertex.kind == "failed":
+        sources = [f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs]
+        rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in _wrapped(vertex.error)]
+    else:
+        rows.append(
+            f'<font point-size="9">{_escape(shape_text(vertex.shape))} {vertex.dtype}, {size_text(vertex.bytes)}</font>'
+        )
+    extra = [
+        *(_stats(trace, vertex) if stats else []),
+        *([time_text(vertex.seconds)] if times and vertex.seconds else []),
+    ]
+    rows += [f'<font point-size="9">{_escape(row)}</font>' for row in extra]
+    return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
+
+
+def _box_label(trace: Trace, index: int, vertices: int, times: bool) -> str:
+    box = trace.boxes[index]
+    members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
+    operations = sum(v.is_operation for v in members)
+    size = sum(_elements(v) for v in members if v.kind == "parameter")
+    rows = [f"<b>{_escape(box.name)}</b>"]
+    rows += [f"<i>{_escape(box.type)}</i>"] if box.type and box.type != box.name else []
+    words = [f"{operations} operation{'s' * (operations != 1)}"] + [f"{size:,} parameters"] * (size > 0)
+    rows.append(f'<font point-size="9">{", ".join(words)}</font>')
+    if times:
+        rows.append(f'<font point-size="9">{time_text(sum(v.seconds for v in members))}</font>')
+    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}, peripheries=2"
+
+
+def _style(look: str, recorded: bool) -> str:
+    fill, line, text = COLOURS[look]
+    corners = "" if look in ("parameter", "leaf") else "rounded,"
+    dashed = ",dashed" if look == "constant" or not recorded else ""
+    width = {"failed": 2.4, "output": 2.0, "input": 1.6}.get(look, 1.0)
+    return f'style="{corners}filled{dashed}", fillcolor="{fill}", color="{line}", fontcolor="{text}", penwidth={width}'
+
+
+def _wire(trace: Trace, wire: Wire) -> str:
+    leaf = wire.source.kind == "vertex" and not trace.vertices[wire.source.number].is_operation
+    text = ("" if leaf else shape_text(wire.shape)) + (f" ×{wire.edges}" if wire.edges > 1 else "")
+    attributes = ([f"label={_quote(f' {text} ')}"] if text else []) + ([] if leaf else ["weight=6"])
+    listed = f" [{', '.join(attributes)}]" if attributes else ""
+    return f"  {_name(wire.source)} -> {_name(wire.target)}{listed};\n"
+
+
+def _stats(trace: Trace, vertex: Vertex) -> list[str]:
+    rows = []
+    if vertex.value is not None:
+        found = summary(trace.gallery.entries[vertex.value])
+        if "min" in found:
+            rows.append(" ".join(f"{name} {float(found[name]):.3g}" for name in ("min", "mean", "max")))
+    if vertex.gradient is not None:
+        found = summary(trace.gallery.entries[vertex.gradient])
+        if "norm" in found:
+            rows.append(f"gradient norm {float(found['norm']):.3g}")
+    return rows
+
+
+# --- words that the page says too ---
+
+
+def title(vertex: Vertex) -> str:
+    """What a vertex is called in a picture."""
+    if not vertex.is_operation:
+        return vertex.name or vertex.kind
+    return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
+
+
+def formula_text(vertex: Vertex) -> str:
+    """What an operation computes, numbers and options filled in."""
+    text = formula(vertex.op).forward
+    for name, number in vertex.numbers.items():
+        number = f"({number})" if number.startswith("-") else number
+        text = re.sub(rf"(?<![\w]){re.escape(name)}(?![\w(])", number, text)
+    shown = {k: v for k, v in vertex.options.items() if k in _TELLING and v not in ("None", "False")}
+    return text + ("   " if text and shown else "") + ", ".join(f"{k} {v}" for k, v in shown.items())
+
+
+_TELLING = {
+    "dim",
+    "dims",
+    "index",
+    "heads",
+    "equation",
+    "approximate",
+    "shifts",
+    "diagonal",
+    "pad",
+    "dtype",
+    "mode",
+    "keep",
+}
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """(2, 49, 64) as 2×49×64; a number's is "scalar"."""
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 12.5 kB."""
+    for unit, below in (("B", 1e3), ("kB", 1e6), ("MB", 1e9)):
+        if size < below:
+            return f"{size / (below / 1e3):.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds for people: 12.5 µs."""
+    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+
+
+def _elements(vertex: Vertex) -> int:
+    count = 1
+    for n in vertex.shape:
+        count *= n
+    return count
+
+
+def _wrapped(text: str, width: int = 60) -> list[str]:
+    words, lines = text.split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _name(item: Item) -> str:
+    return f"{item.kind[0]}{item.number}"
+
+
+def _escape(text: str) -> str:
+    """Safe inside an HTML-like label: no markup, and nothing that XML does not allow."""
+    return html.escape("".join(c if c.isprintable() else " " for c in text))
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
