@@ -7,6 +7,9 @@
 tensor([2., 4., 6.])
 """
 
+import builtins
+import importlib
+
 from tinyattn import graph  # first: it ties the core together
 from tinyattn import autograd, backends, ops
 from tinyattn.autograd import grad
@@ -43,3 +46,9 @@ float, int = float32, int32  # torch's names; the built-ins are builtins.float a
 from tinyattn import nn, optim  # noqa: E402
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: builtins.str) -> builtins.object:  # ta.viz and its like, imported when first asked for
+    if name in ("data", "models", "train", "viz"):
+        return importlib.import_module(f"tinyattn.{name}")
+    raise AttributeError(f"module 'tinyattn' has no attribute {name!r}")
