@@ -186,7 +186,9 @@ def _over_words(maps: AttentionMaps, item: int, token: int | None, what: str) ->
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     if len(words) <= 24:
         for (y, x), value in np.ndenumerate(table):
-            ax.text(x, y, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center", fontsize=6.5)
+            share = what == "attention" and "spoke" not in lines[y][0]
+            text = f"{value:.2f}".replace("0.", ".", 1) if share else f"{value:.1g}"
+            ax.text(x, y, text, ha="center", va="center", fontsize=6.5)
     if token is not None:
         ax.get_xticklabels()[token].set_fontweight("bold")
     kind = "gradient x attention" if what == "gradient" else "attention"

@@ -43,15 +43,14 @@ def _map(figure: Any, ax: Any, table: Any, steps: list[float], label: str, colou
     positive = table[np.isfinite(table) & (table > 0)]
     low, high = (positive.min(), positive.max()) if positive.size else (1e-3, 1.0)
     if middle is not None:  # as far to both sides
-        far = max(high / middle, middle / low, 10.0)
-        low, high = middle / far, middle * far
-    grey_below = colormaps[colours].with_extremes(bad="0.8", under="0.8")
+        low, high = middle / 100, middle * 100
+    with_grey = colormaps[colours].with_extremes(bad="0.8")
     shown = np.ma.masked_where(~(np.isfinite(table) & (table > 0)), table)
     image = ax.imshow(
-        shown, aspect="auto", cmap=grey_below, norm=LogNorm(low, max(high, low * 1.01)), interpolation="nearest"
+        shown, aspect="auto", cmap=with_grey, norm=LogNorm(low, max(high, low * 1.01)), interpolation="nearest"
     )
     places = np.unique(np.linspace(0, len(steps) - 1, 6).astype(int))
     ax.set_xticks(places, [f"{steps[i]:.0f}" for i in places], fontsize=8)
     ax.set_xlabel("step", fontsize=9)
     ax.set_title(label, fontsize=9)
-    figure.colorbar(image, ax=ax, pad=0.01)
+    figure.colorbar(image, ax=ax, pad=0.01, extend="neither" if middle is None else "both")

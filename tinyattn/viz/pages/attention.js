@@ -125,7 +125,8 @@ function drawItems() {
   data.items.forEach((item, i) => {
     const button = make("button", { type: "button", role: "radio", class: item.wrong ? "wrong" : "" });
     if (grid) button.append(make("img", { src: item.image, alt: "", class: data.colours ? "" : "grey" }));
-    button.append(make("span", {}, item.caption || (grid ? "image " + i : item.words.slice(0, 6).join(" "))));
+    if (!grid) button.append(make("em", {}, item.words.slice(0, 6).join(" ") + (item.words.length > 6 ? " \u2026" : "")));
+    if (item.caption) button.append(make("span", {}, item.caption));
     button.addEventListener("click", () => update({ item: i }));
     nav.append(button);
   });
@@ -320,7 +321,7 @@ byId("title").textContent = data.title;
 byId("unit").textContent = unit;
 document.querySelectorAll(".unit").forEach((element) => { element.textContent = unit; });
 byId("what").disabled = !data.gradients;
-document.body.className = grid ? "image" : "words";
+document.body.className = grid ? "of-patches" : "of-words";
 byId("note").textContent = data.note;
 drawItems();
 draw();
