@@ -171,6 +171,57 @@ def test_the_articles_model(images):
     assert maps.relevance().shape == (3, 144)
 
 
+class Decoder(nn.Module):
+    """Three learned queries look at the patches, then at each other; and experts are chosen by a softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.queries = nn.Linear(9, 8), nn.Parameter(ta.randn(1, 3, 8))
+        self.across = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.within = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.gate, self.head = nn.Linear(8, 5), nn.Linear(5, 4)
+
+    def forward(self, images):
+        x = self.embed(ta.as_tensor(images).float().reshape(-1, 4, 3, 4, 3).transpose(2, 3).reshape(-1, 16, 9))
+        q = self.across(self.queries.expand(len(x), 3, 8), x, x)[0]
+        q = self.within(q, q, q, need_weights=False)[0]
+        return self.head(F.softmax(self.gate(q), -1).mean(1))
+
+
+def test_what_cannot_be_followed_through_the_layers_is_still_shown(images):
+    maps = viz.attention(Decoder(), images)
+    assert [(layer.name, layer.weights.shape[1:]) for layer in maps.layers] == [
+        ("across", (2, 3, 16)),
+        ("within", (2, 3, 3)),
+    ]
+    assert maps.tokens == 16 and not maps.can_follow
+    with pytest.raises(ValueError, match=r"across 3 x 16, within 3 x 3.*one by one"):
+        maps.rollout()
+    assert [ax.get_ylabel() for ax in maps.figure().axes if ax.get_ylabel()] == ["across"]
+    assert '"rollout":null' in maps.html and '"within"' not in maps.html
+
+
+def test_windows_have_no_place_in_a_picture_of_the_whole(images):
+    def windows(x):
+        x = ta.as_tensor(x).reshape(-1, 2, 6, 2, 6).permute(0, 1, 3, 2, 4).reshape(-1, 2, 6, 6)
+        return F.scaled_dot_product_attention(x, x, x).sum((1, 2))
+
+    with pytest.raises(ValueError, match=r"weighs \(2, 2, 6, 6\) for a batch of one.*windows"):
+        viz.attention(windows, images, gradients=False)
+
+
+@pytest.mark.parametrize("masked", ["causal", "padding", "float"])
+def test_what_a_mask_hides_has_no_weight(masked):
+    layer = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    hide = {"causal": {"is_causal": True}, "padding": {"key_padding_mask": ta.tensor([[False] * 3 + [True] * 2])},
+            "float": {"attn_mask": ta.tensor(np.where(np.arange(25).reshape(5, 5) % 3, 0.0, -np.inf))}}[masked]  # fmt: skip
+    x = ta.rand(1, 5, 8, dtype=ta.float64)
+    maps = viz.attention(lambda x: layer(x, x, x, need_weights=False, **hide)[0].sum(1), x, words=["w"] * 5, target=0)
+    wanted = layer(x, x, x, need_weights=True, average_attn_weights=False, **hide)[1]
+    assert_allclose(maps.layers[0].weights, wanted.numpy(), **DOUBLE)
+    assert (maps.layers[0].gradient_x_attention[wanted.numpy() == 0] == 0).all() and (wanted.numpy() == 0).any()
+
+
 def test_a_module_called_twice_is_two_layers():
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
 
@@ -379,6 +430,28 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     page.wait(f"getComputedStyle(document.body).backgroundColor != '{light}'")
     page.click("#theme")
     assert page.run("getComputedStyle(document.body).backgroundColor") == light
+    assert page.problems == [] and page.requests == []
+
+
+@needs_chromium
+def test_a_class_token_is_a_button_of_its_own(browser, images, tmp_path):
+    layer, embed = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(9, 8)
+
+    def model(images):
+        x = embed(ta.as_tensor(images).float().mean(1).reshape(-1, 4, 3, 4, 3).transpose(2, 3).reshape(-1, 16, 9))
+        x = ta.cat([ta.ones(len(x), 1, 8), x], 1)
+        return layer(x, x, x, need_weights=False)[0][:, 0]
+
+    maps = viz.attention(model, np.repeat(images[:, None], 3, 1))  # in colour
+    page = browser.open(maps.save(tmp_path / "token.html"))
+    page.click("#token-0")
+    assert page.text("#token-0") == f"the class token: {shown(maps.layers[0].weights[0, 0, 0, 0])}"
+    assert page.text("#readout").startswith("the class token looks most at")
+    page.press("ArrowDown")
+    assert page.run("state.token") == 1 and page.text("#readout").startswith("Patch (0, 0) looks")
+    page.press("ArrowUp")
+    assert page.run("state.token") == 0
+    assert page.run("document.querySelector('#big img').naturalWidth") == 12
     assert page.problems == [] and page.requests == []
 
 

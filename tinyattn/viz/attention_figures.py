@@ -82,12 +82,14 @@ def rows_of(maps: AttentionMaps, item: int, token: int | None, what: str) -> lis
     """What to draw of one item: for each layer its name and a list of (title, (tokens,) values), and the summary."""
     rows = []
     for layer in maps.layers:
+        if layer.weights.shape[3] != maps.tokens:
+            continue  # it looks at something else than these tokens
         heads = (layer.gradient_x_attention if what == "gradient" else layer.weights)[item]  # (heads, queries, keys)
-        values = heads.mean(1) if token is None else heads[:, token]
+        values = heads.mean(1) if token is None or token >= heads.shape[1] else heads[:, token]
         named = [(f"head {h}", v) for h, v in enumerate(values)]
         rows.append((layer.name, [*named, ("mean", values.mean(0))] if len(named) > 1 else named))
     summary = []
-    if maps.layers:
+    if maps.layers and maps.can_follow:
         rollout = maps.rollout()[item]
         summary = [("rollout, answer", maps.where_it_looked()[item])]
         if token is not None:
@@ -97,10 +99,10 @@ def rows_of(maps: AttentionMaps, item: int, token: int | None, what: str) -> lis
         first = "pooling" if what == "attention" else "pooling, by gradient"
         names = [first] if len(heads) == 1 else [f"{first}, head {h}" for h in range(len(heads))]
         summary += list(zip(names, heads, strict=True))
-    if maps.has_gradients:
+    if maps.has_gradients and maps.can_follow:
         spoke = f"spoke for {maps.target[item]}" if maps.target is not None else "spoke for the target"
         summary.append((spoke, maps.relevance()[item]))
-    return [*rows, ("in all", summary)]
+    return [*rows, ("in all", summary)] if summary else rows
 
 
 def _over_image(maps: AttentionMaps, item: int, token: int | None, what: str) -> Any:
@@ -127,14 +129,9 @@ def _over_image(maps: AttentionMaps, item: int, token: int | None, what: str) ->
     first.set_title("the image", fontsize=8)
     if token is not None:
         outline(first, grid, token)
-        where = (
-            "the class token"
-            if token < grid.extra
-            else "patch ({}, {})".format(*divmod(token - grid.extra, grid.columns))
-        )
-        first.set_xlabel(where, fontsize=8)
+        first.set_xlabel(grid.name(token), fontsize=8)
     kind = "gradient x attention" if what == "gradient" else "attention"
-    of = "of the outlined patch" if token is not None else "of all patches, on average"
+    of = "of all patches, on average" if token is None else f"of {grid.name(token)}"
     figure.suptitle(": ".join(filter(None, (maps.title, caption(maps, item), f"{kind} {of}"))), fontsize=10)
     return figure
 

@@ -29,6 +29,12 @@ class Grid:
         """Left, right, bottom, top of all cells together, as matplotlib's imshow has it."""
         return self.cells[0, 0], self.cells[-1, 2], self.cells[-1, 3], self.cells[0, 1]
 
+    def name(self, token: int) -> str:
+        """What people call a token: "patch (2, 3)"."""
+        if token < self.extra:
+            return "the class token" if self.extra == 1 else f"extra token {token}"
+        return "patch ({}, {})".format(*divmod(token - self.extra, self.columns))
+
     def place(self, values: Any) -> Any:
         """Values of all tokens (..., tokens) as a map (..., rows, columns), without the extra tokens."""
         return values[..., self.extra :].reshape(*values.shape[:-1], self.rows, self.columns)
@@ -44,15 +50,16 @@ def grid_of(model: Any, size: tuple[int, int], tokens: int, shape: tuple[int, in
     if shape is None and index is not None and len(index) == tokens:
         return _grid_of_index(index.numpy(), size, getattr(model, "patch_padding", 0))
     height, width = size
+    given = shape is not None
     if shape is None:
         side = math.isqrt(tokens)
         shape = (height, width) if tokens in (height * width, height * width + 1) else (side, side)
     rows, columns = shape
     extra = tokens - rows * columns
-    if rows < 1 or columns < 1 or extra not in (0, 1):
+    if rows < 1 or columns < 1 or not 0 <= extra <= (max(shape) if given else 1):
         raise ValueError(
-            f"attention: {tokens} tokens do not make a grid of {rows} x {columns} patches, with or without one class "
-            "token ahead; pass grid=(rows, columns), or words= for tokens that are no patches"
+            f"attention: {tokens} tokens do not make a grid of {rows} x {columns} patches with a class token or a few "
+            "more ahead; pass grid=(rows, columns), or words= for tokens that are no patches"
         )
     top, left = np.divmod(np.arange(rows * columns), columns)
     boxes = np.stack([left, top, left + 1, top + 1], 1) * np.tile([width / columns, height / rows], 2)

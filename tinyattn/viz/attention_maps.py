@@ -50,8 +50,8 @@ class AttentionMaps:
 
     @property
     def tokens(self) -> int:
-        """How many tokens there are to look at."""
-        return int((self.pooling or self.layers[-1]).weights.shape[-1])
+        """How many tokens there are to look at: the most that any layer has."""
+        return max(int(layer.weights.shape[-1]) for layer in self.every_layer)
 
     @property
     def has_gradients(self) -> bool:
@@ -68,6 +68,13 @@ class AttentionMaps:
         """The softmax of the scores, (batch, classes)."""
         e = np.exp(self.scores - self.scores.max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
+
+    @property
+    def can_follow(self) -> bool:
+        """Whether one row of tokens goes from layer to layer, so that rollout and relevance mean something."""
+        return all(layer.weights.shape[3] == self.tokens for layer in self.every_layer) and all(
+            layer.weights.shape[2] == self.tokens for layer in self.layers
+        )
 
     # --- through all layers ---
 
@@ -107,13 +114,12 @@ class AttentionMaps:
         return product.mean(1) if self.read_from == "mean" else product[:, self.read_from]
 
     def _square(self) -> list[AttentionLayer]:
-        for layer in self.every_layer:
-            rows, columns = layer.weights.shape[2:]
-            if columns != self.tokens or rows not in (columns, 1):
-                raise ValueError(
-                    f"attention: {layer.name} has {rows} queries and {columns} keys, and rollout follows one row of "
-                    f"{self.tokens} tokens from layer to layer; look at the layers one by one"
-                )
+        if not self.can_follow:
+            shapes = ", ".join("{} {} x {}".format(layer.name, *layer.weights.shape[2:]) for layer in self.every_layer)
+            raise ValueError(
+                f"attention: the layers have queries x keys {shapes}, and rollout follows one row of {self.tokens} "
+                "tokens from layer to layer; look at them one by one"
+            )
         return self.layers
 
     # --- pictures ---
@@ -192,7 +198,7 @@ def attention(
     for i in range(count):
         row = [x[i : i + 1] if hasattr(x, "ndim") and x.ndim and len(x) == count else x for x in rows]
         found.append(record(model, row, _score(targets[i], chosen) if gradients else None))
-    layers = _stacked([layers for _, layers in found])
+    layers = _of_tokens(_stacked([layers for _, layers in found]))
     outputs = [output for output, _ in found]
     plain = all(isinstance(x, Tensor) and x.ndim == 2 for x in outputs)
     scores = np.concatenate([x.numpy() for x in outputs]) if plain else None
@@ -245,10 +251,18 @@ def _stacked(runs: list[list[AttentionLayer]]) -> list[AttentionLayer]:
     layers = []
     for calls in zip(*runs, strict=True):
         slopes = None if calls[0].gradients is None else np.concatenate([call.gradients for call in calls])
-        layers.append(AttentionLayer(calls[0].name, np.concatenate([call.weights for call in calls]), slopes))
-        if not all(np.isfinite(x).all() for x in (layers[-1].weights, slopes) if x is not None):
+        weights = np.concatenate([call.weights for call in calls])
+        layers.append(AttentionLayer(calls[0].name, weights, slopes, calls[0].by_softmax))
+        if not all(np.isfinite(x).all() for x in (weights, slopes) if x is not None):
             raise ValueError(f"attention: NaN or infinities in {calls[0].name}; ta.detect_anomaly finds where from")
     return layers
+
+
+def _of_tokens(layers: list[AttentionLayer]) -> list[AttentionLayer]:
+    """Without softmaxes over something else, such as experts or classes."""
+    sure = [layer for layer in layers if not layer.by_softmax] or layers
+    tokens = max(layer.weights.shape[3] for layer in sure)
+    return [layer for layer in layers if not layer.by_softmax or layer.weights.shape[3] == tokens]
 
 
 def _as_rows(x: Any) -> Any:

@@ -47,7 +47,7 @@ def framed(text: str) -> str:
 
 
 def _content(maps: AttentionMaps) -> dict[str, Any]:
-    gradients, rollout = maps.has_gradients, _rollout(maps)
+    gradients, follow = maps.has_gradients, maps.can_follow
     grid = maps.grid
     return {
         "title": maps.title or "Where the model looks",
@@ -68,20 +68,12 @@ def _content(maps: AttentionMaps) -> dict[str, Any]:
                 "attention": _packed(layer.weights),
                 "gradient": _packed(layer.gradient_x_attention) if gradients else None,
             }
-            for layer in maps.every_layer
+            for layer in maps.every_layer if layer.weights.shape[3] == maps.tokens
         ],
-        "rollout": None if rollout is None else _packed(rollout),
-        "answer": None if rollout is None else _packed(maps.where_it_looked()),
-        "relevance": _packed(maps.relevance()) if gradients and (rollout is not None or not maps.layers) else None,
+        "rollout": _packed(maps.rollout()) if follow and maps.layers else None,
+        "answer": _packed(maps.where_it_looked()) if follow and maps.layers else None,
+        "relevance": _packed(maps.relevance()) if follow and gradients else None,
     }  # fmt: skip
-
-
-def _rollout(maps: AttentionMaps) -> Any:
-    """None where there is nothing to follow through layers, or no way to."""
-    try:
-        return maps.rollout() if maps.layers else None
-    except ValueError:
-        return None
 
 
 def _item(maps: AttentionMaps, i: int) -> dict[str, Any]:

@@ -26,12 +26,14 @@ class AttentionLayer:
     """One call of attention: who looked at whom, in every head.
 
     name: the path of the module, "blocks.0.attention". weights: (batch, heads, queries, keys), where a
-    pooling is a single query. gradients: of the class score with respect to them, or None.
+    pooling is a single query. gradients: of the class score with respect to them, or None. by_softmax: whether it
+    was known by its softmax alone, so that it may be no attention at all.
     """
 
     name: str
     weights: Any
     gradients: Any = None
+    by_softmax: bool = False
 
     @property
     def is_pooling(self) -> bool:
@@ -84,12 +86,17 @@ class _Call:
             keep = self.inputs[5] if self.op.name == "attention" else None
             if keep is not None:  # dropout of the weights, asked for by hand
                 gradients = gradients * keep.data
-        shape = weights.shape if weights.ndim > 2 else (1, *weights.shape)
-        as_heads = (1, -1, *shape[-2:])  # of one image, every axis ahead is one of heads
+        if sum(n != 1 for n in weights.shape[:-2]) > 1:
+            raise ValueError(
+                f"attention: {self.where} weighs {tuple(weights.shape)} for a batch of one, so it attends within "
+                "windows or groups, and these maps have no place in a picture of the whole"
+            )
+        as_heads = (1, -1, *((1, *weights.shape)[-2:]))  # of one input, every axis ahead is one of heads
         return AttentionLayer(
             self.where,
             np.array(weights.data).reshape(as_heads),
             None if gradients is None else np.broadcast_to(gradients, weights.shape).reshape(as_heads),
+            self.op.name == "softmax",
         )
 
 

@@ -47,22 +47,22 @@ def confusion_figure(labels: Any, predicted: Any, names: Sequence[str] | None = 
         raise ValueError("confusion: there are no predictions to draw")
     names = [str(k) for k in range(n)] if names is None else names
     wrong = matrix * (1 - np.eye(n, dtype=int))
-    side = 0.42 * n + 1.6
+    side = 0.42 * min(n, 20) + 1.6  # with more classes than 20, colours tell more than numbers
     figure = new_figure(side + 0.3, side)
     ax = figure.subplots()
     ax.imshow(np.sqrt(wrong), cmap="Reds", vmax=1.25 * max(np.sqrt(wrong).max(), 1.0))
     for (i, j), count in np.ndenumerate(matrix):
         if i == j:
             ax.add_patch(_square(j, i))
-        if count:
+        if count and n <= 20:
             dark = wrong[i, j] > 0.5 * max(wrong.max(), 1)
             ax.text(j, i, str(count), ha="center", va="center", fontsize=8, color="white" if dark else "0.15")
     recall, precision = (_percent(np.diag(matrix), matrix.sum(axis)) for axis in (1, 0))
-    for k in range(n):
+    for k in range(n if n <= 20 else 0):
         ax.text(n - 0.35, k, recall[k], va="center", fontsize=8, color="0.4")
-        ax.text(k, n - 0.35, precision[k], ha="center", va="top", fontsize=7 if n < 16 else 5, color="0.4")
-    ax.set_xticks(range(n), names, fontsize=9)
-    ax.set_yticks(range(n), names, fontsize=9)
+        ax.text(k, n - 0.35, precision[k], ha="center", va="top", fontsize=7 if n < 12 else 5, color="0.4")
+    for set_ticks in (ax.set_xticks, ax.set_yticks):
+        set_ticks(range(0, n, -(-n // 20)), names[:: -(-n // 20)], fontsize=9)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.set(
         xlabel="was taken for; below, the share of these answers that was right", ylabel="is a", xlim=(-0.5, n + 0.6)

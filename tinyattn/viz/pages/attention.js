@@ -87,7 +87,7 @@ function number(value, share) {
 }
 function tokenName(token) {
   if (!grid) return "\u201c" + data.items[state.item].words[token] + "\u201d";
-  if (token < grid.extra) return "the class token";
+  if (token < grid.extra) return grid.extra === 1 ? "the class token" : "extra token " + token;
   const place = token - grid.extra;
   return "(" + Math.floor(place / grid.columns) + ", " + (place % grid.columns) + ")";
 }
@@ -199,13 +199,13 @@ function drawBig(cell) {
   if (state.token !== null && state.token >= grid.extra) svg.append(frame(grid.boxes[state.token - grid.extra], { class: "box" }));
   box.append(svg);
   const parts = [box];
-  if (grid.extra) {
-    const token = make("button", { type: "button", id: "extra", "aria-selected": state.token === 0 }, "class token: " + number(cell.values[0], cell.share));
-    token.style.background = css(cell.values[0], most);
-    token.addEventListener("click", () => update({ token: state.token === 0 ? null : 0 }));
-    parts.unshift(token);
-  }
-  big.replaceChildren(...parts);
+  const extras = Array.from({ length: grid.extra }, (_, token) => {
+    const button = make("button", { type: "button", class: "extra", id: "token-" + token, tabindex: -1, "aria-selected": token === state.token }, tokenName(token) + ": " + number(cell.values[token], cell.share));
+    button.style.background = css(cell.values[token], most);
+    button.addEventListener("click", () => update({ token: token === state.token ? null : token }));
+    return button;
+  });
+  big.replaceChildren(...extras, ...parts);
 }
 
 function drawReadout(row, cell) {
@@ -254,7 +254,7 @@ function draw() {
 }
 
 function update(change) {
-  const focus = byId("all").contains(document.activeElement) ? "#all [tabindex='0']" : document.activeElement.id === "extra" ? "#extra" : null;
+  const focus = byId("all").contains(document.activeElement) ? "#all [tabindex='0']" : byId("big").contains(document.activeElement) ? "#big" : null;
   Object.assign(state, change);
   draw();
   if (focus) document.querySelector(focus)?.focus();
@@ -267,9 +267,12 @@ const within = (value, count) => Math.max(0, Math.min(count - 1, value));
 
 function moveToken(down, right) {
   const extra = grid ? grid.extra : 0, columns = grid ? grid.columns : data.tokens, lines = grid ? grid.rows : 1;
-  if (state.token === null || state.token < extra) return update({ token: extra });
+  if (state.token === null) return update({ token: 0 });
+  if (state.token < extra) { // from one extra token to the next, and then to the first patch
+    return update({ token: down > 0 ? extra : within(state.token + right, data.tokens) });
+  }
   const at = state.token - extra, y = Math.floor(at / columns), x = at % columns;
-  if (extra && y === 0 && down < 0) return update({ token: 0 });
+  if (extra && y === 0 && down < 0) return update({ token: extra - 1 });
   update({ token: extra + within(y + down, lines) * columns + within(x + right, columns) });
 }
 
