@@ -226,6 +226,18 @@ def test_the_profile_tells_its_own_time_and_takes_little(step):
     assert p.total.seconds + p.overhead <= p.seconds
 
 
+def test_a_loss_that_is_a_module_is_not_part_of_the_model():
+    model, loss = nn.Sequential(nn.Linear(4, 3)), nn.CrossEntropyLoss()
+    with ta.profile() as p:
+        loss(model(ta.rand(2, 4)), ta.tensor([0, 1])).backward()
+        assert p.seconds > 0  # so far
+    modules = p.by_module
+    assert list(modules) == ["", "0", "CrossEntropyLoss"]
+    assert modules["0"].calls == modules[""].calls == 1 and modules["0"].backward > 0
+    assert modules[""].seconds + modules["CrossEntropyLoss"].seconds <= p.total.seconds
+    assert "\n  CrossEntropyLoss " in str(p) and "\n    0 " in str(p)
+
+
 def test_no_array_is_retained(step):
     x = ta.rand(50, 50, requires_grad=True)
     with ta.profile() as p:
@@ -234,9 +246,12 @@ def test_no_array_is_retained(step):
         y.sum().backward()
         del y
     assert gone() is None and len(p.events) > 5
-    used = weakref.ref(x.data)
-    del x
-    assert used() is None
+    layer = nn.Linear(50, 50)
+    with p:
+        layer(x)
+    used = [weakref.ref(x.data), weakref.ref(layer.weight.data)]
+    del x, layer
+    assert [ref() for ref in used] == [None, None]
 
 
 # --- threads ---

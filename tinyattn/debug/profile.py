@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from tinyattn import backends
 from tinyattn.debug.describe import array_of
@@ -51,6 +52,7 @@ class Profile(Observer, ProfileReport):
         self._entered: list[int] = []
         self._here = _Thread()
         self._shapes: dict[int, Sequence[Shape | None]] = {}  # of the inputs of each node, for the way back
+        self._names: WeakKeyDictionary[Any, tuple[str, dict[int, str]]] = WeakKeyDictionary()  # by outermost module
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -82,9 +84,10 @@ class Profile(Observer, ProfileReport):
         if node is not None:
             self._shapes[node.id] = shapes
         number = None if node is None else node.id
-        self._note(ProfileEvent("forward", op.name, modules, number, call.start, now - call.start,
+        module, root = self._place(modules)
+        self._note(ProfileEvent("forward", op.name, module, number, call.start, now - call.start,
                                 now - call.start - call.inside, threading.get_ident(), moved, flops, shapes, site,
-                                len(self._here.open)))  # fmt: skip
+                                len(self._here.open), root))  # fmt: skip
         self._close(now)
 
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
@@ -97,7 +100,7 @@ class Profile(Observer, ProfileReport):
         if node.op is None and here.walk is not None and here.walk is current_walk.get():
             # the gradient of a leaf has just been added to its .grad
             took = now - here.mark
-            self._note(ProfileEvent("backward", "accumulate", (), node.id, here.mark, took, took,
+            self._note(ProfileEvent("backward", "accumulate", None, node.id, here.mark, took, took,
                                     threading.get_ident(), _nbytes(g), 0, [tuple(node.shape)], None,
                                     len(here.open)))  # fmt: skip
         here.event = None
@@ -115,9 +118,10 @@ class Profile(Observer, ProfileReport):
         needed = [edge is not None for edge in node.edges]
         flops = backward_flops(node.op.name, shapes, tuple(node.shape), {**node.op.options, **node.options}, needed)
         moved = 0 if node.op.view else _nbytes(g, *gradients, *(node.saved or {}).values())
-        here.event = ProfileEvent("backward", node.op.name, node.modules, node.id, call.start, now - call.start,
+        module, root = self._place(node.modules)
+        here.event = ProfileEvent("backward", node.op.name, module, node.id, call.start, now - call.start,
                                   now - call.start - call.inside, threading.get_ident(), moved, flops, shapes,
-                                  node.site, len(here.open))  # fmt: skip
+                                  node.site, len(here.open), root)  # fmt: skip
         self._note(here.event)
         self._close(now)
 
@@ -137,10 +141,22 @@ class Profile(Observer, ProfileReport):
             return
         moved = sum(_nbytes(p, p, p.grad) for group in optimizer.param_groups for p in group["params"])
         moved += 2 * sum(_nbytes(*state.values()) for state in optimizer.state.values())
-        self._note(ProfileEvent("step", f"{type(optimizer).__name__}.step", (), None, call.start, now - call.start,
+        self._note(ProfileEvent("step", f"{type(optimizer).__name__}.step", None, None, call.start, now - call.start,
                                 now - call.start - call.inside, threading.get_ident(), moved, None, [], None,
                                 len(self._here.open)))  # fmt: skip
         self._close(now)
+
+    def _place(self, modules: tuple[Any, ...]) -> tuple[str | None, str]:
+        """The path of the last of nested modules, and what it begins with in other outermost modules than the first."""
+        if not modules:
+            return None, ""
+        root, last = modules[0], modules[-1]
+        if root not in self._names:
+            start = type(root).__name__ if self._names else ""
+            paths = {id(m): ".".join(filter(None, (start, name))) for name, m in root.named_modules()}
+            self._names[root] = start, paths
+        start, paths = self._names[root]
+        return paths.get(id(last), type(last).__name__), start
 
     # --- the clock ---
 

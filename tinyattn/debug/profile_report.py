@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 from tinyattn.debug.memory_report import size
@@ -19,14 +20,16 @@ __all__ = ["ProfileEvent", "ProfileReport", "ProfileRow"]
 class ProfileEvent:
     """One call: "forward" or "backward" of an operation, or a "step" of an optimizer.
 
-    start: nanoseconds of time.perf_counter_ns(). duration: nanoseconds; own: without the calls within it. node:
-    the id of what was recorded, None if nothing was. bytes: read and written; 0 for views. flops: None where
-    nobody knows. depth: how many calls it ran within. operation "accumulate": adding to the .grad of a leaf.
+    operation: its name; "accumulate" is adding to the .grad of a leaf. module: the path of the innermost module,
+    None outside of all; in other than the first of the outermost modules it begins with the class of that one.
+    node: the id of what was recorded, None if nothing was. start: in nanoseconds of time.perf_counter_ns(); duration,
+    and own, without the calls within it. bytes: read and written; 0 for views. flops: None where nobody knows. shapes:
+    of the inputs. depth: how many calls it ran within.
     """
 
     phase: str
     operation: str
-    modules: tuple[Any, ...]
+    module: str | None
     node: int | None
     start: int
     duration: int
@@ -37,6 +40,7 @@ class ProfileEvent:
     shapes: Sequence[tuple[int, ...] | None]
     site: Site | None
     depth: int
+    root: str = ""  # the class of the outermost module, "" for the first of them
 
 
 @dataclass(slots=True)
@@ -75,11 +79,12 @@ class ProfileReport:
     events: list[ProfileEvent]
     wall: int
     overhead_ns: int
+    _entered: list[int]
 
     @property
     def seconds(self) -> float:
-        """The time that passed inside of the `with`."""
-        return self.wall / 1e9
+        """The time that passed inside of the `with`, so far if it is not over."""
+        return (self.wall + (perf_counter_ns() - self._entered[0] if self._entered else 0)) / 1e9
 
     @property
     def overhead(self) -> float:
@@ -101,10 +106,10 @@ class ProfileReport:
     def by_module(self) -> dict[str, ProfileRow]:
         """Path of the module -> the calls in it and in its submodules, in the order in which they first ran.
 
-        "" is the outermost module; what ran outside of any is in none of them.
+        "" is the outermost module, the first that ran; paths in another one, such as a loss, begin with its class.
+        What ran outside of any module is in none of them.
         """
-        paths = Paths()
-        return self._sums((path, event) for event in self.events for path in paths.up(event))
+        return self._sums((path, event) for event in self.events for path in _up(event))
 
     @property
     def by_node(self) -> dict[int, ProfileRow]:
@@ -122,7 +127,7 @@ class ProfileReport:
     # --- as text ---
 
     def table(self, rows: int = 20) -> str:
-        """Time, calls, bytes and FLOPs by operation and by module, as text."""
+        """Time, calls, bytes and FLOPs by operation, the longest first, and by module, as text."""
         if not self.events:
             return "profile: no operation ran"
         total = self.total
@@ -138,13 +143,13 @@ class ProfileReport:
             lines.append(
                 f"  and {len(operations) - rows} more with {duration(sum(r.seconds for r in operations[rows:]))}"
             )
-        modules = [("  " * (1 + path.count(".")) * bool(path) + (path.rpartition(".")[2] or "(the model)"), row)
-                   for path, row in self.by_module.items()]  # fmt: skip
-        if modules:
-            head = ("module, with what is in it", *_HEAD[1:])
-            cells = [head, *((name, *_cells(row, total.seconds)[1:]) for name, row in modules)]
-            lines += ["", *_columns(cells)]
-        return "\n".join(lines)
+        roots = {event.root for event in self.events}
+        cells = [("module, with what is in it", *_HEAD[1:])]
+        for path, row in self.by_module.items():
+            above = path.count(".") + (path.partition(".")[0] not in roots)
+            name = "  " * above + (path.rpartition(".")[2] or "(the model)")
+            cells.append((name, *_cells(row, total.seconds)[1:]))
+        return "\n".join([*lines, "", *_columns(cells)] if cells[1:] else lines)
 
     def __str__(self) -> str:
         return self.table()
@@ -160,7 +165,7 @@ class ProfileReport:
         return path
 
     def _trace(self) -> Iterator[dict[str, Any]]:
-        paths, first = Paths(), min((event.start for event in self.events), default=0)
+        first = min((event.start for event in self.events), default=0)
         threads = {thread: i for i, thread in enumerate(dict.fromkeys(event.thread for event in self.events))}
         for i in threads.values():
             name = "main" if i == 0 else f"worker {i}"
@@ -171,10 +176,10 @@ class ProfileReport:
                 forward[event.node] = event
         for thread, i in threads.items():
             own = sorted((e for e in self.events if e.thread == thread), key=lambda e: (e.start, -e.duration))
-            for name, start, end in _module_spans([e for e in own if e.depth == 0], paths):
+            for name, start, end in _module_spans([e for e in own if e.depth == 0]):
                 yield _slice(name, "module", start - first, end - start, i)
             for event in own:
-                facts = {"phase": event.phase, "module": paths.of(event), "shapes": str([*event.shapes]),
+                facts = {"phase": event.phase, "module": event.module or "", "shapes": str([*event.shapes]),
                          "bytes": event.bytes, "FLOPs": event.flops, "line": str(event.site or "")}  # fmt: skip
                 yield _slice(event.operation, event.phase, event.start - first, event.duration, i, facts)
                 came = forward.get(event.node) if event.phase == "backward" and event.node is not None else None
@@ -184,31 +189,16 @@ class ProfileReport:
                     yield {**arrow, "ph": "f", "bp": "e", "ts": (event.start - first) / 1e3, "tid": i}
 
 
-class Paths:
-    """The paths of modules, each looked up once."""
-
-    def __init__(self) -> None:
-        self._roots: dict[int, dict[int, str]] = {}
-
-    def of(self, event: ProfileEvent) -> str:
-        """ "blocks.0.attention"; "" for the outermost module and outside of all."""
-        if not event.modules:
-            return ""
-        root, last = event.modules[0], event.modules[-1]
-        if id(root) not in self._roots:
-            self._roots[id(root)] = {id(module): name for name, module in root.named_modules()}
-        return self._roots[id(root)].get(id(last), type(last).__name__)
-
-    def up(self, event: ProfileEvent) -> list[str]:
-        """The outermost module and every one on the way to where `event` ran; none outside of modules."""
-        if not event.modules:
-            return []
-        path = self.of(event)
-        parts = path.split(".") if path else []
-        return ["", *(".".join(parts[: i + 1]) for i in range(len(parts)))]
+def _up(event: ProfileEvent) -> list[str]:
+    """The outermost module and every one on the way down: "", "blocks", "blocks.0"; none outside of modules."""
+    if event.module is None:
+        return []
+    parts = event.module.split(".") if event.module else []
+    paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return paths if event.root else ["", *paths]
 
 
-def _module_spans(events: list[ProfileEvent], paths: Paths) -> Iterator[tuple[str, int, int]]:
+def _module_spans(events: list[ProfileEvent]) -> Iterator[tuple[str, int, int]]:
     """From when to when each module ran: neighbouring calls of one phase that share it, outer ones first."""
     open_spans: list[tuple[str, str, int]] = []  # (phase, path, start)
     end = 0
@@ -219,7 +209,7 @@ def _module_spans(events: list[ProfileEvent], paths: Paths) -> Iterator[tuple[st
             yield f"{path or 'model'}{' (backward)' if phase == 'backward' else ''}", start, end
 
     for event in events:
-        up = [(event.phase, path) for path in paths.up(event)]
+        up = [(event.phase, path) for path in _up(event)]
         keep = 0
         while keep < min(len(up), len(open_spans)) and open_spans[keep][:2] == up[keep]:
             keep += 1
