@@ -144,7 +144,7 @@ class ProfileReport:
                 f"  and {len(operations) - rows} more with {duration(sum(r.seconds for r in operations[rows:]))}"
             )
         roots = {event.root for event in self.events}
-        cells = [("module, with what is in it", *_HEAD[1:])]
+        cells: list[tuple[str, ...]] = [("module, with what is in it", *_HEAD[1:])]
         for path, row in self.by_module.items():
             above = path.count(".") + (path.partition(".")[0] not in roots)
             name = "  " * above + (path.rpartition(".")[2] or "(the model)")
