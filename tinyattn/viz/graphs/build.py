@@ -39,7 +39,14 @@ class Builder:
         self.nodes: dict[Node, int] = {}
         self.leaves: dict[Node, int] = {}  # those of `nodes` where a walk may end
         self.rules: dict[str, dict[str, str]] = {}
+        self._roots: set[int] = set()  # modules whose names are known
         self._tensors: dict[int, tuple[Any, int]] = {}  # by id, with the array it had
+
+    def know_names_of(self, root: Module) -> None:
+        """From now on, the parameters and buffers of a module are called by their paths in it."""
+        if id(root) not in self._roots:
+            self._roots.add(id(root))
+            self.names |= names_in([root], {})
 
     # --- what goes in ---
 
@@ -83,6 +90,12 @@ class Builder:
         if x.node is not None:
             self.nodes[x.node] = index
         self._tensors[id(x)] = self._tensors[id(x.data)] = (x.data, index)
+
+    def call(self, x: Tensor, name: str) -> None:
+        """`x` is called `name`, if an operation made it and nobody has called it anything yet."""
+        array, index = self._tensors.get(id(x), (None, -1))
+        if array is x.data and self.vertices[index].name == self.vertices[index].op:
+            self.vertices[index].name = name
 
     # --- operations ---
 

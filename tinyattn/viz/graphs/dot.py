@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from tinyattn.viz.graphs.arrays import summary
-from tinyattn.viz.graphs.fold import Item, View, Wire, chain
+from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
@@ -43,8 +43,7 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
         )
     sub: defaultdict[int, list[int]] = defaultdict(list)
     for box in seen.open:
-        sub[trace.boxes[box].parent].append(box)
-    inside = Counter(b for item in seen.of for b in ([item.number] if item.kind == "box" else []))
+        sub[frame_of(trace.boxes, trace.boxes[box].parent)].append(box)
     stack: list[tuple[int, str]] = [(-1, "")]  # (box, what to say instead)
     while stack:
         box, text = stack.pop()
@@ -53,69 +52,80 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
             continue
         indent = "  " * (1 + len(chain(trace.boxes, box)))
         if box >= 0:
-            lines.append(_cluster(trace.boxes[box], indent))
+            lines.append(_cluster(trace.boxes, trace.boxes[box], indent))
             stack.append((-1, indent[2:] + "}\n"))
         for item in children[box]:
-            label = _label(trace, item, inside[item.number], stats, times)
+            label = _label(trace, item, stats, times)
             lines.append(f"{indent}{_name(item)} [{label}];\n")
         stack += [(inner, "") for inner in reversed(sub[box])]
     lines += [_wire(trace, wire) for wire in seen.wires]
     return "".join(lines) + "}\n"
 
 
-def _cluster(box: Box, indent: str) -> str:
-    dashed = ",dashed" if box.kind in ("repeat", "definition") else ""
-    colours = 'fillcolor="#f8fafc", color="#94a3b8"' if box.kind != "repeat" else 'fillcolor="#eef2ff", color="#6366a8"'
+def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
+    repeated = name_of(boxes, box)[1] > 0
+    fill, line = ("#eef0fc", "#7377b8") if repeated else ("#f6f8fb", "#b6c2d1")
+    dashed = ",dashed" if repeated or box.kind == "definition" else ""
     return (
         f"{indent[2:]}subgraph cluster_{box.index} {{\n"
-        f'{indent}label={box_title(box)}; style="rounded,filled{dashed}"; {colours.replace(", ", "; ")}; margin=10;\n'
+        f'{indent}label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
+        f'fontcolor="#0f172a"; labelloc=t; margin=10;\n'
     )
 
 
-def box_title(box: Box) -> str:
-    """The heading of a box, as an HTML-like label."""
-    times = f" <b>×{len(box.members)}</b>" if box.members else ""
-    kind = f'  <font color="#64748b">{_escape(box.type)}</font>' if box.type and box.type != box.name else ""
-    kind = '  <font color="#64748b">definition</font>' if box.kind == "definition" else kind
-    return f"<<b>{_escape(box.name)}</b>{times}{kind}>"
+def heading(boxes: list[Box], box: Box) -> str:
+    """The name of a box, how many it stands for, and its type, as an HTML-like label."""
+    name, times = name_of(boxes, box)
+    count = f' <font color="#7377b8"><b>×{times}</b></font>' if times else ""
+    kind = box.type if box.type != box.name else ""
+    kind = "definition" if box.kind == "definition" else kind
+    return f"<b>{_escape(name)}</b>{count}" + (f'  <font color="#64748b">{_escape(kind)}</font>' if kind else "")
 
 
-def _label(trace: Trace, item: Item, vertices: int, stats: bool, times: bool) -> str:
+def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
     if item.kind == "box":
-        return _box_label(trace, item.number, vertices, times)
+        return _box_label(trace, item.number, times)
     vertex = trace.vertices[item.number]
     look = "output" if vertex.output and vertex.kind == "operation" else vertex.kind
-    rows = [f"<b>{_escape(title(vertex))}</b>"]
+    if is_brief(vertex) and not stats and not times:
+        words = [f"<b>{vertex.op}</b>", *_small(option_text(vertex)), *_small(shape_text(vertex.shape))]
+        return f"label=<{'  '.join(words)}>, {_style(look, vertex.recorded)}"
+    rows = [f"<b>{_escape(_title_in(trace.boxes, vertex))}</b>"]
     if vertex.is_operation:
-        text = formula_text(vertex)
-        rows += [f"<i>{_escape(text)}</i>"] if text else []
+        rows += [_formula_row(vertex)] if formula_text(vertex) + option_text(vertex) else []
     if vertex.kind == "failed":
         sources = [f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs]
         rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in _wrapped(vertex.error)]
     else:
-        rows.append(
-            f'<font point-size="9">{_escape(shape_text(vertex.shape))} {vertex.dtype}, {size_text(vertex.bytes)}</font>'
-        )
-    extra = [
-        *(_stats(trace, vertex) if stats else []),
-        *([time_text(vertex.seconds)] if times and vertex.seconds else []),
-    ]
-    rows += [f'<font point-size="9">{_escape(row)}</font>' for row in extra]
+        rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
+    rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
+    rows += _small(time_text(vertex.seconds)) if times and vertex.seconds else []
     return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
 
 
-def _box_label(trace: Trace, index: int, vertices: int, times: bool) -> str:
+def _box_label(trace: Trace, index: int, times: bool) -> str:
     box = trace.boxes[index]
     members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
-    operations = sum(v.is_operation for v in members)
     size = sum(_elements(v) for v in members if v.kind == "parameter")
-    rows = [f"<b>{_escape(box.name)}</b>"]
-    rows += [f"<i>{_escape(box.type)}</i>"] if box.type and box.type != box.name else []
-    words = [f"{operations} operation{'s' * (operations != 1)}"] + [f"{size:,} parameters"] * (size > 0)
-    rows.append(f'<font point-size="9">{", ".join(words)}</font>')
+    rows, own = [heading(trace.boxes, box)], [v for v in members if v.is_operation]
+    if len(own) == 1:  # a Linear layer is its operation
+        rows += [_formula_row(own[0])] if formula_text(own[0]) + option_text(own[0]) else []
+        rows += _small(shape_text(own[0].shape) + f", {size:,} parameters" * (size > 0))
+    else:
+        words = [f"{len(own)} operation{'s' * (len(own) != 1)}"] + [f"{size:,} parameters"] * (size > 0)
+        rows += _small(", ".join(words))
     if times:
-        rows.append(f'<font point-size="9">{time_text(sum(v.seconds for v in members))}</font>')
-    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}, peripheries=2"
+        rows += _small(time_text(sum(v.seconds for v in members)))
+    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (len(own) != 1)}"
+
+
+def _formula_row(vertex: Vertex) -> str:
+    parts = [f"<i>{_escape(formula_text(vertex))}</i>"] if formula_text(vertex) else []
+    return "  ".join(parts + _small(option_text(vertex)))
+
+
+def _small(text: str) -> list[str]:
+    return [f'<font point-size="9">{_escape(text)}</font>'] if text else []
 
 
 def _style(look: str, recorded: bool) -> str:
@@ -157,30 +167,43 @@ def title(vertex: Vertex) -> str:
     return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
 
 
+def _title_in(boxes: list[Box], vertex: Vertex) -> str:
+    """A parameter's name inside its module, "weight"; all of it elsewhere."""
+    path = boxes[vertex.box].path if vertex.box >= 0 else ""
+    return title(vertex).removeprefix(f"{path}.") if path else title(vertex)
+
+
+def is_brief(vertex: Vertex) -> bool:
+    """Whether a line says it all: an operation that moves elements about, and has no name of its own."""
+    return vertex.op in _MOVES and vertex.name == vertex.op and vertex.kind == "operation" and not vertex.output
+
+
+_MOVES = {
+    "alias", "broadcast_to", "cast", "cat", "clone", "detach", "flip", "getitem", "pad", "permute", "reshape", "roll",
+    "stack",
+}  # fmt: skip
+
+
 def formula_text(vertex: Vertex) -> str:
-    """What an operation computes, numbers and options filled in."""
+    """What an operation computes, with the numbers among its inputs filled in."""
     text = formula(vertex.op).forward
     for name, number in vertex.numbers.items():
         number = f"({number})" if number.startswith("-") else number
-        text = re.sub(rf"(?<![\w]){re.escape(name)}(?![\w(])", number, text)
-    shown = {k: v for k, v in vertex.options.items() if k in _TELLING and v not in ("None", "False")}
-    return text + ("   " if text and shown else "") + ", ".join(f"{k} {v}" for k, v in shown.items())
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?![\w(])", number, text)
+    return text
 
 
-_TELLING = {
-    "dim",
-    "dims",
-    "index",
-    "heads",
-    "equation",
-    "approximate",
-    "shifts",
-    "diagonal",
-    "pad",
-    "dtype",
-    "mode",
-    "keep",
-}
+def option_text(vertex: Vertex) -> str:
+    """The options that say what an operation does: "dim 0, heads 4"."""
+    shown = {
+        name: value for name, value in vertex.options.items() if name in _TELLING and value not in ("None", "False")
+    }
+    return ", ".join(f"{name} {value[1:-2] if value.endswith(',)') else value}" for name, value in shown.items())
+
+
+_TELLING = (
+    "approximate", "diagonal", "dim", "dims", "dtype", "equation", "heads", "index", "mode", "pad", "shifts",
+)  # fmt: skip
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -50,6 +50,19 @@ def chain(boxes: list[Box], index: int) -> list[int]:
     return found[::-1]
 
 
+def frame_of(boxes: list[Box], index: int) -> int:
+    """The nearest box that has a frame: repeats have none, since the first of their boxes stands for all."""
+    while index >= 0 and boxes[index].kind == "repeat":
+        index = boxes[index].parent
+    return index
+
+
+def name_of(boxes: list[Box], box: Box) -> tuple[str, int]:
+    """What a box is called, and how many boxes it stands for: ("blocks.0-11", 12), or its own name and 0."""
+    group = boxes[box.parent] if box.parent >= 0 else None
+    return (group.name, len(group.members)) if group is not None and group.kind == "repeat" else (box.name, 0)
+
+
 def depths(boxes: list[Box]) -> list[int]:
     """How many modules and definitions stand around each box."""
     found: list[int] = [-1] * len(boxes)
@@ -80,16 +93,18 @@ def folded_in(boxes: list[Box], mode: str) -> set[int]:
 
 
 def folds(trace: Trace, mode: str, depth: int | None, most: int) -> set[int]:
-    """What to fold at first: what the mode says, and if not told a depth, more until at most `most` are visible."""
-    folded = folded_in(trace.boxes, mode)
+    """What to fold at first: what the mode says, and if not told a depth, more until at most `most` are visible.
+    Never what the forward failed in."""
+    failed = {b for v in trace.vertices if v.kind == "failed" for b in chain(trace.boxes, v.box)}
+    folded = folded_in(trace.boxes, mode) - failed
     if depth is not None:
-        return folded | folded_at(trace.boxes, depth)
+        return folded | (folded_at(trace.boxes, depth) - failed)
     deepest = max(depths(trace.boxes), default=-1) + 1
     for level in range(deepest, -1, -1):
-        chosen = folded | folded_at(trace.boxes, level)
-        if len(view(trace, chosen).items) <= most or level == 0:
-            return chosen
-    return folded
+        chosen = folded | (folded_at(trace.boxes, level) - failed)
+        if len(view(trace, chosen).items) <= most:
+            break
+    return chosen
 
 
 def view(trace: Trace, folded: set[int]) -> View:
@@ -104,8 +119,10 @@ def view(trace: Trace, folded: set[int]) -> View:
     items = {}
     for item in of:
         if item not in items:
-            items[item] = trace.vertices[item.number].box if item.kind == "vertex" else trace.boxes[item.number].parent
-    shown = sorted({b for box in items.values() for b in chain(trace.boxes, box)})
+            box = trace.vertices[item.number].box if item.kind == "vertex" else trace.boxes[item.number].parent
+            items[item] = frame_of(trace.boxes, box)
+    framed = (b for box in items.values() for b in chain(trace.boxes, box) if trace.boxes[b].kind != "repeat")
+    shown = sorted(set(framed))
     return View(items, list(_wires(trace, of)), shown, of)
 
 

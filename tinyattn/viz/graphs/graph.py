@@ -20,10 +20,11 @@ from tinyattn.viz.graphs.dot import dot_text
 from tinyattn.viz.graphs.model import Edge, Step, Trace, Vertex
 from tinyattn.viz.graphs.record import Recorder, add_failure, from_nodes
 from tinyattn.viz.graphs.render import rendered
-from tinyattn.viz.graphs.source import PACKAGE
+from tinyattn.viz.graphs.source import PACKAGE, variables_of
 
 FORMATS = ("svg", "png", "pdf", "dot", "html")
 MOST_AT_FIRST = 60  # visible before anybody unfolds
+MOST_IN_PAGE = 1000  # when it opens; then it folds until everything fits the window
 MOST_FOR_DOT = 1000  # beyond, `dot` takes minutes, and nobody can read it
 
 
@@ -33,8 +34,10 @@ class Graph:
     Keeps no tensor and no array alive. error: what stopped the forward, "" if nothing did.
     """
 
-    def __init__(self, trace: Trace, folded: set[int], stats: bool, times: bool) -> None:
-        self.trace, self._folded, self._stats, self._times = trace, folded, stats, times
+    def __init__(self, trace: Trace, mode: str, depth: int | None, stats: bool, times: bool) -> None:
+        self.trace, self._stats, self._times = trace, stats, times
+        self._mode, self._depth = mode, depth
+        self._folded = fold.folds(trace, mode, depth, MOST_AT_FIRST)
 
     @property
     def vertices(self) -> list[Vertex]:
@@ -72,7 +75,8 @@ class Graph:
     @cached_property
     def html(self) -> str:
         """A page that needs nothing else: fold, search, and walk forward and backward step by step."""
-        return page.html_page(self.trace, self._folded, self._times)
+        folded = self._folded if self._depth is not None else fold.folds(self.trace, self._mode, None, MOST_IN_PAGE)
+        return page.html_page(self.trace, folded, self._depth is None, self._times)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write .svg, .png, .pdf, .dot or .html, as the name ends. Raises ValueError for another ending."""
@@ -108,7 +112,7 @@ class Graph:
 def graph(
     output_or_model: Tensor | Sequence[Tensor] | Callable[..., Any],
     *inputs: Any,
-    mode: str = "operations",
+    mode: str = "modules",
     depth: int | None = None,
     stats: bool = False,
     times: bool = False,
@@ -122,8 +126,9 @@ def graph(
         is then run and watched, so that what leaves no node behind is seen too: operations without gradients,
         the names of inputs, times, and how far a forward came that crashed (`.error`). kwargs go to it. A run
         uses no random numbers up; modules stay in the mode, training or not, that they are in.
-    mode: "modules", each layer as one; "operations", as they run, fused; "definitions", fused operations
-        unfolded into first principles (a run only; a tensor shows what it was computed by).
+    mode: "modules", each layer as one; "operations", layers unfolded into operations and parameters;
+        "definitions", fused operations unfolded too, into first principles (a run only; a tensor shows what it
+        was computed by).
     depth: modules show down to this depth, 0 for the outermost as one. Unless given, as deep as can be read.
     stats, times: min, mean, max and gradient norm, or the time of each operation, in the picture (the page has
         statistics in any case).
@@ -137,19 +142,20 @@ def graph(
     if mode not in fold.MODES:
         raise ValueError(f"graph: mode={mode!r}; expected one of {', '.join(fold.MODES)}")
     caller = _variables(sys._getframe(1))
-    builder = Builder(names_in(roots_of(caller.values()), caller))
+    builder = Builder(names_in([], caller))
     if callable(output_or_model):
         trace = _of_a_run(builder, output_or_model, inputs, kwargs, mode, gradient)
     else:
         if inputs or kwargs:
             raise TypeError("graph: inputs are for a model or function, and the first argument is a tensor already")
-        trace = _of_tensors(builder, output_or_model, gradient)
+        trace = _of_tensors(builder, output_or_model, _tensors(caller), gradient)
     if title is not None:
         trace.title = title
-    return Graph(trace, fold.folds(trace, mode, depth, MOST_AT_FIRST), stats, times)
+    return Graph(trace, mode, depth, stats, times)
 
 
-def _of_tensors(builder: Builder, given: Any, gradient: Any) -> Trace:
+def _of_tensors(builder: Builder, given: Any, around: list[Tensor], gradient: Any) -> Trace:
+    """around: other tensors that the caller has, whose values may be known from there alone."""
     outputs = _tensors(given)
     if not outputs:
         raise TypeError(f"graph: expected a Tensor, a model or a function, got {type(given).__name__}")
@@ -158,7 +164,7 @@ def _of_tensors(builder: Builder, given: Any, gradient: Any) -> Trace:
             "graph: nothing was recorded for this tensor, since it requires no gradient. Give graph() the model and "
             "its inputs instead, or compute the tensor from something with requires_grad=True."
         )
-    from_nodes(builder, outputs)
+    from_nodes(builder, outputs, around)
     name = next((builder.names[id(x.node)] for x in outputs if id(x.node) in builder.names), "")
     trace = Trace(name or f"a {type(given).__name__}", builder.vertices, [], [], builder.gallery, builder.rules)
     return _finished(trace, builder, outputs, gradient)
@@ -204,6 +210,7 @@ def _finished(trace: Trace, builder: Builder, outputs: list[Tensor], gradient: A
     stacks = builder.stacks
     if not trace.error:
         stacks = _prune(trace, stacks)
+        _unrecord(trace)
     trace.boxes = boxes.make_boxes(trace.vertices, stacks)
     return trace
 
@@ -226,6 +233,17 @@ def _prune(trace: Trace, stacks: dict[int, Stack]) -> dict[int, Stack]:
     return {new[old]: stack for old, stack in stacks.items() if old in new}
 
 
+def _unrecord(trace: Trace) -> None:
+    """What has a node, but only such that no gradient comes there from an output, is as good as not recorded."""
+    reached = {vertex.index for vertex in trace.vertices if vertex.output and vertex.recorded}
+    for vertex in reversed(trace.vertices):
+        if vertex.index in reached:
+            reached.update(edge.source for edge in vertex.inputs if edge.recorded)
+        else:
+            vertex.recorded = False
+            vertex.inputs = [edge._replace(recorded=False) for edge in vertex.inputs]
+
+
 # --- names ---
 
 
@@ -233,7 +251,7 @@ def _variables(frame: FrameType | None) -> dict[str, Any]:
     """The variables that the caller sees: what tensors are called there is what a reader knows them by."""
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
-    return {} if frame is None else {**frame.f_globals, **frame.f_locals}
+    return {} if frame is None else {**frame.f_globals, **variables_of(frame)}
 
 
 def _name_arguments(builder: Builder, function: Any, inputs: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -243,8 +261,8 @@ def _name_arguments(builder: Builder, function: Any, inputs: Sequence[Any], kwar
     names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
     names = names[1:] if names[:1] == ["self"] else names
     names += [f"input {i}" for i in range(len(names), len(inputs))]
-    modules = roots_of([function, *inputs, *kwargs.values()])
-    builder.names |= names_in(modules, {})
+    for module in roots_of([function, *inputs, *kwargs.values()]):
+        builder.know_names_of(module)
     for name, x in [*zip(names, inputs, strict=False), *kwargs.items()]:
         for i, tensor in enumerate(parts := _tensors(x)):
             builder.names.setdefault(id(tensor), f"{name}[{i}]" if len(parts) > 1 else name)

@@ -38,9 +38,8 @@ class Vertex:
 
     kind: "operation"; "failed", one that raised an error; "parameter" of a module; "leaf", another tensor that
     asks for gradients; "input", an argument; "constant".
-    recorded: whether the engine has a node for it. numbers: inputs that are plain numbers, not tensors.
-    value, gradient, saved: their places in the gallery, None for what is not known. loop: how often the
-    same line had run before.
+    recorded: whether the engine has a node for it, which a gradient of the output can reach. numbers: inputs that
+    are plain numbers, not tensors. value, gradient, saved: their places in the gallery, None for what is not known.
     """
 
     index: int

@@ -8,7 +8,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from tinyattn.viz.graphs.dot import formula_text, time_text, title
+from tinyattn.viz.graphs.dot import formula_text, is_brief, option_text, time_text, title
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Line, Trace, Vertex
 
@@ -16,11 +16,11 @@ SCRIPTS = ("graph-model.js", "graph-layout.js", "graph-draw.js", "graph-panel.js
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 
 
-def html_page(trace: Trace, folded: set[int], times: bool) -> str:
+def html_page(trace: Trace, folded: set[int], auto: bool, times: bool) -> str:
     """The page as text. The same trace gives the same text, byte for byte."""
     folder = resources.files("tinyattn.viz") / "pages"
     read = {name: (folder / name).read_text(encoding="utf-8") for name in ("graph.html", "graph.css", *SCRIPTS)}
-    data = json.dumps(page_data(trace, folded, times), separators=(",", ":"), ensure_ascii=False)
+    data = json.dumps(page_data(trace, folded, auto, times), separators=(",", ":"), ensure_ascii=False)
     return Template(read["graph.html"]).substitute(
         title=html.escape(trace.title),
         style=read["graph.css"],
@@ -29,7 +29,7 @@ def html_page(trace: Trace, folded: set[int], times: bool) -> str:
     )
 
 
-def page_data(trace: Trace, folded: set[int], times: bool) -> dict[str, Any]:
+def page_data(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[str, Any]:
     """What the page is about, ready for JSON."""
     operations = {vertex.op for vertex in trace.vertices if vertex.op}
     return {
@@ -47,6 +47,7 @@ def page_data(trace: Trace, folded: set[int], times: bool) -> dict[str, Any]:
         "formulas": {op: formula(op)._asdict() for op in sorted(operations)},
         "sources": {op: trace.rules[op] for op in sorted(operations) if op in trace.rules},
         "folded": sorted(folded),
+        "auto": auto,  # whether the page may fold more, to fit the window
     }  # fmt: skip
 
 
@@ -57,7 +58,9 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "operation": vertex.is_operation,
         "op": vertex.op,
         "title": title(vertex),
-        "formula": formula_text(vertex) if vertex.is_operation else "",
+        "formula": formula_text(vertex),
+        "details": option_text(vertex),
+        "brief": is_brief(vertex),
         "path": _path(trace, vertex.box),
         "shape": vertex.shape,
         "dtype": vertex.dtype,

@@ -16,7 +16,7 @@ from tinyattn.observer import Observer
 from tinyattn.tensor import Tensor
 from tinyattn.viz.graphs.build import Builder, Stack, named_inputs
 from tinyattn.viz.graphs.model import Edge, Vertex
-from tinyattn.viz.graphs.source import PACKAGE, line_at, line_of, model_line
+from tinyattn.viz.graphs.source import PACKAGE, line_at, line_of, local_tensors, model_line, variables_of
 
 # --- from nodes alone ---
 
@@ -33,10 +33,10 @@ def nodes_behind(roots: Sequence[Node]) -> list[Node]:
     return [found[key] for key in sorted(found)]
 
 
-def from_nodes(builder: Builder, outputs: Sequence[Tensor]) -> None:
-    """The graph of tensors that were computed before anybody watched."""
+def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Tensor] = ()) -> None:
+    """The graph of tensors that were computed before anybody watched. around: others that may be part of it."""
     roots = [x.node for x in outputs if x.node is not None]
-    values = {x.node: x.data for x in outputs if x.node is not None}
+    values = {x.node: x.data for x in (*around, *outputs) if x.node is not None}
     nodes = nodes_behind(roots)
     for node in nodes:  # what somebody saved as an input tells the value of where it came from
         for saved in (node.saved or {}).values():
@@ -46,6 +46,8 @@ def from_nodes(builder: Builder, outputs: Sequence[Tensor]) -> None:
     for node in nodes:
         if node.op is None:
             continue
+        if node.modules:
+            builder.know_names_of(node.modules[0])
         inputs = _inputs_of(builder, node)
         vertex = builder.operation(node.op, node, node, Stack(node.modules), node.options)
         builder.connect(
@@ -106,17 +108,21 @@ class Recorder(Observer):
     def after_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
         seconds = time.perf_counter() - self._started.pop()
         self._held.append((inputs, out))
-        named = named_inputs(op, inputs)
+        named, stack = named_inputs(op, inputs), self._stack()
+        if stack.modules:
+            self.builder.know_names_of(stack.modules[0])
         for _, x in named:  # leaves come before what uses them
             if isinstance(x, Tensor):
                 self.builder.source(x)
-        vertex = self.builder.operation(op, out, node, self._stack(), self._options.pop())
+        vertex = self.builder.operation(op, out, node, stack, self._options.pop())
         self.builder.connect(vertex, named)
         self.builder.know(out, vertex.index)
         vertex.value, vertex.seconds = self.builder.gallery.add(out.data), seconds
         vertex.site = vertex.site or line_of(call_site())
         inner = model_line()
         vertex.inner = inner if inner != vertex.site else None
+        for name, tensor in local_tensors():
+            self.builder.call(tensor, name)
 
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
         self._options.pop()
@@ -155,17 +161,19 @@ def add_failure(builder: Builder, error: Exception) -> Vertex:
     place = next((i for i, (f, _) in enumerate(frames) if f.f_code.co_filename.startswith(operations)), None)
     if place is None:  # an Operation called as it is, `a @ b`; or no operation at all
         place = next((i for i, (f, _) in enumerate(frames) if f.f_code is Operation.__call__.__code__), None)
-    modules = [f.f_locals["self"] for f, _ in frames if f.f_code is Module.__call__.__code__]
+    modules = [variables_of(f)["self"] for f, _ in frames if f.f_code is Module.__call__.__code__]
     inputs: list[tuple[str, Any]] = []
     name = type(error).__name__
     if place is not None:
         frame = frames[place][0]
-        code, values = frame.f_code, frame.f_locals
+        code, values = frame.f_code, variables_of(frame)
         if code is Operation.__call__.__code__:
             name, inputs = values["self"].name, named_inputs(values["self"], values["inputs"])
         else:
             name = code.co_name.strip("_")
             inputs = [(key, values[key]) for key in code.co_varnames[: code.co_argcount] if key in values]
+    if modules:
+        builder.know_names_of(modules[0])
     sources = [(slot, builder.source(x)) for slot, x in inputs if isinstance(x, Tensor)]
     vertex = Vertex(len(builder.vertices), "failed", name, name, (), "", 0, recorded=False)
     builder.vertices.append(vertex)

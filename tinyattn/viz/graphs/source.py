@@ -15,6 +15,7 @@ from typing import Any
 
 from tinyattn import modes
 from tinyattn.graph import Operation
+from tinyattn.tensor import Tensor
 from tinyattn.viz.graphs.model import Line
 
 PACKAGE = os.path.dirname(os.path.abspath(modes.__file__)) + os.sep
@@ -48,6 +49,40 @@ def model_line() -> Line | None:
     while frame is not None and frame.f_code.co_filename.startswith(_MACHINERY):
         frame = frame.f_back
     return None if frame is None else line_at(frame.f_code.co_filename, frame.f_lineno)
+
+
+def local_tensors() -> list[tuple[str, Any]]:
+    """The tensors that variables hold in the functions that are running now: definitions, models, the user's.
+    Not arguments, which are named after a role and not after what they are."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if (
+            not code.co_filename.startswith(_WRAPPERS)
+            and code.co_nlocals > code.co_argcount
+            and code.co_name != "<module>"
+        ):
+            arguments = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+            for name, value in variables_of(frame).items():
+                if isinstance(value, Tensor) and name not in arguments and name not in _SAYS_NOTHING:
+                    found.append((name, value))
+        frame = frame.f_back
+    return found
+
+
+def variables_of(frame: FrameType) -> dict[str, Any]:
+    """The variables of a function that is running. Before Python 3.13 a frame that is asked for them keeps a copy
+    of them, and so everything in them alive: it is emptied."""
+    kept = frame.f_locals
+    found = dict(kept)
+    if type(kept) is dict and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        kept.clear()
+    return found
+
+
+_WRAPPERS = tuple(name for name in _MACHINERY if name != PACKAGE + "ops" + os.sep)
+_SAYS_NOTHING = {"a", "b", "found", "input", "out", "output", "result", "self", "tensor", "x"}
 
 
 @cache

@@ -2,6 +2,8 @@
 // The picture: items, frames and wires as SVG, and how a step shows in it.
 
 const SVG = "http://www.w3.org/2000/svg";
+const FONTS = { name: "650 13px system-ui, sans-serif", times: "650 13px system-ui, sans-serif", formula: "italic 13.5px 'DejaVu Serif', Georgia, serif", quiet: "11px system-ui, sans-serif" };
+const SPACE = 8; // between two words of different style
 const MOST = 1500; // items drawn at once; beyond, a picture is neither quick nor readable
 
 function svg(name, attributes = {}, ...children) {
@@ -25,13 +27,14 @@ class Picture {
     this.view = view;
     this.lines = new Map([...view.items.values()].map((item) => [item.key, this.linesOf(item)]));
     const size = (item) => this.sizeOf(item);
-    this.layout = layOut(view, this.model.boxes, size, (box) => this.headingWidth(box));
+    this.layout = layOut(view, this.model.boxes, (box) => this.model.frameOf(box), size, (box) => this.headingWidth(box));
     this.scene.replaceChildren();
     this.elements = new Map();
     this.wires = new Map();
     const frames = [...view.open].sort((a, b) => this.model.chain(a).length - this.model.chain(b).length || a - b);
     for (const box of frames) this.scene.append(this.frame(box));
     for (const wire of view.wires.values()) this.drawWire(wire);
+    for (const box of frames) this.scene.append(this.heading(box)); // above the wires
     const inOrder = [...view.items.values()].sort((a, b) => view.of.indexOf(a.key) - view.of.indexOf(b.key));
     for (const item of inOrder) this.scene.append(this.item(item));
     return true;
@@ -39,23 +42,29 @@ class Picture {
 
   // --- words ---
 
-  // Lines of text as [class, text].
+  // Lines of text, each a list of [class, text].
   linesOf(item) {
+    const vertex = item.isBox ? this.model.only[item.index] : this.model.vertices[item.index];
+    const shape = vertex && `${shapeText(vertex.shape)}${["float32", ""].includes(vertex.dtype) ? "" : " " + vertex.dtype}`;
+    const lines = [];
     if (item.isBox) {
       const box = this.model.boxes[item.index];
-      const kind = box.type && box.type !== box.name ? ` ${box.type}` : box.kind === "definition" ? " definition" : "";
-      return [["name", box.name + kind], ["quiet", this.model.contents(item.index)]];
-    }
-    const vertex = this.model.vertices[item.index];
-    const shape = `${shapeText(vertex.shape)}${vertex.dtype && vertex.dtype !== "float32" ? " " + vertex.dtype : ""}`;
-    if (!vertex.operation) return [["name", this.relative(vertex)], ["quiet", shape]];
-    const lines = [["name", vertex.title]];
-    if (vertex.formula) lines.push(["formula", vertex.formula]);
-    if (vertex.kind === "failed") {
-      for (const [source, slot] of vertex.inputs) lines.push(["quiet", `${slot}: ${shapeText(this.model.vertices[source].shape)}`]);
-      for (const part of wrapped(vertex.error, 48)) lines.push(["quiet", part]);
-    } else lines.push(["quiet", shape + (vertex.time ? `  ·  ${vertex.time}` : "")]);
+      const type = this.typeOf(box);
+      const [name, times] = this.model.nameOf(item.index);
+      lines.push([["name", name], ["times", times ? `×${times}` : ""], ["quiet", vertex ? `${type}  ${shape}` : type]]);
+      if (!vertex) return [...lines, [["quiet", this.model.contents(item.index)]]];
+    } else if (!vertex.operation) return [[["name", this.relative(vertex)], ["quiet", shape]]];
+    else if (vertex.kind === "failed") return this.linesOfFailure(vertex);
+    else if (vertex.brief) return [[["name", vertex.op], ["quiet", vertex.details], ["quiet", vertex.time || shape]]];
+    else lines.push([["name", vertex.title], ["quiet", shape]]);
+    if (vertex.formula || vertex.details) lines.push([["formula", vertex.formula], ["quiet", vertex.details]]);
+    if (vertex.time) lines.push([["quiet", vertex.time]]);
     return lines;
+  }
+
+  linesOfFailure(vertex) {
+    const inputs = vertex.inputs.map(([source, slot]) => `${slot} ${shapeText(this.model.vertices[source].shape)}`);
+    return [[["name", `✗ ${vertex.title}`]], [["quiet", inputs.join(",  ")]], ...wrapped(vertex.error, 52).map((part) => [["quiet", part]])];
   }
 
   // A parameter's name inside its module, "weight"; all of it elsewhere.
@@ -65,20 +74,23 @@ class Picture {
   }
 
   width(style, text) {
-    this.pen.font = { name: "650 13px system-ui, sans-serif", formula: "italic 13px 'DejaVu Serif', serif" }[style] || "11px system-ui, sans-serif";
+    this.pen.font = FONTS[style];
     return this.pen.measureText(text).width;
+  }
+
+  lineWidth(line) {
+    return line.filter(([, text]) => text).reduce((sum, [style, text]) => sum + this.width(style, text) + SPACE, -SPACE);
   }
 
   sizeOf(item) {
     const lines = this.lines.get(item.key);
-    if (item.leaf) return [Math.max(44, this.width("name", lines[0][1]) + this.width("quiet", lines[1][1]) + 28), 26];
-    const wide = Math.max(...lines.map(([style, text]) => this.width(style, text)));
-    return [Math.max(84, wide + 28), 12 + lines.length * 17];
+    const wide = Math.max(...lines.map((line) => this.lineWidth(line)));
+    return item.leaf ? [wide + 24, 24] : [Math.max(70, wide + 26), 12 + lines.length * 18];
   }
 
   headingWidth(box) {
-    const { name, type, members } = this.model.boxes[box];
-    return this.width("name", name + (members.length ? " ×12" : "")) + this.width("quiet", type === name ? "" : type) + 40;
+    const [name, times] = this.model.nameOf(box);
+    return this.width("name", name + (times ? ` ×${times}` : "")) + this.width("quiet", this.typeOf(this.model.boxes[box])) + 40;
   }
 
   // --- elements ---
@@ -91,14 +103,18 @@ class Picture {
     const radius = item.leaf ? (square ? 0 : h / 2) : 8;
     if (item.isBox) {
       g.setAttribute("aria-expanded", "false");
-      g.append(svg("rect", { class: "under", x: 4, y: 4, width: w, height: h, rx: 8 }));
+      const layers = this.model.nameOf(item.index)[1] ? 2 : 1; // a pile, where one stands for several
+      for (let i = layers; i > 0; i--) g.append(svg("rect", { class: "under", x: 3.5 * i, y: 3.5 * i, width: w, height: h, rx: 8 }));
     }
     g.append(svg("rect", { class: "shape", width: w, height: h, rx: radius }));
-    if (item.leaf) {
-      const name = this.width("name", lines[0][1]);
-      const start = (w - name - 8 - this.width("quiet", lines[1][1])) / 2;
-      g.append(svg("text", { class: "name", x: start, y: 17 }, lines[0][1]), svg("text", { class: "quiet", x: start + name + 8, y: 17 }, lines[1][1]));
-    } else lines.forEach(([style, text], i) => g.append(svg("text", { class: style, x: w / 2, y: 20 + i * 17, "text-anchor": "middle" }, text)));
+    const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
+    lines.forEach((line, i) => {
+      let x = (w - this.lineWidth(line)) / 2;
+      for (const [style, text] of line.filter(([, text]) => text)) {
+        g.append(svg("text", { class: style, x, y: top + i * step }, text));
+        x += this.width(style, text) + SPACE;
+      }
+    });
     this.elements.set(item.key, g);
     return g;
   }
@@ -117,16 +133,24 @@ class Picture {
   }
 
   frame(index) {
-    const box = this.model.boxes[index], { x, y, w, h } = this.layout.boxes.get(index);
-    const kind = box.type && box.type !== box.name ? box.type : box.kind === "definition" ? "definition" : "";
-    const g = svg("g", { class: `frame ${box.kind}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "aria-expanded": "true", "data-box": index, "aria-label": `${box.path || box.name} ${kind}, unfolded` });
+    const box = this.model.boxes[index], times = this.model.nameOf(index)[1], { x, y, w, h } = this.layout.boxes.get(index);
+    const g = svg("g", { class: `frame ${box.kind}${times ? " repeat" : ""}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "aria-expanded": "true", "data-box": index, "aria-label": `${box.path || box.name} ${this.typeOf(box)}, unfolded` });
     g.append(svg("rect", { width: w, height: h, rx: 10 }), svg("rect", { class: "heading", x: 1, y: 1, width: w - 2, height: HEAD - 2, rx: 9 }));
-    const text = svg("text", { x: 12, y: 17.5 }, svg("tspan", { class: "name" }, box.name));
-    if (box.members.length) text.append(svg("tspan", { class: "times name" }, `  ×${box.members.length}`));
-    if (kind) text.append(svg("tspan", { class: "quiet" }, `  ${kind}`));
-    g.append(text);
     this.elements.set("o" + index, g);
     return g;
+  }
+
+  heading(index) {
+    const box = this.model.boxes[index], [name, times] = this.model.nameOf(index), { x, y } = this.layout.boxes.get(index);
+    const text = svg("text", { class: "title", x: x + 12, y: y + 17.5, "data-box": index }, svg("tspan", { class: "name" }, name));
+    const count = times || box.members.length;
+    if (count) text.append(svg("tspan", { class: "times", dx: 7 }, `×${count}`));
+    if (this.typeOf(box)) text.append(svg("tspan", { class: "quiet", dx: 7 }, this.typeOf(box)));
+    return text;
+  }
+
+  typeOf(box) {
+    return box.type && box.type !== box.name ? box.type : box.kind === "definition" ? "definition" : "";
   }
 
   drawWire(wire) {

@@ -3,14 +3,15 @@
 // and then stands in the box around it like any other item. A wire that crosses borders is laid piece by piece, and
 // meets itself at a port on each border.
 
-const GAP_X = 22, GAP_Y = 34, PAD = 16, HEAD = 26, LANE = 14;
+const GAP_X = 20, GAP_Y = 28, PAD = 14, HEAD = 26, LANE = 14;
 
-// view: of Model; size(item) -> [width, height]; title(box) -> width. Gives boxes and items as {x, y, w, h} by key,
+// view: of Model; frameOf(box): the nearest box with a frame; size(item) -> [width, height]; title(box) -> width. Gives boxes and items as {x, y, w, h} by key,
 // and for each wire its points.
-function layOut(view, boxes, size, title) {
+function layOut(view, boxes, frameOf, size, title) {
+  const parent = (box) => frameOf(boxes[box].parent);
   const chain = (box) => {
     const found = [];
-    for (; box >= 0; box = boxes[box].parent) found.push(box);
+    for (; box >= 0; box = parent(box)) found.push(box);
     return found;
   };
   const levels = new Map([[-1, newLevel()]]);
@@ -21,13 +22,13 @@ function layOut(view, boxes, size, title) {
     const [w, h] = size(item);
     levels.get(item.box).nodes.set(item.key, { key: item.key, w, h, leaf: item.leaf, order: orders.get(item.key) });
   }
-  for (const box of view.open) levels.get(boxes[box].parent).nodes.set("o" + box, { key: "o" + box, box, order: Infinity });
+  for (const box of view.open) levels.get(parent(box)).nodes.set("o" + box, { key: "o" + box, box, order: Infinity });
   for (const wire of view.wires.values()) addPieces(levels, view, chain, wire);
   const deepestFirst = [...view.open].sort((a, b) => chain(b).length - chain(a).length || a - b);
   for (const box of deepestFirst) {
     const level = levels.get(box);
     arrange(level);
-    const node = levels.get(boxes[box].parent).nodes.get("o" + box);
+    const node = levels.get(parent(box)).nodes.get("o" + box);
     node.w = Math.max(level.w + 2 * PAD, title(box) + 2 * PAD);
     node.h = level.h + HEAD + PAD;
     node.shift = (node.w - level.w) / 2;
@@ -35,7 +36,7 @@ function layOut(view, boxes, size, title) {
     node.order = Math.min(...[...level.nodes.values()].map((n) => n.order));
   }
   arrange(levels.get(-1));
-  return gather(levels, view, boxes);
+  return gather(levels, (box) => chain(box).length);
 }
 
 const newLevel = () => ({ nodes: new Map(), pieces: [], ports: new Map(), w: 0, h: 0 });
@@ -83,13 +84,13 @@ function arrange(level) {
   }
 }
 
-// Longest path from the top; what only feeds others then moves down, next to the first that uses it.
+// Longest path from the top; what is used late then moves down, next to the first that uses it.
 function rank(nodes, edges) {
   const after = new Map(nodes.map((n) => [n.key, []])), waiting = new Map(nodes.map((n) => [n.key, 0]));
   for (const e of edges) { after.get(e.from).push(e.to); waiting.set(e.to, waiting.get(e.to) + 1); }
   const byKey = new Map(nodes.map((n) => [n.key, n]));
   for (const n of nodes) n.rank = 0;
-  const queue = nodes.filter((n) => !waiting.get(n.key)), sources = new Set(queue);
+  const queue = nodes.filter((n) => !waiting.get(n.key));
   for (let i = 0; i < queue.length; i++) {
     for (const key of after.get(queue[i].key)) {
       const node = byKey.get(key);
@@ -98,9 +99,14 @@ function rank(nodes, edges) {
       if (!waiting.get(key)) queue.push(node);
     }
   }
-  for (const n of sources) {
+  const before = new Map(nodes.map((n) => [n.key, []]));
+  for (const e of edges) before.get(e.to).push(e.from);
+  for (const n of queue.reverse()) {
     const users = after.get(n.key).map((key) => byKey.get(key).rank);
-    if (users.length) n.rank = Math.min(...users) - 1;
+    if (users.length && before.get(n.key).every((key) => new Set(after.get(key)).size === 1)) {
+      n.rank = Math.min(...users) - 1;
+      n.late = true;
+    }
   }
 }
 
@@ -221,7 +227,7 @@ function heights(layers) {
   let y = 0;
   layers.forEach((layer, r) => {
     const h = Math.max(0, ...layer.map((n) => n.h));
-    for (const node of layer) node.y = y + h / 2;
+    for (const node of layer) node.y = node.late ? y + h - node.h / 2 : y + h / 2;
     const isPort = r === 0 || r === layers.length - 1;
     y += h + (isPort && !layer.length ? 0 : r < layers.length - 1 ? GAP_Y : 0);
   });
@@ -231,10 +237,10 @@ function heights(layers) {
 
 // --- put together ---
 
-function gather(levels, view, boxes) {
+function gather(levels, depth) {
   const found = { items: new Map(), boxes: new Map(), wires: new Map(), w: levels.get(-1).w, h: levels.get(-1).h };
   const corner = new Map([[-1, [0, 0]]]); // of the inside of each box
-  const outermostFirst = [...levels.keys()].sort((a, b) => depthOf(boxes, a) - depthOf(boxes, b));
+  const outermostFirst = [...levels.keys()].sort((a, b) => depth(a) - depth(b));
   for (const box of outermostFirst) {
     const [x, y] = corner.get(box);
     for (const node of levels.get(box).nodes.values()) {
@@ -262,5 +268,3 @@ function gather(levels, view, boxes) {
   for (const [key, pieces] of found.wires) found.wires.set(key, pieces.flat().sort((a, b) => a[1] - b[1]));
   return found;
 }
-
-const depthOf = (boxes, box) => (box < 0 ? 0 : 1 + depthOf(boxes, boxes[box].parent));

@@ -1,6 +1,7 @@
 "use strict";
 // The page at work: which step, what is selected, keys, mouse, search.
 
+const READABLE = 0.62; // the smallest scale that a graph is shown at unasked
 const byId = (id) => document.getElementById(id);
 
 class Page {
@@ -18,8 +19,20 @@ class Page {
     this.words();
     this.controls();
     this.redraw();
-    this.fit();
+    if (data.auto) this.foldToFit();
+    this.fit(READABLE);
     this.goTo(0);
+  }
+
+  // At first as much is unfolded as can be read without moving about.
+  foldToFit() {
+    const asked = new Set(this.model.folded);
+    for (let depth = this.deepest; depth >= 1; depth--) {
+      this.model.foldTo(depth);
+      for (const box of asked) this.model.folded.add(box);
+      this.redraw();
+      if (this.scaleToFit() >= READABLE) return;
+    }
   }
 
   // What the walk has reached after each step: when each vertex gets its gradient, and who sends it there.
@@ -39,7 +52,7 @@ class Page {
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
     byId("phase-backward").hidden = byId("turn").hidden = !model.steps.length;
-    this.deepest = Math.max(0, ...model.boxes.map((b) => model.depth(b.index) + 1));
+    this.deepest = model.levels();
   }
 
   // --- drawing ---
@@ -52,14 +65,9 @@ class Page {
       if (before[0] !== this.kept[0]) this.picture.draw();
     } else this.say("");
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
-    byId("depth").textContent = this.depthShown();
+    byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
     this.paint();
     this.offerTab();
-  }
-
-  depthShown() {
-    const open = [...this.picture.view.open].map((box) => this.model.depth(box) + 1);
-    return Math.max(0, ...open) + "/" + this.deepest;
   }
 
   say(text) {
@@ -120,7 +128,7 @@ class Page {
   play() {
     if (this.timer) return this.stop();
     if (this.step === this.last) this.goTo(0);
-    byId("play").textContent = "❚❚";
+    byId("play-icon").setAttribute("d", "M3 2h3.5v11H3zM8.5 2H12v11H8.5z");
     byId("play").setAttribute("aria-label", "Stop");
     this.timer = setInterval(() => (this.step === this.last ? this.stop() : this.goTo(this.step + 1)), 700);
   }
@@ -128,7 +136,7 @@ class Page {
   stop() {
     clearInterval(this.timer);
     this.timer = null;
-    byId("play").textContent = "▶";
+    byId("play-icon").setAttribute("d", "M3 1.5v12l10-6z");
     byId("play").setAttribute("aria-label", "Play");
   }
 
@@ -169,17 +177,32 @@ class Page {
   // Folds or unfolds a box; a repeat goes from one box for all to each of them, and back.
   toggle(box) {
     const { model } = this;
-    const isRepeat = model.boxes[box].members.length > 0;
-    if (isRepeat) model.spread[model.spread.has(box) ? "delete" : "add"](box);
+    if (model.boxes[box].members.length) model.spread[model.spread.has(box) ? "delete" : "add"](box);
     else model.folded[model.folded.has(box) ? "delete" : "add"](box);
     this.keepInPlace(box, () => this.redraw());
-    const key = model.folded.has(box) ? "b" + box : "o" + box;
-    this.focus(this.picture.elements.has(key) ? key : this.picture.view.of[model.inside[box][0]]);
+    const key = ["b" + box, "o" + box].find((k) => this.picture.elements.has(k));
+    this.focus(key || this.picture.view.of[model.inside[box][0]]);
+  }
+
+  // Shows every one of the boxes that one stands for around an item, or one for all again.
+  spreadAround() {
+    const { model } = this;
+    const groups = this.around().filter((b) => model.boxes[b].members.length);
+    if (groups.length) this.toggle(groups.pop());
+  }
+
+  // The boxes around the selected item, outermost first; a folded one with itself.
+  around() {
+    const { model } = this, key = this.selected || (this.step ? this.nowKey() : null);
+    if (!key) return [];
+    const index = Number(key.slice(1));
+    return model.chain(key[0] === "v" ? model.vertices[index].box : index);
   }
 
   // The box's corner stays where it was on the screen.
   keepInPlace(box, change) {
-    const corner = () => this.picture.layout.boxes.get(box) || this.picture.layout.items.get("b" + box);
+    const one = this.model.boxes[box].members.length ? this.model.boxes.find((b) => b.parent === box).index : box;
+    const corner = () => [box, one].flatMap((b) => [this.picture.layout.boxes.get(b), this.picture.layout.items.get("b" + b)]).find(Boolean);
     const before = corner();
     change();
     const after = corner();
@@ -190,13 +213,11 @@ class Page {
   }
 
   depth(change) {
-    const open = [...this.picture.view.open].map((box) => this.model.depth(box) + 1);
-    const depth = Math.max(0, Math.min(this.deepest, Math.max(0, ...open) + change));
-    this.model.foldTo(depth);
+    this.model.foldTo(Math.max(0, Math.min(this.deepest, this.model.level() + change)));
     this.model.spread.clear();
     this.selected = null;
     this.redraw();
-    this.fit();
+    this.fit(READABLE);
   }
 
   // To what it came from (-1) or to what uses it (1).
@@ -241,12 +262,7 @@ class Page {
   }
 
   foldAround() {
-    const { model } = this;
-    const key = this.selected || (this.step ? this.nowKey() : null);
-    if (!key) return;
-    const index = Number(key.slice(1));
-    const around = key[0] === "v" ? model.chain(model.vertices[index].box) : model.chain(key[0] === "o" ? index : model.boxes[index].parent);
-    const box = around.filter((b) => !model.boxes[b].members.length).pop();
+    const box = this.around().filter((b) => !this.model.boxes[b].members.length && !this.model.folded.has(b)).pop();
     if (box !== undefined) this.toggle(box);
   }
 
@@ -285,11 +301,18 @@ class Page {
     byId("scene").setAttribute("transform", `translate(${x} ${y}) scale(${scale})`);
   }
 
-  fit() {
+  scaleToFit() {
+    const { clientWidth: w, clientHeight: h } = byId("canvas");
+    const { layout } = this.picture;
+    return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 46 - byId("legend").offsetHeight) / layout.h, 1.25));
+  }
+
+  // Everything at once; or, not smaller than `least`, as much as there is room for, from the top.
+  fit(least = 0) {
     const { clientWidth: w, clientHeight: h } = byId("canvas");
     const { layout } = this.picture;
     const legend = byId("legend").offsetHeight + 14;
-    const scale = Math.max(0.05, Math.min((w - 40) / layout.w, (h - 32 - legend) / layout.h, 1.25));
+    const scale = Math.max(least, this.scaleToFit());
     this.eye = { scale, x: (w - layout.w * scale) / 2, y: Math.max(16, (h - legend - layout.h * scale) / 2) };
     this.move();
   }
@@ -347,7 +370,11 @@ class Page {
   click(event) {
     if (this.dragged) return;
     const element = event.target.closest("[data-key], [data-box]");
-    if (!element || (element.dataset.box !== undefined && !event.target.closest(".heading"))) return;
+    if (!element || (element.dataset.box !== undefined && !event.target.closest(".heading, .times"))) return;
+    if (event.target.closest(".times")) {
+      this.selected = element.dataset.key || "o" + element.dataset.box;
+      return this.spreadAround();
+    }
     this.enter(element);
   }
 
@@ -366,7 +393,11 @@ class Page {
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       const { left, top } = canvas.getBoundingClientRect();
-      this.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)), event.clientX - left, event.clientY - top);
+      const unit = event.deltaMode === 1 ? 16 : 1; // lines, or pixels
+      if (event.ctrlKey || event.metaKey) return this.zoom(Math.exp(-event.deltaY * unit * 0.004), event.clientX - left, event.clientY - top);
+      this.eye.x -= (event.shiftKey ? event.deltaY : event.deltaX) * unit;
+      this.eye.y -= (event.shiftKey ? 0 : event.deltaY) * unit;
+      this.move();
     }, { passive: false });
     let from = null;
     graph.addEventListener("pointerdown", (event) => {
@@ -422,6 +453,7 @@ class Page {
       b: () => this.goTo(this.model.forward.length + 1),
       " ": () => this.play(),
       f: () => this.foldAround(),
+      x: () => this.spreadAround(),
       "[": () => this.depth(-1),
       "]": () => this.depth(1),
       "/": () => byId("search").focus(),

@@ -10,6 +10,10 @@ class Model {
     this.places = this.boxes.map((box) => placesOf(box));
     this.inside = this.boxes.map(() => []); // vertices of each box, however deep
     for (const vertex of this.vertices) for (const box of this.chain(vertex.box)) this.inside[box].push(vertex.index);
+    this.only = this.inside.map((inside) => {
+      const operations = inside.filter((i) => this.vertices[i].operation);
+      return operations.length === 1 ? this.vertices[operations[0]] : null; // a Linear layer is its operation
+    });
     this.users = this.vertices.map(() => []);
     for (const vertex of this.vertices) for (const [source] of vertex.inputs) this.users[source].push(vertex.index);
   }
@@ -46,7 +50,7 @@ class Model {
       if (items.has(key)) continue;
       const index = Number(key.slice(1));
       const isBox = key[0] === "b";
-      const place = isBox ? this.boxes[index].parent : this.vertices[index].box;
+      const place = this.frameOf(isBox ? this.boxes[index].parent : this.vertices[index].box);
       items.set(key, { key, index, isBox, box: place, leaf: !isBox && !this.vertices[index].operation });
     }
     const wires = new Map();
@@ -61,9 +65,26 @@ class Model {
         wire.slots.add(`${this.exemplar(source)} ${slot}`);
       }
     }
-    const open = new Set();
-    for (const item of items.values()) for (const box of this.chain(item.box)) open.add(box);
+    const open = new Set(); // those with a frame
+    for (const item of items.values()) for (let box = item.box; box >= 0; box = this.frameOf(this.boxes[box].parent)) open.add(box);
     return { of, items, wires, open };
+  }
+
+  // The frame that is drawn for what stands in a box: repeats have none while one box stands for all.
+  frameOf(box) {
+    while (box >= 0 && this.stands(box)) box = this.boxes[box].parent;
+    return box;
+  }
+
+  // Whether one of the boxes in here stands for all.
+  stands(box) {
+    return this.boxes[box].members.length > 0 && !this.spread.has(box);
+  }
+
+  // What a box is called: a group's name if it stands for all of them. [name, how many]
+  nameOf(box) {
+    const group = this.boxes[box].parent;
+    return group >= 0 && this.stands(group) ? [this.boxes[group].name, this.boxes[group].members.length] : [this.boxes[box].name, 0];
   }
 
   // Whether an edge leads from one of the boxes that repeat to another of them, while one stands for all.
@@ -84,12 +105,28 @@ class Model {
 
   // How many modules stand around a box.
   depth(box) {
-    return this.chain(box).filter((b) => b !== box && !["repeat", "pass"].includes(this.boxes[b].kind)).length;
+    return this.chain(box).filter((b) => b !== box && !isGroup(this.boxes[b])).length;
   }
 
-  // Fold so that modules show down to a depth.
-  foldTo(depth) {
-    this.folded = new Set(this.boxes.filter((b) => this.depth(b.index) >= depth && b.kind !== "repeat" && b.kind !== "pass").map((b) => b.index));
+  // How often everything can be unfolded by one level: down to the deepest module, then what is one operation.
+  levels() {
+    const several = this.boxes.filter((box) => !this.only[box.index] && !isGroup(box)).map((box) => this.depth(box.index) + 1);
+    return Math.max(0, ...several) + (this.only.some(Boolean) ? 1 : 0);
+  }
+
+  // The level that the folds show: of the deepest box that is open.
+  level() {
+    const open = this.boxes.filter((box) => !isGroup(box) && this.chain(box.index).every((b) => !this.folded.has(b)));
+    if (open.some((box) => this.only[box.index])) return this.levels();
+    return Math.max(0, ...open.map((box) => this.depth(box.index) + 1));
+  }
+
+  // Fold so that modules show down to a level.
+  foldTo(level) {
+    const all = level >= this.levels();
+    const failed = new Set(this.vertices.filter((v) => v.kind === "failed").flatMap((v) => this.chain(v.box)));
+    const closed = (box) => !all && !failed.has(box.index) && (this.only[box.index] || this.depth(box.index) >= level);
+    this.folded = new Set(this.boxes.filter((b) => closed(b) && !isGroup(b)).map((b) => b.index));
   }
 
   // Open every box around a vertex, so that it can be seen.
@@ -115,6 +152,7 @@ function placesOf(box) {
   return places;
 }
 
+const isGroup = (box) => box.kind === "repeat" || box.kind === "pass"; // no level of its own
 const sizeOf = (shape) => shape.reduce((n, m) => n * m, 1);
 const shapeText = (shape) => (shape.length ? shape.join("×") : "scalar");
 

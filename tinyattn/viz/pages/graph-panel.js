@@ -17,7 +17,7 @@ class Panel {
   }
 
   show(...children) {
-    this.element.replaceChildren(...children.flat().filter(Boolean));
+    this.element.replaceChildren(...children.flat(Infinity).filter(Boolean));
     this.element.scrollTop = 0;
     for (const canvas of this.element.querySelectorAll("canvas")) canvas.paint();
   }
