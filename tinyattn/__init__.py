@@ -9,6 +9,7 @@ tensor([2., 4., 6.])
 
 import builtins
 import importlib
+from typing import Any as _Any
 
 from tinyattn import graph  # first: it ties the core together
 from tinyattn import autograd, backends, ops
@@ -48,7 +49,7 @@ from tinyattn import nn, optim  # noqa: E402
 __version__ = "0.1.0"
 
 
-def __getattr__(name: builtins.str) -> builtins.object:  # ta.viz and its like, imported when first asked for
+def __getattr__(name: builtins.str) -> _Any:  # ta.viz and its like, imported when first asked for
     if name in ("data", "models", "train", "viz"):
         return importlib.import_module(f"tinyattn.{name}")
     raise AttributeError(f"module 'tinyattn' has no attribute {name!r}")
