@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +257,19 @@ def test_a_live_picture_in_a_notebook_is_shown_in_place(monkeypatch):
     live.update()
     live.update()
     assert [what for what, _ in shown] == ["first", "again"] and shown[0][1].startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_example_draws_them_all(tmp_path):
+    example = Path(__file__).parents[1] / "examples/watch_training.py"
+    command = [sys.executable, str(example), "--data", "digits", "--epochs", "1", "--batch-size", "64", "--out", "here"]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join([str(example.parents[1]), *sys.path])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert "epoch 1: loss" in done.stdout and "profile: " in done.stdout
+    assert {p.name for p in (tmp_path / "here").iterdir() if p.stat().st_size > 1000} == {
+        "curves.png", "layers.png", "confusion.png", "mistakes.png", "attention.png", "attention.html", "profile.txt",
+        "trace.json",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
