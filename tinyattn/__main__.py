@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _check_out(args.out)
         return _graph(args)
-    except (UserError, ImportError, ValueError, TypeError, OSError, RuntimeError) as error:
+    except (UserError, AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"tinyattn graph: {error}", file=sys.stderr)
         return 2
 

@@ -36,7 +36,7 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
     children: defaultdict[int, list[Item]] = defaultdict(list)
     for item, box in seen.items.items():
         children[box].append(item)
-    lines = [_HEAD]
+    lines, heat = [_HEAD], _heat(trace, seen) if times else {}
     if trace.error:
         lines.append(
             f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={_quote(COLOURS['failed'][1])};\n"
@@ -56,7 +56,8 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
             stack.append((-1, indent[2:] + "}\n"))
         for item in children[box]:
             label = _label(trace, item, stats, times)
-            lines.append(f"{indent}{_name(item)} [{label}];\n")
+            warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
+            lines.append(f"{indent}{_name(item)} [{label}{warm}];\n")
         stack += [(inner, "") for inner in reversed(sub[box])]
     lines += [_wire(trace, wire) for wire in seen.wires]
     return "".join(lines) + "}\n"
@@ -99,7 +100,7 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
     else:
         rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
     rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
-    rows += _small(time_text(vertex.seconds)) if times and vertex.seconds else []
+    rows += _small(times_text(vertex.seconds, vertex.seconds_back)) if times else []
     return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
 
 
@@ -115,8 +116,23 @@ def _box_label(trace: Trace, index: int, times: bool) -> str:
         words = [f"{len(own)} operation{'s' * (len(own) != 1)}"] + [f"{size:,} parameters"] * (size > 0)
         rows += _small(", ".join(words))
     if times:
-        rows += _small(time_text(sum(v.seconds for v in members)))
+        rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
     return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (len(own) != 1)}"
+
+
+def _heat(trace: Trace, seen: View) -> dict[Item, float]:
+    """The time of each item, of all that it stands for, as a share of the most that one takes."""
+    seconds: defaultdict[Item, float] = defaultdict(float)
+    for vertex in trace.vertices:
+        if vertex.is_operation:
+            seconds[seen.of[vertex.index]] += vertex.seconds + vertex.seconds_back
+    most = max(seconds.values(), default=0.0)
+    return {item: value / most for item, value in seconds.items()} if most else {}
+
+
+def _warm(share: float) -> str:
+    """White for nothing, orange for the most."""
+    return "#" + "".join(f"{round(255 + (full - 255) * share**0.7):02x}" for full in (0xFF, 0xA8, 0x5C))
 
 
 def _formula_row(vertex: Vertex) -> str:
@@ -219,8 +235,13 @@ def size_text(size: int) -> str:
     return f"{size / 1e9:.3g} GB"
 
 
-def time_text(seconds: float) -> str:
-    """Seconds for people: 12.5 µs."""
+def times_text(forward: float, back: float) -> str:
+    """Seconds for people: "12.5 µs, 30 µs back"; "" for no time at all."""
+    parts = [_time(forward)] * (forward > 0) + [f"{_time(back)} back"] * (back > 0)
+    return ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 

@@ -51,7 +51,7 @@ FORMULAS: dict[str, Formula] = {
     "minimum": _f("min(a, b)", a="g where a < b, g/2 where a = b", b="g where b < a, g/2 where a = b"),
     "clamp": _f("min(max(x, lo), hi)", x="g where lo ≤ x ≤ hi", min="g where x < lo", max="g where x > hi"),
     "where": _f("a where c, else b", a="g where c", b="g where not c"),
-    "masked_fill": _f("v where mask, else x", x="g where not mask", value="Σ g where mask"),
+    "masked_fill": _f("value where mask, else x", x="g where not mask", value="Σ g where mask"),
     # copies
     "clone": _f("x", x="g"),
     "alias": _f("x", x="g"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.modes import Mode, definition_mode
 from tinyattn.nn import Module
 from tinyattn.random import default_generator
@@ -116,6 +117,7 @@ def graph(
     depth: int | None = None,
     stats: bool = False,
     times: bool = False,
+    profile: ProfileReport | None = None,
     gradient: Tensor | Sequence[Tensor | None] | None = None,
     title: str | None = None,
     **kwargs: Any,
@@ -130,8 +132,9 @@ def graph(
         "definitions", fused operations unfolded too, into first principles (a run only; a tensor shows what it
         was computed by).
     depth: modules show down to this depth, 0 for the outermost as one. Unless given, as deep as can be read.
-    stats, times: min, mean, max and gradient norm, or the time of each operation, in the picture (the page has
-        statistics in any case).
+    stats: min, mean, max and gradient norm in the picture (the page has them in any case).
+    times: the time of each operation, forward and back, which also colours it: that of this one run, or, with
+        profile=p, what `with ta.profile() as p:` has measured where the tensor was computed.
     gradient: what the walk backward starts from; ones unless given, the gradient of the outputs' sum.
 
     No `.grad` changes and nothing is freed. Raises TypeError for what is neither, ValueError for an unknown
@@ -141,6 +144,8 @@ def graph(
     """
     if mode not in fold.MODES:
         raise ValueError(f"graph: mode={mode!r}; expected one of {', '.join(fold.MODES)}")
+    if profile is not None and not isinstance(output_or_model, Tensor):
+        raise TypeError("graph: a profile is about one run; give graph() the tensor that was computed in it")
     caller = _variables(sys._getframe(1))
     builder = Builder(names_in([], caller))
     if callable(output_or_model):
@@ -148,13 +153,14 @@ def graph(
     else:
         if inputs or kwargs:
             raise TypeError("graph: inputs are for a model or function, and the first argument is a tensor already")
-        trace = _of_tensors(builder, output_or_model, _tensors(caller), gradient)
+        trace = _of_tensors(builder, output_or_model, _tensors(caller), gradient, profile)
     if title is not None:
         trace.title = title
+    times = times or profile is not None
     return Graph(trace, mode, depth, stats, times)
 
 
-def _of_tensors(builder: Builder, given: Any, around: list[Tensor], gradient: Any) -> Trace:
+def _of_tensors(builder: Builder, given: Any, around: list[Tensor], gradient: Any, profile: Any) -> Trace:
     """around: other tensors that the caller has, whose values may be known from there alone."""
     outputs = _tensors(given)
     if not outputs:
@@ -167,7 +173,23 @@ def _of_tensors(builder: Builder, given: Any, around: list[Tensor], gradient: An
     from_nodes(builder, outputs, around)
     name = next((builder.names[id(x.node)] for x in outputs if id(x.node) in builder.names), "")
     trace = Trace(name or f"a {type(given).__name__}", builder.vertices, [], [], builder.gallery, builder.rules)
-    return _finished(trace, builder, outputs, gradient)
+    trace = _finished(trace, builder, outputs, gradient)
+    if profile is not None:
+        _take_times(builder, profile)
+    return trace
+
+
+def _take_times(builder: Builder, profile: ProfileReport) -> None:
+    rows, known = profile.by_node, 0
+    for node, index in builder.nodes.items():
+        row, vertex = rows.get(node.id), builder.vertices[index]
+        known += row is not None
+        vertex.seconds, vertex.seconds_back = (row.forward, row.backward) if row is not None else (0.0, 0.0)
+    if not known:
+        raise ValueError(
+            "graph: this profile has seen none of these operations. Compute the tensor inside of `with ta.profile() "
+            "as p:`, and give graph() that tensor."
+        )
 
 
 def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: str, gradient: Any) -> Trace:

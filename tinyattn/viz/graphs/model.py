@@ -59,7 +59,8 @@ class Vertex:
     saved: dict[str, int] = field(default_factory=dict)
     site: Line | None = None  # the user's line
     inner: Line | None = None  # the line of the model, where that is not the user's
-    seconds: float = 0.0
+    seconds: float = 0.0  # forward, where that was timed
+    seconds_back: float = 0.0
     error: str = ""
     output: bool = False
 
@@ -103,7 +104,6 @@ class Step:
     vertex: int
     gradient: int
     arrivals: list[Arrival] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from tinyattn.viz.graphs.dot import formula_text, is_brief, option_text, time_text, title
+from tinyattn.viz.graphs.dot import formula_text, is_brief, option_text, times_text, title
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Line, Trace, Vertex
 
@@ -75,7 +75,8 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "saved": vertex.saved,
         "site": _line(vertex.site),
         "inner": _line(vertex.inner),
-        "time": time_text(vertex.seconds) if times and vertex.seconds else "",
+        "time": times_text(vertex.seconds, vertex.seconds_back) if times else "",
+        "seconds": vertex.seconds + vertex.seconds_back if times else 0,
         "error": vertex.error,
         "output": vertex.output,
     }

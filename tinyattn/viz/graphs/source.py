@@ -68,7 +68,7 @@ def local_tensors() -> list[tuple[str, Any]]:
                 if isinstance(value, Tensor) and name not in arguments and name not in _SAYS_NOTHING:
                     found.append((name, value))
         frame = frame.f_back
-    return found
+    return found[::-1]  # the outermost first: it says best what something is
 
 
 def variables_of(frame: FrameType) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def variables_of(frame: FrameType) -> dict[str, Any]:
 
 
 _WRAPPERS = tuple(name for name in _MACHINERY if name != PACKAGE + "ops" + os.sep)
-_SAYS_NOTHING = {"a", "b", "found", "input", "out", "output", "result", "self", "tensor", "x"}
+_SAYS_NOTHING = {"a", "b", "found", "input", "left", "out", "output", "result", "right", "self", "tensor", "x"}
 
 
 @cache

@@ -33,7 +33,7 @@ class Walker(Observer):
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         if node in self.builder.nodes:
-            self.steps[-1].seconds = time.perf_counter() - self._started
+            self.builder.vertices[self.steps[-1].vertex].seconds_back = time.perf_counter() - self._started
 
     def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
         while node.edges[self._slot] is not edge:

@@ -28,6 +28,7 @@ class Picture {
     this.lines = new Map([...view.items.values()].map((item) => [item.key, this.linesOf(item)]));
     const size = (item) => this.sizeOf(item);
     this.layout = layOut(view, this.model.boxes, (box) => this.model.frameOf(box), size, (box) => this.headingWidth(box));
+    this.warm(view);
     this.scene.replaceChildren();
     this.elements = new Map();
     this.wires = new Map();
@@ -38,6 +39,13 @@ class Picture {
     const inOrder = [...view.items.values()].sort((a, b) => view.of.indexOf(a.key) - view.of.indexOf(b.key));
     for (const item of inOrder) this.scene.append(this.item(item));
     return true;
+  }
+
+  // The time of each item, of all that it stands for, where times were asked for.
+  warm(view) {
+    this.seconds = new Map();
+    for (const [i, v] of this.model.vertices.entries()) if (v.operation) this.seconds.set(view.of[i], (this.seconds.get(view.of[i]) || 0) + v.seconds);
+    this.most = Math.max(0, ...this.seconds.values());
   }
 
   // --- words ---
@@ -106,7 +114,10 @@ class Picture {
       const layers = this.model.nameOf(item.index)[1] ? 2 : 1; // a pile, where one stands for several
       for (let i = layers; i > 0; i--) g.append(svg("rect", { class: "under", x: 3.5 * i, y: 3.5 * i, width: w, height: h, rx: 8 }));
     }
-    g.append(svg("rect", { class: "shape", width: w, height: h, rx: radius }));
+    const shape = svg("rect", { class: "shape", width: w, height: h, rx: radius });
+    const share = this.most && !item.leaf ? (this.seconds.get(item.key) || 0) / this.most : 0;
+    if (share) shape.style.fill = `color-mix(in srgb, rgb(var(--plus)) ${Math.round(45 * share ** 0.7)}%, var(--card))`;
+    g.append(shape);
     const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
     lines.forEach((line, i) => {
       let x = (w - this.lineWidth(line)) / 2;
@@ -161,14 +172,15 @@ class Picture {
     const from = this.view.items.get(wire.from), to = this.view.items.get(wire.to);
     if (from.leaf || (from.box === to.box && !from.isBox && points.length < 3)) return;
     const [x, y] = points[0];
-    this.scene.append(svg("text", { class: "wire-label", x: x + 5, y: y + 12, "data-wire": wire.key }, shapeText(wire.shape)));
+    this.scene.append(svg("text", { class: "wire-label", x: x + 6, y: y + 15, "data-wire": wire.key }, shapeText(wire.shape)));
   }
 
   // --- a step ---
 
   // done, reached, waiting: vertices; now: a vertex; carries, feeds: pairs of vertices whose wire stands out.
   show({ done, reached, waiting, now, carries, feeds }) {
-    const keys = (set) => new Set([...set].map((i) => this.view.of[i]));
+    const seen = this.inTheSameTurn(now);
+    const keys = (set) => new Set([...set].filter(seen).map((i) => this.view.of[i]));
     const [doneKeys, reachedKeys, waitingKeys] = [keys(done), keys(reached), keys(waiting)];
     const nowKey = now === null ? "" : this.view.of[now];
     for (const [key, element] of this.elements) {
@@ -186,6 +198,14 @@ class Picture {
       path.classList.toggle("todo", !key.split(">").every((end) => doneKeys.has(end)));
     }
     if (nowKey && this.elements.has(nowKey)) this.scene.append(this.elements.get(nowKey)); // above its neighbours
+  }
+
+  // Where one block stands for several: it looks as the one does that the step is in.
+  inTheSameTurn(now) {
+    const { model } = this;
+    const groups = now === null ? [] : model.chain(model.vertices[now].box).filter((b) => model.boxes[b].members.length && model.stands(b));
+    const turns = groups.map((b) => [model.places[b], model.places[b].get(now)[0]]);
+    return (i) => turns.every(([places, turn]) => !places.has(i) || places.get(i)[0] === turn);
   }
 }
 

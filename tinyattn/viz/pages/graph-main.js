@@ -22,6 +22,14 @@ class Page {
     if (data.auto) this.foldToFit();
     this.fit(READABLE);
     this.goTo(0);
+    this.follow(new URLSearchParams(location.hash.slice(1)));
+  }
+
+  // page.html#step=44&level=3&theme=dark opens there: to send somebody to a step.
+  follow(wanted) {
+    if (wanted.has("theme")) document.documentElement.dataset.theme = wanted.get("theme") === "dark" ? "dark" : "light";
+    if (wanted.has("level")) this.depth(Number(wanted.get("level")) - this.model.level());
+    if (wanted.has("step")) this.goTo(Number(wanted.get("step")));
   }
 
   // At first as much is unfolded as can be read without moving about.

@@ -179,7 +179,7 @@ function heatMap(entry) {
   const [low, high] = [Number(entry.low), Number(entry.high)];
   const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
   const holder = html("div", { className: "frames" });
-  const most = frames > 1 ? 190 : 390;
+  const most = frames > 1 ? 160 : 340; // pixels
   for (let f = 0; f < frames; f++) {
     const canvas = html("canvas", { width: columns, height: rows, role: "img", "aria-label": `heat map, ${entry.shape.join(" by ")}` });
     const cell = Math.max(1, Math.min(most / columns, 220 / rows, 14));
@@ -200,7 +200,7 @@ function heatMap(entry) {
     holder.append(canvas);
   }
   const more = entry.frames > frames ? `the first ${frames} of ${entry.frames} matrices; ` : "";
-  const cells = rows * columns * frames < sizeOf(entry.shape) && !more ? "a cell is the mean of its neighbours; " : "";
+  const cells = rows * columns * frames < sizeOf(entry.shape) && !more ? "a cell is a mean of several; " : "";
   const scale = html("div", { className: "scale" }, shortNumber(-reach), html("i"), shortNumber(reach), more || cells ? html("span", {}, (more + cells).replace(/; $/, "")) : null);
   return html("div", {}, holder, scale);
 }
