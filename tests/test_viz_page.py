@@ -409,9 +409,12 @@ def test_texts_of_the_user_stay_texts(show):
 
 
 def test_a_page_of_ten_thousand_nodes(show):
-    start = time.perf_counter()
-    page = show(graph(wild(9_000)))
-    assert time.perf_counter() - start < 5
+    root, start = wild(9_000), time.process_time()
+    picture = graph(root)
+    assert len(picture.vertices) > 10_000
+    page = show(picture)
+    assert time.process_time() - start < 3  # of this process; the browser counts for itself
+    assert page.run("performance.getEntriesByType('navigation')[0].domComplete") < 4000
     assert items(page) < 200
     few = items(page)
     page.run("(window.page.model.folded.clear(), window.page.redraw())")
@@ -432,7 +435,7 @@ def test_the_classifiers_page_is_small(tmp_path):
     ta.manual_seed(0)
     model = models.AttentionClassifier(**RECIPE)
     for mode in ("modules", "definitions"):
-        path = graph(loss_of(model), *data(128), mode=mode).save(tmp_path / "x.html")
+        path = graph(loss_of(model), *data(8), mode=mode).save(tmp_path / "x.html")
         assert path.stat().st_size < 2_000_000
 
 
