@@ -7,6 +7,10 @@
 tensor([2., 4., 6.])
 """
 
+import builtins
+import importlib
+from typing import Any as _Any
+
 from tinyattn import graph  # first: it ties the core together
 from tinyattn import autograd, backends, ops
 from tinyattn.autograd import grad
@@ -37,7 +41,7 @@ from tinyattn.tensor import Tensor
 from tinyattn.serialization import load, load_metadata, save
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
 from tinyattn.checkpoint import checkpoint
-from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger
+from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger, profile
 
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int
@@ -45,3 +49,9 @@ float, int = float32, int32  # torch's names; the built-ins are builtins.float a
 from tinyattn import nn, optim  # noqa: E402
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: builtins.str) -> _Any:  # ta.viz and its like, imported when first asked for
+    if name in ("data", "models", "train", "viz"):
+        return importlib.import_module(f"tinyattn.{name}")
+    raise AttributeError(f"module 'tinyattn' has no attribute {name!r}")

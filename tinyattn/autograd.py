@@ -161,6 +161,8 @@ def _descend(
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
             pending.receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
+            for observer in watching:
+                observer.received(edge, node, gi, pending.gradients[edge.id])
         if not retain and node.saved and node.free():  # as the walk passes
             for observer in watching:
                 observer.freed(node)

@@ -221,7 +221,7 @@ class Operation:
         if self.promote is not None and not _agree(inputs):
             inputs = tuple(self.promote(*inputs))
         if self.definition is not None and definition_mode.get():
-            return self.definition(_ops, *inputs, **options)
+            return self._run_definition(inputs, options)
         Tensor = _tensor.Tensor
         arrays, edges, tracked = [], [], False
         for x in inputs:
@@ -264,6 +264,17 @@ class Operation:
         if extra and self.definition is None:  # with one, the extras are the kernel's own affair
             return (out, *extra)
         return out
+
+    def _run_definition(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
+        assert self.definition is not None
+        watching = observers.get()
+        for observer in watching:
+            observer.before_definition(self, inputs, options)
+        try:
+            return self.definition(_ops, *inputs, **options)
+        finally:
+            for observer in watching:
+                observer.after_definition(self)
 
     def _name_shapes(self, error: Exception, arrays: Sequence[Any]) -> None:
         """NumPy's message about shapes that do not fit names neither the operation nor the remedy."""

@@ -20,6 +20,8 @@ class Observer:
     Arrays are the live ones: look, do not write. Observers nest; each is told in order of entering.
     """
 
+    in_threads = False  # whether several threads may tell it at once; else DataParallel uses one while it watches
+
     _tokens: list[Token[tuple[Observer, ...]]]
 
     def before_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any]) -> None:
@@ -31,6 +33,12 @@ class Observer:
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
         """`op` raised `error`, which goes on to the caller."""
 
+    def before_definition(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+        """Under `definitions()`: `op` is about to run as the operations that define it."""
+
+    def after_definition(self, op: Operation) -> None:
+        """It has, or one of them has raised an error."""
+
     def detached(self, tensor: Any, out: Any) -> None:
         """`tensor.detach()` gave the Tensor `out`."""
 
@@ -40,6 +48,10 @@ class Observer:
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         """The rules of `node` gave `gradients`, one for each edge, None where nobody needs one."""
+
+    def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
+        """The walk has handed `gradient`, which a rule of `node` gave, on to `edge` (in its shape and dtype);
+        with what had come there before it makes `total`."""
 
     def freed(self, node: Node) -> None:
         """The walk has dropped what `node` had saved."""

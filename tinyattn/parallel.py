@@ -31,11 +31,12 @@ def side_by_side(pieces: Sequence[Callable[[], Any]], threads: bool = True) -> l
 
     Each runs in a copy of the caller's context. All have ended when this returns or raises; what is
     raised is the error of the first piece (not of the first in time) that failed. A second Ctrl-C
-    does not wait. Without `threads`, while an Observer is watching, and inside of another piece,
-    they run one after another on this thread.
+    does not wait. Without `threads`, while an Observer is watching that is not for several threads, and
+    inside of another piece, they run one after another on this thread.
     """
     contexts = [contextvars.copy_context() for _ in pieces]
-    if not threads or len(pieces) < 2 or observers.get() or _in_worker.get():
+    watched = not all(observer.in_threads for observer in observers.get())
+    if not threads or len(pieces) < 2 or watched or _in_worker.get():
         return [context.run(piece) for context, piece in zip(contexts, pieces, strict=True)]
     site = call_site()
     results: list[Any] = [None] * len(pieces)

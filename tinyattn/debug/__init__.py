@@ -1,11 +1,13 @@
-"""Finding out why: checked gradients, the first NaN, what a gradient is made of, who holds the memory."""
+"""Finding out why: checked gradients, the first NaN, what a gradient is made of, who holds the memory,
+where the time goes."""
 
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
 from tinyattn.debug.explain import Explanation, explain
 from tinyattn.debug.gradcheck import GradcheckError, NotDifferentiableError, gradcheck, gradgradcheck
 from tinyattn.debug.memory import MemoryLedger, memory_ledger
+from tinyattn.debug.profile import Profile, profile
 
 __all__ = [
-    "AnomalyError", "Explanation", "GradcheckError", "MemoryLedger", "NotDifferentiableError", "detect_anomaly",
-    "explain", "gradcheck", "gradgradcheck", "memory_ledger",
+    "AnomalyError", "Explanation", "GradcheckError", "MemoryLedger", "NotDifferentiableError", "Profile",
+    "detect_anomaly", "explain", "gradcheck", "gradgradcheck", "memory_ledger", "profile",
 ]  # fmt: skip

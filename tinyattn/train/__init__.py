@@ -1,4 +1,5 @@
-"""What surrounds a training loop: the run's folder and its checkpoints, signals, the progress bar, evaluation."""
+"""What surrounds a training loop: the run's folder and its checkpoints, signals, the progress bar, evaluation,
+statistics of layers."""
 
 from tinyattn.train.arguments import Parser, exit_code
 from tinyattn.train.checkpoints import Checkpoints
@@ -10,9 +11,10 @@ from tinyattn.train.progress import Progress
 from tinyattn.train.run import Run
 from tinyattn.train.signals import StopSignals
 from tinyattn.train.tally import Tally
+from tinyattn.train.watch import LayerStats
 
 __all__ = [
-    "Checkpoints", "NonFiniteError", "Parser", "Progress", "RefusedError", "Run", "StopSignals", "Tally",
+    "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RefusedError", "Run", "StopSignals", "Tally",
     "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state", "not_finite", "predict",
     "versions",
 ]  # fmt: skip

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import os
+import math
 from typing import Any
 
 from tinyattn.viz.figure import new_figure
+from tinyattn.viz.tables import Rows, column, read_rows
+
+_COLOURS = {"train": "tab:gray", "test": "tab:blue", "validation": "tab:green", "val": "tab:green"}
 
 
-def curves_figure(metrics_csv: str | os.PathLike[str], title: str = "") -> Any:
-    """Two panels drawn from a run's metrics.csv: training loss; training and test accuracy.
+def curves_figure(metrics: Rows, title: str = "") -> Any:
+    """Two panels: every column that ends in "loss", and every one that ends in "accuracy" (shares of 1).
 
-    Returns a matplotlib Figure.
+    metrics: a run's metrics.csv, which may still be written to, or rows as dicts. Over the column "epoch", or
+    "step", or else the number of the row. Returns a matplotlib Figure. Raises ValueError where there is nothing
+    to draw.
     """
-    with open(metrics_csv, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) for row in rows]
-    figure = new_figure(9, 3.6)
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, [float(row["train_loss"]) for row in rows], marker="o", color="tab:red")
-    left.set(xlabel="epoch", ylabel="training loss (cross-entropy)", yscale="log")
-    for column, label, color in (("train_accuracy", "training", "tab:gray"), ("test_accuracy", "test", "tab:blue")):
-        values = [100 * float(row[column]) for row in rows]
-        right.plot(epochs, values, marker="o", color=color, label=f"{label}, {values[-1]:.2f} % at the end")
-    right.set(xlabel="epoch", ylabel="accuracy (%)")
-    right.legend(loc="lower right")
-    for axes in (left, right):
+    rows = read_rows(metrics)
+    time = next((name for name in ("epoch", "step") if name in rows[0]), "row")
+    x = column(rows, time) if time in rows[0] else [float(i + 1) for i in range(len(rows))]
+    kinds = {kind: [name for name in rows[0] if name.endswith(kind)] for kind in ("loss", "accuracy")}
+    if not any(kinds.values()):
+        raise ValueError(f"curves: no column ends in 'loss' or 'accuracy'; there are {', '.join(map(str, rows[0]))}")
+    panels = [kind for kind, names in kinds.items() if names]
+    figure = new_figure(4.5 * len(panels), 3.6)
+    for axes, kind in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name in kinds[kind]:
+            _curve(axes, x, column(rows, name), name, kind)
+        unit = "accuracy (%)" if kind == "accuracy" else "loss (cross-entropy)"
+        axes.set(xlabel=time, ylabel=unit)
+        axes.legend(loc="lower right" if kind == "accuracy" else "upper right")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     return figure
+
+
+def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str) -> None:
+    label = name.removesuffix(kind).strip("_ ") or kind
+    known = [value for value in values if math.isfinite(value)]
+    if kind == "accuracy":
+        values, end = [100 * value for value in values], f"{100 * known[-1]:.2f} %" if known else "never known"
+    else:
+        end = f"{known[-1]:.4f}" if known else "never known"
+        if known and min(known) > 0:
+            axes.set_yscale("log")
+    colour = next((colour for start, colour in _COLOURS.items() if label.startswith(start)), None)
+    label = {"train": "training", "val": "validation"}.get(label, label)
+    axes.plot(x, values, marker="o" if len(x) < 60 else None, color=colour, label=f"{label}, {end} at the end")

@@ -1,0 +1,136 @@
+"""Make every picture of README.md and docs/.
+
+    python examples/visualize.py                        # all of them, into docs/pictures
+    python examples/visualize.py --only attention.svg   # one
+    python examples/visualize.py --list
+
+Each picture is a function below, which ends with the one call that draws it; the table at the bottom says which file
+is whose. Graphs need graphviz' program `dot`, pictures of pages Chromium; what cannot be made is named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import data, models
+
+
+class CannotDrawError(Exception):
+    """What a picture needs is not here."""
+
+
+# --- computation graphs ---
+
+
+def first_graph(path: Path) -> None:
+    """Four operations on three vectors, as they were recorded."""
+    a = ta.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    b = ta.tensor([4.0, -5.0, 6.0], requires_grad=True)
+    c = ta.tensor([0.5, 0.5, 0.5], requires_grad=True)
+    y = (a * b + c).relu().sum()
+    ta.viz.graph(y, stats=True).save(path)
+
+
+def attention_graph(path: Path) -> None:
+    """Scaled dot-product attention in first principles: 49 tokens of 16 features."""
+    query, key, value = (ta.randn(49, 16, requires_grad=True) for _ in range(3))
+    ta.viz.graph(F.scaled_dot_product_attention, query, key, value, mode="definitions").save(path)
+
+
+def block_graph(path: Path) -> None:
+    """One block of the classifier: attention, then an MLP, each added to what came in."""
+    block = models.AttentionClassifier().blocks[0]
+    tokens = ta.randn(2, 49, 64)
+    ta.viz.graph(block, tokens).save(path)
+
+
+def classifier_graph(path: Path) -> None:
+    """A classifier of twelve blocks, folded to its layers."""
+    model = models.AttentionClassifier(num_layers=12)
+    ta.viz.graph(model, ta.rand(2, 28, 28), depth=1).save(path)
+
+
+def crashed_graph(path: Path) -> None:
+    """A forward that stopped: how far it came, and what did not fit."""
+    model = ta.nn.Sequential(ta.nn.Linear(4, 8), ta.nn.ReLU(), ta.nn.Linear(9, 2))
+    ta.viz.graph(model, ta.rand(3, 4), mode="operations").save(path)
+
+
+def page_of_the_classifier(path: Path) -> None:
+    """The page that walks through the MNIST classifier, on the way back through its attention."""
+    from mnist import RECIPES
+
+    digits = data.load("digits")
+    model = models.AttentionClassifier(**RECIPES["classifier"]["model"])
+    images, labels = ta.tensor(digits.test_images[:2] / 255, dtype=ta.float32), ta.tensor(digits.test_labels[:2])
+
+    def loss(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        return F.cross_entropy(model(images), labels)
+
+    picture = ta.viz.graph(loss, images, labels, title="MNIST classifier")
+    forward = sum(vertex.is_operation for vertex in picture.vertices)
+    back = next(i for i, step in enumerate(picture.steps) if picture.vertices[step.vertex].op == "packed_attention")
+    screenshot(picture, path, step=forward + back + 1, level=3, theme="dark" if "dark" in path.stem else "light")
+
+
+def screenshot(picture: ta.viz.Graph, path: Path, **where: object) -> None:
+    """What a reader sees of a graph's page, opened at a step."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise CannotDrawError("Chromium is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        page = picture.save(Path(folder, "page.html"))
+        fragment = "&".join(f"{name}={value}" for name, value in where.items())
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"]
+        files = [f"--user-data-dir={folder}/profile", f"--screenshot={path.absolute()}", f"{page.as_uri()}#{fragment}"]
+        subprocess.run([chromium, *flags, *files], check=True, capture_output=True, timeout=60)
+
+
+# --- which file is whose ---
+
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "graph.svg": first_graph,
+    "attention.svg": attention_graph,
+    "block.svg": block_graph,
+    "classifier.svg": classifier_graph,
+    "crashed.svg": crashed_graph,
+    "page.png": page_of_the_classifier,
+    "page-dark.png": page_of_the_classifier,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make every picture of README.md and docs/.")
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder to write into (docs/pictures)")
+    parser.add_argument(
+        "--only", action="append", choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
+    )
+    parser.add_argument("--list", action="store_true", help="say which pictures there are")
+    args = parser.parse_args()
+    if args.list:
+        for name, draw in PICTURES.items():
+            print(f"{name:24} {(draw.__doc__ or '').splitlines()[0]}")
+        return 0
+    args.out.mkdir(parents=True, exist_ok=True)
+    missing = 0
+    for name in args.only or PICTURES:
+        ta.manual_seed(0)  # each picture is the same, whichever others are made
+        try:
+            PICTURES[name](args.out / name)
+            print(f"{args.out / name}: {(args.out / name).stat().st_size / 1000:.0f} kB")
+        except (CannotDrawError, ImportError, RuntimeError) as error:
+            missing += 1
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

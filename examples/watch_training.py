@@ -1,0 +1,116 @@
+"""Watch a model learn, then look into it: every picture of tinyattn.viz about training, and a profile.
+
+    python examples/watch_training.py                # MNIST, or scikit-learn's digits where there is none
+    python examples/watch_training.py --epochs 5 --out pictures
+
+While it trains, curves.png and layers.png in the output folder are drawn anew every few seconds: leave them open.
+Afterwards there are confusion.png, mistakes.png, attention.png, attention.html (click on a patch), profile.txt and
+trace.json (for https://ui.perfetto.dev).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import threadpoolctl
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import data, models, optim, train, viz
+
+
+def main() -> int:
+    args = parse_arguments()
+    ta.manual_seed(args.seed)
+    threadpoolctl.threadpool_limits(1)  # a second BLAS thread gains little on matrices this small
+    try:
+        digits = data.load(args.data, args.data_dir, say=print)
+    except (ValueError, ImportError) as error:
+        print(f"watch_training.py: {error}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = models.AttentionClassifier(
+        patch_size=7, patch_stride=4, patch_padding=2, stem_dim=128, mlp_dim=128, pooling="attention"
+    )
+    learn(model, digits, args)
+    look(model, digits, args.out)
+    measure(model, digits, args.out)
+    return 0
+
+
+def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespace) -> None:
+    """Train, and draw how it goes."""
+    loader = data.DataLoader((digits.train_images, digits.train_labels), args.batch_size, shuffle=True)
+    steps = args.epochs * len(loader)
+    optimizer = optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
+    warm = max(steps // 10, 1)
+    schedule = optim.LambdaLR(optimizer, lambda i: min((i + 1) / warm, 0.5 * (1 + math.cos(math.pi * i / steps))))
+    stats = train.LayerStats(model, optimizer, every=max(steps // 100, 1))
+    rows: list[dict[str, float]] = []
+    curves = viz.Live(lambda: viz.curves_figure(rows, digits.name), args.out / "curves.png")
+    layers = viz.Live(lambda: viz.layers_figure(stats.rows, digits.name), args.out / "layers.png")
+
+    losses, hits, seen = 0.0, 0, 0
+    for epoch in range(1, args.epochs + 1):
+        for images, labels in train.Progress(loader, len(digits.train_images), f"epoch {epoch}"):
+            scores = model(images)
+            loss = F.cross_entropy(scores, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            stats.step()  # optimizer.step(), measured now and then
+            schedule.step()
+            losses, seen = losses + loss.item() * len(labels), seen + len(labels)
+            hits += int((scores.data.argmax(1) == labels.data).sum())
+            if stats.steps % max(steps // 40, 1) == 0:
+                rows.append({"step": stats.steps, "train_loss": losses / seen, "train_accuracy": hits / seen})
+                losses, hits, seen = 0.0, 0, 0
+                curves.update()
+                layers.update()
+        print(f"epoch {epoch}: loss {rows[-1]['train_loss']:.4f}, accuracy {rows[-1]['train_accuracy']:.2%}")
+    curves.update(now=True)
+    layers.update(now=True)
+
+
+def look(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
+    """What the model takes for what, its worst mistakes, and where it looks."""
+    images, labels = digits.test_images, digits.test_labels
+    scores = train.predict(model, images)
+    print(f"{digits.name} test accuracy {(scores.argmax(1) == labels).mean():.2%}")
+    viz.confusion_figure(labels, scores, title=digits.name).savefig(folder / "confusion.png")
+    viz.mistakes_figure(model, images, labels, title=digits.name).savefig(folder / "mistakes.png")
+
+    first = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]  # one of each
+    maps = viz.attention(model, images[first], labels=labels[first], title=f"AttentionClassifier on {digits.name}")
+    maps.save(folder / "attention.png", item=2, token=(3, 3))
+    page = maps.save(folder / "attention.html")
+    print(f"pictures are in {folder}; open {page} and click on a patch")
+
+
+def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
+    """Where the time of one step goes, the second of two: the first makes room."""
+    for _ in range(2):
+        with ta.profile() as p:
+            F.cross_entropy(model(digits.train_images[:128]), digits.train_labels[:128]).backward()
+    print(p.table(rows=5))
+    (folder / "profile.txt").write_text(f"{p}\n", encoding="utf-8")
+    p.save_trace(folder / "trace.json")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train an attention classifier, and draw everything about it.")
+    option = parser.add_argument
+    option("--epochs", type=int, default=2, help="passes over the data (2)")
+    option("--batch-size", type=int, default=128, help="images in a step (128)")
+    option("--seed", type=int, default=0, help="one seed gives one result (0)")
+    option("--data", choices=["auto", "mnist", "digits"], default="auto", help="MNIST, or scikit-learn's digits (auto)")
+    option("--data-dir", help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")
+    option("--out", type=Path, default=Path("pictures"), help="folder for the pictures (pictures)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""python -m tinyattn graph, and examples/visualize.py, which makes the pictures of the documentation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+
+from tinyattn.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz' dot is not installed")
+
+MINE = """
+import tinyattn as ta
+from tinyattn import models, nn
+
+
+class Net(nn.Module):
+    def __init__(self, size=3, hidden=5):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(size, hidden), nn.Linear(hidden, 2)
+
+    def forward(self, x):
+        return self.fc2(self.fc1(x).relu())
+
+
+class Sized(nn.Module):
+    def __init__(self, size, *, depth):
+        super().__init__()
+
+
+def square():
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    return (x * x).sum()
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's in the working directory."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["mine:Net", "--input", "2x3"], "graph of Net: 3 operations, 4 parameters"),
+        (["mine:Net(4, hidden=7)", "--input", "2x4"], "graph of Net: 3 operations"),
+        (["mine:Net()", "--input", "ta.ones(2, 3)"], "graph of Net: 3 operations"),
+        (["mine.py:Net", "--input", "2x3", "--mode", "definitions", "--times"], "graph of Net:"),
+        (["mine:square"], "graph of square: 2 operations"),
+        (["mine:square()"], "graph of a Tensor: 2 operations"),
+        (["mine:AttentionModel"], "graph of AttentionModel: 32 operations, 8 parameters"),  # by way of `models`
+        (
+            ["tinyattn.models:AttentionClassifier(num_layers=12)", "--depth", "1"],
+            "graph of AttentionClassifier: 132 op",
+        ),
+    ],
+)
+def test_what_can_be_named(mine, capsys, arguments, told):
+    assert main(["graph", *arguments, "--out", "x.html"]) == 0
+    assert told in capsys.readouterr().out
+    assert (mine / "x.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mine:Nothing"], "mine has no 'Nothing'; it has Net, Sized"),
+        (["mine:Net"], "Net needs inputs; give the shape of each: --input 2x3"),
+        (["mine:Sized"], "Sized needs size, depth; write 'mine:Sized(..., ...)'"),
+        (["mine:number"], "number is a int; expected a model, its class, a function or a tensor"),
+        (["mine:Net("], "'Net(' is not a Python expression"),
+        (["mine"], "'mine' names no model; expected MODULE:NAME"),
+        (["nowhere.at.all:Net"], "there is no module 'nowhere'"),
+        (["mine:Net", "--out", "x.gif"], "--out x.gif ends in none of .svg, .png"),
+        (["mine:Net", "--out", "no/x.svg"], "there is no folder no"),
+        (["mine:Sized(1, depth=2)"], "Sized has no forward()"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(mine, capsys, arguments, said):
+    assert main(["graph", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("tinyattn graph: ") and error.count("\n") == 1
+    assert not (mine / "graph.html").exists()
+
+
+def test_a_forward_that_crashes_is_drawn_and_told(mine, capsys):
+    assert main(["graph", "mine:Net", "--input", "2x9"]) == 1
+    out = capsys.readouterr()
+    assert "linear: input (2, 9) and weight (5, 3) do not fit" in out.err
+    assert (mine / "graph.html").exists()
+
+
+@needs_dot
+def test_as_a_command(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "tinyattn",
+        "graph",
+        "examples.mnist:AttentionModel",
+        "--out",
+        str(tmp_path / "g.svg"),
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "AttentionModel" in run.stdout and run.stderr == ""
+    xml.dom.minidom.parse(str(tmp_path / "g.svg"))
+
+
+def test_one_seed_gives_one_page(mine):
+    for name in ("a.html", "b.html"):
+        assert main(["graph", "mine:Net", "--input", "2x3", "--out", name]) == 0
+    assert (mine / "a.html").read_bytes() == (mine / "b.html").read_bytes()
+    main(["graph", "mine:Net", "--input", "2x3", "--out", "b.html", "--seed", "1"])
+    assert (mine / "a.html").read_bytes() != (mine / "b.html").read_bytes()
+
+
+# --- the pictures of the documentation ---
+
+
+def visualize(*arguments):
+    command = [sys.executable, str(ROOT / "examples" / "visualize.py"), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_documentation_shows_every_picture_that_is_made():
+    listed = {line.split()[0] for line in visualize("--list").stdout.splitlines()}
+    there = {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert listed == there
+    text = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(pictures/([\w.-]+)\)|srcset=\"pictures/([\w.-]+)\"", text)) and all(
+        name in text for name in there
+    )
+    assert sum((ROOT / "docs" / "pictures" / name).stat().st_size for name in there) < 2_000_000
+
+
+def words(path):
+    return sorted(
+        t.firstChild.data for t in xml.dom.minidom.parse(str(path)).getElementsByTagName("text") if t.firstChild
+    )
+
+
+@needs_dot
+def test_the_graphs_of_the_documentation_are_those_of_today(tmp_path):
+    names = ["graph.svg", "attention.svg", "block.svg", "classifier.svg", "crashed.svg"]
+    run = visualize("--out", str(tmp_path), *[part for name in names for part in ("--only", name)])
+    assert run.returncode == 0, run.stderr
+    for name in names:
+        assert words(tmp_path / name) == words(ROOT / "docs" / "pictures" / name), (
+            f"run examples/visualize.py --only {name}"
+        )

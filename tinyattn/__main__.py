@@ -1,0 +1,183 @@
+"""Pictures from the command line: python -m tinyattn graph package.module:Model --out model.html"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tinyattn as ta
+from tinyattn import models, nn
+from tinyattn.nn import functional as F
+from tinyattn.viz.graphs.fold import MODES
+from tinyattn.viz.graphs.graph import FORMATS
+
+# What to give tinyattn's own models where nothing is said: the article's ten levels, and images in both.
+_KNOWN = {models.AttentionModel: {"input_dim": 10, "embed_dim": 64, "num_classes": 10}, models.AttentionClassifier: {}}
+
+
+class UserError(Exception):
+    """What the user has to change, in one sentence."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line. Exit status: 0; 1 if the forward crashed (the picture is written); 2 for a mistake."""
+    args = _parser().parse_args(argv)
+    ta.manual_seed(args.seed)
+    try:
+        _check_out(args.out)
+        return _graph(args)
+    except (UserError, AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"tinyattn graph: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tinyattn", description="tinyattn from the command line")
+    commands = parser.add_subparsers(dest="command", required=True)
+    graph = commands.add_parser(
+        "graph",
+        help="draw what a model computes",
+        description="Draw what a model computes, as a page that walks through it, or as a picture.",
+        epilog="examples: python -m tinyattn graph tinyattn.models:AttentionClassifier --out model.html; "
+        "python -m tinyattn graph 'mine:Net(8, hidden=16)' --input 2x8 --out net.svg",
+    )
+    option = graph.add_argument
+    option("model", help="MODULE:NAME of a model, its class, or a function; NAME may be any expression there")
+    option("--out", default="graph.html", help="where to write; .html, .svg, .png, .pdf or .dot (graph.html)")
+    option("--input", action="append", default=[], metavar="SHAPE",
+           help="an input: a shape (2x28x28) of random numbers, or an expression in the module (ta.ones(3)); repeat "
+                "for more; tinyattn's own models get two images")  # fmt: skip
+    option("--mode", choices=MODES, default="modules", help="layers, their operations, or these unfolded (modules)")
+    option("--depth", type=int, help="show modules down to this depth; 0 shows one")
+    option("--stats", action="store_true", help="min, mean, max and gradient norm in the picture")
+    option("--times", action="store_true", help="the time of each operation")
+    option("--seed", type=int, default=0, help="of parameters and inputs (0)")
+    return parser
+
+
+def _graph(args: argparse.Namespace) -> int:
+    module, name = _module(args.model)
+    model = _model(module, name)
+    inputs = [_input(module, text) for text in args.input]
+    function, title = model, None
+    if not inputs and type(model) in _KNOWN:  # one of tinyattn's own: two images, and the loss of two labels
+        size = model.image_size
+        inputs = [ta.rand(2, size, size), ta.randint(0, 10, (2,))]
+        title = type(model).__name__
+
+        def function(images: Any, labels: Any) -> Any:
+            return F.cross_entropy(model(images), labels)
+
+    if not inputs and _needs_inputs(model):
+        raise UserError(f"{name} needs inputs; give the shape of each: --input 2x{_first_size(model)}")
+    picture = ta.viz.graph(
+        function, *inputs, mode=args.mode, depth=args.depth, stats=args.stats, times=args.times, title=title
+    )
+    path = picture.save(args.out)
+    print(f"{path}: {picture!r}")
+    if picture.error:
+        print(f"the forward stopped: {picture.error}", file=sys.stderr)
+    return 1 if picture.error else 0
+
+
+# --- what the user named ---
+
+
+def _module(text: str) -> tuple[ModuleType, str]:
+    name, colon, rest = text.partition(":")
+    if not colon or not rest:
+        raise UserError(f"{text!r} names no model; expected MODULE:NAME, as in tinyattn.models:AttentionClassifier")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    if name.endswith(".py"):
+        name = name.removesuffix(".py").replace("/", ".")
+    try:
+        return importlib.import_module(name), rest
+    except ModuleNotFoundError as error:
+        if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
+            raise UserError(f"there is no module {error.name!r} in {Path.cwd()} or among the installed ones") from None
+        raise
+
+
+class _Names(dict[str, Any]):
+    """The names of a module; then ta and what it has; then those in the modules that it imports."""
+
+    def __init__(self, module: ModuleType) -> None:
+        super().__init__(vars(module))
+        self.setdefault("ta", ta)
+        self.module = module
+
+    def __missing__(self, key: str) -> Any:
+        if hasattr(builtins, key):
+            return getattr(builtins, key)
+        for value in vars(self.module).values():
+            if isinstance(value, ModuleType) and value.__name__.startswith("tinyattn.") and hasattr(value, key):
+                return getattr(value, key)
+        models_here = [name for name, value in self.items() if isinstance(value, type) and issubclass(value, nn.Module)]
+        hint = f"; it has {', '.join(models_here)}" if models_here else ""
+        raise UserError(f"{self.module.__name__} has no {key!r}{hint}")
+
+
+def _value(module: ModuleType, text: str) -> Any:
+    """The value of an expression among the names of a module."""
+    try:
+        return eval(compile(text, "<the command line>", "eval"), {"__builtins__": builtins}, _Names(module))
+    except SyntaxError:
+        raise UserError(f"{text!r} is not a Python expression") from None
+
+
+def _model(module: ModuleType, text: str) -> Any:
+    found = _value(module, text)
+    if isinstance(found, type):
+        known = _KNOWN.get(found, {})
+        signature = inspect.signature(found)
+        needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in known
+                  and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]  # fmt: skip
+        if needed:
+            raise UserError(
+                f"{text} needs {', '.join(needed)}; write '{module.__name__}:{text}({'..., ' * (len(needed) - 1)}...)'"
+            )
+        found = found(**known)
+    if not callable(found) and not isinstance(found, ta.Tensor):
+        raise UserError(f"{text} is a {type(found).__name__}; expected a model, its class, a function or a tensor")
+    return found
+
+
+def _input(module: ModuleType, text: str) -> Any:
+    if re.fullmatch(r"\d+(x\d+)*", text):
+        return ta.rand(*map(int, text.split("x")))
+    return _value(module, text)
+
+
+def _needs_inputs(model: Any) -> bool:
+    if isinstance(model, ta.Tensor):
+        return False
+    function = model.forward if isinstance(model, nn.Module) else model
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _first_size(model: Any) -> str:
+    """What the first layer takes, to suggest a shape."""
+    layers = model.modules() if isinstance(model, nn.Module) else []
+    return next((str(layer.in_features) for layer in layers if isinstance(layer, nn.Linear)), "8")
+
+
+def _check_out(out: str) -> None:
+    """Before anything is computed: whether it can be written."""
+    path = Path(out)
+    if path.suffix[1:].lower() not in FORMATS:
+        raise UserError(f"--out {out} ends in none of {', '.join('.' + name for name in FORMATS)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {path.parent}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""How hard each layer is pushed: the size of its gradients, and of its steps beside its parameters."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tinyattn.nn import Module
+from tinyattn.optim import Optimizer
+from tinyattn.tensor import Tensor
+
+COLUMNS = ("step", "layer", "gradient_norm", "parameter_norm", "update_norm", "update_ratio")
+
+
+class LayerStats:
+    """Takes the optimizer's steps and measures one in `every`: `stats.step()` instead of `optimizer.step()`.
+
+    rows: a dict for each layer and measured step, with the number of the step (from 1), the path of the layer,
+    the Euclidean norms of its gradient, of its parameters before the step and of their change, and the ratio of
+    the last two, for which about 1e-3 is healthy (NaN where the parameters were all zero). A layer is a module
+    with parameters of its own, or a parameter of the outermost module; frozen ones are left out.
+    file: append the rows to this CSV file too. steps: how many there were before, for a run that goes on.
+
+    A step that is measured copies the parameters once; the others cost nothing.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        every: int = 50,
+        file: str | os.PathLike[str] | None = None,
+        steps: int = 0,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"LayerStats: every={every}; expected a number of steps, at least 1")
+        self.optimizer, self.every, self.steps = optimizer, every, steps
+        self.file = None if file is None else Path(file)
+        self.rows: list[dict[str, Any]] = []
+        self.layers: dict[str, list[Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                self.layers.setdefault(name.rpartition(".")[0] or name, []).append(parameter)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """optimizer.step(closure), measured if it is its turn: the first, and then one in `every`."""
+        self.steps += 1
+        if (self.steps - 1) % self.every:
+            return self.optimizer.step(closure)
+        before = {layer: [p.data.copy() for p in own] for layer, own in self.layers.items()}
+        result = self.optimizer.step(closure)
+        rows = [self._row(layer, own, before[layer]) for layer, own in self.layers.items()]
+        self.rows += rows
+        if self.file is not None:
+            _append(self.file, rows)
+        return result
+
+    def _row(self, layer: str, parameters: list[Tensor], before: list[Any]) -> dict[str, Any]:
+        size = _norm(before)
+        change = _norm(p.data - old for p, old in zip(parameters, before, strict=True))
+        ratio = change / size if size else math.nan
+        gradient = _norm(p.grad.data for p in parameters if p.grad is not None)
+        return dict(zip(COLUMNS, (self.steps, layer, gradient, size, change, ratio), strict=True))
+
+
+def _norm(arrays: Iterable[Any]) -> float:
+    """The Euclidean norm of all arrays end to end."""
+    return math.sqrt(sum(float((array.astype("float64") ** 2).sum()) for array in arrays))
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    first = not path.exists() or path.stat().st_size == 0
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if first:
+            writer.writeheader()
+        writer.writerows(rows)

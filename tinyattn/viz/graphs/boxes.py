@@ -1,0 +1,272 @@
+"""Boxes around operations: modules, definitions, blocks and loops that repeat, lists too long to show.
+
+The operations of one call follow one another without a break. That makes a box convex: nothing outside depends
+on its inside and feeds it too, so that any box can be folded into one vertex, and no cycle comes of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyattn.nn import Module
+from tinyattn.viz.graphs.build import Stack
+from tinyattn.viz.graphs.model import Box, Vertex
+
+Item = tuple[str, int]  # ("vertex", index) or ("box", index): what stands in a box, in order
+
+LONGEST_PASS = 40  # operations in one turn of a loop that is recognised
+MANY = 300  # operations side by side that are too many to look at ...
+PART = 100  # ... and are shown in parts of so many
+
+
+@dataclass
+class Boxes:
+    """The boxes of a graph, and what stands in each (-1: outside of all)."""
+
+    vertices: list[Vertex]
+    boxes: list[Box] = field(default_factory=list)
+    inside: defaultdict[int, list[Item]] = field(default_factory=lambda: defaultdict(list))
+    paths: dict[int, dict[int, str]] = field(default_factory=dict)  # by root, then by module
+
+    def add(self, parent: int, kind: str, name: str, **more: Any) -> Box:
+        """A new box, empty."""
+        box = Box(len(self.boxes), parent, kind, name, **more)
+        self.boxes.append(box)
+        return box
+
+    def wrap(self, items: list[Item], box: Box) -> Item:
+        """Put `items` into `box`; what stands in their place now."""
+        for kind, index in items:
+            if kind == "box":
+                self.boxes[index].parent = box.index
+            else:
+                self.vertices[index].box = box.index
+        self.inside[box.index] = items
+        return "box", box.index
+
+    def chain(self, box: int) -> list[int]:
+        """A box and those around it, outermost first."""
+        found: list[int] = []
+        while box >= 0:
+            found.append(box)
+            box = self.boxes[box].parent
+        return found[::-1]
+
+    def operations(self, box: int) -> Iterator[int]:
+        """All operations in a box, in order."""
+        stack = [iter(self.inside[box])]
+        while stack:
+            kind, index = next(stack[-1], ("", -1))
+            if not kind:
+                stack.pop()
+            elif kind == "box":
+                stack.append(iter(self.inside[index]))
+            else:
+                yield index
+
+    def contents(self, box: int) -> list[int]:
+        """Operations and leaves in a box, each leaf before the first that uses it."""
+        found: dict[int, None] = {}
+        for index in self.operations(box):
+            for edge in self.vertices[index].inputs:
+                leaf = self.vertices[edge.source]
+                if not leaf.is_operation and box in self.chain(leaf.box):
+                    found.setdefault(leaf.index)
+            found[index] = None
+        return list(found)
+
+
+def make_boxes(vertices: list[Vertex], stacks: dict[int, Stack]) -> list[Box]:
+    """Boxes for `vertices`, whose `box` is set; stacks: where each operation ran."""
+    boxes = Boxes(vertices)
+    _calls(boxes, stacks)
+    _place_leaves(boxes)
+    for parent in [-1, *range(len(boxes.boxes))]:
+        _group_blocks(boxes, parent)
+        _group_loops(boxes, parent)
+        _part(boxes, parent)
+    _place_leaves(boxes)
+    for box in boxes.boxes:
+        if box.kind == "repeat":
+            box.members = [boxes.contents(index) for _, index in boxes.inside[box.index]]
+    return boxes.boxes
+
+
+# --- calls of modules and of definitions ---
+
+
+def _calls(boxes: Boxes, stacks: dict[int, Stack]) -> None:
+    open_frames: list[tuple[Any, int]] = []  # (module or definition, its box)
+    last: Stack | None = None
+    for vertex in boxes.vertices:
+        if not vertex.is_operation:
+            continue
+        stack = stacks[vertex.index]
+        frames = [*stack.modules, *stack.definitions]
+        common = 0
+        while common < min(len(frames), len(open_frames)) and frames[common] is open_frames[common][0]:
+            common += 1
+        if last is not None and _called_again(last, stack):
+            common = min(common, len(stack.modules) - 1)
+        del open_frames[common:]
+        for frame in frames[common:]:
+            parent = open_frames[-1][1] if open_frames else -1
+            box = _box_of(boxes, parent, frame, stack)
+            boxes.inside[parent].append(("box", box.index))
+            open_frames.append((frame, box.index))
+        vertex.box = open_frames[-1][1] if open_frames else -1
+        boxes.inside[vertex.box].append(("vertex", vertex.index))
+        last = stack
+
+
+def _called_again(last: Stack, stack: Stack) -> bool:
+    """Whether a module without children was called twice, directly after one another."""
+    again = last.modules is not stack.modules and len(last.modules) == len(stack.modules) > 0
+    return again and last.modules[-1] is stack.modules[-1] and not any(True for _ in stack.modules[-1].children())
+
+
+def _box_of(boxes: Boxes, parent: int, frame: Any, stack: Stack) -> Box:
+    if not isinstance(frame, Module):
+        return boxes.add(parent, "definition", frame.name)
+    root = stack.modules[0]
+    if id(root) not in boxes.paths:
+        boxes.paths[id(root)] = {id(module): path for path, module in root.named_modules()}
+    path = boxes.paths[id(root)].get(id(frame), "")
+    around = boxes.boxes[parent].path if parent >= 0 else ""
+    name = path[len(around) + 1 :] if around and path.startswith(around + ".") else path
+    kind = type(frame).__name__
+    return boxes.add(parent, "module", name or kind, type=kind, path=path)
+
+
+def _place_leaves(boxes: Boxes) -> None:
+    """A parameter or constant stands in the innermost module that holds all who use it; inputs stand outside."""
+    users: defaultdict[int, dict[int, None]] = defaultdict(dict)
+    for vertex in boxes.vertices:
+        for edge in vertex.inputs:
+            users[edge.source][vertex.box] = None
+    for vertex in boxes.vertices:
+        if vertex.is_operation or vertex.kind == "input":
+            continue
+        chains = [boxes.chain(box) for box in users[vertex.index]]
+        shared = [box for box, *others in zip(*chains, strict=False) if all(other == box for other in others)]
+        while shared and vertex.kind != "constant" and boxes.boxes[shared[-1]].kind == "definition":
+            shared.pop()  # what a fused operation is given stands beside it
+        vertex.box = shared[-1] if shared else -1
+
+
+# --- blocks that repeat ---
+
+
+def _group_blocks(boxes: Boxes, parent: int) -> None:
+    """Boxes of one structure, directly after one another, whose names differ in numbers at most."""
+    items, grouped, start = boxes.inside[parent], [], 0
+    alike = [_likeness(boxes, index) if kind == "box" else index for kind, index in items]
+    while start < len(items):
+        stop = start + 1
+        while stop < len(items) and alike[stop] == alike[start]:
+            stop += 1
+        if stop - start > 1:
+            run = [boxes.boxes[index] for _, index in items[start:stop]]
+            box = boxes.add(parent, "repeat", _common_name(run), type=run[0].type)
+            grouped.append(boxes.wrap(items[start:stop], box))
+        else:
+            grouped.append(items[start])
+        start = stop
+    boxes.inside[parent] = grouped
+
+
+def _common_name(run: Sequence[Box]) -> str:
+    """blocks.0 ... blocks.11 -> blocks.0-11"""
+    first, last = run[0].name, run[-1].name
+    if first == last:
+        return first
+    parts = [re.split(r"(\d+)", name) for name in (first, last)]
+    return "".join(a if a == b else f"{a}–{b}" for a, b in zip(*parts, strict=True))
+
+
+def _likeness(boxes: Boxes, box: int) -> Any:
+    """Equal for boxes that may be shown as one: kind, name without numbers, and everything inside, with its wiring."""
+    order = {index: i for i, index in enumerate(boxes.contents(box))}
+    depth = len(boxes.chain(box))
+    signs: list[Any] = [boxes.boxes[box].kind, boxes.boxes[box].type, re.sub(r"\d+", "#", boxes.boxes[box].name)]
+    for index in order:
+        vertex = boxes.vertices[index]
+        around = tuple(boxes.boxes[b].name for b in boxes.chain(vertex.box)[depth:])
+        signs.append((_sign(vertex), around, *((e.slot, order.get(e.source, -1)) for e in vertex.inputs)))
+    return tuple(signs)
+
+
+def _sign(vertex: Vertex) -> Any:
+    return vertex.kind, vertex.op, vertex.shape, vertex.dtype, tuple(vertex.options.items())
+
+
+# --- loops ---
+
+
+def _group_loops(boxes: Boxes, parent: int) -> None:
+    """Operations that repeat without a module around them: what a loop in forward leaves behind."""
+    items = boxes.inside[parent]
+    if len(items) < LEAST:
+        return
+    place = {index: i for i, (kind, index) in enumerate(items) if kind == "vertex"}
+    known: dict[Any, int] = {}
+    signs = []
+    for i, (kind, index) in enumerate(items):
+        sign: Any = ("box", index)
+        if kind == "vertex":
+            vertex = boxes.vertices[index]
+            back = tuple((e.slot, i - place[e.source] if e.source in place else -1) for e in vertex.inputs)
+            sign = (_sign(vertex), vertex.site, back)
+        signs.append(known.setdefault(sign, len(known)))
+    grouped: list[Item] = []
+    start = 0
+    while start < len(items):
+        period, turns = _period(signs, start)
+        stop = start + period * turns
+        if turns > 1:
+            loop = boxes.add(parent, "repeat", "loop", type=str(boxes.vertices[items[start][1]].site or ""))
+            passes = []
+            for turn, at in enumerate(range(start, stop, period), 1):
+                one = boxes.add(loop.index, "pass", f"pass {turn}")
+                passes.append(boxes.wrap(items[at : at + period], one))
+            grouped.append(boxes.wrap(passes, loop))
+        else:
+            grouped.append(items[start])
+        start = stop
+    boxes.inside[parent] = grouped
+
+
+LEAST = 12  # operations, over all turns, before a loop is worth a box
+
+
+def _period(signs: Sequence[int], start: int) -> tuple[int, int]:
+    """How many operations a turn that begins at `start` has, and how many turns there are; (1, 1) for no loop."""
+    best = (1, 1)
+    for period in range(1, LONGEST_PASS + 1):
+        same = 0
+        while start + same + period < len(signs) and signs[start + same] == signs[start + same + period]:
+            same += 1
+        turns = same // period + 1
+        if turns >= 4 and period * turns >= max(LEAST, best[0] * best[1] + 1):
+            best = (period, turns)
+    return best
+
+
+# --- lists too long to show ---
+
+
+def _part(boxes: Boxes, parent: int) -> None:
+    items = boxes.inside[parent]
+    if len(items) <= MANY:
+        return
+    size = max(PART, -(-len(items) // PART))
+    parts = []
+    for start in range(0, len(items), size):
+        stop = min(start + size, len(items))
+        box = boxes.add(parent, "part", f"{start + 1}–{stop} of {len(items)}")
+        parts.append(boxes.wrap(items[start:stop], box))
+    boxes.inside[parent] = parts

@@ -1,0 +1,204 @@
+"""Vertices and edges, made one after the other from operations, tensors and nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyattn.debug.describe import input_names
+from tinyattn.graph import Node, Operation, Saved
+from tinyattn.nn import Module, Parameter
+from tinyattn.tensor import Tensor
+from tinyattn.viz.graphs.arrays import Gallery
+from tinyattn.viz.graphs.model import Edge, Vertex
+from tinyattn.viz.graphs.source import line_of, rules_of
+
+
+class Stack(NamedTuple):
+    """Where an operation ran, outermost first. `modules` is the very tuple of the call, so that two calls of one
+    module can be told apart; a definition stands for one call of a fused operation."""
+
+    modules: tuple[Any, ...]
+    definitions: tuple[Any, ...] = ()
+
+
+class Builder:
+    """Collects vertices in the order of the forward. Holds what it was given while it is at work, no longer.
+
+    names: what tensors are called: by the id of their node, or of the tensor.
+    """
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
+        self.gallery = Gallery()
+        self.vertices: list[Vertex] = []
+        self.stacks: dict[int, Stack] = {}  # of operations
+        self.nodes: dict[Node, int] = {}
+        self.leaves: dict[Node, int] = {}  # those of `nodes` where a walk may end
+        self.rules: dict[str, dict[str, str]] = {}
+        self._roots: set[int] = set()  # modules whose names are known
+        self._tensors: dict[int, tuple[Any, int]] = {}  # by id, with the array it had
+
+    def know_names_of(self, root: Module) -> None:
+        """From now on, the parameters and buffers of a module are called by their paths in it."""
+        if id(root) not in self._roots:
+            self._roots.add(id(root))
+            self.names |= names_in([root], {})
+
+    # --- what goes in ---
+
+    def source(self, x: Tensor, saved_as: str = "constant") -> int:
+        """The vertex that `x` came from, made if it is a leaf that is new."""
+        if x.node is not None and x.node in self.nodes:
+            return self.nodes[x.node]
+        for key, array in ((id(x), x.data), (id(x.data), x.data)):
+            if x.node is None and key in self._tensors and self._tensors[key][0] is array:
+                return self._tensors[key][1]
+        vertex = self._vertex(self._kind(x, saved_as), "", x.data, recorded=x.node is not None)
+        vertex.value = self.gallery.add(x.data)
+        vertex.name = self._name(x)
+        self.know(x, vertex.index)
+        if x.node is not None:
+            self.leaves[x.node] = vertex.index
+        return vertex.index
+
+    def leaf(self, node: Node) -> int:
+        """The vertex of a leaf that is known by its node alone."""
+        tensor = node.tensor() if node.tensor is not None else None
+        if tensor is not None:
+            return self.source(tensor)
+        if node not in self.nodes:
+            array = np.broadcast_to(np.zeros((), node.dtype), node.shape)  # only its shape and dtype count
+            vertex = self._vertex("leaf", "", array, recorded=True)
+            vertex.name = self.names.get(id(node), "")
+            self.nodes[node] = self.leaves[node] = vertex.index
+        return self.nodes[node]
+
+    def constant(self, array: Any, name: str) -> int:
+        """The vertex of an array without a history."""
+        if id(array) not in self._tensors:
+            vertex = self._vertex("constant", "", array, recorded=False)
+            vertex.name, vertex.value = self.names.get(id(array), name), self.gallery.add(array)
+            self._tensors[id(array)] = (array, vertex.index)
+        return self._tensors[id(array)][1]
+
+    def know(self, x: Tensor, index: int) -> None:
+        """From now on, `x` comes from the vertex `index`."""
+        if x.node is not None:
+            self.nodes[x.node] = index
+        self._tensors[id(x)] = self._tensors[id(x.data)] = (x.data, index)
+
+    def call(self, x: Tensor, name: str) -> None:
+        """`x` is called `name`, if an operation made it and nobody has called it anything yet."""
+        array, index = self._tensors.get(id(x), (None, -1))
+        if array is x.data and self.vertices[index].name == self.vertices[index].op:
+            self.vertices[index].name = name
+
+    # --- operations ---
+
+    def operation(self, op: Operation, out: Any, node: Node | None, stack: Stack, options: dict[str, Any]) -> Vertex:
+        """The vertex of an operation that gave `out` (a Tensor, or a node where nothing else is left)."""
+        vertex = self._vertex("operation", op.name, out, recorded=node is not None)
+        self.stacks[vertex.index] = stack
+        for name, value in options.items():
+            for i, array in enumerate(_arrays(value)):
+                vertex.inputs.append(
+                    Edge(self.constant(array, name), vertex.index, f"{name}[{i}]" if i else name, False)
+                )
+            vertex.options[name] = spelled(value)
+        if op.name not in self.rules:
+            self.rules[op.name] = rules_of(op)
+        if node is not None:
+            self.nodes[node] = vertex.index
+            vertex.site = line_of(node.site)
+            vertex.saved = {name: self.gallery.add(array) for name, array in saved_arrays(node)}
+        return vertex
+
+    def connect(self, vertex: Vertex, op_inputs: Sequence[tuple[str, Any]]) -> None:
+        """Edges from the named inputs: tensors; vertices, by their number; or plain numbers, which get none."""
+        edges = []
+        for slot, x in op_inputs:
+            if isinstance(x, Tensor):
+                edges.append(Edge(self.source(x), vertex.index, slot, vertex.recorded and x.node is not None))
+            elif isinstance(x, Edge):
+                edges.append(x)
+            elif x is not None:
+                vertex.numbers[slot] = spelled(x)
+        vertex.inputs = edges + vertex.inputs
+
+    def _vertex(self, kind: str, op: str, out: Any, recorded: bool) -> Vertex:
+        shape, dtype = tuple(out.shape), out.dtype
+        size = math.prod(shape) * dtype.itemsize
+        vertex = Vertex(len(self.vertices), kind, op, op, shape, str(dtype), size, recorded)
+        self.vertices.append(vertex)
+        return vertex
+
+    def _kind(self, x: Tensor, otherwise: str) -> str:
+        if isinstance(x, Parameter):
+            return "parameter"
+        return otherwise if x.node is None else "leaf"
+
+    def _name(self, x: Tensor) -> str:
+        known = (self.names.get(id(key)) for key in (x.node, x, x.data) if key is not None)
+        return next((name for name in known if name), "")
+
+
+def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str]:
+    """What tensors are called, by the ids of themselves, their nodes and their arrays: variables of the caller,
+    then (and rather) parameters and buffers of modules, by their paths."""
+    names: dict[int, str] = {}
+    found = [(name, x) for name, x in variables.items() if isinstance(x, Tensor) and not name.startswith("_")]
+    for module in modules:
+        found += [*module.named_parameters(), *module.named_buffers()]
+    for name, x in found:
+        for key in (x, x.data, x.node):
+            if key is not None:
+                names[id(key)] = name
+    return names
+
+
+def roots_of(values: Any) -> list[Module]:
+    """The modules in a (nested) list of values, each once."""
+    return list({id(m): m for m in values if isinstance(m, Module)}.values())
+
+
+def named_inputs(op: Operation, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+    """(name, input) for each input of a call."""
+    return list(zip(input_names(op, len(inputs)), inputs, strict=False))
+
+
+def saved_arrays(node: Node) -> list[tuple[str, Any]]:
+    """(name, array) of what a node keeps for the walk; nothing if that was freed, or is to be computed again."""
+    found = []
+    for name, value in (node.saved or {}).items():
+        several = type(value) is tuple
+        for i, saved in enumerate(value if several else (value,)):
+            if type(saved) is Saved:
+                found.append((f"{name}[{i}]" if several else name, saved.array))
+    return found
+
+
+def spelled(value: Any) -> str:
+    """An option or a plain input, short: -1, (0, 2), [:, 3], float32."""
+    if isinstance(value, Tensor | np.ndarray):
+        shape = "×".join(map(str, value.shape)) or "1"
+        return f"{shape} {value.dtype}"
+    if isinstance(value, slice):
+        ends = ["" if x is None else str(x) for x in (value.start, value.stop)]
+        return ":".join(ends) + (f":{value.step}" if value.step is not None else "")
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(spelled, value)) + ("," if len(value) == 1 else "") + ")"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "…" if value is Ellipsis else str(value)
+
+
+def _arrays(value: Any) -> list[Any]:
+    if isinstance(value, Tensor):
+        return [value.data]
+    if isinstance(value, tuple | list):
+        return [array for part in value for array in _arrays(part)]
+    return [value] if isinstance(value, np.ndarray) else []

@@ -1,0 +1,274 @@
+"""The graph as DOT text, which `dot` draws."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import defaultdict
+
+from tinyattn.viz.graphs.arrays import summary
+from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
+from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.model import Box, Trace, Vertex
+
+# Fill, line and text of each kind. The hues are those of Okabe and Ito, told apart by every kind of eye; shape and
+# stroke say the same once more.
+COLOURS = {
+    "operation": ("#ffffff", "#475569", "#0f172a"),
+    "parameter": ("#fdf0d0", "#c77700", "#5c3700"),
+    "leaf": ("#fdf0d0", "#c77700", "#5c3700"),
+    "input": ("#dff0fb", "#0072b2", "#003f63"),
+    "constant": ("#f1f5f9", "#94a3b8", "#334155"),
+    "output": ("#d9f2e8", "#00795a", "#004232"),
+    "failed": ("#fde5d8", "#d55e00", "#7a2f00"),
+    "box": ("#eef2f7", "#475569", "#0f172a"),
+}
+FONT = "Helvetica,Arial,sans-serif"
+_HEAD = f"""digraph {{
+  graph [rankdir=TB, bgcolor="white", fontname="{FONT}", fontsize=12, fontcolor="#334155", nodesep=0.3, ranksep=0.42, pad=0.2, labeljust=l, splines=true];
+  node [fontname="{FONT}", fontsize=11, shape=box, margin="0.14,0.07", height=0.3];
+  edge [fontname="{FONT}", fontsize=9, color="#64748b", fontcolor="#64748b", arrowsize=0.6];
+"""  # noqa: E501
+
+
+def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False) -> str:
+    """DOT for what is visible. The same graph gives the same text, byte for byte."""
+    children: defaultdict[int, list[Item]] = defaultdict(list)
+    for item, box in seen.items.items():
+        children[box].append(item)
+    lines, heat = [_HEAD], _heat(trace, seen) if times else {}
+    if trace.error:
+        lines.append(
+            f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={_quote(COLOURS['failed'][1])};\n"
+        )
+    sub: defaultdict[int, list[int]] = defaultdict(list)
+    for box in seen.open:
+        sub[frame_of(trace.boxes, trace.boxes[box].parent)].append(box)
+    stack: list[tuple[int, str]] = [(-1, "")]  # (box, what to say instead)
+    while stack:
+        box, text = stack.pop()
+        if text:
+            lines.append(text)
+            continue
+        indent = "  " * (1 + len(chain(trace.boxes, box)))
+        if box >= 0:
+            lines.append(_cluster(trace.boxes, trace.boxes[box], indent))
+            stack.append((-1, indent[2:] + "}\n"))
+        for item in children[box]:
+            label = _label(trace, item, stats, times)
+            warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
+            lines.append(f"{indent}{_name(item)} [{label}{warm}];\n")
+        stack += [(inner, "") for inner in reversed(sub[box])]
+    lines += [_wire(trace, wire) for wire in seen.wires]
+    return "".join(lines) + "}\n"
+
+
+def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
+    repeated = name_of(boxes, box)[1] > 0
+    fill, line = ("#eef0fc", "#7377b8") if repeated else ("#f6f8fb", "#b6c2d1")
+    dashed = ",dashed" if repeated or box.kind == "definition" else ""
+    return (
+        f"{indent[2:]}subgraph cluster_{box.index} {{\n"
+        f'{indent}label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
+        f'fontcolor="#0f172a"; labelloc=t; margin=10;\n'
+    )
+
+
+def heading(boxes: list[Box], box: Box) -> str:
+    """The name of a box, how many it stands for, and its type, as an HTML-like label."""
+    name, times = name_of(boxes, box)
+    count = f' <font color="#7377b8"><b>×{times}</b></font>' if times else ""
+    kind = box.type if box.type != box.name else ""
+    kind = "definition" if box.kind == "definition" else kind
+    return f"<b>{_escape(name)}</b>{count}" + (f'  <font color="#64748b">{_escape(kind)}</font>' if kind else "")
+
+
+def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
+    if item.kind == "box":
+        return _box_label(trace, item.number, times)
+    vertex = trace.vertices[item.number]
+    look = "output" if vertex.output and vertex.kind == "operation" else vertex.kind
+    if is_brief(vertex) and not stats and not times:
+        words = [f"<b>{vertex.op}</b>", *_small(option_text(vertex)), *_small(shape_text(vertex.shape))]
+        return f"label=<{'  '.join(words)}>, {_style(look, vertex.recorded)}"
+    rows = [f"<b>{_escape(_title_in(trace.boxes, vertex))}</b>"]
+    if vertex.is_operation:
+        rows += [_formula_row(vertex)] if formula_text(vertex) + option_text(vertex) else []
+    if vertex.kind == "failed":
+        sources = [f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs]
+        rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in _wrapped(vertex.error)]
+    else:
+        rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
+    rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
+    rows += _small(times_text(vertex.seconds, vertex.seconds_back)) if times else []
+    return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
+
+
+def _box_label(trace: Trace, index: int, times: bool) -> str:
+    box = trace.boxes[index]
+    members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
+    size = sum(_elements(v) for v in members if v.kind == "parameter")
+    rows, own = [heading(trace.boxes, box)], [v for v in members if v.is_operation]
+    if len(own) == 1:  # a Linear layer is its operation
+        rows += [_formula_row(own[0])] if formula_text(own[0]) + option_text(own[0]) else []
+        rows += _small(shape_text(own[0].shape) + f", {size:,} parameters" * (size > 0))
+    else:
+        words = [f"{len(own)} operation{'s' * (len(own) != 1)}"] + [f"{size:,} parameters"] * (size > 0)
+        rows += _small(", ".join(words))
+    if times:
+        rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
+    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (len(own) != 1)}"
+
+
+def _heat(trace: Trace, seen: View) -> dict[Item, float]:
+    """The time of each item, of all that it stands for, as a share of the most that one takes."""
+    seconds: defaultdict[Item, float] = defaultdict(float)
+    for vertex in trace.vertices:
+        if vertex.is_operation:
+            seconds[seen.of[vertex.index]] += vertex.seconds + vertex.seconds_back
+    most = max(seconds.values(), default=0.0)
+    return {item: value / most for item, value in seconds.items()} if most else {}
+
+
+def _warm(share: float) -> str:
+    """White for nothing, orange for the most."""
+    return "#" + "".join(f"{round(255 + (full - 255) * share**0.7):02x}" for full in (0xFF, 0xA8, 0x5C))
+
+
+def _formula_row(vertex: Vertex) -> str:
+    parts = [f"<i>{_escape(formula_text(vertex))}</i>"] if formula_text(vertex) else []
+    return "  ".join(parts + _small(option_text(vertex)))
+
+
+def _small(text: str) -> list[str]:
+    return [f'<font point-size="9">{_escape(text)}</font>'] if text else []
+
+
+def _style(look: str, recorded: bool) -> str:
+    fill, line, text = COLOURS[look]
+    corners = "" if look in ("parameter", "leaf") else "rounded,"
+    dashed = ",dashed" if look == "constant" or not recorded else ""
+    width = {"failed": 2.4, "output": 2.0, "input": 1.6}.get(look, 1.0)
+    return f'style="{corners}filled{dashed}", fillcolor="{fill}", color="{line}", fontcolor="{text}", penwidth={width}'
+
+
+def _wire(trace: Trace, wire: Wire) -> str:
+    leaf = wire.source.kind == "vertex" and not trace.vertices[wire.source.number].is_operation
+    text = ("" if leaf else shape_text(wire.shape)) + (f" ×{wire.edges}" if wire.edges > 1 else "")
+    attributes = ([f"label={_quote(f' {text} ')}"] if text else []) + ([] if leaf else ["weight=6"])
+    listed = f" [{', '.join(attributes)}]" if attributes else ""
+    return f"  {_name(wire.source)} -> {_name(wire.target)}{listed};\n"
+
+
+def _stats(trace: Trace, vertex: Vertex) -> list[str]:
+    rows = []
+    if vertex.value is not None:
+        found = summary(trace.gallery.entries[vertex.value])
+        if "min" in found:
+            rows.append(" ".join(f"{name} {float(found[name]):.3g}" for name in ("min", "mean", "max")))
+    if vertex.gradient is not None:
+        found = summary(trace.gallery.entries[vertex.gradient])
+        if "norm" in found:
+            rows.append(f"gradient norm {float(found['norm']):.3g}")
+    return rows
+
+
+# --- words that the page says too ---
+
+
+def title(vertex: Vertex) -> str:
+    """What a vertex is called in a picture."""
+    if not vertex.is_operation:
+        return vertex.name or vertex.kind
+    return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
+
+
+def _title_in(boxes: list[Box], vertex: Vertex) -> str:
+    """A parameter's name inside its module, "weight"; all of it elsewhere."""
+    path = boxes[vertex.box].path if vertex.box >= 0 else ""
+    return title(vertex).removeprefix(f"{path}.") if path else title(vertex)
+
+
+def is_brief(vertex: Vertex) -> bool:
+    """Whether a line says it all: an operation that moves elements about, and has no name of its own."""
+    return vertex.op in _MOVES and vertex.name == vertex.op and vertex.kind == "operation" and not vertex.output
+
+
+_MOVES = {
+    "alias", "broadcast_to", "cast", "cat", "clone", "detach", "flip", "getitem", "pad", "permute", "reshape", "roll",
+    "stack",
+}  # fmt: skip
+
+
+def formula_text(vertex: Vertex) -> str:
+    """What an operation computes, with the numbers among its inputs filled in."""
+    text = formula(vertex.op).forward
+    for name, number in vertex.numbers.items():
+        number = f"({number})" if number.startswith("-") else number
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?![\w(])", number, text)
+    return text
+
+
+def option_text(vertex: Vertex) -> str:
+    """The options that say what an operation does: "dim 0, heads 4"."""
+    shown = {
+        name: value for name, value in vertex.options.items() if name in _TELLING and value not in ("None", "False")
+    }
+    return ", ".join(f"{name} {value[1:-2] if value.endswith(',)') else value}" for name, value in shown.items())
+
+
+_TELLING = (
+    "approximate", "diagonal", "dim", "dims", "dtype", "equation", "heads", "index", "mode", "pad", "shifts",
+)  # fmt: skip
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """(2, 49, 64) as 2×49×64; a number's is "scalar"."""
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 12.5 kB."""
+    for unit, below in (("B", 1e3), ("kB", 1e6), ("MB", 1e9)):
+        if size < below:
+            return f"{size / (below / 1e3):.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"
+
+
+def times_text(forward: float, back: float) -> str:
+    """Seconds for people: "12.5 µs, 30 µs back"; "" for no time at all."""
+    parts = [_time(forward)] * (forward > 0) + [f"{_time(back)} back"] * (back > 0)
+    return ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
+
+
+def _elements(vertex: Vertex) -> int:
+    count = 1
+    for n in vertex.shape:
+        count *= n
+    return count
+
+
+def _wrapped(text: str, width: int = 60) -> list[str]:
+    words, lines = text.split(), [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _name(item: Item) -> str:
+    return f"{item.kind[0]}{item.number}"
+
+
+def _escape(text: str) -> str:
+    """Safe inside an HTML-like label: no markup, and nothing that XML does not allow."""
+    return html.escape("".join(c if c.isprintable() else " " for c in text))
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,66 @@
+"""The walk backward, watched: which node was taken when, with which gradient, and what went where."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tinyattn import autograd
+from tinyattn.creation import ones_like
+from tinyattn.debug.describe import input_names
+from tinyattn.graph import Node
+from tinyattn.observer import Observer
+from tinyattn.tensor import Tensor
+from tinyattn.viz.graphs.build import Builder
+from tinyattn.viz.graphs.model import Arrival, Step
+
+
+class Walker(Observer):
+    """Notes each step of a walk over the nodes that `builder` knows."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.steps: list[Step] = []
+        self._slot = 0  # of the node that was taken last: where to look for the next edge
+        self._started = 0.0
+
+    def before_backward(self, node: Node, g: Any) -> None:
+        index = self.builder.nodes.get(node)
+        if index is not None:
+            self.steps.append(Step(index, self.builder.gallery.add(g)))
+        self._slot, self._started = 0, time.perf_counter()
+
+    def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
+        if node in self.builder.nodes:
+            self.builder.vertices[self.steps[-1].vertex].seconds_back = time.perf_counter() - self._started
+
+    def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
+        while node.edges[self._slot] is not edge:
+            self._slot += 1
+        slot = self._slot
+        self._slot += 1
+        vertex = self.builder.nodes.get(edge)
+        if vertex is None or node not in self.builder.nodes or node.op is None:
+            return  # what lies before the picture, or the Fork of a DataParallel
+        name = input_names(node.op, len(node.edges))[slot]
+        add = self.builder.gallery.add
+        self.steps[-1].arrivals.append(Arrival(vertex, name, add(gradient), add(total)))
+
+
+def walk_back(builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> list[Step]:
+    """The steps of `grad(outputs, every leaf)`. No `.grad` changes and nothing is freed.
+
+    gradients: what to start from; ones unless given, which is the gradient of the sum of the outputs.
+    """
+    leaves = [Tensor._from(None, node) for node in builder.leaves]
+    if not leaves or not outputs:
+        return []
+    given = [None] * len(outputs) if gradients is None else gradients
+    seeds = [ones_like(x) if seed is None else seed for x, seed in zip(outputs, given, strict=True)]
+    walker = Walker(builder)
+    with walker:
+        autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True)
+    for step in walker.steps:
+        builder.vertices[step.vertex].gradient = step.gradient
+    return walker.steps

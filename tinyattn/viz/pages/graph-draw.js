@@ -1,0 +1,235 @@
+"use strict";
+// The picture: items, frames and wires as SVG, and how a step shows in it.
+
+const SVG = "http://www.w3.org/2000/svg";
+const FONTS = { name: "650 13px system-ui, sans-serif", times: "650 13px system-ui, sans-serif", formula: "italic 13.5px 'DejaVu Serif', Georgia, serif", quiet: "11px system-ui, sans-serif" };
+const SPACE = 8; // between two words of different style
+const MOST = 1500; // items drawn at once; beyond, a picture is neither quick nor readable
+
+function svg(name, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+class Picture {
+  constructor(model, scene) {
+    this.model = model;
+    this.scene = scene;
+    this.pen = document.createElement("canvas").getContext("2d");
+  }
+
+  // Draws what is visible; false, and nothing is drawn, if that is too much.
+  draw() {
+    const view = this.model.view();
+    if (view.items.size > MOST) return false;
+    this.view = view;
+    this.lines = new Map([...view.items.values()].map((item) => [item.key, this.linesOf(item)]));
+    const size = (item) => this.sizeOf(item);
+    this.layout = layOut(view, this.model.boxes, (box) => this.model.frameOf(box), size, (box) => this.headingWidth(box));
+    this.warm(view);
+    this.scene.replaceChildren();
+    this.elements = new Map();
+    this.wires = new Map();
+    const frames = [...view.open].sort((a, b) => this.model.chain(a).length - this.model.chain(b).length || a - b);
+    for (const box of frames) this.scene.append(this.frame(box));
+    for (const wire of view.wires.values()) this.drawWire(wire);
+    for (const box of frames) this.scene.append(this.heading(box)); // above the wires
+    const inOrder = [...view.items.values()].sort((a, b) => view.of.indexOf(a.key) - view.of.indexOf(b.key));
+    for (const item of inOrder) this.scene.append(this.item(item));
+    return true;
+  }
+
+  // The time of each item, of all that it stands for, where times were asked for.
+  warm(view) {
+    this.seconds = new Map();
+    for (const [i, v] of this.model.vertices.entries()) if (v.operation) this.seconds.set(view.of[i], (this.seconds.get(view.of[i]) || 0) + v.seconds);
+    this.most = Math.max(0, ...this.seconds.values());
+  }
+
+  // --- words ---
+
+  // Lines of text, each a list of [class, text].
+  linesOf(item) {
+    const vertex = item.isBox ? this.model.only[item.index] : this.model.vertices[item.index];
+    const shape = vertex && `${shapeText(vertex.shape)}${["float32", ""].includes(vertex.dtype) ? "" : " " + vertex.dtype}`;
+    const lines = [];
+    if (item.isBox) {
+      const box = this.model.boxes[item.index];
+      const type = this.typeOf(box);
+      const [name, times] = this.model.nameOf(item.index);
+      lines.push([["name", name], ["times", times ? `×${times}` : ""], ["quiet", vertex ? `${type}  ${shape}` : type]]);
+      if (!vertex) return [...lines, [["quiet", this.model.contents(item.index)]]];
+    } else if (!vertex.operation) return [[["name", this.relative(vertex)], ["quiet", shape]]];
+    else if (vertex.kind === "failed") return this.linesOfFailure(vertex);
+    else if (vertex.brief) return [[["name", vertex.op], ["quiet", vertex.details], ["quiet", vertex.time || shape]]];
+    else lines.push([["name", vertex.title], ["quiet", shape]]);
+    if (vertex.formula || vertex.details) lines.push([["formula", vertex.formula], ["quiet", vertex.details]]);
+    if (vertex.time) lines.push([["quiet", vertex.time]]);
+    return lines;
+  }
+
+  linesOfFailure(vertex) {
+    const inputs = vertex.inputs.map(([source, slot]) => `${slot} ${shapeText(this.model.vertices[source].shape)}`);
+    return [[["name", `✗ ${vertex.title}`]], [["quiet", inputs.join(",  ")]], ...wrapped(vertex.error, 52).map((part) => [["quiet", part]])];
+  }
+
+  // A parameter's name inside its module, "weight"; all of it elsewhere.
+  relative(vertex) {
+    const path = vertex.box < 0 ? "" : this.model.boxes[vertex.box].path;
+    return path && vertex.title.startsWith(path + ".") ? vertex.title.slice(path.length + 1) : vertex.title;
+  }
+
+  width(style, text) {
+    this.pen.font = FONTS[style];
+    return this.pen.measureText(text).width;
+  }
+
+  lineWidth(line) {
+    return line.filter(([, text]) => text).reduce((sum, [style, text]) => sum + this.width(style, text) + SPACE, -SPACE);
+  }
+
+  sizeOf(item) {
+    const lines = this.lines.get(item.key);
+    const wide = Math.max(...lines.map((line) => this.lineWidth(line)));
+    return item.leaf ? [wide + 24, 24] : [Math.max(70, wide + 26), 12 + lines.length * 18];
+  }
+
+  headingWidth(box) {
+    const [name, times] = this.model.nameOf(box);
+    return this.width("name", name + (times ? ` ×${times}` : "")) + this.width("quiet", this.typeOf(this.model.boxes[box])) + 40;
+  }
+
+  // --- elements ---
+
+  item(item) {
+    const { x, y, w, h } = this.layout.items.get(item.key);
+    const lines = this.lines.get(item.key);
+    const g = svg("g", { class: `item ${this.classesOf(item)}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "data-key": item.key, "aria-label": this.spoken(item) });
+    const square = item.leaf && this.model.vertices[item.index].kind !== "input" && this.model.vertices[item.index].kind !== "constant";
+    const radius = item.leaf ? (square ? 0 : h / 2) : 8;
+    if (item.isBox) {
+      g.setAttribute("aria-expanded", "false");
+      const layers = this.model.nameOf(item.index)[1] ? 2 : 1; // a pile, where one stands for several
+      for (let i = layers; i > 0; i--) g.append(svg("rect", { class: "under", x: 3.5 * i, y: 3.5 * i, width: w, height: h, rx: 8 }));
+    }
+    const shape = svg("rect", { class: "shape", width: w, height: h, rx: radius });
+    const share = this.most && !item.leaf ? (this.seconds.get(item.key) || 0) / this.most : 0;
+    if (share) shape.style.fill = `color-mix(in srgb, rgb(var(--plus)) ${Math.round(45 * share ** 0.7)}%, var(--card))`;
+    g.append(shape);
+    const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
+    lines.forEach((line, i) => {
+      let x = (w - this.lineWidth(line)) / 2;
+      for (const [style, text] of line.filter(([, text]) => text)) {
+        g.append(svg("text", { class: style, x, y: top + i * step }, text));
+        x += this.width(style, text) + SPACE;
+      }
+    });
+    this.elements.set(item.key, g);
+    return g;
+  }
+
+  classesOf(item) {
+    if (item.isBox) return "box";
+    const vertex = this.model.vertices[item.index];
+    return [vertex.kind, vertex.output ? "output" : "", vertex.operation && !vertex.recorded && vertex.kind !== "failed" && this.model.anyRecorded ? "unrecorded" : ""].join(" ").trim();
+  }
+
+  spoken(item) {
+    if (item.isBox) return `${this.model.boxes[item.index].path || this.model.boxes[item.index].name}, folded, ${this.model.contents(item.index)}`;
+    const vertex = this.model.vertices[item.index];
+    const kind = vertex.operation ? "" : vertex.kind + " ";
+    return `${kind}${vertex.title}${vertex.path ? " in " + vertex.path : ""}, ${shapeText(vertex.shape)}`;
+  }
+
+  frame(index) {
+    const box = this.model.boxes[index], times = this.model.nameOf(index)[1], { x, y, w, h } = this.layout.boxes.get(index);
+    const g = svg("g", { class: `frame ${box.kind}${times ? " repeat" : ""}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "aria-expanded": "true", "data-box": index, "aria-label": `${box.path || box.name} ${this.typeOf(box)}, unfolded` });
+    g.append(svg("rect", { width: w, height: h, rx: 10 }), svg("rect", { class: "heading", x: 1, y: 1, width: w - 2, height: HEAD - 2, rx: 9 }));
+    this.elements.set("o" + index, g);
+    return g;
+  }
+
+  heading(index) {
+    const box = this.model.boxes[index], [name, times] = this.model.nameOf(index), { x, y } = this.layout.boxes.get(index);
+    const text = svg("text", { class: "title", x: x + 12, y: y + 17.5, "data-box": index }, svg("tspan", { class: "name" }, name));
+    const count = times || box.members.length;
+    if (count) text.append(svg("tspan", { class: "times", dx: 7 }, `×${count}`));
+    if (this.typeOf(box)) text.append(svg("tspan", { class: "quiet", dx: 7 }, this.typeOf(box)));
+    return text;
+  }
+
+  typeOf(box) {
+    return box.type && box.type !== box.name ? box.type : box.kind === "definition" ? "definition" : "";
+  }
+
+  drawWire(wire) {
+    const points = this.layout.wires.get(wire.key);
+    const path = svg("path", { class: `wire${wire.recorded || !this.model.anyRecorded ? "" : " unrecorded"}`, d: curve(points), "data-wire": wire.key });
+    this.scene.append(path);
+    this.wires.set(wire.key, path);
+    const from = this.view.items.get(wire.from), to = this.view.items.get(wire.to);
+    if (from.leaf || (from.box === to.box && !from.isBox && points.length < 3)) return;
+    const [x, y] = points[0];
+    this.scene.append(svg("text", { class: "wire-label", x: x + 6, y: y + 15, "data-wire": wire.key }, shapeText(wire.shape)));
+  }
+
+  // --- a step ---
+
+  // done, reached, waiting: vertices; now: a vertex; carries, feeds: pairs of vertices whose wire stands out.
+  show({ done, reached, waiting, now, carries, feeds }) {
+    const seen = this.inTheSameTurn(now);
+    const keys = (set) => new Set([...set].filter(seen).map((i) => this.view.of[i]));
+    const [doneKeys, reachedKeys, waitingKeys] = [keys(done), keys(reached), keys(waiting)];
+    const nowKey = now === null ? "" : this.view.of[now];
+    for (const [key, element] of this.elements) {
+      if (key[0] === "o") continue;
+      element.classList.toggle("todo", !doneKeys.has(key));
+      element.classList.toggle("reached", reachedKeys.has(key) && key !== nowKey);
+      element.classList.toggle("waiting", waitingKeys.has(key) && !reachedKeys.has(key) && key !== nowKey);
+      element.classList.toggle("now", key === nowKey);
+    }
+    const pairs = (list) => new Set(list.map(([a, b]) => this.view.of[a] + ">" + this.view.of[b]));
+    const [back, fed] = [pairs(carries), pairs(feeds)];
+    for (const [key, path] of this.wires) {
+      path.classList.toggle("carries", back.has(key));
+      path.classList.toggle("feeds", fed.has(key));
+      path.classList.toggle("todo", !key.split(">").every((end) => doneKeys.has(end)));
+    }
+    if (nowKey && this.elements.has(nowKey)) this.scene.append(this.elements.get(nowKey)); // above its neighbours
+  }
+
+  // Where one block stands for several: it looks as the one does that the step is in.
+  inTheSameTurn(now) {
+    const { model } = this;
+    const groups = now === null ? [] : model.chain(model.vertices[now].box).filter((b) => model.boxes[b].members.length && model.stands(b));
+    const turns = groups.map((b) => [model.places[b], model.places[b].get(now)[0]]);
+    return (i) => turns.every(([places, turn]) => !places.has(i) || places.get(i)[0] === turn);
+  }
+}
+
+// A smooth line through points that run downwards.
+function curve(points) {
+  let d = `M${round(points[0][0])} ${round(points[0][1])}`;
+  for (let i = 1; i < points.length; i++) {
+    const [x0, y0] = points[i - 1], [x1, y1] = points[i];
+    if (Math.abs(x0 - x1) < 0.5) d += `L${round(x1)} ${round(y1)}`;
+    else {
+      const bend = Math.min((y1 - y0) * 0.5, 40);
+      d += `C${round(x0)} ${round(y0 + bend)} ${round(x1)} ${round(y1 - bend)} ${round(x1)} ${round(y1)}`;
+    }
+  }
+  return d;
+}
+
+const round = (x) => Math.round(x * 10) / 10;
+
+function wrapped(text, width) {
+  const lines = [""];
+  for (const word of text.split(/\s+/)) {
+    if ((lines[lines.length - 1] + word).length > width) lines.push("");
+    lines[lines.length - 1] = (lines[lines.length - 1] + " " + word).trim();
+  }
+  return lines;
+}
