@@ -11,6 +11,9 @@ memory that was asked for, more of it than a block may have, an argument of the 
 type. Shared memory holds NaN before it is written. Threads and blocks run in the order that `schedule` says:
 "forward", "backward" or "shuffled"; where a barrier is missing, the orders give different results.
 
+`with thorough():` has every launch run in all three orders, on copies of its arrays that lie between guard zones. The
+orders must give the same bits, and nothing may have been written to the zones.
+
 `args` are arrays (NumPy's, or whatever has `.dtype` and `.data.ptr`), plain addresses (int), NumPy scalars, or Python
 numbers, which count as 64 bits wide, as in CuPy; None is a null pointer (launch(), in backends/cuda, passes 0).
 """
@@ -24,7 +27,8 @@ import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,23 @@ FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
 _KINDS = {"?": "b", "b": "c", "B": "C", "i": "i", "I": "I", "q": "q", "l": "q", "Q": "Q", "L": "Q", "f": "f", "d": "d"}
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\(')
 _lock = threading.Lock()
+_thorough = False
+_GUARD = 4096  # bytes before and after an array
 
 
 class KernelError(RuntimeError):
     """A kernel did what a GPU may not notice."""
+
+
+@contextmanager
+def thorough() -> Iterator[None]:
+    """Run every launch in all orders, on guarded copies. Not for several Python threads at once."""
+    global _thorough
+    before, _thorough = _thorough, True
+    try:
+        yield
+    finally:
+        _thorough = before
 
 
 class Module:
@@ -85,14 +102,46 @@ class Function:
             raise KernelError(f"{self.name}: {shared_mem} bytes of shared memory; a block may have "
                               f"{self.max_dynamic_shared_size_bytes} unless max_dynamic_shared_size_bytes says more")  # fmt: skip
         cells = [self._cell(i, arg, kind) for i, (arg, kind) in enumerate(zip(args, self.signature, strict=True))]
+        run = self._run_thoroughly if _thorough else self._run
+        run([*grid, 1, 1][:3] + [*block, 1, 1][:3], cells, args, shared_mem)
+
+    def _run(self, sizes: list[int], cells: list[np.ndarray], _: Any, shared: int, schedule: str | None = None) -> None:
         table = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
-        sizes = (ctypes.c_uint * 6)(*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3])
         message = ctypes.create_string_buffer(500)
-        schedule = SCHEDULES.index(self._module.schedule)
+        order = SCHEDULES.index(schedule or self._module.schedule)
         with _lock:
-            failed = _runtime().shim_launch(self._body, table, sizes, shared_mem, schedule, message, len(message))
+            launch = _runtime().shim_launch
+            failed = launch(self._body, table, (ctypes.c_uint * 6)(*sizes), shared, order, message, len(message))
         if failed:
             raise KernelError(f"{self.name}: {message.value.decode()}")
+
+    def _run_thoroughly(self, sizes: list[int], cells: list[np.ndarray], args: Sequence[Any], shared: int) -> None:
+        regions = _regions([_bounds(arg) for arg in args if hasattr(arg, "strides") and hasattr(arg, "shape") and not np.isscalar(arg)])  # fmt: skip
+        before = [_bytes(low, high).copy() for low, high in regions]
+        after: list[list[np.ndarray]] = []
+        for schedule in SCHEDULES:
+            rooms = [np.full(len(b) + 2 * _GUARD + 256, 0xFF, np.uint8) for b in before]
+            starts = [-(room.ctypes.data + _GUARD) % 256 + _GUARD for room in rooms]  # aligned as a GPU's memory is
+            starts = [s + low % 256 for s, (low, _) in zip(starts, regions, strict=True)]
+            for room, start, old in zip(rooms, starts, before, strict=True):
+                room[start : start + len(old)] = old
+            moved = [cell.copy() for cell in cells]
+            for cell, kind in zip(moved, self.signature, strict=True):
+                for (low, high), room, start in zip(regions, rooms, starts, strict=True):
+                    if kind[0] == "P" and low <= cell[0] < high:
+                        cell[0] += np.uint64(room.ctypes.data + start) - np.uint64(low)
+            self._run(sizes, moved, None, shared, schedule)
+            for i, (room, start, old) in enumerate(zip(rooms, starts, before, strict=True)):
+                touched = np.flatnonzero(np.r_[room[:start], room[start + len(old) :]] != 0xFF)
+                if touched.size:
+                    at = touched[0] - start if touched[0] < start else touched[0] - start
+                    raise KernelError(f"{self.name}: a write outside of array {i} ({len(old)} bytes), at byte {at} around it")
+            after.append([room[s : s + len(old)] for room, s, old in zip(rooms, starts, before, strict=True)])
+        for schedule, results in zip(SCHEDULES, after, strict=True):
+            if any((a != b).any() for a, b in zip(results, after[0], strict=True)):
+                raise KernelError(f"{self.name}: the order {schedule!r} of threads gives other bits than {SCHEDULES[0]!r}")
+        for (low, high), result in zip(regions, after[0], strict=True):
+            _bytes(low, high)[:] = result
 
     def _cell(self, place: int, arg: Any, kind: str) -> np.ndarray:
         """The argument in eight bytes of memory, after a look at its type."""
@@ -107,6 +156,30 @@ class Function:
                 raise KernelError(f"{self.name}: argument {place} points to {arg.dtype}; the kernel takes {kind!r}")
             arg = arg.ctypes.data if isinstance(arg, np.ndarray) else arg.data.ptr
         return np.array([arg or 0], np.uint64)
+
+
+def _bounds(array: Any) -> tuple[int, int]:
+    """The addresses of the first byte of an array and of the one after its last."""
+    start = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    if 0 in array.shape:
+        return start, start
+    reach = [stride * (n - 1) for n, stride in zip(array.shape, array.strides, strict=True)]
+    return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.dtype.itemsize
+
+
+def _regions(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of arrays that share memory become one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted({b for b in bounds if b[0] < b[1]}):
+        if merged and low < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(high, merged[-1][1])
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _bytes(low: int, high: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
 
 @functools.cache
