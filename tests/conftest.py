@@ -24,7 +24,7 @@ EVERY = 8  # one in so many runs on the stand-in is a default one
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if getattr(metafunc.module, "ON_EVERY_DEVICE", False):
-        metafunc.parametrize("device", ["cpu"], indirect=True)
+        metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,11 +36,12 @@ from tinyattn.random import Generator, default_generator, initial_seed, manual_s
 from tinyattn.tensor import Tensor
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
 from tinyattn.checkpoint import checkpoint
+from tinyattn.replay import compile
 from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger
 
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int
 
-from tinyattn import nn, optim  # noqa: E402
+from tinyattn import cuda, nn, optim  # noqa: E402
 
 __version__ = "0.1.0"

@@ -214,6 +214,7 @@ def _accumulate(node: Node, g: Any, recording: bool) -> None:
     elif tensor.grad is None:
         tensor.grad = _tensor.Tensor._from(backends.of(g).asarray(g))
     else:
+        backends.check_accumulation(tensor.grad.data)
         tensor.grad.data += g
         tensor.grad._wrote("backward")
 

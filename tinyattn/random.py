@@ -75,6 +75,12 @@ class Generator:
         """Numbers from the normal distribution with mean 0 and variance 1."""
         return self._drawn(self.random.standard_normal, shape, dtype)
 
+    def keep(self, shape: tuple[int, ...], p: float) -> Any:
+        """Booleans, each False with probability p: what dropout keeps."""
+        if self.device.type == "cuda":
+            return self.random.keep(shape, p)
+        return self.uniform(shape) >= p
+
     def _drawn(self, draw: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> Any:
         wide = dtype if dtype in (np.float32, np.float64) else np.float32
         array = backends.get(self.device).asarray(draw(shape, dtype=wide))

@@ -131,6 +131,7 @@ def _modules() -> dict[str, ModuleType]:
     vars(memory).update(OutOfMemoryError=machine.OutOfMemoryError)
     vars(cuda).update(
         Device=Device, Stream=machine.Stream, Event=machine.Event, Graph=machine.Graph, MemoryPool=machine.MemoryPool,
+        MemoryHook=machine.MemoryHook,
         runtime=_runtime(), memory=memory, get_current_stream=machine.current_stream, is_available=lambda: True,
         using_allocator=machine.using_allocator, set_allocator=machine.set_allocator, get_allocator=machine.get_allocator,
         alloc_pinned_memory=machine.PinnedMemory,

@@ -225,18 +225,21 @@ class ndarray:  # noqa: N801 - CuPy's name
 
 
 def _index(x: ndarray, index: Any) -> tuple[tuple[Any, ...], list[ndarray]]:
-    """The parts of an index, with None... where arrays stand, and those arrays."""
+    """The parts of an index, with `_ARRAY` where arrays stand (a graph must not keep those alive), and the arrays."""
     parts = index if isinstance(index, tuple) else (index,)
     for part in parts:
         if isinstance(part, np.ndarray | list | range):
             raise TypeError(f"an index of {type(part).__name__} would be copied to the GPU in secret")
     arrays = [part for part in parts if isinstance(part, ndarray)]
-    return parts, arrays
+    return tuple(_ARRAY if isinstance(part, ndarray) else part for part in parts), arrays
+
+
+_ARRAY = object()
 
 
 def _wrapped(parts: tuple[Any, ...], arrays: Iterator[np.ndarray], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """The index for NumPy; integers out of range come round again, as in CuPy."""
-    found = [next(arrays) if isinstance(part, ndarray) else part for part in parts]
+    found = [next(arrays) if part is _ARRAY else part for part in parts]
     width = [p.ndim if isinstance(p, np.ndarray) and p.dtype.kind == "b" else int(p is not None) for p in found]
     axis = 0
     for i, part in enumerate(found):

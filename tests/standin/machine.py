@@ -166,11 +166,30 @@ null_stream = Stream.null = Stream(null=True)
 # --- memory ---
 
 
+class MemoryHook:
+    """Is told of what pools give and take, inside of a `with`."""
+
+    active: list[MemoryHook] = []
+
+    def __enter__(self) -> MemoryHook:
+        MemoryHook.active.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        MemoryHook.active.remove(self)
+
+    def malloc_postprocess(self, **what: Any) -> None:
+        pass
+
+    def free_postprocess(self, **what: Any) -> None:
+        pass
+
+
 class Memory:
     """A block of a pool, which gets it back when nobody holds this any more."""
 
     def __init__(self, pool: MemoryPool, size: int) -> None:
-        self.pool, self.device_id = pool, current_device()
+        self.pool, self.device_id, self.hooks = pool, current_device(), MemoryHook.active
         self.size = max((size + 511) // 512 * 512, 512)
         free = pool.free[self.device_id, self.size]
         if free:
@@ -181,7 +200,8 @@ class Memory:
                 counts["malloc in capture"] += 1
             self.block = np.empty(self.size, np.uint8)
         pool.used += self.size
-        pool.total = max(pool.total, pool.used)
+        for hook in self.hooks:
+            hook.malloc_postprocess(device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
         if capturing() is None:
             self.block[:] = 0xFF  # NaN, or -1: whoever reads it before writing shall notice
 
@@ -191,6 +211,8 @@ class Memory:
 
     def __del__(self) -> None:
         self.pool.used -= self.size
+        for hook in self.hooks:
+            hook.free_postprocess(device_id=self.device_id, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
         self.pool.free[self.device_id, self.size].append(self.block)
 
 
@@ -199,7 +221,7 @@ class MemoryPool:
 
     def __init__(self, allocator: Any = None) -> None:
         self.free: defaultdict[tuple[int, int], list[Any]] = defaultdict(list)
-        self.used = self.total = 0
+        self.used = 0
 
     def malloc(self, size: int) -> Memory:
         return Memory(self, size)

@@ -14,14 +14,15 @@ import numpy as np
 from tinyattn.backends import cpu
 from tinyattn.backends.cpu import quiet
 from tinyattn.backends.devices import CPU, device, is_device
+from tinyattn.backends.errors import CaptureError
 from tinyattn.backends.memory import keep_freed_memory
 from tinyattn.backends.placed import Placed
 
 keep_freed_memory()
 
 __all__ = [
-    "CPU", "MixedDevicesError", "Placed", "check", "device", "device_of", "full_name", "get", "gpu", "is_array",
-    "get_default_device", "is_device", "move", "of", "quiet", "set_default_device",
+    "CPU", "MixedDevicesError", "Placed", "CaptureError", "check", "check_accumulation", "device", "device_of", "full_name", "get", "gpu", "is_array",
+    "get_default_device", "in_use", "is_device", "move", "of", "quiet", "refuse_in_capture", "set_default_device",
 ]  # fmt: skip
 
 _cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart
@@ -117,6 +118,23 @@ def check() -> None:
     """Raise what a GPU has found wrong so far, such as an index out of range; does not wait for it."""
     if _cuda is not None:
         _cuda.check()
+
+
+def in_use() -> bool:
+    """Whether somebody has asked for a GPU in this process."""
+    return _cuda is not None
+
+
+def check_accumulation(grad: Any) -> None:
+    """Raise CaptureError where a graph would add to a gradient from before it."""
+    if _cuda is not None and not isinstance(grad, np.ndarray):
+        _cuda.check_accumulation(grad)
+
+
+def refuse_in_capture(why: str) -> None:
+    """Raise CaptureError, which says `why`, while launches are being captured into a CUDA graph."""
+    if _cuda is not None:
+        _cuda.refuse_in_capture(why)
 
 
 def is_array(x: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.indices import out_of_range
+from tinyattn.backends.errors import out_of_range
 from tinyattn.backends.placed import Placed
 
 __all__ = [

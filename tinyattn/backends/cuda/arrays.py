@@ -15,6 +15,7 @@ from cupy import ndarray
 
 from tinyattn.backends.cuda import flags
 from tinyattn.backends.cuda.elementwise import erf
+from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.cuda.products import einsum, matmul
 
 __all__ = [
@@ -102,13 +103,18 @@ def clone(x: Array) -> Array:
 def asarray(x: Any, dtype: Any = None) -> Array:
     """`x` in the memory of the GPU; an array of the processor's is copied there."""
     if isinstance(x, cp.ndarray):
+        x = x if x.device.id == cp.cuda.Device().id else x.copy()  # from one GPU to another
         return x if dtype is None else x.astype(dtype, copy=False)
     x = np.asarray(x, dtype)
-    return cp.asarray(x) if x.ndim else cp.full((), x.item(), x.dtype)  # a number travels with the launch
+    if not x.ndim:
+        return cp.full((), x.item(), x.dtype)  # a number travels with the launch
+    refuse_in_capture(f"an array of shape {x.shape} is copied from the processor")
+    return cp.asarray(x)
 
 
 def to_host(x: Array) -> np.ndarray[Any, Any]:
     """A copy in the memory of the processor, once everything before it is done."""
+    refuse_in_capture(f"a tensor of shape {tuple(x.shape)} is read by the processor (item, cpu, tolist, bool ...)")
     out = x.get()
     flags.check()
     return out
@@ -166,6 +172,7 @@ def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
 
 def any(x: Array) -> bool:
     """Whether one element is true; waits for the answer."""
+    refuse_in_capture("the processor asks whether an element is true")
     return bool(cp.any(x))
 
 
@@ -176,6 +183,7 @@ def perhaps(x: Array) -> bool:
 
 def nonzero(x: Array) -> tuple[Array, ...]:
     """The indices of the true elements; waits, for their number is the shape."""
+    refuse_in_capture("the processor asks how many elements are true")
     return cp.nonzero(x)
 
 

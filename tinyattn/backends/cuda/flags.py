@@ -17,11 +17,12 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.cuda.launch import launch
-from tinyattn.backends.indices import out_of_range
+from tinyattn.backends.errors import out_of_range
 
 __all__ = ["check", "check_indices"]
 
 Array = Any
+_THREADS = 256
 _SIZE = 4  # int64 numbers: the number of the look-up (0: nothing is wrong), the value, its flat position, unused
 
 
@@ -64,7 +65,7 @@ def check_indices(name: str, index: Array, size: int, what: str = "index", least
     index = cp.ascontiguousarray(index.astype(np.int64, copy=False))
     own = _own()
     args = [index, index.size, least, size, _numbers[lookup], own.device, own.memory.ptr]
-    launch("flags", "check_indices", (1,), (256,), args)
+    launch("flags", "check_indices", (1,), (_THREADS,), args, _THREADS * 16)
 
 
 def check() -> None:

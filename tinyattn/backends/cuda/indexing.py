@@ -10,6 +10,7 @@ import numpy as np
 from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.embedding import embedding_gradient
 from tinyattn.backends.cuda.flags import check_indices
+from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.placed import Placed
 
 __all__ = ["gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem", "unravel_index"]
@@ -24,6 +25,8 @@ def index_for(x: Array, index: Any, check: bool = True) -> Any:
     if not any(isinstance(p, np.ndarray | cp.ndarray) for p in parts):
         return index
     ready = tuple(asarray(p) if isinstance(p, np.ndarray) else p for p in parts)
+    if any(isinstance(p, cp.ndarray) and p.dtype.kind == "b" for p in ready):
+        refuse_in_capture("a mask as an index makes a shape that only the GPU knows; where() or masked_fill() keep it")
     for part, axis in zip(ready, _axes(ready, x.ndim), strict=True) if check else ():
         if isinstance(part, cp.ndarray) and part.dtype.kind != "b" and axis < x.ndim:
             check_indices("index", part, x.shape[axis], least=-x.shape[axis])

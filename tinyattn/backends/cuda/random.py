@@ -7,18 +7,16 @@ that is launched again draws new numbers.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cuda.launch import launch
+from tinyattn.backends.cuda import philox
 
 __all__ = ["stream"]
 
 Array = Any
-_THREADS = 256
 
 
 def stream(seed: int) -> Stream:
@@ -34,43 +32,42 @@ class Stream:
 
     def random(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Uniform numbers in [0, 1), float32 or float64."""
-        return self._drawn("uniform", size, dtype)
+        return philox.uniform(_room(size, dtype), self.bit_generator.array)
 
     def standard_normal(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Normal numbers with mean 0 and variance 1, float32 or float64."""
-        return self._drawn("normal", size, dtype)
+        return philox.normal(_room(size, dtype), self.bit_generator.array)
 
     def integers(self, low: int, high: int | None = None, size: Any = (), *, endpoint: bool = False) -> Array:
         """int64 numbers from `low` to `high` - 1 (`high` with `endpoint`); of so many bits that none is favoured."""
         low, high = (0, low) if high is None else (low, high)
-        bits = self._drawn("bits", size, np.uint64)
+        bits = philox.bits(_room(size, np.uint64), self.bit_generator.array)
         return (bits % np.uint64(high - low + endpoint)).astype(np.int64) + low
 
     def permutation(self, n: int) -> Array:
         """The integers below n in random order."""
-        return cp.argsort(self._drawn("bits", (n,), np.uint64))
+        return cp.argsort(philox.bits(_room(n, np.uint64), self.bit_generator.array))
 
-    def _drawn(self, kernel: str, size: Any, dtype: Any) -> Array:
-        dtype = np.dtype(dtype)
-        out = cp.empty((size,) if isinstance(size, int) else tuple(size), dtype)
-        if out.size:
-            suffix = {"float32": "_float", "float64": "_double"}.get(dtype.name, "")
-            blocks = min(math.ceil(out.size / (4 * _THREADS)), 1024)
-            launch("random", f"{kernel}{suffix}", (blocks,), (_THREADS,), [out, out.size, self.bit_generator.array])
-        return out
+    def keep(self, size: Any, p: float) -> Array:
+        """Booleans, each False with probability p: what dropout multiplies with."""
+        return philox.keep(_room(size, np.bool_), p, self.bit_generator.array)
+
+
+def _room(size: Any, dtype: Any) -> Array:
+    return cp.empty((size,) if isinstance(size, int) else tuple(size), dtype)
 
 
 class _Counter:
     """Seed and counter."""
 
     def __init__(self, seed: int) -> None:
-        self.array = cp.zeros((3,), np.uint64)  # seed, counter, and how many blocks of a launch are done
+        self.array = cp.zeros((2,), np.uint64)
         self.array[0] = np.uint64(seed)
 
     @property
     def state(self) -> dict[str, Any]:
         """As plain numbers; waits for the GPU."""
-        seed, counter, _ = self.array.get().tolist()
+        seed, counter = self.array.get().tolist()
         return {"key": seed, "counter": counter}
 
     @state.setter
