@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import subprocess
 import tempfile
@@ -37,6 +38,9 @@ import numpy as np
 HERE = Path(__file__).parent
 SCHEDULES = ("forward", "backward", "shuffled")
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
+SANITIZE = bool(os.environ.get("CUDA_SHIM_SANITIZE"))  # the process must have been started with libasan preloaded
+if SANITIZE:
+    FLAGS += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _KINDS = {"?": "b", "b": "c", "B": "C", "i": "i", "I": "I", "q": "q", "l": "q", "Q": "Q", "L": "Q", "f": "f", "d": "d"}
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\(')
 _lock = threading.Lock()
@@ -125,16 +129,19 @@ class Function:
             starts = [s + low % 256 for s, (low, _) in zip(starts, regions, strict=True)]
             for room, start, old in zip(rooms, starts, before, strict=True):
                 room[start : start + len(old)] = old
+                _forbid(room, start, len(old))
             moved = [cell.copy() for cell in cells]
             for cell, kind in zip(moved, self.signature, strict=True):
                 for (low, high), room, start in zip(regions, rooms, starts, strict=True):
                     if kind[0] == "P" and low <= cell[0] < high:
                         cell[0] += np.uint64(room.ctypes.data + start) - np.uint64(low)
             self._run(sizes, moved, None, shared, schedule)
+            for room in rooms:
+                _permit(room)
             for i, (room, start, old) in enumerate(zip(rooms, starts, before, strict=True)):
                 touched = np.flatnonzero(np.r_[room[:start], room[start + len(old) :]] != 0xFF)
                 if touched.size:
-                    at = touched[0] - start if touched[0] < start else touched[0] - start
+                    at = touched[0] - start
                     raise KernelError(f"{self.name}: a write outside of array {i} ({len(old)} bytes), at byte {at} around it")
             after.append([room[s : s + len(old)] for room, s, old in zip(rooms, starts, before, strict=True)])
         for schedule, results in zip(SCHEDULES, after, strict=True):
@@ -178,6 +185,19 @@ def _regions(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
+def _forbid(room: np.ndarray, start: int, length: int) -> None:
+    """Have the address sanitizer object to whatever reads or writes the guard zones."""
+    if SANITIZE:
+        poison = ctypes.CDLL(None).__asan_poison_memory_region
+        for first, last in ((0, start), (start + length, len(room))):
+            poison(ctypes.c_void_p(room.ctypes.data + first), ctypes.c_size_t(last - first))
+
+
+def _permit(room: np.ndarray) -> None:
+    if SANITIZE:
+        ctypes.CDLL(None).__asan_unpoison_memory_region(ctypes.c_void_p(room.ctypes.data), ctypes.c_size_t(len(room)))
+
+
 def _bytes(low: int, high: int) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
@@ -199,10 +219,14 @@ def _load(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     return ctypes.CDLL(str(build(code, options)))
 
 
+def kernels(code: str) -> list[str]:
+    """The names of the kernels in a source."""
+    return _KERNEL.findall(code)
+
+
 def build(code: str, options: tuple[str, ...]) -> Path:
     """The shared object of a source; made once."""
-    names = _KERNEL.findall(code)
-    entries = "".join(f"SHIM_KERNEL({name})\n" for name in names)
+    entries = "".join(f"SHIM_KERNEL({name})\n" for name in kernels(code))
     return _build(f'#include "cuda.hpp"\n{code}\n{entries}', tuple(o for o in options if o.startswith("-D")))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cupy as cp
 import numpy as np
 
 __all__: list[str] = []
@@ -38,8 +39,10 @@ def launch(
         return
     if dtype is None:
         dtype = next((a.dtype for a in args if hasattr(a, "dtype") and a.dtype.name in REALS), np.float32)
-    values = [_value(arg) for arg in args]
-    function(source, kernel, np.dtype(dtype).name, shared_bytes)(tuple(grid), tuple(block), values, shared_mem=shared_bytes)
+    compiled = function(source, kernel, np.dtype(dtype).name)
+    if shared_bytes > _UNASKED_BYTES:
+        _ask_for_memory(source, kernel, np.dtype(dtype).name, int(cp.cuda.Device().id))
+    compiled(tuple(grid), tuple(block), [_value(arg) for arg in args], shared_mem=shared_bytes)
 
 
 def _value(arg: Any) -> Any:
@@ -51,19 +54,20 @@ def _value(arg: Any) -> Any:
 
 
 @functools.cache
-def function(source: str, kernel: str, dtype: str, shared_bytes: int = 0) -> Any:
-    """The compiled kernel, allowed to use that much shared memory."""
-    compiled = _module(source, dtype).get_function(kernel)
-    if shared_bytes > _UNASKED_BYTES:
-        compiled.max_dynamic_shared_size_bytes = SHARED_BYTES
-    return compiled
+def function(source: str, kernel: str, dtype: str) -> Any:
+    """The compiled kernel, which CuPy loads on each GPU where it is used."""
+    return _module(source, dtype).get_function(kernel)
+
+
+@functools.cache
+def _ask_for_memory(source: str, kernel: str, dtype: str, device: int) -> None:
+    """Let the kernel use all the shared memory that a block may have; to be said once on each GPU."""
+    function(source, kernel, dtype).max_dynamic_shared_size_bytes = SHARED_BYTES
 
 
 @functools.cache
 def _module(source: str, dtype: str) -> Any:
-    import cupy
-
-    return cupy.RawModule(code=text(source), options=options(dtype), backend="nvrtc")
+    return cp.RawModule(code=text(source), options=options(dtype), backend="nvrtc")
 
 
 def options(dtype: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cupy as cp
@@ -56,7 +57,7 @@ def as_heads(x: Array, lead: tuple[int, ...], ends: tuple[int, int]) -> Array:
     x = cp.broadcast_to(x, (*lead, *ends))
     if len(lead) < 2:
         return x.reshape(*(1 for _ in range(2 - len(lead))), *x.shape)
-    return x if len(lead) == 2 else x.reshape(-1, lead[-1], *ends)
+    return x if len(lead) == 2 else x.reshape(math.prod(lead[:-1]), lead[-1], *ends)
 
 
 def strides(x: Array) -> Strides:
