@@ -1,7 +1,18 @@
-"""For all tests: one thread for NumPy's and PyTorch's products, which would fight for the cores, and no network."""
+"""For all tests: one thread for NumPy's and PyTorch's products, which would fight for the cores; no network; the devices.
 
+A test module with `ON_EVERY_DEVICE = True` runs on the CPU and on a GPU: the default device is set, and tensors are
+made there. The GPU is a stand-in (tests/standin), unless TINYATTN_GPU=1 asks for a real one. Of the runs on it only
+some belong to the default tests, chosen by their names; all of them are among the slow ones.
+"""
+
+from __future__ import annotations
+
+import os
 import socket
+import zlib
+from collections.abc import Iterator
 
+import pytest
 import threadpoolctl
 import torch
 from toy_mnist import toy  # noqa: F401 (a fixture)
@@ -19,3 +30,34 @@ def _connect_to_this_machine(self, address):
 
 
 socket.socket.connect = _connect_to_this_machine
+
+REAL_GPU = os.environ.get("TINYATTN_GPU") == "1"
+EVERY = 8  # one in so many runs on the stand-in is a default one
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if getattr(metafunc.module, "ON_EVERY_DEVICE", False):
+        metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        where = getattr(item, "callspec", None)
+        on_gpu = where is not None and where.params.get("device") == "cuda"
+        if on_gpu and not REAL_GPU and zlib.crc32(item.nodeid.encode()) % EVERY:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The device that tensors are made on."""
+    import tinyattn as ta
+
+    name = getattr(request, "param", "cpu")
+    if name == "cuda" and not REAL_GPU:
+        import standin
+
+        standin.install()
+    ta.set_default_device(name)
+    yield name
+    ta.set_default_device("cpu")

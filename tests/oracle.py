@@ -18,7 +18,7 @@ def to_ours(x: Any) -> Any:
     if isinstance(x, torch.Tensor):
         array = x.detach().numpy(force=True)
         ours = ta.from_numpy(array.copy(order="K") if array.ndim else array.copy())
-        return ours.requires_grad_(x.requires_grad)
+        return ours.to(ta.get_default_device()).requires_grad_(x.requires_grad)
     if isinstance(x, torch.dtype):
         return torch.empty(0, dtype=x).numpy().dtype
     if isinstance(x, torch.device):
@@ -28,6 +28,11 @@ def to_ours(x: Any) -> Any:
     if isinstance(x, dict):
         return {k: to_ours(v) for k, v in x.items()}
     return x
+
+
+def host(x: ta.Tensor) -> np.ndarray:
+    """The values, wherever they are."""
+    return x.detach().cpu().numpy()
 
 
 def tensors(x: Any, kind: type) -> list[Any]:
@@ -47,7 +52,7 @@ def assert_same(ours: Any, theirs: torch.Tensor, what: str, tolerance: float | N
     expected = theirs.detach().numpy(force=True)
     assert ours.dtype == expected.dtype, f"{what}: dtype {ours.dtype}, torch {expected.dtype}"
     tolerance = TOLERANCE.get(str(ours.dtype), 0.0) if tolerance is None else tolerance
-    np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=tolerance, atol=tolerance, err_msg=what)
+    np.testing.assert_allclose(host(ours), expected, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
 def compare(

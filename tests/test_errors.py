@@ -79,7 +79,7 @@ ROWS = [
     (lambda: ta.tensor(1, dtype="complex64"), TypeError, "dtype 'complex64' is not supported; expected bool, an integer or float"),
     (lambda: ta.tensor(1, dtype="floaty"), TypeError, "dtype 'floaty' is not supported"),
     (lambda: ta.from_numpy([1, 2]), TypeError, "expected a NumPy array, got list"),
-    (lambda: ta.ones(2, device="cuda"), ValueError, "device='cuda' is not available"),
+    (lambda: ta.ones(2, device="tpu"), ValueError, "device='tpu' is no device; expected 'cpu', 'cuda' or 'cuda:1'"),
     (lambda: ta.ones(2).to("tpu"), (TypeError, ValueError), "tpu"),
     (lambda: ta.arange(0, 5, -1), ValueError, "steps of -1 never lead from 0 to 5"),
     (lambda: ta.randint(3, 3, (2,)), ValueError, "no integer lies from 3 to 3 - 1"),

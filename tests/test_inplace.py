@@ -59,6 +59,7 @@ SAMPLES = {
     "masked_fill": [([f(2, 3), b(2, 3), 5.0], {}), ([f(2, 3), b(3), f()], {})],
     "softplus": [([f(2, 3)], {"beta": 1.0, "threshold": 20.0})],
     "gelu": [([f(2, 3)], {"approximate": how}) for how in ("none", "tanh")],
+    "to": [([f(2, 3)], {"device": "cpu", "source": "cpu"})],
     "reshape": [([f(2, 3)], {"shape": (3, 2)})],
     "permute": [([f(2, 3)], {"dims": (1, 0)})],
     "flip": [([f(2, 3)], {"dims": (1,)}), ([f(2, 3)], {"dims": ()})],

@@ -14,6 +14,7 @@ from typing import Any as _Any
 from tinyattn import graph  # first: it ties the core together
 from tinyattn import autograd, backends, ops
 from tinyattn.autograd import grad
+from tinyattn.backends import device, get_default_device, set_default_device
 from tinyattn.graph import Operation, operation
 from tinyattn.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
@@ -41,12 +42,13 @@ from tinyattn.tensor import Tensor
 from tinyattn.serialization import load, load_metadata, save
 from tinyattn.transforms import hessian, hvp, jacobian, jvp, vjp
 from tinyattn.checkpoint import checkpoint
+from tinyattn.replay import compile
 from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger, profile
 
 double, half, long = float64, float16, int64
 float, int = float32, int32  # torch's names; the built-ins are builtins.float and builtins.int
 
-from tinyattn import nn, optim  # noqa: E402
+from tinyattn import cuda, nn, optim  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -138,6 +138,8 @@ def _descend(
             for part in side_by_side(branches, threads=not recording):
                 pending.absorb(part)
             continue
+        if not recording:
+            F = backends.of(g)  # the walk may lead from one device to another
         if node.hooks:
             g, owned = _run_hooks(node, g, recording), False
         if wanted is None:
@@ -214,6 +216,7 @@ def _accumulate(node: Node, g: Any, recording: bool) -> None:
     elif tensor.grad is None:
         tensor.grad = _tensor.Tensor._from(backends.of(g).asarray(g))
     else:
+        backends.check_accumulation(tensor.grad.data)
         tensor.grad.data += g
         tensor.grad._wrote("backward")
 

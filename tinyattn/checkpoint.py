@@ -17,7 +17,7 @@ from typing import Any
 from tinyattn.graph import Node, Operation
 from tinyattn.modes import is_grad_enabled
 from tinyattn.observer import Observer, observers
-from tinyattn.random import Generator, default_generator
+from tinyattn.random import Generator, process_wide_generators
 from tinyattn.tensor import Tensor
 
 __all__ = ["checkpoint"]
@@ -38,7 +38,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: boo
     """
     if not is_grad_enabled():
         return function(*args, **kwargs)
-    generators = [x for x in (default_generator, *args, *kwargs.values()) if isinstance(x, Generator)]
+    generators = [x for x in (*process_wide_generators(), *args, *kwargs.values()) if isinstance(x, Generator)]
     segment = _Segment(lambda: function(*args, **kwargs), generators if preserve_rng_state else [])
     with _FirstRun(segment):
         result = function(*args, **kwargs)
@@ -51,7 +51,7 @@ class _Segment:
 
     def __init__(self, run: Callable[[], Any], generators: list[Generator]) -> None:
         self.run = run
-        self.states = [(generator, generator.get_state()) for generator in generators]
+        self.states = [(generator, generator.bookmark()) for generator in generators]
         self.context = contextvars.copy_context()  # modes such as definitions() hold in the second run too
         self.context.run(observers.set, ())  # but who watches now need not watch then
         self.trace: list[tuple[Operation, tuple[int, ...]]] = []  # each operation, the versions of its inputs
@@ -82,14 +82,14 @@ class _Segment:
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:
         """The generators stand where they stood before the first run, and do not notice the second."""
-        now = [(generator, generator.get_state()) for generator, _ in self.states]
+        now = [(generator, generator.bookmark()) for generator, _ in self.states]
         try:
             for generator, state in self.states:
-                generator.set_state(state)
+                generator.go_to(state)
             yield
         finally:
             for generator, state in now:
-                generator.set_state(state)
+                generator.go_to(state)
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:

@@ -30,14 +30,23 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     Raises ValueError for ragged lists, TypeError for what is no number.
     """
     made = as_tensor(data, dtype=dtype, device=device)
-    return _wrap(made.data.copy(), requires_grad)
+    source = data.data if isinstance(data, _tensor.Tensor) else data
+    fresh = made.is_cuda and made.device != backends.device_of(source)  # it was copied to get there
+    return _wrap(made.data if fresh else made.data.copy(), requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor."""
-    library = backends.get(device)
+    """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor.
+
+    device: where it shall be; None leaves tensors, and arrays of CuPy, where they are.
+    """
     if isinstance(data, _tensor.Tensor):
-        return data if dtype is None else _tensor.ops.cast(data, dtype)
+        moved = data if device is None else _tensor.ops.move(data, device)
+        return moved if dtype is None else _tensor.ops.cast(moved, dtype)
+    if hasattr(data, "__cuda_array_interface__") and backends.gpu() is not None and backends.is_array(data):
+        as_dtype(data.dtype)
+        return as_tensor(_wrap(data), dtype, device)
+    library = backends.get(device)
     wanted = None if dtype is None else as_dtype(dtype)
     array = _as_array(data)
     if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
@@ -77,7 +86,13 @@ def from_numpy(array: Any) -> Tensor:
 
 def from_dlpack(source: Any) -> Tensor:
     """A tensor on the memory of any array that speaks DLPack (torch, JAX, CuPy ...)."""
+    kind = source.__dlpack_device__()[0] if hasattr(source, "__dlpack_device__") else _HOST
+    if kind not in (_HOST, _PINNED):
+        return _wrap(backends.gpu().from_dlpack(source))
     return from_numpy(np.from_dlpack(source))
+
+
+_HOST, _PINNED = 1, 3  # DLDeviceType: memory of the processor
 
 
 # --- constants and ranges ---
@@ -130,14 +145,15 @@ def arange(
     if dtype.kind == "b":
         raise TypeError("arange: a range of booleans has no meaning; choose a dtype of numbers")
     count = math.ceil((end - start) / step)
-    values = start + np.arange(count) * step
-    return _wrap(backends.get(device).asarray(values.astype(dtype)), requires_grad)
+    return _wrap(backends.get(device).arange(start, step, count, dtype), requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """`steps` numbers from `start` to `end`, both included, equally spaced."""
     dtype = as_dtype(dtype or get_default_dtype())
-    return _wrap(np.linspace(start, end, steps, dtype=dtype), requires_grad)
+    return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -161,8 +177,7 @@ def rand(
 ) -> Tensor:
     """Uniform numbers in [0, 1)."""
     dtype = as_dtype(dtype or get_default_dtype())
-    array = (generator or random.default_generator).uniform(_dims.sizes((size, *more)), dtype)
-    return _wrap(backends.get(device).asarray(array), requires_grad)
+    return _wrap(random.generator_for(device, generator).uniform(_dims.sizes((size, *more)), dtype), requires_grad)
 
 
 def randn(
@@ -175,8 +190,7 @@ def randn(
 ) -> Tensor:
     """Numbers from the normal distribution with mean 0 and variance 1."""
     dtype = as_dtype(dtype or get_default_dtype())
-    array = (generator or random.default_generator).normal(_dims.sizes((size, *more)), dtype)
-    return _wrap(backends.get(device).asarray(array), requires_grad)
+    return _wrap(random.generator_for(device, generator).normal(_dims.sizes((size, *more)), dtype), requires_grad)
 
 
 def randint(
@@ -193,14 +207,14 @@ def randint(
     low, high, size = (0, low, high) if size is None else (low, high, size)
     if high <= low:
         raise ValueError(f"randint: no integer lies from {low} to {high} - 1")
-    array = (generator or random.default_generator).random.integers(low, high, _dims.sizes((size,)))
-    return _wrap(backends.get(device).asarray(array.astype(as_dtype(dtype or np.int64))), requires_grad)
+    array = random.generator_for(device, generator).random.integers(low, high, _dims.sizes((size,)))
+    return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), requires_grad)
 
 
-def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None) -> Tensor:
+def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
     """The integers below n in random order."""
-    array = (generator or random.default_generator).random.permutation(n)
-    return _wrap(array.astype(as_dtype(dtype or np.int64)), False)
+    array = random.generator_for(device, generator).random.permutation(n)
+    return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), False)
 
 
 # --- like another tensor: its shape, and its dtype unless said ---

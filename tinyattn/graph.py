@@ -236,7 +236,12 @@ class Operation:
                 arrays.append(x)
                 edges.append(None)
         tracked = tracked and grad_mode.get()
-        F = backends.of(*arrays)
+        try:
+            F = backends.of(*arrays)
+        except backends.MixedDevicesError:
+            F = None
+        if F is None:
+            return self(*_numbers_moved(inputs), **options)
         watching = observers.get()
         for observer in watching:
             observer.before_forward(self, inputs, options)
@@ -252,7 +257,7 @@ class Operation:
             result, *more = result
             extra = [Tensor._from(F.asarray(e)) for e in more]
         if type(result) is not F.ndarray:  # a ufunc of 0-d arrays returns a scalar
-            result = F.asarray(result)
+            result = result if backends.is_array(result) else F.asarray(result)
         out = Tensor._from(result)
         if self.view and _same_memory(result, arrays[0]):
             out._storage, out._is_view = inputs[0].storage, True
@@ -359,6 +364,16 @@ def _asked(rule: Callable[..., Any]) -> list[str]:
 def _same_memory(a: Any, b: Any) -> bool:
     """Whether `a` is `b` or a view of it (a reshape may have had to copy)."""
     return a is b or (a.base is not None and (a.base is b or a.base is b.base))
+
+
+def _numbers_moved(inputs: Sequence[Any]) -> list[Any]:
+    """Inputs of several devices with those of the processor that are single numbers (0-d) moved to the GPU, as torch
+    has it; the error of `backends.of` where that leaves several devices."""
+    tensors = [x for x in inputs if isinstance(x, _tensor.Tensor)]
+    movable = {id(x) for x in tensors if x.device == "cpu" and x.ndim == 0}
+    backends.of(*(x.data for x in tensors if id(x) not in movable))
+    there = next((x.device for x in tensors if x.device != "cpu"), None)
+    return [_ops.move(x, there) if id(x) in movable else x for x in inputs]
 
 
 def _refuse_stale(x: Tensor, op: Operation) -> None:

@@ -68,7 +68,9 @@ class AttentionModel(nn.Module):
         heads = weights.shape[0]
         # sum_i weight_i (embedding[level_i] + position_i), without writing out a vector for each pixel:
         # the embeddings by the weight that falls on each level, the positions by their own weight
-        is_level = F.embedding(levels, creation.eye(self.input_dim, dtype=weights.dtype))  # (batch, pixels, levels)
+        is_level = F.embedding(
+            levels, creation.eye(self.input_dim, dtype=weights.dtype, device=weights.device)
+        )  # (batch, pixels, levels)
         on_levels = weights.transpose(0, 1) @ is_level  # (batch, heads, levels)
         mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)
         mean = mean + weights @ _by_head(self.position, heads)  # (heads, batch, embed_dim / heads)
@@ -87,7 +89,7 @@ class AttentionModel(nn.Module):
         """How much each pixel counts: (heads, batch, pixels), each row summing to 1."""
         tokens = self.embedding.weight.unsqueeze(1) + self.position  # (levels, pixels, embed_dim)
         table = self.attention.scores(tokens).reshape(-1, *tokens.shape[:2])  # (heads, levels, pixels)
-        scores = table[:, levels, creation.arange(levels.shape[1])]  # (heads, batch, pixels)
+        scores = table[:, levels, creation.arange(levels.shape[1], device=levels.device)]  # (heads, batch, pixels)
         return F.softmax(scores, -1)
 
     @no_grad()
@@ -295,7 +297,11 @@ class MeanPooling(nn.Module):
     def forward(self, tokens: Tensor, need_weights: bool = False) -> Any:
         pooled = tokens.mean(-2)
         even = 1 / tokens.shape[-2]
-        return (pooled, creation.full(tokens.shape[:-1], even, dtype=tokens.dtype)) if need_weights else pooled
+        return (
+            (pooled, creation.full(tokens.shape[:-1], even, dtype=tokens.dtype, device=tokens.device))
+            if need_weights
+            else pooled
+        )
 
 
 def _patch_index(size: int, patch: int, stride: int, padding: int) -> Tensor:

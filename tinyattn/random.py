@@ -10,22 +10,26 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import backends
+
 
 class Generator:
-    """A stream of random numbers of its own. As torch.Generator.
+    """A stream of random numbers of its own, on one device. As torch.Generator.
 
-    Its numbers are NumPy's (PCG64), not torch's: the same seed gives another stream than there.
-    `random` is the underlying numpy.random.Generator.
+    Its numbers are NumPy's (PCG64) on the CPU and a counter's (Philox) on a GPU, neither torch's: the same seed gives
+    another stream than there. `random` is the underlying numpy.random.Generator, or what does the same on a GPU.
     """
 
+    device = backends.CPU
+
     def __init__(self, device: Any = "cpu") -> None:
+        self.device = backends.full_name(device)
         self.seed()
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream that belongs to `seed`; returns the generator."""
         self._seed = int(seed)
-        # any integer is a seed, as in torch; NumPy wants none below zero
-        self.random = np.random.Generator(np.random.PCG64(self._seed % 2**64))
+        self.random = backends.get(self.device).stream(self._seed % 2**64)  # any integer is a seed, as in torch
         return self
 
     def seed(self) -> int:
@@ -38,31 +42,49 @@ class Generator:
         return self._seed
 
     def get_state(self) -> dict[str, Any]:
-        """Where the stream stands, as plain numbers and strings."""
+        """Where the stream stands, as plain numbers and strings. On a GPU, waits for it."""
         return {"seed": self._seed, **copy.deepcopy(self.random.bit_generator.state)}
 
     def set_state(self, state: dict[str, Any]) -> Generator:
         """Go on from a state that `get_state` gave."""
         state = dict(state)
         self._seed = state.pop("seed")
-        self.random = np.random.Generator(np.random.PCG64())
+        self.random = backends.get(self.device).stream(0)
         self.random.bit_generator.state = state
         return self
 
+    def bookmark(self) -> Any:
+        """Where the stream stands, for `go_to` in this process; unlike `get_state`, never waits for a GPU."""
+        return self._seed, copy.deepcopy(self.random.bit_generator.state)
+
+    def go_to(self, bookmark: Any) -> None:
+        """Go on from a place that `bookmark` gave."""
+        self._seed, state = bookmark
+        self.random.bit_generator.state = state
+
     def spawn(self, n: int) -> list[Generator]:
         """n independent streams, derived from this one: one for each worker."""
-        seeds = self.random.integers(2**63, size=n)
-        return [Generator.__new__(Generator).manual_seed(int(seed)) for seed in seeds]
+        seeds = self.random.integers(2**63, size=n).tolist()
+        return [Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def uniform(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
         """Uniform numbers in [0, 1)."""
-        wide = dtype if dtype in (np.float32, np.float64) else np.float32
-        return np.asarray(self.random.random(shape, dtype=wide)).astype(dtype, copy=False)
+        return self._drawn(self.random.random, shape, dtype)
 
     def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
         """Numbers from the normal distribution with mean 0 and variance 1."""
+        return self._drawn(self.random.standard_normal, shape, dtype)
+
+    def keep(self, shape: tuple[int, ...], p: float) -> Any:
+        """Booleans, each False with probability p: what dropout keeps."""
+        if self.device.type == "cuda":
+            return self.random.keep(shape, p)
+        return self.uniform(shape) >= p
+
+    def _drawn(self, draw: Callable[..., Any], shape: tuple[int, ...], dtype: Any) -> Any:
         wide = dtype if dtype in (np.float32, np.float64) else np.float32
-        return np.asarray(self.random.standard_normal(shape, dtype=wide)).astype(dtype, copy=False)
+        array = backends.get(self.device).asarray(draw(shape, dtype=wide))
+        return array.astype(dtype, copy=False)
 
 
 # Where a worker of nn.DataParallel finds the stream that is its own; None anywhere else.
@@ -123,11 +145,37 @@ class DefaultGenerator(Generator):
 
 
 default_generator = DefaultGenerator()
+_of_gpus: dict[str, Generator] = {}  # the process-wide generator of each GPU that has been asked for one
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the process-wide generator that everything random uses unless given another."""
+    """Seed the process-wide generators, one for each device, that everything random uses unless given another."""
+    for generator in _of_gpus.values():
+        generator.manual_seed(seed)
     return default_generator.manual_seed(seed)
+
+
+def generator_for(device: Any, given: Generator | None = None) -> Generator:
+    """`given`, or the process-wide generator of `device` (None: the default device).
+
+    Raises RuntimeError for one of another device.
+    """
+    if given is None:
+        where = backends.CPU if device == "cpu" else backends.full_name(device)
+        if where == "cpu":
+            return default_generator
+        if where not in _of_gpus:
+            _of_gpus[where] = Generator(where).manual_seed(default_generator.process_wide().initial_seed())
+        return _of_gpus[where]
+    where = backends.full_name(device)
+    if given.device != where:
+        raise RuntimeError(f"Expected a {str(where)!r} device type for generator but found {str(given.device)!r}")
+    return given
+
+
+def process_wide_generators() -> list[Generator]:
+    """All that there are: of the CPU, and of the GPUs that have been asked for random numbers."""
+    return [default_generator, *_of_gpus.values()]
 
 
 def initial_seed() -> int:

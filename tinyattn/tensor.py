@@ -96,9 +96,9 @@ class Tensor:
         return self.data.ndim
 
     @property
-    def device(self) -> str:
-        """Where the memory is."""
-        return "cpu"
+    def device(self) -> backends.device:
+        """Where the memory is: device("cpu"), device("cuda:0"), which are strings too."""
+        return backends.device_of(self.data)
 
     @property
     def is_leaf(self) -> bool:
@@ -174,21 +174,34 @@ class Tensor:
     # --- out of tensors ---
 
     def numpy(self) -> Any:
-        """The array itself, without a copy; read-only if this tensor is part of a graph."""
+        """The array itself, without a copy; read-only if this tensor is part of a graph.
+
+        Raises TypeError for a tensor on a GPU: there is no array without a copy.
+        """
+        if not isinstance(self.data, np.ndarray):
+            raise TypeError(
+                f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+                "memory first."
+            )
         view: Any = self.data.view()
         if self.node is not None:
             view.flags.writeable = False
         return view
 
     def item(self) -> Any:
-        """The only element, as a Python number."""
+        """The only element, as a Python number. On a GPU, waits for it."""
         if self.numel() != 1:
             raise RuntimeError(f"item: a tensor of shape {tuple(self.shape)} is not a single number")
-        return self.data.item()
+        return self._on_host().item()
 
     def tolist(self) -> Any:
-        """The elements as nested lists of Python numbers."""
-        return self.data.tolist()
+        """The elements as nested lists of Python numbers. On a GPU, waits for them."""
+        return self._on_host().tolist()
+
+    def _on_host(self) -> Any:
+        """The array, or, of one on a GPU, a copy in the memory of the processor."""
+        data = self.data
+        return data if type(data) is np.ndarray else backends.of(data).to_host(data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
@@ -240,14 +253,16 @@ class Tensor:
         return iter(ops.unbind(self))
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self == value).data.any())
+        return bool((self == value).any())
 
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        body = np.array2string(self.data, separator=", ", prefix="tensor(", precision=4, suppress_small=False)
+        body = np.array2string(self._on_host(), separator=", ", prefix="tensor(", precision=4, suppress_small=False)
         usual = self.dtype in (get_default_dtype(), int64, bool_)
         parts = [body] if usual else [body, f"dtype={self.dtype}"]
+        if self.device != "cpu":
+            parts.append(f"device={str(self.device)!r}")
         if self.node is not None:
             parts.append("requires_grad=True" if self.node.op is None else f"grad_fn=<{self.node.op.name}>")
         return f"tensor({', '.join(parts)})"
@@ -330,11 +345,11 @@ class Tensor:
 
     def any(self) -> Tensor:
         """Whether one element is true."""
-        return Tensor._from(np.asarray(self.data.any()))
+        return Tensor._from(backends.of(self.data).asarray(self.data.any()))
 
     def all(self) -> Tensor:
         """Whether all elements are true."""
-        return Tensor._from(np.asarray(self.data.all()))
+        return Tensor._from(backends.of(self.data).asarray(self.data.all()))
 
     @property
     def T(self) -> Tensor:
@@ -373,16 +388,19 @@ class Tensor:
     # --- other dtypes, other devices ---
 
     def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Tensor:
-        """This tensor in another dtype or on another device: to(float64), to("cpu"), to(other)."""
+        """This tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", float32), to(other).
+
+        Gradients find their way back. Raises ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+        """
         for t in target:
             if isinstance(t, Tensor):
                 dtype, device = t.dtype, t.device
-            elif isinstance(t, str) and t.split(":")[0] in ("cpu", "cuda"):
+            elif backends.is_device(t):
                 device = t
             elif t is not None:
                 dtype = t
-        backends.get(device)
-        return self if dtype is None else ops.cast(self, dtype)
+        moved = self if device is None else ops.move(self, device)
+        return moved if dtype is None else ops.cast(moved, dtype)
 
     def type_as(self, other: Tensor) -> Tensor:
         """This tensor in the dtype of another."""
@@ -409,8 +427,17 @@ class Tensor:
         return ops.cast(self, bool_)
 
     def cpu(self) -> Tensor:
-        """In the memory of the processor."""
+        """In the memory of the processor; of a tensor on a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
         return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """In the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
+        return self.to(backends.device("cuda" if device is None else device))
+
+    @property
+    def is_cuda(self) -> builtins.bool:
+        """Whether the memory is that of a GPU."""
+        return self.device.type == "cuda"
 
     # --- in place ---
 
@@ -515,10 +542,10 @@ class Tensor:
         return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._write("__setitem__", ops.write_index(index, self.shape), value)
+        self._write("__setitem__", ops.write_index(index, self.data), value)
 
     def _write(self, name: str, index: Any, value: Any) -> Tensor:
-        value = as_tensor(value)
+        value = as_tensor(value, device=self.device)
         if self.node is not None or value.node is not None:
             value = ops.cast(value, self.dtype)
             extra = value.ndim - self.data[index].ndim  # NumPy lets a value have more axes of size 1

@@ -9,26 +9,138 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from tinyattn.backends import cpu
 from tinyattn.backends.cpu import quiet
+from tinyattn.backends.devices import CPU, device, is_device
+from tinyattn.backends.errors import CaptureError
 from tinyattn.backends.memory import keep_freed_memory
 from tinyattn.backends.placed import Placed
 
 keep_freed_memory()
 
-__all__ = ["Placed", "get", "of", "quiet"]
+__all__ = [
+    "CPU", "MixedDevicesError", "Placed", "CaptureError", "check", "check_accumulation", "device", "device_of", "full_name", "get", "gpu", "is_array",
+    "get_default_device", "in_use", "is_device", "move", "of", "quiet", "refuse_in_capture", "set_default_device",
+]  # fmt: skip
+
+_cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart
+
+
+class MixedDevicesError(RuntimeError):
+    """Arrays of different devices in one operation."""
 
 
 def of(*arrays: Any) -> Any:
-    """The array library that `arrays` belong to."""
-    return cpu
+    """The array library that `arrays` (among numbers and None) belong to; that of the processor for none.
 
-
-def get(device: Any) -> ModuleType:
-    """The array library of `device`, given by name.
-
-    Raises ValueError for a device that does not exist here.
+    Raises MixedDevicesError where they lie on different devices.
     """
-    if device is None or str(device) == "cpu":
+    if _cuda is None:
         return cpu
-    raise ValueError(f"device={device!r} is not available; this build computes on 'cpu'")
+    found = {device_of(array): None for array in arrays if is_array(array)}
+    if len(found) > 1:
+        names = " and ".join(map(str, found))
+        raise MixedDevicesError(
+            f"Expected all tensors to be on the same device, but found at least two devices, {names}: bring them "
+            "together with x.to(device)."
+        )
+    where = next(iter(found), CPU)
+    return cpu if where is CPU else _cuda.on(where.index)
+
+
+def get(device: Any) -> Any:
+    """The array library of `device`, given by name; that of the default device for None.
+
+    Raises ValueError for a name that is no device, RuntimeError (or ImportError, if CuPy is missing) for a GPU that
+    cannot be used here.
+    """
+    if device is None:
+        device = _default
+    if device is CPU or device == "cpu":
+        return cpu
+    where = _device(device)
+    return cpu if where.type == "cpu" else gpu().on(where.index)
+
+
+def gpu() -> Any:
+    """The array library of GPUs.
+
+    Raises ImportError or RuntimeError, with what to install, where it cannot be used.
+    """
+    global _cuda
+    if _cuda is None:
+        from tinyattn.backends.driver import check_driver
+
+        check_driver()
+        from tinyattn.backends import cuda as library
+
+        _cuda = library
+    return _cuda
+
+
+def device_of(array: Any) -> device:
+    """Where an array lies."""
+    if type(array) is np.ndarray or _cuda is None or not isinstance(array, _cuda.ndarray):
+        return CPU
+    return _cuda.device_of(array)
+
+
+def get_default_device() -> device:
+    """Where tensors are made that are not told where: the CPU unless `set_default_device` has said otherwise."""
+    return full_name(_default)
+
+
+def set_default_device(device: Any) -> None:
+    """Make new tensors on `device` where none is named (None: on the CPU). As torch.set_default_device.
+
+    Raises ImportError or RuntimeError where no GPU can be used.
+    """
+    global _default
+    _default = CPU if device is None else full_name(device)
+
+
+def full_name(device: Any) -> device:
+    """The device of that name, with the number of the GPU: "cuda" is the one that is current; None: the default."""
+    where = _device(_default if device is None else device)
+    return where if where.type == "cpu" or where.index is not None else _device("cuda", gpu().current_device())
+
+
+def move(array: Any, device: Any) -> Any:
+    """A copy of `array` in the memory of another device."""
+    if get(device) is cpu:
+        return array.copy() if isinstance(array, np.ndarray) else of(array).to_host(array)
+    return get(device).asarray(array)
+
+
+def check() -> None:
+    """Raise what a GPU has found wrong so far, such as an index out of range; does not wait for it."""
+    if _cuda is not None:
+        _cuda.check()
+
+
+def in_use() -> bool:
+    """Whether somebody has asked for a GPU in this process."""
+    return _cuda is not None
+
+
+def check_accumulation(grad: Any) -> None:
+    """Raise CaptureError where a graph would add to a gradient from before it."""
+    if _cuda is not None and not isinstance(grad, np.ndarray):
+        _cuda.check_accumulation(grad)
+
+
+def refuse_in_capture(why: str) -> None:
+    """Raise CaptureError, which says `why`, while launches are being captured into a CUDA graph."""
+    if _cuda is not None:
+        _cuda.refuse_in_capture(why)
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array of one of the libraries."""
+    return isinstance(x, np.ndarray) or (_cuda is not None and isinstance(x, _cuda.ndarray))
+
+
+_default = CPU
+_device = device  # the arguments of functions here have the name that users know

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyattn import backends
 from tinyattn.creation import from_numpy
 from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
@@ -50,6 +51,7 @@ class DataLoader:
     """Hands out a data set in batches, as torch.utils.data.DataLoader does.
 
     Batches of a `TensorDataset`, in order, are views of its tensors; shuffled ones are one gather.
+    Where its tensors are on a GPU the order of a pass goes there once, and batches are gathered there.
     Batches of other data sets are stacked from their items. A shuffling loader has a generator of its
     own, so that how a model draws its dropout masks does not change the order of its data.
 
@@ -141,7 +143,7 @@ class DataLoader:
         if self.generator is not None:
             self.generator.set_state(state["generator"])
 
-    def _begin(self) -> tuple[int, NDArray[np.int64] | None]:
+    def _begin(self) -> tuple[int, Any]:
         """The first batch of a pass, and the order of the items unless it is the data set's own."""
         resuming, self._resuming = self._resuming, False
         if not resuming:
@@ -151,13 +153,16 @@ class DataLoader:
         now = self.generator.get_state()
         self.generator.set_state(self._pass_state)
         order = self.generator.random.permutation(len(self.dataset))
+        if isinstance(self.dataset, (TensorDataset, Tensor)):
+            first = self.dataset if isinstance(self.dataset, Tensor) else self.dataset.tensors[0]
+            order = backends.move(order, first.device)
         if resuming:  # the order is the interrupted pass's, but what was drawn since stays drawn
             self.generator.set_state(now)
         return self._position, order
 
-    def _batch(self, chosen: slice | NDArray[np.int64]) -> Any:
+    def _batch(self, chosen: Any) -> Any:
         if isinstance(self.dataset, (TensorDataset, Tensor)):
-            return self.dataset[chosen]
+            return self.dataset[chosen if isinstance(chosen, slice) else Tensor._from(chosen)]
         indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
         return _stack([self.dataset[index] for index in indices])
 

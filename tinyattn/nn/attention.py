@@ -160,7 +160,7 @@ class MultiheadAttention(Module):
         """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
         batch, heads, queries, keys = scores
         if attn_mask is None and is_causal:
-            attn_mask = creation.ones(queries, keys, dtype=bool).triu(1)
+            attn_mask = creation.ones(queries, keys, dtype=bool, device=self.out_proj.weight.device).triu(1)
         masks = []
         if attn_mask is not None:
             if attn_mask.shape not in ((queries, keys), (batch * heads, queries, keys)):
@@ -177,7 +177,10 @@ class MultiheadAttention(Module):
             return None
         if all(mask.dtype.kind == "b" for mask in masks):
             return ~(masks[0] | masks[-1])
-        added = [m if m.dtype.kind == "f" else creation.zeros(1).masked_fill(m, -float("inf")) for m in masks]
+        added = [
+            m if m.dtype.kind == "f" else creation.zeros(1, device=m.device).masked_fill(m, -float("inf"))
+            for m in masks
+        ]
         return added[0] if len(added) == 1 else added[0] + added[1]
 
     def extra_repr(self) -> str:

@@ -56,7 +56,9 @@ def trunc_normal_(
     tensor.normal_(mean, std, generator=generator)
     outside = (tensor < a) | (tensor > b)
     while count := int(outside.sum().item()):
-        tensor[outside] = creation.randn(count, dtype=tensor.dtype, generator=generator) * std + mean
+        tensor[outside] = (
+            creation.randn(count, dtype=tensor.dtype, device=tensor.device, generator=generator) * std + mean
+        )
         outside = (tensor < a) | (tensor > b)
     return tensor
 

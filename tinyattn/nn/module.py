@@ -353,22 +353,34 @@ class Module:
                 parameter.grad = None if set_to_none else parameter.grad.detach().zero_()
 
     def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Self:
-        """Change the device, and the dtype of what is floating, in place: to("cpu"), to(ta.float64).
+        """Change the device, and the dtype of what is floating, in place: to("cuda"), to(ta.float64).
 
-        Raises TypeError for a dtype that is not floating, ValueError for a device that is not there.
+        The Parameters stay the same objects, so an optimizer may have been given them before. Raises TypeError for a
+        dtype that is not floating, ImportError or RuntimeError where no GPU can be used.
         """
         for t in target:
-            if isinstance(t, str) and t.split(":")[0] in ("cpu", "cuda"):
+            if isinstance(t, Tensor):
+                dtype, device = t.dtype, t.device
+            elif backends.is_device(t):
                 device = t
             elif t is not None:
                 dtype = t
-        backends.get(device)
+        backends.get(device)  # there, or nothing is changed
         if dtype is not None and as_dtype(dtype).kind != "f":
             raise TypeError(f"{type(self).__name__}.to: dtype={dtype}; a module can only be floating (ta.float32, ...)")
         for tensor in (*self.parameters(), *self.buffers()):
-            if dtype is not None and tensor.dtype.kind == "f":
-                _cast(tensor, dtype)
+            other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
+            if other is not None or device is not None:
+                _convert(tensor, device, other)
         return self
+
+    def cpu(self) -> Self:
+        """Everything into the memory of the processor."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Everything onto a GPU, the current one unless said."""
+        return self.to(backends.device("cuda" if device is None else device))
 
     def float(self) -> Self:
         """Everything floating to float32."""
@@ -407,9 +419,12 @@ def _nearest(name: str, names: Iterable[str], whose: str = "here") -> str:
     return f" (nearest {whose}: {near[0]!r})" if near else ""
 
 
-def _cast(tensor: Tensor, dtype: Any) -> None:
-    """Give a leaf another dtype, and with it a new node: the old one knows the old dtype."""
+def _convert(tensor: Tensor, device: Any, dtype: Any) -> None:
+    """Give a leaf another device and dtype, and with that a new node: the old one knows the old dtype."""
+    there = tensor.detach().to(device=device, dtype=dtype).data
+    if there is tensor.data:
+        return
     wanted, grad = tensor.requires_grad, tensor.grad
-    tensor._set(tensor.detach().to(dtype=dtype).data)
+    tensor._set(there)
     tensor.requires_grad_(wanted)
-    tensor.grad = None if grad is None else grad.detach().to(dtype=dtype)
+    tensor.grad = None if grad is None else grad.detach().to(device=device, dtype=dtype)

@@ -39,6 +39,8 @@ class DataParallel(Module):
     While an Observer watches (detect_anomaly, memory_ledger), with create_graph=True, and inside of
     another DataParallel, the shares are computed one after another, to the same bits.
 
+    On a GPU, whose many threads share the batch already, the module runs once on all of it.
+
     Raises TypeError for arguments without a batch and outputs of other types, ValueError for arguments
     or outputs of different batches. An error in a worker is raised here, that of the first share first.
     As torch.nn.DataParallel.
@@ -60,7 +62,8 @@ class DataParallel(Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """module(*args, **kwargs), a share of the batch in each thread."""
         rows = _rows((args, kwargs))
-        n = min(self.workers, rows)
+        on_gpu = any(isinstance(x, Tensor) and x.is_cuda for x in _tensors((args, kwargs)))
+        n = 1 if on_gpu else min(self.workers, rows)
         if n < 2:
             return self.module(*args, **kwargs)
         ends = [rows * i // n for i in range(n + 1)]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 from tinyattn import backends
-from tinyattn.creation import as_tensor
 from tinyattn.tensor import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -38,7 +37,7 @@ def clip_grad_norm_(
     library.clip_to_norm(arrays, norm, max_norm)
     for grad in grads:
         grad._wrote("clip_grad_norm_")
-    return as_tensor(norm)
+    return Tensor._from(norm)
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:

@@ -96,7 +96,7 @@ def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
 
 
 def _causal(q: Any, k: Any) -> Tensor:
-    return creation.ones(q.shape[-2], k.shape[-2], dtype=bool).tril()
+    return creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
 
 
 def _tiled_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
@@ -155,7 +155,7 @@ def scaled_dot_product_attention(
     keep = None
     if dropout_p > 0:
         shape = (*_ahead(query, key, value), query.shape[-2], key.shape[-2])
-        ones = creation.ones(shape, dtype=query.dtype)
+        ones = creation.ones(shape, dtype=query.dtype, device=query.device)
         keep = dropout(ones, dropout_p, generator=generator)
     allowed = _causal(query, key) if is_causal else allowed
     return _attention(query, key, value, mask, allowed, keep, scale=scale)

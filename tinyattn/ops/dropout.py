@@ -32,6 +32,6 @@ def dropout(
         raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
     if not training or p == 0:
         return input
-    keep = creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p)
+    keep = creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p))
     out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
     return input.copy_(out) if inplace else out

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
-from tinyattn import creation
+from tinyattn import backends, creation
 from tinyattn.dtypes import as_dtype
 from tinyattn.graph import Operation, operation
 from tinyattn.ops.promotion import floating, operand, same_type
@@ -258,7 +258,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """
     condition = creation.as_tensor(condition)
     if input is None and other is None:
-        return tuple(creation.as_tensor(i) for i in condition.data.nonzero())
+        return tuple(creation.as_tensor(i) for i in backends.of(condition.data).nonzero(condition.data))
     if condition.dtype.kind not in "bu":
         raise TypeError(f"where: the condition has dtype {condition.dtype}; expected bool (write x != 0)")
     return _where(condition if condition.dtype.kind == "b" else condition != 0, input, other)
@@ -306,6 +306,19 @@ clone = Operation(lambda F, x: F.clone(x), name="clone", x=lambda F, g: g)
 alias = Operation(lambda F, x: x, name="alias", view=True, x=lambda F, g: g)
 _cast = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast", view=True, x=lambda F, g: g)
 _to_integers = Operation(lambda F, x, *, dtype: F.cast(x, dtype), name="cast")  # no rule: a staircase
+
+
+_move = Operation(  # and the gradient goes back to where the input is
+    lambda F, x, *, device, source: backends.move(x, device),
+    name="to",
+    x=lambda F, g, source: move(g, source) if isinstance(g, _tensor.Tensor) else backends.move(g, source),
+)
+
+
+def move(input: Tensor, device: Any) -> Tensor:
+    """`input` on another device; the same tensor if it is there already."""
+    device = backends.full_name(device)
+    return input if input.device == device else _move(input, device=device, source=input.device)
 
 
 def cast(input: Tensor, dtype: Any) -> Tensor:

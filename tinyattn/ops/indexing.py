@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tinyattn.tensor as _tensor
-from tinyattn import creation
+from tinyattn import backends, creation
 from tinyattn import dims as _dims
 from tinyattn.graph import operation
 
@@ -31,14 +31,16 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     Slices and integers give views. Raises IndexError naming the position that does not exist.
     """
     integers, index = _integers_first(as_index(index))
-    return _getitem(input if integers is None else _getitem(input, index=integers), index=index)
+    if integers is not None:
+        input = _getitem(input, index=integers)
+    return _getitem(input, index=backends.of(input.data).index_for(input.data, index))
 
 
 def _integers_first(index: Any) -> tuple[Any, Any]:
     """Split an index that mixes integers and arrays: PyTorch takes the integers first, as a view,
     where NumPy would count them among the arrays and move the axes. (None, index) if it does not."""
     parts = index if isinstance(index, tuple) else (index,)
-    arrays = [p for p in parts if isinstance(p, np.ndarray)]
+    arrays = [p for p in parts if backends.is_array(p)]
     if not arrays or not any(type(p) is int for p in parts):
         return None, index
     first: list[Any] = []
@@ -46,13 +48,13 @@ def _integers_first(index: Any) -> tuple[Any, Any]:
         if type(part) is int or part is Ellipsis:
             first.append(part)
         elif part is not None:
-            first += [slice(None)] * (part.ndim if isinstance(part, np.ndarray) and part.dtype.kind == "b" else 1)
+            first += [slice(None)] * (part.ndim if backends.is_array(part) and part.dtype.kind == "b" else 1)
     return tuple(first), tuple(p for p in parts if type(p) is not int)
 
 
 def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added at `index`: the transpose of `getitem`."""
-    return _place(values, index=as_index(index), shape=shape)
+    return _place(values, index=backends.of(values.data).index_for(values.data, as_index(index), False), shape=shape)
 
 
 @operation(x=lambda F, g, index: F.setitem(g, 0.0, index), value=lambda F, g, index: g[index])
@@ -65,13 +67,14 @@ def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
     return _setitem(input, value, index=index)
 
 
-def write_index(index: Any, shape: tuple[int, ...]) -> Any:
-    """An index for writing into an array of `shape`, with one meaning for NumPy and PyTorch."""
+def write_index(index: Any, array: Any) -> Any:
+    """An index for writing into `array`, with one meaning for NumPy and PyTorch."""
+    library = backends.of(array)
     integers, index = _integers_first(as_index(index))
     if integers is None:
-        return index
-    positions = np.arange(int(np.prod(shape))).reshape(shape)[integers][index]
-    return np.unravel_index(positions, shape)
+        return library.index_for(array, index)
+    positions = library.arange(0, 1, array.size, np.int64).reshape(array.shape)[integers]
+    return library.unravel_index(positions[library.index_for(positions, index)], array.shape)
 
 
 def as_index(index: Any) -> Any:
@@ -82,23 +85,21 @@ def as_index(index: Any) -> Any:
         index = index.data
     elif isinstance(index, list | range):
         index = np.asarray(index, dtype=np.int64 if len(index) == 0 else None)
-    if isinstance(index, np.ndarray) and index.dtype.kind not in "iub":
+    if isinstance(index, np.integer):
+        return int(index)
+    if not backends.is_array(index):
+        return index
+    if index.dtype.kind not in "iub":
         raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
-    if isinstance(index, np.ndarray | np.integer) and index.ndim == 0 and index.dtype.kind != "b":
+    if index.ndim == 0 and index.dtype.kind != "b":
         return int(index)  # a 0-d index array would turn a view into a copy
-    return index.copy() if isinstance(index, np.ndarray) else index  # the rule needs it as it is now
+    return index.copy()  # the rule needs it as it is now
 
 
 def check_indices(name: str, index: Any, size: int, what: str = "index") -> None:
-    """Raise IndexError for an index outside [0, size), with the value and where it stands."""
-    if not index.size:
-        return
-    low, high = index.min(), index.max()
-    if low >= 0 and high < size:
-        return
-    bad = low if low < 0 else high
-    position = tuple(int(i[0]) for i in (index == bad).nonzero()) if index.ndim else ()
-    raise IndexError(f"{name}: {what} {int(bad)} at position {position} is out of range; expected 0 to {size - 1}")
+    """Raise IndexError for an index outside [0, size), with the value and where it stands; of an index on a GPU, as
+    soon as it is known there."""
+    backends.of(index).check_indices(name, index, size, what)
 
 
 def index_select(input: Tensor, dim: int, index: Any) -> Tensor:

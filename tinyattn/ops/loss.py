@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import creation
+from tinyattn import backends, creation
 from tinyattn.graph import operation
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import cast, masked_fill
@@ -134,14 +134,19 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
 
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Tensor]:
     ignored = labels == ignore_index
-    safe = masked_fill(labels, ignored, 0) if ignored.data.any() else labels
+    safe = masked_fill(labels, ignored, 0) if _perhaps(ignored) else labels
     check_indices(name, safe.data, classes, "class")
     return safe, ignored
 
 
+def _perhaps(mask: Tensor) -> bool:
+    """Whether an element may be true; on a GPU always, for to ask it would mean to wait."""
+    return bool(backends.of(mask.data).perhaps(mask.data))
+
+
 def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
     """Weigh, leave out the ignored, reduce."""
-    anyone = bool(ignored.data.any())
+    anyone = _perhaps(ignored)
     if weight is None and not anyone:
         return _reduce(losses.reshape(shape), reduction)
     if weight is not None:
@@ -164,11 +169,11 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     if num_classes == -1:
         if not index.numel():
             raise ValueError("one_hot: no elements to count the classes by; give num_classes")
-        num_classes = int(index.data.max()) + 1
+        num_classes = int(index.max().item()) + 1
     if num_classes < 1:
         raise ValueError(f"one_hot: num_classes={num_classes}; expected at least 1")
     check_indices("one_hot", index.data, num_classes, "class")
-    classes = creation.arange(num_classes)
+    classes = creation.arange(num_classes, device=index.device)
     return cast(index.reshape(*index.shape, 1) == classes, "int64")
 
 

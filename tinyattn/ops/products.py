@@ -139,7 +139,7 @@ def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]
             first = term.index(label)
             second = term.index(label, first + 1)
             x = x.movedim((first, second), (0, 1))
-            along = np.arange(x.shape[0])
+            along = creation.arange(x.shape[0], device=x.device)
             x = x[along, along]
             term = label + "".join(c for k, c in enumerate(term) if k not in (first, second))
     keep = [k for k, label in enumerate(term) if x.shape[k] == sizes[label]]

@@ -259,7 +259,9 @@ def _prod_rule(F: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     # With zeros, the product of the others: put x on a matrix's rows with ones on its diagonal.
     (axis,) = dim
     n = x.shape[axis]
-    ones = F.reshape(F.eye(n, n, dtype=bool), (n, *(n if i == axis else 1 for i in range(len(x.shape)))))
+    ones = F.reshape(
+        F.eye(n, n, dtype=bool, device=x.device), (n, *(n if i == axis else 1 for i in range(len(x.shape))))
+    )
     others = F.masked_fill(F.broadcast_to(F.reshape(x, (1, *x.shape)), (n, *x.shape)), ones, 1.0)
     others = F.prod(others, (axis + 1,))  # (n, the other axes)
     order = (*range(1, axis + 1), 0, *range(axis + 1, len(x.shape)))
@@ -323,5 +325,5 @@ def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def any(input: Tensor) -> bool:
-    """Whether one element is true, as a Python bool."""
-    return bool(input.data.any())
+    """Whether one element is true, as a Python bool; on a GPU, waits for it."""
+    return bool(input.any())

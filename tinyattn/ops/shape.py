@@ -229,7 +229,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
                 raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
             source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
-            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64"),)]
+            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64", device=input.device),)]
     return input
 
 

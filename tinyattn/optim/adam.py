@@ -102,17 +102,17 @@ class Adam(Optimizer):
         for name in self.state_names(group):
             if name not in state:
                 counter = name == "step"
-                state[name] = creation.zeros((), dtype=float32) if counter else creation.zeros_like(param)
-        step = state["step"].data
-        step += 1
+                shape = () if counter else param.shape
+                state[name] = creation.zeros(shape, dtype=float32 if counter else param.dtype, device=param.device)
         p, m, v = param.data, state["exp_avg"].data, state["exp_avg_sq"].data
         v_max = state["max_exp_avg_sq"].data if group["amsgrad"] else None
         library, options = backends.of(p), _arguments(group)
+        step, options["lr"] = library.counted(state["step"].data), library.live(group, "lr")
         if not definitions_enabled():
-            library.adam_step(p, grad, m, v, v_max, int(step), **options)
+            library.adam_step(p, grad, m, v, v_max, step, **options)
             return
         with library.quiet():
-            news = adam_definition(p, grad, m, v, v_max, int(step), **options)
+            news = adam_definition(p, grad, m, v, v_max, step, **options)
         for old, new in zip((p, m, v, v_max), news, strict=True):
             if old is not None:
                 old[...] = new

@@ -16,6 +16,7 @@ from operator import is_
 from typing import Any
 
 from tinyattn import backends
+from tinyattn.backends import cpu
 from tinyattn.dtypes import float32
 from tinyattn.tensor import Tensor
 
@@ -36,7 +37,7 @@ class Bundles:
 
     def __init__(self, params: Sequence[Tensor], state: Remembered, names: Sequence[str]) -> None:
         small = [param for param in params if param in state and _suits(param, state[param], names)]
-        shared = backends.of().overlapping([param.data for param in small])
+        shared = cpu.overlapping([param.data for param in small])
         alike = defaultdict(list)
         for i, param in enumerate(small):
             if i not in shared:  # else a write to one would undo that to the other
@@ -44,7 +45,7 @@ class Bundles:
         self.bundles: list[Bundle] = []
         for dtype, several in alike.items():
             most = min(FULL, sum(param.numel() for param in several))
-            scratch = backends.of().zeros((2, most), dtype)  # for one bundle after the other
+            scratch = cpu.zeros((2, most), dtype)  # for one bundle after the other
             for some in _portions(several):
                 if len(some) > FEW:
                     self.bundles.append(Bundle(some, [state[param] for param in some], names, scratch))
@@ -110,7 +111,7 @@ def _suits(param: Tensor, state: Mapping[str, Any], names: Sequence[str]) -> boo
     array = param.data
     kinds = {(state[name].dtype, state[name].shape) for name in state if name != "step"}
     as_declared = {*state} == {*names} and kinds <= {(array.dtype, array.shape)}
-    return as_declared and array.size <= SMALL and array.flags.c_contiguous
+    return param.device == "cpu" and as_declared and array.size <= SMALL and array.flags.c_contiguous
 
 
 def _portions(params: Sequence[Tensor]) -> list[list[Tensor]]:

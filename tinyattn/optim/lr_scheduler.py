@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
+from tinyattn import backends
 from tinyattn.optim.optimizer import Optimizer
 
+_OUTSIDE = "a schedule's step() belongs outside of the compiled step: learning rates are read at each call"
 LRFunction: TypeAlias = Callable[[int], float]
 
 
@@ -49,6 +51,7 @@ class LRScheduler(ABC):
 
     def step(self) -> None:
         """Go on to the next epoch (or batch: one call, one unit of the schedule)."""
+        backends.refuse_in_capture(_OUTSIDE)
         self._go_to(self.last_epoch + 1)
 
     def get_last_lr(self) -> list[float]:
@@ -262,6 +265,7 @@ class SequentialLR(_Combined):
         self._begin()
 
     def step(self) -> None:
+        backends.refuse_in_capture(_OUTSIDE)
         self.last_epoch += 1
         part = self._schedulers[bisect_right(self._milestones, self.last_epoch)]
         if self.last_epoch in self._milestones:
@@ -292,6 +296,7 @@ class ChainedScheduler(_Combined):
         self._last_lr = self._present_lr()
 
     def step(self) -> None:
+        backends.refuse_in_capture(_OUTSIDE)
         for scheduler in self._schedulers:
             scheduler.step()
         self._last_lr = self._present_lr()

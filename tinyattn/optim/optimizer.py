@@ -10,11 +10,13 @@ from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
+from tinyattn import backends
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float32
 from tinyattn.modes import call_site, enable_grad
 from tinyattn.observer import observers
 from tinyattn.optim.bundles import FEW, Bundles
+from tinyattn.optim.counters import Counters
 from tinyattn.tensor import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -52,6 +54,7 @@ class Optimizer(ABC):
         self.param_groups = []
         self.state = defaultdict(dict)
         self._bundles: dict[int, Bundles] = {}
+        self._counters: dict[tuple[int, str], Counters] = {}
         self.check(defaults)
         if isinstance(params, Tensor) or not isinstance(params, Iterable):
             raise TypeError(
@@ -128,6 +131,7 @@ class Optimizer(ABC):
 
         closure: computes the gradients anew and returns the loss, which is then returned here.
         """
+        backends.check()
         loss = None
         if closure is not None:
             with enable_grad():
@@ -152,6 +156,8 @@ class Optimizer(ABC):
 
     def _update_group(self, place: int, group: Group) -> None:
         """Update the parameters of a group that have gradients, small ones together where that is allowed."""
+        if backends.in_use():
+            self._prepare_gpus(place, group)
         rest = group["params"]
         if self.elementwise:
             present = (group["params"], self.state, self.state_names(group))
@@ -169,6 +175,22 @@ class Optimizer(ABC):
         for param in rest:
             if param.grad is not None:
                 self.update(param, param.grad.data, self.state[param], group)
+
+    def _prepare_gpus(self, place: int, group: Group) -> None:
+        """What is remembered follows parameters that have moved; and the steps of those on a GPU are counted there."""
+        for param in group["params"]:
+            state = self.state.get(param, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.device != param.device:
+                    state[name] = value.detach().to(param.device)
+        if "step" not in self.state_names(group):
+            return
+        for device in dict.fromkeys(param.device for param in group["params"] if param.is_cuda):
+            params = [param for param in group["params"] if param.device == device]
+            kept = self._counters.get((place, device))
+            if kept is None or not kept.fit(params, self.state):
+                kept = self._counters[place, device] = Counters(params, self.state)
+            kept.count(params, self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {0: {...}}, "param_groups": [{..., "params": [0]}]}, parameters by their place.
@@ -246,7 +268,7 @@ class Optimizer(ABC):
         state: State = {}
         for name, value in saved.items():
             if name == "step":
-                state[name] = _step_counter(value, place)
+                state[name] = _step_counter(value, place).to(param.device)
                 continue
             value = as_tensor(value, dtype=param.dtype, device=param.device)
             if value.shape != param.shape:
@@ -258,10 +280,10 @@ class Optimizer(ABC):
         return state
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_bundles": {}}  # a copy makes its own
+        return {**vars(self), "_bundles": {}, "_counters": {}}  # a copy makes its own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_bundles": {}, **state})
+        self.__dict__.update({"_bundles": {}, "_counters": {}, **state})
 
     def _parameters(self) -> Iterator[Tensor]:
         for group in self.param_groups:
@@ -347,7 +369,7 @@ def _step_counter(value: Any, place: Any) -> Tensor:
     step = float(value)
     if not 0.0 <= step < math.inf:
         raise ValueError(f"the loaded 'step' of parameter {place} is {step}; it counts updates.")
-    return as_tensor(step, dtype=float32)
+    return as_tensor(step, dtype=float32, device="cpu")
 
 
 def _described(value: Any) -> str:

@@ -93,6 +93,7 @@ class SGD(Optimizer):
         buffer = state["momentum_buffer"].data if group["momentum"] else None
         options = {name: group[name] for name in self.defaults}
         library = backends.of(array)
+        options["lr"] = library.live(group, "lr")
         if not definitions_enabled():
             library.sgd_step(array, grad, buffer, first=first, **options)
             return

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.creation import from_numpy
+from tinyattn.creation import as_tensor
 from tinyattn.modes import no_grad
 from tinyattn.nn import Module
 
@@ -14,16 +14,17 @@ from tinyattn.nn import Module
 def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
     """Scores of the classes for every image: a NumPy array (images, classes).
 
-    Runs in evaluation mode without recording, and leaves the model in the mode it was in.
+    images: an array or a Tensor; each batch goes to the device that the model's parameters are on. Runs in evaluation mode without recording, and leaves the model in the mode it was in.
     """
     was_training = model.training
+    device = next((parameter.device for parameter in model.parameters()), None)
     model.eval()
     try:
         with no_grad():
             parts = [
-                model(from_numpy(images[start : start + batch_size])).numpy()
+                model(as_tensor(images[start : start + batch_size], device=device))
                 for start in range(0, len(images), batch_size)
             ]
     finally:
         model.train(was_training)
-    return np.concatenate(parts)
+    return np.concatenate([part.cpu().numpy() for part in parts])

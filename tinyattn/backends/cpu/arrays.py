@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyattn.backends.cpu.erf import erf
 from tinyattn.backends.cpu.sums import column_sums, has_short_rows, row_sums
 
 __all__ = [
-    "abs", "amax", "amin", "any", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
-    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "full", "isfinite",
-    "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
-    "ndarray", "pad", "permute", "pow", "prod", "quiet", "reciprocal", "reshape", "roll",
-    "rsqrt", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to", "tanh", "tril", "triu", "trunc_divide",
-    "var", "where", "zeros", "zeros_like",
+    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
+    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack", "full",
+    "isfinite",
+    "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean",
+    "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "reshape",
+    "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to", "tanh", "to_host", "tril",
+    "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -91,6 +93,11 @@ def asarray(x: Any, dtype: Any = None) -> Array:
     return np.asarray(x, dtype)
 
 
+def to_host(x: Array) -> Array:
+    """`x` in the memory of the processor, where it is already."""
+    return x
+
+
 # --- reductions ---
 
 
@@ -148,6 +155,15 @@ def any(x: Array) -> bool:
     return bool(np.any(x))
 
 
+def perhaps(x: Array) -> bool:
+    """Whether one element may be true. Here that is known; a GPU says yes rather than wait."""
+    return bool(np.any(x))
+
+
+def nonzero(x: Array) -> tuple[Array, ...]:
+    return np.nonzero(x)
+
+
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
@@ -201,6 +217,16 @@ def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array
     return out
 
 
+def shift(images: Array, offsets: Array, margin: int) -> Array:
+    """Cut every image out of a frame of zeros, at offsets (2, batch) of 0 to 2 * margin."""
+    *batch, height, width = images.shape
+    framed = np.zeros((*batch, height + 2 * margin, width + 2 * margin), images.dtype)
+    framed[..., margin : margin + height, margin : margin + width] = images
+    windows = sliding_window_view(framed, (height, width), axis=(-2, -1))
+    windows = np.moveaxis(windows, (-4, -3), (1, 2))  # (batch, rows, columns, ..., height, width)
+    return windows[np.arange(len(images)), offsets[0], offsets[1]]  # a view until here
+
+
 # --- products ---
 
 matmul = np.matmul
@@ -222,8 +248,22 @@ def full(shape: tuple[int, ...], value: Any, dtype: Any) -> Array:
     return np.full(shape, value, dtype)
 
 
-def eye(n: int, m: int, dtype: Any) -> Array:
+def eye(n: int, m: int, dtype: Any, device: Any = None) -> Array:
+    """`device` is for tensors; an array library knows where it is."""
     return np.eye(n, m, dtype=dtype)
+
+
+def arange(start: Any, step: Any, count: int, dtype: Any) -> Array:
+    """start, start + step, ...: `count` numbers."""
+    return (start + np.arange(count) * step).astype(dtype)
+
+
+def linspace(start: float, end: float, steps: int, dtype: Any) -> Array:
+    return np.linspace(start, end, steps, dtype=dtype)
+
+
+def from_dlpack(source: Any) -> Array:
+    return np.from_dlpack(source)
 
 
 def zeros_like(x: Array) -> Array:

@@ -6,11 +6,39 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.errors import out_of_range
 from tinyattn.backends.placed import Placed
 
-__all__ = ["gather", "getitem", "index_add", "place", "scatter", "setitem"]
+__all__ = [
+    "check_indices", "gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem", "unravel_index",
+]  # fmt: skip
 
 Array = Any
+
+
+def check_indices(name: str, index: Array, size: int, what: str = "index", least: int = 0) -> None:
+    """Raise IndexError for an index outside [least, size), with the value and where it stands."""
+    if not index.size:
+        return
+    low, high = index.min(), index.max()
+    if low >= least and high < size:
+        return
+    bad = low if low < least else high
+    position = tuple(int(i[0]) for i in (index == bad).nonzero()) if index.ndim else ()
+    raise out_of_range(name, what, int(bad), position, least, size)
+
+
+def index_for(x: Array, index: Any, check: bool = True) -> Any:
+    """`index`, as it is; NumPy itself sees whether it is in range. Raises RuntimeError for one on a GPU."""
+    for part in index if type(index) is tuple else (index,):
+        if hasattr(part, "__cuda_array_interface__"):
+            raise RuntimeError("a tensor on the CPU was indexed by one on a GPU: bring the index here with index.cpu()")
+    return index
+
+
+def unravel_index(positions: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """Flat positions in an array of `shape` as an index for each axis."""
+    return np.unravel_index(positions, shape)
 
 
 def getitem(x: Array, index: Any) -> Array:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinyattn.backends.cpu.blocks import stretches
 
-__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
+__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "counted", "end_to_end", "live", "overlapping", "sgd_step", "total_norm"]
 
 Array = NDArray[Any]
 
@@ -40,6 +40,17 @@ def overlapping(arrays: Sequence[Array]) -> set[int]:
         else:
             end = high
     return places
+
+
+def live(group: dict[str, Any], name: str) -> Any:
+    """The number `group[name]`, for a kernel; on a GPU it lies where a replayed graph finds it."""
+    return group[name]
+
+
+def counted(step: Array) -> int:
+    """The number of the step that now begins, from a 0-d count of those before, which moves on."""
+    step += 1
+    return int(step)
 
 
 def _to_minimise(p: Array, g: Array, weight_decay: float, maximize: bool) -> Array:

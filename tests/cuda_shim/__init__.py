@@ -1,0 +1,244 @@
+"""CUDA sources on the processor: `.cu` files compiled by g++ and run block by block.
+
+    module = compile(code, options)                       # as cupy.RawModule(code=code, options=options)
+    kernel = module.get_function("softmax_rows")
+    kernel((rows,), (128,), (x, out, 64), shared_mem=0)   # as cupy.RawKernel
+
+Threads of a block are fibres of one thread of the processor. They take turns at barriers and at exchanges between the
+lanes of a warp, and nowhere else, so a run is deterministic. What a GPU would let pass in silence is an error here
+(`KernelError`): threads that leave while others wait for them, warps whose lanes part ways, writes beyond the shared
+memory that was asked for, more of it than a block may have, an argument of the wrong kind or a pointer to the wrong
+type. Shared memory holds NaN before it is written. Threads and blocks run in the order that `schedule` says:
+"forward", "backward" or "shuffled"; where a barrier is missing, the orders give different results.
+
+`with thorough():` has every launch run in all three orders, on copies of its arrays that lie between guard zones. The
+orders must give the same bits, and nothing may have been written to the zones.
+
+`args` are arrays (NumPy's, or whatever has `.dtype` and `.data.ptr`), plain addresses (int), NumPy scalars, or Python
+numbers, which count as 64 bits wide, as in CuPy; None is a null pointer (launch(), in backends/cuda, passes 0).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+SCHEDULES = ("forward", "backward", "shuffled")
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
+SANITIZE = bool(os.environ.get("CUDA_SHIM_SANITIZE"))  # the process must have been started with libasan preloaded
+if SANITIZE:
+    FLAGS += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+_KINDS = {"?": "b", "b": "c", "B": "C", "i": "i", "I": "I", "q": "q", "l": "q", "Q": "Q", "L": "Q", "f": "f", "d": "d"}
+_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\(')
+_lock = threading.Lock()
+_thorough = False
+_GUARD = 4096  # bytes before and after an array
+
+
+class KernelError(RuntimeError):
+    """A kernel did what a GPU may not notice."""
+
+
+@contextmanager
+def thorough() -> Iterator[None]:
+    """Run every launch in all orders, on guarded copies. Not for several Python threads at once."""
+    global _thorough
+    before, _thorough = _thorough, True
+    try:
+        yield
+    finally:
+        _thorough = before
+
+
+class Module:
+    """The kernels of one source, compiled. `schedule` is the order in which threads and blocks run."""
+
+    def __init__(self, code: str, options: Sequence[str] = (), schedule: str = "forward") -> None:
+        self.schedule = schedule
+        self._library = _load(code, tuple(options))
+        self._functions: dict[str, Function] = {}
+
+    def get_function(self, name: str) -> Function:
+        if name not in self._functions:
+            self._functions[name] = Function(self, name)
+        return self._functions[name]
+
+    def launch(self, name: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int = 0) -> None:
+        self.get_function(name)(grid, block, args, shared_mem)
+
+
+compile = Module
+
+
+class Function:
+    """One kernel. To be called with grid, block, arguments and bytes of shared memory."""
+
+    def __init__(self, module: Module, name: str) -> None:
+        self.name, self._module = name, module
+        self.max_dynamic_shared_size_bytes = 48 << 10  # more must be asked for, as on a GPU
+        try:
+            self._body = getattr(module._library, f"{name}__call")
+        except AttributeError:
+            raise KernelError(f"there is no kernel {name!r} in this module") from None
+        signature = getattr(module._library, f"{name}__signature")
+        signature.restype = ctypes.c_char_p
+        self.signature = signature().decode().split()  # "Pf" a pointer to float, "q" a long long ...
+
+    def __call__(
+        self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int = 0, **_: Any
+    ) -> None:
+        if len(args) != len(self.signature):
+            raise KernelError(f"{self.name}: {len(args)} arguments; it takes {len(self.signature)}")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise KernelError(f"{self.name}: {shared_mem} bytes of shared memory; a block may have "
+                              f"{self.max_dynamic_shared_size_bytes} unless max_dynamic_shared_size_bytes says more")  # fmt: skip
+        cells = [self._cell(i, arg, kind) for i, (arg, kind) in enumerate(zip(args, self.signature, strict=True))]
+        run = self._run_thoroughly if _thorough else self._run
+        run([*grid, 1, 1][:3] + [*block, 1, 1][:3], cells, args, shared_mem)
+
+    def _run(self, sizes: list[int], cells: list[np.ndarray], _: Any, shared: int, schedule: str | None = None) -> None:
+        table = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
+        message = ctypes.create_string_buffer(500)
+        order = SCHEDULES.index(schedule or self._module.schedule)
+        with _lock:
+            launch = _runtime().shim_launch
+            failed = launch(self._body, table, (ctypes.c_uint * 6)(*sizes), shared, order, message, len(message))
+        if failed:
+            raise KernelError(f"{self.name}: {message.value.decode()}")
+
+    def _run_thoroughly(self, sizes: list[int], cells: list[np.ndarray], args: Sequence[Any], shared: int) -> None:
+        regions = _regions([_bounds(arg) for arg in args if hasattr(arg, "strides") and hasattr(arg, "shape") and not np.isscalar(arg)])  # fmt: skip
+        before = [_bytes(low, high).copy() for low, high in regions]
+        after: list[list[np.ndarray]] = []
+        for schedule in SCHEDULES:
+            rooms = [np.full(len(b) + 2 * _GUARD + 256, 0xFF, np.uint8) for b in before]
+            starts = [-(room.ctypes.data + _GUARD) % 256 + _GUARD for room in rooms]  # aligned as a GPU's memory is
+            starts = [s + low % 256 for s, (low, _) in zip(starts, regions, strict=True)]
+            for room, start, old in zip(rooms, starts, before, strict=True):
+                room[start : start + len(old)] = old
+                _forbid(room, start, len(old))
+            moved = [cell.copy() for cell in cells]
+            for cell, kind in zip(moved, self.signature, strict=True):
+                for (low, high), room, start in zip(regions, rooms, starts, strict=True):
+                    if kind[0] == "P" and low <= cell[0] < high:
+                        cell[0] += np.uint64(room.ctypes.data + start) - np.uint64(low)
+            self._run(sizes, moved, None, shared, schedule)
+            for room in rooms:
+                _permit(room)
+            for i, (room, start, old) in enumerate(zip(rooms, starts, before, strict=True)):
+                touched = np.flatnonzero(np.r_[room[:start], room[start + len(old) :]] != 0xFF)
+                if touched.size:
+                    at = touched[0] - start
+                    raise KernelError(f"{self.name}: a write outside of array {i} ({len(old)} bytes), at byte {at} around it")
+            after.append([room[s : s + len(old)] for room, s, old in zip(rooms, starts, before, strict=True)])
+        for schedule, results in zip(SCHEDULES, after, strict=True):
+            if any((a != b).any() for a, b in zip(results, after[0], strict=True)):
+                raise KernelError(f"{self.name}: the order {schedule!r} of threads gives other bits than {SCHEDULES[0]!r}")
+        for (low, high), result in zip(regions, after[0], strict=True):
+            _bytes(low, high)[:] = result
+
+    def _cell(self, place: int, arg: Any, kind: str) -> np.ndarray:
+        """The argument in eight bytes of memory, after a look at its type."""
+        if kind[0] != "P":
+            value = np.asarray(arg, np.int64 if isinstance(arg, int) else None)
+            if _KINDS.get(value.dtype.char) != kind:
+                raise KernelError(f"{self.name}: argument {place} is {value.dtype}; the kernel takes {kind!r}")
+            return value.reshape(1).copy()
+        if hasattr(arg, "dtype") and getattr(arg, "shape", ()) is not None and not np.isscalar(arg):
+            found = _KINDS.get(arg.dtype.char)
+            if found != kind[1:]:
+                raise KernelError(f"{self.name}: argument {place} points to {arg.dtype}; the kernel takes {kind!r}")
+            arg = arg.ctypes.data if isinstance(arg, np.ndarray) else arg.data.ptr
+        return np.array([arg or 0], np.uint64)
+
+
+def _bounds(array: Any) -> tuple[int, int]:
+    """The addresses of the first byte of an array and of the one after its last."""
+    start = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    if 0 in array.shape:
+        return start, start
+    reach = [stride * (n - 1) for n, stride in zip(array.shape, array.strides, strict=True)]
+    return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.dtype.itemsize
+
+
+def _regions(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of arrays that share memory become one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted({b for b in bounds if b[0] < b[1]}):
+        if merged and low < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(high, merged[-1][1])
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _forbid(room: np.ndarray, start: int, length: int) -> None:
+    """Have the address sanitizer object to whatever reads or writes the guard zones."""
+    if SANITIZE:
+        poison = ctypes.CDLL(None).__asan_poison_memory_region
+        for first, last in ((0, start), (start + length, len(room))):
+            poison(ctypes.c_void_p(room.ctypes.data + first), ctypes.c_size_t(last - first))
+
+
+def _permit(room: np.ndarray) -> None:
+    if SANITIZE:
+        ctypes.CDLL(None).__asan_unpoison_memory_region(ctypes.c_void_p(room.ctypes.data), ctypes.c_size_t(len(room)))
+
+
+def _bytes(low: int, high: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
+
+
+@functools.cache
+def _folder() -> Path:
+    _folder.keep = tempfile.TemporaryDirectory(prefix="cuda-shim-")  # type: ignore[attr-defined]
+    return Path(_folder.keep.name)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _runtime() -> ctypes.CDLL:
+    path = _build((HERE / "runtime.cpp").read_text(encoding="utf-8"), ())
+    return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
+def _load(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
+    _runtime()
+    return ctypes.CDLL(str(build(code, options)))
+
+
+def kernels(code: str) -> list[str]:
+    """The names of the kernels in a source."""
+    return _KERNEL.findall(code)
+
+
+def build(code: str, options: tuple[str, ...]) -> Path:
+    """The shared object of a source; made once."""
+    entries = "".join(f"SHIM_KERNEL({name})\n" for name in kernels(code))
+    return _build(f'#include "cuda.hpp"\n{code}\n{entries}', tuple(o for o in options if o.startswith("-D")))
+
+
+def _build(source: str, options: tuple[str, ...]) -> Path:
+    key = hashlib.sha256(repr((source, options, FLAGS)).encode()).hexdigest()[:20]
+    path = _folder() / f"{key}.so"
+    if not path.exists():
+        text, fresh = path.with_suffix(".cpp"), path.with_suffix(f".{threading.get_ident()}")
+        text.write_text(source, encoding="utf-8")
+        command = ["g++", *FLAGS, *options, f"-I{HERE}", str(text), "-o", str(fresh)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise KernelError(done.stderr[:4000])
+        fresh.rename(path)
+    return path

@@ -1,0 +1,567 @@
+"""The CUDA sources, run on the processor by tests/cuda_shim: every kernel equals the CPU's, which works in float64 here.
+
+Each launch runs with its threads in three orders, on arrays between guard zones (`cuda_shim.thorough`). Sizes are chosen
+around what the kernels treat differently: one element, four neighbours, a warp, a block, a tile, and more than each.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cuda_shim
+import standin
+
+standin.install()
+
+import cupy as cp  # noqa: E402 - the stand-in
+
+from tinyattn.backends import cpu  # noqa: E402
+from tinyattn.backends import cuda as gpu  # noqa: E402
+from tinyattn.backends.cuda import launch, philox, sums, tiles  # noqa: E402
+
+TYPES = ["float32", "float64"]
+COVERED: set[str] = set()
+TOLERANCE = {"float32": 4e-6, "float64": 2e-14}  # of the largest element
+
+
+@pytest.fixture(autouse=True)
+def _thoroughly() -> Iterator[None]:
+    with cuda_shim.thorough(), np.errstate(all="ignore"):
+        yield
+
+
+def covers(*kernels: str) -> Callable[[Any], Any]:
+    """Says which kernels a test is about."""
+    COVERED.update(kernels)
+    return lambda test: test
+
+
+def random(*shape: int, seed: int = 0, dtype: str = "float32") -> Any:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def on_gpu(x: Any) -> Any:
+    return cp.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def wide(x: Any) -> Any:
+    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == np.float32 else x
+
+
+def assert_close(got: Any, expected: Any, factor: float = 1.0) -> None:
+    """Within `factor` tolerances of the largest finite element; NaN and infinities at the same places."""
+    got = got.get() if isinstance(got, cp.ndarray) else got
+    assert got.shape == expected.shape
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+    np.testing.assert_array_equal(got[~finite], expected[~finite].astype(got.dtype))
+    size = max(np.abs(expected[finite]).max(initial=0), 0.1)
+    np.testing.assert_allclose(got[finite], expected[finite], rtol=0, atol=factor * TOLERANCE[got.dtype.name] * size)
+
+
+def compare(name: str, *args: Any, factor: float = 1.0, reference: Callable[..., Any] | None = None) -> None:
+    """The GPU's function and the CPU's, in float64, on the same arguments."""
+    got = getattr(gpu, name)(*map(on_gpu, args))
+    expected = (reference or getattr(cpu, name))(*map(wide, args))
+    pairs = zip(got, expected, strict=True) if isinstance(got, tuple) else [(got, expected)]
+    for a, b in pairs:
+        if b is None:
+            assert a is None
+        else:
+            assert_close(a, np.asarray(b), factor)
+
+
+def compare_in_place(name: str, arrays: list[Any], *args: Any, factor: float = 1.0, **options: Any) -> None:
+    """The same for what writes to its arrays."""
+    ours = [on_gpu(x) for x in arrays]
+    theirs = [wide(x) for x in arrays]
+    getattr(gpu, name)(*ours, *map(on_gpu, args), **options)
+    getattr(cpu, name)(*theirs, *map(wide, args), **options)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            assert_close(a, b, factor)
+
+
+# --- softmax ---
+
+ROWS = [((1, 1), 1), ((5, 10), -1), ((3, 49), 1), ((2, 3, 64), 2), ((9, 257), 1), ((2, 4100), 1), ((1, 8197), 1)]
+COLUMNS = [((4, 5, 6), 1), ((4, 5, 6), 0), ((300, 3), 0), ((2, 1, 3), 1)]
+SPECIAL = {
+    "large": [[1e4, 1e4 - 1, -1e4], [-1e30, 0, 1e30]],
+    "-inf": [[-np.inf, 0.5, -np.inf], [-np.inf, -np.inf, -np.inf]],
+    "inf": [[np.inf, 1, 2], [np.inf, np.inf, 0]],
+    "nan": [[np.nan, 1, 2], [3, 2, 1]],
+}
+
+
+@covers("softmax_rows", "log_softmax_rows", "logsumexp_rows", "softmax_columns", "log_softmax_columns")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("shape", "dim"), ROWS + COLUMNS)
+def test_softmax(shape, dim, dtype):
+    x = random(*shape, dtype=dtype) * 3
+    compare("softmax", x, dim)
+    compare("log_softmax", x, dim, factor=2)
+    compare("logsumexp", x, dim)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("which", SPECIAL)
+def test_softmax_of_what_is_not_finite(which, turned):
+    x = np.array(SPECIAL[which], np.float32)
+    x, dim = (np.ascontiguousarray(x.T), 0) if turned else (x, 1)
+    compare("softmax", x, dim)
+    compare("log_softmax", x, dim)
+    compare("logsumexp", x, dim)
+
+
+@covers("softmax_backward_rows", "log_softmax_backward_rows", "softmax_backward_columns", "log_softmax_backward_columns")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("shape", "dim"), ROWS + COLUMNS)
+def test_softmax_backward(shape, dim, dtype):
+    g, x = random(*shape, dtype=dtype), random(*shape, seed=1, dtype=dtype)
+    out = cpu.softmax(x, dim)
+    compare("softmax_backward", g, out, dim, reference=lambda g, y, d: y * (g - np.sum(g * y, d, keepdims=True)))
+    out = cpu.log_softmax(x, dim)
+    compare("log_softmax_backward", g, out, dim, factor=2,
+            reference=lambda g, y, d: g - np.exp(y) * np.sum(g, d, keepdims=True))  # fmt: skip
+
+
+def test_logsumexp_of_several_axes():
+    x = random(2, 3, 4, 5)
+    for dim in ((0, 2), (1, 3), None, (0, 1, 2, 3), -2):
+        for keepdim in (False, True):
+            axes = tuple(range(4)) if dim is None else dim
+            compare("logsumexp", x, dim, keepdim, reference=lambda x, _, k, a=axes: cpu.logsumexp(x, a, k))
+
+
+# --- layer norm ---
+
+MATRICES = [(1, 1), (5, 3), (33, 64), (130, 129), (7, 500), (3, 3000), (2, 8200), (700, 16)]
+
+
+@covers("layer_norm_forward", "layer_norm_backward", "column_sums")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows", "width"), MATRICES)
+def test_layer_norm(rows, width, dtype):
+    x, g = random(rows, width, dtype=dtype) + 2, random(rows, width, seed=1, dtype=dtype)
+    weight, bias, shape = random(width, dtype=dtype), random(width, seed=1, dtype=dtype), (width,)
+    compare("layer_norm", x, weight, bias, shape, 1e-5, factor=3)
+    compare("layer_norm", x, None, None, shape, 1e-5, factor=3)
+    _, normal, rstd = cpu.layer_norm(x, weight, bias, shape, 1e-5)
+    for w, needed in ((weight, (True, True, True)), (None, (True, False, False)), (weight, (False, True, False))):
+        compare("layer_norm_backward", g, normal, rstd, w, shape, needed, factor=5)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_column_sums_give_the_same_bits_however_often(dtype):
+    x = on_gpu(random(3000, 37, dtype=dtype))
+    first = sums.column_sums(x).get()
+    assert_close(sums.column_sums(x), x.get().astype(np.float64).sum(0), 10)
+    assert sums.stripes(3000) > 1
+    assert sums.column_sums(x).get().tobytes() == first.tobytes()
+
+
+# --- activations ---
+
+
+@covers("gelu_forward", "gelu_backward", "bias_gelu_backward")
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows", "width"), MATRICES)
+def test_gelu(rows, width, dtype, approximate):
+    x, g, bias = random(rows, width, dtype=dtype), random(rows, width, seed=1, dtype=dtype), random(width, dtype=dtype)
+    compare("gelu", x * 3, approximate)
+    compare("gelu_backward", g, x * 3, approximate)
+    compare("bias_gelu", x, bias, approximate, reference=lambda x, b, a: cpu.gelu(x + b, a))
+
+    def backward(g, x, b, a):
+        dx = cpu.gelu_backward(g, x + b, a)
+        return dx, dx.sum(0)
+
+    compare("bias_gelu_backward", g, x, bias, approximate, factor=5, reference=backward)
+
+
+def test_gelu_of_a_slice_that_no_four_neighbours_fit():
+    x = random(1001)
+    for part in (slice(1, None), slice(2, 8), slice(3, 4), slice(None, None, 2)):
+        assert_close(gpu.gelu(on_gpu(x)[part]), cpu.gelu(wide(x[part])))
+
+
+# --- losses ---
+
+
+@covers("cross_entropy_forward", "cross_entropy_backward")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows", "classes"), MATRICES)
+def test_cross_entropy(rows, classes, dtype):
+    x, g = random(rows, classes, dtype=dtype) * 4, random(rows, dtype=dtype)
+    target = np.random.default_rng(0).integers(0, classes, rows)
+    compare("cross_entropy", x, target)
+    compare("cross_entropy", x, target.astype(np.int32))
+    compare("cross_entropy_gradient", g, x, target)
+
+
+def test_a_class_out_of_range_reads_nothing():
+    x = random(4, 3)
+    target = np.array([0, -1, 3, 1 << 40])
+    losses = gpu.cross_entropy(on_gpu(x), on_gpu(target)).get()
+    assert np.isfinite(losses).tolist() == [True, False, False, False]
+    assert np.isfinite(gpu.cross_entropy_gradient(on_gpu(x[:, 0]), on_gpu(x), on_gpu(target)).get()).all()
+
+
+# --- embedding ---
+
+LOOKUPS = [  # look-ups, rows, dim
+    (1, 1, 1), (50, 10, 16), (3000, 7, 5), (64, 1, 1), (33, 1, 3), (600, 300, 8), (1500, 2, 130), (2000, 70000, 3),
+]  # fmt: skip
+
+
+@covers("embedding_rows", "sort_count", "sort_scan", "sort_place", "embedding_sums", "embedding_join")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("count", "rows", "dim"), LOOKUPS)
+def test_embedding(count, rows, dim, dtype):
+    index = np.random.default_rng(0).integers(0, rows, count)
+    if count % 2 == 0:
+        index.sort()  # long runs of one row, over the ends of stretches
+    g = random(count, dim, seed=1, dtype=dtype)
+    compare("embedding", random(rows, dim, dtype=dtype), index)
+    compare("embedding_gradient", g, index, rows, factor=10)
+    compare("embedding_gradient", g, index, rows, int(index[-1]), factor=10)
+
+
+def test_embedding_of_indices_with_axes():
+    index = np.array([[1, 4, 1], [0, 0, 1]])
+    compare("embedding", random(5, 6), index)
+    compare("embedding_gradient", random(2, 3, 6), index, 5)
+    compare("embedding_gradient", random(2, 3), index, 5)
+
+
+def test_rows_out_of_range_are_left_alone():
+    index = on_gpu(np.array([1, -1, 5, 1 << 40, 1]))
+    assert gpu.embedding(on_gpu(np.ones((5, 2), np.float32)), index).get().tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [1, 1]]
+    gradient = gpu.embedding_gradient(on_gpu(np.ones((5, 2), np.float32)), index, 5).get()
+    assert np.isfinite(gradient).all()
+
+
+# --- optimizers ---
+
+ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1, "decoupled": False, "maximize": False}
+SGD = {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.1, "nesterov": False, "maximize": False}
+
+
+@covers("adam_step")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("changed", [{}, {"decoupled": True}, {"maximize": True, "weight_decay": 0.0}], ids=str)
+@pytest.mark.parametrize("n", [1, 7, 1024, 5001])
+def test_adam(n, changed, dtype):
+    moments = [random(n, seed=2, dtype=dtype), random(n, seed=3, dtype=dtype) ** 2]
+    arrays = [random(n, dtype=dtype), random(n, seed=1, dtype=dtype), *moments]
+    for top in (None, random(n, seed=4, dtype=dtype) ** 2):
+        compare_in_place("adam_step", [*arrays, top], 3, factor=5, **{**ADAM, **changed})
+
+
+@covers("sgd_step")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("changed", [{"momentum": 0.0}, {"nesterov": True, "dampening": 0.0}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize("n", [1, 7, 5001])
+def test_sgd(n, changed, dtype):
+    options = {**SGD, **changed}
+    buffer = random(n, seed=2, dtype=dtype) if options["momentum"] else None
+    for first in (True, False):
+        arrays = [random(n, dtype=dtype), random(n, seed=1, dtype=dtype), buffer]
+        compare_in_place("sgd_step", arrays, first=first, **options)
+
+
+def test_numbers_of_a_step_may_lie_on_the_gpu():
+    arrays = [on_gpu(random(9, seed=seed)) for seed in range(3)] + [on_gpu(random(9, seed=3) ** 2)]
+    others = [x.copy() for x in arrays]
+    gpu.adam_step(*arrays, None, 7, **ADAM)
+    lr = cp.asarray(np.array(ADAM["lr"]))
+    gpu.adam_step(*others, None, cp.asarray(np.array(7, np.float32)), **{**ADAM, "lr": lr})
+    assert all((a.get() == b.get()).all() for a, b in zip(arrays, others, strict=True))
+
+
+def test_optimizers_rest_while_the_flag_is_up(monkeypatch):
+    monkeypatch.setattr("tinyattn.backends.cuda.optimizer.flag", lambda: cp.asarray(np.array([3, 0, 0, 0])))
+    arrays = [random(9, seed=seed) for seed in range(4)]
+    ours = [on_gpu(x) for x in arrays]
+    gpu.adam_step(*ours, None, 1, **ADAM)
+    gpu.sgd_step(*ours[:3], first=False, **SGD)
+    assert all((a.get() == b).all() for a, b in zip(ours, arrays, strict=True))
+
+
+def test_a_parameter_with_strides_is_updated_where_it_lies():
+    whole = on_gpu(random(6, 4))
+    before, grad = whole.get(), on_gpu(random(6, 2, seed=1))
+    gpu.sgd_step(whole[:, ::2], grad, None, first=False, **{**SGD, "momentum": 0.0, "weight_decay": 0.0})
+    after = whole.get()
+    np.testing.assert_array_equal(after[:, 1::2], before[:, 1::2])
+    np.testing.assert_allclose(after[:, ::2], before[:, ::2] - 0.1 * grad.get(), rtol=1e-6)
+
+
+@covers("norm_parts", "norm_whole", "clip_to_norm", "clip_to_value")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("n", [1, 7, 20001])
+def test_norms_and_clipping(n, dtype):
+    arrays = [random(n, dtype=dtype), random(3, n, seed=1, dtype=dtype)]
+    for p in (2.0, 1.0, 0.0, 3.0, 0.5, np.inf, -np.inf):
+        got = gpu.total_norm([on_gpu(x) for x in arrays], p)
+        assert_close(got, cpu.total_norm([wide(x) for x in arrays], p), 5)
+    for name, options in (("clip_to_norm", (np.asarray(3.0), 2.0)), ("clip_to_norm", (np.asarray(3.0), 4.0)), ("clip_to_value", (0.5,))):
+        ours, theirs = [on_gpu(x) for x in arrays], [wide(x) for x in arrays]
+        getattr(gpu, name)(ours, *map(on_gpu, options))
+        getattr(cpu, name)(theirs, *options)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_close(a, b)
+
+
+def test_norms_of_what_is_not_finite():
+    for values in ([1, np.nan], [np.inf, 1], [0.0, 0.0]):
+        x = np.array(values, np.float32)
+        for p in (2.0, 1.0, 0.0, np.inf, -np.inf):
+            assert_close(gpu.total_norm([on_gpu(x)], p), np.asarray(cpu.total_norm([x], p)))
+    x = on_gpu(np.array([np.nan, 3, -3, 0.1], np.float32))
+    gpu.clip_to_value([x], 1.0)
+    np.testing.assert_array_equal(x.get(), np.array([np.nan, 1, -1, 0.1], np.float32))
+
+
+# --- attention ---
+
+SHAPES = [  # leading axes, queries, keys, dim, value_dim
+    ((), 1, 1, 1, 1), ((2, 3), 5, 7, 4, 6), ((3,), 33, 70, 16, 8), ((2, 1, 2), 10, 9, 3, 3), ((1, 2), 66, 97, 5, 5),
+    ((1,), 9, 8, 300, 200), ((1,), 3, 2, 900, 1),
+]  # fmt: skip
+
+
+def heads(lead, queries, keys, dim, value_dim, dtype):
+    shapes = ((queries, value_dim), (queries, dim), (keys, dim), (keys, value_dim))
+    return [random(*lead, *shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes)]  # g, q, k, v
+
+
+def masks(queries, keys, dtype):
+    """Additive and boolean; in both, the first query may look at nothing."""
+    allowed = np.random.default_rng(1).random((queries, keys)) > 0.3
+    allowed[0] = False
+    added = random(queries, keys, seed=9, dtype=dtype)
+    added[0] = -np.inf
+    return added, allowed
+
+
+@covers("attention_forward", "attention_backward_queries", "attention_backward_keys")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("which", ["plain", "added", "allowed and dropout", "both"])
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_attention(sizes, which, dtype):
+    lead, queries, keys, *_ = sizes
+    g, q, k, v = heads(*sizes, dtype)
+    added, allowed = masks(queries, keys, dtype)
+    added = added if which in ("added", "both") else None
+    allowed = None if which in ("plain", "added") else allowed
+    keep = (np.random.default_rng(2).random((*lead, queries, keys)) > 0.2) * 1.25
+    keep = keep.astype(dtype) if "dropout" in which else None
+    masked = which != "plain"
+
+    got = gpu.attention(*map(on_gpu, (q, k, v, added, allowed, keep)), 0.4)
+    expected = cpu.attention(*map(wide, (q, k, v, added, allowed, keep)), 0.4)
+    assert_close(got[0], expected[0], 5)
+    back = gpu.attention_backward(*map(on_gpu, (g, q, k, v)), *got, masked, on_gpu(keep), 0.4)
+    wanted = cpu.attention_backward(*map(wide, (g, q, k, v)), *expected, masked, wide(keep), 0.4)
+    for a, b in zip(back, wanted, strict=True):
+        assert_close(a, b, 10)
+
+
+@covers("tiled_forward", "tiled_backward_queries", "tiled_backward_keys")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("which", ["plain", "added", "allowed", "causal", "all"])
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_attention_in_tiles(sizes, which, dtype):
+    _, queries, keys, *_ = sizes
+    g, q, k, v = heads(*sizes, dtype)
+    added, allowed = masks(queries, keys, dtype)
+    added, allowed = added if which in ("added", "all") else None, allowed if which in ("allowed", "all") else None
+    causal = which in ("causal", "all")
+    got = gpu.attention_in_tiles(*map(on_gpu, (q, k, v, added, allowed)), causal, 0.4)
+    expected = cpu.attention_in_tiles(*map(wide, (q, k, v, added, allowed)), causal, 0.4)
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b, 5)
+    back = gpu.attention_in_tiles_backward(*map(on_gpu, (g, q, k, v)), *got, on_gpu(added), on_gpu(allowed), causal, 0.4)
+    wanted = cpu.attention_in_tiles_backward(*map(wide, (g, q, k, v)), *expected, wide(added), allowed, causal, 0.4)
+    for a, b in zip(back, wanted, strict=True):
+        assert_close(a, b, 10)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["added", "allowed"])
+@pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
+def test_nothing_leaks_through_a_mask(tiled, kind, bad):
+    g, q, k, v = heads((2,), 5, 40, 4, 4, "float32")
+    allowed = np.ones((5, 40), bool)
+    allowed[:, -1] = allowed[2] = False
+    added = np.where(allowed, 0, -np.inf).astype(np.float32) if kind == "added" else None
+    mask = (added, None if kind == "added" else allowed)
+    results = []
+    for value in (0.0, bad):
+        k[:, -1] = v[:, -1] = value
+        arrays = [*map(on_gpu, (q, k, v))]
+        if tiled:
+            kept = gpu.attention_in_tiles(*arrays, *map(on_gpu, mask), False, 0.5)
+            back = gpu.attention_in_tiles_backward(on_gpu(g), *arrays, *kept, *map(on_gpu, mask), False, 0.5)
+        else:
+            kept = gpu.attention(*arrays, *map(on_gpu, mask), None, 0.5)
+            back = gpu.attention_backward(on_gpu(g), *arrays, *kept, True, None, 0.5)
+        results.append([kept[0], *back])
+    for clean, dirty in zip(*results, strict=True):
+        assert np.isfinite(dirty.get()).all()
+        np.testing.assert_array_equal(dirty.get(), clean.get())
+    assert not results[0][0].get()[:, 2].any()  # it may look at nothing
+
+
+def test_attention_without_keys_or_queries():
+    for queries, keys in ((3, 0), (0, 3)):
+        g, q, k, v = (on_gpu(x) for x in heads((2,), queries, keys, 4, 4, "float32"))
+        kept = gpu.attention(q, k, v, None, None, None, 0.5)
+        assert not kept[0].get().any()
+        assert not any(x.get().any() for x in gpu.attention_backward(g, q, k, v, *kept, False, None, 0.5))
+        kept = gpu.attention_in_tiles(q, k, v, None, None, False, 0.5)
+        assert not kept[0].get().any()
+        back = gpu.attention_in_tiles_backward(g, q, k, v, *kept, None, None, False, 0.5)
+        assert not any(x.get().any() for x in back)
+
+
+def test_a_head_too_wide_for_the_gpu_is_refused():
+    q = on_gpu(random(1, 2, 9000))
+    with pytest.raises(ValueError, match=r"attention on cuda: .* too many for the GPU's shared memory .* use more heads"):
+        gpu.attention(q, q, q, None, None, None, 1.0)
+
+
+@covers("packed_attention_forward", "packed_attention_backward")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("batch", "tokens", "count", "dim"), [(1, 1, 1, 1), (2, 5, 2, 3), (2, 49, 4, 16), (1, 130, 2, 16), (1, 33, 1, 8)])
+def test_packed_attention(batch, tokens, count, dim, dtype):
+    qkv, g = random(batch, tokens, 3 * count * dim, dtype=dtype), random(batch, tokens, count * dim, seed=1, dtype=dtype)
+    got, expected = gpu.packed_attention(on_gpu(qkv), count, 0.3), cpu.packed_attention(wide(qkv), count, 0.3)
+    assert_close(got[0], expected[0], 3)
+    back = gpu.packed_attention_backward(on_gpu(g), on_gpu(qkv), *got, 0.3)
+    assert_close(back, cpu.packed_attention_backward(wide(g), wide(qkv), *expected, 0.3), 10)
+
+
+def test_tiles_fit_into_what_a_block_has():
+    for longest in (1, 9, 50, 5000):
+        for per_row in (4, 50, 400, 4000):
+            tile, needed = tiles.choose_tile(longest, per_row, 4)
+            assert needed == tile * (per_row + tiles.odd(tile)) * 4 <= launch.SHARED_BYTES
+
+
+# --- indices and random numbers ---
+
+
+@covers("check_indices")
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [([0, 4, 2], None), ([], None), ([0, 5, 7, 7], (7, 2)), ([9, -1, -3, -3], (-3, 2)), ([1] * 3000 + [-2], (-2, 3000))],
+    ids=str,
+)  # fmt: skip
+def test_indices_are_checked_on_the_gpu(values, found):
+    index, flag, host = (cp.asarray(np.array(x, np.int64)) for x in (values, [0] * 4, [0] * 4))
+    args = [index, len(values), 0, 5, 42, flag, host]
+    launch.launch("flags", "check_indices", (1,), (256,), args, shared_bytes=16 * 256)
+    for there in (flag, host):
+        assert there.get().tolist() == ([42, *found, 0] if found else [0] * 4)
+    launch.launch("flags", "check_indices", (1,), (32,), [on_gpu(np.array([77])), 1, 0, 5, 43, flag, host], shared_bytes=16 * 32)
+    assert flag.get().tolist() == ([42, *found, 0] if found else [43, 77, 0, 0])  # the first to be found stays
+
+
+def philox_words(seed: int, place: int) -> list[int]:
+    """Philox4x32-10, written once more, in Python."""
+    c, k = [place & 0xFFFFFFFF, place >> 32, 0, 0], [seed & 0xFFFFFFFF, seed >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [b >> 32 ^ c[1] ^ k[0], b & 0xFFFFFFFF, a >> 32 ^ c[3] ^ k[1], a & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def test_philox_in_python_gives_the_words_its_authors_publish():
+    assert philox_words(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+@covers("philox_uniform", "philox_bits", "philox_keep", "philox_advance")
+def test_random_numbers_are_philox_of_seed_and_counter():
+    seed, counter = 0x123456789ABCDEF, (1 << 32) - 2  # the counter's upper half is reached
+    words = [w for place in range(counter, counter + 3) for w in philox_words(seed, place)]
+
+    def state():
+        return cp.asarray(np.array([seed, counter], np.uint64))
+
+    expected = np.array([w >> 8 for w in words[:11]], np.float32) * np.float32(2**-24)
+    np.testing.assert_array_equal(philox.uniform(cp.empty(11, np.float32), state()).get(), expected)
+    keep = philox.keep(cp.empty(11, bool), 0.4, state()).get()
+    np.testing.assert_array_equal(keep, expected >= np.float32(0.4))
+    pairs = [low | high << 32 for low, high in zip(words[::2], words[1::2], strict=True)]
+    np.testing.assert_array_equal(philox.bits(cp.empty(5, np.uint64), state()).get(), np.array(pairs[:5], np.uint64))
+    doubles = np.array([p >> 11 for p in pairs[:5]]) * 2.0**-53
+    np.testing.assert_array_equal(philox.uniform(cp.empty(5, np.float64), state()).get(), doubles)
+
+    stream = state()
+    parts = [philox.uniform(cp.empty(n, np.float32), stream).get() for n in (4, 3)]
+    np.testing.assert_array_equal(np.concatenate(parts), expected[:7])  # one draw goes on after the other
+    assert stream.get().tolist() == [seed, counter + 2]
+
+
+@covers("philox_normal")
+@pytest.mark.parametrize("dtype", TYPES)
+def test_normal_numbers_are_normal(dtype):
+    state = cp.asarray(np.array([7, 0], np.uint64))
+    x = philox.normal(cp.empty(20_001, dtype), state).get()
+    assert np.isfinite(x).all()
+    assert abs(x.mean()) < 0.03 and abs(x.std() - 1) < 0.02 and abs((x**3).mean()) < 0.1 and abs((x**4).mean() - 3) < 0.3
+    assert abs(np.corrcoef(x[:-1:2], x[1::2])[0, 1]) < 0.03
+    assert abs((np.abs(x) < 1).mean() - 0.6827) < 0.01
+
+
+# --- all of them ---
+
+
+def test_every_kernel_has_a_test():
+    kernels = {name for source in launch.sources() for name in cuda_shim.kernels(launch.text(source))}
+    assert kernels == COVERED
+
+
+def test_shared_memory_is_declared_once():
+    """The shim knows one array of it; a `__shared__` inside a kernel would be each thread's own there."""
+    declared = [line for path in launch.KERNELS.iterdir() for line in path.read_text(encoding="utf-8").splitlines() if "__shared__" in line]
+    assert declared == ["alignas(16) extern __shared__ unsigned char block_memory[];"]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "gelu"])
+def test_float16_is_computed_in_float32(name):
+    x = random(4, 6).astype(np.float16)
+    options = () if name == "gelu" else (1,)
+    out = getattr(gpu, name)(on_gpu(x), *options).get()
+    assert out.dtype == np.float16
+    np.testing.assert_allclose(out, getattr(cpu, name)(x.astype(np.float64), *options), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_all_of_this_with_the_sanitizers():
+    """Once more, with every access to memory looked at: beyond an array, beyond shared memory, out of a stack."""
+    runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    settings = {
+        "LD_PRELOAD": str(Path(runtime).resolve()),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "CUDA_SHIM_SANITIZE": "1",
+    }
+    tests = [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(tests, env={**os.environ, **settings}, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

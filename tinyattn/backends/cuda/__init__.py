@@ -1,0 +1,24 @@
+"""CuPy under our names: plain array functions, random numbers, and the kernels of fused operations.
+
+Imported when somebody first asks for a GPU. What stands in `cpu/` stands here under the same names; `.cu` files beside
+this one hold the kernels that are written by hand.
+"""
+
+from tinyattn.backends.cuda.activations import *
+from tinyattn.backends.cuda.arrays import *
+from tinyattn.backends.cuda.attention import *
+from tinyattn.backends.cuda.blas import get_float32_matmul_precision, set_float32_matmul_precision
+from tinyattn.backends.cuda.device import *
+from tinyattn.backends.cuda.embedding import *
+from tinyattn.backends.cuda.flags import *
+from tinyattn.backends.cuda.graphs import *
+from tinyattn.backends.cuda.indexing import *
+from tinyattn.backends.cuda.layer_norm import *
+from tinyattn.backends.cuda.linear import *
+from tinyattn.backends.cuda.loss import *
+from tinyattn.backends.cuda.memory import *
+from tinyattn.backends.cuda.optimizer import *
+from tinyattn.backends.cuda.packed_attention import *
+from tinyattn.backends.cuda.random import *
+from tinyattn.backends.cuda.softmax import *
+from tinyattn.backends.cuda.tiled_attention import *

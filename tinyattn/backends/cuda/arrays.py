@@ -1,0 +1,312 @@
+"""What rules and definitions may call on plain arrays: CuPy's functions under PyTorch's names.
+
+Nothing here waits for the GPU or copies between it and the processor, but for `any`, `nonzero` and `to_host`, whose
+answer the processor needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import cupy as cp
+import numpy as np
+from cupy import ndarray
+
+from tinyattn.backends.cuda import flags
+from tinyattn.backends.cuda.elementwise import erf
+from tinyattn.backends.cuda.graphs import refuse_in_capture
+from tinyattn.backends.cuda.products import einsum, matmul
+
+__all__ = [
+    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
+    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack", "full",
+    "isfinite",
+    "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean",
+    "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "reshape",
+    "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to", "tanh", "to_host", "tril",
+    "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
+Array = Any
+Dim = int | tuple[int, ...] | None
+
+
+def quiet() -> Any:
+    """Nothing to silence: a GPU never warns."""
+    return contextlib.nullcontext()
+
+
+# --- elementwise ---
+
+abs, sin, cos, tanh = cp.abs, cp.sin, cp.cos, cp.tanh
+maximum, minimum, isfinite = cp.maximum, cp.minimum, cp.isfinite
+logical_and, logical_not, logical_or = cp.logical_and, cp.logical_not, cp.logical_or
+exp, expm1 = cp.exp, cp.expm1
+log, log1p = cp.log, cp.log1p
+sqrt, reciprocal = cp.sqrt, cp.reciprocal
+div, floor_divide = cp.true_divide, cp.floor_divide
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    return cp.where(condition, a, b)
+
+
+def square(x: Array) -> Array:
+    return cp.square(x.astype(_total(x)) if x.dtype.kind == "b" else x)
+
+
+def sign(x: Array) -> Array:
+    return x if x.dtype.kind == "b" else cp.sign(cp.where(cp.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
+
+
+def rsqrt(x: Array) -> Array:
+    return 1.0 / cp.sqrt(x)
+
+
+def trunc_divide(a: Array, b: Array) -> Array:
+    if cp.result_type(a, b).kind == "f":
+        return cp.trunc(cp.true_divide(a, b))
+    quotient = cp.floor_divide(cp.abs(a), cp.abs(b))
+    return cp.where((a < 0) == (b < 0), quotient, -quotient)
+
+
+def pow(a: Array, b: Array) -> Array:
+    if isinstance(b, float | int):
+        if b == 3:
+            return a * a * a
+        if b == -1 and a.dtype.kind == "f":
+            return cp.reciprocal(a)
+    if cp.result_type(a, b).kind in "iu" and not (isinstance(b, int) and b >= 0):  # 1 / a, rounded to 0
+        inverse = cp.where(cp.abs(a) == 1, cp.power(a, cp.abs(b)), 0)
+        return cp.where(b < 0, inverse, cp.power(a, cp.maximum(b, 0)))
+    return cp.power(a, b)
+
+
+def clamp(x: Array, min: Array = None, max: Array = None) -> Array:
+    x = x if min is None else cp.maximum(x, min)
+    return x if max is None else cp.minimum(x, max)
+
+
+def masked_fill(x: Array, mask: Array, value: Array) -> Array:
+    return cp.where(mask, x.dtype.type(value) if not hasattr(value, "dtype") else value, x)
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype, copy=False)
+
+
+def clone(x: Array) -> Array:
+    return x.copy()
+
+
+def asarray(x: Any, dtype: Any = None) -> Array:
+    """`x` in the memory of the GPU; an array of the processor's is copied there."""
+    if isinstance(x, cp.ndarray):
+        x = x if x.device.id == cp.cuda.Device().id else x.copy()  # from one GPU to another
+        return x if dtype is None else x.astype(dtype, copy=False)
+    x = np.asarray(x, dtype)
+    if not x.ndim:
+        return cp.full((), x.item(), x.dtype)  # a number travels with the launch
+    refuse_in_capture(f"an array of shape {x.shape} is copied from the processor")
+    return cp.asarray(x)
+
+
+def to_host(x: Array) -> np.ndarray[Any, Any]:
+    """A copy in the memory of the processor, once everything before it is done."""
+    refuse_in_capture(f"a tensor of shape {tuple(x.shape)} is read by the processor (item, cpu, tolist, bool ...)")
+    out = x.get()
+    flags.check()
+    return out
+
+
+# --- reductions ---
+
+
+def _total(x: Array) -> Any:
+    return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
+
+
+def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return cp.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
+
+
+def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    count = 1
+    for d in axes:
+        count *= x.shape[d]
+    return cp.true_divide(sum(x, dim, keepdim), float(count), dtype=x.dtype)
+
+
+def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
+    centred = x - mean(x, dim, keepdim=True)
+    total = sum(cp.square(centred), dim, keepdim)
+    left = max(x.size // max(total.size, 1) - correction, 0) if x.size else 0
+    return cp.true_divide(total, float(left), dtype=x.dtype)
+
+
+def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return cp.max(x, axis=dim, keepdims=keepdim)
+
+
+def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return cp.min(x, axis=dim, keepdims=keepdim)
+
+
+def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return cp.prod(x, axis=dim, keepdims=keepdim, dtype=_total(x))
+
+
+def cumsum(x: Array, dim: int) -> Array:
+    return cp.cumsum(x, axis=dim, dtype=x.dtype) if x.ndim else x.copy()
+
+
+def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return cp.argmax(x, axis=dim, keepdims=keepdim)
+
+
+def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return cp.argmin(x, axis=dim, keepdims=keepdim)
+
+
+def any(x: Array) -> bool:
+    """Whether one element is true; waits for the answer."""
+    refuse_in_capture("the processor asks whether an element is true")
+    return bool(cp.any(x))
+
+
+def perhaps(x: Array) -> bool:
+    """Whether one element may be true: yes, since to know would mean to wait."""
+    return True
+
+
+def nonzero(x: Array) -> tuple[Array, ...]:
+    """The indices of the true elements; waits, for their number is the shape."""
+    refuse_in_capture("the processor asks how many elements are true")
+    return cp.nonzero(x)
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
+    ahead = x.ndim - len(shape)
+    stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
+    return cp.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
+
+
+# --- shapes ---
+
+broadcast_to = cp.broadcast_to
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+def permute(x: Array, dims: tuple[int, ...]) -> Array:
+    return cp.transpose(x, dims)
+
+
+def cat(tensors: Any, dim: int = 0) -> Array:
+    """One after the other along `dim`, each by a copy of its own: `cp.concatenate` sends a table of addresses."""
+    shape = list(tensors[0].shape)
+    shape[dim] = _count(t.shape[dim] for t in tensors)
+    out = cp.empty(shape, cp.result_type(*tensors))
+    start = 0
+    for t in tensors:
+        out[(slice(None),) * dim + (slice(start, start + t.shape[dim]),)] = t
+        start += t.shape[dim]
+    return out
+
+
+def _count(sizes: Any) -> int:
+    total = 0
+    for n in sizes:
+        total += n
+    return total
+
+
+def stack(tensors: Any, dim: int = 0) -> Array:
+    first = tensors[0]
+    out = cp.empty((*first.shape[:dim], len(tensors), *first.shape[dim:]), cp.result_type(*tensors))
+    for i, t in enumerate(tensors):
+        out[(slice(None),) * dim + (i,)] = t
+    return out
+
+
+def flip(x: Array, dims: tuple[int, ...]) -> Array:
+    return cp.flip(x, dims).copy() if x.ndim else x.copy()  # as in PyTorch
+
+
+def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
+    for shift, dim in zip(shifts, dims, strict=True):
+        n = x.shape[dim]
+        first = n - shift % n if n else 0
+        ahead = (slice(None),) * dim
+        x = cat([x[(*ahead, slice(first, None))], x[(*ahead, slice(None, first))]], dim)
+    return x
+
+
+def tril(x: Array, diagonal: int = 0) -> Array:
+    return cp.where(_below(x, diagonal), x, x.dtype.type(0))
+
+
+def triu(x: Array, diagonal: int = 0) -> Array:
+    return cp.where(_below(x, diagonal - 1), x.dtype.type(0), x)
+
+
+def _below(x: Array, diagonal: int) -> Array:
+    """(rows, columns), True on the given diagonal and below it."""
+    return cp.arange(x.shape[-2])[:, None] + diagonal >= cp.arange(x.shape[-1])
+
+
+def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array:
+    """`pad` holds a (before, after) for every axis, none negative."""
+    out = cp.full([n + a + b for n, (a, b) in zip(x.shape, pad, strict=True)], value, x.dtype)
+    out[tuple(slice(a, a + n) for n, (a, _) in zip(x.shape, pad, strict=True))] = x
+    return out
+
+
+def shift(images: Array, offsets: Array, margin: int) -> Array:
+    """Cut every image out of a frame of zeros, at offsets (2, batch) of 0 to 2 * margin."""
+    *batch, height, width = images.shape
+    frame = pad(images, (*((0, 0) for _ in batch), (margin, margin), (margin, margin)), 0)
+    frame = frame.reshape(batch[0], -1, *frame.shape[-2:]).swapaxes(0, 1)  # (channels, batch, rows, columns)
+    rows = offsets[0][:, None, None] + cp.arange(height)[:, None]  # (batch, height, 1)
+    columns = offsets[1][:, None, None] + cp.arange(width)  # (batch, 1, width)
+    out = frame[:, cp.arange(batch[0])[:, None, None], rows, columns]  # (channels, batch, height, width)
+    return cp.ascontiguousarray(out.swapaxes(0, 1)).reshape(images.shape)
+
+
+# --- creation ---
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    return cp.zeros(shape, dtype)
+
+
+def full(shape: tuple[int, ...], value: Any, dtype: Any) -> Array:
+    return cp.full(shape, value, dtype)
+
+
+def eye(n: int, m: int, dtype: Any, device: Any = None) -> Array:
+    """`device` is for tensors; an array library knows where it is."""
+    return cp.eye(n, m, dtype=dtype)
+
+
+def arange(start: Any, step: Any, count: int, dtype: Any) -> Array:
+    """start, start + step, ...: `count` numbers."""
+    return (cp.arange(count) * step + start).astype(dtype)
+
+
+def linspace(start: float, end: float, steps: int, dtype: Any) -> Array:
+    return cp.asarray(np.linspace(start, end, steps, dtype=dtype))  # few numbers, once: the same as the processor's
+
+
+def zeros_like(x: Array) -> Array:
+    return cp.zeros(x.shape, x.dtype)
+
+
+def from_dlpack(source: Any) -> Array:
+    """An array on the memory of any library's array on this GPU."""
+    return cp.from_dlpack(source)

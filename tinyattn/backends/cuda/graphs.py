@@ -1,0 +1,175 @@
+"""Launches captured into a CUDA graph, which is launched as one afterwards.
+
+A graph repeats launches with the arguments they had, addresses and numbers. So its memory comes from a pool of its own,
+from which nobody else takes any while the graph lives, and numbers that change from step to step lie in that memory
+(`live`). What cannot be part of a graph (waiting for the GPU, copying from the processor) raises CaptureError here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from tinyattn.backends.errors import CaptureError
+
+__all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "count", "counted", "live", "refuse_in_capture"]
+
+Array = Any
+_own = threading.local()
+
+
+def capturing() -> bool:
+    """Whether launches of this thread are being captured."""
+    return getattr(_own, "used", None) is not None
+
+
+def refuse_in_capture(why: str) -> None:
+    """Raise CaptureError, which says `why`, while launches are being captured."""
+    if capturing():
+        raise CaptureError(why)
+
+
+def check_accumulation(grad: Array) -> None:
+    """Raise CaptureError where a gradient would be added to one from before the capture: after a zero_grad() outside
+    of the graph, a replay would go on adding to what nobody looks at any more."""
+    if capturing() and grad.data.ptr not in _own.made:
+        raise CaptureError("gradients are added to those from before: call zero_grad() inside of the step")
+
+
+# --- numbers that change from step to step ---
+
+
+class _Slot:
+    """A number in the memory of the GPU, and what it is as far as the processor knows."""
+
+    def __init__(self) -> None:
+        self.array, self.value = cp.zeros((), np.float64), 0.0
+
+    def write(self, value: float) -> None:
+        if value != self.value:
+            self.array.fill(value)  # a launch, not a copy
+            self.value = value
+
+
+_slots: dict[tuple[int, int, str], _Slot] = {}  # by GPU, by the id of the dict, and by the key in it
+
+
+def live(group: dict[str, Any], name: str) -> Array:
+    """The number `group[name]` in the memory of the GPU, float64 (): a graph reads there what it is by then."""
+    key = cp.cuda.Device().id, id(group), name
+    slot = _slots.get(key)
+    if slot is None:
+        refuse_in_capture(f"{name!r} of a parameter group is used for the first time")
+        slot = _slots[key] = _Slot()
+    if capturing():
+        _own.used[id(group), name] = (group, name, slot)
+    else:
+        slot.write(float(group[name]))
+    return slot.array
+
+
+def counted(step: Array) -> Array:
+    """The number of the step that now begins: on a GPU `count` has moved it on for all parameters."""
+    return step
+
+
+def count(steps: Array, mask: Array) -> None:
+    """steps += mask, unless an index is out of range: then no step is made."""
+    from tinyattn.backends.cuda.flags import flag
+
+    steps += mask * (flag()[0] == 0)
+
+
+# --- capture and replay ---
+
+
+class Graph:
+    """What was captured: launch it with `replay`."""
+
+    def __init__(self, graph: Any, used: dict[Any, tuple[dict[str, Any], str, _Slot]]) -> None:
+        self._graph, self._used = graph, list(used.values())
+        self._options = [_frozen(group, name) for group, name, _ in self._used]
+
+    def stale(self) -> bool:
+        """Whether a number that is written into the graph itself (a weight decay, say) has changed since."""
+        return any(
+            _frozen(group, name) != was for (group, name, _), was in zip(self._used, self._options, strict=True)
+        )
+
+    def replay(self) -> None:
+        """All launches again, with the live numbers as they are now."""
+        for group, name, slot in self._used:
+            slot.write(float(group[name]))
+        self._graph.launch()
+
+
+def _frozen(group: dict[str, Any], name: str) -> dict[str, Any]:
+    """The options of a group but for the one that is live."""
+    return {key: value for key, value in group.items() if key not in ("params", name)}
+
+
+_streams: dict[int, Any] = {}  # of each GPU, the one that is captured: the default stream cannot be
+recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()  # that live, with their memory
+
+
+class Recorder:
+    """A function on its way to a graph: the stream to capture, and a pool of memory for this one graph.
+
+    Nobody may take memory from the pool once the graph is there: what looks free in it is where the graph computes.
+    """
+
+    def __init__(self) -> None:
+        device = cp.cuda.Device().id
+        if device not in _streams:
+            _streams[device] = cp.cuda.Stream(non_blocking=True)
+        self._stream, self.pool = _streams[device], cp.cuda.MemoryPool()
+        recorders.add(self)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """On the stream, with memory of the pool; in order with what the caller's stream does before and after."""
+        outside = cp.cuda.get_current_stream()
+        before, after = cp.cuda.Event(disable_timing=True), cp.cuda.Event(disable_timing=True)
+        before.record(outside)
+        self._stream.wait_event(before)
+        try:
+            with cp.cuda.using_allocator(self._allocate), self._stream:
+                yield
+        finally:
+            after.record(self._stream)
+            outside.wait_event(after)
+
+    def _allocate(self, size: int) -> Any:
+        memory = self.pool.malloc(size)
+        if capturing():
+            _own.made.add(memory.ptr)
+        return memory
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Call it, as it will be captured but for the capture: what it needs memory for is in the pool afterwards."""
+        with self._inside():
+            return function()
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Any, Graph]:
+        """Call it and keep its launches, which have not run yet. What it gives holds their results after a replay.
+
+        Raises whatever `function` raises, CaptureError for what a graph cannot hold.
+        """
+        with self._inside():
+            self._stream.begin_capture()
+            _own.used, _own.made = {}, set()
+            try:
+                result = function()
+            except BaseException:
+                with contextlib.suppress(Exception):  # the capture is spoiled, and that is known
+                    self._stream.end_capture()
+                raise
+            finally:
+                used, _own.used = _own.used, None
+            return result, Graph(self._stream.end_capture(), used)

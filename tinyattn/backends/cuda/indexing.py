@@ -1,0 +1,108 @@
+"""Reading and adding at positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from tinyattn.backends.cuda.arrays import asarray
+from tinyattn.backends.cuda.embedding import embedding_gradient
+from tinyattn.backends.cuda.flags import check_indices
+from tinyattn.backends.cuda.graphs import refuse_in_capture
+from tinyattn.backends.placed import Placed
+
+__all__ = ["gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem", "unravel_index"]
+
+Array = Any
+
+
+def index_for(x: Array, index: Any, check: bool = True) -> Any:
+    """`index` with its arrays in the memory of the GPU, and a look-up on the way whether their integers are in range
+    (CuPy would wrap them)."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, np.ndarray | cp.ndarray) for p in parts):
+        return index
+    ready = tuple(asarray(p) if isinstance(p, np.ndarray) else p for p in parts)
+    if any(isinstance(p, cp.ndarray) and p.dtype.kind == "b" for p in ready):
+        refuse_in_capture("a mask as an index makes a shape that only the GPU knows; where() or masked_fill() keep it")
+    for part, axis in zip(ready, _axes(ready, x.ndim), strict=True) if check else ():
+        if isinstance(part, cp.ndarray) and part.dtype.kind != "b" and axis < x.ndim:
+            check_indices("index", part, x.shape[axis], least=-x.shape[axis])
+    return ready if isinstance(index, tuple) else ready[0]
+
+
+def _axes(parts: tuple[Any, ...], ndim: int) -> list[int]:
+    """The axis at which each part of an index begins."""
+    widths = [p.ndim if isinstance(p, cp.ndarray) and p.dtype.kind == "b" else int(p is not None) for p in parts]
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            widths[i] = ndim - (sum(widths) - 1)
+    return [sum(widths[:i]) for i in range(len(parts))]
+
+
+def getitem(x: Array, index: Any) -> Array:
+    return x[index]
+
+
+def setitem(x: Array, value: Array, index: Any) -> Array:
+    out = x.copy()
+    out[index] = value
+    return out
+
+
+def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
+    """Zeros of `shape` with `values` added at `index`, not spelled out yet."""
+    from tinyattn.backends import cuda
+
+    return Placed(cuda, values, index, shape)
+
+
+def index_add(buffer: Array, index: Any, values: Array) -> None:
+    """`buffer[index] += values`, counting a position as often as it occurs in `index`, always in the same order."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
+        buffer[index] += values  # slices, integers and masks name every position once
+        return
+    if len(parts) == 1:  # whole rows
+        row = buffer.shape[1:]
+        values = cp.broadcast_to(values, (*parts[0].shape, *row))
+        index = cp.where(parts[0] < 0, parts[0] + buffer.shape[0], parts[0])
+        buffer += embedding_gradient(values, index, buffer.shape[0])
+        return
+    positions = cp.arange(buffer.size).reshape(buffer.shape)[index]
+    values = cp.ascontiguousarray(cp.broadcast_to(values, positions.shape)).reshape(-1, 1)
+    buffer += embedding_gradient(values, positions.reshape(-1), buffer.size).reshape(buffer.shape)
+
+
+def gather(x: Array, dim: int, index: Array) -> Array:
+    """As torch.gather: `index` may be shorter than `x` along the other axes."""
+    return x[_along(index, dim)] if x.ndim else x[None][index].reshape(index.shape)
+
+
+def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
+    """Zeros of `shape` with `values` added where `gather` would have read them."""
+    out = cp.zeros(shape, values.dtype)
+    if out.ndim:
+        index_add(out, _along(index, dim), values)
+    else:
+        out += values.sum()
+    return out
+
+
+def _along(index: Array, dim: int) -> tuple[Array, ...]:
+    grid = []
+    for axis, n in enumerate(index.shape):
+        grid.append(cp.arange(n).reshape([-1 if i == axis else 1 for i in range(index.ndim)]))
+    grid[dim] = index
+    return tuple(grid)
+
+
+def unravel_index(positions: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """Flat positions in an array of `shape` as an index for each axis."""
+    index = []
+    for n in reversed(shape):
+        index.append(positions % n)
+        positions = positions // n
+    return tuple(reversed(index))

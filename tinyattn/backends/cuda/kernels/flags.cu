@@ -1,0 +1,54 @@
+// Whether indices are in range. The answer stays on the device: a flag goes up, which the optimizer's kernels heed and
+// which the host reads once a step.
+#include "common.cuh"
+
+constexpr Size MOST = Size(~0ull >> 1);
+
+struct Found {
+  Size value, position;
+};
+
+// Which of two finds a message would name: the lower value (sign 1) or the higher (sign -1), and of equals the first.
+__device__ inline Found worse(Found a, Found b, int sign) {
+  bool second = sign * b.value < sign * a.value || (b.value == a.value && b.position < a.position);
+  return second ? b : a;
+}
+
+// The worst of what all threads of the block found; known to thread 0.
+__device__ inline Found worst(Found mine, int sign) {
+  Found* all = reinterpret_cast<Found*>(block_memory);
+  all[threadIdx.x] = mine;
+  __syncthreads();
+  for (int half = blockDim.x / 2; half > 0; half /= 2) {  // the block is a power of two
+    if (threadIdx.x < half) all[threadIdx.x] = worse(all[threadIdx.x], all[threadIdx.x + half], sign);
+    __syncthreads();
+  }
+  Found found = all[0];
+  __syncthreads();  // before the memory is used again
+  return found;
+}
+
+// index (n), each to be in [least, size). If one is not, and no flag is up yet: flag = {id, value, position}, and the same
+// in `host`, memory of the host that the device can write. Names the lowest value if that is below `least`, else the highest.
+// One block: an array of indices is short, and no other block has to be waited for.
+extern "C" __global__ void __launch_bounds__(1024) check_indices(
+    const Size* index, Size n, Size least, Size size, Size id, Size* flag, Size* host) {
+  Found low = {MOST, 0}, high = {-MOST - 1, 0};
+  for (Size i = threadIdx.x; i < n; i += blockDim.x) {
+    low = worse(low, {index[i], i}, 1);
+    high = worse(high, {index[i], i}, -1);
+  }
+  low = worst(low, 1);
+  high = worst(high, -1);
+  if (threadIdx.x != 0 || n == 0 || flag[0] != 0) return;
+  if (low.value >= least && high.value < size) return;
+  Found bad = low.value < least ? low : high;
+  flag[1] = bad.value;
+  flag[2] = bad.position;
+  flag[0] = id;
+  if (host == nullptr) return;
+  host[1] = bad.value;
+  host[2] = bad.position;
+  __threadfence_system();  // the host looks at host[0] first
+  host[0] = id;
+}

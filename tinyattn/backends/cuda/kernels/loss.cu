@@ -1,0 +1,42 @@
+// Cross-entropy with class numbers: x (rows, classes), target (rows).
+#include "rows.cuh"
+
+struct Sum {
+  real top, total;
+};
+
+__device__ inline Sum sum_of_exponentials(Team team, const Row& row, int width) {
+  real top = -infinity(), total = 0;
+  each_column(team, width, [&](int i, int column) { top = larger(top, row.at(i, column)); });
+  top = team_max(team, top);
+  each_column(team, width, [&](int i, int column) { total += exp(row.at(i, column) - top); });
+  return {top, team_sum(team, total)};
+}
+
+// -log softmax(x)[target]. A target out of range reads nothing and gives NaN; `check_indices` says what it was.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forward(
+    const real* x, const Size* target, real* losses, Size rows, Size classes, Size size) {
+  Team team = team_of(size);
+  each_row(team, rows, classes, [&](Size r, int wide) {
+    Row row = read_row(team, x + r * classes, wide);
+    Sum sum = sum_of_exponentials(team, row, wide);
+    if (team.rank != 0 || wide == 0) return;
+    bool known = target[r] >= 0 && target[r] < classes;
+    real score = known ? x[r * classes + target[r]] : infinity() - infinity();
+    losses[r] = log(sum.total) - (score - sum.top);
+  });
+}
+
+// (softmax(x) - one_hot(target)) g
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_backward(
+    const real* g, const real* x, const Size* target, real* dx, Size rows, Size classes, Size size) {
+  Team team = team_of(size);
+  each_row(team, rows, classes, [&](Size r, int wide) {
+    Row row = read_row(team, x + r * classes, wide);
+    Sum sum = sum_of_exponentials(team, row, wide);
+    write_row(team, wide, dx + r * classes, [&](int i, int column) {
+      real share = exp(row.at(i, column) - sum.top) / sum.total;
+      return (column == target[r] ? share - 1 : share) * g[r];
+    });
+  });
+}

@@ -1,0 +1,89 @@
+// Random numbers from a counter: the i-th number of a stream is a function of the seed and i alone, so that all threads
+// draw at once, in any order, and a replayed graph goes on where the last one stopped.
+//
+// Philox4x32-10, Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
+// state = {seed, counter} lies in device memory; `advance` moves the counter on once a launch has drawn.
+#include "common.cuh"
+
+struct Words {
+  unsigned at[4];
+};
+
+__device__ inline void multiply(unsigned a, unsigned b, unsigned& high, unsigned& low) {
+  Bits both = Bits(a) * b;
+  high = unsigned(both >> 32);
+  low = unsigned(both);
+}
+
+// The four words that belong to a place in the stream.
+__device__ inline Words philox(Bits seed, Bits place) {
+  unsigned c0 = unsigned(place), c1 = unsigned(place >> 32), c2 = 0, c3 = 0;
+  unsigned k0 = unsigned(seed), k1 = unsigned(seed >> 32);
+  for (int round = 0; round < 10; round++) {
+    unsigned high0, low0, high1, low1;
+    multiply(0xD2511F53u, c0, high0, low0);
+    multiply(0xCD9E8D57u, c2, high1, low1);
+    c0 = high1 ^ c1 ^ k0, c1 = low1;
+    c2 = high0 ^ c3 ^ k1, c3 = low0;
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+// How many numbers four words give: four of float32, two of float64.
+constexpr int NUMBERS = 16 / sizeof(real);
+
+// The j-th number in [0, 1): 24 or 53 random bits, so that 1 itself is never reached by rounding.
+__device__ inline real unit(const Words& words, int j) {
+  if (sizeof(real) == 4) return real(words.at[j] >> 8) * real(1.0 / (1 << 24));
+  Bits bits = Bits(words.at[2 * j + 1]) << 32 | words.at[2 * j];
+  return real((bits >> 11) * (1.0 / (1ull << 53)));
+}
+
+extern "C" __global__ void philox_uniform(real* out, Size n, const Bits* state) {
+  for (Size block = position(); block * NUMBERS < n; block += crowd()) {
+    Words words = philox(state[0], state[1] + block);
+#pragma unroll
+    for (int j = 0; j < NUMBERS; j++)
+      if (block * NUMBERS + j < n) out[block * NUMBERS + j] = unit(words, j);
+  }
+}
+
+// Two numbers of the normal distribution from two uniform ones (Box and Muller 1958).
+extern "C" __global__ void philox_normal(real* out, Size n, const Bits* state) {
+  for (Size block = position(); block * NUMBERS < n; block += crowd()) {
+    Words words = philox(state[0], state[1] + block);
+#pragma unroll
+    for (int j = 0; j < NUMBERS; j += 2) {
+      real radius = sqrt(-2 * log(1 - unit(words, j)));  // 1 - u is never zero
+      real angle = real(6.283185307179586) * unit(words, j + 1);
+      Size i = block * NUMBERS + j;
+      if (i < n) out[i] = radius * cos(angle);
+      if (i + 1 < n) out[i + 1] = radius * sin(angle);
+    }
+  }
+}
+
+// Words of 64 random bits.
+extern "C" __global__ void philox_bits(Bits* out, Size n, const Bits* state) {
+  for (Size block = position(); block * 2 < n; block += crowd()) {
+    Words words = philox(state[0], state[1] + block);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+      if (block * 2 + j < n) out[block * 2 + j] = Bits(words.at[2 * j + 1]) << 32 | words.at[2 * j];
+  }
+}
+
+// What dropout keeps: true with probability 1 - p, where `philox_uniform` would have drawn p or more.
+extern "C" __global__ void philox_keep(bool* out, Size n, double p, const Bits* state) {
+  for (Size block = position(); block * NUMBERS < n; block += crowd()) {
+    Words words = philox(state[0], state[1] + block);
+#pragma unroll
+    for (int j = 0; j < NUMBERS; j++)
+      if (block * NUMBERS + j < n) out[block * NUMBERS + j] = unit(words, j) >= real(p);
+  }
+}
+
+extern "C" __global__ void philox_advance(Bits* state, Size places) {
+  state[1] += places;
+}

@@ -1,0 +1,63 @@
+"""Kernels of layer normalisation over the last axis of a matrix."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from tinyattn.backends.cuda.launch import blocks, launch
+from tinyattn.backends.cuda.rows import can_hold, contiguous, launch_rows, team
+from tinyattn.backends.cuda.sums import add_stripes, column_sums
+
+__all__ = ["layer_norm", "layer_norm_backward"]
+
+Array = Any
+_BLOCKS = 256  # of the backward kernel, each of which leaves a row of sums to be added up
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
+    """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
+    if x.dtype == np.float16:  # squares leave its range above 256
+        wide, w, b = (a if a is None else a.astype(np.float32) for a in (x, weight, bias))
+        out, *kept = layer_norm(wide, w, b, shape, eps)
+        return out.astype(x.dtype), *kept
+    width = math.prod(shape)
+    xs = contiguous(x).reshape(-1, width) if x.size else x.reshape(0, width)
+    weight, bias = (a if a is None else contiguous(a) for a in (weight, bias))
+    out, normal, rstd = cp.empty_like(xs), cp.empty_like(xs), cp.empty(len(xs), x.dtype)
+    args = [xs, weight, bias, out, normal, rstd, float(eps)]
+    launch_rows("layer_norm", "layer_norm_forward", args, len(xs), width)
+    return out.reshape(x.shape), normal, rstd
+
+
+def layer_norm_backward(
+    g: Array, normal: Array, rstd: Array, weight: Array, shape: tuple[int, ...], needed: tuple[bool, ...]
+) -> tuple[Array, ...]:
+    """Gradients of x, weight and bias.
+
+    With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)).
+    """
+    width = math.prod(shape)
+    gs = contiguous(g.astype(normal.dtype, copy=False)).reshape(normal.shape)  # float32 where x is float16
+    weight = weight if weight is None else contiguous(weight.astype(normal.dtype, copy=False))
+    dx = cp.empty_like(gs) if needed[0] else None
+    size = team(width, gs.dtype.itemsize)
+    block = max(size, 128)
+    grid = blocks(len(gs), block // size, _BLOCKS)
+    held = can_hold(width, gs.dtype.itemsize) and (needed[1] or needed[2])
+    sums = cp.empty((2, grid, width), g.dtype) if held else None
+    if dx is not None or held:
+        room = max(block // size * width if size <= 32 else 0, block // 32) * gs.dtype.itemsize
+        args = [gs, normal, rstd, weight, dx, sums, len(gs), width, size]
+        launch("layer_norm", "layer_norm_backward", (grid,), (block,), args, shared_bytes=room)
+    if not len(gs):
+        both = cp.zeros((2, width), gs.dtype)
+    elif sums is not None:
+        both = add_stripes(sums)
+    else:
+        both = (column_sums(gs, normal) if needed[1] else None, column_sums(gs) if needed[2] else None)
+    dweight, dbias = (d if n else None for d, n in zip(both, needed[1:], strict=True))
+    return tuple(d if d is None else d.reshape(s) for d, s in ((dx, g.shape), (dweight, shape), (dbias, shape)))

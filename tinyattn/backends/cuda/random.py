@@ -1,0 +1,83 @@
+"""Streams of random numbers on a GPU: a counter, encrypted (Philox: Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3").
+
+Seed and counter lie in the memory of the GPU, and every launch moves the counter on there: nothing waits, and a graph
+that is launched again draws new numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from tinyattn.backends.cuda import philox
+
+__all__ = ["stream"]
+
+Array = Any
+
+
+def stream(seed: int) -> Stream:
+    """The stream that belongs to a seed from 0 to 2**64 - 1."""
+    return Stream(seed)
+
+
+class Stream:
+    """As much of numpy.random.Generator as is used, under its names; what is drawn stays on the GPU."""
+
+    def __init__(self, seed: int) -> None:
+        self.bit_generator = _Counter(seed)
+
+    def random(self, size: Any = (), dtype: Any = np.float64) -> Array:
+        """Uniform numbers in [0, 1), float32 or float64."""
+        return philox.uniform(_room(size, dtype), self.bit_generator.array)
+
+    def standard_normal(self, size: Any = (), dtype: Any = np.float64) -> Array:
+        """Normal numbers with mean 0 and variance 1, float32 or float64."""
+        return philox.normal(_room(size, dtype), self.bit_generator.array)
+
+    def integers(self, low: int, high: int | None = None, size: Any = (), *, endpoint: bool = False) -> Array:
+        """int64 numbers from `low` to `high` - 1 (`high` with `endpoint`); of so many bits that none is favoured."""
+        low, high = (0, low) if high is None else (low, high)
+        bits = philox.bits(_room(size, np.uint64), self.bit_generator.array)
+        return (bits % np.uint64(high - low + endpoint)).astype(np.int64) + low
+
+    def permutation(self, n: int) -> Array:
+        """The integers below n in random order."""
+        return cp.argsort(philox.bits(_room(n, np.uint64), self.bit_generator.array))
+
+    def keep(self, size: Any, p: float) -> Array:
+        """Booleans, each False with probability p: what dropout multiplies with."""
+        return philox.keep(_room(size, np.bool_), p, self.bit_generator.array)
+
+
+def _room(size: Any, dtype: Any) -> Array:
+    return cp.empty((size,) if isinstance(size, int) else tuple(size), dtype)
+
+
+class _Counter:
+    """Seed and counter."""
+
+    def __init__(self, seed: int) -> None:
+        self.array = cp.zeros((2,), np.uint64)
+        self.array[0] = np.uint64(seed)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """As plain numbers; waits for the GPU."""
+        seed, counter = self.array.get().tolist()
+        return {"key": seed, "counter": counter}
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.array[0], self.array[1] = np.uint64(state["key"]), np.uint64(state["counter"])
+        else:
+            self.array[...] = state
+
+    def __deepcopy__(self, memo: Any) -> _Counter:
+        twin = _Counter(0)
+        twin.array[...] = self.array
+        return twin

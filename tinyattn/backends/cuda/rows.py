@@ -1,0 +1,79 @@
+"""How many threads do a row, and what arrays the kernels take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import cupy as cp
+import numpy as np
+
+from tinyattn.backends.cuda.launch import blocks, launch
+
+__all__: list[str] = []
+
+Array = Any
+_WARP, _SMALL, _LARGEST = 32, 128, 512  # threads
+
+
+def held(itemsize: int) -> int:
+    """Elements of a row that a thread keeps in registers (kernels/rows.cuh)."""
+    return 64 // itemsize
+
+
+def can_hold(width: int, itemsize: int) -> bool:
+    """Whether a team can keep a whole row in registers."""
+    return width <= _LARGEST * held(itemsize)
+
+
+def team(width: int, itemsize: int) -> int:
+    """Threads for a row: so many that each has eight elements, up to a warp; then so many that they can hold it."""
+    for size in (1, 2, 4, 8, 16, 32):
+        if width <= 8 * size:
+            return size
+    return next((size for size in (_WARP, 128, 256) if width <= held(itemsize) * size), _LARGEST)
+
+
+def launch_rows(source: str, kernel: str, args: list[Any], rows: int, width: int) -> None:
+    """A kernel in which teams do the rows of a matrix; args: what it takes before (rows, width, size)."""
+    size = team(width, args[0].dtype.itemsize)
+    block = max(size, _SMALL)
+    grid = blocks(rows, block // size)
+    launch(source, kernel, (grid,), (block,), [*args, rows, width, size], shared_bytes=_scratch(size, args[0].dtype))
+
+
+def _scratch(size: int, dtype: Any) -> int:
+    """Bytes for what the warps of a team tell each other."""
+    return size // _WARP * dtype.itemsize if size > _WARP else 0
+
+
+def launch_elements(source: str, kernel: str, args: list[Any], count: int, **more: Any) -> None:
+    """A kernel in which a thread does four elements of `count` at a time."""
+    launch(source, kernel, (blocks(count, 4 * 256),), (256,), args, **more)
+
+
+def contiguous(x: Array) -> Array:
+    """x in memory as the kernels read it, which nearly always it is."""
+    return x if x.flags.c_contiguous else cp.ascontiguousarray(x)
+
+
+def in_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """float16 is computed in float32: the kernels know no other, and NumPy's rounding is rougher still."""
+
+    @functools.wraps(kernel)
+    def computed(*args: Any) -> Any:
+        if not any(_is_half(a) for a in args):
+            return kernel(*args)
+        out = kernel(*(a.astype(np.float32) if _is_half(a) else a for a in args))
+        return tuple(_half(o) for o in out) if isinstance(out, tuple) else _half(out)
+
+    return computed
+
+
+def _is_half(x: Any) -> bool:
+    return isinstance(x, cp.ndarray) and x.dtype == np.float16
+
+
+def _half(x: Any) -> Any:
+    return x.astype(np.float16) if isinstance(x, cp.ndarray) and x.dtype == np.float32 else x

@@ -1,0 +1,202 @@
+"""compile: a training step recorded once and launched as one CUDA graph from then on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tinyattn import backends
+from tinyattn.dtypes import get_default_dtype
+from tinyattn.modes import definitions_enabled, is_grad_enabled
+from tinyattn.observer import Observer, observers
+from tinyattn.tensor import Tensor
+
+__all__ = ["compile"]
+
+_log = logging.getLogger("tinyattn")
+
+
+def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead") -> Any:
+    """`function` with its launches on a GPU captured into a CUDA graph, which later calls replay: `@ta.compile`.
+
+        @ta.compile
+        def step(images, labels):
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+    A small model's step is hundreds of launches, each too short for Python to keep up with; replayed, they cost one.
+    The first two calls run as always, the third is captured; every call does its step once, and gives new tensors, which
+    carry no history.
+    Arguments may be tensors (in tuples, lists and dicts too) and whatever compares equal; for tensors of another shape,
+    dtype or device, other arguments, or other modes, the function is captured again, and each such graph is kept. A
+    tensor that lies at one address in the first two calls (the whole data set, say) is read there; others are copied.
+
+    The Python in `function` runs in those first calls only. So it must do nothing but compute on the GPU: no `.item()`,
+    `.cpu()`, print, no data loading; `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
+    read anew at each call; another changed option of an optimizer has the step captured again. `model.eval()` does
+    not: the graph goes on training. Random numbers are new in each call.
+
+    Where capture fails (the reason is logged once, as a warning of the logger "tinyattn"), while an Observer watches,
+    and on the CPU, the function runs as always. As torch.compile, whose mode "reduce-overhead" this is, the only one.
+    """
+    if mode != "reduce-overhead":
+        raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only one there is")
+    if function is None:
+        return functools.partial(compile, mode=mode)
+    return functools.wraps(function)(_Compiled(function))
+
+
+class _Compiled:
+    """A function and its graphs, one for each kind of arguments."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._captures: dict[Any, _Capture] = {}
+        self._failed = False
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:  # so that it can be a method
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The function's result, by a replay where there is a graph."""
+        tensors, form = _flat((args, kwargs))
+        device = next((t.device for t in tensors if t.is_cuda), backends.get_default_device())
+        if self._failed or device == "cpu" or observers.get():
+            return self._function(*args, **kwargs)
+        library = backends.get(device)
+        if library.capturing():  # inside of another one's graph
+            return self._function(*args, **kwargs)
+        modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), library.get_float32_matmul_precision())
+        kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
+        key = (form, kinds, modes, device)
+        capture = self._captures.get(key)
+        if capture is None or capture.stale(tensors):
+            capture = self._captures[key] = _Capture(self._function, library.Recorder())
+        try:
+            return capture(tensors, args, kwargs)
+        except _CaptureFailed as failure:
+            self._failed = True
+            self._captures.clear()
+            _log.warning(
+                "%s runs without a CUDA graph, launch by launch, because it cannot be captured: %s",
+                getattr(self._function, "__qualname__", self._function), failure,
+            )  # fmt: skip
+            return self._function(*args, **kwargs)
+
+
+class _CaptureFailed(Exception):
+    """Why there is no graph."""
+
+
+class _Capture:
+    """The graph for one kind of arguments: two calls without, then the capture, then replays."""
+
+    def __init__(self, function: Callable[..., Any], recorder: Any) -> None:
+        self._function, self._recorder = function, recorder
+        self._calls = 0
+        self._inputs: list[Tensor] = []  # of the graph: an argument that stays where it is, or a copy to write others into
+        self._copied: list[bool] = []
+        self._graph: Any = None
+        self._result: Any = None
+
+    def __call__(self, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        backends.check()
+        self._calls += 1
+        if self._calls == 1:  # makes what is made once: the state of optimizers, compiled kernels, memory in the pool
+            self._inputs = tensors
+            return _copies(self._recorder.run(lambda: self._function(*args, **kwargs)))
+        if self._calls == 2:  # what did not move between two calls is taken to stay
+            places = zip(_addresses(self._inputs), _addresses(tensors), strict=True)
+            self._copied = [a != b or not t.is_cuda for (a, b), t in zip(places, tensors, strict=True)]
+            self._inputs = [self._copy(t) if c else t for t, c in zip(tensors, self._copied, strict=True)]
+        for own, tensor, copied in zip(self._inputs, tensors, self._copied, strict=True):
+            if copied:
+                own.data[...] = tensor.data
+        own_inputs = iter(self._inputs)
+        own_args, own_kwargs = _rebuilt((args, kwargs), lambda t: next(own_inputs))
+        if self._calls == 2:  # as it will be captured, so that the pool has all the memory for that
+            return _copies(self._recorder.run(lambda: self._function(*own_args, **own_kwargs)))
+        if self._graph is None:
+            self._capture(own_args, own_kwargs)
+        self._graph.replay()
+        return _copies(self._result)
+
+    def stale(self, tensors: list[Tensor]) -> bool:
+        """Whether the graph has something in it that is different by now: an option of an optimizer, or the place of
+        an argument that it reads where it lay."""
+        if self._calls < 2:
+            return False
+        places = zip(_addresses(self._inputs), _addresses(tensors), self._copied, strict=True)
+        moved = any(own != now and not copied for own, now, copied in places)
+        return moved or (self._graph is not None and self._graph.stale())
+
+    def _capture(self, args: Any, kwargs: Any) -> None:
+        leaves = _Leaves()
+        try:
+            with leaves:
+                result, self._graph = self._recorder.capture(lambda: self._function(*args, **kwargs))
+        except Exception as error:
+            for leaf in leaves.found:  # their gradients were written down, but never computed
+                leaf.grad = None
+            raise _CaptureFailed(f"{error} ({type(error).__name__})") from error
+        self._result = _rebuilt(result, lambda t: Tensor._from(t.data))  # without what was saved for the walk
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        copy = Tensor._from(self._recorder.run(lambda: backends.of(tensor.data).clone(tensor.data)))
+        return copy.requires_grad_(tensor.requires_grad)
+
+
+def _copies(result: Any) -> Any:
+    """What a call gives, in memory of its own: the graph's is written over by the next replay."""
+    return _rebuilt(result, lambda t: Tensor._from(backends.of(t.data).clone(t.data)))
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [t.data.data.ptr if t.is_cuda else 0 for t in tensors]
+
+
+class _Leaves(Observer):
+    """The tensors that got a gradient."""
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+    def before_backward(self, node: Any, g: Any) -> None:
+        tensor = node.tensor() if node.tensor is not None else None
+        if tensor is not None:
+            self.found.append(tensor)
+
+
+def _flat(value: Any) -> tuple[list[Tensor], Any]:
+    """The tensors in nested tuples, lists and dicts, and what else there is, to compare by."""
+    if isinstance(value, Tensor):
+        return [value], Tensor
+    if isinstance(value, tuple | list | dict):
+        parts = [_flat(v) for v in (value.values() if isinstance(value, dict) else value)]
+        names = tuple(value) if isinstance(value, dict) else None
+        return [t for tensors, _ in parts for t in tensors], (type(value), names, *(form for _, form in parts))
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"compile: an argument of type {type(value).__name__} cannot be told apart from others (it has no hash); "
+            "pass tensors, numbers and strings, or tuples, lists and dicts of them"
+        ) from None
+    return [], (type(value), value)
+
+
+def _rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """`value` with each tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return type(value)((key, _rebuilt(v, change)) for key, v in value.items())
+    if isinstance(value, tuple | list):
+        parts = [_rebuilt(v, change) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
