@@ -174,21 +174,19 @@ def test_column_sums_give_the_same_bits_however_often(dtype):
 # --- activations ---
 
 
-@covers("gelu_forward", "gelu_backward", "bias_gelu_backward")
+@covers("gelu_forward")
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("rows", "width"), MATRICES)
 def test_gelu(rows, width, dtype, approximate):
-    x, g, bias = random(rows, width, dtype=dtype), random(rows, width, seed=1, dtype=dtype), random(width, dtype=dtype)
-    compare("gelu", x * 3, approximate)
-    compare("gelu_backward", g, x * 3, approximate)
-    compare("bias_gelu", x, bias, approximate, reference=lambda x, b, a: cpu.gelu(x + b, a))
-
-    def backward(g, x, b, a):
-        dx = cpu.gelu_backward(g, x + b, a)
-        return dx, dx.sum(0)
-
-    compare("bias_gelu_backward", g, x, bias, approximate, factor=5, reference=backward)
+    x = random(rows, width, dtype=dtype) * 3
+    compare("gelu", x, approximate)
+    compare("gelu_and_slope", x, approximate)
+    weight = random(width + 1, width, seed=1, dtype=dtype) / np.float32(width)  # so that the sums keep their digits
+    bias = random(width + 1, dtype=dtype)
+    for b in (bias, bias[:1], None):
+        compare("linear_gelu", x, weight, b, approximate, factor=10)
+        compare("linear_gelu_and_slope", x, weight, b, approximate, factor=10)
 
 
 def test_gelu_of_a_slice_that_no_four_neighbours_fit():

@@ -52,13 +52,15 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     return out
 
 
-def gelu_and_slope(x: Array, approximate: str = "none", slope: Array = None) -> tuple[Array, Array]:
-    """`gelu` at x and its derivative there: together they take little longer than one alone.
+def gelu_and_slope(x: Array, approximate: str = "none") -> tuple[Array, Array]:
+    """`gelu` at x and its derivative there: together they take little longer than one alone."""
+    slope = np.empty_like(x)
+    return gelu_writing_slope(x, approximate, slope), slope
 
-    slope: where to write the derivative, which may be x itself.
-    """
+
+def gelu_writing_slope(x: Array, approximate: str, slope: Array) -> Array:
+    """`gelu` at x; its derivative is written to `slope`, which may be x itself."""
     out = np.empty_like(x)
-    slope = np.empty_like(x) if slope is None else slope
     for a, y, d in stretches(x, out, slope):
         twice = _twice_normal(a, np.empty_like(a), approximate)
         np.multiply(a, twice, out=y)
@@ -79,7 +81,7 @@ def gelu_and_slope(x: Array, approximate: str = "none", slope: Array = None) -> 
             d *= other
             d += 0.5
             d *= twice
-    return out, slope
+    return out
 
 
 def _twice_normal(x: Array, out: Array, approximate: str) -> Array:

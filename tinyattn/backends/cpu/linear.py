@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyattn.backends.cpu.activations import gelu, gelu_and_slope
+from tinyattn.backends.cpu.activations import gelu, gelu_writing_slope
 
 __all__ = ["linear", "linear_gelu", "linear_gelu_and_slope"]
 
@@ -29,4 +29,4 @@ def linear_gelu_and_slope(
 ) -> tuple[Array, Array]:
     """`linear_gelu` and the derivative of the GELU, which takes the place of what went into it."""
     h = linear(x, weight, bias)
-    return gelu_and_slope(h, approximate, slope=h)
+    return gelu_writing_slope(h, approximate, slope=h), h

@@ -7,9 +7,8 @@ from typing import Any
 import cupy as cp
 
 from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_elements
-from tinyattn.backends.cuda.sums import add_stripes, launch_columns, stripes
 
-__all__ = ["bias_gelu", "bias_gelu_backward", "gelu", "gelu_backward", "logsigmoid", "relu", "sigmoid", "softplus"]
+__all__ = ["gelu", "gelu_and_slope", "logsigmoid", "relu", "sigmoid", "softplus"]
 
 Array = Any
 
@@ -43,30 +42,21 @@ def gelu(x: Array, approximate: str = "none") -> Array:
 
 
 @in_float32
-def bias_gelu(x: Array, bias: Array, approximate: str = "none") -> Array:
-    """gelu(x + bias) in one pass: x (..., width), bias (width,) or None."""
+def gelu_and_slope(x: Array, approximate: str = "none") -> tuple[Array, Array]:
+    """`gelu` at x and its derivative there."""
+    x = contiguous(x)
+    slope = cp.empty(x.shape, x.dtype)
+    return bias_gelu(x, None, approximate, slope), slope
+
+
+def bias_gelu(x: Array, bias: Array, approximate: str, slope: Array = None) -> Array:
+    """gelu(x + bias) in one pass: x (..., width), bias (width,) or None.
+
+    slope: where to write the derivative, if anywhere; it may be x itself.
+    """
     x, out = contiguous(x), cp.empty(x.shape, x.dtype)
     width = 1 if bias is None else bias.size
     bias = bias if bias is None else contiguous(bias)
-    launch_elements("activations", "gelu_forward", [x, bias, out, x.size, width, approximate == "tanh"], x.size)
+    args = [x, bias, out, slope, x.size, width, approximate == "tanh"]
+    launch_elements("activations", "gelu_forward", args, x.size)
     return out
-
-
-@in_float32
-def gelu_backward(g: Array, x: Array, approximate: str = "none") -> Array:
-    """g times the slope of gelu at x."""
-    g, x, out = contiguous(g), contiguous(x), cp.empty(x.shape, x.dtype)
-    launch_elements("activations", "gelu_backward", [g, x, out, x.size, approximate == "tanh"], x.size)
-    return out
-
-
-@in_float32
-def bias_gelu_backward(g: Array, x: Array, bias: Array, approximate: str = "none") -> tuple[Array, Array]:
-    """Gradients of x and bias of `bias_gelu`, in one pass over g and x."""
-    g, x, bias = contiguous(g), contiguous(x), contiguous(bias)
-    dx, width = cp.empty(x.shape, x.dtype), bias.size
-    rows = x.size // max(width, 1)
-    sums = cp.empty((1, stripes(rows), width), x.dtype)
-    args = [g, x, bias, dx, sums, rows, width, approximate == "tanh"]
-    launch_columns("activations", "bias_gelu_backward", args, width, sums.shape[1])
-    return dx, add_stripes(sums)[0].reshape(bias.shape)

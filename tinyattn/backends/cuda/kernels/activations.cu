@@ -1,5 +1,5 @@
 // GELU (Hendrycks and Gimpel 2016), with or without a bias that is added before: gelu(x + bias).
-#include "columns.cuh"
+#include "common.cuh"
 
 // x times the normal distribution function at x, or its approximation by tanh.
 __device__ inline real gelu_at(real x, bool approximate) {
@@ -19,39 +19,20 @@ __device__ inline real gelu_slope(real x, bool approximate) {
   return (1 + t) * (1 + (1 - t) * x * (k + 3 * c * square)) * real(0.5);
 }
 
-// bias (width) or null; n a multiple of width.
+// bias (width) or null; n a multiple of width. slope: the derivative at x + bias, or null where nobody asks for it; it may
+// be x itself.
 extern "C" __global__ void gelu_forward(
-    const real* x, const real* bias, real* out, Size n, Size width, Size approximate) {
-  each_element(x, out, n, [&](Size i, real value) {
-    return gelu_at(bias ? value + bias[i % width] : value, approximate);
-  });
-}
-
-// dx = g times the slope at x.
-extern "C" __global__ void gelu_backward(const real* g, const real* x, real* dx, Size n, Size approximate) {
-  bool whole = in_quads(g) && in_quads(x) && in_quads(dx);
+    const real* x, const real* bias, real* out, real* slope, Size n, Size width, Size approximate) {
+  bool whole = in_quads(x) && in_quads(out) && (!slope || in_quads(slope));
   for (Size i = 4 * position(); i < n; i += 4 * crowd()) {
-    Quad slope = read_quad(x + i, n - i, whole), u = read_quad(g + i, n - i, whole);
-#pragma unroll
-    for (int j = 0; j < 4; j++) slope.at[j] = u.at[j] * gelu_slope(slope.at[j], approximate);
-    write_quad(dx + i, slope, n - i, whole);
-  }
-}
-
-// The same for gelu(x + bias), x (rows, width), and on the way the sums of dx down each stripe of rows, which make up
-// the gradient of the bias: sums (gridDim.y, width), to be added up by `column_sums`.
-extern "C" __global__ void __launch_bounds__(256) bias_gelu_backward(
-    const real* g, const real* x, const real* bias, real* dx, real* sums, Size rows, Size width, Size approximate) {
-  bool whole = width % 4 == 0 && in_quads(g) && in_quads(x) && in_quads(dx);
-  sum_columns(rows, width, sums + blockIdx.y * width, [&](Size row, Size column, Size left) {
-    Size i = row * width + column;
-    Quad slope = read_quad(x + i, left, whole), u = read_quad(g + i, left, whole);
+    Quad value = read_quad(x + i, n - i, whole), rise;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      real b = j < left ? bias[column + j] : real(0);
-      slope.at[j] = u.at[j] * gelu_slope(slope.at[j] + b, approximate);
+      if (bias && i + j < n) value.at[j] += bias[(i + j) % width];
+      if (slope) rise.at[j] = gelu_slope(value.at[j], approximate);
+      value.at[j] = gelu_at(value.at[j], approximate);
     }
-    write_quad(dx + i, slope, left, whole);
-    return slope;
-  });
+    if (slope) write_quad(slope + i, rise, n - i, whole);
+    write_quad(out + i, value, n - i, whole);
+  }
 }
