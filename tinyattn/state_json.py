@@ -28,7 +28,7 @@ from tinyattn.tensor import Tensor
 VERSION = 1
 MAX_DEPTH = 100  # containers within containers
 MAX_BITS = 4096  # of an integer
-CONTENT = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}  # by kind
+CONTENT: dict[str, Any] = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}
 FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -196,8 +196,7 @@ class _Decoder:
             return [self.value(each, depth + 1) for each in value]
         if not isinstance(value, dict):
             return value
-        kind: Any = next(iter(value), None)
-        content: Any = value.get(kind)
+        kind, content = next(iter(value.items()), ("", None))
         if len(value) != 1 or not isinstance(content, CONTENT.get(kind, ())):
             raise DamageError(f"its state holds {short(value)}, which means nothing")
         if kind == "dict":
