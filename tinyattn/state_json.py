@@ -48,13 +48,13 @@ def is_name(name: Any) -> bool:
     return bool(parts[0]) and ":" not in parts[0] and parts[0] != "~" and not {"", ".", ".."} & {*parts}
 
 
-_shortened = reprlib.Repr()  # as repr, of a few elements of a few levels
+_shortened = reprlib.Repr()  # as repr, which escapes what is not printable, of a few elements of a few levels
 _shortened.maxstring = _shortened.maxlong = _shortened.maxother = 60
 
 
 def short(value: Any) -> str:
     """A value from a file as an error message may show it: escaped, and not too long."""
-    return _shortened.repr(value).encode("ascii", "backslashreplace").decode()
+    return _shortened.repr(value)
 
 
 def parse(text: str, what: str) -> Any:
