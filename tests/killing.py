@@ -5,7 +5,7 @@
 
 Prints what happened as JSON; exit code 1, with a traceback, where a run could not be resumed or came
 to other weights than the run that nobody disturbed. The runs are forks of this process, so that a
-hundred of them do not import NumPy a hundred times. Needs fork, so not Windows.
+hundred of them do not import NumPy a hundred times. Linux alone: it forks, and reads /proc.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -89,6 +90,15 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def wait_for_work(child: int, seconds: float) -> None:
+    """Until a process has had so much of the processor, however busy that is, or has ended."""
+    while True:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] == "Z" or (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") >= seconds:
+            return
+        time.sleep(0.001)
+
+
 def kill_at_random(times: int, seed: int, workers: int) -> dict[str, Any]:
     """Kill runs `times` times, and hold each that ends to one that ran through."""
     chance, seen = random.Random(seed), Counter[str]()
@@ -96,7 +106,10 @@ def kill_at_random(times: int, seed: int, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         output = top / "output"
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert ended(run([*options, "--out", str(top / "whole")], output)) == 0, output.read_text()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        takes = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         (whole,) = (top / "whole").iterdir()
         folder = None
         while seen["kills"] < times or folder is not None:
@@ -110,7 +123,8 @@ def kill_at_random(times: int, seed: int, workers: int) -> dict[str, Any]:
             output.write_text("")
             child = run(arguments, output, slow_disk=0.01)
             if seen["kills"] < times:
-                time.sleep(chance.uniform(0.02, 0.8))
+                wait_for_work(child, chance.uniform(0, 0.7 * takes))
+                time.sleep(chance.uniform(0, 0.03))  # into a write too, which waits more than it computes
                 os.kill(child, signal.SIGKILL)
             code = ended(child)
             folder = next(out.iterdir(), None) if out.is_dir() else None

@@ -83,6 +83,9 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     def endless(self, body):
         self.answer(bytes(1_000_000))
 
+    def bomb(self, body):  # 22 kB that unpack to 5 MB on the way
+        self.answer(gzip.compress(bytes(5_000_000), 1), Content_Encoding="gzip")
+
     def reset(self, body):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
@@ -159,6 +162,7 @@ FAULTS = {
     "forbidden": "HTTP status 403",
     "broken": "HTTP status 500",
     "endless": "it sends more than",
+    "bomb": "it sends more than",
     "reset": "ConnectionError",
     "silent": "nothing came for|ReadTimeout",
     "stall": "nothing came for|ConnectionError",

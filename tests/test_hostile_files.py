@@ -270,7 +270,7 @@ NAMES = [
     "", "../a", "a/../../b", "..", "/etc/passwd", "a//b", "a/", "./a", "..\\a", "C:\\a", "c:a", "~/a", "\\\\host\\a",
     "a\0b", "a\nb", "\x1b[2J", "\u202egpj", "\ud800", "\x7f", "a\u2028b",
 ]  # fmt: skip
-HEADERS |= {f"name {name!a}": (file_of({name: entry()}, DATA), f"{name!a} is no name for a tensor") for name in NAMES}
+HEADERS |= {f"name {name!r}": (file_of({name: entry()}, DATA), f"{name!r} is no name for a tensor") for name in NAMES}
 
 
 @pytest.mark.parametrize("kind", HEADERS)

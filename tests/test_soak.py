@@ -75,6 +75,19 @@ def test_one_loader_in_many_threads_gives_each_a_whole_pass():
     assert {*found} == expected
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_loader_says_which_items_a_batch_is_made_of(shuffle):
+    squares = np.arange(23) ** 2
+    loader = DataLoader(squares, 5, shuffle=shuffle)
+    assert loader.indices.size == 0
+    seen = []
+    for batch in loader:
+        np.testing.assert_array_equal(batch.numpy(), squares[loader.indices])
+        seen += loader.indices.tolist()
+    assert sorted(seen) == [*range(23)]
+    assert (seen == [*range(23)]) is not shuffle
+
+
 def test_one_pass_cannot_be_shared_by_two_threads_by_accident():
     """Two iterators of one loader are two passes: what one takes, the other still gets."""
     loader = DataLoader(np.arange(100), 1)

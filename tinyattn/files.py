@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from tinyattn.errors import FileFormatError, MissingFileError
 
@@ -102,7 +102,7 @@ def _remove(path: str) -> None:
 def _sync_folder(folder: str) -> None:
     """Tell the disk the new name too; Windows and some network file systems have no way to."""
     with contextlib.suppress(OSError):
-        handle: Any = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

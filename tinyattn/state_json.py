@@ -14,6 +14,7 @@ import json
 import math
 import re
 import reprlib
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from tinyattn.tensor import Tensor
 VERSION = 1
 MAX_DEPTH = 100  # containers within containers
 MAX_BITS = 4096  # of an integer
-CONTENT = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}  # by kind
+CONTENT: dict[str, Any] = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}
 FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -47,23 +48,24 @@ def is_name(name: Any) -> bool:
     return bool(parts[0]) and ":" not in parts[0] and parts[0] != "~" and not {"", ".", ".."} & {*parts}
 
 
-_shortened = reprlib.Repr()  # as repr, of a few elements of a few levels
+_shortened = reprlib.Repr()  # as repr, which escapes what is not printable, of a few elements of a few levels
 _shortened.maxstring = _shortened.maxlong = _shortened.maxother = 60
 
 
 def short(value: Any) -> str:
     """A value from a file as an error message may show it: escaped, and not too long."""
-    return _shortened.repr(value).encode("ascii", "backslashreplace").decode()
+    return _shortened.repr(value)
 
 
 def parse(text: str, what: str) -> Any:
     """The value of a JSON text, in which no key may come twice and NaN may not stand. DamageError if it has none."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise DamageError(f"{short(next(key for key in keys if keys.count(key) > 1))} comes twice in its {what}")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise DamageError(f"{short(key)} comes twice in its {what}")
+            found[key] = value
         return found
 
     def refuse(constant: str) -> None:
@@ -90,6 +92,7 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.same: defaultdict[str, int] = defaultdict(lambda: 1)  # how many tensors would have the same name
 
     def value(self, value: Any, path: tuple[Any, ...]) -> Any:
         if len(path) > MAX_DEPTH:
@@ -139,10 +142,9 @@ class _Encoder:
         """Where the tensor belongs, in letters that no program trips over: "optimizer.state.0.exp_avg"."""
         name = re.sub(r"[^\w.+-]", "_", ".".join(map(str, path)))
         name = stem = name if is_name(name) else f"tensor_{name}"
-        count = 1
         while name in self.arrays:
-            count += 1
-            name = f"{stem}_{count}"
+            self.same[stem] += 1
+            name = f"{stem}_{self.same[stem]}"
         return name
 
 
@@ -194,7 +196,7 @@ class _Decoder:
             return [self.value(each, depth + 1) for each in value]
         if not isinstance(value, dict):
             return value
-        kind, content = next(iter(value.items()), (None, None))
+        kind, content = next(iter(value.items()), ("", None))
         if len(value) != 1 or not isinstance(content, CONTENT.get(kind, ())):
             raise DamageError(f"its state holds {short(value)}, which means nothing")
         if kind == "dict":

@@ -1,4 +1,4 @@
-"""One file over HTTP, given up soon where nothing answers and never while bytes arrive.
+"""One file over HTTPS, given up soon where nothing answers, and in the end where it takes too long.
 
 Time-outs of sockets do not add up to a promise: a name server may think for half a minute, a host may
 have eight addresses that all swallow packets, and a header may arrive one byte at a time. So the
