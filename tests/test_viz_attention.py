@@ -425,6 +425,9 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     page.click("#items button:nth-child(3)")
     page.press("Escape")
     assert page.run("[state.item, state.token]") == [2, None]
+    there = browser.open(f"{tmp_path}/attention.html", fragment="item=2&token=5&row=1&cell=9&what=gradient&token=x")
+    assert there.run("[state.item, state.token, state.row, state.cell, state.what]") == [2, 5, 1, 2, "gradient"]
+    assert there.problems == [] and there.requests == []
     light = page.run("getComputedStyle(document.body).backgroundColor")
     page.prefer("dark")
     page.wait(f"getComputedStyle(document.body).backgroundColor != '{light}'")

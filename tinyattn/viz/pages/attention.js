@@ -134,8 +134,9 @@ function drawItems() {
 }
 
 function drawAll() {
-  const all = byId("all"), item = data.items[state.item];
-  all.replaceChildren(...rows().map((row, r) => {
+  const all = byId("all"), item = data.items[state.item], found = rows();
+  all.style.setProperty("--most", Math.max(...found.map((row) => row.cells.length)));
+  all.replaceChildren(...found.map((row, r) => {
     const cells = row.cells.map((cell, c) => {
       const chosen = r === state.row && c === state.cell;
       const label = make("span", { class: "label" }, make("span", {}, cell.name), make("em", {}, number(largest(cell.values), cell.share)));
@@ -320,6 +321,14 @@ byId("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
+// attention.html#item=4&token=24&row=1&cell=3&what=gradient opens it there.
+for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+  if (["item", "token", "row", "cell"].includes(name) && /^\d+$/.test(value)) state[name] = Number(value);
+  if (name === "what" && (value !== "gradient" || data.gradients) && ["attention", "gradient"].includes(value)) state.what = value;
+  if (name === "direction" && ["from", "to"].includes(value)) state.direction = value;
+}
+state.item = within(state.item, data.items.length);
+if (state.token !== null) state.token = within(state.token, data.tokens);
 byId("title").textContent = data.title;
 byId("unit").textContent = unit;
 document.querySelectorAll(".unit").forEach((element) => { element.textContent = unit; });
