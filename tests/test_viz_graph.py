@@ -80,6 +80,25 @@ def crashed():
     return graph(Broken(), ta.rand(3, 4))
 
 
+class Shared(nn.Module):
+    """One layer three times in a row, and a loop with layers in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.step = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.fc(self.fc(self.fc(x)))
+        for part in [x] * 6:
+            h = (self.step(h) + self.fc(part)).tanh() * 0.5
+        return h
+
+
+def shared():
+    ta.manual_seed(0)
+    return graph(Shared(), ta.rand(2, 4))
+
+
 def chain(n):
     x = ta.tensor([1.0, 2.0], requires_grad=True)
     y = x
@@ -108,6 +127,7 @@ GOLDEN = {
     "12 blocks": lambda: classifier(12),
     "second order": second_order,
     "crashed": crashed,
+    "shared": shared,
 }
 
 
@@ -449,6 +469,15 @@ def test_loops_collapse():
     assert len(loop.members) == 99  # the first turn starts from a leaf
     assert len(fold.view(picture.trace, set()).items) < 10
     assert "×99" in picture.dot
+
+
+def test_loops_with_layers_in_them_collapse():
+    picture = shared()
+    groups = [b for b in picture.trace.boxes if b.kind == "repeat"]
+    assert [(b.name, len(b.members)) for b in groups] == [("fc", 3), ("loop", 6)]
+    weights = {v.name: v.box for v in picture.vertices if v.kind == "parameter"}
+    model = next(b.index for b in picture.trace.boxes if b.type == "Shared")
+    assert weights == dict.fromkeys(["fc.weight", "fc.bias", "step.weight", "step.bias"], model)
 
 
 def test_the_names_of_things():
