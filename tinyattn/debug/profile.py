@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Self
@@ -46,7 +46,8 @@ class Profile(Observer, ProfileReport):
 
     in_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], object] | None = None) -> None:
+        self.wait = wait
         self.events: list[ProfileEvent] = []
         self.wall = self.overhead_ns = 0
         self._entered: list[int] = []
@@ -73,7 +74,7 @@ class Profile(Observer, ProfileReport):
         self._begin(op, options)
 
     def after_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         call = self._end(op, now)
         if call is None:
             return
@@ -91,12 +92,12 @@ class Profile(Observer, ProfileReport):
         self._close(now)
 
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         self._end(op, now)
         self._close(now)
 
     def before_backward(self, node: Node, g: Any) -> None:
-        here, now = self._here, perf_counter_ns()
+        here, now = self._here, self._now()
         if node.op is None and here.walk is not None and here.walk is current_walk.get():
             # the gradient of a leaf has just been added to its .grad
             took = now - here.mark
@@ -110,7 +111,7 @@ class Profile(Observer, ProfileReport):
             self._begin(node, node.options, now)
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
-        now, here = perf_counter_ns(), self._here
+        now, here = self._now(), self._here
         call = self._end(node, now)
         if call is None or node.op is None:
             return
@@ -135,7 +136,7 @@ class Profile(Observer, ProfileReport):
         self._begin(optimizer, {})
 
     def after_step(self, optimizer: Any) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         call = self._end(optimizer, now)
         if call is None:
             return
@@ -160,9 +161,15 @@ class Profile(Observer, ProfileReport):
 
     # --- the clock ---
 
+    def _now(self) -> int:
+        """The time when all that was begun is done."""
+        if self.wait is not None:
+            self.wait()
+        return perf_counter_ns()
+
     def _begin(self, key: object, options: dict[str, Any], now: int | None = None) -> None:
         """A call begins when this returns; what came before is the profile's own time."""
-        came = perf_counter_ns() if now is None else now
+        came = self._now() if now is None else now
         call = _Open(key, options)
         stack = self._here.open
         stack.append(call)
@@ -196,7 +203,7 @@ class Profile(Observer, ProfileReport):
 
     def _went_on(self, node: Node) -> None:
         """Handing a gradient on, which may mean to sum it up and to add it, is time of the rules that gave it."""
-        now, here = perf_counter_ns(), self._here
+        now, here = self._now(), self._here
         if here.event is not None and here.event.node == node.id:
             here.event.duration += now - here.mark
             here.event.own += now - here.mark
@@ -205,7 +212,7 @@ class Profile(Observer, ProfileReport):
             self._close(now)
 
 
-def profile() -> Profile:
+def profile(wait: Callable[[], object] | None = None) -> Profile:
     """Measure what runs: `with ta.profile() as p: ...`, then `print(p)` or `p.save_trace("trace.json")`.
 
     `p.by_operation`, `p.by_module` and `p.by_node` map names, module paths and ids of nodes to calls, seconds
@@ -214,8 +221,10 @@ def profile() -> Profile:
     within it; a module counts those of its submodules too. Threads (`nn.DataParallel`) stay side by side, and
     each measures the time that passes, waiting for the others included. The profile's own time is left out of
     all of these and told as `p.overhead`. Retains no array.
+
+    wait: called whenever a time is taken, for a device that computes on its own: its `synchronize`.
     """
-    return Profile()
+    return Profile(wait)
 
 
 def _nbytes(*values: Any) -> int:
