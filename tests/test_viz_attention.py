@@ -286,6 +286,11 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
         (lambda: viz.attention(nn.Linear(12, 3), images), "ran without any attention"),
         (lambda: viz.attention(classifier, images[:0]), "no inputs"),
         (lambda: viz.attention(classifier, images, target=10), "target=10.*classes 0 to 9"),
+        (
+            lambda: viz.attention(classifier, images, target=[1, 2]),
+            r"target=\[1, 2\]; expected a class, one for each of the 3",
+        ),
+        (lambda: viz.attention(classifier, images, target=0.5), "target=0.5"),
         (lambda: viz.attention(classifier, images, labels=[1]), r"labels have shape \(1,\)"),
         (lambda: viz.attention(classifier, images, grid=(3, 3)), "16 tokens do not make a grid of 3 x 3"),
         (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"gives shape \(1, 5, 8\).*target="),

@@ -188,7 +188,7 @@ function drawBig(cell) {
   big.setAttribute("aria-activedescendant", state.token === null ? "" : "token-" + state.token);
   if (!grid) return big.replaceChildren(words(cell, true));
   const box = stage(item), most = largest(cell.values);
-  const svg = make("svg", { svg: true, viewBox: `0 0 ${grid.width} ${grid.height}` });
+  const svg = make("svg", { svg: true, class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
   const frame = (bounds, extra) => make("rect", { svg: true, x: bounds[0], y: bounds[1], width: bounds[2] - bounds[0], height: bounds[3] - bounds[1], ...extra });
   grid.cells.forEach((bounds, i) => {
     const token = i + grid.extra, said = tokenName(token) + ": " + number(cell.values[token], cell.share);
@@ -224,7 +224,7 @@ function drawReadout(row, cell) {
   else if (state.what === "gradient" && cell.name !== "rollout") sentence = `${chosen}: what the score${item.target === null ? "" : " of " + item.target} gains or loses by each weight; most by ${list}.`;
   else if (state.direction === "to" && state.token !== null) sentence = `${chosen} is looked at most by ${list}.`;
   else sentence = `${chosen} look${state.token === null ? "" : "s"} most at ${list}.`;
-  if (state.token === null) sentence += ` Click a ${unit} to see what it alone looks at.`;
+  if (state.token === null && !cell.answer) sentence += ` Click a ${unit} to see what it alone looks at.`;
   byId("readout").textContent = sentence;
 }
 
