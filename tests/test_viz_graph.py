@@ -741,3 +741,42 @@ def test_arrays_of_every_shape_and_dtype(shape, dtype):
     gallery = Gallery()
     gallery.add(np.ones(shape, dtype))
     gallery.shrunk(100)
+
+
+# --- operations of the user's own ---
+
+
+def test_operations_of_the_user_show_their_own_rules():
+    @ta.operation(x=lambda F, g, x: g * 2 * x)
+    def relu(F, x):  # a name that is taken
+        return x * x
+
+    @ta.operation(x=lambda F, g: g)
+    def mine(F, x):
+        return x * 1
+
+    x = ta.tensor([3.0], requires_grad=True)
+    picture = graph(mine(relu(x).relu()).sum())
+    own, ours = [v for v in picture.vertices if v.op == "relu"]
+    rules = picture.trace.rules
+    assert rules[own.rule] == {"x": "lambda F, g, x: g * 2 * x"} and rules[ours.rule]["x"].startswith(
+        "lambda F, g, out"
+    )
+    assert formulas.formula(own.rule).forward == "" and formulas.formula(ours.rule).forward == "max(x, 0)"
+    assert rules[next(v for v in picture.vertices if v.op == "mine").rule] == {"x": "lambda F, g: g"}
+    assert picture.dot.count("max(x, 0)") == 1
+
+
+def test_a_gradient_that_does_not_fit_is_refused():
+    x = ta.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"the gradient has shape \(2,\)"):
+        graph(x * 2, gradient=ta.ones(2))
+    with pytest.raises(ValueError, match="2 outputs have gradients, and gradient= gives 1"):
+        graph([x * 2, x * 3], gradient=ta.ones(3))
+
+
+def test_the_callers_other_variables_are_looked_at_and_no_further():
+    endless = []
+    endless.append(endless)
+    x = ta.ones(3, requires_grad=True)
+    assert graph((x * 2).sum()).vertices[0].name == "x" and endless

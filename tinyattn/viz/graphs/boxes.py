@@ -14,6 +14,7 @@ from typing import Any
 
 from tinyattn.nn import Module
 from tinyattn.viz.graphs.build import Stack
+from tinyattn.viz.graphs.fold import chain
 from tinyattn.viz.graphs.model import Box, Vertex
 
 Item = tuple[str, int]  # ("vertex", index) or ("box", index): what stands in a box, in order
@@ -50,11 +51,7 @@ class Boxes:
 
     def chain(self, box: int) -> list[int]:
         """A box and those around it, outermost first."""
-        found: list[int] = []
-        while box >= 0:
-            found.append(box)
-            box = self.boxes[box].parent
-        return found[::-1]
+        return chain(self.boxes, box)
 
     def operations(self, box: int) -> Iterator[int]:
         """All operations in a box, in order."""
