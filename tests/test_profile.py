@@ -257,6 +257,17 @@ def test_an_error_leaves_the_profile_whole():
         ta.rand(3) + ta.rand(3)
     assert [e.depth for e in p.events] == [0] and p.by_operation["add"].calls == 1
 
+    def fail(F, g):
+        raise RuntimeError("no gradient today")
+
+    with ta.profile() as p:
+        y = ta.operation(x=fail)(lambda F, x: x + 0)(ta.rand(3, requires_grad=True))
+        with pytest.raises(RuntimeError, match="today"):
+            y.sum().backward()
+        ta.rand(3) + 1
+        (ta.rand(3, requires_grad=True) * 2).sum().backward()
+    assert {e.depth for e in p.events} == {0} and p.by_operation["mul"].backward_calls == 1
+
 
 def test_it_goes_on_where_it_is_entered_again():
     p = ta.profile()

@@ -222,6 +222,18 @@ def test_what_a_mask_hides_has_no_weight(masked):
     assert (maps.layers[0].gradient_x_attention[wanted.numpy() == 0] == 0).all() and (wanted.numpy() == 0).any()
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_causal_attention_sees_no_later_token(tiles):
+    x = ta.rand(1, 2, 5, 8, dtype=ta.float64, requires_grad=True)
+    with ta.tiled_attention(tiles):
+        maps = viz.attention(
+            lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True).sum((1, 2)), x, words=list("abcde")
+        )
+    scores = np.where(np.tri(5) == 1, (x @ x.mT).numpy() / 8**0.5, -np.inf)
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    assert_allclose(maps.layers[0].weights, e / e.sum(-1, keepdims=True), **DOUBLE)
+
+
 def test_a_module_called_twice_is_two_layers():
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
 
