@@ -11,6 +11,8 @@ is whose. Graphs need graphviz' program `dot`, pictures of pages Chromium; what 
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import shutil
 import subprocess
 import sys
@@ -81,17 +83,45 @@ def page_of_the_classifier(path: Path) -> None:
     screenshot(picture, path, step=forward + back + 1, level=3, theme="dark" if "dark" in path.stem else "light")
 
 
-def screenshot(picture: ta.viz.Graph, path: Path, **where: object) -> None:
-    """What a reader sees of a graph's page, opened at a step."""
+def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> None:
+    """What a reader sees of a page, a graph's or one that is there, opened at a step or a patch."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise CannotDrawError("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        page = picture.save(Path(folder, "page.html"))
+        page = picture if isinstance(picture, Path) else picture.save(Path(folder, "page.html"))
         fragment = "&".join(f"{name}={value}" for name, value in where.items())
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"]
         files = [f"--user-data-dir={folder}/profile", f"--screenshot={path.absolute()}", f"{page.as_uri()}#{fragment}"]
         subprocess.run([chromium, *flags, *files], check=True, capture_output=True, timeout=60)
+
+
+# --- training, and where attention looks: all of one run of examples/watch_training.py ---
+
+
+@functools.cache
+def watched() -> Path:
+    """The folder with what it has drawn: on MNIST, or where there is none on scikit-learn's digits."""
+    import watch_training
+
+    folder = Path(tempfile.mkdtemp(prefix="pictures-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    watch_training.main(["--out", str(folder)])
+    return folder
+
+
+def of_training(path: Path) -> None:
+    """A picture of the classifier's first two epochs, as examples/watch_training.py draws it, in fewer colours."""
+    from PIL import Image
+
+    names = {"attention-heads.png": "attention.png"}
+    with Image.open(watched() / names.get(path.name, path.name)) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def page_of_attention(path: Path) -> None:
+    """The page to click through: what one patch of a 4 looks at, and whether it speaks for the 4."""
+    screenshot(watched() / "attention.html", path, item=4, token=24, row=1, cell=3, what="gradient")
 
 
 # --- which file is whose ---
@@ -104,6 +134,8 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "crashed.svg": crashed_graph,
     "page.png": page_of_the_classifier,
     "page-dark.png": page_of_the_classifier,
+    **dict.fromkeys(("attention-heads.png", "layers.png", "confusion.png", "mistakes.png"), of_training),
+    "attention-page.png": page_of_attention,
 }
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train, viz
 
 
-def main() -> int:
-    args = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do all of it; arguments: those of the command line unless given."""
+    args = parse_arguments(arguments)
     ta.manual_seed(args.seed)
     threadpoolctl.threadpool_limits(1)  # a second BLAS thread gains little on matrices this small
     try:
@@ -100,7 +102,7 @@ def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> Non
     p.save_trace(folder / "trace.json")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train an attention classifier, and draw everything about it.")
     option = parser.add_argument
     option("--epochs", type=int, default=2, help="passes over the data (2)")
@@ -109,7 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     option("--data", choices=["auto", "mnist", "digits"], default="auto", help="MNIST, or scikit-learn's digits (auto)")
     option("--data-dir", help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")
     option("--out", type=Path, default=Path("pictures"), help="folder for the pictures (pictures)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

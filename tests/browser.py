@@ -62,15 +62,15 @@ class Browser:
         os.close(self._out)
         shutil.rmtree(self._profile, ignore_errors=True)
 
-    def open(self, path: os.PathLike[str] | str, width: int = 1280, height: int = 800) -> Page:
-        """The page of a file, loaded, in a tab of its own."""
+    def open(self, path: os.PathLike[str] | str, width: int = 1280, height: int = 800, *, fragment: str = "") -> Page:
+        """The page of a file, loaded, in a tab of its own; fragment: what follows the # in its address."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.size(width, height)
-        page.call("Page.navigate", url=Path(path).absolute().as_uri())
+        page.call("Page.navigate", url=Path(path).absolute().as_uri() + (fragment and f"#{fragment}"))
         page.wait("document.readyState === 'complete' && location.protocol === 'file:'")
         return page
 

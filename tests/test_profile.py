@@ -203,6 +203,27 @@ def test_times_are_those_that_passed(clock, slow):
     assert p.by_node[y.node.id].forward == 0.02 and p.by_node[y.node.id].backward == 0.01
 
 
+def test_a_device_that_computes_on_its_own_is_waited_for(clock, monkeypatch):
+    """Operations that only ask for work: it is done when somebody waits."""
+    asked = [0]
+
+    def ask(x, milliseconds):
+        asked[0] += milliseconds
+        return x + 0
+
+    def wait():
+        clock.passes(0, asked[0])
+        asked[0] = 0
+
+    later = ta.operation(x=lambda F, g: ask(g, 3))(lambda F, x: ask(x, 5))
+    x = ta.rand(3, requires_grad=True)
+    asked[0] = 100  # from before
+    with ta.profile(wait=wait) as p:
+        later(x).sum().backward()
+    row = p.by_operation["<lambda>"]
+    assert (row.forward, row.backward, p.total.seconds) == (0.005, 0.003, 0.008)
+
+
 def test_times_are_exclusive(clock, slow):
     """Under checkpoint the forward runs again inside of a rule, and with create_graph rules are operations."""
     x = ta.rand(3, requires_grad=True)
@@ -235,6 +256,17 @@ def test_an_error_leaves_the_profile_whole():
             ta.rand(3) + ta.rand(4)
         ta.rand(3) + ta.rand(3)
     assert [e.depth for e in p.events] == [0] and p.by_operation["add"].calls == 1
+
+    def fail(F, g):
+        raise RuntimeError("no gradient today")
+
+    with ta.profile() as p:
+        y = ta.operation(x=fail)(lambda F, x: x + 0)(ta.rand(3, requires_grad=True))
+        with pytest.raises(RuntimeError, match="today"):
+            y.sum().backward()
+        ta.rand(3) + 1
+        (ta.rand(3, requires_grad=True) * 2).sum().backward()
+    assert {e.depth for e in p.events} == {0} and p.by_operation["mul"].backward_calls == 1
 
 
 def test_it_goes_on_where_it_is_entered_again():
@@ -332,7 +364,7 @@ def test_the_trace_nests_and_points_back(step, tmp_path):
     assert sum(e["cat"] != "module" for e in slices) == len(p.events)
     for tid in {e["tid"] for e in slices}:  # in one row a slice lies inside of another or beside it
         stack = []
-        for e in sorted((e for e in slices if e["tid"] == tid), key=lambda e: (e["ts"], -e["dur"])):
+        for e in (e for e in slices if e["tid"] == tid):  # in the order of the file: an outer one comes first
             while stack and e["ts"] >= stack[-1] - 1e-6:
                 stack.pop()
             assert not stack or e["ts"] + e["dur"] <= stack[-1] + 1e-6, e

@@ -222,6 +222,18 @@ def test_what_a_mask_hides_has_no_weight(masked):
     assert (maps.layers[0].gradient_x_attention[wanted.numpy() == 0] == 0).all() and (wanted.numpy() == 0).any()
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_causal_attention_sees_no_later_token(tiles):
+    x = ta.rand(1, 2, 5, 8, dtype=ta.float64, requires_grad=True)
+    with ta.tiled_attention(tiles):
+        maps = viz.attention(
+            lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True).sum((1, 2)), x, words=list("abcde")
+        )
+    scores = np.where(np.tri(5) == 1, (x @ x.mT).numpy() / 8**0.5, -np.inf)
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    assert_allclose(maps.layers[0].weights, e / e.sum(-1, keepdims=True), **DOUBLE)
+
+
 def test_a_module_called_twice_is_two_layers():
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
 
@@ -286,6 +298,11 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
         (lambda: viz.attention(nn.Linear(12, 3), images), "ran without any attention"),
         (lambda: viz.attention(classifier, images[:0]), "no inputs"),
         (lambda: viz.attention(classifier, images, target=10), "target=10.*classes 0 to 9"),
+        (
+            lambda: viz.attention(classifier, images, target=[1, 2]),
+            r"target=\[1, 2\]; expected a class, one for each of the 3",
+        ),
+        (lambda: viz.attention(classifier, images, target=0.5), "target=0.5"),
         (lambda: viz.attention(classifier, images, labels=[1]), r"labels have shape \(1,\)"),
         (lambda: viz.attention(classifier, images, grid=(3, 3)), "16 tokens do not make a grid of 3 x 3"),
         (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"gives shape \(1, 5, 8\).*target="),
@@ -425,6 +442,9 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     page.click("#items button:nth-child(3)")
     page.press("Escape")
     assert page.run("[state.item, state.token]") == [2, None]
+    there = browser.open(f"{tmp_path}/attention.html", fragment="item=2&token=5&row=1&cell=9&what=gradient&token=x")
+    assert there.run("[state.item, state.token, state.row, state.cell, state.what]") == [2, 5, 1, 2, "gradient"]
+    assert there.problems == [] and there.requests == []
     light = page.run("getComputedStyle(document.body).backgroundColor")
     page.prefer("dark")
     page.wait(f"getComputedStyle(document.body).backgroundColor != '{light}'")

@@ -142,7 +142,7 @@ def test_the_documentation_shows_every_picture_that_is_made():
     listed = {line.split()[0] for line in visualize("--list").stdout.splitlines()}
     there = {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
     assert listed == there
-    text = (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
     assert set(re.findall(r"\(pictures/([\w.-]+)\)|srcset=\"pictures/([\w.-]+)\"", text)) and all(
         name in text for name in there
     )

@@ -80,6 +80,25 @@ def crashed():
     return graph(Broken(), ta.rand(3, 4))
 
 
+class Shared(nn.Module):
+    """One layer three times in a row, and a loop with layers in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.step = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.fc(self.fc(self.fc(x)))
+        for part in [x] * 6:
+            h = (self.step(h) + self.fc(part)).tanh() * 0.5
+        return h
+
+
+def shared():
+    ta.manual_seed(0)
+    return graph(Shared(), ta.rand(2, 4))
+
+
 def chain(n):
     x = ta.tensor([1.0, 2.0], requires_grad=True)
     y = x
@@ -108,6 +127,7 @@ GOLDEN = {
     "12 blocks": lambda: classifier(12),
     "second order": second_order,
     "crashed": crashed,
+    "shared": shared,
 }
 
 
@@ -451,6 +471,15 @@ def test_loops_collapse():
     assert "×99" in picture.dot
 
 
+def test_loops_with_layers_in_them_collapse():
+    picture = shared()
+    groups = [b for b in picture.trace.boxes if b.kind == "repeat"]
+    assert [(b.name, len(b.members)) for b in groups] == [("fc", 3), ("loop", 6)]
+    weights = {v.name: v.box for v in picture.vertices if v.kind == "parameter"}
+    model = next(b.index for b in picture.trace.boxes if b.type == "Shared")
+    assert weights == dict.fromkeys(["fc.weight", "fc.bias", "step.weight", "step.bias"], model)
+
+
 def test_the_names_of_things():
     tokens = ta.rand(2, 3, requires_grad=True)
     weights = (tokens * 2).softmax(-1)
@@ -712,3 +741,42 @@ def test_arrays_of_every_shape_and_dtype(shape, dtype):
     gallery = Gallery()
     gallery.add(np.ones(shape, dtype))
     gallery.shrunk(100)
+
+
+# --- operations of the user's own ---
+
+
+def test_operations_of_the_user_show_their_own_rules():
+    @ta.operation(x=lambda F, g, x: g * 2 * x)
+    def relu(F, x):  # a name that is taken
+        return x * x
+
+    @ta.operation(x=lambda F, g: g)
+    def mine(F, x):
+        return x * 1
+
+    x = ta.tensor([3.0], requires_grad=True)
+    picture = graph(mine(relu(x).relu()).sum())
+    own, ours = [v for v in picture.vertices if v.op == "relu"]
+    rules = picture.trace.rules
+    assert rules[own.rule] == {"x": "lambda F, g, x: g * 2 * x"} and rules[ours.rule]["x"].startswith(
+        "lambda F, g, out"
+    )
+    assert formulas.formula(own.rule).forward == "" and formulas.formula(ours.rule).forward == "max(x, 0)"
+    assert rules[next(v for v in picture.vertices if v.op == "mine").rule] == {"x": "lambda F, g: g"}
+    assert picture.dot.count("max(x, 0)") == 1
+
+
+def test_a_gradient_that_does_not_fit_is_refused():
+    x = ta.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"the gradient has shape \(2,\)"):
+        graph(x * 2, gradient=ta.ones(2))
+    with pytest.raises(ValueError, match="2 outputs have gradients, and gradient= gives 1"):
+        graph([x * 2, x * 3], gradient=ta.ones(3))
+
+
+def test_the_callers_other_variables_are_looked_at_and_no_further():
+    endless = []
+    endless.append(endless)
+    x = ta.ones(3, requires_grad=True)
+    assert graph((x * 2).sum()).vertices[0].name == "x" and endless

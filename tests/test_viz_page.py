@@ -273,7 +273,7 @@ def test_the_slider_and_the_buttons(show):
 
 def test_zoom_and_pan(show):
     page = show(classifier())
-    eye = lambda: page.run("({...window.page.eye})")  # noqa: E731
+    eye = lambda: page.run("(({x, y, scale}) => ({x, y, scale}))(window.page.eye)")  # noqa: E731
     before = eye()
     page.press("+")
     assert eye()["scale"] > before["scale"]

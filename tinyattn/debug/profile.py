@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Self
@@ -14,7 +14,7 @@ from tinyattn.debug.describe import array_of
 from tinyattn.debug.flops import Shape, backward_flops, forward_flops
 from tinyattn.debug.profile_report import ProfileEvent, ProfileReport
 from tinyattn.graph import Node, Operation, Saved
-from tinyattn.modes import call_site, current_walk, module_stack
+from tinyattn.modes import Site, call_site, current_walk, module_stack
 from tinyattn.observer import Observer
 from tinyattn.tensor import Tensor
 
@@ -28,6 +28,7 @@ class _Open:
     key: object
     options: dict[str, Any]
     start: int = 0
+    walk: object = None  # the walk that it is part of
     inside: int = 0  # nanoseconds of calls within it, and of the profile's own work there
 
 
@@ -46,7 +47,8 @@ class Profile(Observer, ProfileReport):
 
     in_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, wait: Callable[[], object] | None = None) -> None:
+        self.wait = wait
         self.events: list[ProfileEvent] = []
         self.wall = self.overhead_ns = 0
         self._entered: list[int] = []
@@ -73,56 +75,43 @@ class Profile(Observer, ProfileReport):
         self._begin(op, options)
 
     def after_forward(self, op: Operation, inputs: Sequence[Any], out: Tensor, node: Node | None) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         call = self._end(op, now)
-        if call is None:
-            return
-        shapes = [getattr(x, "shape", () if x is not None else None) for x in inputs]
-        moved = 0 if op.view and out._is_view else _nbytes(out, *inputs)
-        flops = forward_flops(op.name, shapes, tuple(out.shape), {**op.options, **call.options})
-        site, modules = (node.site, node.modules) if node is not None else (call_site(), module_stack.get())
-        if node is not None:
-            self._shapes[node.id] = shapes
-        number = None if node is None else node.id
-        module, root = self._place(modules)
-        self._note(ProfileEvent("forward", op.name, module, number, call.start, now - call.start,
-                                now - call.start - call.inside, threading.get_ident(), moved, flops, shapes, site,
-                                len(self._here.open), root))  # fmt: skip
+        if call is not None:
+            shapes = [getattr(x, "shape", () if x is not None else None) for x in inputs]
+            moved = 0 if op.view and out._is_view else _nbytes(out, *inputs)
+            flops = forward_flops(op.name, shapes, tuple(out.shape), {**op.options, **call.options})
+            if node is not None:
+                self._shapes[node.id] = shapes
+            where = (node.site, node.modules) if node is not None else (call_site(), module_stack.get())
+            self._note("forward", op.name, call, now, moved, flops, shapes, node, where)
         self._close(now)
 
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         self._end(op, now)
         self._close(now)
 
     def before_backward(self, node: Node, g: Any) -> None:
-        here, now = self._here, perf_counter_ns()
-        if node.op is None and here.walk is not None and here.walk is current_walk.get():
-            # the gradient of a leaf has just been added to its .grad
-            took = now - here.mark
-            self._note(ProfileEvent("backward", "accumulate", None, node.id, here.mark, took, took,
-                                    threading.get_ident(), _nbytes(g), 0, [tuple(node.shape)], None,
-                                    len(here.open)))  # fmt: skip
+        here, now = self._here, self._now()
         here.event = None
-        if node.op is None:
-            self._close(now)
-        else:
+        if node.op is not None:
             self._begin(node, node.options, now)
+            return
+        if here.walk is not None and here.walk is current_walk.get():  # a leaf: g has just been added to its .grad
+            self._note("backward", "accumulate", _Open(node, {}, here.mark), now, _nbytes(g), 0, [node.shape], node)
+        self._close(now)
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
-        now, here = perf_counter_ns(), self._here
+        now = self._now()
         call = self._end(node, now)
-        if call is None or node.op is None:
-            return
-        shapes = self._shapes.get(node.id) or _saved_shapes(node)
-        needed = [edge is not None for edge in node.edges]
-        flops = backward_flops(node.op.name, shapes, tuple(node.shape), {**node.op.options, **node.options}, needed)
-        moved = 0 if node.op.view else _nbytes(g, *gradients, *(node.saved or {}).values())
-        module, root = self._place(node.modules)
-        here.event = ProfileEvent("backward", node.op.name, module, node.id, call.start, now - call.start,
-                                  now - call.start - call.inside, threading.get_ident(), moved, flops, shapes,
-                                  node.site, len(here.open), root)  # fmt: skip
-        self._note(here.event)
+        if call is not None and node.op is not None:
+            shapes, options = self._shapes.get(node.id) or _saved_shapes(node), {**node.op.options, **node.options}
+            needed = [edge is not None for edge in node.edges]
+            flops = backward_flops(node.op.name, shapes, tuple(node.shape), options, needed)
+            moved = 0 if node.op.view else _nbytes(g, *gradients, *(node.saved or {}).values())
+            where = node.site, node.modules
+            self._here.event = self._note("backward", node.op.name, call, now, moved, flops, shapes, node, where)
         self._close(now)
 
     def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
@@ -135,16 +124,28 @@ class Profile(Observer, ProfileReport):
         self._begin(optimizer, {})
 
     def after_step(self, optimizer: Any) -> None:
-        now = perf_counter_ns()
+        now = self._now()
         call = self._end(optimizer, now)
-        if call is None:
-            return
-        moved = sum(_nbytes(p, p, p.grad) for group in optimizer.param_groups for p in group["params"])
-        moved += 2 * sum(_nbytes(*state.values()) for state in optimizer.state.values())
-        self._note(ProfileEvent("step", f"{type(optimizer).__name__}.step", None, None, call.start, now - call.start,
-                                now - call.start - call.inside, threading.get_ident(), moved, None, [], None,
-                                len(self._here.open)))  # fmt: skip
+        if call is not None:
+            moved = sum(_nbytes(p, p, p.grad) for group in optimizer.param_groups for p in group["params"])
+            moved += 2 * sum(_nbytes(*state.values()) for state in optimizer.state.values())
+            self._note("step", f"{type(optimizer).__name__}.step", call, now, moved, None, [])
         self._close(now)
+
+    # --- what is kept of it ---
+
+    def _note(
+        self, phase: str, name: str, call: _Open, now: int, moved: int, flops: int | None,
+        shapes: Sequence[Shape | None], node: Node | None = None,
+        where: tuple[Site | None, tuple[Any, ...]] = (None, ()),
+    ) -> ProfileEvent:  # fmt: skip
+        """Keep a call that ended `now`: numbers and names, no array, node or module."""
+        (module, root), number = self._place(where[1]), None if node is None else node.id
+        took, thread, depth = now - call.start, threading.get_ident(), len(self._here.open)
+        event = ProfileEvent(phase, name, module, number, call.start, took, took - call.inside, thread, moved, flops,
+                             shapes, where[0], depth, root)  # fmt: skip
+        self.events.append(event)
+        return event
 
     def _place(self, modules: tuple[Any, ...]) -> tuple[str | None, str]:
         """The path of the last of nested modules, and what it begins with in other outermost modules than the first."""
@@ -160,11 +161,18 @@ class Profile(Observer, ProfileReport):
 
     # --- the clock ---
 
+    def _now(self) -> int:
+        """The time when all that was begun is done."""
+        if self.wait is not None:
+            self.wait()
+        return perf_counter_ns()
+
     def _begin(self, key: object, options: dict[str, Any], now: int | None = None) -> None:
         """A call begins when this returns; what came before is the profile's own time."""
-        came = perf_counter_ns() if now is None else now
-        call = _Open(key, options)
-        stack = self._here.open
+        came = self._now() if now is None else now
+        call, stack = _Open(key, options, walk=current_walk.get()), self._here.open
+        while stack and call.walk is None and stack[-1].walk is not None:
+            stack.pop()  # a rule that raised an error
         stack.append(call)
         call.start = perf_counter_ns()
         self._own(call.start - came, stack[:-1])
@@ -191,12 +199,9 @@ class Profile(Observer, ProfileReport):
         if around:
             around[-1].inside += nanoseconds
 
-    def _note(self, event: ProfileEvent) -> None:
-        self.events.append(event)
-
     def _went_on(self, node: Node) -> None:
         """Handing a gradient on, which may mean to sum it up and to add it, is time of the rules that gave it."""
-        now, here = perf_counter_ns(), self._here
+        now, here = self._now(), self._here
         if here.event is not None and here.event.node == node.id:
             here.event.duration += now - here.mark
             here.event.own += now - here.mark
@@ -205,7 +210,7 @@ class Profile(Observer, ProfileReport):
             self._close(now)
 
 
-def profile() -> Profile:
+def profile(wait: Callable[[], object] | None = None) -> Profile:
     """Measure what runs: `with ta.profile() as p: ...`, then `print(p)` or `p.save_trace("trace.json")`.
 
     `p.by_operation`, `p.by_module` and `p.by_node` map names, module paths and ids of nodes to calls, seconds
@@ -214,8 +219,10 @@ def profile() -> Profile:
     within it; a module counts those of its submodules too. Threads (`nn.DataParallel`) stay side by side, and
     each measures the time that passes, waiting for the others included. The profile's own time is left out of
     all of these and told as `p.overhead`. Retains no array.
+
+    wait: called whenever a time is taken, for a device that computes on its own: its `synchronize`.
     """
-    return Profile()
+    return Profile(wait)
 
 
 def _nbytes(*values: Any) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyattn.debug.memory_report import size
 from tinyattn.modes import Site
@@ -175,13 +175,17 @@ class ProfileReport:
             if event.phase == "forward" and event.node is not None:
                 forward[event.node] = event
         for thread, i in threads.items():
-            own = sorted((e for e in self.events if e.thread == thread), key=lambda e: (e.start, -e.duration))
-            for name, start, end in _module_spans([e for e in own if e.depth == 0]):
-                yield _slice(name, "module", start - first, end - start, i)
+            own = sorted((e for e in self.events if e.thread == thread), key=lambda e: (e.start, e.depth))
+            slices = [(span, _slice(span.name, "module", span.start - first, span.end - span.start, i))
+                      for span in _module_spans([e for e in own if e.depth == 0])]  # fmt: skip
             for event in own:
                 facts = {"phase": event.phase, "module": event.module or "", "shapes": str([*event.shapes]),
                          "bytes": event.bytes, "FLOPs": event.flops, "line": str(event.site or "")}  # fmt: skip
-                yield _slice(event.operation, event.phase, event.start - first, event.duration, i, facts)
+                span = _Span(event.start, event.start + event.duration, _WITHIN_MODULES + event.depth, event.operation)
+                slices.append((span, _slice(span.name, event.phase, event.start - first, event.duration, i, facts)))
+            # what begins at the same time: the outer one first, which is how readers of traces nest them
+            yield from (slice for _, slice in sorted(slices, key=lambda pair: (pair[0].start, pair[0].depth)))
+            for event in own:
                 came = forward.get(event.node) if event.phase == "backward" and event.node is not None else None
                 if came is not None:
                     arrow = {"name": "backward", "cat": "backward", "id": event.node, "pid": 0}
@@ -198,23 +202,35 @@ def _up(event: ProfileEvent) -> list[str]:
     return paths if event.root else ["", *paths]
 
 
-def _module_spans(events: list[ProfileEvent]) -> Iterator[tuple[str, int, int]]:
-    """From when to when each module ran: neighbouring calls of one phase that share it, outer ones first."""
-    open_spans: list[tuple[str, str, int]] = []  # (phase, path, start)
+class _Span(NamedTuple):
+    """From when to when something ran, and within how much else."""
+
+    start: int
+    end: int
+    depth: int
+    name: str
+
+
+_WITHIN_MODULES = 1000  # operations lie deeper than any module
+
+
+def _module_spans(events: list[ProfileEvent]) -> Iterator[_Span]:
+    """When each module ran: neighbouring calls of one phase that share it."""
+    running: list[tuple[str, str, int]] = []  # (phase, path, start), outermost first
     end = 0
 
-    def close(keep: int) -> Iterator[tuple[str, int, int]]:
-        while len(open_spans) > keep:
-            phase, path, start = open_spans.pop()
-            yield f"{path or 'model'}{' (backward)' if phase == 'backward' else ''}", start, end
+    def close(keep: int) -> Iterator[_Span]:
+        while len(running) > keep:
+            phase, path, start = running.pop()
+            yield _Span(start, end, len(running), f"{path or 'model'}{' (backward)' if phase == 'backward' else ''}")
 
     for event in events:
         up = [(event.phase, path) for path in _up(event)]
         keep = 0
-        while keep < min(len(up), len(open_spans)) and open_spans[keep][:2] == up[keep]:
+        while keep < min(len(up), len(running)) and running[keep][:2] == up[keep]:
             keep += 1
         yield from close(keep)
-        open_spans += [(phase, path, event.start) for phase, path in up[keep:]]
+        running += [(phase, path, event.start) for phase, path in up[keep:]]
         end = event.start + event.duration
     yield from close(0)
 

@@ -190,20 +190,14 @@ def attention(
     model = unwrapped(model)
     rows = [_as_rows(x) for x in (inputs, *more)]
     count = len(rows[0])
-    if count == 0:
-        raise ValueError("attention: there are no inputs to look at")
-    targets = [target] * count if target is None or callable(target) else np.broadcast_to(target, count)
-    found: list[tuple[Any, list[AttentionLayer]]] = []
-    chosen: list[int] = []
-    for i in range(count):
-        row = [x[i : i + 1] if hasattr(x, "ndim") and x.ndim and len(x) == count else x for x in rows]
-        found.append(record(model, row, _score(targets[i], chosen) if gradients else None))
-    layers = _of_tokens(_stacked([layers for _, layers in found]))
-    outputs = [output for output, _ in found]
+    layers, outputs, chosen = _recorded(model, rows, _each(target, count) if gradients else None)
     plain = all(isinstance(x, Tensor) and x.ndim == 2 for x in outputs)
-    scores = np.concatenate([x.numpy() for x in outputs]) if plain else None
     maps = AttentionMaps(
-        layers, scores=scores, target=np.array(chosen) if chosen else None, labels=_labels(labels, count), title=title
+        layers,
+        scores=np.concatenate([x.numpy() for x in outputs]) if plain else None,
+        target=np.array(chosen) if chosen else None,
+        labels=_labels(labels, count),
+        title=title,
     )
     if words is None:
         maps.images = _pictures(rows[0], getattr(model, "image_size", None))
@@ -214,6 +208,36 @@ def attention(
     if read_from is not None:
         maps.read_from = read_from
     return maps
+
+
+def _each(target: Target, count: int) -> list[Any]:
+    """A target for each input."""
+    if target is None or callable(target):
+        return [target] * count
+    targets = np.asarray(target.data if isinstance(target, Tensor) else target)
+    if targets.shape not in ((), (count,)) or targets.dtype.kind not in "iu":
+        raise ValueError(
+            f"attention: target={target!r}; expected a class, one for each of the {count} inputs, or a function"
+        )
+    return np.broadcast_to(targets, count).tolist()
+
+
+def _recorded(
+    model: Any, rows: list[Any], targets: list[Any] | None
+) -> tuple[list[AttentionLayer], list[Any], list[int]]:
+    """Run each input by itself: the layers of all together, the outputs, and the classes that were differentiated."""
+    count = len(rows[0])
+    if count == 0:
+        raise ValueError("attention: there are no inputs to look at")
+    found: list[list[AttentionLayer]] = []
+    outputs: list[Any] = []
+    chosen: list[int] = []
+    for i in range(count):
+        row = [x[i : i + 1] if hasattr(x, "ndim") and x.ndim and len(x) == count else x for x in rows]
+        output, layers = record(model, row, None if targets is None else _score(targets[i], chosen))
+        found.append(layers)
+        outputs.append(output)
+    return _of_tokens(_stacked(found)), outputs, chosen
 
 
 def _score(target: Any, chosen: list[int]) -> Score:

@@ -82,7 +82,7 @@ def _item(maps: AttentionMaps, i: int) -> dict[str, Any]:
     if maps.scores is not None:  # the likeliest first
         order = np.argsort(-maps.probabilities[i], kind="stable")[:5]
         item["probabilities"] = [[int(k), round(float(maps.probabilities[i, k]), 5)] for k in order]
-    if maps.scores is not None and maps.labels is not None:
+    if maps.scores is not None and maps.labels is not None and maps.labels.dtype.kind in "iu":
         item["wrong"] = bool(maps.scores[i].argmax() != maps.labels[i])
     if maps.words is not None:
         item["words"] = maps.words[i]

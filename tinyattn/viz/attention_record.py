@@ -68,7 +68,7 @@ class _Call:
         else:
             q, k, v, mask, allowed = self.inputs[:5]
         if self.options.get("causal"):
-            allowed = creation.ones(q.shape[-2], k.shape[-2], dtype=bool).tril()
+            allowed = creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
         return attention_definition(ops, q, k, k, mask, allowed, None, scale=self.options["scale"])[1], v
 
     def layer(self, g: Tensor | None) -> AttentionLayer:
@@ -82,10 +82,9 @@ class _Call:
             if self.op.name == "packed_attention":
                 *lead, tokens, dim = g.shape
                 g = g.reshape(*lead, tokens, self.options["heads"], dim // self.options["heads"]).transpose(-3, -2)
-            gradients = (g if values is None else g @ values.mT).data
+            gradients = g if values is None else g @ values.mT
             keep = self.inputs[5] if self.op.name == "attention" else None
-            if keep is not None:  # dropout of the weights, asked for by hand
-                gradients = gradients * keep.data
+            gradients = gradients if keep is None else gradients * keep  # dropout of the weights, asked for by hand
         if sum(n != 1 for n in weights.shape[:-2]) > 1:
             raise ValueError(
                 f"attention: {self.where} weighs {tuple(weights.shape)} for a batch of one, so it attends within "
@@ -94,8 +93,8 @@ class _Call:
         as_heads = (1, -1, *((1, *weights.shape)[-2:]))  # of one input, every axis ahead is one of heads
         return AttentionLayer(
             self.where,
-            np.array(weights.data).reshape(as_heads),
-            None if gradients is None else np.broadcast_to(gradients, weights.shape).reshape(as_heads),
+            np.array(weights.numpy()).reshape(as_heads),
+            None if gradients is None else np.array(gradients.expand(*weights.shape).numpy()).reshape(as_heads),
             self.op.name == "softmax",
         )
 

@@ -49,4 +49,6 @@ def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str)
             axes.set_yscale("log")
     colour = next((colour for start, colour in _COLOURS.items() if label.startswith(start)), None)
     label = {"train": "training", "val": "validation"}.get(label, label)
-    axes.plot(x, values, marker="o" if len(x) < 60 else None, color=colour, label=f"{label}, {end} at the end")
+    axes.plot(
+        x, values, marker="o" if len(x) < 60 else None, markersize=4, color=colour, label=f"{label}, {end} at the end"
+    )

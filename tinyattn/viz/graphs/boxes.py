@@ -14,6 +14,7 @@ from typing import Any
 
 from tinyattn.nn import Module
 from tinyattn.viz.graphs.build import Stack
+from tinyattn.viz.graphs.fold import chain
 from tinyattn.viz.graphs.model import Box, Vertex
 
 Item = tuple[str, int]  # ("vertex", index) or ("box", index): what stands in a box, in order
@@ -50,11 +51,7 @@ class Boxes:
 
     def chain(self, box: int) -> list[int]:
         """A box and those around it, outermost first."""
-        found: list[int] = []
-        while box >= 0:
-            found.append(box)
-            box = self.boxes[box].parent
-        return found[::-1]
+        return chain(self.boxes, box)
 
     def operations(self, box: int) -> Iterator[int]:
         """All operations in a box, in order."""
@@ -153,8 +150,10 @@ def _place_leaves(boxes: Boxes) -> None:
             continue
         chains = [boxes.chain(box) for box in users[vertex.index]]
         shared = [box for box, *others in zip(*chains, strict=False) if all(other == box for other in others)]
-        while shared and vertex.kind != "constant" and boxes.boxes[shared[-1]].kind == "definition":
-            shared.pop()  # what a fused operation is given stands beside it
+        # what a fused operation is given stands beside it, and what several of a repeat share beside all of them
+        beside = ("repeat",) if vertex.kind == "constant" else ("repeat", "definition")
+        while shared and boxes.boxes[shared[-1]].kind in beside:
+            shared.pop()
         vertex.box = shared[-1] if shared else -1
 
 
@@ -208,27 +207,19 @@ def _sign(vertex: Vertex) -> Any:
 
 
 def _group_loops(boxes: Boxes, parent: int) -> None:
-    """Operations that repeat without a module around them: what a loop in forward leaves behind."""
+    """What repeats without a module of its own around it: the turns of a loop in a forward."""
     items = boxes.inside[parent]
     if len(items) < LEAST:
         return
-    place = {index: i for i, (kind, index) in enumerate(items) if kind == "vertex"}
-    known: dict[Any, int] = {}
-    signs = []
-    for i, (kind, index) in enumerate(items):
-        sign: Any = ("box", index)
-        if kind == "vertex":
-            vertex = boxes.vertices[index]
-            back = tuple((e.slot, i - place[e.source] if e.source in place else -1) for e in vertex.inputs)
-            sign = (_sign(vertex), vertex.site, back)
-        signs.append(known.setdefault(sign, len(known)))
+    signs = _signs(boxes, items)
     grouped: list[Item] = []
     start = 0
     while start < len(items):
         period, turns = _period(signs, start)
         stop = start + period * turns
         if turns > 1:
-            loop = boxes.add(parent, "repeat", "loop", type=str(boxes.vertices[items[start][1]].site or ""))
+            first = next(boxes.operations(items[start][1])) if items[start][0] == "box" else items[start][1]
+            loop = boxes.add(parent, "repeat", "loop", type=str(boxes.vertices[first].site or ""))
             passes = []
             for turn, at in enumerate(range(start, stop, period), 1):
                 one = boxes.add(loop.index, "pass", f"pass {turn}")
@@ -238,6 +229,20 @@ def _group_loops(boxes: Boxes, parent: int) -> None:
             grouped.append(items[start])
         start = stop
     boxes.inside[parent] = grouped
+
+
+def _signs(boxes: Boxes, items: Sequence[Item]) -> list[int]:
+    """A number for each item, equal for those that do the same with what stands equally far before them."""
+    inside = [boxes.contents(index) if kind == "box" else [index] for kind, index in items]
+    place = {vertex: i for i, vertices in enumerate(inside) for vertex in vertices}
+    known: dict[Any, int] = {}
+    signs = []
+    for i, (kind, index) in enumerate(items):
+        vertices = [boxes.vertices[v] for v in inside[i]]
+        wires = tuple((k, e.slot, i - place.get(e.source, i + 1)) for k, v in enumerate(vertices) for e in v.inputs)
+        what = _likeness(boxes, index) if kind == "box" else (_sign(vertices[0]), vertices[0].site)
+        signs.append(known.setdefault((what, wires), len(known)))
+    return signs
 
 
 LEAST = 12  # operations, over all turns, before a loop is worth a box

@@ -39,6 +39,7 @@ class Builder:
         self.nodes: dict[Node, int] = {}
         self.leaves: dict[Node, int] = {}  # those of `nodes` where a walk may end
         self.rules: dict[str, dict[str, str]] = {}
+        self._operations: dict[int, tuple[Operation, str]] = {}  # by id, with the key of its rules
         self._roots: set[int] = set()  # modules whose names are known
         self._tensors: dict[int, tuple[Any, int]] = {}  # by id, with the array it had
 
@@ -91,7 +92,7 @@ class Builder:
             self.nodes[x.node] = index
         self._tensors[id(x)] = self._tensors[id(x.data)] = (x.data, index)
 
-    def call(self, x: Tensor, name: str) -> None:
+    def baptise(self, x: Tensor, name: str) -> None:
         """`x` is called `name`, if an operation made it and nobody has called it anything yet."""
         array, index = self._tensors.get(id(x), (None, -1))
         if array is x.data and self.vertices[index].name == self.vertices[index].op:
@@ -109,13 +110,23 @@ class Builder:
                     Edge(self.constant(array, name), vertex.index, f"{name}[{i}]" if i else name, False)
                 )
             vertex.options[name] = spelled(value)
-        if op.name not in self.rules:
-            self.rules[op.name] = rules_of(op)
+        vertex.rule = self._rule(op)
         if node is not None:
             self.nodes[node] = vertex.index
             vertex.site = line_of(node.site)
             vertex.saved = {name: self.gallery.add(array) for name, array in saved_arrays(node)}
         return vertex
+
+    def _rule(self, op: Operation) -> str:
+        """The key of an operation's rules: its name if it is one of this package, or else one of its own."""
+        if id(op) not in self._operations:
+            module = getattr(op.forward, "__module__", "")
+            key = op.name if module.startswith("tinyattn.") else f"{op.name} of {module}"
+            while key in self.rules and self.rules[key] != rules_of(op):
+                key += "'"
+            self._operations[id(op)] = op, key
+            self.rules[key] = rules_of(op)
+        return self._operations[id(op)][1]
 
     def connect(self, vertex: Vertex, op_inputs: Sequence[tuple[str, Any]]) -> None:
         """Edges from the named inputs: tensors; vertices, by their number; or plain numbers, which get none."""
@@ -158,11 +169,6 @@ def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str
             if key is not None:
                 names[id(key)] = name
     return names
-
-
-def roots_of(values: Any) -> list[Module]:
-    """The modules in a (nested) list of values, each once."""
-    return list({id(m): m for m in values if isinstance(m, Module)}.values())
 
 
 def named_inputs(op: Operation, inputs: Sequence[Any]) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections import defaultdict
 
@@ -107,7 +108,7 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
 def _box_label(trace: Trace, index: int, times: bool) -> str:
     box = trace.boxes[index]
     members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
-    size = sum(_elements(v) for v in members if v.kind == "parameter")
+    size = sum(math.prod(v.shape) for v in members if v.kind == "parameter")
     rows, own = [heading(trace.boxes, box)], [v for v in members if v.is_operation]
     if len(own) == 1:  # a Linear layer is its operation
         rows += [_formula_row(own[0])] if formula_text(own[0]) + option_text(own[0]) else []
@@ -202,7 +203,7 @@ _MOVES = {
 
 def formula_text(vertex: Vertex) -> str:
     """What an operation computes, with the numbers among its inputs filled in."""
-    text = formula(vertex.op).forward
+    text = formula(vertex.rule).forward
     for name, number in vertex.numbers.items():
         number = f"({number})" if number.startswith("-") else number
         text = re.sub(rf"(?<!\w){re.escape(name)}(?![\w(])", number, text)
@@ -243,13 +244,6 @@ def times_text(forward: float, back: float) -> str:
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
-
-
-def _elements(vertex: Vertex) -> int:
-    count = 1
-    for n in vertex.shape:
-        count *= n
-    return count
 
 
 def _wrapped(text: str, width: int = 60) -> list[str]:

@@ -16,7 +16,7 @@ from tinyattn.nn import Module
 from tinyattn.random import default_generator
 from tinyattn.tensor import Tensor
 from tinyattn.viz.graphs import boxes, fold, page, walk
-from tinyattn.viz.graphs.build import Builder, Stack, names_in, roots_of
+from tinyattn.viz.graphs.build import Builder, Stack, names_in
 from tinyattn.viz.graphs.dot import dot_text
 from tinyattn.viz.graphs.model import Edge, Step, Trace, Vertex
 from tinyattn.viz.graphs.record import Recorder, add_failure, from_nodes
@@ -96,9 +96,8 @@ class Graph:
     def __repr__(self) -> str:
         operations = sum(vertex.is_operation for vertex in self.vertices)
         parameters = sum(vertex.kind == "parameter" for vertex in self.vertices)
-        counts = (
-            f"{operations} operations, {parameters} parameters, {len(self.edges)} edges, {len(self.steps)} steps back"
-        )
+        counts = f"{operations} operations, {parameters} parameters, {len(self.edges)} edges, "
+        counts += f"{len(self.steps)} steps back"
         return f"<graph of {self.trace.title}: {counts}{f'; stopped by {self.error}' if self.error else ''}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -153,7 +152,8 @@ def graph(
     else:
         if inputs or kwargs:
             raise TypeError("graph: inputs are for a model or function, and the first argument is a tensor already")
-        trace = _of_tensors(builder, output_or_model, _tensors(caller), gradient, profile)
+        around = [x for x in caller.values() if isinstance(x, Tensor)]
+        trace = _of_tensors(builder, output_or_model, around, gradient, profile)
     if title is not None:
         trace.title = title
     times = times or profile is not None
@@ -195,19 +195,18 @@ def _take_times(builder: Builder, profile: ProfileReport) -> None:
 def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: str, gradient: Any) -> Trace:
     _name_arguments(builder, function, inputs, kwargs)
     state = default_generator.get_state()
-    recorder, error = Recorder(builder), None
-    result: Any = None
+    recorder, result, failed = Recorder(builder), None, False
     try:
         with recorder, Mode(definition_mode, mode == "definitions" or definition_mode.get()):
             result = function(*inputs, **kwargs)
-    except Exception as problem:
-        error = problem
-        add_failure(builder, problem)
+    except Exception as error:
+        add_failure(builder, error)
+        failed = True  # the error itself knows frames, and they everything that was computed
     finally:
         default_generator.set_state(state)
     name = type(function).__name__ if isinstance(function, Module) else getattr(function, "__name__", "function")
     trace = Trace("function" if name == "<lambda>" else name, builder.vertices, [], [], builder.gallery, builder.rules)
-    if error is not None:
+    if failed:
         trace.error = builder.vertices[-1].error
         trace.note = "The forward did not come to its end, so there is no way back."
         return _finished(trace, builder, [], None)
@@ -223,9 +222,13 @@ def _finished(trace: Trace, builder: Builder, outputs: list[Tensor], gradient: A
     """The walk, and the boxes; without what leads nowhere."""
     if outputs:
         gradients = [gradient] if isinstance(gradient, Tensor) else gradient
+        if gradients is not None and len(gradients) != len(outputs):
+            raise ValueError(f"graph: {len(outputs)} outputs have gradients, and gradient= gives {len(gradients)}")
         try:
             trace.steps = walk.walk_back(builder, outputs, gradients)
         except RuntimeError as error:
+            if gradients is not None:  # perhaps it is these that do not fit
+                raise
             trace.note = str(error)
     elif not trace.note:
         trace.note = "Nothing was recorded for gradients, so there is no way back."
@@ -283,7 +286,7 @@ def _name_arguments(builder: Builder, function: Any, inputs: Sequence[Any], kwar
     names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
     names = names[1:] if names[:1] == ["self"] else names
     names += [f"input {i}" for i in range(len(names), len(inputs))]
-    for module in roots_of([function, *inputs, *kwargs.values()]):
+    for module in (x for x in (function, *inputs, *kwargs.values()) if isinstance(x, Module)):
         builder.know_names_of(module)
     for name, x in [*zip(names, inputs, strict=False), *kwargs.items()]:
         for i, tensor in enumerate(parts := _tensors(x)):

@@ -50,6 +50,7 @@ class Vertex:
     dtype: str
     bytes: int
     recorded: bool
+    rule: str = ""  # under which its formula and the source of its rules are found
     box: int = -1  # the innermost, -1 for none
     inputs: list[Edge] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,9 @@ from tinyattn.viz.graphs.dot import formula_text, is_brief, option_text, times_t
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Line, Trace, Vertex
 
-SCRIPTS = ("graph-model.js", "graph-layout.js", "graph-draw.js", "graph-panel.js", "graph-main.js")
+SCRIPTS = (
+    "graph-model.js", "graph-layout.js", "graph-draw.js", "graph-panel.js", "graph-eye.js", "graph-main.js",
+)  # fmt: skip
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 
 
@@ -31,7 +33,7 @@ def html_page(trace: Trace, folded: set[int], auto: bool, times: bool) -> str:
 
 def page_data(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[str, Any]:
     """What the page is about, ready for JSON."""
-    operations = {vertex.op for vertex in trace.vertices if vertex.op}
+    rules = sorted({vertex.rule for vertex in trace.vertices})
     return {
         "title": trace.title,
         "error": trace.error,
@@ -44,8 +46,8 @@ def page_data(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[s
         ],
         "steps": [{"vertex": s.vertex, "gradient": s.gradient, "arrivals": s.arrivals} for s in trace.steps],
         "arrays": trace.gallery.shrunk(CELLS),
-        "formulas": {op: formula(op)._asdict() for op in sorted(operations)},
-        "sources": {op: trace.rules[op] for op in sorted(operations) if op in trace.rules},
+        "formulas": {key: formula(key).rules for key in rules},
+        "sources": {key: trace.rules.get(key, {}) for key in rules},
         "folded": sorted(folded),
         "auto": auto,  # whether the page may fold more, to fit the window
     }  # fmt: skip
@@ -57,6 +59,7 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "kind": vertex.kind,
         "operation": vertex.is_operation,
         "op": vertex.op,
+        "rule": vertex.rule,
         "title": title(vertex),
         "formula": formula_text(vertex),
         "details": option_text(vertex),

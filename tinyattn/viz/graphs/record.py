@@ -122,7 +122,7 @@ class Recorder(Observer):
         inner = model_line()
         vertex.inner = inner if inner != vertex.site else None
         for name, tensor in local_tensors():
-            self.builder.call(tensor, name)
+            self.builder.baptise(tensor, name)
 
     def failed_forward(self, op: Operation, inputs: Sequence[Any], options: dict[str, Any], error: Exception) -> None:
         self._options.pop()
@@ -179,12 +179,8 @@ def add_failure(builder: Builder, error: Exception) -> Vertex:
     builder.vertices.append(vertex)
     builder.stacks[vertex.index] = Stack(tuple(modules))
     vertex.inputs = [Edge(source, vertex.index, slot, False) for slot, source in sources]
-    vertex.error = f"{type(error).__name__}: {error}"
-    own = [
-        (f, n)
-        for f, n in frames[: place if place is not None else None]
-        if _is_a_model_or_the_user(f.f_code.co_filename)
-    ]
+    vertex.error, vertex.rule = f"{type(error).__name__}: {error}", name
+    own = [frame for frame in frames[:place] if _is_a_model_or_the_user(frame[0].f_code.co_filename)]
     if own:
         vertex.site = line_at(own[-1][0].f_code.co_filename, own[-1][1])
     return vertex

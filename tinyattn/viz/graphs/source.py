@@ -104,15 +104,20 @@ def rules_of(op: Operation) -> dict[str, str]:
     return {name: rule_source(rule) for name, rule in rules.items()}
 
 
-@cache
 def rule_source(rule: Callable[..., Any]) -> str:
     """The source of a function or lambda, the lambda alone even where it shares its lines."""
+    code = getattr(rule, "__code__", None)
+    return "source not at hand" if code is None else _code_source(code)
+
+
+@cache  # by the code, which knows nothing of what a closure has captured
+def _code_source(code: CodeType) -> str:
     try:
-        lines, _ = inspect.findsource(rule)
-        if getattr(rule, "__name__", "") != "<lambda>":
-            return textwrap.dedent(inspect.getsource(rule)).rstrip()
+        lines, _ = inspect.findsource(code)
+        if code.co_name != "<lambda>":
+            return textwrap.dedent(inspect.getsource(code)).rstrip()
         text = "".join(lines)
-        found = [node for node in _lambdas(text) if _is_of(node, rule.__code__)]
+        found = [node for node in _lambdas(text) if _is_of(node, code)]
         segment = ast.get_source_segment(text, found[-1]) if found else None  # the innermost
     except (OSError, TypeError, SyntaxError):
         segment = None

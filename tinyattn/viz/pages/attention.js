@@ -134,8 +134,9 @@ function drawItems() {
 }
 
 function drawAll() {
-  const all = byId("all"), item = data.items[state.item];
-  all.replaceChildren(...rows().map((row, r) => {
+  const all = byId("all"), item = data.items[state.item], found = rows();
+  all.style.setProperty("--most", Math.max(...found.map((row) => row.cells.length)));
+  all.replaceChildren(...found.map((row, r) => {
     const cells = row.cells.map((cell, c) => {
       const chosen = r === state.row && c === state.cell;
       const label = make("span", { class: "label" }, make("span", {}, cell.name), make("em", {}, number(largest(cell.values), cell.share)));
@@ -187,7 +188,7 @@ function drawBig(cell) {
   big.setAttribute("aria-activedescendant", state.token === null ? "" : "token-" + state.token);
   if (!grid) return big.replaceChildren(words(cell, true));
   const box = stage(item), most = largest(cell.values);
-  const svg = make("svg", { svg: true, viewBox: `0 0 ${grid.width} ${grid.height}` });
+  const svg = make("svg", { svg: true, class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
   const frame = (bounds, extra) => make("rect", { svg: true, x: bounds[0], y: bounds[1], width: bounds[2] - bounds[0], height: bounds[3] - bounds[1], ...extra });
   grid.cells.forEach((bounds, i) => {
     const token = i + grid.extra, said = tokenName(token) + ": " + number(cell.values[token], cell.share);
@@ -223,7 +224,7 @@ function drawReadout(row, cell) {
   else if (state.what === "gradient" && cell.name !== "rollout") sentence = `${chosen}: what the score${item.target === null ? "" : " of " + item.target} gains or loses by each weight; most by ${list}.`;
   else if (state.direction === "to" && state.token !== null) sentence = `${chosen} is looked at most by ${list}.`;
   else sentence = `${chosen} look${state.token === null ? "" : "s"} most at ${list}.`;
-  if (state.token === null) sentence += ` Click a ${unit} to see what it alone looks at.`;
+  if (state.token === null && !cell.answer) sentence += ` Click a ${unit} to see what it alone looks at.`;
   byId("readout").textContent = sentence;
 }
 
@@ -320,6 +321,14 @@ byId("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
+// attention.html#item=4&token=24&row=1&cell=3&what=gradient opens it there.
+for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+  if (["item", "token", "row", "cell"].includes(name) && /^\d+$/.test(value)) state[name] = Number(value);
+  if (name === "what" && (value !== "gradient" || data.gradients) && ["attention", "gradient"].includes(value)) state.what = value;
+  if (name === "direction" && ["from", "to"].includes(value)) state.direction = value;
+}
+state.item = within(state.item, data.items.length);
+if (state.token !== null) state.token = within(state.token, data.tokens);
 byId("title").textContent = data.title;
 byId("unit").textContent = unit;
 document.querySelectorAll(".unit").forEach((element) => { element.textContent = unit; });

@@ -1,7 +1,6 @@
 "use strict";
 // The page at work: which step, what is selected, keys, mouse, search.
 
-const READABLE = 0.62; // the smallest scale that a graph is shown at unasked
 const byId = (id) => document.getElementById(id);
 
 class Page {
@@ -13,14 +12,14 @@ class Page {
     this.last = this.model.forward.length + this.model.steps.length;
     this.step = 0; // 0 is the overview, then forward, then backward
     this.selected = null; // a key: "v3", "b2", "o2"
-    this.eye = { x: 0, y: 0, scale: 1 };
+    this.eye = new Eye(byId("canvas"), byId("graph"), byId("scene"), byId("legend"), this.picture);
     this.hits = [];
     this.prepare();
     this.words();
     this.controls();
     this.redraw();
     if (data.auto) this.foldToFit();
-    this.fit(READABLE);
+    this.eye.fit(READABLE);
     this.goTo(0);
     this.follow(new URLSearchParams(location.hash.slice(1)));
   }
@@ -39,7 +38,7 @@ class Page {
       this.model.foldTo(depth);
       for (const box of asked) this.model.folded.add(box);
       this.redraw();
-      if (this.scaleToFit() >= READABLE) return;
+      if (this.eye.scaleToFit() >= READABLE) return;
     }
   }
 
@@ -69,17 +68,13 @@ class Page {
     const before = [this.model.folded, this.model.spread];
     if (!this.picture.draw()) {
       [this.model.folded, this.model.spread] = this.kept;
-      this.say(`That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`);
+      byId("message").textContent = `That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`;
       if (before[0] !== this.kept[0]) this.picture.draw();
-    } else this.say("");
+    } else byId("message").textContent = "";
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
     this.paint();
     this.offerTab();
-  }
-
-  say(text) {
-    byId("message").textContent = text;
   }
 
   // Shows the step in the picture.
@@ -130,7 +125,7 @@ class Page {
     byId("where").textContent = where;
     byId("slider").setAttribute("aria-valuetext", where);
     this.paint();
-    if (now !== null && follow) this.look(this.picture.view.of[now]);
+    if (now !== null && follow) this.eye.look(this.picture.view.of[now]);
   }
 
   play() {
@@ -167,7 +162,7 @@ class Page {
     this.mark();
     this.offerTab();
     element.focus({ preventScroll: true });
-    this.look(key);
+    this.eye.look(key);
   }
 
   details(key) {
@@ -215,9 +210,7 @@ class Page {
     change();
     const after = corner();
     if (!before || !after) return;
-    this.eye.x -= (after.x - before.x) * this.eye.scale;
-    this.eye.y -= (after.y - before.y) * this.eye.scale;
-    this.move();
+    this.eye.move((before.x - after.x) * this.eye.scale, (before.y - after.y) * this.eye.scale);
   }
 
   depth(change) {
@@ -225,7 +218,7 @@ class Page {
     this.model.spread.clear();
     this.selected = null;
     this.redraw();
-    this.fit(READABLE);
+    this.eye.fit(READABLE);
   }
 
   // To what it came from (-1) or to what uses it (1).
@@ -284,7 +277,7 @@ class Page {
     this.hits = [...new Set(this.found.map((i) => this.picture.view.of[i]))];
     byId("found").textContent = wanted ? `${found.length} found` : "";
     this.mark();
-    if (this.hits.length) this.look(this.hits[0]);
+    if (this.hits.length) this.eye.look(this.hits[0]);
   }
 
   nextHit(direction) {
@@ -297,86 +290,29 @@ class Page {
     }
     this.hits = [this.picture.view.of[index]];
     this.mark();
-    this.look(this.hits[0]);
+    this.eye.look(this.hits[0]);
     this.details("v" + index);
     byId("found").textContent = `${this.foundAt + 1} of ${this.found.length}`;
-  }
-
-  // --- the eye ---
-
-  move() {
-    const { x, y, scale } = this.eye;
-    byId("scene").setAttribute("transform", `translate(${x} ${y}) scale(${scale})`);
-  }
-
-  scaleToFit() {
-    const { clientWidth: w, clientHeight: h } = byId("canvas");
-    const { layout } = this.picture;
-    return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 46 - byId("legend").offsetHeight) / layout.h, 1.25));
-  }
-
-  // Everything at once; or, not smaller than `least`, as much as there is room for, from the top.
-  fit(least = 0) {
-    const { clientWidth: w, clientHeight: h } = byId("canvas");
-    const { layout } = this.picture;
-    const legend = byId("legend").offsetHeight + 14;
-    const scale = Math.max(least, this.scaleToFit());
-    this.eye = { scale, x: (w - layout.w * scale) / 2, y: Math.max(16, (h - legend - layout.h * scale) / 2) };
-    this.move();
-  }
-
-  zoom(factor, x, y) {
-    const { clientWidth: w, clientHeight: h } = byId("canvas");
-    const [px, py] = [x ?? w / 2, y ?? h / 2];
-    const scale = Math.max(0.05, Math.min(4, this.eye.scale * factor));
-    const real = scale / this.eye.scale;
-    this.eye = { scale, x: px - (px - this.eye.x) * real, y: py - (py - this.eye.y) * real };
-    this.move();
-  }
-
-  // Moves the picture so that an item is inside of the canvas, and large enough to read.
-  look(key) {
-    const rect = this.picture.layout.items.get(key) || this.picture.layout.boxes.get(Number(key.slice(1)));
-    if (!rect) return;
-    const { clientWidth: w, clientHeight: h } = byId("canvas");
-    if (this.eye.scale < 0.55) {
-      this.eye.scale = 0.85;
-      this.eye.x = w / 2 - (rect.x + rect.w / 2) * 0.85;
-      this.eye.y = h / 2 - (rect.y + rect.h / 2) * 0.85;
-    }
-    const { scale } = this.eye, edge = 40;
-    const [left, top] = [rect.x * scale + this.eye.x, rect.y * scale + this.eye.y];
-    const [wide, high] = [rect.w * scale, rect.h * scale];
-    if (left < edge || left + wide > w - edge) this.eye.x += Math.max(edge, (w - wide) / 2) - left;
-    if (top < edge || top + high > h - edge - 30) this.eye.y += Math.max(edge, (h - high) / 2) - top;
-    this.move();
   }
 
   // --- what people do ---
 
   controls() {
-    const click = (id, action) => byId(id).addEventListener("click", action);
-    click("first", () => this.goTo(0));
-    click("previous", () => this.goTo(this.step - 1));
-    click("next", () => this.goTo(this.step + 1));
-    click("play", () => this.play());
-    click("turn", () => this.goTo(this.model.forward.length + 1));
-    click("less", () => this.depth(-1));
-    click("more", () => this.depth(1));
-    click("fit", () => this.fit());
-    click("theme", () => this.theme());
-    click("help-button", () => byId("help").showModal());
+    const buttons = {
+      first: () => this.goTo(0), previous: () => this.goTo(this.step - 1), next: () => this.goTo(this.step + 1),
+      play: () => this.play(), turn: () => this.goTo(this.model.forward.length + 1), less: () => this.depth(-1),
+      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => this.theme(), "help-button": () => byId("help").showModal(),
+    };
+    for (const [id, action] of Object.entries(buttons)) byId(id).addEventListener("click", action);
     byId("slider").addEventListener("input", (event) => this.goTo(Number(event.target.value)));
     byId("search").addEventListener("input", (event) => this.search(event.target.value));
     document.addEventListener("keydown", (event) => this.key(event));
     byId("scene").addEventListener("click", (event) => this.click(event));
     byId("scene").addEventListener("focusin", (event) => this.focused(event));
-    this.mouse();
-    addEventListener("resize", () => this.move());
   }
 
   click(event) {
-    if (this.dragged) return;
+    if (this.eye.dragged) return; // the mouse has moved the picture
     const element = event.target.closest("[data-key], [data-box]");
     if (!element || (element.dataset.box !== undefined && !event.target.closest(".heading, .times"))) return;
     if (event.target.closest(".times")) {
@@ -394,39 +330,6 @@ class Page {
       this.selected = key;
       this.mark();
     }
-  }
-
-  mouse() {
-    const canvas = byId("canvas"), graph = byId("graph");
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      const { left, top } = canvas.getBoundingClientRect();
-      const unit = event.deltaMode === 1 ? 16 : 1; // lines, or pixels
-      if (event.ctrlKey || event.metaKey) return this.zoom(Math.exp(-event.deltaY * unit * 0.004), event.clientX - left, event.clientY - top);
-      this.eye.x -= (event.shiftKey ? event.deltaY : event.deltaX) * unit;
-      this.eye.y -= (event.shiftKey ? 0 : event.deltaY) * unit;
-      this.move();
-    }, { passive: false });
-    let from = null;
-    graph.addEventListener("pointerdown", (event) => {
-      from = { x: event.clientX - this.eye.x, y: event.clientY - this.eye.y, startX: event.clientX, startY: event.clientY };
-      this.dragged = false;
-    });
-    addEventListener("pointermove", (event) => {
-      if (!from) return;
-      if (Math.hypot(event.clientX - from.startX, event.clientY - from.startY) > 4) {
-        this.dragged = true;
-        graph.classList.add("dragging");
-      }
-      if (!this.dragged) return;
-      this.eye.x = event.clientX - from.x;
-      this.eye.y = event.clientY - from.y;
-      this.move();
-    });
-    addEventListener("pointerup", () => {
-      from = null;
-      graph.classList.remove("dragging");
-    });
   }
 
   key(event) {
@@ -450,7 +353,7 @@ class Page {
 
   keys() {
     const far = (event) => (event.shiftKey ? 10 : 1);
-    const pan = (x, y) => () => { this.eye.x += x; this.eye.y += y; this.move(); };
+    const pan = (x, y) => () => this.eye.move(x, y);
     return {
       ArrowRight: (event) => this.goTo(this.step + far(event)),
       ArrowLeft: (event) => this.goTo(this.step - far(event)),
@@ -465,7 +368,7 @@ class Page {
       "[": () => this.depth(-1),
       "]": () => this.depth(1),
       "/": () => byId("search").focus(),
-      "+": () => this.zoom(1.25), "=": () => this.zoom(1.25), "-": () => this.zoom(0.8), 0: () => this.fit(),
+      "+": () => this.eye.zoom(1.25), "=": () => this.eye.zoom(1.25), "-": () => this.eye.zoom(0.8), 0: () => this.eye.fit(),
       w: pan(0, 60), a: pan(60, 0), s: pan(0, -60), d: pan(-60, 0),
       t: () => this.theme(),
       "?": () => byId("help").showModal(),

@@ -65,7 +65,7 @@ class Panel {
 
   backward(step, number) {
     const vertex = this.model.vertices[step.vertex];
-    const rules = this.model.sources[vertex.op] || {};
+    const rules = this.model.sources[vertex.rule];
     this.show(this.heading(vertex, "Backward", `step ${number} of ${this.model.steps.length}`, true),
       html("h3", {}, vertex.operation ? "The gradient g that has arrived, complete" : "The gradient that has arrived: what .grad gets"),
       html("div", { className: "card back" }, this.array(step.gradient)),
@@ -77,7 +77,7 @@ class Panel {
   }
 
   arrival(vertex, [target, slot, gradient, total], rules) {
-    const formula = (this.model.formulas[vertex.op] || { rules: {} }).rules;
+    const formula = this.model.formulas[vertex.rule];
     const name = slot.replace(/\[\d+\]$/, "");
     const card = html("div", { className: "card" },
       html("div", { className: "head" }, html("b", {}, `for ${slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),

@@ -1,0 +1,81 @@
+"use strict";
+// What of the picture is in the window: moved and zoomed by mouse and keys, and led to what matters.
+
+const READABLE = 0.62; // the smallest scale that a graph is shown at unasked
+
+class Eye {
+  constructor(canvas, graph, scene, legend, picture) {
+    Object.assign(this, { canvas, graph, scene, legend, picture, x: 0, y: 0, scale: 1, dragged: false });
+    this.mouse();
+  }
+
+  move(right, down) {
+    this.set(this.x + right, this.y + down, this.scale);
+  }
+
+  set(x, y, scale) {
+    Object.assign(this, { x, y, scale });
+    this.scene.setAttribute("transform", `translate(${x} ${y}) scale(${scale})`);
+  }
+
+  scaleToFit() {
+    const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
+    return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 46 - this.legend.offsetHeight) / layout.h, 1.25));
+  }
+
+  // Everything at once; or, not smaller than `least`, as much as there is room for, from the top.
+  fit(least = 0) {
+    const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
+    const scale = Math.max(least, this.scaleToFit());
+    this.set((w - layout.w * scale) / 2, Math.max(16, (h - this.legend.offsetHeight - 14 - layout.h * scale) / 2), scale);
+  }
+
+  // By a factor, around a point of the canvas or its middle.
+  zoom(factor, px = this.canvas.clientWidth / 2, py = this.canvas.clientHeight / 2) {
+    const scale = Math.max(0.05, Math.min(4, this.scale * factor)), real = scale / this.scale;
+    this.set(px - (px - this.x) * real, py - (py - this.y) * real, scale);
+  }
+
+  // Moves the picture so that an item or a box is inside of the canvas, and large enough to read.
+  look(key) {
+    const { items, boxes } = this.picture.layout;
+    const rect = items.get(key) || boxes.get(Number(key.slice(1)));
+    if (!rect) return;
+    const { clientWidth: w, clientHeight: h } = this.canvas, edge = 40;
+    if (this.scale < 0.55) this.set(w / 2 - (rect.x + rect.w / 2) * 0.85, h / 2 - (rect.y + rect.h / 2) * 0.85, 0.85);
+    const { scale } = this;
+    const [left, top, wide, high] = [rect.x * scale + this.x, rect.y * scale + this.y, rect.w * scale, rect.h * scale];
+    const outX = left < edge || left + wide > w - edge, outY = top < edge || top + high > h - edge - 30;
+    this.move(outX ? Math.max(edge, (w - wide) / 2) - left : 0, outY ? Math.max(edge, (h - high) / 2) - top : 0);
+  }
+
+  mouse() {
+    this.canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    let from = null; // where the mouse went down, and where the picture was
+    this.graph.addEventListener("pointerdown", (event) => {
+      from = { mouseX: event.clientX, mouseY: event.clientY, x: this.x, y: this.y };
+      this.dragged = false;
+    });
+    addEventListener("pointermove", (event) => {
+      if (!from) return;
+      const [right, down] = [event.clientX - from.mouseX, event.clientY - from.mouseY];
+      this.dragged = this.dragged || Math.hypot(right, down) > 4;
+      this.graph.classList.toggle("dragging", this.dragged);
+      if (this.dragged) this.set(from.x + right, from.y + down, this.scale);
+    });
+    for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => {
+      from = null;
+      this.graph.classList.remove("dragging");
+    });
+  }
+
+  wheel(event) {
+    event.preventDefault();
+    const unit = event.deltaMode === 1 ? 16 : 1; // lines, or pixels
+    if (event.ctrlKey || event.metaKey) {
+      const { left, top } = this.canvas.getBoundingClientRect();
+      this.zoom(Math.exp(-event.deltaY * unit * 0.004), event.clientX - left, event.clientY - top);
+    } else if (event.shiftKey) this.move(-event.deltaY * unit, 0);
+    else this.move(-event.deltaX * unit, -event.deltaY * unit);
+  }
+}
