@@ -23,7 +23,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import re
 import subprocess
 import tempfile
@@ -35,17 +34,18 @@ from typing import Any
 
 import numpy as np
 
+from cuda_shim import guarded
+from cuda_shim.guarded import Copy, Region
+
 HERE = Path(__file__).parent
 SCHEDULES = ("forward", "backward", "shuffled")
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
-SANITIZE = bool(os.environ.get("CUDA_SHIM_SANITIZE"))  # the process must have been started with libasan preloaded
-if SANITIZE:
-    FLAGS += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-Wl,-Bsymbolic"]
+if guarded.SANITIZE:
+    FLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _KINDS = {"?": "b", "b": "c", "B": "C", "i": "i", "I": "I", "q": "q", "l": "q", "Q": "Q", "L": "Q", "f": "f", "d": "d"}
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\(')
 _lock = threading.Lock()
 _thorough = False
-_GUARD = 4096  # bytes before and after an array
 
 
 class KernelError(RuntimeError):
@@ -106,49 +106,44 @@ class Function:
             raise KernelError(f"{self.name}: {shared_mem} bytes of shared memory; a block may have "
                               f"{self.max_dynamic_shared_size_bytes} unless max_dynamic_shared_size_bytes says more")  # fmt: skip
         cells = [self._cell(i, arg, kind) for i, (arg, kind) in enumerate(zip(args, self.signature, strict=True))]
-        run = self._run_thoroughly if _thorough else self._run
-        run([*grid, 1, 1][:3] + [*block, 1, 1][:3], cells, args, shared_mem)
+        sizes = [*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3]]
+        if _thorough:
+            self._run_thoroughly(sizes, cells, guarded.regions(args), shared_mem)
+        else:
+            self._run(sizes, cells, shared_mem, self._module.schedule)
 
-    def _run(self, sizes: list[int], cells: list[np.ndarray], _: Any, shared: int, schedule: str | None = None) -> None:
+    def _run(self, sizes: list[int], cells: list[np.ndarray], shared: int, schedule: str) -> None:
         table = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         message = ctypes.create_string_buffer(500)
-        order = SCHEDULES.index(schedule or self._module.schedule)
         with _lock:
-            launch = _runtime().shim_launch
-            failed = launch(self._body, table, (ctypes.c_uint * 6)(*sizes), shared, order, message, len(message))
+            failed = _runtime().shim_launch(
+                self._body, table, (ctypes.c_uint * 6)(*sizes), shared, SCHEDULES.index(schedule), message, len(message)
+            )
         if failed:
             raise KernelError(f"{self.name}: {message.value.decode()}")
 
-    def _run_thoroughly(self, sizes: list[int], cells: list[np.ndarray], args: Sequence[Any], shared: int) -> None:
-        regions = _regions([_bounds(arg) for arg in args if hasattr(arg, "strides") and hasattr(arg, "shape") and not np.isscalar(arg)])  # fmt: skip
-        before = [_bytes(low, high).copy() for low, high in regions]
-        after: list[list[np.ndarray]] = []
-        for schedule in SCHEDULES:
-            rooms = [np.full(len(b) + 2 * _GUARD + 256, 0xFF, np.uint8) for b in before]
-            starts = [-(room.ctypes.data + _GUARD) % 256 + _GUARD for room in rooms]  # aligned as a GPU's memory is
-            starts = [s + low % 256 for s, (low, _) in zip(starts, regions, strict=True)]
-            for room, start, old in zip(rooms, starts, before, strict=True):
-                room[start : start + len(old)] = old
-                _forbid(room, start, len(old))
-            moved = [cell.copy() for cell in cells]
-            for cell, kind in zip(moved, self.signature, strict=True):
-                for (low, high), room, start in zip(regions, rooms, starts, strict=True):
-                    if kind[0] == "P" and low <= cell[0] < high:
-                        cell[0] += np.uint64(room.ctypes.data + start) - np.uint64(low)
-            self._run(sizes, moved, None, shared, schedule)
-            for room in rooms:
-                _permit(room)
-            for i, (room, start, old) in enumerate(zip(rooms, starts, before, strict=True)):
-                touched = np.flatnonzero(np.r_[room[:start], room[start + len(old) :]] != 0xFF)
-                if touched.size:
-                    at = touched[0] - start
-                    raise KernelError(f"{self.name}: a write outside of array {i} ({len(old)} bytes), at byte {at} around it")
-            after.append([room[s : s + len(old)] for room, s, old in zip(rooms, starts, before, strict=True)])
-        for schedule, results in zip(SCHEDULES, after, strict=True):
-            if any((a != b).any() for a, b in zip(results, after[0], strict=True)):
+    def _run_thoroughly(self, sizes: list[int], cells: list[np.ndarray], regions: list[Region], shared: int) -> None:
+        first: list[Copy] = []
+        for schedule in SCHEDULES[:1] if guarded.SANITIZE else SCHEDULES:  # the sanitizers take long enough
+            copies = [Copy(region) for region in regions]
+            self._run(sizes, [self._moved(*pair, copies) for pair in zip(cells, self.signature, strict=True)], shared, schedule)
+            for i, copy in enumerate(copies):
+                at = copy.touched()
+                if at is not None:
+                    raise KernelError(f"{self.name}: a write outside of array {i} ({copy.size} bytes), at byte {at}")
+            first = first or copies
+            if any((a.bytes != b.bytes).any() for a, b in zip(copies, first, strict=True)):
                 raise KernelError(f"{self.name}: the order {schedule!r} of threads gives other bits than {SCHEDULES[0]!r}")
-        for (low, high), result in zip(regions, after[0], strict=True):
-            _bytes(low, high)[:] = result
+        for region, copy in zip(regions, first, strict=True):
+            region.bytes[:] = copy.bytes
+
+    @staticmethod
+    def _moved(cell: np.ndarray, kind: str, copies: list[Copy]) -> np.ndarray:
+        """A pointer into a region points into its copy."""
+        for copy in copies:
+            if kind[0] == "P" and copy.region.low <= int(cell[0]) < copy.region.high:
+                return np.array([copy.moved(int(cell[0]))], np.uint64)
+        return cell
 
     def _cell(self, place: int, arg: Any, kind: str) -> np.ndarray:
         """The argument in eight bytes of memory, after a look at its type."""
@@ -157,49 +152,11 @@ class Function:
             if _KINDS.get(value.dtype.char) != kind:
                 raise KernelError(f"{self.name}: argument {place} is {value.dtype}; the kernel takes {kind!r}")
             return value.reshape(1).copy()
-        if hasattr(arg, "dtype") and getattr(arg, "shape", ()) is not None and not np.isscalar(arg):
-            found = _KINDS.get(arg.dtype.char)
-            if found != kind[1:]:
+        if guarded.is_array(arg):
+            if _KINDS.get(arg.dtype.char) != kind[1:]:
                 raise KernelError(f"{self.name}: argument {place} points to {arg.dtype}; the kernel takes {kind!r}")
-            arg = arg.ctypes.data if isinstance(arg, np.ndarray) else arg.data.ptr
+            arg = guarded.address(arg)
         return np.array([arg or 0], np.uint64)
-
-
-def _bounds(array: Any) -> tuple[int, int]:
-    """The addresses of the first byte of an array and of the one after its last."""
-    start = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    if 0 in array.shape:
-        return start, start
-    reach = [stride * (n - 1) for n, stride in zip(array.shape, array.strides, strict=True)]
-    return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.dtype.itemsize
-
-
-def _regions(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those of arrays that share memory become one."""
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted({b for b in bounds if b[0] < b[1]}):
-        if merged and low < merged[-1][1]:
-            merged[-1] = merged[-1][0], max(high, merged[-1][1])
-        else:
-            merged.append((low, high))
-    return merged
-
-
-def _forbid(room: np.ndarray, start: int, length: int) -> None:
-    """Have the address sanitizer object to whatever reads or writes the guard zones."""
-    if SANITIZE:
-        poison = ctypes.CDLL(None).__asan_poison_memory_region
-        for first, last in ((0, start), (start + length, len(room))):
-            poison(ctypes.c_void_p(room.ctypes.data + first), ctypes.c_size_t(last - first))
-
-
-def _permit(room: np.ndarray) -> None:
-    if SANITIZE:
-        ctypes.CDLL(None).__asan_unpoison_memory_region(ctypes.c_void_p(room.ctypes.data), ctypes.c_size_t(len(room)))
-
-
-def _bytes(low: int, high: int) -> np.ndarray:
-    return np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low))
 
 
 @functools.cache

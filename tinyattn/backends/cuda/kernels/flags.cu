@@ -8,19 +8,19 @@ struct Found {
   Size value, position;
 };
 
-// Which of two finds a message would name: the lower value (sign 1) or the higher (sign -1), and of equals the first.
-__device__ inline Found worse(Found a, Found b, int sign) {
-  bool second = sign * b.value < sign * a.value || (b.value == a.value && b.position < a.position);
-  return second ? b : a;
+// Which of two finds a message would name: the lower value, or the higher, and of equals the first.
+__device__ inline Found worse(Found a, Found b, bool lower) {
+  if (a.value == b.value) return b.position < a.position ? b : a;
+  return (b.value < a.value) == lower ? b : a;
 }
 
 // The worst of what all threads of the block found; known to thread 0.
-__device__ inline Found worst(Found mine, int sign) {
+__device__ inline Found worst(Found mine, bool lower) {
   Found* all = reinterpret_cast<Found*>(block_memory);
   all[threadIdx.x] = mine;
   __syncthreads();
   for (int half = blockDim.x / 2; half > 0; half /= 2) {  // the block is a power of two
-    if (threadIdx.x < half) all[threadIdx.x] = worse(all[threadIdx.x], all[threadIdx.x + half], sign);
+    if (threadIdx.x < half) all[threadIdx.x] = worse(all[threadIdx.x], all[threadIdx.x + half], lower);
     __syncthreads();
   }
   Found found = all[0];
@@ -35,11 +35,11 @@ extern "C" __global__ void __launch_bounds__(1024) check_indices(
     const Size* index, Size n, Size least, Size size, Size id, Size* flag, Size* host) {
   Found low = {MOST, 0}, high = {-MOST - 1, 0};
   for (Size i = threadIdx.x; i < n; i += blockDim.x) {
-    low = worse(low, {index[i], i}, 1);
-    high = worse(high, {index[i], i}, -1);
+    low = worse(low, {index[i], i}, true);
+    high = worse(high, {index[i], i}, false);
   }
-  low = worst(low, 1);
-  high = worst(high, -1);
+  low = worst(low, true);
+  high = worst(high, false);
   if (threadIdx.x != 0 || n == 0 || flag[0] != 0) return;
   if (low.value >= least && high.value < size) return;
   Found bad = low.value < least ? low : high;
