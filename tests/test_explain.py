@@ -252,6 +252,26 @@ def a_gelu_far_out():
     return net.first[0].weight, loss
 
 
+def wide_middle(bias, weight):
+    """A LinearGELU between two layers, with all its weights and biases the same."""
+    middle = nn.LinearGELU(4, 4)
+    with ta.no_grad():
+        middle.weight.fill_(weight)
+        middle.bias.fill_(bias)
+    net = Net(middle)
+    return net.first[0].weight, lambda: net(X).square().mean()
+
+
+@fault("zero", "saturated", "linear_gelu", "between")
+def a_fused_gelu_far_out():
+    return wide_middle(bias=-60.0, weight=0.01)
+
+
+@fault("zero", "times_zero", "linear_gelu", "between")
+def a_fused_linear_map_of_zeros():
+    return wide_middle(bias=1.0, weight=0.0)
+
+
 @fault("zero", "cancelled", "softmax")
 def a_sum_of_probabilities():
     w = leaf(2, 4)

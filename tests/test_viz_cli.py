@@ -66,7 +66,7 @@ def mine(tmp_path, monkeypatch):
         (["mine:AttentionModel"], "graph of AttentionModel: 32 operations, 8 parameters"),  # by way of `models`
         (
             ["tinyattn.models:AttentionClassifier(num_layers=12)", "--depth", "1"],
-            "graph of AttentionClassifier: 132 op",
+            "graph of AttentionClassifier: 120 op",
         ),
     ],
 )

@@ -75,8 +75,12 @@ def _gelu(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -
     return (5 if options["approximate"] == "none" else 8) * size(out)
 
 
+def _linear_gelu(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+    return _linear(shapes, out, options) + _gelu(shapes, out, options)
+
+
 _MOVES = """alias broadcast_to cast cat clone detach embedding flip gather getitem isfinite join logical_and logical_not
-logical_or masked_fill pad permute place reshape roll scatter setitem stack tril triu where"""
+logical_or masked_fill pad permute place reshape roll scatter setitem stack to tril triu where"""
 _ELEMENTWISE = """abs add clamp cos div eq erf exp expm1 ge gt le log log1p lt maximum minimum mul ne neg pow reciprocal
 relu rounded_div rsqrt sign sin sqrt square sub tanh"""
 _REDUCTIONS = "amax amin argmax argmin cumsum embedding_gradient mean pick prod sum"
@@ -89,7 +93,8 @@ COUNTS: dict[str, Count] = {
     "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2),
     "softmax": _read(5), "log_softmax": lambda shapes, out, options: _log_softmax(out, options["dim"]),
     "cross_entropy": lambda shapes, out, options: _log_softmax(shapes[0] or (), 1) + size(out),
-    "layer_norm": _layer_norm, "matmul": _matmul, "linear": _linear, "einsum": _einsum,
+    "layer_norm": _layer_norm, "matmul": _matmul, "linear": _linear, "linear_gelu": _linear_gelu,
+    "einsum": _einsum,
     "attention": _attention, "tiled_attention": _attention, "packed_attention": _packed_attention,
 }  # fmt: skip
 
@@ -111,9 +116,10 @@ def backward_flops(
     forward = forward_flops(name, shapes, out, options)
     if forward is None:
         return None
-    if name == "linear":
+    if name in ("linear", "linear_gelu"):
         product = 2 * size(out) * (shapes[1] or shapes[0] or (0,))[-1]
-        return product * sum(needed[:2]) + size(out) * any(needed[2:3])
+        times_slope = size(out) if name == "linear_gelu" else 0
+        return product * sum(needed[:2]) + size(out) * any(needed[2:3]) + times_slope
     if name in ("attention", "tiled_attention", "packed_attention"):  # all at once, whatever is needed
         again = name == "tiled_attention"  # the weights are computed anew
         return 2 * forward + again * forward // 2

@@ -20,7 +20,8 @@ CHOOSING = frozenset(
     "where masked_fill maximum minimum amax amin pick getitem gather cat stack pad embedding place scatter".split()
 )
 STAIRCASES = frozenset("sign rounded_div".split())
-PRODUCTS = {"mul": {"a": "b", "b": "a"}, "matmul": {"a": "b", "b": "a"}, "linear": {"x": "weight", "weight": "x"}}
+_LINEAR = {"x": "weight", "weight": "x"}
+PRODUCTS = {"mul": {"a": "b", "b": "a"}, "matmul": {"a": "b", "b": "a"}, "linear": _LINEAR, "linear_gelu": _LINEAR}
 FLAT_AT_ZERO = frozenset("square abs pow".split())
 ZEROING = {"relu": "dead_relu", "dropout": "dropped", "attention": "masked", "tiled_attention": "masked"}
 
@@ -93,6 +94,8 @@ def why_zero(passed: Passed) -> Reason:
         return Reason("no_rule", node, f"It has no rule for the gradient of its input '{passed.name}'.")
     if passed.spread > 0 and total(passed.gradient) < 1e-5 * passed.spread:
         return Reason("cancelled", node, "It is not zero here, but what broadcasting repeated adds up to nothing.")
+    if name == "linear_gelu":
+        return _linear_gelu(passed)
     if name in PRODUCTS or name in FLAT_AT_ZERO:
         return _times(passed)
     if name in STAIRCASES:
@@ -143,6 +146,14 @@ def _times(passed: Passed) -> Reason:
     if source.op.name in ZEROING:
         return Reason(ZEROING[source.op.name], source, text)
     return Reason(verdict, node, text)
+
+
+def _linear_gelu(passed: Passed) -> Reason:
+    """The GELU is to blame where it is flat, else the product before it."""
+    flat = _share(abs(passed.node.value("slope", False)) < FAR_OUT)
+    if flat <= 0.5:
+        return _times(passed)
+    return Reason("saturated", passed.node, f"At {flat:.0%} of its outputs the slope of its GELU is below {FAR_OUT:g}.")
 
 
 def _relu(passed: Passed) -> tuple[str, str]:

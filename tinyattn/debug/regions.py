@@ -13,7 +13,7 @@ MAPPING = frozenset(
     """add sub mul div neg abs sign exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf sigmoid relu gelu
     silu softplus logsigmoid pow clamp maximum minimum where masked_fill dropout""".split()
 )
-IN_ROWS = frozenset("softmax log_softmax layer_norm linear".split())  # of the last axis, or nearly always
+IN_ROWS = frozenset("softmax log_softmax layer_norm linear linear_gelu".split())  # of the last axis, or nearly always
 
 
 def image(node: Node, region: Any, edge: Node) -> Any:

@@ -56,6 +56,7 @@ FORMULAS: dict[str, Formula] = {
     "clone": _f("x", x="g"),
     "alias": _f("x", x="g"),
     "cast": _f("x as another dtype", x="g"),
+    "to": _f("x on another device", x="g, brought back"),
     "detach": _f("x, history cut", x=""),
     # activations
     "relu": _f("max(x, 0)", x="g where y > 0"),
@@ -69,6 +70,9 @@ FORMULAS: dict[str, Formula] = {
     "dropout": _f("x ⊙ keep / (1 − p)", x="g ⊙ keep / (1 − p)"),
     # layers
     "linear": _f("x Wᵀ + b", x="g W", weight="gᵀ x", bias="Σ g"),
+    "linear_gelu": _f(
+        "u ⊙ Φ(u),  u = x Wᵀ + b", x="h W,  h = g ⊙ (Φ(u) + u ⊙ φ(u))", weight="hᵀ x", bias="Σ h"
+    ),
     "embedding": _f("W[index]", weight="adds each g to the row it was read from"),
     "embedding_gradient": _f("adds each g to its row", g="g[index]"),
     "layer_norm": _f("γ ⊙ (x − μ) / σ + β", x="(γ⊙g − mean(γ⊙g) − x̂ ⊙ mean(γ⊙g⊙x̂)) / σ", weight="Σ g ⊙ x̂", bias="Σ g"),
