@@ -2,6 +2,7 @@
 
     python examples/mnist.py                      # the small vision transformer, some 99 % in 10 epochs
     python examples/mnist.py --model article      # the article's model: every pixel a token
+    python examples/mnist.py --resume runs/NAME   # go on with a run that was stopped or killed
     python examples/mnist.py --help
 
 Everything that happens is in `main` below, from top to bottom: data, model, optimizer, loop. Without
@@ -177,7 +178,7 @@ def describe(run: train.Run, args: argparse.Namespace, digits: data.ImageDataset
         if changed := train.changed_versions(run.config.get("versions", {})):
             print(f"Resumed with {changed}: results may differ in their last bits.")
         for name in ("device", "workers", "threads"):
-            if (before := run.config["arguments"][name]) != getattr(args, name):
+            if (before := run.config["arguments"].get(name, DEFAULTS[name])) != getattr(args, name):
                 print(f"Resumed with {name} {getattr(args, name)}, begun with {before}: the rest of the run has other "
                       "random numbers and rounding than it would have had.")  # fmt: skip
         return
@@ -196,7 +197,8 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     viz.curves_figure(run.folder / "metrics.csv", title).savefig(run.folder / "curves.png")
     predicted = train.predict(model, digits.test_images).argmax(1)
 
-    first = [int(np.flatnonzero(digits.test_labels == digit)[0]) for digit in range(10)]  # one of each
+    places = [np.flatnonzero(digits.test_labels == digit) for digit in range(10)]
+    first = [int(found[0]) for found in places if found.size]  # one of each that is there
     images = digits.test_images[first]
     captions = [f"a {digits.test_labels[i]}, said {predicted[i]}" for i in first]
     maps = {"where it looked": model.where_it_looked(images).numpy()}

@@ -326,7 +326,10 @@ def test_a_pipe_that_nobody_reads_ends_the_run_quietly(tmp_path):
 def test_what_is_printed_is_there_at_once(tmp_path):
     """A log shows how far a run came that was killed."""
     source = "import os; from tinyattn import train; train.exit_code(lambda: (print('seen'), os._exit(9)), 'x.py')"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, env=buffered, cwd=SCRIPT.parents[1]
+    )
     assert (done.returncode, done.stdout) == (9, "seen\n")
 
 

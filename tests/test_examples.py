@@ -58,6 +58,14 @@ def test_mnist_on_the_digits(tmp_path, model, parameters):
     assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_of_a_test_set_that_lacks_a_digit(tmp_path):
+    done = script(
+        "mnist.py", "--data", "digits", "--validation", 3, "--batch-size", 800, "--epochs", 1, "--out", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*/attention.png"))
+
+
 def test_one_seed_gives_one_result_bit_for_bit(tmp_path):
     accuracies = []
     for out in ("a", "b"):

@@ -282,6 +282,13 @@ def test_a_bad_safetensors_file_is_one_sentence(tmp_path, kind):
     assert_one_sentence(refused(ta.load_metadata, path), path, sentence)
 
 
+def test_what_torch_save_writes(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "file")
+    assert "as torch.save writes it, and no safetensors file; write it with safetensors.torch" in refused(
+        ta.load, tmp_path / "file"
+    )
+
+
 def test_names_that_are_harmless(tmp_path):
     names = ["a", "blocks.0.weight", "encoder/layer_0/kernel:0", "größe", "a b", "..a", "a..b", "重み", "x" * 1000]
     entries = {name: entry(8 * i, 8 * i + 8) for i, name in enumerate(names)}

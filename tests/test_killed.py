@@ -86,25 +86,37 @@ def test_a_signal_saves_and_ends_with_its_code(tmp_path, number, code, capsys):
     assert json.loads((folder / "summary.json").read_text())["interrupted"]
 
 
-SLOW_SAVE = """
+FEW_DIGITS = """
 import sys, time
-from killing import mnist
+from killing import digits, mnist
+from tinyattn import data, train
 
-from tinyattn import train
+data.load = lambda *_, **__: digits()
+"""
+SLOW_SAVE = """
 
 def save(*_):
     print("saving", flush=True)
     time.sleep(60)
 
 train.checkpoints.save = save
-sys.exit(train.exit_code(lambda: mnist.main(sys.argv[1:]), "mnist.py"))
 """
+SCRIPT = 'sys.exit(train.exit_code(lambda: mnist.main(sys.argv[1:]), "mnist.py"))'
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(tmp_path, number):
     """Both come while a checkpoint is written to a disk that takes a minute."""
-    command = [sys.executable, "-c", SLOW_SAVE, *ONE, "--checkpoint-every", "2", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        FEW_DIGITS + SLOW_SAVE + SCRIPT,
+        *ONE,
+        "--checkpoint-every",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=HERE) as running:
         assert any(line == "saving\n" for line in running.stdout)
         running.send_signal(number)
@@ -283,8 +295,8 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path, capsys):
 
 
 def test_two_processes_that_begin_at_once_get_a_folder_each(tmp_path):
-    command = [sys.executable, killing.SCRIPT, *ONE, "--epochs", "1", "--batch-size", "700", "--out", tmp_path]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT) for _ in range(2)]
+    command = [sys.executable, "-c", FEW_DIGITS + SCRIPT, *ONE, "--epochs", "1", "--out", tmp_path]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=HERE) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     folders = sorted(tmp_path.iterdir())
     assert [folder.name for folder in folders] == ["classifier-digits-seed0", "classifier-digits-seed0-2"]

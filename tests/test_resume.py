@@ -101,6 +101,17 @@ def test_wherever_it_is_stopped(whole, tmp_path, stops):
     check(whole, "classifier with dropout", tmp_path, *stops)
 
 
+def test_a_run_that_has_ended_is_told_again(tmp_path):
+    """As after a kill while its figures were written: nothing is trained, everything is there again."""
+    assert run(*SMALL, "1", "--out", tmp_path) == 0
+    folder = only(tmp_path)
+    before = outcome(folder)
+    for name in ("summary.json", "metrics.csv", "model.safetensors"):
+        (folder / name).unlink()
+    assert run("--resume", folder, "--no-progress", stop_at=STEPS + 1) == 0
+    assert outcome(folder) == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_stopped_at_every_step(whole, tmp_path, case):

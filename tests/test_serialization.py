@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import stat
@@ -160,6 +161,14 @@ def test_any_state_comes_back_as_it_was(tmp_path, state):
     assert same(loaded, state)
     assert ta.load_metadata(tmp_path / "file") == {"about": "größe"}
     load_file(tmp_path / "file")  # torch finds the tensors, whatever they are called
+
+
+def test_extreme_numbers(tmp_path):
+    state = [math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7976931348623157e308, 2**4096 - 1, -(2**64), True, 0, ""]
+    ta.save(tmp_path / "file", state)
+    loaded = ta.load(tmp_path / "file")
+    assert same(loaded, state)
+    assert math.copysign(1, loaded[3]) == -1
 
 
 def test_numbers_and_containers_of_other_kinds_become_the_usual_ones(tmp_path):

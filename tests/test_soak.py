@@ -37,7 +37,7 @@ def check(found, steps):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_a_short_soak():
-    check(soak("--steps", "3000", "--workers", "1"), 3000)
+    check(soak("--steps", "2000", "--workers", "1"), 2000)
 
 
 @pytest.mark.slow

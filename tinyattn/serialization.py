@@ -129,6 +129,11 @@ def _read_header(file: IO[bytes], name: str) -> tuple[dict[str, str], list[Entry
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length < 2:
         raise FileFormatError(f"{name} is not a safetensors file: it has no header.")
+    if start.startswith(b"PK\3\4"):
+        raise FileFormatError(
+            f"{name} is a zip archive, as torch.save writes it, and no safetensors file;"
+            " write it with safetensors.torch.save_file instead."
+        )
     if length > size - 8:
         raise FileFormatError(
             f"{name} is cut short, or no safetensors file: its header claims {length} bytes where {size - 8} follow."

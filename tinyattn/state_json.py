@@ -135,7 +135,7 @@ class _Encoder:
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"ta.save: {_where(path)} is no tensor that can be saved ({error}).") from error
         name = self._free_name(path)
-        self.arrays[name] = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        self.arrays[name] = np.asarray(array, order="C")
         return {"array" if isinstance(value, np.ndarray) else "tensor": name}
 
     def _free_name(self, path: tuple[Any, ...]) -> str:
