@@ -72,9 +72,12 @@ def test_a_run_killed_while_it_wrote_leaves_whole_rows(tmp_path, cut):
 def test_what_cannot_be_drawn_is_said(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
+    noise = tmp_path / "noise.csv"
+    noise.write_bytes(bytes(range(256)) * 4)
     for draw, message in [
         (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy'; there are a, b"),
         (lambda: viz.curves_figure([]), "no row yet"),
+        (lambda: viz.curves_figure(noise), "noise.csv: this is no CSV file"),
         (lambda: viz.layers_figure(other), "other.csv: there is no column 'step'; there are a, b"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -45,6 +45,10 @@ class AttentionMaps:
         self.scores, self.target, self.labels, self.read_from = scores, target, labels, read_from
         self.images, self.grid, self.words, self.title = images, grid, words, title
 
+    def __repr__(self) -> str:
+        shapes = ["{} {} x {} x {}".format(layer.name, *layer.weights.shape[1:]) for layer in self.every_layer]
+        return f"<attention of {len(self)} inputs, heads x queries x keys: {', '.join(shapes)}>"
+
     def __len__(self) -> int:
         return len(self.every_layer[0].weights)
 
