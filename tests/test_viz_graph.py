@@ -89,8 +89,9 @@ class Shared(nn.Module):
 
     def forward(self, x):
         h = self.fc(self.fc(self.fc(x)))
+        half = ta.tensor(0.5)
         for part in [x] * 6:
-            h = (self.step(h) + self.fc(part)).tanh() * 0.5
+            h = (self.step(h) + self.fc(part)).tanh() * half
         return h
 
 
@@ -221,6 +222,14 @@ def test_every_number_is_that_of_grad():
         assert all(taken[vertex] == total for vertex, total in last.items())
         assert sum(len(s.arrivals) for s in picture.steps) == len(picture.edges)
         assert all(x.grad is None for x in (a, b))
+
+
+def test_arrivals_name_the_input_that_they_are_for():
+    x = ta.tensor([3.0], requires_grad=True)
+    picture = graph((x * x).sum())
+    arrivals = picture.steps[1].arrivals
+    assert [a.slot for a in arrivals] == ["a", "b"]
+    assert [value(picture, a.total) for a in arrivals] == [[3.0], [6.0]]
 
 
 def test_statistics_are_those_of_the_gradients():
@@ -478,6 +487,7 @@ def test_loops_with_layers_in_them_collapse():
     weights = {v.name: v.box for v in picture.vertices if v.kind == "parameter"}
     model = next(b.index for b in picture.trace.boxes if b.type == "Shared")
     assert weights == dict.fromkeys(["fc.weight", "fc.bias", "step.weight", "step.bias"], model)
+    assert [v.box for v in picture.vertices if v.kind == "constant"] == [model]
 
 
 def test_the_names_of_things():

@@ -389,7 +389,7 @@ def test_a_crash_is_marked(show):
     assert "RuntimeError: linear: input (3, 8)" in page.text("#panel")
     assert page.run("document.querySelectorAll('.item.failed').length") == 1
     assert "weight 2×9" in page.text(".item.failed")
-    assert page.run("document.getElementById('turn').hidden")
+    assert page.run("document.getElementById('turn').offsetParent === null")
 
 
 def test_texts_of_the_user_stay_texts(show):
