@@ -640,6 +640,25 @@ def test_stats_and_times_on_request():
     assert "µs" in full.html
 
 
+def test_a_profile_colours_the_graph_by_its_times():
+    model, (images, labels) = models.AttentionModel(10, 64, 10), data()
+    with ta.profile() as p:
+        loss = loss_of(model)(images, labels)
+        loss.backward(retain_graph=True)
+    picture = graph(loss, profile=p)
+    order = [n for n in sorted(behind(loss), key=lambda n: n.id) if n.op is not None]
+    for vertex, node in zip((v for v in picture.vertices if v.is_operation), order, strict=True):
+        row = p.by_node[node.id]
+        assert (vertex.seconds, vertex.seconds_back) == (row.forward, row.backward)
+    assert "µs back" in picture.dot and "µs back" in picture.html
+    fills = re.findall(r'fillcolor="(#ff\w{4})"\]', picture.dot)
+    assert "#ffa85c" in fills and len(set(fills)) > 2  # the most is orange, the others paler
+    with pytest.raises(ValueError, match="this profile has seen none of these operations"):
+        graph((ta.ones(2, requires_grad=True) * 2).sum(), profile=p)
+    with pytest.raises(TypeError, match="a profile is about one run"):
+        graph(model, images, profile=p)
+
+
 # --- size and cost ---
 
 
