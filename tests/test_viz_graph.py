@@ -725,6 +725,9 @@ def test_a_graph_costs_nothing_where_none_is_asked_for():
             TypeError,
             "the first argument is a tensor already",
         ),
+        (lambda: graph(nn.Linear(2, 2)), TypeError, "graph: Linear: missing a required argument: 'input'; the inputs"),
+        (lambda: graph(nn.ReLU(), ta.ones(2), depth=-1), ValueError, "depth=-1; expected how many levels"),
+        (lambda: graph(nn.ReLU(), ta.ones(2), depth="1"), ValueError, "depth='1'; expected how many levels"),
         (lambda: graph(lambda: 3), TypeError, "must return a Tensor, or several; it gave int"),
     ],
 )
