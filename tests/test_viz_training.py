@@ -217,7 +217,13 @@ def test_the_mistakes_are_shown_with_their_attention():
     assert titles[8:12] == [f"for {scores[i].argmax()}" for i in worst]
     assert titles[12:] == [f"for {labels[i]}" for i in worst]
     looked = viz.attention(model, images[worst]).where_it_looked()
-    assert_allclose(figure.axes[4].images[1].get_array()[..., 3].ravel(), 0.85 * looked[0] / looked[0].max(), rtol=1e-6)
+    for_answer, for_truth = (
+        viz.attention(model, images[worst], target=target).relevance()
+        for target in (scores[worst].argmax(1), labels[worst])
+    )
+    for row, values in ((1, looked), (2, for_answer), (3, for_truth)):
+        drawn = figure.axes[4 * row].images[1].get_array()[..., 3].ravel()
+        assert_allclose(drawn, 0.85 * values[0] / values[0].max(), rtol=1e-6)
     with pytest.raises(ValueError, match="all 12 images were recognised"):
         viz.mistakes_figure(model, images, scores.argmax(1))
 
