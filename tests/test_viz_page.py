@@ -329,6 +329,8 @@ def test_a_keyboard_is_enough(show):
     assert items(page) > few
     page.press("f")
     assert items(page) == few
+    page.press("Escape")
+    assert page.run("document.activeElement.id") == "panel"
     page.press("t")
     assert page.run("document.documentElement.dataset.theme") == "dark"
     page.press("?")
@@ -337,6 +339,16 @@ def test_a_keyboard_is_enough(show):
     assert not page.run("document.getElementById('help').open")
     labelled = "[...document.querySelectorAll('button, input, [role=button]')].every(e => e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)"
     assert page.run(labelled)
+
+
+def test_an_address_leads_to_a_step(browser, tmp_path):
+    path = classifier().save(tmp_path / "x.html")
+    page = browser.open(path)
+    page.call("Page.navigate", url=f"{path.as_uri()}#step=50&level=3&theme=dark")
+    page.call("Page.reload")
+    page.wait("window.page !== undefined && window.page.step === 50")
+    assert state(page).startswith("backward 9 of") and page.text("#depth").startswith("3/")
+    assert page.run("document.documentElement.dataset.theme") == "dark"
 
 
 def test_a_reader_is_told_the_step(show):

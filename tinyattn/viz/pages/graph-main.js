@@ -340,6 +340,7 @@ class Page {
       if (this.tab(event.shiftKey ? -1 : 1)) event.preventDefault();
       return;
     }
+    if (onGraph && event.key === "Escape") return byId("panel").focus();
     if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // its own affair
     if (onGraph && event.key === "Enter") {
       event.preventDefault();
