@@ -224,6 +224,9 @@ def test_the_mistakes_are_shown_with_their_attention():
     for row, values in ((1, looked), (2, for_answer), (3, for_truth)):
         drawn = figure.axes[4 * row].images[1].get_array()[..., 3].ravel()
         assert_allclose(drawn, 0.85 * values[0] / values[0].max(), rtol=1e-6)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))  # without attention
+    alone = viz.mistakes_figure(plain.double(), images, labels, count=2)
+    assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
     with pytest.raises(ValueError, match="all 12 images were recognised"):
         viz.mistakes_figure(model, images, scores.argmax(1))
 
