@@ -464,6 +464,14 @@ def test_modes():
     assert counts(definitions) == engine(out)
 
 
+def test_a_definition_holds_what_it_is_made_of_and_nothing_after_it():
+    picture = graph(lambda x: x.softmax(-1) + x.tanh(), ta.ones(2, 3), mode="definitions")
+    (box,) = picture.trace.boxes
+    assert box.name == "softmax"
+    assert {v.op: v.box for v in picture.vertices if v.is_operation and v.op in ("exp", "div")} == {"exp": 0, "div": 0}
+    assert {v.op: v.box for v in picture.vertices if v.op in ("tanh", "add")} == {"tanh": -1, "add": -1}
+
+
 def test_depth_zero_is_one_box():
     picture = classifier(depth=0)
     items = fold.view(picture.trace, picture._folded).items

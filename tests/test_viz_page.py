@@ -331,6 +331,9 @@ def test_a_keyboard_is_enough(show):
     assert items(page) == few
     page.press("Escape")
     assert page.run("document.activeElement.id") == "panel"
+    told = page.text("#panel h2")
+    page.press("ArrowDown")
+    assert page.text("#panel h2") == told  # it scrolls, and shows nothing else
     page.press("t")
     assert page.run("document.documentElement.dataset.theme") == "dark"
     page.press("?")
