@@ -171,7 +171,11 @@ class Clock:
     """Stands still unless it is told that time has passed."""
 
     def __init__(self):
-        self.now = 0
+        self.now, self.each_look = 0, 0
+
+    def look(self):
+        self.now += self.each_look
+        return self.now
 
     def passes(self, x, milliseconds):
         self.now += milliseconds * 10**6
@@ -182,7 +186,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     for module in ("profile", "profile_report"):
-        monkeypatch.setattr(sys.modules[f"tinyattn.debug.{module}"], "perf_counter_ns", lambda: clock.now)
+        monkeypatch.setattr(sys.modules[f"tinyattn.debug.{module}"], "perf_counter_ns", clock.look)
     return clock
 
 
@@ -237,6 +241,15 @@ def test_times_are_exclusive(clock, slow):
         ta.grad(slow(x * x).sum(), x, create_graph=True)
     assert {e.depth for e in p.events} == {0, 1}
     assert p.total.seconds == p.seconds == 0.03
+
+
+def test_the_profiles_own_time_is_in_no_operation(clock, slow):
+    clock.each_look = 1000
+    x = ta.rand(3, requires_grad=True)
+    with ta.profile() as p:  # operations within rules, with the profile's work between them
+        ta.grad(slow(x * x).sum(), x, create_graph=True)
+    assert {e.depth for e in p.events} == {0, 1} and p.overhead > 0
+    assert sum(e.own for e in p.events) + p.overhead_ns <= p.wall
 
 
 def test_handing_gradients_on_is_time_of_the_rule_and_filling_grad_is_its_own(clock, monkeypatch):

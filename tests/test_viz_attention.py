@@ -44,6 +44,7 @@ def test_the_weights_are_the_models_own(pooling, images):
     maps = viz.attention(model, images)
     *layers, pool = model.attention_maps(images)
     assert [layer.name for layer in maps.layers] == ["blocks.0.attention", "blocks.1.attention"]
+    assert repr(maps).startswith("<attention of 3 inputs, heads x queries x keys: blocks.0.attention 2 x 16 x 16, ")
     for ours, own in zip(maps.layers, layers, strict=True):
         assert_allclose(ours.weights, own.numpy(), rtol=1e-5)
     if pooling == "attention":

@@ -89,8 +89,9 @@ class Shared(nn.Module):
 
     def forward(self, x):
         h = self.fc(self.fc(self.fc(x)))
+        half = ta.tensor(0.5)
         for part in [x] * 6:
-            h = (self.step(h) + self.fc(part)).tanh() * 0.5
+            h = (self.step(h) + self.fc(part)).tanh() * half
         return h
 
 
@@ -221,6 +222,14 @@ def test_every_number_is_that_of_grad():
         assert all(taken[vertex] == total for vertex, total in last.items())
         assert sum(len(s.arrivals) for s in picture.steps) == len(picture.edges)
         assert all(x.grad is None for x in (a, b))
+
+
+def test_arrivals_name_the_input_that_they_are_for():
+    x = ta.tensor([3.0], requires_grad=True)
+    picture = graph((x * x).sum())
+    arrivals = picture.steps[1].arrivals
+    assert [a.slot for a in arrivals] == ["a", "b"]
+    assert [value(picture, a.total) for a in arrivals] == [[3.0], [6.0]]
 
 
 def test_statistics_are_those_of_the_gradients():
@@ -455,6 +464,14 @@ def test_modes():
     assert counts(definitions) == engine(out)
 
 
+def test_a_definition_holds_what_it_is_made_of_and_nothing_after_it():
+    picture = graph(lambda x: x.softmax(-1) + x.tanh(), ta.ones(2, 3), mode="definitions")
+    (box,) = picture.trace.boxes
+    assert box.name == "softmax"
+    assert {v.op: v.box for v in picture.vertices if v.is_operation and v.op in ("exp", "div")} == {"exp": 0, "div": 0}
+    assert {v.op: v.box for v in picture.vertices if v.op in ("tanh", "add")} == {"tanh": -1, "add": -1}
+
+
 def test_depth_zero_is_one_box():
     picture = classifier(depth=0)
     items = fold.view(picture.trace, picture._folded).items
@@ -478,6 +495,7 @@ def test_loops_with_layers_in_them_collapse():
     weights = {v.name: v.box for v in picture.vertices if v.kind == "parameter"}
     model = next(b.index for b in picture.trace.boxes if b.type == "Shared")
     assert weights == dict.fromkeys(["fc.weight", "fc.bias", "step.weight", "step.bias"], model)
+    assert [v.box for v in picture.vertices if v.kind == "constant"] == [model]
 
 
 def test_the_names_of_things():
@@ -630,6 +648,25 @@ def test_stats_and_times_on_request():
     assert "µs" in full.html
 
 
+def test_a_profile_colours_the_graph_by_its_times():
+    model, (images, labels) = models.AttentionModel(10, 64, 10), data()
+    with ta.profile() as p:
+        loss = loss_of(model)(images, labels)
+        loss.backward(retain_graph=True)
+    picture = graph(loss, profile=p)
+    order = [n for n in sorted(behind(loss), key=lambda n: n.id) if n.op is not None]
+    for vertex, node in zip((v for v in picture.vertices if v.is_operation), order, strict=True):
+        row = p.by_node[node.id]
+        assert (vertex.seconds, vertex.seconds_back) == (row.forward, row.backward)
+    assert "µs back" in picture.dot and "µs back" in picture.html
+    fills = re.findall(r'fillcolor="(#ff\w{4})"\]', picture.dot)
+    assert "#ffa85c" in fills and len(set(fills)) > 2  # the most is orange, the others paler
+    with pytest.raises(ValueError, match="this profile has seen none of these operations"):
+        graph((ta.ones(2, requires_grad=True) * 2).sum(), profile=p)
+    with pytest.raises(TypeError, match="a profile is about one run"):
+        graph(model, images, profile=p)
+
+
 # --- size and cost ---
 
 
@@ -696,6 +733,9 @@ def test_a_graph_costs_nothing_where_none_is_asked_for():
             TypeError,
             "the first argument is a tensor already",
         ),
+        (lambda: graph(nn.Linear(2, 2)), TypeError, "graph: Linear: missing a required argument: 'input'; the inputs"),
+        (lambda: graph(nn.ReLU(), ta.ones(2), depth=-1), ValueError, "depth=-1; expected how many levels"),
+        (lambda: graph(nn.ReLU(), ta.ones(2), depth="1"), ValueError, "depth='1'; expected how many levels"),
         (lambda: graph(lambda: 3), TypeError, "must return a Tensor, or several; it gave int"),
     ],
 )

@@ -329,6 +329,11 @@ def test_a_keyboard_is_enough(show):
     assert items(page) > few
     page.press("f")
     assert items(page) == few
+    page.press("Escape")
+    assert page.run("document.activeElement.id") == "panel"
+    told = page.text("#panel h2")
+    page.press("ArrowDown")
+    assert page.text("#panel h2") == told  # it scrolls, and shows nothing else
     page.press("t")
     assert page.run("document.documentElement.dataset.theme") == "dark"
     page.press("?")
@@ -337,6 +342,16 @@ def test_a_keyboard_is_enough(show):
     assert not page.run("document.getElementById('help').open")
     labelled = "[...document.querySelectorAll('button, input, [role=button]')].every(e => e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)"
     assert page.run(labelled)
+
+
+def test_an_address_leads_to_a_step(browser, tmp_path):
+    path = classifier().save(tmp_path / "x.html")
+    page = browser.open(path)
+    page.call("Page.navigate", url=f"{path.as_uri()}#step=50&level=3&theme=dark")
+    page.call("Page.reload")
+    page.wait("window.page !== undefined && window.page.step === 50")
+    assert state(page).startswith("backward 9 of") and page.text("#depth").startswith("3/")
+    assert page.run("document.documentElement.dataset.theme") == "dark"
 
 
 def test_a_reader_is_told_the_step(show):
@@ -389,7 +404,7 @@ def test_a_crash_is_marked(show):
     assert "RuntimeError: linear: input (3, 8)" in page.text("#panel")
     assert page.run("document.querySelectorAll('.item.failed').length") == 1
     assert "weight 2×9" in page.text(".item.failed")
-    assert page.run("document.getElementById('turn').hidden")
+    assert page.run("document.getElementById('turn').offsetParent === null")
 
 
 def test_texts_of_the_user_stay_texts(show):

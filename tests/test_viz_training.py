@@ -72,9 +72,12 @@ def test_a_run_killed_while_it_wrote_leaves_whole_rows(tmp_path, cut):
 def test_what_cannot_be_drawn_is_said(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
+    noise = tmp_path / "noise.csv"
+    noise.write_bytes(bytes(range(256)) * 4)
     for draw, message in [
         (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy'; there are a, b"),
         (lambda: viz.curves_figure([]), "no row yet"),
+        (lambda: viz.curves_figure(noise), "noise.csv: this is no CSV file"),
         (lambda: viz.layers_figure(other), "other.csv: there is no column 'step'; there are a, b"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -214,7 +217,16 @@ def test_the_mistakes_are_shown_with_their_attention():
     assert titles[8:12] == [f"for {scores[i].argmax()}" for i in worst]
     assert titles[12:] == [f"for {labels[i]}" for i in worst]
     looked = viz.attention(model, images[worst]).where_it_looked()
-    assert_allclose(figure.axes[4].images[1].get_array()[..., 3].ravel(), 0.85 * looked[0] / looked[0].max(), rtol=1e-6)
+    for_answer, for_truth = (
+        viz.attention(model, images[worst], target=target).relevance()
+        for target in (scores[worst].argmax(1), labels[worst])
+    )
+    for row, values in ((1, looked), (2, for_answer), (3, for_truth)):
+        drawn = figure.axes[4 * row].images[1].get_array()[..., 3].ravel()
+        assert_allclose(drawn, 0.85 * values[0] / values[0].max(), rtol=1e-6)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))  # without attention
+    alone = viz.mistakes_figure(plain.double(), images, labels, count=2)
+    assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
     with pytest.raises(ValueError, match="all 12 images were recognised"):
         viz.mistakes_figure(model, images, scores.argmax(1))
 

@@ -17,6 +17,10 @@ from tinyattn.viz.attention_record import AttentionLayer, Score, record, unwrapp
 Target = int | Sequence[int] | Callable[[Tensor], Tensor] | None
 
 
+class NoAttentionError(ValueError):
+    """The model ran without any attention."""
+
+
 class AttentionMaps:
     """What `viz.attention` found. Arrays are NumPy's.
 
@@ -44,6 +48,10 @@ class AttentionMaps:
         self.layers = layers[:-1] if self.pooling else layers
         self.scores, self.target, self.labels, self.read_from = scores, target, labels, read_from
         self.images, self.grid, self.words, self.title = images, grid, words, title
+
+    def __repr__(self) -> str:
+        shapes = ["{} {} x {} x {}".format(layer.name, *layer.weights.shape[1:]) for layer in self.every_layer]
+        return f"<attention of {len(self)} inputs, heads x queries x keys: {', '.join(shapes)}>"
 
     def __len__(self) -> int:
         return len(self.every_layer[0].weights)
@@ -200,7 +208,7 @@ def attention(
         title=title,
     )
     if words is None:
-        maps.images = _pictures(rows[0], getattr(model, "image_size", None))
+        maps.images = pictures(rows[0], getattr(model, "image_size", None))
         maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
         maps.read_from = "mean" if maps.grid.extra == 0 else 0
     else:
@@ -264,7 +272,7 @@ def _score(target: Any, chosen: list[int]) -> Score:
 def _stacked(runs: list[list[AttentionLayer]]) -> list[AttentionLayer]:
     """The layers of all inputs together."""
     if not runs[0]:
-        raise ValueError(
+        raise NoAttentionError(
             "attention: the model ran without any attention; it is seen where scaled_dot_product_attention, "
             "packed_attention or a softmax along the last axis runs"
         )
@@ -302,7 +310,7 @@ def _labels(labels: Any, count: int) -> Any:
     return labels
 
 
-def _pictures(inputs: Tensor, size: int | None) -> Any:
+def pictures(inputs: Tensor, size: int | None) -> Any:
     """Images as numbers from 0 to 1: (batch, height, width), or with 3 colours in the last axis."""
     x = np.asarray(inputs.numpy())
     if x.ndim == 2 and (size or round(x.shape[1] ** 0.5)) ** 2 == x.shape[1]:

@@ -22,15 +22,15 @@ def layers_figure(stats: Rows, title: str = "") -> Any:
     ratio is white at 1e-3, a healthy size of a step. Grey: no gradient at all. Returns a matplotlib Figure.
     """
     rows = read_rows(stats, "step", "layer", *_PANELS)
-    layers = list(dict.fromkeys(str(row["layer"]) for row in rows))
-    steps = sorted({row["step"] for row in rows})
+    layers = {name: i for i, name in enumerate(dict.fromkeys(str(row["layer"]) for row in rows))}
+    steps = {step: i for i, step in enumerate(sorted({row["step"] for row in rows}))}
     figure = new_figure(10.5, 1.5 + 0.24 * len(layers))
     axes = figure.subplots(1, 2, sharey=True)
     for ax, (name, (label, colours)) in zip(axes, _PANELS.items(), strict=True):
         table = np.full((len(layers), len(steps)), np.nan)
         for row in rows:
-            table[layers.index(str(row["layer"])), steps.index(row["step"])] = row[name]
-        _map(figure, ax, table, steps, label, colours, 1e-3 if name == "update_ratio" else None)
+            table[layers[str(row["layer"])], steps[row["step"]]] = row[name]
+        _map(figure, ax, table, list(steps), label, colours, 1e-3 if name == "update_ratio" else None)
     axes[0].set_yticks(range(len(layers)), layers, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.creation import from_numpy
 from tinyattn.tensor import Tensor
 from tinyattn.train import predict
 from tinyattn.viz.attention_figures import show_map
-from tinyattn.viz.attention_maps import attention
+from tinyattn.viz.attention_grid import Grid
+from tinyattn.viz.attention_maps import NoAttentionError, attention, pictures
+from tinyattn.viz.attention_record import unwrapped
 from tinyattn.viz.figure import new_figure
 
 
@@ -35,8 +38,8 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
     """A column for each of the worst mistakes: the image, where the model looked, and what spoke for either class.
 
     images (count, height, width) as the model takes them, labels (count,). "looked" is attention rollout, "spoke
-    for" the relevance by gradient x attention (`viz.AttentionMaps`). Returns a matplotlib Figure. Raises
-    ValueError where nothing was wrong, which is worth a look too.
+    for" the relevance by gradient x attention (`viz.AttentionMaps`); of a model without attention there are the images
+    alone. Returns a matplotlib Figure. Raises ValueError where nothing was wrong, which is worth a look too.
     """
     images, labels = _array(images), _array(labels)
     scores = predict(model, images)
@@ -44,26 +47,39 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
     if len(worst) == 0:
         raise ValueError(f"mistakes: all {len(labels)} images were recognised; is this the data it was trained on?")
     said = scores[worst].argmax(1)
-    of_said = attention(model, images[worst], labels=labels[worst], target=said)
-    of_true = attention(model, images[worst], target=labels[worst])
-    lines = [("", None), ("looked", of_said.where_it_looked()), ("spoke for its answer", of_said.relevance()),
-             ("spoke for the truth", of_true.relevance())]  # fmt: skip
+    grid, lines = _lines(model, images[worst], said, labels[worst])
+    shown = pictures(from_numpy(images[worst]), getattr(unwrapped(model), "image_size", None))
     figure = new_figure(1.35 * len(worst) + 0.4, 1.4 * len(lines) + 0.75)
     axes = figure.subplots(len(lines), len(worst), squeeze=False)
     for column, place in enumerate(worst):
-        sure = of_said.probabilities[column, said[column]]
-        axes[0, column].set_title(
-            f"no. {place}: a {labels[place]},\nsaid {said[column]} ({100 * sure:.0f} %)", fontsize=8
-        )
-        for (name, values), ax in zip(lines, axes[:, column], strict=True):
-            show_map(ax, of_said.images[column], of_said.grid, None if values is None else values[column])
+        e = np.exp(scores[place] - scores[place].max())
+        sure = f"({100 * e[said[column]] / e.sum():.0f} %)"
+        axes[0, column].set_title(f"no. {place}: a {labels[place]},\nsaid {said[column]} {sure}", fontsize=8)
+        for (name, values, classes), ax in zip(lines, axes[:, column], strict=True):
+            show_map(ax, shown[column], grid, None if values is None else values[column])
             if column == 0:
                 ax.set_ylabel(name, fontsize=8)
-        for line, answer in ((2, said[column]), (3, labels[place])):
-            axes[line, column].set_title(f"for {answer}", fontsize=7, pad=2)
+            if classes is not None:
+                ax.set_title(f"for {classes[column]}", fontsize=7, pad=2)
     wrong = int((scores.argmax(1) != labels).sum())
     figure.suptitle(": ".join(filter(None, (title, f"the worst of {wrong} mistakes in {len(labels)}"))), fontsize=10)
     return figure
+
+
+def _lines(model: Any, images: Any, said: Any, labels: Any) -> tuple[Grid | None, list[tuple[str, Any, Any]]]:
+    """What stands below each other: a name, the values of the tokens (None: the image alone), and for which classes."""
+    image = ("", None, None)
+    try:
+        of_said = attention(model, images, target=said)
+    except NoAttentionError:
+        return None, [image]
+    of_true = attention(model, images, target=labels)
+    return of_said.grid, [
+        image,
+        ("looked", of_said.where_it_looked(), None),
+        ("spoke for its answer", of_said.relevance(), said),
+        ("spoke for the truth", of_true.relevance(), labels),
+    ]
 
 
 def _array(x: Any) -> Any:

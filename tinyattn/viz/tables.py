@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +20,7 @@ def read_rows(rows: Rows, *needed: str) -> list[dict[str, Any]]:
     """
     if isinstance(rows, str | os.PathLike):
         where = os.fspath(rows)
-        with open(rows, newline="", encoding="utf-8") as file:
-            text = file.read()
-        whole = text[: text.rfind("\n") + 1]
-        found: list[Mapping[str, Any]] = [
-            row
-            for row in csv.DictReader(whole.splitlines(keepends=True))
-            if None not in row.values() and None not in row
-        ]
+        found: Sequence[Mapping[str, Any]] = _whole_rows(rows)
     else:
         where, found = "the rows", list(rows)
     if not found:
@@ -35,6 +29,16 @@ def read_rows(rows: Rows, *needed: str) -> list[dict[str, Any]]:
     if missing:
         raise ValueError(f"{where}: there is no column {missing[0]!r}; there are {', '.join(map(str, found[0]))}")
     return [{name: _number(value) for name, value in row.items()} for row in found]
+
+
+def _whole_rows(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            text = file.read()
+        table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        return [row for row in table if None not in row.values() and None not in row]  # with as many values as columns
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{os.fspath(path)}: this is no CSV file as a run writes it ({error})") from None
 
 
 def _number(value: Any) -> Any:

@@ -155,7 +155,7 @@ def _style(look: str, recorded: bool) -> str:
 
 def _wire(trace: Trace, wire: Wire) -> str:
     leaf = wire.source.kind == "vertex" and not trace.vertices[wire.source.number].is_operation
-    text = ("" if leaf else shape_text(wire.shape)) + (f" ×{wire.edges}" if wire.edges > 1 else "")
+    text = ("" if leaf else shape_text(wire.shape)) + (f" ({wire.edges} edges)" if wire.edges > 1 else "")
     attributes = ([f"label={_quote(f' {text} ')}"] if text else []) + ([] if leaf else ["weight=6"])
     listed = f" [{', '.join(attributes)}]" if attributes else ""
     return f"  {_name(wire.source)} -> {_name(wire.target)}{listed};\n"
@@ -165,7 +165,9 @@ def _stats(trace: Trace, vertex: Vertex) -> list[str]:
     rows = []
     if vertex.value is not None:
         found = summary(trace.gallery.entries[vertex.value])
-        if "min" in found:
+        if vertex.shape == () and "min" in found:
+            rows.append(f"value {float(found['min']):.6g}")
+        elif "min" in found:
             rows.append(" ".join(f"{name} {float(found[name]):.3g}" for name in ("min", "mean", "max")))
     if vertex.gradient is not None:
         found = summary(trace.gallery.entries[vertex.gradient])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -143,6 +144,8 @@ def graph(
     """
     if mode not in fold.MODES:
         raise ValueError(f"graph: mode={mode!r}; expected one of {', '.join(fold.MODES)}")
+    if depth is not None and (not isinstance(depth, int) or depth < 0):
+        raise ValueError(f"graph: depth={depth!r}; expected how many levels of modules to show, 0 or more")
     if profile is not None and not isinstance(output_or_model, Tensor):
         raise TypeError("graph: a profile is about one run; give graph() the tensor that was computed in it")
     caller = _variables(sys._getframe(1))
@@ -193,6 +196,7 @@ def _take_times(builder: Builder, profile: ProfileReport) -> None:
 
 
 def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: str, gradient: Any) -> Trace:
+    _check_arguments(function, inputs, kwargs)
     _name_arguments(builder, function, inputs, kwargs)
     state = default_generator.get_state()
     recorder, result, failed = Recorder(builder), None, False
@@ -216,6 +220,17 @@ def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: s
     for x in outputs:
         builder.vertices[builder.source(x)].output = True
     return _finished(trace, builder, [x for x in outputs if x.node is not None], gradient)
+
+
+def _check_arguments(function: Any, inputs: Any, kwargs: Any) -> None:
+    """A call that cannot even begin is no forward that crashed."""
+    try:
+        inspect.signature(function.forward if isinstance(function, Module) else function).bind(*inputs, **kwargs)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"graph: {name}: {error}; the inputs follow the model: graph(model, images)") from None
+    except ValueError:
+        pass  # a function that does not tell what it takes
 
 
 def _finished(trace: Trace, builder: Builder, outputs: list[Tensor], gradient: Any) -> Trace:

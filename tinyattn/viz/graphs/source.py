@@ -54,21 +54,18 @@ def model_line() -> Line | None:
 def local_tensors() -> list[tuple[str, Any]]:
     """The tensors that variables hold in the functions that are running now: definitions, models, the user's.
     Not arguments, which are named after a role and not after what they are."""
-    found = []
+    found: list[tuple[str, Any]] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if (
-            not code.co_filename.startswith(_WRAPPERS)
-            and code.co_nlocals > code.co_argcount
-            and code.co_name != "<module>"
-        ):
-            arguments = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
-            for name, value in variables_of(frame).items():
-                if isinstance(value, Tensor) and name not in arguments and name not in _SAYS_NOTHING:
-                    found.append((name, value))
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        in_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_nlocals > len(arguments)
+        if in_function and not code.co_filename.startswith(_WRAPPERS):
+            kept = {name: x for name, x in variables_of(frame).items() if isinstance(x, Tensor)}
+            named = [(name, x) for name, x in kept.items() if name not in arguments and name not in _SAYS_NOTHING]
+            found = named + found  # the outermost first: it says best what something is
         frame = frame.f_back
-    return found[::-1]  # the outermost first: it says best what something is
+    return found
 
 
 def variables_of(frame: FrameType) -> dict[str, Any]:

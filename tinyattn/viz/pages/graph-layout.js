@@ -72,6 +72,7 @@ function arrange(level) {
   for (const piece of level.pieces) thread(level, layers, piece, last + 2);
   for (let sweep = 0; sweep < 10; sweep++) reorder(layers, sweep % 2 === 0);
   place(layers);
+  for (const piece of level.pieces) straighten(layers, piece.path.filter((node) => node.dummy));
   heights(layers);
   const all = layers.flat();
   const left = Math.min(...all.map((n) => n.x - n.w / 2)), right = Math.max(...all.map((n) => n.x + n.w / 2));
@@ -141,9 +142,9 @@ function reorder(layers, downward) {
     for (const node of layer) {
       const links = downward ? node.up : node.down;
       const places = links.map((l) => (downward ? l.a.at + l.atA / (l.a.w + 1) : l.b.at + l.atB / (l.b.w + 1)));
-      node.key2 = places.length ? places.reduce((s, p) => s + p, 0) / places.length : node.at;
+      node.mean = places.length ? places.reduce((s, p) => s + p, 0) / places.length : node.at;
     }
-    layer.sort((a, b) => a.key2 - b.key2 || a.at - b.at);
+    layer.sort((a, b) => a.mean - b.mean || a.at - b.at);
     layer.forEach((n, i) => (n.at = i));
     for (let i = 1; i < layer.length; i++) {
       if (crossings(layer[i - 1], layer[i]) > crossings(layer[i], layer[i - 1])) {
@@ -171,6 +172,7 @@ function crossings(left, right) {
 // gaps (isotonic regression, by pooling neighbours that push each other).
 function place(layers) {
   for (const layer of layers) {
+    layer.forEach((n, i) => (n.at = i));
     let x = 0;
     for (const node of layer) { node.x = x + node.w / 2; x += node.w + gapAfter(node); }
     const middle = x / 2;
@@ -202,13 +204,32 @@ function pull(link) {
   return link.a.dummy && link.b.dummy ? 8 : link.a.dummy || link.b.dummy ? 3 : 2;
 }
 
+// A long wire runs straight down for as far as its neighbours in the layers leave room, and then bends once.
+function straighten(layers, run) {
+  let start = 0, low = -Infinity, high = Infinity;
+  const settleDown = (stop) => {
+    const part = run.slice(start, stop), xs = part.map((n) => n.x).sort((a, b) => a - b);
+    for (const node of part) node.x = Math.min(Math.max(xs[xs.length >> 1], low), high);
+  };
+  run.forEach((node, i) => {
+    const layer = layers[node.rank], [left, right] = [layer[node.at - 1], layer[node.at + 1]];
+    const from = left ? left.x + apart(left, node) : -Infinity, to = right ? right.x - apart(node, right) : Infinity;
+    if (Math.max(low, from) > Math.min(high, to)) {
+      settleDown(i);
+      [start, low, high] = [i, from, to];
+    } else [low, high] = [Math.max(low, from), Math.min(high, to)];
+  });
+  if (run.length) settleDown(run.length);
+}
+
+const apart = (left, right) => left.w / 2 + right.w / 2 + Math.max(gapAfter(left), gapAfter(right));
 const gapAfter = (node) => (node.dummy ? LANE / 2 : GAP_X);
 
 function settle(layer) {
   const blocks = []; // runs of nodes that touch: {first, wish, weight, width}
   let offset = 0;
   layer.forEach((node, i) => {
-    if (i) offset += layer[i - 1].w / 2 + node.w / 2 + Math.max(gapAfter(layer[i - 1]), gapAfter(node));
+    if (i) offset += apart(layer[i - 1], node);
     node.offset = offset;
     blocks.push({ first: i, wish: node.wish - offset, weight: node.weight });
     while (blocks.length > 1 && blocks[blocks.length - 2].wish > blocks[blocks.length - 1].wish) {

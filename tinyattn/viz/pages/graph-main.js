@@ -27,8 +27,8 @@ class Page {
   // page.html#step=44&level=3&theme=dark opens there: to send somebody to a step.
   follow(wanted) {
     if (wanted.has("theme")) document.documentElement.dataset.theme = wanted.get("theme") === "dark" ? "dark" : "light";
-    if (wanted.has("level")) this.depth(Number(wanted.get("level")) - this.model.level());
-    if (wanted.has("step")) this.goTo(Number(wanted.get("step")));
+    if (wanted.has("level")) this.depth((Number(wanted.get("level")) || 0) - this.model.level());
+    if (wanted.has("step")) this.goTo(Number(wanted.get("step")) || 0);
   }
 
   // At first as much is unfolded as can be read without moving about.
@@ -42,12 +42,11 @@ class Page {
     }
   }
 
-  // What the walk has reached after each step: when each vertex gets its gradient, and who sends it there.
+  // When the walk takes each vertex, and when the first gradient comes there.
   prepare() {
     this.takenAt = new Map(this.model.steps.map((step, i) => [step.vertex, i]));
     this.firstArrival = new Map();
     this.model.steps.forEach((step, i) => step.arrivals.forEach(([vertex]) => this.firstArrival.has(vertex) || this.firstArrival.set(vertex, i)));
-    this.forwardAt = new Map(this.model.forward.map((v, i) => [v.index, i]));
   }
 
   words() {
@@ -65,12 +64,12 @@ class Page {
   // --- drawing ---
 
   redraw() {
-    const before = [this.model.folded, this.model.spread];
-    if (!this.picture.draw()) {
+    const fits = this.picture.draw();
+    if (!fits) { // as it was
       [this.model.folded, this.model.spread] = this.kept;
-      byId("message").textContent = `That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`;
-      if (before[0] !== this.kept[0]) this.picture.draw();
-    } else byId("message").textContent = "";
+      this.picture.draw();
+    }
+    byId("message").textContent = fits ? "" : `That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
     this.paint();
@@ -146,8 +145,8 @@ class Page {
   // --- selection and folding ---
 
   // Shows a vertex, opening what it is folded into.
-  select(index, open = true) {
-    if (open && this.model.itemOf(index) !== "v" + index) {
+  select(index) {
+    if (this.model.itemOf(index) !== "v" + index) {
       this.model.reveal(index);
       this.redraw();
     }
@@ -340,11 +339,13 @@ class Page {
       if (this.tab(event.shiftKey ? -1 : 1)) event.preventDefault();
       return;
     }
+    if (onGraph && event.key === "Escape") return byId("panel").focus();
     if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // its own affair
     if (onGraph && event.key === "Enter") {
       event.preventDefault();
       return this.enter(event.target.closest("[data-key], [data-box]"));
     }
+    if (byId("panel").contains(event.target) && /^Arrow(Up|Down)$/.test(event.key)) return; // scrolls it
     const action = this.keys()[event.key];
     if (!action) return;
     event.preventDefault();
