@@ -77,8 +77,8 @@ def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None
         compute(lambda d, s, w: np.where(w, s, d), dst, src, where, out=dst)
 
 
-def result_type(*args: Any) -> np.dtype:
-    return np.result_type(*(a._a if isinstance(a, ndarray) else a for a in args))
+def result_type(*arrays_and_dtypes: Any) -> np.dtype:
+    return np.result_type(*(a._a if isinstance(a, ndarray) else a for a in arrays_and_dtypes))
 
 
 # --- reductions ---
