@@ -451,7 +451,10 @@ def test_init_is_distributed_as_torchs(name, options, shape):
 def test_init_takes_a_generator():
     for name in dict(INITS).keys() - {"constant_", "zeros_", "ones_"}:
         first, second = (
-            getattr(nn.init, name)(ta.empty(3, 4), generator=ta.Generator(ta.get_default_device()).manual_seed(5)).cpu().numpy() for _ in range(2)
+            getattr(nn.init, name)(ta.empty(3, 4), generator=ta.Generator(ta.get_default_device()).manual_seed(5))
+            .cpu()
+            .numpy()
+            for _ in range(2)
         )
         np.testing.assert_array_equal(first, second)
 

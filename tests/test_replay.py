@@ -161,7 +161,9 @@ def test_a_changed_option_is_captured_again(change):
         step = how(training.step)
         for i in range(8):
             if i == 4:
-                training.optimizer.param_groups[0][change] = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-2}[change]
+                training.optimizer.param_groups[0][change] = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-2}[
+                    change
+                ]
             step(training.images[:8], training.labels[:8])
         results.append(training.values())
     for x, y in zip(*results, strict=True):
@@ -274,9 +276,9 @@ def test_a_bad_label_is_an_error_in_a_replay_too():
     for _ in range(4):
         step(training.images[:8].clone(), good.clone())
     before = [host(p) for p in training.model.parameters()]
-    with pytest.raises(IndexError, match=r"cross_entropy: class 12 at position \(0,\) is out of range; expected 0 to 9"):
-        for _ in range(3):
-            step(training.images[:8].clone(), bad.clone())
+    message = r"cross_entropy: class 12 at position \(0,\) is out of range; expected 0 to 9"
+    with pytest.raises(IndexError, match=message):
+        [step(training.images[:8].clone(), bad.clone()) for _ in range(3)]
     for p, was in zip(training.model.parameters(), before, strict=True):
         np.testing.assert_array_equal(host(p), was)
     step(training.images[:8].clone(), good.clone())

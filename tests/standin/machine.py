@@ -204,7 +204,9 @@ class Memory:
         if capturing() is None:
             self.block[:] = 0xFF  # NaN, or -1: whoever reads it before writing shall notice
         for hook in self.hooks:
-            hook.malloc_postprocess(device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
+            hook.malloc_postprocess(
+                device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0
+            )
 
     def __del__(self) -> None:
         self.pool.used -= self.size

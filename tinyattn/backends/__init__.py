@@ -21,8 +21,9 @@ from tinyattn.backends.placed import Placed
 keep_freed_memory()
 
 __all__ = [
-    "CPU", "MixedDevicesError", "Placed", "CaptureError", "check", "check_accumulation", "device", "device_of", "full_name", "get", "gpu", "is_array",
-    "get_default_device", "in_use", "is_device", "move", "of", "quiet", "refuse_in_capture", "set_default_device",
+    "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "device", "device_of",
+    "full_name", "get", "get_default_device", "gpu", "in_use", "is_array", "is_device", "move", "of", "quiet",
+    "refuse_in_capture", "set_default_device",
 ]  # fmt: skip
 
 _cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart
