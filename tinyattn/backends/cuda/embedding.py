@@ -42,15 +42,20 @@ def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | Non
     stretches = -(-count // stretch)
     stretch, stretches = (stretch, stretches) if stretches <= 65535 else (-(-count // 65535), 65535)
     parts = cp.empty((stretches, 2, dim), g.dtype)
-    grid, sizes = (blocks(dim, 128, dim), stretches), [count, rows, dim, stretch, -1 if padding_idx is None else padding_idx]
+    grid, sizes = (
+        (blocks(dim, 128, dim), stretches),
+        [count, rows, dim, stretch, -1 if padding_idx is None else padding_idx],
+    )
     launch("embedding", "embedding_sums", grid, (128,), [g, flat, order, out, parts, *sizes])
     launch("embedding", "embedding_join", grid, (128,), [flat, order, parts, out, *sizes])
     return out
 
 
 def _sorted(keys: Array, rows: int) -> Array:
-    """Where the keys, in [0, rows), stand in ascending order; equal ones in the order they come in. A radix sort, a byte
-    at a time: CuPy's own waits for the GPU, which a graph cannot record."""
+    """Where the keys, in [0, rows), stand in ascending order; equal ones in the order they come in.
+
+    A radix sort, a byte at a time: CuPy's own may wait for the GPU, which a graph cannot record.
+    """
     count, order = keys.size, None
     stretches = -(-count // _SORTED_AT_ONCE)
     counts = cp.empty((_DIGITS, stretches), np.int32)

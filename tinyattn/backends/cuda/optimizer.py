@@ -126,7 +126,7 @@ def _write_back(arrays: Sequence[Array], results: Sequence[Array]) -> None:
 
 
 def _number(value: Any, dtype: Any) -> Array:
-    """A number in the GPU's memory, where it may be already. A launch fills it: nothing is copied from the processor."""
+    """A number in the GPU's memory, where it may be already; else a launch fills it, and nothing is copied."""
     if isinstance(value, cp.ndarray):
         return value.astype(dtype, copy=False)
     return cp.full((), float(value), dtype)
