@@ -477,6 +477,51 @@ def test_importing_tinyattn_does_not_import_cupy():
     assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}).returncode == 0
 
 
+# --- products ---
+
+
+@only_on_the_stand_in
+def test_tensor_cores_round_only_where_that_was_asked_for():
+    from tinyattn.backends.cuda import blas
+
+    x, found = {d: ta.ones(2, 2, device="cuda", dtype=d) for d in ("float16", "float32", "float64")}, {}
+    assert ta.get_float32_matmul_precision() == "highest"
+    try:
+        for precision in ("highest", "high", "medium"):
+            ta.set_float32_matmul_precision(precision)
+            for dtype, matrix in x.items():
+                assert (matrix @ matrix).tolist() == [[2.0, 2.0]] * 2
+                found[precision, dtype] = blas.library().compute
+    finally:
+        ta.set_float32_matmul_precision("highest")
+    single, double, rounded = 68, 70, 77  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
+    assert found == {
+        (precision, dtype): double if dtype == "float64" else rounded if dtype == "float32" and precision != "highest" else single
+        for precision in ("highest", "high", "medium") for dtype in x
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="precision='tf32'; expected 'highest', 'high' or 'medium'"):
+        ta.set_float32_matmul_precision("tf32")
+
+
+MATRICES = {
+    "rows": lambda a: a, "columns": lambda a: a.mT.contiguous().mT, "every second": lambda a: ta.cat([a, a], -1)[..., ::2],
+    "a slice": lambda a: ta.cat([a, a], -1)[..., : a.shape[-1]], "of one matrix": lambda a: a[:1].expand(a.shape),
+    "heads": lambda a: a.transpose(0, 1).contiguous().transpose(0, 1), "reversed": lambda a: a.flip(0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("left", MATRICES)
+@pytest.mark.parametrize("right", MATRICES)
+@pytest.mark.parametrize(
+    "sizes", [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1), (0, 4, 5), (3, 0, 5)], ids=str
+)
+def test_products_of_matrices_wherever_their_elements_lie(left, right, sizes):
+    n, k, m = sizes
+    a, b = ta.randn(2, 3, n, k, device="cuda"), ta.randn(2, 3, k, m, device="cuda")
+    a, b = MATRICES[left](a), MATRICES[right](b)
+    np.testing.assert_allclose(host(a @ b), host(a) @ host(b), rtol=1e-5, atol=1e-5)
+
+
 # --- ta.cuda ---
 
 

@@ -71,7 +71,7 @@ class _Compiled:
         library = backends.get(device)
         if library.capturing():  # inside of another one's graph
             return self._function(*args, **kwargs)
-        modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), library.get_float32_matmul_precision())
+        modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), backends.get_float32_matmul_precision())
         kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
         key = (form, kinds, modes, device)
         capture = self._captures.get(key)

@@ -19,6 +19,7 @@ class Library:
     def __init__(self) -> None:
         self.streams: dict[int, int] = {}
         self.workspaces: dict[int, int] = {}
+        self.compute: int | None = None  # the cublasComputeType_t of the last product
 
     def cublasCreate_v2(self, handle: Any) -> int:
         if machine.capturing() is not None:
@@ -43,6 +44,7 @@ class Library:
     ) -> int:  # fmt: skip
         if self.streams[handle.value] != machine.current_stream().ptr or handle.value not in self.workspaces:
             return _INVALID
+        self.compute = compute.value
         rows, columns, inner = m.value, n.value, k.value
         a_shape = (rows, inner) if op_a.value == 0 else (inner, rows)
         b_shape = (inner, columns) if op_b.value == 0 else (columns, inner)
