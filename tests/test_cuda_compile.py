@@ -13,10 +13,10 @@ import standin
 if os.environ.get("TINYATTN_GPU") != "1":
     standin.install()
 
-from tinyattn.backends.cuda import launch  # noqa: E402
+from tinyattn.backends.cuda import launch
 
 GPUS = ["sm_75", "sm_80", "sm_90"]  # Turing, Ampere, Hopper
-OPTIONS = ("--ptxas-options=-v",)  # say what the machine code needs
+OPTIONS = ("-ftz=true", "--ptxas-options=-v")  # as CuPy has it; say what the machine code needs
 _REPORT = re.compile(
     r"Compiling entry function '(\w+)'[^\n]*\n[^\n]*\n[^\n]*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n[^\n]*?Used (\d+) registers"

@@ -19,7 +19,7 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 __all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
 
 Array = Any
-_PARTS = 64  # blocks that share the norm of one array
+_PARTS = 256  # blocks that share the norm of one array, at most
 
 
 def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
