@@ -1,7 +1,7 @@
 """For all tests: one thread for NumPy's and PyTorch's products, which would fight for the cores; no network; the devices.
 
-A test module with `ON_EVERY_DEVICE = True` runs on the CPU and on a GPU: the default device is set, and tensors are
-made there. The GPU is a stand-in (tests/standin), unless TINYATTN_GPU=1 asks for a real one. Of the runs on it only
+A test module with `ON_EVERY_DEVICE = True` (or the names of some of its tests) runs on the CPU and on a GPU: the
+default device is set, and tensors are made there. The GPU is a stand-in (tests/standin), unless TINYATTN_GPU=1 asks for a real one. Of the runs on it only
 some belong to the default tests, chosen by their names; all of them are among the slow ones.
 """
 
@@ -36,7 +36,8 @@ EVERY = 8  # one in so many runs on the stand-in is a default one
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if getattr(metafunc.module, "ON_EVERY_DEVICE", False):
+    chosen = getattr(metafunc.module, "ON_EVERY_DEVICE", ())
+    if chosen is True or (chosen and metafunc.function.__name__ in chosen):
         metafunc.parametrize("device", ["cpu", "cuda"], indirect=True)
 
 

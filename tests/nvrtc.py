@@ -17,7 +17,7 @@ def library() -> Path | None:
     spec = importlib.util.find_spec("nvidia")
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     found = [path for folder in folders for path in folder.glob("*/lib/libnvrtc.so.*") if "alt" not in path.name]
-    return max(found, key=lambda path: path.name, default=None)
+    return max(found, key=lambda path: int(path.suffix[1:]), default=None)
 
 
 class Compiler:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import cuda_shim
 import numpy as np
 import pytest
-
-import cuda_shim
 
 CODE = r"""
 extern __shared__ unsigned char block_memory[];
@@ -69,7 +68,10 @@ def test_shared_memory_and_barriers(run):
 
 def test_a_missing_barrier_is_found():
     x, y = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
-    with cuda_shim.thorough(), pytest.raises(cuda_shim.KernelError, match="the order 'backward' of threads gives other bits"):
+    with (
+        cuda_shim.thorough(),
+        pytest.raises(cuda_shim.KernelError, match="the order 'backward' of threads gives other bits"),
+    ):
         cuda_shim.compile(CODE).launch("reverse_without_barrier", (1,), (64,), (x, y), 256)
 
 
@@ -116,7 +118,9 @@ def test_atomics(run):
     ],
 )  # fmt: skip
 def test_threads_that_part_are_found(run, kernel, first, block, message):
-    with pytest.raises(cuda_shim.KernelError, match=message if "thread" not in message else message.split(":")[0].split(" of 8")[0]):
+    with pytest.raises(
+        cuda_shim.KernelError, match=message if "thread" not in message else message.split(":")[0].split(" of 8")[0]
+    ):
         run(kernel, (2,), (block,), (first,))
     out = np.zeros(1, np.int32)
     run("count", (2,), (64,), (out,))  # and what comes next is not disturbed

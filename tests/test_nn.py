@@ -13,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import tinyattn as ta
 from tinyattn import nn
 
+ON_EVERY_DEVICE = True
+
 F64 = np.dtype("float64")
 
 
@@ -28,7 +30,7 @@ def close(ours, theirs, what="", tolerance=1e-12):
     theirs = theirs.detach().numpy(force=True)
     assert ours.dtype == theirs.dtype, f"{what}: dtype {ours.dtype}, torch {theirs.dtype}"
     assert tuple(ours.shape) == theirs.shape, f"{what}: shape {ours.shape}, torch {theirs.shape}"
-    np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=tolerance, atol=tolerance, err_msg=what)
+    np.testing.assert_allclose(ours.detach().cpu().numpy(), theirs, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
 def copied(ours, theirs):
@@ -156,7 +158,7 @@ def test_inplace_activations_write_into_their_input():
         x = ta.tensor([-1.0, 2.0])
         y = getattr(nn, name)(inplace=True)(x)
         assert y is x
-        np.testing.assert_allclose(x.numpy(), getattr(torch.nn, name)()(torch.tensor([-1.0, 2.0])), rtol=1e-6)
+        np.testing.assert_allclose(x.cpu().numpy(), getattr(torch.nn, name)()(torch.tensor([-1.0, 2.0])), rtol=1e-6)
 
 
 # --- attention ---
@@ -235,7 +237,7 @@ def test_causal_needs_no_mask_here():
     assert f"embed_dim={E}, num_heads={H}" in repr(attention)
     x = ta.randn(T, 1, E)
     _, weights = attention(x, x, x, is_causal=True)
-    assert (weights.numpy()[0][np.triu_indices(T, 1)] == 0).all()
+    assert (weights.cpu().numpy()[0][np.triu_indices(T, 1)] == 0).all()
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -244,14 +246,14 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient(need_weights):
     x = ta.randn(2, T, E, requires_grad=True)
     hidden = ta.tensor([[True] * T, [False] * T])
     out, weights = attention(x, x, x, key_padding_mask=hidden, need_weights=need_weights)
-    assert (out.numpy()[0] == 0).all()
+    assert (out.cpu().numpy()[0] == 0).all()
     if need_weights:
-        assert (weights.numpy()[0] == 0).all()
-        np.testing.assert_allclose(weights.numpy()[1].sum(-1), 1, rtol=1e-6)
+        assert (weights.cpu().numpy()[0] == 0).all()
+        np.testing.assert_allclose(weights.cpu().numpy()[1].sum(-1), 1, rtol=1e-6)
     out.sum().backward()
-    assert (x.grad.numpy()[0] == 0).all()
-    assert (x.grad.numpy()[1] != 0).any()
-    assert all(np.isfinite(p.grad.numpy()).all() for p in attention.parameters())
+    assert (x.grad.cpu().numpy()[0] == 0).all()
+    assert (x.grad.cpu().numpy()[1] != 0).any()
+    assert all(np.isfinite(p.grad.cpu().numpy()).all() for p in attention.parameters())
 
 
 def test_nan_behind_the_padding_mask_stays_there():
@@ -261,17 +263,17 @@ def test_nan_behind_the_padding_mask_stays_there():
     expected, _ = attention(q, kv, kv, key_padding_mask=hidden)
     kv[0, -1] = math.nan
     out, weights = attention(q, kv, kv, key_padding_mask=hidden)
-    np.testing.assert_allclose(out.numpy(), expected.numpy(), atol=1e-6)
-    assert np.isfinite(weights.numpy()).all()
+    np.testing.assert_allclose(out.cpu().numpy(), expected.cpu().numpy(), atol=1e-6)
+    assert np.isfinite(weights.cpu().numpy()).all()
 
 
 def test_dropout_of_attention_acts_in_training_only():
     attention = nn.MultiheadAttention(E, H, dropout=0.5)
     x = ta.randn(T, 1, E)
     first, second = attention(x, x, x)[0], attention(x, x, x)[0]
-    assert (first.numpy() != second.numpy()).any()
+    assert (first.cpu().numpy() != second.cpu().numpy()).any()
     attention.eval()
-    np.testing.assert_array_equal(attention(x, x, x)[0].numpy(), attention(x, x, x)[0].numpy())
+    np.testing.assert_array_equal(attention(x, x, x)[0].cpu().numpy(), attention(x, x, x)[0].cpu().numpy())
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_encoder_is_torchs():
     ours = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 16, 0.0), 3, nn.LayerNorm(E)).double()
     first, second = ours.layers[0], ours.layers[1]
     assert first.linear1.weight is not second.linear1.weight
-    np.testing.assert_array_equal(first.linear1.weight.numpy(), second.linear1.weight.numpy())
+    np.testing.assert_array_equal(first.linear1.weight.cpu().numpy(), second.linear1.weight.cpu().numpy())
     for i, layer in enumerate(theirs.layers):  # not equal any more
         torch.nn.init.normal_(layer.linear1.weight, std=0.1 * (i + 1))
     compare(copied(ours, theirs), theirs, randn(T, B, E), mask=CAUSAL, src_key_padding_mask=HIDDEN[:, 1:])
@@ -374,18 +376,18 @@ def test_additive_pooling_of_nothing_is_zero():
     pooling = nn.AdditiveAttentionPooling(E)
     x = ta.tensor(np.array([[[math.nan] * E] * 2, [[1.0] * E] * 2], dtype="float32"), requires_grad=True)
     pooled, weights = pooling(x, ta.tensor([[True, True], [False, True]]), need_weights=True)
-    np.testing.assert_array_equal(weights.numpy(), [[0, 0], [1, 0]])
-    np.testing.assert_array_equal(pooled.numpy(), [[0] * E, [1] * E])
+    np.testing.assert_array_equal(weights.cpu().numpy(), [[0, 0], [1, 0]])
+    np.testing.assert_array_equal(pooled.cpu().numpy(), [[0] * E, [1] * E])
     pooled.sum().backward()
-    assert (x.grad.numpy()[0] == 0).all()
-    assert all(np.isfinite(p.grad.numpy()).all() for p in pooling.parameters())
+    assert (x.grad.cpu().numpy()[0] == 0).all()
+    assert all(np.isfinite(p.grad.cpu().numpy()).all() for p in pooling.parameters())
 
 
 # --- first values ---
 
 
 def statistics(tensor):
-    values = np.asarray(tensor.detach()).astype("float64").ravel()
+    values = np.asarray(tensor.detach().cpu()).astype("float64").ravel()
     return np.array([values.mean(), values.std(), values.min(), values.max()])
 
 
@@ -422,9 +424,9 @@ def test_first_values_are_distributed_as_torchs(row):
         assert a.dtype == ta.float32
         assert a.requires_grad
         if b.std() == 0:
-            np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+            np.testing.assert_array_equal(a.detach().cpu().numpy(), b.detach().cpu().numpy())
     if row == "Embedding":
-        assert (ours.weight.detach().numpy()[4] == 0).all()
+        assert (ours.weight.detach().cpu().numpy()[4] == 0).all()
 
 
 INITS = [
@@ -461,7 +463,10 @@ def test_init_is_distributed_as_torchs(name, options, shape):
 def test_init_takes_a_generator():
     for name in dict(INITS).keys() - {"constant_", "zeros_", "ones_"}:
         first, second = (
-            getattr(nn.init, name)(ta.empty(3, 4), generator=ta.Generator().manual_seed(5)).numpy() for _ in range(2)
+            getattr(nn.init, name)(ta.empty(3, 4), generator=ta.Generator(ta.get_default_device()).manual_seed(5))
+            .cpu()
+            .numpy()
+            for _ in range(2)
         )
         np.testing.assert_array_equal(first, second)
 

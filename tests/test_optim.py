@@ -17,6 +17,16 @@ from tinyattn.backends import cpu
 from tinyattn.nn import utils
 from tinyattn.optim import lr_scheduler
 
+ON_EVERY_DEVICE = """
+    test_fifty_steps_as_torch test_groups_have_options_of_their_own test_zero_grad_forgets_or_fills
+    test_step_runs_a_closure_with_gradients_on_and_returns_its_loss test_a_step_between_forward_and_backward_is_noticed
+    test_a_gradient_of_another_shape_is_refused test_a_frozen_parameter_beside_others_is_left_alone
+    test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing test_loading_takes_the_dtype_of_the_parameter
+    test_clip_grad_norm_of_tiny_gradients_as_torch
+    test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes test_a_norm_that_is_not_finite_may_be_an_error
+    test_clip_grad_value_as_torch test_a_clipped_gradient_that_was_saved_is_noticed
+""".split()
+
 SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
 TOLERANCE = {"float64": {"rtol": 1e-12, "atol": 1e-14}, "float32": {"rtol": 2e-5, "atol": 2e-6}}
 
@@ -40,13 +50,13 @@ def give_gradients(ours, theirs, rng, skip=None):
 def assert_same(ours, theirs, dtype="float64"):
     for p, q in zip(ours, theirs, strict=True):
         assert p.dtype == np.dtype(dtype)
-        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), **TOLERANCE[dtype])
+        np.testing.assert_allclose(p.detach().cpu().numpy(), q.detach().cpu().numpy(), **TOLERANCE[dtype])
 
 
 def assert_same_state(ours, theirs, dtype="float64"):
     assert [*ours] == [*theirs]
     for name, value in ours.items():
-        np.testing.assert_allclose(np.asarray(value), theirs[name].numpy(), **TOLERANCE[dtype])
+        np.testing.assert_allclose(np.asarray(value.cpu()), theirs[name].cpu().numpy(), **TOLERANCE[dtype])
 
 
 def one(value=1.0):
@@ -210,7 +220,7 @@ def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
     p.grad = ta.zeros(3)
     for _ in range(1023):
         optimizer.step()
-    assert optimizer.state[p]["exp_avg"].numpy().tolist() == [0.0, 0.0, 0.0]
+    assert optimizer.state[p]["exp_avg"].cpu().numpy().tolist() == [0.0, 0.0, 0.0]
 
 
 # --- small parameters together ---
@@ -237,12 +247,12 @@ def step_pair(both, i, without=()):
         optimizer.step()
     (ours, bundling), (others, single) = both
     for p, q in zip(ours, others, strict=True):
-        np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+        np.testing.assert_array_equal(p.detach().cpu().numpy(), q.detach().cpu().numpy())
         assert p.dtype == q.dtype
         assert [*bundling.state.get(p, {})] == [*single.state.get(q, {})]
         for name, value in bundling.state.get(p, {}).items():
             assert (value.shape, value.dtype) == (single.state[q][name].shape, single.state[q][name].dtype)
-            np.testing.assert_array_equal(value.numpy(), single.state[q][name].numpy())
+            np.testing.assert_array_equal(value.cpu().numpy(), single.state[q][name].cpu().numpy())
 
 
 def bundled(optimizer):
@@ -468,7 +478,7 @@ def test_another_update_is_not_taken_for_elementwise():
     for i in range(3):
         give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
         optimizer.step()
-    assert all((optimizer.state[p]["seen"].numpy() == 3).all() for p in params)
+    assert all((optimizer.state[p]["seen"].cpu().numpy() == 3).all() for p in params)
 
 
 BASE = np.zeros(12)
@@ -536,7 +546,7 @@ def test_zero_grad_forgets_or_fills():
     assert p.grad is None
     p.grad = ta.ones(1)
     optimizer.zero_grad(set_to_none=False)
-    assert p.grad.numpy().tolist() == [0.0]
+    assert p.grad.cpu().numpy().tolist() == [0.0]
     optimizer.zero_grad()
     assert p.grad is None
 
@@ -672,7 +682,7 @@ def test_state_dict_crosses_to_torch_and_back(name, options):
 
     into_torch = copy.deepcopy(torchs)
     for place, state in mine["state"].items():
-        into_torch["state"][place] = {k: torch.tensor(v.numpy()) for k, v in state.items()}
+        into_torch["state"][place] = {k: torch.tensor(v.cpu().numpy()) for k, v in state.items()}
     into_torch["param_groups"] = mine["param_groups"]
     new_ours, new_theirs = twins(seed=5)
     optimizer, oracle = (in_groups(optim, name, {}, new_ours), in_groups(torch.optim, name, {}, new_theirs))
@@ -705,7 +715,7 @@ def test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing(name, options
         step(first, ours, i)
         step(second, copies, i)
         for p, q in zip(ours, copies, strict=True):
-            np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+            np.testing.assert_array_equal(p.detach().cpu().numpy(), q.detach().cpu().numpy())
 
 
 def test_loading_takes_the_dtype_of_the_parameter():
@@ -976,7 +986,7 @@ def test_clip_grad_norm_as_torch(gradients, norm_type):
     for p, q in zip(ours, theirs, strict=True):
         if q.grad is not None:
             assert p.grad.dtype == ta.float32
-            np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-6)
+            np.testing.assert_allclose(p.grad.cpu().numpy(), q.grad.cpu().numpy(), rtol=1e-6)
 
 
 def test_clip_grad_norm_of_tiny_gradients_as_torch():
@@ -984,7 +994,7 @@ def test_clip_grad_norm_of_tiny_gradients_as_torch():
     ours.grad, theirs.grad = ta.tensor([2e-6]), torch.tensor([2e-6])
     utils.clip_grad_norm_([ours], 1e-6)
     torch.nn.utils.clip_grad_norm_([theirs], 1e-6)
-    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ours.grad.cpu().numpy(), theirs.grad.cpu().numpy(), rtol=1e-6)
 
 
 def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
@@ -997,7 +1007,7 @@ def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
         assert total.item() == want
         assert total.dtype == ta.float64
     assert utils.clip_grad_norm_(p, 1.5).item() == 3.0
-    np.testing.assert_allclose(p.grad.numpy(), [1.5], rtol=1e-6)
+    np.testing.assert_allclose(p.grad.cpu().numpy(), [1.5], rtol=1e-6)
 
 
 def test_a_norm_that_is_not_finite_may_be_an_error():
@@ -1022,7 +1032,7 @@ def test_clip_grad_value_as_torch():
     p.grad, q.grad = ta.tensor(values), torch.tensor(values)
     utils.clip_grad_value_([p, one()], 1.0)
     torch.nn.utils.clip_grad_value_([q], 1.0)
-    np.testing.assert_array_equal(p.grad.numpy(), q.grad.numpy())
+    np.testing.assert_array_equal(p.grad.cpu().numpy(), q.grad.cpu().numpy())
 
 
 @pytest.mark.parametrize("clip", [utils.clip_grad_norm_, utils.clip_grad_value_])

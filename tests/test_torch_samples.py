@@ -13,6 +13,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 import tinyattn as ta
 import tinyattn.nn.functional as F
 
+ON_EVERY_DEVICE = True
+
 NAMES = """
     add sub mul div neg pow abs exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid erf clamp
     maximum minimum where masked_fill eq ne lt le gt ge logical_not logical_and logical_or sign isfinite

@@ -14,7 +14,9 @@ from typing import Any as _Any
 from tinyattn import graph  # first: it ties the core together
 from tinyattn import autograd, backends, ops
 from tinyattn.autograd import grad
-from tinyattn.backends import device, get_default_device, set_default_device
+from tinyattn.backends import (
+    device, get_default_device, get_float32_matmul_precision, set_default_device, set_float32_matmul_precision,
+)  # fmt: skip
 from tinyattn.graph import Operation, operation
 from tinyattn.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,

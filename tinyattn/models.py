@@ -78,11 +78,17 @@ class AttentionModel(nn.Module):
         return self.fc(self.norm(mean))
 
     def quantize(self, images: Any) -> Tensor:
-        """The nearest of input_dim evenly spaced levels for each pixel: int64 (batch, pixels)."""
+        """The nearest of input_dim evenly spaced levels for each pixel: int64 (batch, pixels).
+
+        Whether the pixels lie in 0..1 is looked up, unless they are uint8; on a GPU that means to wait for it.
+        """
         pixels = _images(images, self.image_size).flatten(1)  # (batch, pixels)
-        low, high = (pixels.amin().item(), pixels.amax().item()) if pixels.numel() else (0.0, 0.0)
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled")
+        if pixels.numel() and getattr(images, "dtype", None) != np.uint8:
+            low, high = pixels.amin().item(), pixels.amax().item()
+            if not 0 <= low <= high <= 1:
+                raise ValueError(
+                    f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled"
+                )
         return (pixels * (self.input_dim - 1) + 0.5).long()
 
     def _weights(self, levels: Tensor) -> Tensor:

@@ -30,11 +30,11 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
             return loss
 
     A small model's step is hundreds of launches, each too short for Python to keep up with; replayed, they cost one.
-    The first two calls run as always, the third is captured; every call does its step once, and gives new tensors, which
-    carry no history.
-    Arguments may be tensors (in tuples, lists and dicts too) and whatever compares equal; for tensors of another shape,
-    dtype or device, other arguments, or other modes, the function is captured again, and each such graph is kept. A
-    tensor that lies at one address in the first two calls (the whole data set, say) is read there; others are copied.
+    The first two calls run as always, the third is captured; every call does its step once, and gives new tensors,
+    which carry no history. Arguments may be tensors (in tuples, lists and dicts too) and whatever compares equal; for
+    tensors of another shape, dtype or device, other arguments, or other modes, the function is captured again, and each
+    such graph is kept. A tensor that lies at one address in the first two calls (the whole data set, say) is read
+    there; others are copied.
 
     The Python in `function` runs in those first calls only. So it must do nothing but compute on the GPU: no `.item()`,
     `.cpu()`, print, no data loading; `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
@@ -71,7 +71,7 @@ class _Compiled:
         library = backends.get(device)
         if library.capturing():  # inside of another one's graph
             return self._function(*args, **kwargs)
-        modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), library.get_float32_matmul_precision())
+        modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), backends.get_float32_matmul_precision())
         kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
         key = (form, kinds, modes, device)
         capture = self._captures.get(key)
@@ -79,7 +79,7 @@ class _Compiled:
             capture = self._captures[key] = _Capture(self._function, library.Recorder())
         try:
             return capture(tensors, args, kwargs)
-        except _CaptureFailed as failure:
+        except _CaptureFailedError as failure:
             self._failed = True
             self._captures.clear()
             _log.warning(
@@ -89,7 +89,7 @@ class _Compiled:
             return self._function(*args, **kwargs)
 
 
-class _CaptureFailed(Exception):
+class _CaptureFailedError(Exception):
     """Why there is no graph."""
 
 
@@ -99,8 +99,8 @@ class _Capture:
     def __init__(self, function: Callable[..., Any], recorder: Any) -> None:
         self._function, self._recorder = function, recorder
         self._calls = 0
-        self._inputs: list[Tensor] = []  # of the graph: an argument that stays where it is, or a copy to write others into
-        self._copied: list[bool] = []
+        self._inputs: list[Tensor] = []  # of the graph: arguments that stay where they are ...
+        self._copied: list[bool] = []  # ... and copies, into which those of each call are written
         self._graph: Any = None
         self._result: Any = None
 
@@ -143,7 +143,7 @@ class _Capture:
         except Exception as error:
             for leaf in leaves.found:  # their gradients were written down, but never computed
                 leaf.grad = None
-            raise _CaptureFailed(f"{error} ({type(error).__name__})") from error
+            raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
         self._result = _rebuilt(result, lambda t: Tensor._from(t.data))  # without what was saved for the walk
 
     def _copy(self, tensor: Tensor) -> Tensor:

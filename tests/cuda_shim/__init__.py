@@ -76,7 +76,9 @@ class Module:
             self._functions[name] = Function(self, name)
         return self._functions[name]
 
-    def launch(self, name: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int = 0) -> None:
+    def launch(
+        self, name: str, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int = 0
+    ) -> None:
         self.get_function(name)(grid, block, args, shared_mem)
 
 
@@ -126,14 +128,21 @@ class Function:
         first: list[Copy] = []
         for schedule in SCHEDULES[:1] if guarded.SANITIZE else SCHEDULES:  # the sanitizers take long enough
             copies = [Copy(region) for region in regions]
-            self._run(sizes, [self._moved(*pair, copies) for pair in zip(cells, self.signature, strict=True)], shared, schedule)
+            self._run(
+                sizes,
+                [self._moved(*pair, copies) for pair in zip(cells, self.signature, strict=True)],
+                shared,
+                schedule,
+            )
             for i, copy in enumerate(copies):
                 at = copy.touched()
                 if at is not None:
                     raise KernelError(f"{self.name}: a write outside of array {i} ({copy.size} bytes), at byte {at}")
             first = first or copies
             if any((a.bytes != b.bytes).any() for a, b in zip(copies, first, strict=True)):
-                raise KernelError(f"{self.name}: the order {schedule!r} of threads gives other bits than {SCHEDULES[0]!r}")
+                raise KernelError(
+                    f"{self.name}: the order {schedule!r} of threads gives other bits than {SCHEDULES[0]!r}"
+                )
         for region, copy in zip(regions, first, strict=True):
             region.bytes[:] = copy.bytes
 

@@ -157,4 +157,5 @@ def install() -> None:
     sys.modules.update(_modules())
     from tinyattn.backends.cuda import blas
 
-    blas.library = lambda library=cublas.Library(): library  # type: ignore[assignment]
+    library = cublas.Library()
+    blas.library = lambda: library  # type: ignore[assignment]

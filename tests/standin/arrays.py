@@ -68,7 +68,7 @@ class ndarray:  # noqa: N801 - CuPy's name
     T = property(lambda self: self._view(self._a.T))
 
     @property
-    def mT(self) -> ndarray:  # noqa: N802
+    def mT(self) -> ndarray:
         if self.ndim < 2:
             raise ValueError("matrix transpose with ndim < 2 is undefined")
         return self._view(self._a.swapaxes(-1, -2))
@@ -342,8 +342,8 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", 
     setattr(ndarray, f"__i{_plain}__", _in_place)
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(ndarray, f"__{_name}__", _operator(_name)[0])
-for _name in ("neg", "pos", "abs", "invert"):
-    setattr(ndarray, f"__{_name}__", lambda self, function=getattr(operator, _name): compute(function, self))
+for _function in (operator.neg, operator.pos, operator.abs, operator.invert):
+    setattr(ndarray, f"__{_function.__name__}__", lambda self, function=_function: compute(function, self))
 
 
 def _matmul(self: ndarray, other: Any) -> ndarray:

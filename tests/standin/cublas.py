@@ -19,30 +19,32 @@ class Library:
     def __init__(self) -> None:
         self.streams: dict[int, int] = {}
         self.workspaces: dict[int, int] = {}
+        self.compute: int | None = None  # the cublasComputeType_t of the last product
 
-    def cublasCreate_v2(self, handle: Any) -> int:  # noqa: N802
+    def cublasCreate_v2(self, handle: Any) -> int:
         if machine.capturing() is not None:
             return _INVALID  # it allocates
         handle._obj.value = 1000 + len(self.streams)
         self.streams[handle._obj.value] = 0
         return _SUCCESS
 
-    def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:  # noqa: N802
+    def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
         self.streams[handle.value] = stream.value or 0
         self.workspaces.pop(handle.value, None)  # back to its own, which it allocates
         return _SUCCESS
 
-    def cublasSetWorkspace_v2(self, handle: Any, workspace: Any, size: Any) -> int:  # noqa: N802
+    def cublasSetWorkspace_v2(self, handle: Any, workspace: Any, size: Any) -> int:
         self.workspaces[handle.value] = workspace.value
         return _SUCCESS
 
-    def cublasGemmStridedBatchedEx(  # noqa: N802, PLR0913
+    def cublasGemmStridedBatchedEx(
         self, handle: Any, op_a: Any, op_b: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, a_type: Any, lda: Any, step_a: Any,
         b: Any, b_type: Any, ldb: Any, step_b: Any, beta: Any, c: Any, c_type: Any, ldc: Any, step_c: Any, count: Any,
         compute: Any, algorithm: Any,
     ) -> int:  # fmt: skip
         if self.streams[handle.value] != machine.current_stream().ptr or handle.value not in self.workspaces:
             return _INVALID
+        self.compute = compute.value
         rows, columns, inner = m.value, n.value, k.value
         a_shape = (rows, inner) if op_a.value == 0 else (inner, rows)
         b_shape = (inner, columns) if op_b.value == 0 else (columns, inner)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy import broadcast_shapes, dtype, generic, inf, nan, newaxis, pi, promote_types
 
 from standin import machine
-from standin.arrays import compute, empty as _empty, ndarray, operand, upload
+from standin.arrays import compute, ndarray, operand, upload
+from standin.arrays import empty as _empty
 
 float16, float32, float64, bool_ = np.float16, np.float32, np.float64, np.bool_
 int8, int16, int32, int64 = np.int8, np.int16, np.int32, np.int64
@@ -77,8 +78,8 @@ def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None
         compute(lambda d, s, w: np.where(w, s, d), dst, src, where, out=dst)
 
 
-def result_type(*args: Any) -> np.dtype:
-    return np.result_type(*(a._a if isinstance(a, ndarray) else a for a in args))
+def result_type(*arrays_and_dtypes: Any) -> np.dtype:
+    return np.result_type(*(a._a if isinstance(a, ndarray) else a for a in arrays_and_dtypes))
 
 
 # --- reductions ---
@@ -242,7 +243,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> nd
     return compute(lambda: np.arange(0 if stop is None else start, start if stop is None else stop, step, dtype))
 
 
-def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = float, order: str = "C") -> ndarray:  # noqa: N803
+def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = float, order: str = "C") -> ndarray:
     return compute(lambda: np.eye(N, M, k, dtype))
 
 

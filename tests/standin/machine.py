@@ -200,14 +200,13 @@ class Memory:
                 counts["malloc in capture"] += 1
             self.block = np.empty(self.size, np.uint8)
         pool.used += self.size
-        for hook in self.hooks:
-            hook.malloc_postprocess(device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
+        self.ptr = self.block.ctypes.data
         if capturing() is None:
             self.block[:] = 0xFF  # NaN, or -1: whoever reads it before writing shall notice
-
-    @property
-    def ptr(self) -> int:
-        return self.block.ctypes.data
+        for hook in self.hooks:
+            hook.malloc_postprocess(
+                device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0
+            )
 
     def __del__(self) -> None:
         self.pool.used -= self.size

@@ -17,12 +17,14 @@ from tinyattn.backends.devices import CPU, device, is_device
 from tinyattn.backends.errors import CaptureError
 from tinyattn.backends.memory import keep_freed_memory
 from tinyattn.backends.placed import Placed
+from tinyattn.backends.precision import get_float32_matmul_precision, set_float32_matmul_precision
 
 keep_freed_memory()
 
 __all__ = [
-    "CPU", "MixedDevicesError", "Placed", "CaptureError", "check", "check_accumulation", "device", "device_of", "full_name", "get", "gpu", "is_array",
-    "get_default_device", "in_use", "is_device", "move", "of", "quiet", "refuse_in_capture", "set_default_device",
+    "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "device", "device_of",
+    "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array", "is_device",
+    "move", "of", "quiet", "refuse_in_capture", "set_default_device", "set_float32_matmul_precision",
 ]  # fmt: skip
 
 _cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart

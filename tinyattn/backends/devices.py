@@ -11,12 +11,13 @@ _NAME = re.compile(r"(cpu|cuda)(?::(\d+))?")
 class device(str):  # noqa: N801 - torch's name
     """A device by name: device("cpu"), device("cuda"), device("cuda", 1), device("cuda:1"). As torch.device.
 
-    A string with two attributes more, so a name will do wherever a device is expected, and the other way round.
+    A string with two attributes more (`index` is no longer str's method), so a name will do wherever a device is
+    expected, and the other way round.
     type: "cpu" or "cuda". index: which GPU; None for the processor and for the GPU that is current.
     """
 
     type: str
-    index: int | None
+    index: int | None  # type: ignore[assignment]
 
     def __new__(cls, type: Any, index: int | None = None) -> device:
         """Raises ValueError for a name that is none of these."""
@@ -24,7 +25,7 @@ class device(str):  # noqa: N801 - torch's name
             type, index = "cuda", type  # torch counts GPUs so
         name = str(type) if index is None else f"{type}:{index}"
         found = _NAME.fullmatch(name)
-        if found is None or name.startswith("cpu:") and name != "cpu:0":
+        if found is None or (name.startswith("cpu:") and name != "cpu:0"):
             raise ValueError(f"device={name!r} is no device; expected 'cpu', 'cuda' or 'cuda:1' (the number of a GPU)")
         kind = found[1]
         self = super().__new__(cls, "cpu" if kind == "cpu" else name)

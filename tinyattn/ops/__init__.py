@@ -10,8 +10,8 @@ from tinyattn.ops.attention import attention_weights, scaled_dot_product_attenti
 from tinyattn.ops.dropout import dropout
 from tinyattn.ops.elementwise import (
     abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
-    logical_not, logical_or, lt, masked_fill, maximum, minimum, move, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt,
-    square, sub, tanh, where,
+    logical_not, logical_or, lt, masked_fill, maximum, minimum, move, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin,
+    sqrt, square, sub, tanh, where,
 )  # fmt: skip
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
 from tinyattn.ops.layer_norm import layer_norm

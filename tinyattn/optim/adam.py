@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinyattn import backends, creation
-from tinyattn.dtypes import float32
+from tinyattn.dtypes import float32, float64
 from tinyattn.modes import definitions_enabled
 from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_betas, check_number
 from tinyattn.tensor import Tensor
@@ -111,6 +111,7 @@ class Adam(Optimizer):
         if not definitions_enabled():
             library.adam_step(p, grad, m, v, v_max, step, **options)
             return
+        step = step if isinstance(step, int) else library.cast(step, float64)  # counted on a GPU
         with library.quiet():
             news = adam_definition(p, grad, m, v, v_max, step, **options)
         for old, new in zip((p, m, v, v_max), news, strict=True):

@@ -14,7 +14,8 @@ from tinyattn.nn import Module
 def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
     """Scores of the classes for every image: a NumPy array (images, classes).
 
-    images: an array or a Tensor; each batch goes to the device that the model's parameters are on. Runs in evaluation mode without recording, and leaves the model in the mode it was in.
+    images: an array or a Tensor; each batch goes to the device that the model's parameters are on. Runs in evaluation
+    mode without recording, and leaves the model in the mode it was in.
     """
     was_training = model.training
     device = next((parameter.device for parameter in model.parameters()), None)

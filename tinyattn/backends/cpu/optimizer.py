@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from tinyattn.backends.cpu.blocks import stretches
 
-__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "counted", "end_to_end", "live", "overlapping", "sgd_step", "total_norm"]
+__all__ = [
+    "adam_step",
+    "clip_to_norm",
+    "clip_to_value",
+    "counted",
+    "end_to_end",
+    "live",
+    "overlapping",
+    "sgd_step",
+    "total_norm",
+]
 
 Array = NDArray[Any]
 

@@ -7,7 +7,6 @@ this one hold the kernels that are written by hand.
 from tinyattn.backends.cuda.activations import *
 from tinyattn.backends.cuda.arrays import *
 from tinyattn.backends.cuda.attention import *
-from tinyattn.backends.cuda.blas import get_float32_matmul_precision, set_float32_matmul_precision
 from tinyattn.backends.cuda.device import *
 from tinyattn.backends.cuda.embedding import *
 from tinyattn.backends.cuda.flags import *

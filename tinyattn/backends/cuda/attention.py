@@ -27,7 +27,7 @@ def attention(
     """
     lead = lead_of(q, k, v, mask, allowed, keep)
     (queries, dim), (keys, value_dim) = q.shape[-2:], v.shape[-2:]
-    out = heads_last(lead, queries, value_dim, q.dtype)
+    out = heads_last(lead, (queries, value_dim), q.dtype)
     e, total = cp.empty((*lead, queries, keys), q.dtype), cp.empty((*lead, queries, 1), q.dtype)
     scores = (queries, keys)
     arrays = [as_heads(x, lead, x.shape[-2:]) for x in (q, k, v)] + [as_heads(x, lead, scores) for x in (mask, allowed)]
@@ -53,7 +53,7 @@ def attention_backward(
     """
     lead, (queries, keys) = e.shape[:-2], e.shape[-2:]
     dim, value_dim, itemsize = q.shape[-1], v.shape[-1], q.itemsize
-    dq, dk, dv = (heads_last(lead, *x.shape[-2:], x.dtype) for x in (q, k, v))
+    dq, dk, dv = (heads_last(lead, x.shape[-2:], x.dtype) for x in (q, k, v))
     dscores = cp.empty(e.shape, e.dtype)
     kept = keep if keep is None else contiguous(cp.broadcast_to(keep.astype(q.dtype, copy=False), e.shape))
     e, total, count = contiguous(e), contiguous(total), math.prod(lead)

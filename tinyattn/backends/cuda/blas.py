@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import cupy as cp
 import numpy as np
 
-__all__ = ["gemm", "get_float32_matmul_precision", "set_float32_matmul_precision"]
+from tinyattn.backends.precision import get_float32_matmul_precision
+
+__all__ = ["gemm"]
 
 Array = Any
 _WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper; earlier GPUs want 4 MiB
@@ -37,22 +39,6 @@ KINDS = {
     np.dtype("float64"): _Kind(1, _COMPUTE_64F, ctypes.c_double),
     np.dtype("float16"): _Kind(2, _COMPUTE_32F, ctypes.c_float),  # sums are kept in float32
 }
-
-_precision = "highest"
-
-
-def set_float32_matmul_precision(precision: str) -> None:
-    """How exact products of float32 matrices are: "highest" is float32 throughout; "high" and "medium" let the tensor
-    cores round each factor to 10 bits first (TF32), several times faster. As torch.set_float32_matmul_precision."""
-    global _precision
-    if precision not in ("highest", "high", "medium"):
-        raise ValueError(f"precision={precision!r}; expected 'highest', 'high' or 'medium'")
-    _precision = precision
-
-
-def get_float32_matmul_precision() -> str:
-    """What `set_float32_matmul_precision` has set; "highest" at first."""
-    return _precision
 
 
 class _Operand(NamedTuple):
@@ -76,8 +62,8 @@ def gemm(a: Array, b: Array, out: Array) -> Array:
     if not k:
         out.fill(0)
         return out
-    kind = KINDS[out.dtype]
-    compute = _COMPUTE_TF32 if out.dtype == np.float32 and _precision != "highest" else kind.compute
+    kind, exact = KINDS[out.dtype], get_float32_matmul_precision() == "highest"
+    compute = _COMPUTE_TF32 if out.dtype == np.float32 and not exact else kind.compute
     # In columns, out' = b' a': what lies row by row is the transpose, column by column.
     left, right = _operand(b, lead), _operand(a, lead)
     _call(

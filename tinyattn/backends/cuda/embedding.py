@@ -8,7 +8,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cuda.launch import blocks, launch
+from tinyattn.backends.cuda.launch import launch
 from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_elements
 
 __all__ = ["embedding", "embedding_gradient"]
@@ -16,6 +16,7 @@ __all__ = ["embedding", "embedding_gradient"]
 Array = Any
 _SORTED_AT_ONCE = 512  # look-ups that a block of the sort walks through
 _DIGITS = 256
+_MOST_STRETCHES = 65535  # what a grid's second axis may count
 
 
 @in_float32
@@ -38,19 +39,21 @@ def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | Non
         return out
     count = flat.size
     order = _sorted(flat, rows)
-    stretch = min(max(1 << (math.isqrt(count) - 1).bit_length(), 32), 1024)  # so long, and about as many of them
+    stretch = min(max(math.isqrt(count), 32), 1024)  # look-ups long, so that there are about as many stretches
+    stretch = max(stretch, -(-count // _MOST_STRETCHES))
     stretches = -(-count // stretch)
-    stretch, stretches = (stretch, stretches) if stretches <= 65535 else (-(-count // 65535), 65535)
     parts = cp.empty((stretches, 2, dim), g.dtype)
-    grid, sizes = (blocks(dim, 128, dim), stretches), [count, rows, dim, stretch, -1 if padding_idx is None else padding_idx]
+    grid, sizes = (-(-dim // 128), stretches), [count, rows, dim, stretch, -1 if padding_idx is None else padding_idx]
     launch("embedding", "embedding_sums", grid, (128,), [g, flat, order, out, parts, *sizes])
     launch("embedding", "embedding_join", grid, (128,), [flat, order, parts, out, *sizes])
     return out
 
 
 def _sorted(keys: Array, rows: int) -> Array:
-    """Where the keys, in [0, rows), stand in ascending order; equal ones in the order they come in. A radix sort, a byte
-    at a time: CuPy's own waits for the GPU, which a graph cannot record."""
+    """Where the keys, in [0, rows), stand in ascending order; equal ones in the order they come in.
+
+    A radix sort, a byte at a time: CuPy's own may wait for the GPU, which a graph cannot record.
+    """
     count, order = keys.size, None
     stretches = -(-count // _SORTED_AT_ONCE)
     counts = cp.empty((_DIGITS, stretches), np.int32)

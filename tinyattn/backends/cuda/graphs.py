@@ -98,9 +98,7 @@ class Graph:
 
     def stale(self) -> bool:
         """Whether a number that is written into the graph itself (a weight decay, say) has changed since."""
-        return any(
-            _frozen(group, name) != was for (group, name, _), was in zip(self._used, self._options, strict=True)
-        )
+        return any(_frozen(group, name) != was for (group, name, _), was in zip(self._used, self._options, strict=True))
 
     def replay(self) -> None:
         """All launches again, with the live numbers as they are now."""

@@ -10,7 +10,8 @@ import cupy as cp
 from tinyattn.backends.cuda import graphs
 
 __all__ = [
-    "driver_memory", "memory_in_use", "memory_reserved", "peak_memory", "release_memory", "reset_peak_memory", "runtime",
+    "driver_memory", "memory_in_use", "memory_reserved", "peak_memory", "release_memory", "reset_peak_memory",
+    "runtime",
 ]  # fmt: skip
 
 runtime = cp.cuda.runtime

@@ -19,7 +19,7 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 __all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
 
 Array = Any
-_PARTS = 64  # blocks that share the norm of one array
+_PARTS = 256  # blocks that share the norm of one array, at most
 
 
 def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
@@ -126,7 +126,7 @@ def _write_back(arrays: Sequence[Array], results: Sequence[Array]) -> None:
 
 
 def _number(value: Any, dtype: Any) -> Array:
-    """A number in the GPU's memory, where it may be already. A launch fills it: nothing is copied from the processor."""
+    """A number in the GPU's memory, where it may be already; else a launch fills it, and nothing is copied."""
     if isinstance(value, cp.ndarray):
         return value.astype(dtype, copy=False)
     return cp.full((), float(value), dtype)

@@ -38,13 +38,14 @@ def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array
         launch("packed_attention", "packed_attention_forward", (batch * heads,), (_threads(tokens),), args, shared)
     else:
         (by_head,) = _split(out, 1, heads)
-        tiles_forward(*_split(qkv, 3, heads), None, None, by_head, logs, False, scale)
+        q, k, v = _split(qkv, 3, heads)
+        tiles_forward(q, k, v, None, None, by_head, logs, False, scale)
     return out, logs, logs
 
 
 @in_float32
 def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share: Array, scale: float) -> Array:
-    """The gradient of `qkv`, by the formulas of `attention_backward`; e: the logarithms that `packed_attention` gave."""
+    """The gradient of `qkv`, by the formulas of `attention_backward`; e: the logarithms of `packed_attention`."""
     g, qkv, out, logs = (contiguous(x) for x in (g, qkv, out, e))
     (batch, tokens, width), heads = qkv.shape, e.shape[1]
     gradient, dim = cp.empty(qkv.shape, qkv.dtype), width // 3 // heads
@@ -54,7 +55,8 @@ def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share:
         launch("packed_attention", "packed_attention_backward", (batch * heads,), (_threads(tokens),), args, shared)
     else:
         (gs,), (ys,) = _split(g, 1, heads), _split(out, 1, heads)
-        tiles_backward(gs, *_split(qkv, 3, heads), ys, logs, None, None, *_split(gradient, 3, heads), False, scale)
+        (q, k, v), (dq, dk, dv) = _split(qkv, 3, heads), _split(gradient, 3, heads)
+        tiles_backward(gs, q, k, v, ys, logs, None, None, dq, dk, dv, False, scale)
     return gradient
 
 

@@ -42,8 +42,8 @@ def log_softmax_backward(g: Array, out: Array, dim: int) -> Array:
 
 @in_float32
 def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
-    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    axes = sorted(axis % x.ndim for axis in axes) if x.ndim else []
+    named = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    axes = sorted(axis % x.ndim for axis in named) if x.ndim else []
     left = [axis for axis in range(x.ndim) if axis not in axes]
     kept = [x.shape[axis] for axis in left]
     width = math.prod(x.shape[axis] for axis in axes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import cupy as cp
 
-from tinyattn.backends.cuda.launch import blocks, launch
+from tinyattn.backends.cuda.launch import launch
 
 __all__: list[str] = []
 
@@ -22,7 +22,7 @@ def stripes(rows: int) -> int:
 
 def launch_columns(source: str, kernel: str, args: list[Any], width: int, cuts: int, several: int = 1) -> None:
     """A kernel that sums down columns; `cuts` stripes of the rows, `several` matrices."""
-    grid = (blocks(width, _ACROSS), cuts, several)
+    grid = (-(-width // _ACROSS), cuts, several)
     launch(source, kernel, grid, (32 * _DOWN,), args, shared_bytes=4 * 32 * _DOWN * args[0].dtype.itemsize)
 
 

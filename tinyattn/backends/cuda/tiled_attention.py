@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import cupy as cp
@@ -24,11 +23,11 @@ def attention_in_tiles(
     Arguments as in `attention`; causal: query i sees keys 0 to i.
     """
     lead = lead_of(q, k, v, mask, allowed)
-    out = heads_last(lead, q.shape[-2], v.shape[-1], q.dtype)
+    out = heads_last(lead, (q.shape[-2], v.shape[-1]), q.dtype)
     logs = cp.empty((*lead, q.shape[-2], 1), q.dtype)
-    masks = [as_heads(x, lead, (q.shape[-2], k.shape[-2])) for x in (mask, allowed)]
-    tiles_forward(*(as_heads(x, lead, x.shape[-2:]) for x in (q, k, v)), *masks, as_heads(out, lead, out.shape[-2:]),
-                  logs, causal, scale)  # fmt: skip
+    mask, allowed = (as_heads(x, lead, (q.shape[-2], k.shape[-2])) for x in (mask, allowed))
+    q, k, v, by_head = (as_heads(x, lead, x.shape[-2:]) for x in (q, k, v, out))
+    tiles_forward(q, k, v, mask, allowed, by_head, logs, causal, scale)
     return out, logs
 
 
@@ -39,17 +38,17 @@ def attention_in_tiles_backward(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Gradients of q, k and v, each with all the leading axes; the formulas of `attention_backward`."""
     lead = lead_of(q, k, v, mask, allowed)
-    dq, dk, dv = (heads_last(lead, *x.shape[-2:], x.dtype) for x in (q, k, v))
-    masks = [as_heads(x, lead, (q.shape[-2], k.shape[-2])) for x in (mask, allowed)]
-    heads = [as_heads(x, lead, x.shape[-2:]) for x in (g, q, k, v, out, dq, dk, dv)]
-    tiles_backward(*heads[:5], contiguous(logs), *masks, *heads[5:], causal, scale)
-    return dq, dk, dv
+    results = [heads_last(lead, x.shape[-2:], x.dtype) for x in (q, k, v)]
+    mask, allowed = (as_heads(x, lead, (q.shape[-2], k.shape[-2])) for x in (mask, allowed))
+    g, q, k, v, out, dq, dk, dv = (as_heads(x, lead, x.shape[-2:]) for x in (g, q, k, v, out, *results))
+    tiles_backward(g, q, k, v, out, contiguous(logs), mask, allowed, dq, dk, dv, causal, scale)
+    return tuple(results)
 
 
 def tiles_forward(
     q: Array, k: Array, v: Array, mask: Array, allowed: Array, out: Array, logs: Array, causal: bool, scale: float
 ) -> None:
-    """Fill `out` and `logs`; every array but `logs` (contiguous) is (samples, heads, rows, columns), strided at will."""
+    """Fill `out` and `logs`; all arrays but `logs`, which is contiguous, are (samples, heads, rows, columns)."""
     samples, heads, queries, dim = q.shape
     keys, value_dim = v.shape[-2:]
     per_row = odd(dim) + odd(max(dim, value_dim)) + odd(value_dim) + 3

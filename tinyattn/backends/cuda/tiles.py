@@ -24,8 +24,8 @@ def odd(n: int) -> int:
 
 
 def choose_tile(longest: int, per_row: int, itemsize: int) -> tuple[int, int]:
-    """The size of square tiles, and the bytes of shared memory of a kernel that needs, for each row of a tile, `per_row`
-    numbers and a row of scores. Raises ValueError where not even one row fits."""
+    """The size of square tiles, and the bytes of shared memory of a kernel that needs, for each row of a
+    tile, `per_row` numbers and a row of scores. Raises ValueError where not even one row fits."""
     for limit in (_PREFERRED, SHARED_BYTES):
         for tile in _TILES:
             needed = tile * (per_row + odd(tile)) * itemsize
@@ -67,8 +67,9 @@ def strides(x: Array) -> Strides:
     return tuple(0 if n == 1 else stride // x.itemsize for n, stride in zip(x.shape, x.strides, strict=True))  # type: ignore[return-value]
 
 
-def heads_last(lead: tuple[int, ...], rows: int, columns: int, dtype: Any) -> Array:
-    """Memory for (*lead, rows, columns) in which the heads of a token lie together, as whoever joins them wants."""
+def heads_last(lead: tuple[int, ...], ends: tuple[int, int], dtype: Any) -> Array:
+    """Memory for (*lead, *ends) in which the heads of a token lie together, as whoever joins them wants."""
     if len(lead) != 2:
-        return cp.empty((*lead, rows, columns), dtype)
+        return cp.empty((*lead, *ends), dtype)
+    rows, columns = ends
     return cp.empty((lead[0], rows, lead[1], columns), dtype).transpose(0, 2, 1, 3)

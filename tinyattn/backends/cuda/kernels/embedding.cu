@@ -122,12 +122,11 @@ extern "C" __global__ void embedding_join(
   if (column >= dim || end >= count) return;
   Lookups look = {index, order, count};
   Size row = look.row(end - 1);
-  bool goes_on = row == look.row(end), came_in = true;
-  // it begins here if any look-up of this stretch is of another row, or the one before the stretch is
-  came_in = look.row(end - stretch) == row && look.row(end - stretch - 1) == row;
+  bool goes_on = row == look.row(end);
+  bool came_in = row == look.row(end - stretch) && row == look.row(end - stretch - 1);  // it began further left
   if (!goes_on || came_in || !counts_for(row, rows, padding)) return;
   real sum = parts[(2 * blockIdx.y + 1) * dim + column];
-  for (Size other = blockIdx.y + 1; other * stretch < count && look.row(other * stretch) == row; other++)
+  for (Size other = blockIdx.y + 1; look.row(other * stretch) == row; other++)
     sum += parts[2 * other * dim + column];
   out[row * dim + column] = sum;
 }

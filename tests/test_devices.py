@@ -1,0 +1,606 @@
+"""Devices: names, moving, refusals, training without a hidden copy. On the stand-in, or on a GPU with TINYATTN_GPU=1."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_GPU
+from oracle import host
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import backends, data, models, nn, optim, train
+
+ROOT = Path(__file__).parents[1]
+only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu():
+    if not REAL_GPU:
+        import standin
+
+        standin.install()
+
+
+def counting():
+    import standin
+
+    return standin.counting()
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "type", "index"),
+    [(("cpu",), "cpu", "cpu", None), (("cpu:0",), "cpu", "cpu", None), (("cuda",), "cuda", "cuda", None),
+     (("cuda:1",), "cuda:1", "cuda", 1), (("cuda", 2), "cuda:2", "cuda", 2), ((3,), "cuda:3", "cuda", 3)],
+)  # fmt: skip
+def test_names_of_devices(given, name, type, index):
+    device = ta.device(*given)
+    assert (device, device.type, device.index) == (name, type, index)
+    assert eval(repr(device), {"device": ta.device}) == device == pickle.loads(pickle.dumps(device))
+    assert pickle.loads(pickle.dumps(device)).index == index
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:1", "cuda:1:2", "", "CUDA", True])
+def test_what_is_no_device(name):
+    with pytest.raises(ValueError, match="is no device; expected 'cpu', 'cuda' or 'cuda:1'"):
+        ta.zeros(1, device=name)
+
+
+def test_tensors_say_where_they_are():
+    x = ta.ones(2, device="cuda")
+    assert x.device == "cuda:0" and x.is_cuda and x.device.index == 0
+    assert ta.ones(2).device == "cpu" and not ta.ones(2).is_cuda
+    assert repr(x) == "tensor([1., 1.], device='cuda:0')"
+    assert repr(x.long().requires_grad) == "False" and "dtype=uint8, device='cuda:0'" in repr(x.to(ta.uint8))
+
+
+# --- moving ---
+
+
+def test_moving_there_and_back():
+    x = ta.tensor([[1.0, 2.0], [3.0, 4.0]])
+    there = x.cuda()
+    assert there.device == "cuda:0" and there.cpu().tolist() == x.tolist() == there.tolist()
+    assert x.cpu() is x and there.to("cuda") is there and there.cuda(0) is there
+    assert x.to("cuda", ta.float64).dtype == ta.float64 and there.to(x).device == "cpu"
+    there[0, 0] = 9
+    assert x[0, 0] == 1
+    assert there.cpu().T.tolist() == there.T.cpu().tolist()
+
+
+def test_gradients_find_their_way_back():
+    x, w = ta.tensor([1.0, 2.0], requires_grad=True), ta.tensor([3.0, 4.0], device="cuda", requires_grad=True)
+    y = ((x * 2).cuda() * w).cpu() * x
+    y.sum().backward()
+    assert x.grad.device == "cpu" and x.grad.tolist() == [12.0, 32.0]
+    assert w.grad.device == "cuda:0" and w.grad.tolist() == [2.0, 8.0]
+    (g,) = ta.grad((x.cuda() ** 3).sum(), x, create_graph=True)
+    (h,) = ta.grad(g.sum(), x)
+    assert h.tolist() == [6.0, 12.0]
+
+
+def test_modules_move_in_place():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    before = list(net.parameters())
+    net(ta.ones(2, 3)).sum().backward()
+    assert net.cuda() is net and [id(p) for p in net.parameters()] == [id(p) for p in before]
+    assert all(p.is_cuda and p.requires_grad and (p.grad is None or p.grad.is_cuda) for p in net.parameters())
+    net(ta.ones(2, 3, device="cuda")).sum().backward()
+    out = net.to(ta.ones(1, dtype=ta.float64))(ta.ones(2, 3, dtype=ta.float64))
+    assert out.device == "cpu" and out.dtype == ta.float64
+    model = models.AttentionClassifier(8, 4, 1, 2, 8, 8).to("cuda")
+    assert model.patch_index.is_cuda and model(ta.zeros(2, 8, 8, device="cuda")).shape == (2, 10)
+
+
+def test_layers_are_made_where_they_are_wanted():
+    for layer in (
+        nn.Linear(2, 3, device="cuda"), nn.Embedding(4, 2, device="cuda"), nn.LayerNorm(3, device="cuda"),
+        nn.MultiheadAttention(4, 2, device="cuda"), nn.TransformerEncoderLayer(4, 2, 8, device="cuda"),
+    ):  # fmt: skip
+        assert {p.device for p in layer.parameters()} == {"cuda:0"}
+
+
+MADE = {
+    "tensor": lambda **o: ta.tensor([1, 2], **o), "as_tensor": lambda **o: ta.as_tensor([1, 2], **o), "zeros": lambda **o: ta.zeros(2, **o),
+    "ones": lambda **o: ta.ones(2, **o), "full": lambda **o: ta.full((2,), 3, **o), "empty": lambda **o: ta.empty(2, **o),
+    "arange": lambda **o: ta.arange(1, 9, 2, **o), "linspace": lambda **o: ta.linspace(0, 1, 5, **o), "eye": lambda **o: ta.eye(3, **o),
+    "rand": lambda **o: ta.rand(2, **o), "randn": lambda **o: ta.randn(2, **o), "randint": lambda **o: ta.randint(5, (2,), **o),
+    "randperm": lambda **o: ta.randperm(5, **o), "zeros_like": lambda **o: ta.zeros_like(ta.ones(2), **o), "randn_like": lambda **o: ta.randn_like(ta.ones(2), **o),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_made_on_a_device(name):
+    here, there = MADE[name](), MADE[name](device="cuda")
+    assert (here.device, there.device) == ("cpu", "cuda:0")
+    assert (here.shape, here.dtype) == (there.shape, there.dtype)
+    if "rand" not in name:
+        assert here.tolist() == there.tolist()
+    ta.set_default_device("cuda")
+    try:
+        assert MADE[name]().device == "cuda:0"
+        assert MADE[name](device="cpu").device == "cpu"
+    finally:
+        ta.set_default_device(None)
+
+
+def test_copies_and_pickles_stay_on_their_device():
+    x = ta.tensor([1.0, 2.0], device="cuda", requires_grad=True)
+    for twin in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert twin.is_cuda and twin.requires_grad and twin.tolist() == [1.0, 2.0] and twin.data is not x.data
+
+
+def test_several_gpus():
+    if ta.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    a, b = ta.ones(2, device="cuda:1", requires_grad=True), ta.ones(2, device="cuda")
+    (a * a @ ta.ones(2, 2, device="cuda:1")).sum().backward()
+    assert a.grad.device == "cuda:1" and ta.zeros(1, device="cuda").device == "cuda:0"
+    assert (b + a.to("cuda:0")).device == "cuda:0" and b.to("cuda:1").tolist() == [1.0, 1.0]
+    with ta.cuda.device(1):
+        assert ta.cuda.current_device() == 1 and ta.ones(1).cuda().device == "cuda:1"
+    assert ta.cuda.current_device() == 0
+    with pytest.raises(RuntimeError, match="found at least two devices, cuda:1 and cuda:0"):
+        a + b
+    with pytest.raises(RuntimeError, match=r"'cuda:7' is not there; this machine has \d GPU"):
+        ta.ones(1, device="cuda:7")
+
+
+# --- refusals ---
+
+
+def test_no_array_without_a_copy():
+    x = ta.ones(2, device="cuda")
+    for attempt in (x.numpy, lambda: np.asarray(x), lambda: np.array(x), lambda: ta.from_numpy(x.data)):
+        with pytest.raises(TypeError):
+            attempt()
+    with pytest.raises(
+        TypeError, match=r"can't convert cuda:0 device type tensor to numpy\. Use Tensor\.cpu\(\) to copy"
+    ):
+        x.numpy()
+    assert x.cpu().numpy().tolist() == [1.0, 1.0] and x[0].item() == 1.0 and float(x[0]) == 1.0
+
+
+MIXED = {
+    "add": lambda a, b: a + b, "matmul": lambda a, b: a @ b, "cat": lambda a, b: ta.cat([a, b]), "where": lambda a, b: ta.where(a > 0, a, b),
+    "linear": lambda a, b: F.linear(a, b), "loss": lambda a, b: F.mse_loss(a, b), "array": lambda a, b: a + b.cpu().numpy(),
+    "embedding": lambda a, b: F.embedding(ta.tensor([0, 1]), a), "labels": lambda a, b: F.cross_entropy(a, ta.tensor([0, 1])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_devices_are_refused(name):
+    a, b = ta.ones(2, 2, device="cuda", requires_grad=True), ta.ones(2, 2)
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device, but found at least two dev"):
+        MIXED[name](a, b)
+
+
+def test_single_numbers_come_along():
+    a, half = ta.ones(2, device="cuda", requires_grad=True), ta.tensor(0.5, requires_grad=True)
+    (a * half).sum().backward()
+    assert a.grad.tolist() == [0.5, 0.5] and half.grad.device == "cpu" and half.grad.item() == 2.0
+    assert (a + ta.tensor(1.0)).tolist() == [2.0, 2.0] and (ta.tensor(3) - a).device == "cuda:0"
+
+
+def test_indices_may_come_from_the_processor_but_not_the_other_way_round():
+    x = ta.arange(6, device="cuda").reshape(2, 3)
+    for index in ([1, 0], ta.tensor([1, 0]), np.array([1, 0]), ta.tensor([1, 0], device="cuda")):
+        assert x[index].tolist() == [[3, 4, 5], [0, 1, 2]] and x[:, index].is_cuda
+    with pytest.raises(RuntimeError, match=r"on the CPU was indexed by one on a GPU: .*index.cpu\(\)"):
+        x.cpu()[ta.tensor([0], device="cuda")]
+
+
+def test_writing_across_devices_is_a_copy_that_was_asked_for():
+    x = ta.zeros(2, 3, device="cuda")
+    x[0] = ta.ones(3)
+    x[1, [0, 2]] = ta.tensor([5.0, 6.0])
+    x[:, 1].copy_(ta.tensor([8.0, 9.0]))
+    assert x.tolist() == [[1.0, 8.0, 1.0], [5.0, 9.0, 6.0]] and x.is_cuda
+    assert ta.zeros(3).copy_(x[0]).tolist() == [1.0, 8.0, 1.0]
+
+
+# --- indices out of range ---
+
+WRONG = {
+    "embedding": (lambda d: F.embedding(ta.tensor([[0, 1], [7, 2]], device=d), ta.ones(4, 3, device=d)), "embedding: index 7 at position (1, 0) is out of range; expected 0 to 3"),
+    "negative": (lambda d: F.embedding(ta.tensor([9, -1], device=d), ta.ones(4, 3, device=d)), "embedding: index -1 at position (1,) is out of range; expected 0 to 3"),
+    "a class": (lambda d: F.cross_entropy(ta.ones(3, 4, device=d), ta.tensor([0, 4, 5], device=d)), "cross_entropy: class 5 at position (2,) is out of range; expected 0 to 3"),
+    "gather": (lambda d: ta.gather(ta.ones(2, 3, device=d), 1, ta.tensor([[3], [0]], device=d)), "gather: index 3 at position (0, 0) is out of range; expected 0 to 2"),
+    "index_select": (lambda d: ta.index_select(ta.ones(2, 3, device=d), 0, ta.tensor(2, device=d)), "index_select: index 2 at position () is out of range; expected 0 to 1"),
+    "one_hot": (lambda d: F.one_hot(ta.tensor([1, 3], device=d), 3), "one_hot: class 3 at position (1,) is out of range; expected 0 to 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_index_out_of_range_is_the_same_error_on_every_device(name):
+    call, message = WRONG[name]
+    with pytest.raises(IndexError) as here:
+        call("cpu")
+    assert str(here.value) == message
+    out = call("cuda")
+    with pytest.raises(IndexError) as there:
+        out.cpu()
+    assert str(there.value) == message
+    ta.cuda.synchronize()  # raised once
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_plain_indexing_out_of_range(write):
+    x, index = ta.ones(3, 2, device="cuda"), ta.tensor([0, 5], device="cuda")
+    if write:
+        x[:, index] = 1.0
+    else:
+        x[index]
+    with pytest.raises(IndexError, match="is out of range; expected"):
+        ta.cuda.synchronize()
+    assert x[ta.tensor([-1, -3], device="cuda")].tolist() == [[1.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, lambda p: optim.SGD(p, momentum=0.9)])
+def test_no_weight_is_spoiled_by_a_bad_label(make):
+    layer = nn.Linear(3, 4, device="cuda")
+    optimizer = make(layer.parameters())
+    labels = ta.tensor([0, 1], device="cuda")
+
+    def step(labels):
+        loss = F.cross_entropy(layer(ta.ones(2, 3, device="cuda")), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    step(labels)
+    before = host(layer.weight)
+    bad = ta.tensor([0, 9], device="cuda")
+    with pytest.raises(IndexError, match=r"class 9 at position \(1,\)"):
+        [step(bad) for _ in range(3)]  # at the latest, the next step says so
+    np.testing.assert_array_equal(host(layer.weight), before)
+    counts = [s["step"].item() for s in optimizer.state.values() if "step" in s]
+    assert set(counts) <= {1.0}  # what was not done is not counted
+    step(labels)
+    assert not np.array_equal(host(layer.weight), before)
+
+
+# --- random numbers ---
+
+
+def test_streams_of_random_numbers_on_a_gpu():
+    a, b = (ta.Generator("cuda").manual_seed(5) for _ in range(2))
+    x = ta.randn(1000, device="cuda", generator=a)
+    assert x.tolist() == ta.randn(1000, device="cuda", generator=b).tolist()
+    state = a.get_state()
+    more = ta.rand(7, device="cuda", generator=a).tolist()
+    assert (
+        more
+        == ta.rand(7, device="cuda", generator=b.set_state(state)).tolist()
+        != ta.rand(7, device="cuda", generator=b).tolist()
+    )
+    assert abs(x.mean().item()) < 0.1 and abs(x.std().item() - 1) < 0.1
+    with pytest.raises(RuntimeError, match="Expected a 'cuda:0' device type for generator but found 'cpu'"):
+        ta.rand(2, device="cuda", generator=ta.Generator())
+    assert sorted(ta.randperm(50, device="cuda").tolist()) == list(range(50)) != ta.randperm(50, device="cuda").tolist()
+    drawn = ta.randint(-2, 3, (500,), device="cuda").tolist()
+    assert set(drawn) == {-2, -1, 0, 1, 2}
+
+
+def test_one_seed_for_all_devices():
+    found = []
+    for _ in range(2):
+        ta.manual_seed(3)
+        found.append(
+            (ta.rand(3).tolist(), ta.rand(3, device="cuda").tolist(), F.dropout(ta.ones(9, device="cuda")).tolist())
+        )
+    assert found[0] == found[1]
+
+
+def test_checkpoint_draws_the_same_masks_again():
+    x = ta.ones(50, device="cuda", requires_grad=True)
+    (g,) = ta.grad((ta.checkpoint(lambda x: F.dropout(x * 1.0) * x, x)).sum(), x)
+    assert set(g.tolist()) == {0.0, 4.0}
+
+
+# --- optimizers follow ---
+
+
+@pytest.mark.parametrize("make", [optim.Adam, lambda p: optim.SGD(p, 0.1, momentum=0.9)])
+def test_optimizers_follow_their_parameters(make):
+    results = []
+    for moves in (("cpu", "cpu"), ("cuda", "cpu"), ("cpu", "cuda")):
+        layer = nn.Linear(3, 2)
+        with ta.no_grad():
+            layer.weight.copy_(ta.arange(6).reshape(2, 3) * 0.1)
+            layer.bias.zero_()
+        optimizer = make(layer.parameters())
+        for device in moves:
+            layer.to(device)
+            for _ in range(2):
+                optimizer.zero_grad()
+                (layer(ta.ones(1, 3, device=device)) ** 2).sum().backward()
+                optimizer.step()
+        assert all(v.device == p.device for p in layer.parameters() for v in optimizer.state[p].values())
+        results.append(host(layer.weight))
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-5)
+
+
+def test_state_is_restored_onto_the_device_of_the_parameters():
+    saved = []
+    for device in ("cuda", "cpu"):
+        layer = nn.Linear(3, 2, device=device)
+        optimizer = optim.Adam(layer.parameters())
+        if saved:
+            layer.load_state_dict(saved[0])
+            optimizer.load_state_dict(saved[1])
+        layer(ta.ones(1, 3, device=device)).sum().backward()
+        optimizer.step()
+        saved = [layer.state_dict(), optimizer.state_dict()]
+    assert {s["exp_avg"].device for s in optimizer.state.values()} == {"cpu"}
+    assert [s["step"].item() for s in optimizer.state.values()] == [2.0, 2.0]
+
+
+def test_a_parameter_without_a_gradient_is_not_counted():
+    a, b = (ta.ones(2, device="cuda", requires_grad=True) for _ in range(2))
+    optimizer = optim.Adam([a, b])
+    for params in ([a, b], [a], [a], [b]):
+        optimizer.zero_grad()
+        sum((p * p).sum() for p in params).backward()
+        optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in (a, b)] == [3.0, 2.0]
+
+
+# --- a training run ---
+
+
+def digits():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 64)
+    images = rng.integers(0, 60, (64, 8, 8)).astype(np.uint8)
+    images[np.arange(64), labels * 2, :] += 150  # a bright row for each class
+    return images, labels
+
+
+def run(device, epochs=6, dropout=0.0):
+    """A short training of the classifier; its losses, its model, and what each step cost."""
+    ta.manual_seed(1)
+    model = models.AttentionClassifier(8, 4, 1, 2, 16, 16, 4, dropout=dropout).to(device)
+    optimizer = optim.AdamW(model.parameters(), 5e-3)
+    images, labels = (ta.tensor(a, device=device) for a in digits())
+    loader = data.DataLoader((images, labels), 16, shuffle=True, generator=ta.Generator().manual_seed(2))
+    losses, costs = [], []
+    for _ in range(epochs):
+        total, batches = ta.zeros((), device=device), iter(loader)
+        for _ in range(len(loader)):
+            with counting() as cost:
+                x, y = next(batches)
+                loss = F.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+            costs.append(cost)
+        losses.append(total.item())
+    return losses, model, costs
+
+
+@only_on_the_stand_in
+def test_training_is_the_cpu_s_without_a_hidden_copy():
+    here, there = run("cpu"), run("cuda")
+    np.testing.assert_allclose(there[0], here[0], rtol=1e-3)
+    assert there[0][-1] < there[0][0] / 2
+    for i, cost in enumerate(there[2]):
+        assert not cost["download"] and not cost["synchronise"]
+        expected = 1 if i % 4 == 0 else 0  # the order of the pass
+        assert cost["upload"] == expected + (i == 0)  # and, once, which parameters have gradients
+    images = digits()[0]
+    np.testing.assert_allclose(train.predict(there[1], images), train.predict(here[1], images), atol=1e-3)
+
+
+@only_on_the_stand_in
+@pytest.mark.parametrize("score", ["additive", "multihead"])
+def test_the_article_s_model_trains_there(score):
+    losses = {}
+    for device in ("cpu", "cuda"):
+        ta.manual_seed(0)
+        model = models.AttentionModel(6, 8, 4, score=score, image_size=8).to(device)
+        optimizer = optim.Adam(model.parameters(), 1e-2)
+        images, labels = (ta.tensor(a, device=device) for a in digits())
+        losses[device] = []
+        for _ in range(3):
+            with counting() as cost:
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            assert not cost["download"] + cost["synchronise"]
+            losses[device].append(loss.item())
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-4)
+
+
+def test_shifts_happen_where_the_images_are():
+    images = ta.arange(2 * 3 * 4 * 5, device="cuda").reshape(2, 3, 4, 5).to(ta.uint8)
+    out = data.random_shift(images, 1, ta.Generator("cuda").manual_seed(1))
+    assert out.is_cuda and out.dtype == np.uint8 and out.shape == images.shape
+    offsets = ta.Generator("cuda").manual_seed(1).random.integers(0, 2, size=(2, 2), endpoint=True)
+    expected = backends.cpu.shift(host(images), ta.Tensor._from(offsets).cpu().numpy(), 1)
+    np.testing.assert_array_equal(host(out), expected)
+
+
+def test_data_parallel_leaves_the_batch_whole():
+    model = nn.DataParallel(nn.Linear(3, 2), 4).to("cuda")
+    out = model(ta.ones(8, 3, device="cuda"))
+    assert out.is_cuda and out.shape == (8, 2)
+    assert out.node.op.name == "linear"
+
+
+# --- what is missing, in a sentence ---
+
+MISSING = {
+    "no CuPy": ("raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')", "ImportError: device 'cuda' needs CuPy, and CuPy is not installed: pip install \"tinyattn[cuda13]\" where nvidia-smi shows"),
+    "a broken CuPy": ("raise ImportError('\\n=====\\nlibnvrtc.so.12: cannot open shared object file')", "ImportError: device 'cuda' needs CuPy, and CuPy does not load (libnvrtc.so.12: cannot open shared object file): pip install"),
+    "no driver": ("versions = 0, 12090, 0", "RuntimeError: no GPU: there is no NVIDIA driver on this machine; install one, or use device='cpu'"),
+    "an old driver": ("versions = 12040, 13000, 1", "RuntimeError: no GPU: the NVIDIA driver knows CUDA 12.4, but this CuPy was built for 13.0; pip uninstall cupy-cuda13x, then pip install \"tinyattn[cuda12]\""),
+    "no GPU": ("versions = 13000, 12090, 0", "RuntimeError: no GPU: the driver sees none (is CUDA_VISIBLE_DEVICES empty?); use device='cpu'"),
+}  # fmt: skip
+CUPY = """
+    class runtime:
+        CUDARuntimeError = RuntimeError
+        driverGetVersion, runtimeGetVersion, getDeviceCount = (lambda n=n: n for n in versions)
+    class cuda:
+        runtime = runtime
+"""
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_one_sentence_says_what_to_install(name, tmp_path):
+    body, message = MISSING[name]
+    (tmp_path / "cupy.py").write_text(body + ("\n" + textwrap.dedent(CUPY) if body.startswith("versions") else ""))
+    program = "import tinyattn as ta; assert not ta.cuda.is_available(); print(ta.cuda.why_not()); assert ta.cuda.device_count() == 0; ta.ones(1, device='cuda')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(message) and last.endswith(done.stdout.strip()), done.stderr
+
+
+def test_importing_tinyattn_does_not_import_cupy():
+    program = "import sys, tinyattn; tinyattn.ones(2).cpu(); sys.exit('cupy' in sys.modules or 'tinyattn.backends.cuda' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}).returncode == 0
+
+
+# --- products ---
+
+
+@only_on_the_stand_in
+def test_tensor_cores_round_only_where_that_was_asked_for():
+    from tinyattn.backends.cuda import blas
+
+    x, found = {d: ta.ones(2, 2, device="cuda", dtype=d) for d in ("float16", "float32", "float64")}, {}
+    assert ta.get_float32_matmul_precision() == "highest"
+    try:
+        for precision in ("highest", "high", "medium"):
+            ta.set_float32_matmul_precision(precision)
+            for dtype, matrix in x.items():
+                assert (matrix @ matrix).tolist() == [[2.0, 2.0]] * 2
+                found[precision, dtype] = blas.library().compute
+    finally:
+        ta.set_float32_matmul_precision("highest")
+    single, double, rounded = 68, 70, 77  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
+    assert found == {
+        (precision, dtype): double if dtype == "float64" else rounded if dtype == "float32" and precision != "highest" else single
+        for precision in ("highest", "high", "medium") for dtype in x
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="precision='tf32'; expected 'highest', 'high' or 'medium'"):
+        ta.set_float32_matmul_precision("tf32")
+
+
+MATRICES = {
+    "rows": lambda a: a, "columns": lambda a: a.mT.contiguous().mT, "every second": lambda a: ta.cat([a, a], -1)[..., ::2],
+    "a slice": lambda a: ta.cat([a, a], -1)[..., : a.shape[-1]], "of one matrix": lambda a: a[:1].expand(a.shape),
+    "heads": lambda a: a.transpose(0, 1).contiguous().transpose(0, 1), "reversed": lambda a: a.flip(0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("left", MATRICES)
+@pytest.mark.parametrize("right", MATRICES)
+@pytest.mark.parametrize(
+    "sizes", [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1), (0, 4, 5), (3, 0, 5)], ids=str
+)
+def test_products_of_matrices_wherever_their_elements_lie(left, right, sizes):
+    n, k, m = sizes
+    a, b = ta.randn(2, 3, n, k, device="cuda"), ta.randn(2, 3, k, m, device="cuda")
+    a, b = MATRICES[left](a), MATRICES[right](b)
+    np.testing.assert_allclose(host(a @ b), host(a) @ host(b), rtol=1e-5, atol=1e-5)
+
+
+# --- ta.cuda ---
+
+
+def test_what_there_is():
+    assert ta.cuda.is_available() and ta.cuda.why_not() == "" and ta.cuda.device_count() >= 1
+    assert ta.cuda.current_device() == 0 and ta.cuda.get_device_name() == ta.cuda.get_device_name("cuda:0") != ""
+    assert ta.cuda.get_device_capability() >= (5, 0)
+    free, total = ta.cuda.mem_get_info()
+    assert 0 < free <= total
+    with pytest.raises(ValueError, match="is no GPU"):
+        ta.cuda.get_device_name("cpu")
+    ta.cuda.synchronize()
+
+
+def test_memory_in_use_and_its_peak():
+    before = ta.cuda.memory_allocated()
+    x = ta.zeros(1 << 20, device="cuda")
+    assert ta.cuda.memory_allocated() - before == 4 << 20
+    ta.cuda.reset_peak_memory_stats()
+    y = ta.zeros(1 << 20, device="cuda")
+    del y
+    assert ta.cuda.max_memory_allocated() == before + (8 << 20)
+    assert ta.cuda.memory_allocated() == before + (4 << 20) <= ta.cuda.memory_reserved()
+    del x
+    ta.cuda.empty_cache()
+    assert ta.cuda.memory_allocated() == before
+
+
+# --- the two libraries ---
+
+
+def test_both_libraries_have_the_same_functions():
+    import inspect
+
+    from tinyattn.backends import cpu, cuda
+
+    own = {"from_dlpack"}
+    names = {
+        n
+        for n in vars(cpu)
+        if not n.startswith("_") and callable(getattr(cpu, n)) and not inspect.ismodule(getattr(cpu, n))
+    }
+    assert {n for n in names if not hasattr(cuda, n)} == set()
+    for name in sorted(names - own):
+        a, b = getattr(cpu, name), getattr(cuda, name)
+        if inspect.isfunction(a) and inspect.isfunction(b):
+            mine, theirs = inspect.signature(a).parameters, inspect.signature(b).parameters
+            assert list(mine) == list(theirs), name
+            assert [p.default for p in mine.values()] == [p.default for p in theirs.values()], name
+
+
+@only_on_the_stand_in
+def test_the_stand_in_has_no_name_that_cupy_lacks():
+    """Where CuPy is installed (it needs no GPU for that), names and arguments are CuPy's."""
+    program = """
+        import sys, inspect, importlib.util
+        sys.path[:0] = sys.argv[1:]
+        if importlib.util.find_spec("cupy") is None: sys.exit(3)
+        import warnings; warnings.simplefilter("ignore")
+        import cupy
+        from standin import functions, arrays
+        bad = []
+        for name, mine in vars(functions).items():
+            if name.startswith("_") or inspect.ismodule(mine) or getattr(mine, "__module__", "").startswith(("typing", "collections")) or name in ("annotations", "compute", "operand", "upload", "ufunc"):
+                continue
+            if not hasattr(cupy, name): bad.append(name); continue
+            try: theirs = inspect.signature(getattr(cupy, name)).parameters
+            except (TypeError, ValueError): continue
+            if inspect.isfunction(mine) and "kwargs" not in theirs and not {*inspect.signature(mine).parameters} <= {*theirs}:
+                if name not in ("matmul",): bad.append((name, list(theirs)))
+        for name in vars(arrays.ndarray):
+            if not name.startswith("_") and not hasattr(cupy.ndarray, name): bad.append("ndarray." + name)
+        for name in ("__index__", "__contains__"):
+            if hasattr(arrays.ndarray, name): bad.append(name)
+        print(bad); sys.exit(bool(bad))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(ROOT / "tests"), str(ROOT)], capture_output=True, text=True
+    )
+    if done.returncode == 3:
+        pytest.skip("CuPy is not installed")
+    assert done.returncode == 0, done.stdout + done.stderr

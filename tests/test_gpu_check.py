@@ -1,0 +1,40 @@
+"""gpu_check.py works, as far as can be seen without a GPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECK = Path(__file__).with_name("gpu_check.py")
+
+
+def run(*args):
+    return subprocess.run([sys.executable, str(CHECK), *args], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_keeps_what_it_finds_and_claims_nothing(tmp_path):
+    parts = ["gradients", "deterministic", "replay", "step-64", "bandwidth"]
+    first = run("--rehearse", "--out", str(tmp_path), "--parts", ",".join(parts))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.splitlines() == [f"{name}: as it must be" for name in parts]
+    kept = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(kept) == set(parts) and all(found["rehearsal"] for found in kept.values())
+    page = run("--out", str(tmp_path), "--markdown").stdout
+    assert page.count("nothing: this was a rehearsal") == len(parts) and "Stand-in" not in page
+
+
+def test_what_is_done_is_not_done_again_and_what_is_wrong_shows(tmp_path):
+    (tmp_path / "replay.json").write_text(json.dumps({"ok": False, "hashes": ["a", "b"]}))
+    (tmp_path / "sanitizer.json").write_text(json.dumps({"skipped": "no tool"}))
+    done = run("--out", str(tmp_path), "--parts", "replay,sanitizer")
+    assert (
+        done.stdout.splitlines() == ["replay: NOT as it must be", "sanitizer: skipped: no tool"]
+        and done.returncode == 1
+    )
+    assert run("--parts", "speed").stderr.endswith("no part is called 'speed'; --list names them\n")
+    assert {"gradients", "mnist", "step-1024-tf32", "suite-test_ops"} <= set(run("--list").stdout.split())

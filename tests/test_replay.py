@@ -1,0 +1,320 @@
+"""compile(): captured once, replayed bit for bit; captured anew, or not at all, where it must be."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from conftest import REAL_GPU
+from oracle import host
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import data, models, nn, optim
+
+only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu():
+    if not REAL_GPU:
+        import standin
+
+        standin.install()
+
+
+def counting():
+    import standin
+
+    return standin.counting()
+
+
+class Training:
+    """A small model with dropout and shifts, its optimizer, and what one step does."""
+
+    def __init__(self, make=lambda p: optim.AdamW(p, 1e-2), clip=False):
+        ta.manual_seed(0)
+        self.model = models.AttentionClassifier(8, 4, 1, 2, 8, 16, dropout=0.2).to("cuda")
+        self.optimizer = make(self.model.parameters())
+        rng = np.random.default_rng(0)
+        self.images = ta.tensor(rng.integers(0, 255, (40, 8, 8)).astype(np.uint8), device="cuda")
+        self.labels = ta.tensor(rng.integers(0, 10, 40), device="cuda")
+        self.clip, self.runs = clip, 0
+
+    def step(self, images, labels):
+        self.runs += 1
+        scores = self.model(data.random_shift(images, 1))
+        loss = F.cross_entropy(scores, labels, label_smoothing=0.1)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+        self.optimizer.step()
+        return {"loss": loss, "hits": (scores.argmax(1) == labels).sum()}
+
+    def loader(self, batch=8):
+        return data.DataLoader((self.images, self.labels), batch, shuffle=True, generator=ta.Generator().manual_seed(1))
+
+    def values(self):
+        tensors = [*self.model.parameters(), *(v for s in self.optimizer.state.values() for v in s.values())]
+        return [host(t) for t in tensors]
+
+
+OPTIMIZERS = {
+    "adamw": {}, "sgd": {"make": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True)}, "clipped": {"clip": True},
+    "amsgrad": {"make": lambda p: optim.Adam(p, 1e-2, amsgrad=True, weight_decay=0.1)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_replay_and_eager_are_equal_bit_for_bit(name):
+    results = []
+    for how in (lambda f: f, ta.compile):
+        training = Training(**OPTIMIZERS[name])
+        step = how(training.step)
+        schedule = optim.CosineAnnealingLR(training.optimizer, 12)
+        seen = []
+        for _ in range(2):
+            for images, labels in training.loader():
+                found = step(images, labels)
+                seen.append(found)
+                schedule.step()
+        results.append(([[t.item() for t in found.values()] for found in seen], training.values(), training.runs))
+    (eager, a, runs), (replayed, b, captured_runs) = results
+    assert eager == replayed and (runs, captured_runs) == (10, 3)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@only_on_the_stand_in
+def test_a_replay_is_one_launch_without_memory_or_copies():
+    training = Training()
+    step, kept, costs = ta.compile(training.step), [], []
+    for images, labels in [*training.loader(), *training.loader()]:
+        with counting() as cost:
+            kept.append(step(images, labels))
+        costs.append(cost)
+    assert costs[2]["malloc in capture"] == 0
+    for cost in costs[3:]:
+        assert cost["graph launch"] == 1 and cost["launch"] <= 4  # two arguments copied in, two results copied out
+        assert not cost["upload"] + cost["download"] + cost["synchronise"]
+    losses = [found["loss"].item() for found in kept]
+    assert len(set(losses)) == len(losses)  # each call's result is its own
+
+
+def test_a_smaller_last_batch_has_a_graph_of_its_own():
+    results = []
+    for how in (lambda f: f, ta.compile):
+        training = Training()
+        step = how(training.step)
+        for _ in range(4):
+            for images, labels in training.loader(batch=16):  # 16, 16, 8
+                step(images, labels)
+        results.append(training.values())
+    assert training.runs == 3 + 3
+    for x, y in zip(*results, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_what_lives_outside_is_safe_from_a_replay():
+    training = Training()
+    step = ta.compile(training.step)
+    batch = training.images[:8], training.labels[:8]
+    for _ in range(3):
+        step(*batch)
+    mine = [ta.full((n,), 7.0, device="cuda") for n in (1, 10, 64, 128, 512, 1024, 4096) for _ in range(20)]
+    step(*batch)
+    assert all((t == 7).all() for t in mine)
+
+
+def test_gradients_are_there_after_a_replay():
+    training = Training()
+    step = ta.compile(training.step)
+    for images, labels in training.loader():
+        step(images, labels)
+    grads = [host(p.grad) for p in training.model.parameters()]
+    assert all(np.isfinite(g).all() and g.any() for g in grads)
+
+
+def test_the_whole_data_set_as_an_argument_is_read_where_it_lies():
+    table, out = ta.arange(1000, device="cuda").float(), []
+    row = ta.zeros((), device="cuda")
+
+    @ta.compile
+    def total(table, row):
+        return table.sum() + row
+
+    for i in range(5):
+        row = ta.full((), float(i), device="cuda")
+        out.append(total(table, row).item())
+    assert out == [499500.0 + i for i in range(5)]
+    other = table * 2  # elsewhere: captured again
+    assert [total(other, row).item() for _ in range(4)] == [999004.0] * 4
+
+
+@pytest.mark.parametrize("change", ["weight_decay", "betas", "eps"])
+def test_a_changed_option_is_captured_again(change):
+    results = []
+    for how in (lambda f: f, ta.compile):
+        training = Training()
+        step = how(training.step)
+        for i in range(8):
+            if i == 4:
+                training.optimizer.param_groups[0][change] = {"weight_decay": 0.5, "betas": (0.5, 0.6), "eps": 1e-2}[
+                    change
+                ]
+            step(training.images[:8], training.labels[:8])
+        results.append(training.values())
+    for x, y in zip(*results, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_other_arguments_and_modes_have_graphs_of_their_own():
+    x = ta.arange(4, device="cuda").float()
+    seen = []
+
+    @ta.compile
+    def scaled(x, factor, *, name):
+        seen.append((factor, name, ta.is_grad_enabled()))
+        return [x * factor, name]
+
+    for _ in range(2):
+        for factor, name in ((2, "a"), (3, "a"), (2, "b")):
+            for _ in range(4):
+                out, label = scaled(x, factor, name=name)
+                assert out.tolist() == [0.0, factor, 2.0 * factor, 3.0 * factor] and label == name
+    assert len(seen) == 3 * 3
+    with ta.no_grad():
+        scaled(x, 2, name="a")
+    assert len(seen) == 10
+    with pytest.raises(TypeError, match="cannot be told apart from others"):
+        scaled(x, np.ones(2), name="a")
+
+
+# --- what cannot be captured ---
+
+ACCUMULATING = nn.Linear(2, 2)
+
+
+def _accumulate(x):
+    layer = ACCUMULATING.to("cuda")
+    layer(x).sum().backward()
+    return x
+
+
+REFUSED = {
+    "item": (lambda x: x * x.sum().item(), r"a tensor of shape \(\) is read by the processor"),
+    "bool": (lambda x: x if (x > 0).all() else -x, r"a tensor of shape \(\) is read by the processor"),
+    "cpu": (lambda x: x.cpu().cuda(), r"a tensor of shape \(2, 2\) is read by the processor"),
+    "a list": (lambda x: x[[1, 0]], r"an array of shape \(2,\) is copied from the processor"),
+    "an array": (lambda x: x + ta.tensor(np.ones((2, 2)), device="cuda"), r"an array of shape \(2, 2\) is copied from the processor"),
+    "a mask": (lambda x: x[x > 1], "a mask as an index makes a shape that only the GPU knows"),
+    "nonzero": (lambda x: ta.where(x > 1)[0], "asks how many elements are true"),
+    "synchronize": (lambda x: (x, ta.cuda.synchronize())[0], r"synchronize\(\) waits"),
+    "gradients from before": (_accumulate, r"gradients are added to those from before: call zero_grad\(\) inside"),
+    "an error": (lambda x: (x, 1 / 0 if ta.backends.gpu().capturing() else 0)[0], "division by zero"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_captured_runs_as_always_and_says_why_once(name, caplog):
+    function, why = REFUSED[name]
+    x = ta.tensor([[1.0, 2.0], [3.0, 4.0]], device="cuda")
+    compiled = ta.compile(function)
+    expected = host(function(x))
+    with caplog.at_level(logging.WARNING, "tinyattn"):
+        for _ in range(6):
+            np.testing.assert_array_equal(host(compiled(x)), expected)
+    assert len(caplog.records) == 1
+    caplog.records[0].getMessage()
+    assert "runs without a CUDA graph, launch by launch, because it cannot be captured" in caplog.text
+    import re
+
+    assert re.search(why, caplog.text)
+
+
+def test_a_failed_capture_leaves_the_training_as_it_was(caplog):
+    results = []
+    for how in (lambda f: f, ta.compile):
+        training = Training()
+
+        def step(images, labels, training=training):
+            found = training.step(images, labels)
+            return found, found["loss"].item()  # after everything else
+
+        step = how(step)
+        for images, labels in training.loader():
+            step(images, labels)
+        results.append(training.values())
+    assert "loss" not in caplog.text and len(caplog.records) == 1
+    for x, y in zip(*results, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_schedule_inside_of_the_step_is_not_stepped_twice(caplog):
+    rates = []
+    for how in (lambda f: f, ta.compile):
+        training = Training()
+        schedule = optim.StepLR(training.optimizer, 2)
+
+        def step(images, labels, training=training, schedule=schedule):
+            training.step(images, labels)
+            schedule.step()
+
+        step = how(step)
+        for images, labels in training.loader():
+            step(images, labels)
+        rates.append((schedule.last_epoch, training.optimizer.param_groups[0]["lr"]))
+    assert rates[0] == rates[1] and "belongs outside of the compiled step" in caplog.text
+
+
+def test_a_bad_label_is_an_error_in_a_replay_too():
+    training = Training()
+    step = ta.compile(training.step)
+    good, bad = training.labels[:8], ta.full((8,), 12, device="cuda")
+    for _ in range(4):
+        step(training.images[:8].clone(), good.clone())
+    before = [host(p) for p in training.model.parameters()]
+    message = r"cross_entropy: class 12 at position \(0,\) is out of range; expected 0 to 9"
+    with pytest.raises(IndexError, match=message):
+        [step(training.images[:8].clone(), bad.clone()) for _ in range(3)]
+    for p, was in zip(training.model.parameters(), before, strict=True):
+        np.testing.assert_array_equal(host(p), was)
+    step(training.images[:8].clone(), good.clone())
+    assert not np.array_equal(host(training.model.head.weight), before[-2])
+
+
+def test_on_the_cpu_and_under_observers_the_function_runs_as_always():
+    runs = []
+
+    @ta.compile(mode="reduce-overhead")
+    def double(x):
+        """Doubles."""
+        runs.append(1)
+        return x * 2
+
+    assert double.__name__ == "double" and double.__doc__ == "Doubles."
+    for _ in range(5):
+        assert double(ta.ones(2)).tolist() == [2.0, 2.0]
+    with ta.detect_anomaly():
+        for _ in range(5):
+            double(ta.ones(2, device="cuda"))
+    assert len(runs) == 10
+    with pytest.raises(ValueError, match="mode='max-autotune'; expected 'reduce-overhead'"):
+        ta.compile(double, mode="max-autotune")
+
+
+def test_a_method_and_a_compiled_function_inside_of_another():
+    class Model(nn.Module):
+        @ta.compile
+        def forward(self, x):
+            return inner(x) + 1
+
+    @ta.compile
+    def inner(x):
+        return x * 2
+
+    model, x = Model(), ta.ones(2, device="cuda")
+    for _ in range(5):
+        assert model(x).tolist() == [3.0, 3.0]
