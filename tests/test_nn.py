@@ -328,7 +328,9 @@ def test_linear_gelu_is_torchs_linear_and_gelu(approximate):
     assert repr(ours) == f"LinearGELU(in_features={E}, out_features=5, bias=True, approximate='{approximate}')"
     x = randn(B, T, E)
     expected = torch.nn.functional.gelu(theirs(x.detach()), approximate=approximate)
-    np.testing.assert_allclose(ours(ta.tensor(x.detach().numpy())).detach().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        ours(ta.tensor(x.detach().numpy())).detach().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12
+    )
     with pytest.raises(ValueError, match="approximate='fast'"):
         nn.LinearGELU(E, 5, approximate="fast")(ta.ones(2, E, dtype=ta.float64))
 
