@@ -182,6 +182,7 @@ def kill_at_every_call() -> dict[str, Any]:
             assert weights_of(model) == {"step-00000002": old, "step-00000003": new}[path.stem], call
             assert len(checkpoints.paths()) >= 2
             assert not list(folder.glob(".*")), "what the dead process left is cleared away"
+            assert not list(folder.glob("*.damaged")), "no file ever has a checkpoint's name before it is whole"
             seen[path.stem] += 1
             shutil.rmtree(folder)
             load(model, new)

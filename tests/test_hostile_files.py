@@ -183,7 +183,7 @@ IMAGES, LABELS = np.zeros((3, 5, 5), np.uint8), np.array([0, 9, 5])
             (IMAGES, LABELS, IMAGES[:2], LABELS),
             "toy: test labels of shape (3,) do not belong to images of shape (2, 5, 5)",
         ),
-        ((IMAGES[0], LABELS, IMAGES, LABELS), "do not belong to images of shape (5, 5)"),
+        ((IMAGES[:, 0], LABELS, IMAGES, LABELS), "do not belong to images of shape (3, 5)"),
         ((IMAGES, LABELS + 1, IMAGES, LABELS), "toy: training label 10 at index 1 is none of 0 to 9 (1 such labels)"),
         ((IMAGES, LABELS, IMAGES, LABELS - 6), "toy: test label -6 at index 0 is none of 0 to 9 (2 such labels)"),
     ],
