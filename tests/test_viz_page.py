@@ -350,9 +350,8 @@ def test_a_keyboard_is_enough(show):
 
 
 def test_an_address_leads_to_a_step(browser, tmp_path):
-    path = classifier().save(tmp_path / "x.html")
-    page = browser.open(path)
-    page.call("Page.navigate", url=f"{path.as_uri()}#step=50&level=3&theme=dark")
+    page = browser.open(classifier().save(tmp_path / "x.html"))
+    page.run("location.hash = 'step=50&level=3&theme=dark'")
     page.call("Page.reload")
     page.wait("window.page !== undefined && window.page.step === 50")
     assert state(page).startswith("backward 9 of") and page.text("#depth").startswith("3/")
