@@ -174,6 +174,13 @@ def test_column_sums_give_the_same_bits_however_often(dtype):
     assert sums.column_sums(x).get().tobytes() == first.tobytes()
 
 
+def test_the_gradient_of_a_bias_is_summed_down_columns():
+    x = random(3, 50, 7)
+    compare("sum_to", x, (7,), factor=3)
+    compare("sum_to", x.transpose(1, 0, 2), (7,), factor=3)
+    compare("sum_to", x, (50, 1), factor=3)
+
+
 # --- activations ---
 
 
