@@ -133,10 +133,9 @@ def test_softmax_of_what_is_not_finite(which, turned):
 def test_softmax_backward(shape, dim, dtype):
     g, x = random(*shape, dtype=dtype), random(*shape, seed=1, dtype=dtype)
     out = cpu.softmax(x, dim)
-    compare("softmax_backward", g, out, dim, reference=lambda g, y, d: y * (g - np.sum(g * y, d, keepdims=True)))
+    compare("softmax_backward", g, out, dim)
     out = cpu.log_softmax(x, dim)
-    compare("log_softmax_backward", g, out, dim, factor=2,
-            reference=lambda g, y, d: g - np.exp(y) * np.sum(g, d, keepdims=True))  # fmt: skip
+    compare("log_softmax_backward", g, out, dim, factor=2)
 
 
 def test_logsumexp_of_several_axes():
