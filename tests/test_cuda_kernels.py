@@ -164,6 +164,17 @@ def test_layer_norm(rows, width, dtype):
         compare("layer_norm_backward", g, normal, rstd, w, shape, needed, factor=5)
 
 
+def test_layer_norm_of_float16():
+    x, g, weight = (random(*shape, seed=i).astype(np.float16) for i, shape in enumerate(((5, 9), (5, 9), (9,))))
+    out, normal, rstd = gpu.layer_norm(on_gpu(x), on_gpu(weight), None, (9,), 1e-5)
+    assert (out.dtype, normal.dtype, rstd.dtype) == (np.float16, np.float32, np.float32)
+    _, *kept = cpu.layer_norm(x, weight, None, (9,), 1e-5)
+    wanted = cpu.layer_norm_backward(g, *kept, weight, (9,), (True, True, True))
+    got = gpu.layer_norm_backward(on_gpu(g), normal, rstd, on_gpu(weight), (9,), (True, True, True))
+    for a, b in zip(got, wanted, strict=True):
+        assert_close(a, b.astype(np.float64), 3)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_column_sums_give_the_same_bits_however_often(dtype):
     x = on_gpu(random(3000, 37, dtype=dtype))
