@@ -271,6 +271,26 @@ def test_no_weight_is_spoiled_by_a_bad_label(make):
     assert not np.array_equal(host(layer.weight), before)
 
 
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, lambda p: optim.SGD(p, momentum=0.9)])
+def test_a_step_whose_error_is_not_known_yet_does_nothing(make, monkeypatch):
+    """As on a GPU that lags behind: the processor has gone on when the flag goes up."""
+    weight = ta.ones(4, 3, device="cuda", requires_grad=True)
+    optimizer = make([weight])
+    for index, known in (([0, 1], True), ([0, 9], False), ([1, 1], False)):
+        with monkeypatch.context() as patch:
+            if not known:
+                patch.setattr(backends, "check", lambda: None)
+            optimizer.zero_grad()
+            F.embedding(ta.tensor(index, device="cuda"), weight).sum().backward()
+            optimizer.step()
+        if known:
+            before = host(weight)
+    with pytest.raises(IndexError, match=r"embedding: index 9 at position \(1,\)"):
+        ta.cuda.synchronize()
+    np.testing.assert_array_equal(host(weight), before)
+    assert all(state["step"].item() == 1.0 for state in optimizer.state.values() if "step" in state)
+
+
 # --- random numbers ---
 
 

@@ -252,6 +252,26 @@ def test_a_failed_capture_leaves_the_training_as_it_was(caplog):
         np.testing.assert_array_equal(x, y)
 
 
+def test_a_capture_that_fails_between_backward_and_step_leaves_no_gradient(caplog):
+    results = []
+    for how in (lambda f: f, ta.compile):
+        training = Training()
+
+        def step(images, labels, training=training):
+            loss = F.cross_entropy(training.model(images), labels)
+            loss.backward()
+            found = loss.item()
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+            return found
+
+        step = how(step)
+        results.append(([step(images, labels) for images, labels in training.loader()], training.values()))
+    assert results[0][0] == results[1][0] and len(caplog.records) == 1
+    for x, y in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def test_a_schedule_inside_of_the_step_is_not_stepped_twice(caplog):
     rates = []
     for how in (lambda f: f, ta.compile):

@@ -29,4 +29,4 @@ from tinyattn.ops.shape import (
     broadcast_to, cat, chunk, concat, expand, flatten, flip, movedim, pad, permute, reshape, roll, split, squeeze,
     stack, transpose, tril, triu, unbind, unsqueeze, view,
 )  # fmt: skip
-from tinyattn.ops.softmax import log_softmax, softmax
+from tinyattn.ops.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward

@@ -33,14 +33,16 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     integers, index = _integers_first(as_index(index))
     if integers is not None:
         input = _getitem(input, index=integers)
-    return _getitem(input, index=backends.of(input.data).index_for(input.data, index))
+    if backends.in_use():
+        index = backends.of(input.data).index_for(input.data, index)
+    return _getitem(input, index=index)
 
 
 def _integers_first(index: Any) -> tuple[Any, Any]:
     """Split an index that mixes integers and arrays: PyTorch takes the integers first, as a view,
     where NumPy would count them among the arrays and move the axes. (None, index) if it does not."""
     parts = index if isinstance(index, tuple) else (index,)
-    arrays = [p for p in parts if backends.is_array(p)]
+    arrays = [p for p in parts if type(p) not in _PLAIN and backends.is_array(p)]
     if not arrays or not any(type(p) is int for p in parts):
         return None, index
     first: list[Any] = []
@@ -50,6 +52,9 @@ def _integers_first(index: Any) -> tuple[Any, Any]:
         elif part is not None:
             first += [slice(None)] * (part.ndim if backends.is_array(part) and part.dtype.kind == "b" else 1)
     return tuple(first), tuple(p for p in parts if type(p) is not int)
+
+
+_PLAIN = (slice, int, type(None), type(Ellipsis))  # what basic indexing consists of
 
 
 def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
@@ -79,6 +84,8 @@ def write_index(index: Any, array: Any) -> Any:
 
 def as_index(index: Any) -> Any:
     """An index with its tensors and lists turned into arrays."""
+    if type(index) in _PLAIN:
+        return index
     if type(index) is tuple:
         return tuple(map(as_index, index))
     if isinstance(index, _tensor.Tensor):

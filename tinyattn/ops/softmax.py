@@ -20,7 +20,7 @@ def _softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
     return e / F.sum(e, dim, keepdim=True)
 
 
-@operation(definition=_softmax_definition, x=lambda F, g, out, dim: out * (g - F.sum(g * out, dim, keepdim=True)))
+@operation(definition=_softmax_definition, x=lambda F, g, out, dim: F.softmax_backward(g, out, dim))
 def _softmax(F: Any, x: Any, *, dim: int) -> Any:
     return F.softmax(x, dim)
 
@@ -31,9 +31,19 @@ def _log_softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
     return x - F.logsumexp(x, dim, keepdim=True)
 
 
-@operation(definition=_log_softmax_definition, x=lambda F, g, out, dim: g - F.exp(out) * F.sum(g, dim, keepdim=True))
+@operation(definition=_log_softmax_definition, x=lambda F, g, out, dim: F.log_softmax_backward(g, out, dim))
 def _log_softmax(F: Any, x: Any, *, dim: int) -> Any:
     return F.log_softmax(x, dim)
+
+
+def softmax_backward(g: Tensor, out: Tensor, dim: int) -> Tensor:
+    """The gradient of softmax, from its output."""
+    return out * (g - _ops.sum(g * out, dim, keepdim=True))
+
+
+def log_softmax_backward(g: Tensor, out: Tensor, dim: int) -> Tensor:
+    """The gradient of log_softmax, from its output."""
+    return g - _ops.exp(out) * _ops.sum(g, dim, keepdim=True)
 
 
 def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
@@ -51,3 +61,6 @@ def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
 
 def _ready(input: Tensor, dtype: Any) -> Tensor:
     return cast(input, dtype) if dtype is not None else floating(input)[0]
+
+
+from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -17,6 +17,8 @@ from tinyattn.backends.cuda import flags
 from tinyattn.backends.cuda.elementwise import erf
 from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.cuda.products import einsum, matmul
+from tinyattn.backends.cuda.rows import contiguous
+from tinyattn.backends.cuda.sums import column_sums
 
 __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
@@ -189,6 +191,8 @@ def nonzero(x: Array) -> tuple[Array, ...]:
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
+    if ahead and x.shape[ahead:] == shape and len(shape) == 1 and x.dtype in (np.float32, np.float64) and x.size:
+        return column_sums(contiguous(x).reshape(-1, shape[0]))  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
     return cp.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
 

@@ -48,7 +48,7 @@ def layer_norm_backward(
     block = max(size, 128)
     grid = blocks(len(gs), block // size, _BLOCKS)
     held = can_hold(width, gs.dtype.itemsize) and (needed[1] or needed[2])
-    sums = cp.empty((2, grid, width), g.dtype) if held else None
+    sums = cp.empty((2, grid, width), gs.dtype) if held else None
     if dx is not None or held:
         room = max(block // size * width if size <= 32 else 0, block // 32) * gs.dtype.itemsize
         args = [gs, normal, rstd, weight, dx, sums, len(gs), width, size]

@@ -1,17 +1,5 @@
 // Cross-entropy with class numbers: x (rows, classes), target (rows).
-#include "rows.cuh"
-
-struct Sum {
-  real top, total;
-};
-
-__device__ inline Sum sum_of_exponentials(Team team, const Row& row, int width) {
-  real top = -infinity(), total = 0;
-  each_column(team, width, [&](int i, int column) { top = larger(top, row.at(i, column)); });
-  top = team_max(team, top);
-  each_column(team, width, [&](int i, int column) { total += exp(row.at(i, column) - top); });
-  return {top, team_sum(team, total)};
-}
+#include "exponentials.cuh"
 
 // -log softmax(x)[target]. A target out of range reads nothing and gives NaN; `check_indices` says what it was.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forward(
@@ -19,7 +7,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forwa
   Team team = team_of(size);
   each_row(team, rows, classes, [&](Size r, int wide) {
     Row row = read_row(team, x + r * classes, wide);
-    Sum sum = sum_of_exponentials(team, row, wide);
+    Sum sum = exponentials(team, row, wide);
     if (team.rank != 0 || wide == 0) return;
     bool known = target[r] >= 0 && target[r] < classes;
     real score = known ? x[r * classes + target[r]] : infinity() - infinity();
@@ -33,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_backw
   Team team = team_of(size);
   each_row(team, rows, classes, [&](Size r, int wide) {
     Row row = read_row(team, x + r * classes, wide);
-    Sum sum = sum_of_exponentials(team, row, wide);
+    Sum sum = exponentials(team, row, wide);
     write_row(team, wide, dx + r * classes, [&](int i, int column) {
       real share = exp(row.at(i, column) - sum.top) / sum.total;
       return (column == target[r] ? share - 1 : share) * g[r];

@@ -2,28 +2,9 @@
 //
 // *_rows: the axis lies side by side in memory; a team does a row, which is read and written once.
 // *_columns: other axes are further in: x (outer, n, inner); a thread does a column, neighbours side by side.
-#include "rows.cuh"
+#include "exponentials.cuh"
 
 __device__ inline real finite_or_zero(real top) { return top - top == 0 ? top : real(0); }
-
-// The logarithm of a row's sum of exponentials, and what was taken from its elements: the largest, so that exp cannot
-// overflow. The row then holds exp(x - top).
-struct Sum {
-  real top, total;
-};
-
-__device__ inline Sum exponentials(Team team, Row& row, int width, bool keep) {
-  real top = -infinity();
-  each_column(team, width, [&](int i, int column) { top = larger(top, row.at(i, column)); });
-  top = team_max(team, top);
-  real total = 0;
-  each_column(team, width, [&](int i, int column) {
-    real e = exp(row.at(i, column) - top);
-    if (keep && i < HELD) row.held[i] = e;
-    total += e;
-  });
-  return {top, team_sum(team, total)};
-}
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     softmax_rows(const real* x, real* out, Size rows, Size width, Size size) {
@@ -43,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
   Team team = team_of(size);
   each_row(team, rows, width, [&](Size r, int wide) {
     Row row = read_row(team, x + r * width, wide);
-    Sum sum = exponentials(team, row, wide, false);
+    Sum sum = exponentials(team, row, wide);
     real logarithm = log(sum.total);
     write_row(team, wide, out + r * width,
               [&](int i, int column) { return row.at(i, column) - sum.top - logarithm; });
