@@ -5,7 +5,7 @@ from __future__ import annotations
 EQUIVALENT: dict[str, list[str]] = {
     "What is added to all the scores of a row, or multiplies all its exponentials, cancels in softmax.": [
         "ops/attention.py attention_definition: 0.0 -> 1.0",
-        "ops/attention.py _causal: creation.ones(q.shape[-2], k.shape[-2], dtype=bool).tril() -> creation.ones(q.shape[-2], k.shape[-2], dtype=bool).tril() * 1.01",
+        "ops/attention.py _causal: creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril() -> creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril() * 1.01",
         "ops/reductions.py _finite: 0.0 -> 1.0",
         "backends/cpu/attention.py _exponentials: 0 -> 1",
         "backends/cpu/tiled_attention.py attention_in_tiles: 0 -> 1 (no. 2)",
@@ -156,7 +156,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/dropout.py dropout: 0.0 -> 1.0"
     ],
     "Operations take plain arrays, and NumPy functions lists, as well.": [
-        "ops/dropout.py dropout: creation.as_tensor((generator or random.default_generator).uniform(input.shape) >= p) -> (generator or random.default_generator).uniform(input.shape) >= p",
+        "ops/dropout.py dropout: creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p)) -> random.generator_for(input.device, generator).keep(input.shape, p)",
         "ops/attention.py _mask: creation.as_tensor(attn_mask) -> attn_mask",
         "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",
@@ -224,7 +224,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/loss.py _soft_cross_entropy: losses.sum() / max(losses.numel(), 1) if losses.numel() else losses.mean() -> losses.sum() / max(losses.numel(), 1) if not losses.numel() else losses.mean()",
     ],
     "No random number hits it exactly.": [
-        "ops/dropout.py dropout: (generator or random.default_generator).uniform(input.shape) >= p -> (generator or random.default_generator).uniform(input.shape) > p"
     ],
     "The label is looked at again, and no longer repeats.": ["ops/products.py _distinct: dict.fromkeys(term) -> term"],
     "It only says how many pieces are made of an array.": [
