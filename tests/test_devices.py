@@ -497,6 +497,24 @@ def test_importing_tinyattn_does_not_import_cupy():
     assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}).returncode == 0
 
 
+# --- looking into the engine ---
+
+
+def test_gradients_are_checked_on_a_gpu():
+    x = ta.tensor(np.random.default_rng(0).normal(size=(2, 3)), device="cuda", requires_grad=True)
+    w = ta.tensor(np.random.default_rng(1).normal(size=(4, 3)), device="cuda", requires_grad=True)
+    assert ta.gradcheck(lambda x, w: F.gelu(F.linear(x, w)).softmax(-1), [x, w])
+    wrong = ta.Operation(lambda F, x: x * x, name="wrong", x=lambda F, g, x: g * x)
+    with pytest.raises(RuntimeError, match=r"backward gives .*, finite differences"):
+        ta.gradcheck(lambda x: wrong(x), [x])
+
+
+def test_anomalies_are_seen_on_a_gpu():
+    x = ta.tensor([-1.0, 2.0], device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"log .* made 1 NaN in 2 elements"), ta.detect_anomaly():
+        ta.log(x)
+
+
 # --- products ---
 
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyattn import backends
 from tinyattn.autograd import grad
+from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float64
 from tinyattn.modes import enable_grad
 from tinyattn.tensor import Tensor
@@ -148,7 +150,7 @@ class _Check:
             raise ValueError(f"{self.name}: no input requires a gradient; give at least one with requires_grad=True")
         for name, x in self.wanted.items():
             self._must_be_float64(x, name)
-            if not x.data.flags.writeable:
+            if not getattr(x.data.flags, "writeable", True):  # CuPy has no read-only arrays
                 raise ValueError(
                     f"{self.name}: {name} cannot be moved, its memory is read-only or shared; pass a clone()"
                 )
@@ -163,7 +165,7 @@ class _Check:
     def run(self, rng: np.random.Generator | None) -> None:
         """Raise GradcheckError if something is wrong; with `rng`, look along random directions first."""
         outputs = self._outputs()
-        base = [y.data.copy() for y in outputs]  # an output may be a view of an input, which moves
+        base = [y._on_host().copy() for y in outputs]  # an output may be a view of an input, which moves
         self._repeatable(outputs, base)
         suspect = None if rng is None else self._along_random_directions(outputs, base, rng)
         if rng is None or suspect is not None:
@@ -205,16 +207,16 @@ class _Check:
                 raise GradcheckError(f"{self.name}: two walks back give {name} different gradients")
 
     def _values(self) -> list[Array]:
-        return [y.data for y in _floats(self.func(*self.inputs))]
+        return [y._on_host() for y in _floats(self.func(*self.inputs))]
 
     def _pull(self, outputs: Sequence[Tensor], seeds: Sequence[Array]) -> list[Array]:
         """The gradient at each wanted input; None where the graph leads nowhere."""
-        known = [(y, Tensor(u)) for y, u in zip(outputs, seeds, strict=True) if y.requires_grad]
+        known = [(y, as_tensor(u, device=y.device)) for y, u in zip(outputs, seeds, strict=True) if y.requires_grad]
         if not known:
             return [None] * len(self.wanted)
         ys, us = zip(*known, strict=True)
         found = grad(ys, list(self.wanted.values()), us, retain_graph=True, allow_unused=True)
-        return [None if g is None else g.data for g in found]
+        return [None if g is None else g._on_host() for g in found]
 
     def _push(self, x: Tensor, direction: Array, base: list[Array]) -> list[_Slopes]:
         """How every output changes when x moves along `direction`: four evaluations, usually two."""
@@ -241,7 +243,7 @@ class _Check:
         here = x.data.copy()
         try:
             for h in (step, -step):
-                x.data[...] = here + direction * h
+                x.data[...] = here + backends.move(direction * h, x.device)
                 slopes.append([_minus(y, y0) / h for y, y0 in zip(self._values(), base, strict=True)])
         finally:
             x.data[...] = here
