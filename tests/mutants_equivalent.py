@@ -223,8 +223,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/loss.py _soft_cross_entropy: losses.mean() -> losses.mean() * 1.01",
         "ops/loss.py _soft_cross_entropy: losses.sum() / max(losses.numel(), 1) if losses.numel() else losses.mean() -> losses.sum() / max(losses.numel(), 1) if not losses.numel() else losses.mean()",
     ],
-    "No random number hits it exactly.": [
-    ],
     "The label is looked at again, and no longer repeats.": ["ops/products.py _distinct: dict.fromkeys(term) -> term"],
     "It only says how many pieces are made of an array.": [
         "backends/cpu/attention.py _parts: 2 -> 3",
