@@ -25,7 +25,7 @@ import threadpoolctl
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train, viz
-from tinyattn.train.arguments import folder, integer, new_folder, positive_number, probability, whole_number
+from tinyattn.train.arguments import device, folder, integer, new_folder, positive_number, probability, whole_number
 
 RECIPES = {
     # The classifier: overlapping 7x7 patches with a two-layer stem, two blocks, attention pooling.
@@ -55,15 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.epochs = args.epochs or (20 if small else 10)
     args.batch_size = args.batch_size or (32 if small else recipe["batch_size"])
     args.lr = args.lr or recipe["lr"]
-    loader = data.DataLoader((digits.train_images, digits.train_labels), args.batch_size, shuffle=True)
+    images, labels = (ta.from_numpy(a).to(args.device) for a in (digits.train_images, digits.train_labels))  # once
+    loader = data.DataLoader((images, labels), args.batch_size, shuffle=True)
 
     # --- model and optimizer
     if args.model == "article":
-        model = models.AttentionModel(**recipe["model"], num_classes=10)
+        model = models.AttentionModel(**recipe["model"], num_classes=10).to(args.device)
         optimizer = optim.Adam(model.parameters(), args.lr)
         schedule = None
     else:
-        model = models.AttentionClassifier(**recipe["model"], dropout=args.dropout)
+        model = models.AttentionClassifier(**recipe["model"], dropout=args.dropout).to(args.device)
         optimizer = optim.AdamW(model.parameters(), args.lr, weight_decay=recipe["weight_decay"])
         steps = args.epochs * len(loader)
         warmup = min(recipe["warmup"], steps // 5 + 1)
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     tally.skip()
                 else:
                     optimizer.step()
-                    hits = int((scores.data.argmax(1) == labels.data).sum())
+                    hits = (scores.argmax(1) == labels).sum().item()
                     tally.add(loss.item(), hits, len(labels))
                 if schedule is not None:
                     schedule.step()
@@ -201,7 +202,8 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     first = [int(found[0]) for found in places if found.size]  # one of each that is there
     images = digits.test_images[first]
     captions = [f"a {digits.test_labels[i]}, said {predicted[i]}" for i in first]
-    maps = {"where it looked": model.where_it_looked(images).numpy()}
+    on_device = ta.from_numpy(images).to(next(model.parameters()).device)
+    maps = {"where it looked": model.where_it_looked(on_device).cpu().numpy()}
     figure = viz.attention_figure(images, maps, captions, title)
     figure.savefig(run.folder / "attention.png")
 
@@ -288,7 +290,7 @@ def options() -> train.Parser:
     option("--workers", type=whole_number, metavar="N",
            help=f"threads that share each batch (the cores, up to 4: {DEFAULTS['workers']})")
     option("--threads", type=whole_number, metavar="N", help="threads of the matrix products, with --workers 1 (1)")
-    option("--device", choices=["cpu"], help="where to compute (cpu)")
+    option("--device", type=device, metavar="DEVICE", help="where to compute: cpu, cuda or cuda:1 (cpu)")
 
     option = parser.add_argument_group("what is kept").add_argument
     option("--out", type=new_folder, metavar="FOLDER", help="gets a new folder for this run (runs)")

@@ -89,6 +89,7 @@ TABLE: dict[str, list[Case]] = {
     "where": [Case(lambda op, a, b: op(MASK, a, b), (2, 3), (3,))],
     "masked_fill": [Case(lambda op, x, value: op(x, MASK, value), (2, 3), ())],
     "cast": [Case(lambda op, x: op(x, dtype=ta.float64), (2, 3))],
+    "to": [Case(lambda op, x: op(x, device="cpu", source="cpu"), (2, 3))],  # between devices: test_devices.py
     "getitem": [
         Case(lambda op, x: op(x, index=(slice(None), 1)), (3, 3)),
         Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),)), (3, 2)),

@@ -23,15 +23,18 @@ RUNS_WHAT_IT_READS = {
     "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "code", "runpy",
 }  # fmt: skip
 RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
+TYPED = {"__main__.py": ["eval", "compile"]}  # what stands on its user's command line, as after python -c
 
 
 def dangers(source):
     """What of a source could run something that was loaded, as (line, name)."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}  # ta.compile is no built-in
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             yield from ((node.lineno, module) for module in modules if module.split(".")[0] in RUNS_WHAT_IT_READS)
-        elif isinstance(node, ast.Name) and node.id in RUNS_TEXT:
+        elif isinstance(node, ast.Name) and node.id in RUNS_TEXT - own:
             yield node.lineno, node.id
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "shell", "weights_only"):
             yield node.lineno, node.arg
@@ -46,7 +49,8 @@ def dangers(source):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_is_read_is_run(path):
-    assert list(dangers(path.read_text(encoding="utf-8"))) == []
+    found = [name for _, name in dangers(path.read_text(encoding="utf-8"))]
+    assert found == TYPED.get(str(path.relative_to(ROOT / "tinyattn")), [])
 
 
 def test_the_search_for_dangers_finds_them():

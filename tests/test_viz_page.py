@@ -354,7 +354,7 @@ def test_an_address_leads_to_a_step(browser, tmp_path):
     page.run("location.hash = 'step=50&level=3&theme=dark'")
     page.call("Page.reload")
     page.wait("window.page !== undefined && window.page.step === 50")
-    assert state(page).startswith("backward 9 of") and page.text("#depth").startswith("3/")
+    assert state(page).startswith("backward 12 of") and page.text("#depth").startswith("3/")
     assert page.run("document.documentElement.dataset.theme") == "dark"
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tinyattn import backends
+from tinyattn.backends import device as named
 from tinyattn.errors import FileFormatError
 from tinyattn.train.errors import NonFiniteError, RefusedError
 
@@ -85,6 +87,14 @@ class Parser(argparse.ArgumentParser):
             if value is not None and value is not False:
                 words.append(self.flag(name) + ("" if value is True else f"={value}"))
         return words
+
+
+def device(word: str) -> str:
+    """A device that can be used here: "cpu", "cuda", or "cuda:1"."""
+    try:
+        return str(backends.full_name(named(word)))
+    except (ValueError, ImportError, RuntimeError) as why:
+        raise argparse.ArgumentTypeError(" ".join(str(why).split())) from None
 
 
 def whole_number(text: str) -> int:
