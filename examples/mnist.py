@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     describe(run, args, digits)
     tally = train.Tally()  # where we are, and the sums of this epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "loader": loader,
-             "random": ta.default_generator, "tally": tally, "run": run}  # fmt: skip
+             "random": train.RandomStates(), "tally": tally, "run": run}  # fmt: skip
     checkpoints = train.Checkpoints(run.folder / "checkpoints", parts, keep=args.keep, say=print)
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
     print(f"{args.model}: {parameters} parameters, {recipe['model']}")

@@ -45,6 +45,21 @@ def run(*arguments, stop_at=None, number=signal.SIGTERM):
         return train.exit_code(lambda: mnist.main([str(a) for a in arguments]), "mnist.py")
 
 
+@pytest.mark.slow  # CUDA kernels on the processor take their time
+@pytest.mark.parametrize(("begun", "resumed"), [("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:0")])
+def test_a_run_goes_on_on_another_device(begun, resumed, tmp_path, capsys):
+    import standin
+
+    standin.install()
+    few = "--data digits --epochs 1 --no-progress --workers 1 --model article --batch-size 100 --out".split()
+    assert run(*few, tmp_path, "--device", begun, stop_at=2) == 143
+    assert run("--resume", only(tmp_path), "--device", resumed) == 0
+    said = f"Resumed with device {resumed}, begun with {begun}: the rest of the run has other random numbers"
+    assert (said in capsys.readouterr().out) == (begun != resumed)
+    summary = json.loads((only(tmp_path) / "summary.json").read_text())
+    assert summary["steps"] == 4 and 0 < summary["test_accuracy"] < 1
+
+
 def only(folder):
     (run_folder,) = folder.iterdir()
     return run_folder

@@ -66,7 +66,7 @@ def save(path: str | os.PathLike[str], state: Any, metadata: Mapping[str, str] |
     if STATE in words or not all(isinstance(word, str) for pair in words.items() for word in pair):
         raise TypeError(f"ta.save: metadata is a mapping from strings to strings, without {STATE!r} in it.")
     if isinstance(state, Mapping) and all(is_name(k) and isinstance(v, Tensor) for k, v in state.items()):
-        arrays = {name: np.asarray(tensor.numpy(), order="C") for name, tensor in state.items()}
+        arrays = {name: np.asarray(tensor.cpu().numpy(), order="C") for name, tensor in state.items()}
     else:
         words[STATE], arrays = encode(state)
     content = library.save(arrays, words or None)

@@ -131,7 +131,7 @@ class _Encoder:
                 f" strings, booleans, None, and dicts, lists and tuples of them{hint}."
             )
         try:
-            array = as_tensor(value).numpy()
+            array = as_tensor(value).cpu().numpy()
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"ta.save: {_where(path)} is no tensor that can be saved ({error}).") from error
         name = self._free_name(path)

@@ -8,13 +8,14 @@ from tinyattn.train.evaluate import predict
 from tinyattn.train.errors import NonFiniteError, RefusedError
 from tinyattn.train.nonfinite import batch_is_not_finite, not_finite
 from tinyattn.train.progress import Progress
+from tinyattn.train.random_states import RandomStates
 from tinyattn.train.run import Run
 from tinyattn.train.signals import StopSignals
 from tinyattn.train.tally import Tally
 from tinyattn.train.watch import LayerStats
 
 __all__ = [
-    "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RefusedError", "Run", "StopSignals", "Tally",
-    "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state", "not_finite", "predict",
-    "versions",
+    "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RandomStates", "RefusedError", "Run",
+    "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state",
+    "not_finite", "predict", "versions",
 ]  # fmt: skip

@@ -176,7 +176,7 @@ def digest(state: Any) -> str:
                 add(inside)
             sha.update(b"]")
         elif isinstance(value, Tensor | np.ndarray):
-            array = value.numpy() if isinstance(value, Tensor) else value
+            array = value.cpu().numpy() if isinstance(value, Tensor) else value
             array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
             sha.update(f"{array.dtype.str}{array.shape}".encode())
             sha.update(array.data)
