@@ -84,7 +84,6 @@ WRONG = {
     "--validation -5": "argument --validation: '-5' is not a whole number above 0",
     "--model cnn": "argument --model: invalid choice: 'cnn' (choose from",
     "--device tpu": "argument --device: device='tpu' is no device; expected 'cpu', 'cuda' or 'cuda:1'",
-    "--device cuda": "argument --device: ",
     "--data cifar": "argument --data: invalid choice: 'cifar' (choose from",
     # paths
     "--data-dir {tmp}/none": "argument --data-dir: '{tmp}/none' does not exist",
