@@ -114,7 +114,7 @@ def test_from_scratch_learns():
         (["--lr", "nan"], "'nan' is not a number above 0"),
         (["--lr", "fast"], "'fast' is not a number above 0"),
         (["--model", "cnn"], "invalid choice: 'cnn'"),
-        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--device", "tpu"], "device='tpu' is no device"),
         (["--dat-dir"], "--dat"),
     ],
 )
