@@ -150,7 +150,8 @@ def compare(whole: Path, other: Path) -> None:
     assert weights == others, "other weights"
     rows, others = ([line.split(",")[:5] for line in (folder / "metrics.csv").read_text().split()] for folder in (whole, other))  # fmt: skip
     assert rows == others, (rows, others)
-    assert len(list((other / "checkpoints").glob("*.safetensors"))) == 2
+    kept = [path.name for path in (other / "checkpoints").glob("*.safetensors")]
+    assert len(kept) == 2, kept
     assert not list(other.rglob("*.tmp"))
 
 

@@ -183,6 +183,18 @@ def test_the_old_one_is_deleted_after_the_new_one_is_on_the_disk(tmp_path, monke
     assert events == ["flush the file", "rename", "flush the folder", "delete step-00000001.safetensors"]
 
 
+def test_who_goes_on_deletes_what_a_killed_one_could_not(tmp_path, monkeypatch):
+    training = Training(tmp_path, keep=2)
+    for _ in range(2):
+        training.step().save()
+    with monkeypatch.context() as killed:
+        killed.setattr(type(tmp_path), "unlink", lambda *_, **__: None)
+        training.step().save()
+    assert len(training.checkpoints.paths()) == 3
+    assert training.checkpoints.restore() == training.checkpoints.paths()[-1]
+    assert [path.stem for path in training.checkpoints.paths()] == ["step-00000002", "step-00000003"]
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     training = Training(tmp_path).step(2)
     training.save()

@@ -670,6 +670,7 @@ def test_a_profile_colours_the_graph_by_its_times():
 # --- size and cost ---
 
 
+@pytest.mark.no_cover  # which would be timed too
 def test_ten_thousand_nodes_in_five_seconds(tmp_path):
     for root, vertices in ((chain(10_000), 10_002), (wild(9_000), None)):
         start = time.process_time()

@@ -427,6 +427,7 @@ def test_texts_of_the_user_stay_texts(show):
     assert NASTY[:5] in page.text("#panel")
 
 
+@pytest.mark.no_cover  # which would be timed too
 def test_a_page_of_ten_thousand_nodes(show):
     root, start = wild(9_000), time.process_time()
     picture = graph(root)

@@ -79,10 +79,13 @@ class Checkpoints:
                 f"the checkpoint of step {step} could not be written to {self.folder} ({error.strerror}); "
                 f"{self.last_good()}, and --resume goes on from there once there is room."
             ) from error
+        self._delete_old()
+        return path
+
+    def _delete_old(self) -> None:
         for old in self.paths()[: -self.keep]:
             with contextlib.suppress(OSError):
                 old.unlink()
-        return path
 
     def restore(self) -> Path | None:
         """Bring all parts to where the newest whole checkpoint has them; None if there is no checkpoint.
@@ -101,6 +104,7 @@ class Checkpoints:
                 self.say(f"{why}; {path.name} is taken instead.")
                 bad.replace(bad.with_suffix(".damaged"))
             self._load(path, state)
+            self._delete_old()  # one too many is left by who was killed before it could
             return path
         if damaged:
             raise RefusedError(
