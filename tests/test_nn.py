@@ -329,7 +329,7 @@ def test_linear_gelu_is_torchs_linear_and_gelu(approximate):
     x = randn(B, T, E)
     expected = torch.nn.functional.gelu(theirs(x.detach()), approximate=approximate)
     np.testing.assert_allclose(
-        ours(ta.tensor(x.detach().numpy())).detach().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12
+        ours(ta.tensor(x.numpy())).detach().cpu().numpy(), expected.detach().numpy(), rtol=1e-12, atol=1e-12
     )
     with pytest.raises(ValueError, match="approximate='fast'"):
         nn.LinearGELU(E, 5, approximate="fast")(ta.ones(2, E, dtype=ta.float64))
