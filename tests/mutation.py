@@ -36,7 +36,9 @@ from _pytest.runner import runtestprotocol
 from mutants import PACKAGE, ROOT, Mutant, all_mutants
 from mutants_equivalent import EQUIVALENT
 
-TESTS = "ops parallel torch_samples engine tiled_attention optim nn inplace properties transforms gradcheck".split()
+TESTS = (
+    "ops parallel torch_samples engine tiled_attention optim nn inplace properties transforms gradcheck data".split()
+)
 DOCS = ROOT / "docs/correctness.md"
 VERDICTS = ROOT / ".pytest_cache/mutation.jsonl"  # what is known so far; safe to delete
 REASONS = {name: reason for reason, names in EQUIVALENT.items() for name in names}
