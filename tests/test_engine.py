@@ -669,6 +669,19 @@ def calls_of_f() -> list[tuple[str, int, list[str]]]:
     return found
 
 
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_extras_are_taken_where_they_are_declared_and_nowhere_else(kind):
+    x = ta.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    twice = ta.Operation(lambda F, x: kind((x, x)), name="twice")  # no extras: an output of two rows
+    assert twice(x).shape == (2, 3)
+    square = ta.Operation(
+        lambda F, x: kind((x * x, x + x)), name="square", extras=("slope",), x=lambda F, g, slope: g * slope
+    )
+    out, slope = square(x)
+    np.testing.assert_array_equal(slope.numpy(), [2, 4, 6])
+    np.testing.assert_array_equal(ta.grad(out.sum(), x)[0].numpy(), [2, 4, 6])
+
+
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
     "asarray", "attention", "attention_backward", "attention_in_tiles", "attention_in_tiles_backward", "floor_divide",
     "gelu_and_slope", "layer_norm_backward", "linear_gelu_and_slope", "packed_attention", "packed_attention_backward", "trunc_divide",

@@ -253,7 +253,7 @@ class Operation:
             self._name_shapes(error, arrays)
             raise
         extra: Sequence[Any] = ()
-        if type(result) is tuple:
+        if self.extras and isinstance(result, tuple | list):  # not where they are left out, see `recorded`
             result, *more = result
             extra = [Tensor._from(F.asarray(e)) for e in more]
         if type(result) is not F.ndarray:  # a ufunc of 0-d arrays returns a scalar
