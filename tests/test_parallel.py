@@ -511,9 +511,15 @@ def interrupt() -> None:
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C raises KeyboardInterrupt, though what a shell starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+    """Ctrl-C raises KeyboardInterrupt, though what a shell starts in the background ignores it; whether one came."""
+    arrived = threading.Event()
+
+    def handler(*_: object) -> None:
+        arrived.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handler)
+    yield arrived
     signal.signal(signal.SIGINT, before)
 
 
@@ -535,17 +541,22 @@ def test_ctrl_c_waits_for_the_workers():
         assert ended.pop()
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_a_second_ctrl_c_does_not_wait():
-    release, ended = threading.Event(), threading.Event()
+@pytest.mark.parametrize("busy", [True, False], ids=["at work", "waiting"])
+def test_a_second_ctrl_c_does_not_wait(busy: bool, interruptible: threading.Event):
+    there, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def function(s: Any, x: Any) -> Any:
-        if x.data[0]:
-            for delay in (0, 0.3):
-                time.sleep(delay)
-                interrupt()
+        if x.data[0]:  # the share of another thread
+            there.wait(20)
+            time.sleep(0.1)
+            interrupt()
+            interruptible.wait(20)
+            interrupt()
             release.wait(20)
             ended.set()
+        else:
+            there.set()
+            time.sleep(20 * busy)
         return x
 
     with pytest.raises(KeyboardInterrupt):

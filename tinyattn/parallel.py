@@ -60,6 +60,8 @@ def side_by_side(pieces: Sequence[Callable[[], Any]], threads: bool = True) -> l
             for i, helper in enumerate(helpers, 1):
                 helper.inbox.put(partial(job, i))
             contexts[0].run(work, 0)
+            if isinstance(errors[0], KeyboardInterrupt):
+                raise errors[0]  # now, so that the wait for the others, in `borrowed`, ends with the second Ctrl-C
             for _ in helpers:
                 ended.get()
         for error in errors:
