@@ -551,6 +551,7 @@ def test_a_second_ctrl_c_does_not_wait(busy: bool, interruptible: threading.Even
             time.sleep(0.1)
             interrupt()
             interruptible.wait(20)
+            time.sleep(0.5)  # both at once would be one
             interrupt()
             release.wait(20)
             ended.set()
