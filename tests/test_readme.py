@@ -65,7 +65,7 @@ def excerpt(block: str) -> None:
 def test_every_kind_of_block_is_there():
     assert len(PYTHON) >= 5
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    for command in ('pip install -e ".[train]" && python examples/mnist.py', 'pip install -e ".[test]" && pytest'):
+    for command in ('pip install -e ".[train]" && python examples/mnist.py', 'pip install -e ".[test]" && pytest -n 2'):
         assert SHELL.splitlines().count(command) == 1, f"README.md must have the line: {command}"
 
 
