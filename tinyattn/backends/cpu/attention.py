@@ -18,7 +18,7 @@ from tinyattn.backends.cpu.sums import row_sums
 __all__ = ["attention", "attention_backward"]
 
 Array = Any
-_SAFE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
+SAFE_SCORE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
 
 
 def attention(
@@ -109,7 +109,7 @@ def _exponentials(scores: Array, allowed: Array) -> None:
 
     Where no score is large, c = 0 will do; else it is the row's largest.
     """
-    if scores.size and scores.dtype != np.float16 and scores.min() > -_SAFE and scores.max() < _SAFE:
+    if scores.size and scores.dtype != np.float16 and scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
         np.exp(scores, out=scores)
         if allowed is not None:
             scores *= allowed
