@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import autograd, backends, creation, graph, modes, ops
+from tinyattn import autograd, backends, graph, inplace, ops
 from tinyattn import dims as _dims
 from tinyattn.creation import as_tensor
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
@@ -439,125 +439,16 @@ class Tensor:
         """Whether the memory is that of a GPU."""
         return self.device.type == "cuda"
 
-    # --- in place ---
+    # --- in place: the functions of `inplace` ---
 
-    def _inplace(self, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
-        """Write `op(self, ...)` into this tensor's memory.
-
-        If that must be recorded, the operation runs on a copy, so that what it saves is the old
-        value, and this tensor goes on as its output.
-        """
-        tracked = modes.is_grad_enabled() and any(isinstance(x, Tensor) and x.node is not None for x in (self, *args))
-        self._may_change(name, tracked)
-        result = op(Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
-        if result.shape != self.shape:
-            raise RuntimeError(
-                f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
-            )
-        if self.dtype.kind != "f" and result.dtype.kind == "f":
-            raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
-        self.data[...] = result.data
-        self._wrote(name, result.node if tracked else None)
-        return self
-
-    def _may_change(self, name: str, tracked: builtins.bool) -> None:
-        """Refuse what would write to several elements at once, or make recorded gradients wrong."""
-        steps = zip(self.data.shape, self.data.strides, strict=True)
-        if self.data.size and any(size > 1 and step == 0 for size, step in steps):
-            raise RuntimeError(
-                f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
-                "memory (it was expanded), so they cannot be changed one by one; clone() it first."
-            )
-        if not getattr(self.data.flags, "writeable", True):  # CuPy has no read-only arrays
-            raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
-        if not tracked:
-            return
-        if self.node is not None and self.node.op is None:
-            raise RuntimeError(
-                f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
-                "as an optimizer does, or use the out-of-place form."
-            )
-        if self._is_view:
-            raise RuntimeError(
-                f"{name}: a view that needs gradients cannot be changed in place; change the tensor it was "
-                "taken from, or clone() the view first."
-            )
-
-    def _wrote(self, name: str, node: graph.Node | None = None, site: modes.Site | None = None) -> None:
-        """Note that `name` wrote to this memory, at `site` if that is known, and `node` if it was recorded."""
-        storage = self.storage
-        storage.version += 1
-        storage.writer = (name, site or modes.call_site())
-        if node is not None:
-            storage.tracked = storage.version
-            self.node = node
-        self._version = storage.version
-
-    def add_(self, other: Any, *, alpha: builtins.float = 1) -> Tensor:
-        """self += alpha * other"""
-        return self._inplace("add_", ops.add, other, alpha=alpha)
-
-    def sub_(self, other: Any, *, alpha: builtins.float = 1) -> Tensor:
-        """self -= alpha * other"""
-        return self._inplace("sub_", ops.sub, other, alpha=alpha)
-
-    def mul_(self, other: Any) -> Tensor:
-        """self *= other"""
-        return self._inplace("mul_", ops.mul, other)
-
-    def div_(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-        """self /= other"""
-        return self._inplace("div_", ops.div, other, rounding_mode=rounding_mode)
-
-    def pow_(self, exponent: Any) -> Tensor:
-        """self **= exponent"""
-        return self._inplace("pow_", ops.pow, exponent)
-
-    def clamp_(self, min: Any = None, max: Any = None) -> Tensor:
-        """Limit the elements in place."""
-        return self._inplace("clamp_", ops.clamp, min, max)
-
-    def masked_fill_(self, mask: Any, value: Any) -> Tensor:
-        """Write `value` where `mask` holds."""
-        return self._inplace("masked_fill_", ops.masked_fill, mask, value)
-
-    def copy_(self, source: Any) -> Tensor:
-        """Write the elements of `source` here, broadcast and cast."""
-        return self._write("copy_", ..., source)
-
-    def fill_(self, value: Any) -> Tensor:
-        """Write one number everywhere."""
-        return self._write("fill_", ..., value)
-
-    def zero_(self) -> Tensor:
-        """Write zeros."""
-        return self._write("zero_", ..., 0)
-
-    def normal_(self, mean: builtins.float = 0.0, std: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
-        """Fill with normal random numbers."""
-        return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
-
-    def uniform_(self, low: builtins.float = 0.0, high: builtins.float = 1.0, *, generator: Any = None) -> Tensor:
-        """Fill with uniform random numbers from [low, high)."""
-        return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self._write("__setitem__", ops.write_index(index, self.data), value)
-
-    def _write(self, name: str, index: Any, value: Any) -> Tensor:
-        value = as_tensor(value, device=self.device)
-        if self.node is not None or value.node is not None:
-            value = ops.cast(value, self.dtype)
-            extra = value.ndim - self.data[index].ndim  # NumPy lets a value have more axes of size 1
-            if extra > 0 and value.shape[:extra] == (1,) * extra:
-                value = value.reshape(value.shape[extra:])
-            return self._inplace(name, ops.setitem, value, index=index)
-        self._may_change(name, False)
-        self.data[index] = value.data
-        self._wrote(name)
-        return self
-
+    _inplace, _write, _may_change, _wrote = inplace.in_place, inplace.write, inplace.may_change, inplace.wrote
+    add_, sub_, mul_, div_, pow_ = inplace.add_, inplace.sub_, inplace.mul_, inplace.div_, inplace.pow_
     __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = add_, sub_, mul_, div_, pow_
+    clamp_, masked_fill_, copy_, fill_, zero_ = (
+        inplace.clamp_, inplace.masked_fill_, inplace.copy_, inplace.fill_, inplace.zero_,
+    )  # fmt: skip
+    normal_, uniform_ = inplace.normal_, inplace.uniform_
+    __setitem__ = inplace.setitem
 
 
 _UFUNCS: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,153 @@
+"""Writes into a tensor's memory, and what keeps them from spoiling gradients.
+
+Every write goes through `in_place` or `write`: refused where gradients would come out wrong, and
+counted in the storage, where whoever saved the old value looks. These are methods of Tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import tinyattn.tensor as _tensor
+from tinyattn import creation, graph, modes, ops
+
+if TYPE_CHECKING:
+    from tinyattn.tensor import Tensor
+
+
+def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+    """Write `op(self, ...)` into this tensor's memory.
+
+    If that must be recorded, the operation runs on a copy, so that what it saves is the old
+    value, and this tensor goes on as its output.
+    """
+    tracked = modes.is_grad_enabled() and any(
+        isinstance(x, _tensor.Tensor) and x.node is not None for x in (self, *args)
+    )
+    self._may_change(name, tracked)
+    result = op(_tensor.Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
+    if result.shape != self.shape:
+        raise RuntimeError(
+            f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
+        )
+    if self.dtype.kind != "f" and result.dtype.kind == "f":
+        raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
+    self.data[...] = result.data
+    self._wrote(name, result.node if tracked else None)
+    return self
+
+
+def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
+    """Write `value` into the elements that `index` names, as the operation `name`."""
+    value = creation.as_tensor(value, device=self.device)
+    if self.node is not None or value.node is not None:
+        value = ops.cast(value, self.dtype)
+        extra = value.ndim - self.data[index].ndim  # NumPy lets a value have more axes of size 1
+        if extra > 0 and value.shape[:extra] == (1,) * extra:
+            value = value.reshape(value.shape[extra:])
+        return self._inplace(name, ops.setitem, value, index=index)
+    self._may_change(name, False)
+    self.data[index] = value.data
+    self._wrote(name)
+    return self
+
+
+def may_change(self: Tensor, name: str, tracked: bool) -> None:
+    """Refuse what would write to several elements at once, or make recorded gradients wrong."""
+    steps = zip(self.data.shape, self.data.strides, strict=True)
+    if self.data.size and any(size > 1 and step == 0 for size, step in steps):
+        raise RuntimeError(
+            f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
+            "memory (it was expanded), so they cannot be changed one by one; clone() it first."
+        )
+    if not getattr(self.data.flags, "writeable", True):  # CuPy has no read-only arrays
+        raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
+    if not tracked:
+        return
+    if self.node is not None and self.node.op is None:
+        raise RuntimeError(
+            f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
+            "as an optimizer does, or use the out-of-place form."
+        )
+    if self._is_view:
+        raise RuntimeError(
+            f"{name}: a view that needs gradients cannot be changed in place; change the tensor it was "
+            "taken from, or clone() the view first."
+        )
+
+
+def wrote(self: Tensor, name: str, node: graph.Node | None = None, site: modes.Site | None = None) -> None:
+    """Note that `name` wrote to this memory, at `site` if that is known, and `node` if it was recorded."""
+    storage = self.storage
+    storage.version += 1
+    storage.writer = (name, site or modes.call_site())
+    if node is not None:
+        storage.tracked = storage.version
+        self.node = node
+    self._version = storage.version
+
+
+def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """self += alpha * other"""
+    return self._inplace("add_", ops.add, other, alpha=alpha)
+
+
+def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """self -= alpha * other"""
+    return self._inplace("sub_", ops.sub, other, alpha=alpha)
+
+
+def mul_(self: Tensor, other: Any) -> Tensor:
+    """self *= other"""
+    return self._inplace("mul_", ops.mul, other)
+
+
+def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """self /= other"""
+    return self._inplace("div_", ops.div, other, rounding_mode=rounding_mode)
+
+
+def pow_(self: Tensor, exponent: Any) -> Tensor:
+    """self **= exponent"""
+    return self._inplace("pow_", ops.pow, exponent)
+
+
+def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Limit the elements in place."""
+    return self._inplace("clamp_", ops.clamp, min, max)
+
+
+def masked_fill_(self: Tensor, mask: Any, value: Any) -> Tensor:
+    """Write `value` where `mask` holds."""
+    return self._inplace("masked_fill_", ops.masked_fill, mask, value)
+
+
+def copy_(self: Tensor, source: Any) -> Tensor:
+    """Write the elements of `source` here, broadcast and cast."""
+    return self._write("copy_", ..., source)
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Write one number everywhere."""
+    return self._write("fill_", ..., value)
+
+
+def zero_(self: Tensor) -> Tensor:
+    """Write zeros."""
+    return self._write("zero_", ..., 0)
+
+
+def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Fill with normal random numbers."""
+    return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
+
+
+def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Fill with uniform random numbers from [low, high)."""
+    return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
+
+
+def setitem(self: Tensor, index: Any, value: Any) -> None:
+    """self[index] = value"""
+    self._write("__setitem__", ops.write_index(index, self.data), value)
