@@ -23,8 +23,8 @@ PACKAGE = os.path.dirname(os.path.abspath(modes.__file__)) + os.sep
 _MACHINERY = tuple(
     PACKAGE + name.replace("/", os.sep)
     for name in (
-        "ops/", "viz/", "backends/", "debug/", "graph.py", "tensor.py", "inplace.py", "autograd.py", "creation.py", "modes.py",
-        "checkpoint.py", "parallel.py", "transforms.py", "hooks.py", "nn/module.py", "nn/functional.py",
+        "ops/", "viz/", "backends/", "debug/", "graph.py", "tensor.py", "inplace.py", "autograd.py", "creation.py",
+        "modes.py", "checkpoint.py", "parallel.py", "transforms.py", "hooks.py", "nn/module.py", "nn/functional.py",
         "nn/parallel.py", "nn/containers.py",
     )
 )  # fmt: skip
