@@ -25,7 +25,8 @@ class DataParallel(Module):
 
     module: what it gives must have the batch in dim 0; Tensors, or tuples, lists and dicts of them.
     workers: how many threads; None: as many as there are cores for this process. More than rows are
-    not used.
+    not used. They pay where a share takes ten milliseconds or more; for less, the threads wait for each
+    other (only one at a time can run Python) longer than they save.
 
     Tensors and arrays among the arguments (in tuples, lists and dicts too) are cut along dim 0;
     everything else, 0-d tensors too, goes to every worker as it is. What the module computes over the
