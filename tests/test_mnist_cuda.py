@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 
 import numpy as np
 import pytest
 from conftest import REAL_GPU
-from killing import mnist
+from killing import digits, mnist
 from oracle import host
 from test_resume import only, outcome, run
 
@@ -15,7 +16,9 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, models, optim, train
 
+slow = pytest.mark.slow
 only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
+CLASSIFIER = mnist.RECIPES["classifier"]
 TINY = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
 RUN = "--data digits --epochs 2 --batch-size 15 --dropout 0.2 --no-progress --workers 1 --out".split()
 STEPS = 23  # of an epoch, the last of which has 12 images
@@ -30,7 +33,7 @@ def tiny():
 
         standin.install()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mnist.RECIPES, "classifier", {**mnist.RECIPES["classifier"], "model": TINY})
+        patch.setitem(mnist.RECIPES, "classifier", {**CLASSIFIER, "model": TINY})
         yield
 
 
@@ -64,6 +67,26 @@ def test_a_step_is_one_graph_and_what_it_came_to_is_read_every_20_steps(tmp_path
             assert cost["graph launch"] == 1 and cost["launch"] <= 10 + 20 * read, (i + 1, cost)
 
 
+@slow
+@only_on_the_stand_in
+@pytest.mark.parametrize(
+    "options", [("--model", "article"), ("--model", "classifier"), ("--dropout", "0.2")], ids=lambda options: options[1]
+)
+def test_every_recipe_can_be_captured(options, tmp_path, monkeypatch):
+    import standin
+
+    monkeypatch.setitem(mnist.RECIPES, "classifier", CLASSIFIER)
+    few = digits()
+    parts = ("train_images", "train_labels", "test_images", "test_labels")
+    few = dataclasses.replace(few, **{part: getattr(few, part)[:8] for part in parts})
+    monkeypatch.setattr(mnist.data, "load", lambda *_, **__: few)
+    with standin.counting() as cost:
+        assert (
+            mnist.main([*RUN[:-1], *CUDA, "--dropout", "0", *options, "--batch-size", "2", "--out", str(tmp_path)]) == 0
+        )
+    assert (cost["graph launch"], cost["malloc in capture"]) == (6, 0)  # of 8 steps
+
+
 def test_the_bits_are_those_of_the_eager_loop_whenever_one_looks(whole, tmp_path, monkeypatch):
     assert run(*RUN, tmp_path / "7", *CUDA, "--checkpoint-every", 7) == 0
     monkeypatch.setattr(ta, "compile", lambda step: step)
@@ -71,7 +94,9 @@ def test_the_bits_are_those_of_the_eager_loop_whenever_one_looks(whole, tmp_path
     assert outcome(only(tmp_path / "1")) == outcome(only(tmp_path / "7")) == whole
 
 
-@pytest.mark.parametrize("stops", [[1], [STEPS], [5, STEPS + 4]], ids=str)
+@pytest.mark.parametrize(
+    "stops", [pytest.param([1], marks=slow), pytest.param([STEPS], marks=slow), [5, STEPS + 4]], ids=str
+)
 def test_a_stopped_run_saves_that_step_and_ends_as_the_whole_one(whole, tmp_path, stops):
     arguments = [*RUN, tmp_path, *CUDA]
     for stop in stops:
@@ -118,7 +143,7 @@ def test_a_batch_that_is_not_finite_is_named_as_on_the_cpu(tmp_path, monkeypatch
     assert said[0].partition(" at step ")[2] == said[1].partition(" at step ")[2]  # the images too
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", [pytest.param("loss", marks=slow), "gradient"])
 def test_the_losses_are_those_of_the_cpu_whatever_is_skipped(tmp_path, monkeypatch, capsys, what):
     monkeypatch.setitem(mnist.RECIPES["classifier"], "shift", 0)  # random numbers differ
     rows = []
@@ -161,6 +186,18 @@ def test_an_index_out_of_range_in_such_a_step_is_still_an_error(monkeypatch, kno
     np.testing.assert_array_equal(host(weight), before)
     step([0, 1])
     assert not np.array_equal(host(weight), before)
+
+
+def test_an_optimizer_that_fails_in_such_a_step_can_go_on(monkeypatch):
+    weight = ta.ones(3, device="cuda", requires_grad=True)
+    optimizer = optim.SGD([weight], 0.5)
+    weight.grad = ta.ones(3, device="cuda")
+    monkeypatch.setattr(optimizer, "update", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.step_if_finite(optimizer, ta.tensor(float("nan"), device="cuda"))
+    monkeypatch.undo()
+    train.step_if_finite(optimizer, ta.tensor(1.0, device="cuda"))
+    assert weight.tolist() == [0.5] * 3
 
 
 @only_on_the_stand_in
