@@ -21,12 +21,8 @@ def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
     model.eval()
     try:
         with no_grad():
-            scores = cat(
-                [
-                    model(as_tensor(images[start : start + batch_size], device=device))
-                    for start in range(0, len(images), batch_size)
-                ]
-            )
+            starts = range(0, len(images), batch_size)
+            scores = cat([model(as_tensor(images[i : i + batch_size], device=device)) for i in starts])
     finally:
         model.train(was_training)
     return scores.cpu().numpy()
