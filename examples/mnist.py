@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.epochs = args.epochs or (20 if small else 10)
     args.batch_size = args.batch_size or (32 if small else recipe["batch_size"])
     args.lr = args.lr or recipe["lr"]
-    images, labels = (ta.from_numpy(a).to(args.device) for a in (digits.train_images, digits.train_labels))  # once
+    arrays = (digits.train_images, digits.train_labels, digits.test_images)
+    images, labels, test_images = (ta.from_numpy(a).to(args.device) for a in arrays)  # once
     loader = data.DataLoader((images, labels), args.batch_size, shuffle=True)
 
     # --- model and optimizer
@@ -96,38 +97,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.run:
         print(f"resumed from {checkpoints.restore() or 'the beginning: there is no checkpoint yet'}")
 
+    # --- a step; on a GPU it becomes one CUDA graph, launched as one: nothing in it is read or waited for
+    @ta.compile
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        if recipe["shift"]:
+            images = data.random_shift(images, recipe["shift"])
+        scores = network(images)  # (batch, 10)
+        loss = F.cross_entropy(scores, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        largest = train.step_if_finite(optimizer, loss)  # of all gradients
+        hits = (scores.argmax(1) == labels).sum()
+        return ta.stack([loss.detach(), hits, largest])  # (3,), what the tally adds up
+
+    read_every = 1 if args.device == "cpu" else 20  # steps; to read a number from a GPU is to wait for it
+
     # --- the loop; Ctrl-C and SIGTERM end it after the step they meet, and a second one at once
     with train.StopSignals() as stop:
         for epoch in range(tally.epoch, args.epochs + 1):
             title = f"epoch {epoch}/{args.epochs}"
             batches = train.Progress(loader, len(digits.train_images), title, args.progress, done=tally.seen)
+            stopping = None
             tally.start_clock()
             for images, labels in batches:
-                if recipe["shift"]:
-                    images = data.random_shift(images, recipe["shift"])
-                scores = network(images)  # (batch, 10)
-                loss = F.cross_entropy(scores, labels)
-                optimizer.zero_grad()
-                loss.backward()
-                wrong = train.not_finite(loss.item(), model.parameters())
-                if wrong and not args.skip_nonfinite:
-                    raise train.batch_is_not_finite(wrong, tally, loader.indices, checkpoints)
-                if wrong:
-                    tally.skip()
-                else:
-                    optimizer.step()
-                    hits = (scores.argmax(1) == labels).sum().item()
-                    tally.add(loss.item(), hits, len(labels))
+                tally.add(step(images, labels), loader.indices)
                 if schedule is not None:
                     schedule.step()
+                stopping = stop.caught
+                saving = stopping or (args.checkpoint_every and tally.step % args.checkpoint_every == 0)
+                if saving or tally.step % read_every == 0 or tally.step % len(loader) == 0:
+                    bad = tally.read()
+                    if bad and not args.skip_nonfinite:
+                        raise train.batch_is_not_finite(bad[0], checkpoints)
                 batches.update(len(labels), loss=tally.loss, accuracy=tally.accuracy)
-                if stop.caught or (args.checkpoint_every and tally.step % args.checkpoint_every == 0):
+                if saving:
                     checkpoints.save(tally.step)
-                if stop.caught:
+                if stopping:
                     break
-            if stop.caught:
+            if stopping:
                 break
-            predicted = train.predict(network, digits.test_images).argmax(1)
+            predicted = train.predict(network, test_images).argmax(1)
             test_accuracy = float((predicted == digits.test_labels).mean())
             run.log(
                 epoch=epoch, train_loss=tally.loss, train_accuracy=tally.accuracy, test_accuracy=test_accuracy,
@@ -244,6 +253,12 @@ stopping and going on:
   on the same device). It uses the run's own settings; only --workers,
   --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite
   and --no-progress can be given anew.
+
+on a GPU (--device cuda):
+  The data go there once, and a whole step is one CUDA graph. What steps come to
+  is read every 20 of them, before a checkpoint and at the end of an epoch. A
+  batch that is not finite changes no weight there either: it is noticed at the
+  next of these looks, and named; with --skip-nonfinite it is left out.
 
 exit status:
   0    the run has ended

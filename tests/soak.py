@@ -63,13 +63,14 @@ def soak(steps: int, every: int = 200, window: int = 1000, workers: int = 2) -> 
         for step in range(1, steps + 1):
             begun = time.process_time()
             images, labels = next(batches)
-            loss = F.cross_entropy(network(images), labels)
+            scores = network(images)
+            loss = F.cross_entropy(scores, labels)
             optimizer.zero_grad()
             loss.backward()
-            assert train.not_finite(loss.item(), model.parameters()) is None
-            optimizer.step()
+            largest = train.step_if_finite(optimizer, loss)
             schedule.step()
-            tally.add(loss.item(), 0, len(labels))
+            tally.add(ta.stack([loss.detach(), (scores.argmax(1) == labels).sum(), largest]), loader.indices)
+            assert not tally.read()
             times[step - 1] = time.process_time() - begun
             if step % every == 0:
                 checkpoints.save(step)

@@ -14,6 +14,7 @@ import pytest
 from killing import SCRIPT, mnist
 from test_resume import SMALL, only, outcome, run
 
+import tinyattn as ta
 from tinyattn import errors, train
 
 QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".split()  # 2 steps
@@ -375,9 +376,13 @@ def test_a_tally_adds_up():
     tally = train.Tally()
     assert np.isnan([tally.loss, tally.accuracy]).all()
     tally.start_clock()
-    tally.add(2.0, 3, 4)
-    tally.add(1.0, 0, 1)
-    tally.skip()
+    for loss, hits, gradient, images in ((2.0, 3, 1.0, 4), (1.0, 0, 1.0, 1), (1.0, 9, np.inf, 4)):
+        tally.add(ta.tensor([loss, hits, gradient]), np.arange(images))
+    assert (tally.step, tally.seen) == (3, 0)  # not before somebody asks
+    with pytest.raises(RuntimeError, match=r"3 reports have not been counted yet: call read\(\) first"):
+        tally.state_dict()
+    (bad,) = tally.read()
+    assert (bad.step, len(bad.indices), tally.read()) == (3, 4, [])
     assert (tally.loss, tally.accuracy, tally.step, tally.skipped, tally.seen) == (1.8, 0.6, 3, 1, 5)
     assert 0 < tally.seconds < 5
     assert tally.speed == 5 / tally.seconds

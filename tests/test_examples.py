@@ -175,8 +175,9 @@ def test_progress_counts_and_shows(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     batches = train.Progress([1, 2], 2, "epoch 1")
     for _ in batches:
-        batches.update(1, loss=0.5)
+        batches.update(1, loss=0.5, accuracy=float("nan"))
     assert "epoch 1" in capsys.readouterr().err
+    assert batches.bar.postfix == "loss=0.5000"  # and no accuracy, which nobody knows yet
     silent = train.Progress([1, 2], 2, "epoch 1", show=False)
     assert list(silent) == [1, 2]
     silent.update(1, loss=0.5)

@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from oracle import host
 
 import tinyattn as ta
-from tinyattn import nn, train
+from tinyattn import nn, optim, train
 
+ON_EVERY_DEVICE = ("test_a_step_that_is_not_finite_is_not_taken_and_said",)
 INF, NAN = float("inf"), float("nan")
 HUGE, TINY = 3e38, 1e-45  # nearly the largest float32, and the smallest above zero
 
@@ -139,10 +141,23 @@ def test_clipping_of_norms_that_are_not_finite_is_pytorchs(gradient, norm_type):
         (1.0, None, None),
     ],
 )
-def test_what_is_not_finite_is_said(loss, gradient, said):
-    layer = nn.Linear(2, 1)
-    if gradient:
-        layer.weight.grad = ta.tensor([gradient])
+def test_a_step_that_is_not_finite_is_not_taken_and_said(loss, gradient, said, device):
+    layer, tally = nn.Linear(2, 1, bias=False), train.Tally(epoch=3, step=40)
+    optimizer = optim.AdamW(layer.parameters())
+    layer.weight.grad = ta.ones(1, 2)
+    optimizer.step()
+    layer.weight.grad = ta.tensor([gradient]) if gradient else None
+    everything = [layer.weight, *optimizer.state[layer.weight].values()]
+    before = [host(t).copy() for t in everything]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert train.not_finite(loss, layer.parameters()) == said
+        largest = train.step_if_finite(optimizer, ta.tensor(loss))
+    changed = {not np.array_equal(host(t), was) for t, was in zip(everything, before, strict=True)}
+    assert changed == {said is None and gradient is not None}
+    tally.start_clock()
+    tally.add(ta.stack([ta.tensor(loss), ta.tensor(1), largest]), np.array([5, 7]))
+    assert [(batch.why, batch.epoch, batch.step) for batch in tally.read()] == ([(said, 3, 41)] if said else [])
+    assert (tally.hits, tally.seen, tally.skipped) == ((0, 0, 1) if said else (1, 2, 0))
+    layer.weight.grad = ta.ones(1, 2)
+    optimizer.step()  # as always
+    assert not np.array_equal(host(layer.weight), before[0])

@@ -6,7 +6,7 @@ from tinyattn.train.checkpoints import Checkpoints
 from tinyattn.train.environment import changed_versions, fingerprint, git_state, versions
 from tinyattn.train.evaluate import predict
 from tinyattn.train.errors import NonFiniteError, RefusedError
-from tinyattn.train.nonfinite import batch_is_not_finite, not_finite
+from tinyattn.train.nonfinite import BadBatch, batch_is_not_finite, step_if_finite
 from tinyattn.train.progress import Progress
 from tinyattn.train.random_states import RandomStates
 from tinyattn.train.run import Run
@@ -15,7 +15,7 @@ from tinyattn.train.tally import Tally
 from tinyattn.train.watch import LayerStats
 
 __all__ = [
-    "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RandomStates", "RefusedError", "Run",
-    "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state",
-    "not_finite", "predict", "versions",
+    "BadBatch", "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RandomStates", "RefusedError",
+    "Run", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint", "git_state",
+    "predict", "step_if_finite", "versions",
 ]  # fmt: skip

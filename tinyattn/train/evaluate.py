@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tinyattn.creation import as_tensor
 from tinyattn.modes import no_grad
 from tinyattn.nn import Module
+from tinyattn.ops.shape import cat
 
 
 def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
@@ -22,10 +21,8 @@ def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
     model.eval()
     try:
         with no_grad():
-            parts = [
-                model(as_tensor(images[start : start + batch_size], device=device))
-                for start in range(0, len(images), batch_size)
-            ]
+            starts = range(0, len(images), batch_size)
+            scores = cat([model(as_tensor(images[i : i + batch_size], device=device)) for i in starts])
     finally:
         model.train(was_training)
-    return np.concatenate([part.cpu().numpy() for part in parts])
+    return scores.cpu().numpy()

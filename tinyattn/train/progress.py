@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,9 +28,9 @@ class Progress:
                 self.bar.close()
 
     def update(self, images: int, **shown: float) -> None:
-        """Advance by `images` and show the named numbers."""
+        """Advance by `images` and show the named numbers, but for those that nobody knows yet (NaN)."""
         if self.bar is not None:
-            self.bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items()}, refresh=False)
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items() if not math.isnan(v)}, refresh=False)
             self.bar.update(images)
 
 

@@ -7,7 +7,7 @@ What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyatt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "overlapping",
     "sgd_step",
     "total_norm",
+    "update_if",
 ]
 
 Array = NDArray[Any]
@@ -196,3 +197,9 @@ def clip_to_value(arrays: Sequence[Array], limit: float) -> None:
     """Bring every element, in place, between -limit and limit; NaN stays."""
     for array in arrays:
         np.clip(array, -float(limit), float(limit), out=array)
+
+
+def update_if(condition: Array, update: Callable[[], Any]) -> None:
+    """Call `update`, a step of optimizers, if `condition`, a bool (), is True."""
+    if condition:
+        update()

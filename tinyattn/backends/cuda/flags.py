@@ -11,6 +11,7 @@ can write to, which the processor can read without asking.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cupy as cp
@@ -19,7 +20,7 @@ import numpy as np
 from tinyattn.backends.cuda.launch import launch
 from tinyattn.backends.errors import out_of_range
 
-__all__ = ["check", "check_indices"]
+__all__ = ["check", "check_indices", "update_if"]
 
 Array = Any
 _THREADS = 256
@@ -79,3 +80,15 @@ def check() -> None:
             own.device.fill(0)
             position = tuple(int(i) for i in np.unravel_index(flat, shape)) if shape else ()
             raise out_of_range(name, what, value, position, least, size)
+
+
+def update_if(condition: Array, update: Callable[[], Any]) -> None:
+    """Call `update`, a step of optimizers; where `condition`, a bool (), is False, its kernels find a flag up and do
+    nothing. Only the GPU knows, so this can be part of a graph."""
+    number = flag()[0]
+    held = ~condition & (number == 0)  # where a flag is up anyway it stays as it is
+    number += held
+    try:
+        update()
+    finally:
+        number -= held
