@@ -18,7 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 570  # seconds a part may take
 FILES = sorted(path.stem for path in (ROOT / "tests").glob("test_*.py") if "\nON_EVERY_DEVICE" in path.read_text())
-FILES += ["test_devices", "test_replay"]
+FILES += ["test_devices", "test_replay", "test_mnist_cuda"]
 MODEL = {"patch_size": 4, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 256}  # 49 tokens
 REHEARSAL = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
 
