@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,63 +139,36 @@ def one_step(rehearse: bool) -> Found:
 
 def step_time(batch: int, tf32: bool, rehearse: bool) -> Found:
     """Seconds of a training step, in turns with PyTorch's: as it is, and compiled with mode="reduce-overhead"."""
-    import torch
-
-    import tinyattn as ta
-
-    where = _torch_device(rehearse)
-    if where is None:
+    if _torch_device(rehearse) is None:
         return {"skipped": "this PyTorch sees no GPU"}
-    precision = "high" if tf32 else "highest"
-    torch.set_float32_matmul_precision(precision)
-    ta.set_float32_matmul_precision(precision)
-    model, ours, args = _ours(rehearse, batch=batch)
-    _, theirs, their_args = _theirs(model, where, args)
-    sides: dict[str, Callable[[], Any]] = {
-        "tinyattn, one by one": lambda: ours(*args),
-        "PyTorch": lambda: theirs(*their_args),
-    }
-    graphed = ta.compile(_ours(rehearse, batch=batch)[1])
-    sides["tinyattn, replayed"] = lambda: graphed(*args)
-    if not rehearse:
-        compiled = torch.compile(_theirs(model, where, args)[1], mode="reduce-overhead")
-        sides["PyTorch, compiled"] = lambda: compiled(*their_args)
-    times = _in_turns(sides, where, 2 if rehearse else 30, 1 if rehearse else 20)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratios = {f"replayed / {name}": median["tinyattn, replayed"] / value for name, value in median.items()}
-    wanted = {"replayed / PyTorch": 0.35 if batch == 64 else 0.8, "replayed / PyTorch, compiled": 1.0}
-    ok = rehearse or all(ratios[name] <= most for name, most in wanted.items())
-    return {"ok": ok, "batch": batch, "tf32": tf32, "seconds": median, "ratios": ratios, "wanted": wanted}
+    (found,) = _benchmark(f"step-{batch}", rehearse, *(["--tf32"] if tf32 else []))["comparisons"]
+    ratios = {r["to"]: [r["ratio"], r["low"], r["high"]] for r in found["ratios"]}
+    wanted = {"PyTorch eager": 0.35 if batch == 64 else 0.8, "PyTorch compiled, reduce-overhead, Adam fused=True": 1.0}
+    ok = rehearse or all(name in ratios and ratios[name][0] <= most for name, most in wanted.items())
+    seconds = {side["name"]: side["seconds"] for side in found["sides"]}
+    return {"ok": ok, "seconds": seconds, "ratios": ratios, "wanted": wanted, "left_out": found["left_out"]}
 
 
 def bandwidth(rehearse: bool) -> Found:
     """Kernels that only move bytes, as a share of what a copy on the device moves."""
-    import tinyattn as ta
-    import tinyattn.nn.functional as F
+    raw = _benchmark("bandwidth", rehearse)["raw"]
+    shares = {found["kernel"]: found["share"]["ratio"] for found in raw}
+    rates = {found["kernel"]: statistics.median(found["rates"]) for found in raw}
+    return {"ok": rehearse or min(shares.values()) >= 0.8, "bytes_per_second": rates, "shares": shares}
 
-    rows = 64 if rehearse else 1 << 18
-    x = ta.randn(rows, 256, device="cuda")
-    g, weight, bias = ta.ones(rows, 256, device="cuda"), ta.ones(256, device="cuda"), ta.zeros(256, device="cuda")
-    labels = ta.zeros(rows, dtype="int64", device="cuda")
-    p, m, v = (ta.zeros(rows * 256, device="cuda") for _ in range(3))
-    adam = ta.optim.Adam([p.requires_grad_()])
-    p.grad, size = g.reshape(-1), x.numel() * 4
-    kernels = {
-        "copy": (2, lambda: x.clone()), "softmax": (2, lambda: F.softmax(x, -1)), "gelu": (2, lambda: F.gelu(x, "tanh")),
-        "layer_norm": (3, lambda: F.layer_norm(x, (256,), weight, bias)), "cross_entropy": (1, lambda: F.cross_entropy(x, labels)),
-        "adam": (7, adam.step),
-    }  # fmt: skip
-    rates = {}
-    for name, (passes, call) in kernels.items():
-        seconds = min(_in_turns({name: call}, None, 3 if rehearse else 20, 1 if rehearse else 10)[name])
-        rates[name] = passes * size / seconds
-    shares = {name: rate / rates["copy"] for name, rate in rates.items()}
-    del m, v
-    return {
-        "ok": rehearse or all(share >= 0.8 for share in shares.values()),
-        "bytes_per_second": rates,
-        "shares": shares,
-    }
+
+def _benchmark(part: str, rehearse: bool, *options: str) -> Any:
+    """What a part of examples/benchmark.py finds."""
+    places = [ROOT / "tests/standin/path"] * rehearse + [ROOT, os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "found.json"
+        command = [sys.executable, str(ROOT / "examples/benchmark.py"), "--device", "cuda", "--parts", part]
+        command += ["--json", str(kept), *options, *(["--quick", "--seconds", "0.01"] if rehearse else [])]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        return json.loads(kept.read_text(encoding="utf-8"))["parts"][part]
 
 
 def mnist(rehearse: bool) -> Found:
@@ -245,7 +220,7 @@ def mnist(rehearse: bool) -> Found:
 PARTS: dict[str, Callable[[bool], Found]] = {
     **{f"suite-{name}": lambda rehearse, name=name: suite(name, rehearse) for name in FILES},
     "gradients": gradients, "deterministic": deterministic, "replay": replay, "sanitizer": sanitizer,
-    **{f"step-{batch}{'-tf32' * tf32}": lambda rehearse, b=batch, t=tf32: step_time(8 if rehearse else b, t, rehearse)
+    **{f"step-{batch}{'-tf32' * tf32}": lambda rehearse, b=batch, t=tf32: step_time(b, t, rehearse)
        for batch in (64, 1024) for tf32 in (False, True)},
     "bandwidth": bandwidth, "mnist": mnist,
 }  # fmt: skip
@@ -322,32 +297,6 @@ def _torch_device(rehearse: bool) -> str | None:
     import torch
 
     return "cpu" if rehearse else "cuda" if torch.cuda.is_available() else None
-
-
-def _in_turns(sides: dict[str, Callable[[], Any]], where: str | None, turns: int, calls: int) -> dict[str, list[float]]:
-    """Seconds a call, several calls a turn; the GPU has nothing left to do at both ends of a turn."""
-    import tinyattn as ta
-
-    def wait() -> None:
-        ta.cuda.synchronize()
-        if where == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-
-    for call in sides.values():
-        for _ in range(5):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
-        for name, call in sides.items():
-            wait()
-            start = time.perf_counter()
-            for _ in range(calls):
-                call()
-            wait()
-            times[name].append((time.perf_counter() - start) / calls)
-    return times
 
 
 def _hash(model: Any) -> str:

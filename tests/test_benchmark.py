@@ -21,9 +21,9 @@ QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
 EFFORT = compare.Effort(turns=2, seconds=0.02, quick=True)
 
 
-def benchmark(*arguments):
+def benchmark(*arguments, env=QUIET):
     command = [sys.executable, str(ROOT / "examples/benchmark.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=QUIET)
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +158,16 @@ def test_a_pinned_kernel_is_said(monkeypatch):
     [
         (["--parts", "stepp"], "'stepp' is none of step, inference"),
         (["--peers", "theano"], "'theano' is none of engine, pytorch"),
-        (["--seconds", "-1"], "must be above 0"),
+        (["--parts", "bandwidth"], "'bandwidth' is none of step, inference"),
+        (["--seconds", "-1"], "'-1' is not a number above 0"),
+        (["--turns", "0"], "'0' is not a whole number above 0"),
+        (["--tf32"], "--tf32 is for a GPU"),
+        (["--json", "no/such/folder/results.json"], "'no/such/folder/results.json' is no file that can be written"),
+        (["--write-docs", __file__], "test_benchmark.py is not what --json writes"),
+        (["--jsn", "x"], "there is no option --jsn (is --json meant?)"),
     ],
 )
-def test_wrong_arguments_end_at_once_with_code_2(arguments, message):
+def test_wrong_arguments_are_one_sentence_and_code_2(arguments, message):
     done = benchmark(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("benchmark.py: ") and message in done.stderr

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from typing import Any
 
+from bench import gpu
 from bench.parts import RECIPE, Bench, engine, most_cores
 from bench.problem import write
 from bench.side import Process, Side, SideError
@@ -18,6 +20,11 @@ def time_to_accuracy(bench: Bench) -> dict[str, Any]:
     """Seconds of training (loader and shifts counted, test passes not) until each goal is reached."""
     cores, seeds = most_cores(), SEEDS[:1] if bench.effort.quick else SEEDS
     sides = [engine(cores), Side("PyTorch eager, AdamW fused=True", "pytorch", cores, options={"fused": True})]
+    where = f"{cores} cores"
+    if bench.device != "cpu":
+        ours, theirs = (side for side in gpu.sides(bench) if side.options.get("graph") or side.name == "PyTorch eager")
+        sides = [ours, replace(theirs, name=sides[1].name, options={**theirs.options, "fused": True})]
+        where = f"{bench.device}, TF32 {'on' if bench.tf32 else 'off'}"
     reached: dict[str, list[list[float]]] = {}
     notes = []
     for seed in seeds:
@@ -35,7 +42,7 @@ def time_to_accuracy(bench: Bench) -> dict[str, Any]:
         for name, runs in reached.items()
     ]
     columns = ["", *(f"seconds to {goal:.0%}" for goal in GOALS), "best seen"]
-    title = f"time to accuracy on MNIST, {cores} cores, median of {len(seeds)} seeds"
+    title = f"time to accuracy on MNIST, {where}, median of {len(seeds)} seeds"
     return {"tables": [{"title": title, "columns": columns, "rows": rows}], "notes": notes, "raw": reached}
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ blas = [x for x in threadpoolctl.threadpool_info() if x["user_api"] == "blas"] o
 print(json.dumps({k: blas[0].get(k) for k in ("internal_api", "version", "architecture", "num_threads")}))
 """
 PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+ASK_DRIVER = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 LIBRARIES = ("tinyattn", "numpy", "torch", "jax", "tinygrad", "autograd", "mygrad", "dezero")
 
 
@@ -29,9 +31,10 @@ def usable_cores() -> list[int]:
     return cores[: available_workers()]
 
 
-def describe() -> dict[str, Any]:
+def describe(device: str = "cpu") -> dict[str, Any]:
     """Everything about the machine that a figure depends on."""
     return {
+        "gpu": None if device == "cpu" else _gpu(device),
         "processor": _processor(),
         "cores": len(usable_cores()),
         "system": f"{platform.system()} {platform.machine()}",
@@ -45,14 +48,56 @@ def describe() -> dict[str, Any]:
 
 def lines(machine: dict[str, Any]) -> list[str]:
     """The same in words."""
-    blas = machine["blas"]
+    blas, gpu = machine["blas"], machine.get("gpu")
     said = [
         f"{machine['processor']}, {machine['cores']} cores usable, {machine['system']}",
         f"Python {machine['python']}, " + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
+    ]
+    if gpu:
+        capability, memory = ".".join(map(str, gpu["capability"])), gpu["memory"] / 2**30
+        return [
+            f"{gpu['name']} ({gpu['device']}), compute capability {capability}, {memory:.1f} GiB",
+            f"NVIDIA driver {gpu['driver']}, for CUDA {gpu['cuda of the driver']} and older; "
+            f"CuPy {gpu['cupy']}, built for CUDA {gpu['cuda of cupy']}",
+            *said,
+        ]
+    said += [
         f"NumPy's BLAS: {blas.get('internal_api')} {blas.get('version')}, kernels for {blas.get('architecture')}, "
-        f"{blas.get('num_threads')} threads unless told otherwise; here each side is told: one a core, or one a worker",
+        f"{blas.get('num_threads')} threads unless told otherwise; here each side is told: one a core, or one a worker"
     ]
     return said + ([machine["hint"]] if machine["hint"] else [])
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    """The GPU and what drives it."""
+    import cupy
+
+    import tinyattn as ta
+
+    runtime = cupy.cuda.runtime
+    return {
+        "device": device,
+        "name": ta.cuda.get_device_name(device),
+        "capability": ta.cuda.get_device_capability(device),
+        "memory": ta.cuda.mem_get_info(device)[1],
+        "driver": _driver(),
+        "cuda of the driver": _dotted(runtime.driverGetVersion()),
+        "cupy": cupy.__version__,
+        "cuda of cupy": _dotted(runtime.runtimeGetVersion()),
+    }
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, which all GPUs share."""
+    if not shutil.which(ASK_DRIVER[0]):
+        return "of unknown version"
+    said = subprocess.run(ASK_DRIVER, capture_output=True, text=True).stdout.split()
+    return said[0] if said else "of unknown version"
+
+
+def _dotted(version: int) -> str:
+    """12.9 for 12090."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _hint() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compare import Effort, Table, by_definition
+from bench.compare import TF32_TOLERANCE, TOLERANCE, Effort, Table, by_definition
 from bench.machine import usable_cores
 from bench.peers.sizes import OPERATIONS
 from bench.problem import write
@@ -19,12 +19,24 @@ STEPS = 6  # whose losses must agree
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part is given: how long to measure, which peers, where to put files, and how to say things."""
+    """What every part is given: how long to measure, which peers, where to put files, how to say things, the device."""
 
     effort: Effort
     peers: tuple[str, ...]
     folder: Path
     say: Callable[[str], None]
+    device: str = "cpu"
+    tf32: bool = False  # whether products of float32 matrices may be rounded so, on a GPU
+
+    @property
+    def precision(self) -> str:
+        """The same, as PyTorch and tinyattn are told."""
+        return "high" if self.tf32 else "highest"
+
+    @property
+    def tolerance(self) -> float:
+        """By how much losses may differ from those of the definitions."""
+        return TF32_TOLERANCE if self.tf32 else TOLERANCE
 
     def chosen(self, sides: list[Side]) -> list[Side]:
         """The sides of the wanted peers."""

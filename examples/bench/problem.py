@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,11 @@ class Problem(NamedTuple):
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The images and labels of a step, counted from 0."""
         return self.images[step % POOL], self.labels[step % LABELS]
+
+    def batches(self, put: Callable[[np.ndarray], Any]) -> Callable[[int], tuple[Any, Any]]:
+        """`batch`, of what `put` makes of the arrays: a library's own, on its device, all of them at once."""
+        images, labels = ([put(array) for array in arrays] for arrays in (self.images, self.labels))
+        return lambda step: (images[step % POOL], labels[step % LABELS])
 
     def matmuls(self, batch: int | None = None) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """The shapes of all matrix products of a training step, forward and backward."""

@@ -54,12 +54,16 @@ def markdown(name: str, part: dict[str, Any]) -> str:
 
 
 def write_docs(results: Path, page: Path) -> list[str]:
-    """Put the tables of a JSON file between the page's markers; returns the parts that were filled."""
+    """Put the tables of a JSON file between the page's markers, those of a GPU between markers of their own.
+
+    Returns the parts that were filled.
+    """
     found = json.loads(results.read_text(encoding="utf-8"))
-    blocks = {name: markdown(name, part) for name, part in found["parts"].items()}
+    on = "gpu-" if found["machine"].get("gpu") else ""  # what is before the name of a part there
+    blocks = {f"{on}{name}": markdown(name, part) for name, part in found["parts"].items()}
     how = found["effort"]
     measured = f"{how['turns']} turns of {how['seconds']:g} s" + (", --quick: no figures to quote" * how["quick"])
-    blocks["machine"] = "\n".join(f"- {line}" for line in [*machine.lines(found["machine"]), measured])
+    blocks[f"{on}machine"] = "\n".join(f"- {line}" for line in [*machine.lines(found["machine"]), measured])
     text, filled = page.read_text(encoding="utf-8"), []
     for name, block in blocks.items():
         pattern = re.compile(rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.DOTALL)

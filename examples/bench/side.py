@@ -25,13 +25,14 @@ class SideError(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """name: its row in the table. blas: threads of each BLAS call (as many as cores unless given)."""
+    """name: its row in the table. blas: threads of each BLAS call (as many as cores unless given). device: or a GPU."""
 
     name: str
     peer: str
     cores: int = 1
     blas: int | None = None
     options: dict[str, Any] = field(default_factory=dict)  # what the peer's task is told
+    device: str = "cpu"
 
 
 class Process:
@@ -40,7 +41,7 @@ class Process:
     def __init__(self, side: Side) -> None:
         self.side = side
         cores = usable_cores()[: side.cores]
-        settings = {"peer": side.peer, "cores": cores, "threads": side.cores}
+        settings = {"peer": side.peer, "cores": cores, "threads": side.cores, "device": side.device}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -55,18 +56,23 @@ class Process:
             self.close()
             raise
 
-    def make(self, task: str, problem: Path | None = None, **options: Any) -> None:
-        """Have it make a task; raises SideError where it cannot."""
-        self._ask("make", task=task, problem=problem and str(problem), options={**self.side.options, **options})
+    def make(self, task: str, problem: Path | None = None, **options: Any) -> Any:
+        """Have it make a task, and say what the task says of itself; raises SideError where it cannot."""
+        return self._ask("make", task=task, problem=problem and str(problem), options={**self.side.options, **options})
 
     def check(self, times: int = 1) -> list[list[float]]:
         return self._ask("check", times=times)
 
-    def warm(self, seconds: float) -> None:
-        self._ask("warm", seconds=seconds)
+    def warm(self, seconds: float) -> int:
+        """Returns how many runs are timed as one."""
+        return self._ask("warm", seconds=seconds)
 
     def turn(self, seconds: float) -> list[float]:
         return self._ask("turn", seconds=seconds)
+
+    def precision(self) -> str:
+        """What its library says of products of float32 matrices on a GPU: "highest", or "high" for TF32."""
+        return self._ask("precision")
 
     def memory(self) -> dict[str, int]:
         return self._ask("memory")

@@ -3,7 +3,9 @@
     python worker.py '{"peer": "pytorch", "cores": [0, 1], "threads": 2}'
 
 Commands: make (a task of the peer's), check (run it, return the results), warm, turn (run it for some
-seconds, return the times), memory. Each is answered by one line of JSON.
+seconds, return the times), memory, precision. Each is answered by one line of JSON.
+
+A GPU is given work and works later. So there many runs are timed as one, at the end of which the GPU is waited for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SAMPLE = 1e-3  # seconds: what is shorter is run several times for one time that is noted
+SAMPLE = {"cpu": 1e-3, "cuda": 50e-3}  # seconds: what is shorter is run several times for one time that is noted
 DROPPED = 0.25  # of each turn: caches are cold, and threads of the side before may still be spinning
 SHOWN = 64  # elements of each result that are compared
 
@@ -32,49 +34,67 @@ class Worker:
         if hasattr(os, "sched_setaffinity"):  # before the import: JAX and OpenBLAS count the cores then
             os.sched_setaffinity(0, settings["cores"])
         self.peer = importlib.import_module(f"bench.peers.{settings['peer']}")
+        self.sample = SAMPLE[settings["device"].partition(":")[0]]
         gc.collect()
         _reset_peak()
         self.after_import = _status("VmRSS")
 
-    def make(self, task: str, problem: str | None = None, options: dict[str, Any] | None = None) -> None:
+    def make(self, task: str, problem: str | None = None, options: dict[str, Any] | None = None) -> Any:
         from bench.problem import read
 
         self.run, self.inner = None, 1  # what was made before is let go first
         gc.collect()
         found = read(problem) if problem else None
-        self.run = getattr(self.peer, task)(found, {"threads": self.settings["threads"], **(options or {})})
+        common = {name: self.settings[name] for name in ("threads", "device")}
+        self.run = getattr(self.peer, task)(found, {**common, **(options or {})})
+        return getattr(self.run, "bytes_moved", None)
 
     def check(self, times: int = 1) -> list[list[float]]:
         """What the first runs return, as lists of numbers: all of a small result, some of a large one."""
         return [_numbers(array) for _ in range(times) for array in _arrays(self.run())]
 
-    def warm(self, seconds: float) -> None:
-        """Run until what is compiled or allocated once is there; then see how long a run takes."""
-        self.run()
-        times = self._times(seconds)
-        self.inner = max(1, round(SAMPLE / sorted(times)[len(times) // 2]))
+    def warm(self, seconds: float) -> int:
+        """Run until what is compiled or allocated once is there; then see how long a run takes.
+
+        Returns how many runs will be timed as one. A GPU is quicker where it is not waited for each time, so it is
+        asked twice.
+        """
+        self._runs()
+        for _ in range(1 if self.settings["device"] == "cpu" else 2):
+            times = self._times(seconds)
+            self.inner = max(1, round(self.sample / sorted(times)[len(times) // 2]))
+        return self.inner
 
     def turn(self, seconds: float) -> list[float]:
         """The seconds of each run, without the first part of the turn."""
         start = time.perf_counter()
         while time.perf_counter() - start < DROPPED * seconds:
-            self.run()
+            self._runs()
         return self._times((1 - DROPPED) * seconds)
 
     def memory(self) -> dict[str, int]:
         """Bytes: after the import of the library, and at the most since."""
         return {"after_import": self.after_import, "peak": _status("VmHWM")}
 
+    def precision(self) -> str:
+        return self.peer.precision()
+
     def _times(self, seconds: float) -> list[float]:
-        run, inner, now = self.run, self.inner, time.perf_counter
-        times: list[float] = []
+        now, times = time.perf_counter, []
         end = now() + seconds
         while not times or now() < end:
             start = now()
-            for _ in range(inner):
-                run()
-            times.append((now() - start) / inner)
+            self._runs()
+            times.append((now() - start) / self.inner)
         return times
+
+    def _runs(self) -> None:
+        """As many runs as are timed as one, and the GPU done with them."""
+        run = self.run
+        for _ in range(self.inner):
+            run()
+        if self.settings["device"] != "cpu":
+            self.peer.synchronize(self.settings["device"])
 
 
 def _arrays(result: Any) -> list[Any]:
@@ -86,7 +106,9 @@ def _arrays(result: Any) -> list[Any]:
 def _numbers(array: Any) -> list[float]:
     import numpy as np
 
-    flat = np.asarray(array.detach() if hasattr(array, "detach") else array, dtype=float).reshape(-1)
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    flat = np.asarray(array, dtype=float).reshape(-1)
     return flat[:: max(1, len(flat) // SHOWN)].tolist()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
+from bench.peers.moving import moving  # noqa: F401 (a task)
 from bench.peers.sizes import Sizes
 from bench.problem import Problem
 from bench.recipe import seconds_to_goals
@@ -20,13 +22,14 @@ from tinyattn import train as train_tools
 
 
 def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """A training step. options: workers; definitions (run what is fused by its definition); dtype."""
+    """A training step. options: workers; definitions (run what is fused by its definition); dtype; on a GPU precision
+    (of float32 products) and graph (the whole step as one CUDA graph)."""
+    ta.set_float32_matmul_precision(options.get("precision", "highest"))
     model = _model(problem, options)
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
-    numbers = count()
+    numbers, batch = count(), problem.batches(_on(options["device"]))
 
-    def step() -> ta.Tensor:
-        images, labels = map(ta.from_numpy, problem.batch(next(numbers)))
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
         with ta.definitions() if options.get("definitions") else contextlib.nullcontext():
             loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
@@ -34,7 +37,8 @@ def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
             optimizer.step()
         return loss
 
-    return step
+    take = _graphed(step) if options.get("graph") else step
+    return lambda: take(*batch(next(numbers)))
 
 
 def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
@@ -52,9 +56,35 @@ def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
 def _model(problem: Problem, options: dict[str, Any]) -> nn.Module:
     model = models.AttentionClassifier(**problem.model)
     model.load_state_dict({name: ta.from_numpy(weight) for name, weight in problem.weights.items()})
-    model.to(dtype=np.dtype(options.get("dtype", "float32")))
+    model.to(options["device"], dtype=np.dtype(options.get("dtype", "float32")))
     workers = options.get("workers", 1)
     return nn.DataParallel(model, workers=workers) if workers > 1 else model
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
+    ta.cuda.synchronize(device)
+
+
+def precision() -> str:
+    """Of products of float32 matrices on a GPU."""
+    return ta.get_float32_matmul_precision()
+
+
+def _on(device: str) -> Callable[[np.ndarray], ta.Tensor]:
+    return lambda array: ta.from_numpy(array).to(device)
+
+
+class _Refuse(logging.Handler):
+    """Has what would only be logged end the task: a step that runs without its graph is not the one to time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
+def _graphed(step: Callable[..., Any]) -> Callable[..., Any]:
+    logging.getLogger("tinyattn").addHandler(_Refuse())
+    return ta.compile(step)
 
 
 def epoch(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
@@ -93,22 +123,32 @@ def epoch(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def accuracy(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """Training on MNIST until goals are reached: the seconds. options: workers; seed; goals; epochs."""
-    model = _model(problem, options)
+    """Training on MNIST until goals are reached: the seconds. options: workers; seed; goals; epochs; or as `train`."""
+    ta.set_float32_matmul_precision(options.get("precision", "highest"))
+    model, put = _model(problem, options), _on(options["device"])
     optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
 
-    def step(images: Any, labels: Any, lr: float) -> None:
-        optimizer.param_groups[0]["lr"] = lr
-        loss = F.cross_entropy(model(ta.from_numpy(images)), ta.from_numpy(labels))
+    def update(images: ta.Tensor, labels: ta.Tensor) -> None:
+        loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
+    update = _graphed(update) if options.get("graph") else update
+
+    def step(images: Any, labels: Any, lr: float) -> None:
+        optimizer.param_groups[0]["lr"] = lr
+        update(put(images), put(labels))
+
     def classify(images: Any) -> Any:
         with ta.no_grad():
-            return model(ta.from_numpy(images)).numpy().argmax(1)
+            return model(put(images)).cpu().numpy().argmax(1)
 
-    return lambda: [seconds_to_goals(step, classify, options)]
+    def wait() -> None:
+        if options["device"] != "cpu":
+            synchronize(options["device"])
+
+    return lambda: [seconds_to_goals(step, classify, options, wait)]
 
 
 def chain(problem: None, options: dict[str, Any]) -> Callable[[], Any]:

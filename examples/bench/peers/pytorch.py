@@ -87,11 +87,12 @@ class Classifier(nn.Module):
 
 
 def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """A training step. options: fused (the optimizer's); compiled (the model and the loss)."""
-    torch.set_num_threads(options["threads"])
-    model = Classifier(problem)
+    """A training step. options: fused (the optimizer's); compiled (the model and the loss: a mode of torch.compile, or
+    True); on a GPU precision (of float32 products)."""
+    put = _settled(options)
+    model = Classifier(problem).to(options["device"])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=options.get("fused"))
-    numbers = count()
+    numbers, batch = count(), problem.batches(put)
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(images), labels)
@@ -99,17 +100,36 @@ def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
     if options.get("compiled"):
         if not any(map(shutil.which, ("g++", "clang++", "c++"))):
             raise RuntimeError("torch.compile needs a C++ compiler, and there is none")
-        loss_of = torch.compile(loss_of)
+        loss_of = torch.compile(loss_of, mode=None if options["compiled"] is True else options["compiled"])
 
     def step() -> Tensor:
-        images, labels = map(torch.from_numpy, problem.batch(next(numbers)))
-        loss = loss_of(images, labels)
+        loss = loss_of(*batch(next(numbers)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss
 
     return step
+
+
+def _settled(options: dict[str, Any]) -> Callable[[Any], Tensor]:
+    """Have PyTorch take the settings; what puts an array where it is to be used."""
+    if options["device"] != "cpu" and not torch.cuda.is_available():
+        why = "sees no GPU" if torch.version.cuda else "is built for the CPU alone"
+        raise RuntimeError(f"this PyTorch, {torch.__version__}, {why}")
+    torch.set_num_threads(options["threads"])
+    torch.set_float32_matmul_precision(options.get("precision", "highest"))
+    return lambda array: torch.from_numpy(array).to(options["device"])
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
+    torch.cuda.synchronize(device)
+
+
+def precision() -> str:
+    """Of products of float32 matrices on a GPU."""
+    return torch.get_float32_matmul_precision()
 
 
 def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
@@ -125,23 +145,27 @@ def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def accuracy(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """Training on MNIST until goals are reached: the seconds. options: fused; seed; goals; epochs."""
-    torch.set_num_threads(options["threads"])
-    model = Classifier(problem)
+    """Training on MNIST until goals are reached: the seconds. options: fused; seed; goals; epochs; precision."""
+    put = _settled(options)
+    model = Classifier(problem).to(options["device"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01, fused=options.get("fused"))
 
     def step(images: Any, labels: Any, lr: float) -> None:
         optimizer.param_groups[0]["lr"] = lr
-        loss = F.cross_entropy(model(torch.from_numpy(images)), torch.from_numpy(labels))
+        loss = F.cross_entropy(model(put(images)), put(labels))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     def classify(images: Any) -> Any:
         with torch.inference_mode():
-            return model(torch.from_numpy(images)).argmax(1).numpy()
+            return model(put(images)).argmax(1).cpu().numpy()
 
-    return lambda: [seconds_to_goals(step, classify, options)]
+    def wait() -> None:
+        if options["device"] != "cpu":
+            synchronize(options["device"])
+
+    return lambda: [seconds_to_goals(step, classify, options, wait)]
 
 
 def chain(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
