@@ -110,7 +110,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py _norm: 2.0 -> 2.02",
         "backends/cpu/optimizer.py _norm: 1.0 -> 1.01",
         "backends/cpu/tiled_attention.py _TILE: 512 -> 513",
-        "backends/cpu/tiled_attention.py _TILE: 512 -> 513 (no. 2)",
+        "backends/cpu/tiled_attention.py _TILE: 256 -> 257",
         "backends/cpu/tiled_attention.py attention_in_tiles_backward: scores.masked and (not np.isfinite(ds).all()) -> scores.masked or not np.isfinite(ds).all()",
         "backends/cpu/tiled_attention.py _Scores.tile: keys.stop > rows.start + 1 -> keys.stop >= rows.start + 1",
         "backends/cpu/tiled_attention.py _Scores.tile: rows.start + 1 -> rows.start - 1",
