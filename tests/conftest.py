@@ -55,10 +55,17 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     import tinyattn as ta
 
     name = getattr(request, "param", "cpu")
-    if name == "cuda" and not REAL_GPU:
-        import standin
-
-        standin.install()
+    if name == "cuda":
+        request.getfixturevalue("gpu")
     ta.set_default_device(name)
     yield name
     ta.set_default_device("cpu")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> None:
+    """A device "cuda" for tests that name it: the stand-in, unless there is a real one."""
+    if not REAL_GPU:
+        import standin
+
+        standin.install()

@@ -7,6 +7,7 @@ With TINYATTN_GPU=1 the same tests run on a GPU.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import cupy as cp  # noqa: E402 - the stand-in, or CuPy
 
 from tinyattn.backends import cpu  # noqa: E402
 from tinyattn.backends import cuda as gpu  # noqa: E402
-from tinyattn.backends.cuda import launch, philox, sums, tiles  # noqa: E402
+from tinyattn.backends.cuda import launch, philox, sums, tensors, tiles  # noqa: E402
 
 TYPES = ["float32", "float64"]
 COVERED: set[str] = set()
@@ -341,6 +342,150 @@ def test_a_parameter_with_strides_is_updated_where_it_lies():
     after = whole.get()
     np.testing.assert_array_equal(after[:, 1::2], before[:, 1::2])
     np.testing.assert_allclose(after[:, ::2], before[:, ::2] - 0.1 * grad.get(), rtol=1e-6)
+
+
+@covers("count_steps")
+def test_steps_are_counted():
+    before, mask = np.arange(300, dtype=np.float32), (np.arange(300) % 3 > 0).astype(np.float32)
+    steps = on_gpu(before)
+    gpu.count(steps, on_gpu(mask))
+    np.testing.assert_array_equal(steps.get(), before + mask)
+
+
+# --- many tensors in one launch ---
+
+SIZES = [1, 0, 7, 1024, 1025, 3, 5001, 4, 2]
+
+
+def launches_of(call: Callable[[], Any]) -> Any:
+    if REAL_GPU:
+        call()
+        return None
+    with standin.counting() as cost:
+        call()
+    assert not cost["upload"] + cost["download"] + cost["synchronise"]
+    return cost["launch"]
+
+
+def several(sizes: list[int], roles: int, dtypes: list[str]) -> list[list[Any]]:
+    """For each role the arrays of all tensors, on the GPU; the last role is not negative."""
+    found = []
+    for role in range(roles):
+        arrays = [
+            random(n, seed=100 * role + i, dtype=dtypes[i % len(dtypes)]) if dtypes != ["float16"] else
+            random(n, seed=100 * role + i).astype("float16") for i, n in enumerate(sizes)
+        ]  # fmt: skip
+        found.append([on_gpu(abs(x) if role == roles - 1 else x) for x in arrays])
+    return found
+
+
+def adam_of(roles: list[list[Any]], steps: list[Any], lr: Any) -> None:
+    p, g, m, v, *top = roles
+    gpu.adam_steps(p, g, m, v, top[0] if top else None, steps, **{**ADAM, "lr": lr})
+
+
+def assert_same_bits(ours: list[list[Any]], theirs: list[list[Any]]) -> None:
+    for a, b in zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True):
+        np.testing.assert_array_equal(a.get(), b.get())
+
+
+@pytest.mark.parametrize("roles", [4, 5], ids=["adam", "amsgrad"])
+@pytest.mark.parametrize(
+    ("sizes", "dtypes", "expected"),
+    [(SIZES, ["float32"], 1), (SIZES, ["float64"], 1), (SIZES, ["float32", "float64"], 2), ([0, 0], ["float32"], 0),
+     ([1, 5, 0] * 32, ["float32"], 1), ([1, 5, 0] * 33, ["float32"], 2)],
+    ids=["float32", "float64", "both", "empty", "64 tensors", "66 tensors"],
+)  # fmt: skip
+def test_adam_of_many_is_adam_of_each(sizes, dtypes, expected, roles):
+    together, alone = several(sizes, roles, dtypes), several(sizes, roles, dtypes)
+    steps = [on_gpu(np.asarray(1 + i % 4, np.float32)) for i in range(len(sizes))]
+    lr = on_gpu(np.asarray(0.01))
+    assert launches_of(lambda: adam_of(together, steps, lr)) in (expected, None)
+    for i in range(len(sizes)):
+        adam_of([[role[i]] for role in alone], [steps[i]], lr)
+    assert_same_bits(together, alone)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_sgd_of_many_is_sgd_of_each(dtype):
+    together, alone = several(SIZES, 3, [dtype]), several(SIZES, 3, [dtype])
+    first, lr = [i % 3 == 0 for i in range(len(SIZES))], on_gpu(np.asarray(0.1))
+    options = {**SGD, "lr": lr}
+    assert launches_of(lambda: gpu.sgd_steps(*together, first=first, **options)) in (2, None)
+    for i in range(len(SIZES)):
+        gpu.sgd_step(*(role[i] for role in alone), first=first[i], **options)
+    assert_same_bits(together, alone)
+
+
+def test_adam_of_float16_is_computed_in_float32():
+    halves = several(SIZES, 4, ["float16"])
+    wider = [[x.astype(np.float32) for x in role] for role in halves]
+    steps = [on_gpu(np.asarray(2, np.float32))] * len(SIZES)
+    for roles in (halves, wider):
+        adam_of(roles, steps, on_gpu(np.asarray(0.01)))
+    assert_same_bits(halves, [[x.astype(np.float16) for x in role] for role in wider])
+
+
+def test_parameters_that_share_memory_are_updated_one_after_the_other():
+    whole = random(3000)
+    results = []
+    for at_once in (True, False):
+        x = on_gpu(whole)
+        params, grads = [x[:2000], x[1000:], x[:3000:1]], [on_gpu(random(n, seed=5)) for n in (2000, 2000, 3000)]
+        options = {**SGD, "momentum": 0.0, "weight_decay": 0.5}
+        if at_once:
+            gpu.sgd_steps(params, grads, None, first=[False] * 3, **options)
+        else:
+            for p, g in zip(params, grads, strict=True):
+                gpu.sgd_step(p, g, None, first=False, **options)
+        results.append(x.get())
+    np.testing.assert_array_equal(*results)
+
+
+def test_blocks_do_more_where_there_is_much(monkeypatch):
+    monkeypatch.setattr(tensors, "_CROWD", 2)
+    assert tensors.share_of(SIZES) == 4 * 1024 and tensors.share_of([1]) == 1024
+    expected, found = several(SIZES, 4, ["float32"]), several(SIZES, 4, ["float32"])
+    steps, lr = [on_gpu(np.asarray(1, np.float32))] * len(SIZES), on_gpu(np.asarray(0.01))
+    adam_of(found, steps, lr)
+    monkeypatch.undo()
+    adam_of(expected, steps, lr)
+    assert_same_bits(found, expected)
+
+
+def test_the_arguments_of_a_kernel_have_room():
+    """A list and what else a kernel takes: 4 KB in all."""
+    assert tensors._LIST.itemsize + 16 * 8 <= 4096
+
+
+def test_norms_and_clipping_of_many():
+    arrays = [random(n, seed=i) for i, n in enumerate(SIZES * 8)]  # of 72, 64 have elements
+    ours, theirs, found = [on_gpu(x) for x in arrays], [wide(x) for x in arrays], []
+    for p in (2.0, 1.0, 0.0, np.inf):
+        assert launches_of(lambda p=p: found.append(gpu.total_norm(ours, p))) in (1 + 1, None)  # all shares; the whole
+        assert_close(found.pop(), np.asarray(cpu.total_norm(theirs, p)), 5)
+    norm = on_gpu(np.asarray(9, np.float32))
+    assert launches_of(lambda: gpu.clip_to_norm(ours, norm, 3.0)) in (1, None)
+    cpu.clip_to_norm(theirs, np.asarray(9.0), 3.0)
+    assert launches_of(lambda: gpu.clip_to_value(ours, 0.01)) in (1, None)
+    cpu.clip_to_value(theirs, 0.01)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.skipif(REAL_GPU, reason="CuPy does not look")
+def test_the_stand_in_takes_a_list_of_living_tensors():
+    x = on_gpu(random(3))
+    ((found, blocks),) = tensors.lists([[x]], 1024)
+    assert blocks == 1
+    args = ([found, 0.5], 0, np.float32)
+    launch.launch("norms", "clip_to_value", (1,), (256,), *args)
+    assert abs(x.get()).max() <= 0.5
+    with pytest.raises(TypeError, match=r"an array of the processor, of shape \(2,\)"):
+        launch.launch("norms", "clip_to_value", (1,), (256,), [np.zeros(2, tensors._LIST), 0.5], 0, np.float32)
+    del x
+    with pytest.raises(ValueError, match=r"a struct points to 0x.*, which is no memory of the current device"):
+        launch.launch("norms", "clip_to_value", (1,), (256,), *args)
 
 
 @covers("norm_parts", "norm_whole", "clip_to_norm", "clip_to_value")

@@ -50,6 +50,8 @@ extern "C" __global__ void beyond_shared(long long at) { block_memory[at] = 1; }
 extern "C" __global__ void read_shared(float* out) { out[0] = reinterpret_cast<float*>(block_memory)[0]; }
 extern "C" __global__ void write(float* out, long long at) { out[at] = 1; }
 extern "C" __global__ void race(float* out) { out[0] = blockIdx.x; }
+struct Lot { float* at[2]; long long size; };
+extern "C" __global__ void fill(const Lot lot, float value) { lot.at[1][lot.size] = value; }
 extern "C" __global__ void count(int* out) { atomicAdd(out, 1); }
 """
 
@@ -185,3 +187,26 @@ def test_what_does_not_compile_says_why():
         cuda_shim.compile('extern "C" __global__ void f() { g(); }')
     with pytest.raises(cuda_shim.KernelError, match="no kernel 'nothing'"):
         cuda_shim.compile(CODE).get_function("nothing")
+
+
+LOT = np.dtype([("at", np.uint64, (2,)), ("size", np.int64)])
+
+
+def test_a_struct_is_passed_by_value(run, monkeypatch):
+    out, lot = np.zeros(4, np.float32), np.zeros(1, LOT)
+    lot["at"][0, 1], lot["size"] = out.ctypes.data, 2
+    run("fill", (1,), (1,), (lot, np.float32(7)))
+    assert out.tolist() == [0, 0, 7, 0]
+    for wrong in (np.zeros(2, LOT), np.zeros(1, [("at", np.uint64)]), 5):
+        with pytest.raises(cuda_shim.KernelError, match=r"argument 0 is .*; the kernel takes 'S24'"):
+            run("fill", (1,), (1,), (wrong, np.float32(7)))
+    with cuda_shim.thorough():
+        with pytest.raises(cuda_shim.KernelError, match="a struct points to memory that nobody holds, 0x"):
+            run("fill", (1,), (1,), (lot, np.float32(7)))
+        bounds = (out.ctypes.data, out.ctypes.data + 16)
+        monkeypatch.setattr(cuda_shim.guarded, "memory_at", lambda address: bounds)
+        run("fill", (1,), (1,), (lot, np.float32(8)))
+        assert out.tolist() == [0, 0, 8, 0]
+        lot["size"] = 4
+        with pytest.raises(cuda_shim.KernelError, match=r"a write outside of array 0 \(16 bytes\), at byte 16"):
+            run("fill", (1,), (1,), (lot, np.float32(8)))

@@ -19,15 +19,8 @@ import tinyattn.nn.functional as F
 from tinyattn import backends, data, models, nn, optim, train
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("gpu")
 only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gpu():
-    if not REAL_GPU:
-        import standin
-
-        standin.install()
 
 
 def counting():
@@ -289,6 +282,42 @@ def test_a_step_whose_error_is_not_known_yet_does_nothing(make, monkeypatch):
         ta.cuda.synchronize()
     np.testing.assert_array_equal(host(weight), before)
     assert all(state["step"].item() == 1.0 for state in optimizer.state.values() if "step" in state)
+
+
+@only_on_the_stand_in
+@pytest.mark.parametrize(
+    "make", [optim.AdamW, lambda p: optim.SGD(p, momentum=0.9), optim.SGD], ids=["adamw", "momentum", "sgd"]
+)
+def test_a_step_of_an_optimizer_is_a_launch_or_two(make):
+    """One for all parameters of the default model, and one that counts steps where the optimizer needs them."""
+    model = models.AttentionClassifier().to("cuda")
+    optimizer = make(model.parameters())
+    counts = "step" in optimizer.state_names(optimizer.param_groups[0])
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = ta.ones_like(p)
+        with counting() as cost:
+            optimizer.step()
+    assert len([*model.parameters()]) > 20 and cost["launch"] == 1 + counts
+    with counting() as cost:
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert cost["launch"] == 3  # the norm of all shares, the whole norm, all gradients
+    assert not cost["upload"] + cost["download"] + cost["synchronise"]
+
+
+class _Still(optim.Adam):
+    """Another update: it must not be passed over for Adam's."""
+
+    def update(self, param, grad, state, group):
+        super().update(param, grad * 0, state, group)
+
+
+def test_another_update_is_called_for_each_parameter():
+    layer = nn.Linear(2, 2).to("cuda")
+    before = host(layer.weight)
+    layer(ta.ones(1, 2, device="cuda")).sum().backward()
+    _Still(layer.parameters()).step()
+    np.testing.assert_array_equal(host(layer.weight), before)
 
 
 # --- random numbers ---

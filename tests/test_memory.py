@@ -234,10 +234,10 @@ def test_views_of_one_array_are_counted_once():
 def test_scratch_has_rows_of_its_own():
     x = leaf(100, 100)
     with memory_ledger() as m:
-        F.gelu(x).sum().backward()
+        F.gelu(x).neg().sum().backward()  # not sum at once: NumPy 2.0's takes a buffer, needed or not
     rows = {(r.operation, r.name): r.bytes for r in m.rows if r.kind == "scratch"}
     assert rows["gelu", "forward"] > 20_000
-    assert rows.get(("sum", "forward"), 0) < 5000
+    assert rows.get(("neg", "forward"), 0) < 5000
     high = max(t.high for t in m.timeline if t.operation == "gelu" and t.phase == "forward")
     assert high == m.timeline[0].live + rows["gelu", "forward"]
 

@@ -13,15 +13,8 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim
 
+pytestmark = pytest.mark.usefixtures("gpu")
 only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gpu():
-    if not REAL_GPU:
-        import standin
-
-        standin.install()
 
 
 def counting():

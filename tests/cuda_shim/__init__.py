@@ -15,7 +15,9 @@ type. Shared memory holds NaN before it is written. Threads and blocks run in th
 orders must give the same bits, and nothing may have been written to the zones.
 
 `args` are arrays (NumPy's, or whatever has `.dtype` and `.data.ptr`), plain addresses (int), NumPy scalars, or Python
-numbers, which count as 64 bits wide, as in CuPy; None is a null pointer (launch(), in backends/cuda, passes 0).
+numbers, which count as 64 bits wide, as in CuPy; None is a null pointer (launch(), in backends/cuda, passes 0). A struct
+is a NumPy array of one element with fields; those of type uint64 count as pointers, and `guarded.memory_at` must know
+the memory that they point to.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class Function:
         cells = [self._cell(i, arg, kind) for i, (arg, kind) in enumerate(zip(args, self.signature, strict=True))]
         sizes = [*(*grid, 1, 1)[:3], *(*block, 1, 1)[:3]]
         if _thorough:
-            self._run_thoroughly(sizes, cells, guarded.regions(args), shared_mem)
+            self._run_thoroughly(sizes, cells, guarded.regions(args, self._pointed_to(cells)), shared_mem)
         else:
             self._run(sizes, cells, shared_mem, self._module.schedule)
 
@@ -149,13 +151,32 @@ class Function:
     @staticmethod
     def _moved(cell: np.ndarray, kind: str, copies: list[Copy]) -> np.ndarray:
         """A pointer into a region points into its copy."""
-        for copy in copies:
-            if kind[0] == "P" and copy.region.low <= int(cell[0]) < copy.region.high:
-                return np.array([copy.moved(int(cell[0]))], np.uint64)
+        if kind[0] not in "PS":
+            return cell
+        cell = cell.copy()
+        for pointers in guarded.pointers(cell):
+            for place, address in enumerate(pointers.tolist()):
+                for copy in copies:
+                    if copy.region.low <= address < copy.region.high:
+                        pointers[place] = copy.moved(address)
         return cell
 
+    def _pointed_to(self, cells: list[np.ndarray]) -> list[tuple[int, int]]:
+        """Where the memory lies that structs point to."""
+        structs = [cell for cell, kind in zip(cells, self.signature, strict=True) if kind[0] == "S"]
+        found = {int(a) for cell in structs for pointers in guarded.pointers(cell) for a in pointers if a}
+        bounds = {address: guarded.memory_at(address) for address in found}
+        unknown = [address for address, region in bounds.items() if region is None]
+        if unknown:
+            raise KernelError(f"{self.name}: a struct points to memory that nobody holds, {unknown[0]:#x}")
+        return [region for region in bounds.values() if region is not None]
+
     def _cell(self, place: int, arg: Any, kind: str) -> np.ndarray:
-        """The argument in eight bytes of memory, after a look at its type."""
+        """The argument in memory, eight bytes of it unless it is a struct, after a look at its type."""
+        if kind[0] == "S" or getattr(arg, "dtype", np.dtype(bool)).names:
+            if not isinstance(arg, np.ndarray) or arg.size != 1 or kind != f"S{arg.itemsize}":
+                raise KernelError(f"{self.name}: argument {place} is {_described(arg)}; the kernel takes {kind!r}")
+            return arg.reshape(1).copy()
         if kind[0] != "P":
             value = np.asarray(arg, np.int64 if isinstance(arg, int) else None)
             if _KINDS.get(value.dtype.char) != kind:
@@ -166,6 +187,12 @@ class Function:
                 raise KernelError(f"{self.name}: argument {place} points to {arg.dtype}; the kernel takes {kind!r}")
             arg = guarded.address(arg)
         return np.array([arg or 0], np.uint64)
+
+
+def _described(arg: Any) -> str:
+    return (
+        f"{arg.size} structs of {arg.itemsize} bytes" if isinstance(arg, np.ndarray) and arg.dtype.names else repr(arg)
+    )
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from cuda_shim import guarded
 
 from standin import arrays, cublas, functions, machine
 from standin.machine import counting, counts
@@ -65,9 +66,21 @@ class RawKernel:
         held = []
         for arg in args:
             if isinstance(arg, np.ndarray):
-                raise TypeError("a kernel was given an array of the processor")
+                arg = _by_value(arg)
             held.append(arg._a if isinstance(arg, arrays.ndarray) else arg)
         machine.launch(lambda: self._function(grid, block, held, shared_mem=shared_mem))
+
+
+def _by_value(struct: np.ndarray) -> np.ndarray:
+    """The bytes of a NumPy array of one element, as they are now; that is how CuPy passes a struct."""
+    if struct.size != 1 or struct.dtype.names is None:
+        raise TypeError(f"a kernel was given an array of the processor, of shape {struct.shape}")
+    for pointers in guarded.pointers(struct):
+        for address in pointers.tolist():
+            memory = machine.memory_at(address) if address else None
+            if address and (memory is None or memory.device_id != machine.current_device()):
+                raise ValueError(f"a struct points to {address:#x}, which is no memory of the current device")
+    return struct.copy()
 
 
 class Device:
@@ -142,6 +155,11 @@ def _modules() -> dict[str, ModuleType]:
     return {module.__name__: module for module in names}
 
 
+def _bounds(address: int) -> tuple[int, int] | None:
+    memory = machine.memory_at(address)
+    return None if memory is None else (memory.ptr, memory.ptr + memory.asked_for)
+
+
 def _erf(x: Any) -> Any:
     from tinyattn.backends.cpu.erf import erf
 
@@ -157,5 +175,6 @@ def install() -> None:
     sys.modules.update(_modules())
     from tinyattn.backends.cuda import blas
 
+    guarded.know_memory(_bounds)
     library = cublas.Library()
     blas.library = lambda: library  # type: ignore[assignment]

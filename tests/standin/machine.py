@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,6 +191,7 @@ class Memory:
 
     def __init__(self, pool: MemoryPool, size: int) -> None:
         self.pool, self.device_id, self.hooks = pool, current_device(), MemoryHook.active
+        self.asked_for = size
         self.size = max((size + 511) // 512 * 512, 512)
         free = pool.free[self.device_id, self.size]
         if free:
@@ -201,6 +203,7 @@ class Memory:
             self.block = np.empty(self.size, np.uint8)
         pool.used += self.size
         self.ptr = self.block.ctypes.data
+        _memories[self.ptr] = self
         if capturing() is None:
             self.block[:] = 0xFF  # NaN, or -1: whoever reads it before writing shall notice
         for hook in self.hooks:
@@ -213,6 +216,16 @@ class Memory:
         for hook in self.hooks:
             hook.free_postprocess(device_id=self.device_id, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
         self.pool.free[self.device_id, self.size].append(self.block)
+
+
+_memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()  # in use, by their addresses
+
+
+def memory_at(address: int) -> Memory | None:
+    """The memory in use that an address lies in."""
+    found = _memories.get(address)
+    inside = (m for m in [*_memories.values()] if m.ptr <= address < m.ptr + m.asked_for)
+    return found or next(inside, None)
 
 
 class MemoryPool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyattn import backends, creation
@@ -99,13 +99,7 @@ class Adam(Optimizer):
         return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
 
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        for name in self.state_names(group):
-            if name not in state:
-                counter = name == "step"
-                shape = () if counter else param.shape
-                state[name] = creation.zeros(shape, dtype=float32 if counter else param.dtype, device=param.device)
-        p, m, v = param.data, state["exp_avg"].data, state["exp_avg_sq"].data
-        v_max = state["max_exp_avg_sq"].data if group["amsgrad"] else None
+        p, m, v, v_max = self._arrays(param, state, group)
         library, options = backends.of(p), _arguments(group)
         step, options["lr"] = library.counted(state["step"].data), library.live(group, "lr")
         if not definitions_enabled():
@@ -117,6 +111,27 @@ class Adam(Optimizer):
         for old, new in zip((p, m, v, v_max), news, strict=True):
             if old is not None:
                 old[...] = new
+
+    def update_together(self, params: Sequence[Tensor], group: Group) -> None:
+        if definitions_enabled():
+            super().update_together(params, group)
+            return
+        p, m, v, v_max = zip(*(self._arrays(param, self.state[param], group) for param in params), strict=True)
+        library = backends.of(*p)
+        grads = [param.grad.data for param in params if param.grad is not None]
+        steps = [library.counted(self.state[param]["step"].data) for param in params]
+        options = {**_arguments(group), "lr": library.live(group, "lr")}
+        library.adam_steps(p, grads, m, v, v_max if group["amsgrad"] else None, steps, **options)
+
+    def _arrays(self, param: Tensor, state: State, group: Group) -> tuple[Any, Any, Any, Any]:
+        """The parameter, its two moments and the largest second one (or None); zeros for those not there yet."""
+        for name in self.state_names(group):
+            if name not in state:
+                counter = name == "step"
+                shape = () if counter else param.shape
+                state[name] = creation.zeros(shape, dtype=float32 if counter else param.dtype, device=param.device)
+        v_max = state["max_exp_avg_sq"].data if group["amsgrad"] else None
+        return param.data, state["exp_avg"].data, state["exp_avg_sq"].data, v_max
 
 
 class AdamW(Adam):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
@@ -48,6 +48,8 @@ class Optimizer(ABC):
         super().__init_subclass__()
         if "update" in vars(cls) and "elementwise" not in vars(cls):
             cls.elementwise = False  # another `update` says it for itself
+        if "update" in vars(cls) and "update_together" not in vars(cls):
+            cls.update_together = Optimizer.update_together  # type: ignore[method-assign]
 
     def __init__(self, params: Params | Iterable[Group], defaults: Group) -> None:
         self.defaults = defaults
@@ -81,6 +83,12 @@ class Optimizer(ABC):
 
         state: what this optimizer remembers about `param`, empty the first time, to be filled.
         """
+
+    def update_together(self, params: Sequence[Tensor], group: Group) -> None:
+        """Change parameters that lie on one GPU and have gradients: one by one, unless fewer launches can do it."""
+        for param in params:
+            assert param.grad is not None
+            self.update(param, param.grad.data, self.state[param], group)
 
     def check(self, options: Group) -> None:
         """Raise ValueError or TypeError where an option of a parameter group is not allowed."""
@@ -172,9 +180,17 @@ class Optimizer(ABC):
                     else:
                         rest += bundle.params[first:last]
             rest += kept.rest
+        on_gpus: defaultdict[str, list[Tensor]] = defaultdict(list)
+        gpus = backends.in_use()
         for param in rest:
-            if param.grad is not None:
+            if param.grad is None:
+                continue
+            if gpus and param.is_cuda:
+                on_gpus[param.device].append(param)
+            else:
                 self.update(param, param.grad.data, self.state[param], group)
+        for params in on_gpus.values():
+            self.update_together(params, group)
 
     def _prepare_gpus(self, place: int, group: Group) -> None:
         """What is remembered follows parameters that have moved; and the steps of those on a GPU are counted there."""

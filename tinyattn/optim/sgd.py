@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyattn import backends, creation
@@ -87,13 +87,9 @@ class SGD(Optimizer):
 
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
         array = param.data
-        first = bool(group["momentum"]) and "momentum_buffer" not in state
-        if first:
-            state["momentum_buffer"] = creation.zeros_like(param)
-        buffer = state["momentum_buffer"].data if group["momentum"] else None
-        options = {name: group[name] for name in self.defaults}
+        buffer, first = self._buffer(param, state, group)
         library = backends.of(array)
-        options["lr"] = library.live(group, "lr")
+        options = {**self._options(group), "lr": library.live(group, "lr")}
         if not definitions_enabled():
             library.sgd_step(array, grad, buffer, first=first, **options)
             return
@@ -101,3 +97,26 @@ class SGD(Optimizer):
             array[...], b = sgd_definition(array, grad, None if first else buffer, **options)
         if buffer is not None:
             buffer[...] = b
+
+    def update_together(self, params: Sequence[Tensor], group: Group) -> None:
+        if definitions_enabled():
+            super().update_together(params, group)
+            return
+        arrays = [param.data for param in params]
+        library = backends.of(*arrays)
+        grads = [param.grad.data for param in params if param.grad is not None]
+        buffers, first = zip(*(self._buffer(param, self.state[param], group) for param in params), strict=True)
+        options = {**self._options(group), "lr": library.live(group, "lr")}
+        library.sgd_steps(arrays, grads, buffers if group["momentum"] else None, first=first, **options)
+
+    def _options(self, group: Group) -> dict[str, Any]:
+        return {name: group[name] for name in self.defaults}
+
+    def _buffer(self, param: Tensor, state: State, group: Group) -> tuple[Any, bool]:
+        """The momentum of a parameter, or None, and whether there is nothing in it yet."""
+        if not group["momentum"]:
+            return None, False
+        first = "momentum_buffer" not in state
+        if first:
+            state["momentum_buffer"] = creation.zeros_like(param)
+        return state["momentum_buffer"].data, first

@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyattn.backends.errors import CaptureError
 
-__all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "count", "counted", "live", "refuse_in_capture"]
+__all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "counted", "live", "refuse_in_capture"]
 
 Array = Any
 _own = threading.local()
@@ -77,13 +77,6 @@ def live(group: dict[str, Any], name: str) -> Array:
 def counted(step: Array) -> Array:
     """The number of the step that now begins: on a GPU `count` has moved it on for all parameters."""
     return step
-
-
-def count(steps: Array, mask: Array) -> None:
-    """steps += mask, unless an index is out of range: then no step is made."""
-    from tinyattn.backends.cuda.flags import flag
-
-    steps += mask * (flag()[0] == 0)
 
 
 # --- capture and replay ---

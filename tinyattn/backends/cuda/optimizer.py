@@ -1,4 +1,4 @@
-"""Optimizer kernels: in place, one launch a parameter, and nothing while an index is out of range (see flags.py).
+"""Optimizer kernels: in place, one launch for all parameters, nothing while an index is out of range (see flags.py).
 
 Learning rate and step number may be 0-d arrays on the GPU, so that a replayed graph sees them change.
 What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyattn/optim/adam.py`.
@@ -6,7 +6,7 @@ What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyatt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cupy as cp
@@ -14,12 +14,15 @@ import numpy as np
 
 from tinyattn.backends.cuda.flags import flag
 from tinyattn.backends.cuda.launch import blocks, launch
-from tinyattn.backends.cuda.rows import contiguous, launch_elements
+from tinyattn.backends.cuda.rows import contiguous
+from tinyattn.backends.cuda.tensors import THREADS, launch_on, lists, share_of
 
-__all__ = ["adam_step", "clip_to_norm", "clip_to_value", "end_to_end", "overlapping", "sgd_step", "total_norm"]
+__all__ = [
+    "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "end_to_end", "overlapping", "sgd_step",
+    "sgd_steps", "total_norm",
+]  # fmt: skip
 
 Array = Any
-_PARTS = 256  # blocks that share the norm of one array, at most
 
 
 def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
@@ -52,12 +55,29 @@ def _bounds(array: Array) -> tuple[int, int]:
     return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.itemsize
 
 
+def count(steps: Array, mask: Array) -> None:
+    """steps += mask, unless an index is out of range: then no step is made. Both float32, (n,)."""
+    launch("optimizer", "count_steps", (blocks(steps.size, THREADS),), (THREADS,), [steps, mask, steps.size, flag()])
+
+
 def sgd_step(
-    param: Array,
-    grad: Array,
-    momentum_buffer: Array | None,
+    param: Array, grad: Array, momentum_buffer: Array | None, *, first: bool, lr: float, momentum: float,
+    dampening: float, weight_decay: float, nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """One step of SGD for one parameter, see `sgd_steps`."""
+    buffers = None if momentum_buffer is None else [momentum_buffer]
+    sgd_steps(
+        [param], [grad], buffers, first=[first], lr=lr, momentum=momentum, dampening=dampening,
+        weight_decay=weight_decay, nesterov=nesterov, maximize=maximize,
+    )  # fmt: skip
+
+
+def sgd_steps(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    momentum_buffers: Sequence[Array] | None,
     *,
-    first: bool,
+    first: Sequence[bool],
     lr: float,
     momentum: float,
     dampening: float,
@@ -65,25 +85,37 @@ def sgd_step(
     nesterov: bool,
     maximize: bool,
 ) -> None:
-    """One step of SGD, in place in `param` and, where there is one, in `momentum_buffer`.
+    """One step of SGD, in place in `params` and, where there are any, in `momentum_buffers`.
 
-    All arrays have one shape. `first`: the buffer holds nothing yet and becomes the gradient.
+    All arrays of a parameter have one shape. `first`, of each: the buffer holds nothing yet and becomes the gradient.
     """
-    options = [bool(first), float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize)]
-    changed = [param, momentum_buffer]
-    (p, buffer), g = _flat(changed), _matching(grad, param)
-    args = [p, g, buffer, param.size, _number(lr, np.float64), *options, flag()]
-    launch_elements("optimizer", "sgd_step", args, param.size)
-    _write_back(changed, [p, buffer])
+    options = [float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize)]
+    rate = _number(lr, np.float64)
+    for beginning in dict.fromkeys(first):
+        places = [i for i, is_first in enumerate(first) if is_first == beginning]
+        roles = [None if role is None else [role[i] for i in places] for role in (params, grads, momentum_buffers)]
+        _step("sgd_step", roles, [rate, bool(beginning), *options])
 
 
 def adam_step(
-    param: Array,
-    grad: Array,
-    exp_avg: Array,
-    exp_avg_sq: Array,
-    max_exp_avg_sq: Array | None,
-    step: Any,
+    param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array | None, step: Any, *,
+    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """One step of Adam for one parameter, see `adam_steps`."""
+    tops = None if max_exp_avg_sq is None else [max_exp_avg_sq]
+    adam_steps(
+        [param], [grad], [exp_avg], [exp_avg_sq], tops, [step], lr=lr, beta1=beta1, beta2=beta2, eps=eps,
+        weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
+    )  # fmt: skip
+
+
+def adam_steps(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    max_exp_avg_sqs: Sequence[Array] | None,
+    steps: Sequence[Any],
     *,
     lr: float,
     beta1: float,
@@ -93,29 +125,51 @@ def adam_step(
     decoupled: bool,
     maximize: bool,
 ) -> None:
-    """Step number `step` (from 1) of Adam or AdamW, in place in `param` and its moments.
+    """A step of Adam or AdamW, in place in `params` and their moments.
 
-    All arrays have one shape; `max_exp_avg_sq` is None without amsgrad. The same numbers as
-    `tinyattn.optim.adam.adam_definition` but for rounding: the bias corrections are taken out of
-    the root and out of the quotient.
+    All arrays of a parameter have one shape; `max_exp_avg_sqs` is None without amsgrad; steps: of each parameter the
+    number of its step, from 1. The same numbers as `tinyattn.optim.adam.adam_definition` but for rounding: the bias
+    corrections are taken out of the root and out of the quotient.
     """
     options = [float(beta1), float(beta2), float(eps), float(weight_decay), bool(decoupled), bool(maximize)]
-    changed = [param, exp_avg, exp_avg_sq, max_exp_avg_sq]
-    (p, m, v, top), g = _flat(changed), _matching(grad, param)
-    numbers = [_number(step, np.float32), _number(lr, np.float64)]
-    args = [p, g, m, v, top, param.size, *numbers, *options, flag()]
-    launch_elements("optimizer", "adam_step", args, param.size, shared_bytes=2 * 8)
-    _write_back(changed, [p, m, v, top])
+    roles = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs]
+    numbers = [_number(step, np.float32) for step in steps]
+    _step("adam_step", roles, [_number(lr, np.float64), *options], numbers, shared_bytes=2 * 8)
 
 
-def _flat(arrays: Sequence[Array]) -> list[Array]:
-    """As the kernels want them: contiguous, float32 or float64."""
-    wide = [a if a is None or a.dtype != np.float16 else a.astype(np.float32) for a in arrays]
-    return [a if a is None else contiguous(a) for a in wide]
+def _step(
+    kernel: str, roles: Sequence[Sequence[Array] | None], args: list[Any], steps: Sequence[Array] = (),
+    shared_bytes: int = 0,
+) -> None:  # fmt: skip
+    """Run an optimizer's kernel on parameters; all roles but the second, the gradients, are written to."""
+    args = [*args, flag()]
+    for dtype, places in _together(roles[0] or ()):
+        some = [None if role is None else [role[i] for i in places] for role in roles]
+        flat = [None if role is None else _flat(role, dtype) for role in some]
+        launch_on("optimizer", kernel, flat, args, dtype, [steps[i] for i in places] if steps else (), shared_bytes)
+        for place, (arrays, results) in enumerate(zip(some, flat, strict=True)):
+            if place != 1:
+                _write_back(arrays or (), results or ())
 
 
-def _matching(grad: Array, param: Array) -> Array:
-    return contiguous(grad.astype(np.float32 if param.dtype == np.float16 else param.dtype, copy=False))
+def _together(arrays: Sequence[Array]) -> Iterator[tuple[Any, list[int]]]:
+    """Places of arrays that one launch can do, with the dtype that it computes in: all of one dtype, or, where arrays
+    share memory, one after the other."""
+    dtypes = [_flat_dtype(array.dtype) for array in arrays]
+    if overlapping(arrays):
+        yield from ((dtype, [i]) for i, dtype in enumerate(dtypes))
+        return
+    for dtype in dict.fromkeys(dtypes):
+        yield dtype, [i for i, its in enumerate(dtypes) if its == dtype]
+
+
+def _flat_dtype(dtype: Any) -> Any:
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def _flat(arrays: Sequence[Array], dtype: Any) -> list[Array]:
+    """As the kernels want them: contiguous and in the dtype of the parameters, but float32 instead of float16."""
+    return [contiguous(array.astype(dtype, copy=False)) for array in arrays]
 
 
 def _write_back(arrays: Sequence[Array], results: Sequence[Array]) -> None:
@@ -135,36 +189,36 @@ def _number(value: Any, dtype: Any) -> Array:
 def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
     """The p-norm of all arrays read as one vector, a 0-d array of their dtype; 0 for none."""
     dtype = np.result_type(*(array.dtype for array in arrays)) if arrays else np.dtype(np.float32)
-    arrays = _flat([array for array in arrays if array.size])
-    cuts = [blocks(array.size, 4 * 256 * 4, _PARTS if norm_type else 1) for array in arrays]
-    parts, total, start = cp.empty(sum(cuts), np.float64), cp.zeros((), _flat_dtype(dtype)), 0
-    for array, cut in zip(arrays, cuts, strict=True):
-        args = [array, parts[start : start + cut], array.size, float(norm_type)]
-        launch("norms", "norm_parts", (cut,), (256,), args, shared_bytes=8 * 256)
-        start += cut
-    if arrays:
-        args = [parts, total, parts.size, float(norm_type)]
-        launch("norms", "norm_whole", (1,), (256,), args, shared_bytes=8 * 256, dtype=total.dtype)
+    sizes = [array.size for array in arrays]
+    share = share_of(sizes) if norm_type else max([4, *sizes]) // 4 * 4 + 4  # for p = 0 a block does a whole array
+    flat = [(own, _flat([arrays[i] for i in places], own)) for own, places in _together(arrays)]
+    cuts = [(own, *cut) for own, some in flat for cut in lists([some], share)]
+    if not cuts:
+        return cp.zeros((), dtype)
+    parts, total, start = cp.empty(sum(n for *_, n in cuts), np.float64), cp.empty((), _flat_dtype(dtype)), 0
+    for own, some, n in cuts:
+        args = [some, parts[start : start + n], float(norm_type)]
+        launch("norms", "norm_parts", (n,), (THREADS,), args, 8 * THREADS, own)
+        start += n
+    args = [parts, total, parts.size, float(norm_type)]
+    launch("norms", "norm_whole", (1,), (THREADS,), args, 8 * THREADS, total.dtype)
     return total.astype(dtype, copy=False)
-
-
-def _flat_dtype(dtype: Any) -> Any:
-    return np.float32 if dtype == np.float16 else dtype
 
 
 def clip_to_norm(arrays: Sequence[Array], norm: Array, max_norm: float) -> None:
     """Multiply every array, in place, by max_norm / norm unless that is above one."""
-    norm = _number(norm, np.float64)
-    for array in arrays:
-        (x,) = _flat([array])
-        args = [x, x.size, norm, float(max_norm)]
-        launch_elements("norms", "clip_to_norm", args, x.size, dtype=x.dtype)
-        _write_back([array], [x])
+    _change("clip_to_norm", arrays, lambda dtype: [_number(norm, dtype), float(max_norm)])
 
 
 def clip_to_value(arrays: Sequence[Array], limit: float) -> None:
     """Bring every element, in place, between -limit and limit; NaN stays."""
-    for array in arrays:
-        (x,) = _flat([array])
-        launch_elements("norms", "clip_to_value", [x, x.size, float(limit)], x.size)
-        _write_back([array], [x])
+    _change("clip_to_value", arrays, lambda dtype: [float(limit)])
+
+
+def _change(kernel: str, arrays: Sequence[Array], args: Callable[[Any], list[Any]]) -> None:
+    """Run a kernel of norms.cu on arrays; args: what it takes after them, by their dtype."""
+    for dtype, places in _together(arrays):
+        some = [arrays[i] for i in places]
+        flat = _flat(some, dtype)
+        launch_on("norms", kernel, [flat], args(dtype), dtype)
+        _write_back(some, flat)

@@ -1,5 +1,5 @@
 // The p-norm of many arrays read as one vector, and gradients cut to size by it, without the host ever looking.
-#include "common.cuh"
+#include "tensors.cuh"
 
 constexpr int THREADS = 256;
 
@@ -31,15 +31,17 @@ __device__ inline double join_block(double mine, double p) {
   return all[0];
 }
 
-// parts[block]: what the block's share of x (n) comes to. Sums in float64: they grow long.
-extern "C" __global__ void __launch_bounds__(THREADS) norm_parts(const real* x, double* parts, Size n, double p) {
+// parts[block]: what the block's share of the tensors comes to. Sums in float64: they grow long.
+extern "C" __global__ void __launch_bounds__(THREADS) norm_parts(const Tensors all, double* parts, double p) {
+  Share share = share_of_block(all);
+  const real* x = all.at[0][share.tensor];
   double mine = nothing(p);
   bool whole = in_quads(x);
-  for (Size i = 4 * position(); i < n; i += 4 * crowd()) {
-    Quad quad = read_quad(x + i, n - i, whole);
+  for (Size i = share.begin + 4 * threadIdx.x; i < share.end; i += 4 * THREADS) {
+    Quad quad = read_quad(x + i, share.end - i, whole);
 #pragma unroll
     for (int j = 0; j < 4; j++)
-      if (i + j < n) mine = join(mine, part_of(quad.at[j], p), p);
+      if (i + j < share.end) mine = join(mine, part_of(quad.at[j], p), p);
   }
   mine = join_block(mine, p);
   if (threadIdx.x == 0) parts[blockIdx.x] = mine;
@@ -56,15 +58,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_whole(const double* p
   norm[0] = real(!root ? mine : p == 2 ? sqrt(mine) : pow(mine, 1 / p));
 }
 
-// x times most / norm, unless that is above one.
-extern "C" __global__ void clip_to_norm(real* x, Size n, const double* norm, double most) {
-  double scale = most / (norm[0] + 1e-6);
+// All tensors times most / norm, unless that is above one.
+extern "C" __global__ void clip_to_norm(const Tensors all, const real* norm, double most) {
+  double scale = most / (double(norm[0]) + 1e-6);
   if (scale >= 1) return;
-  each_element(x, x, n, [&](Size, real value) { return value * real(scale); });
+  each_in_share(all, [&](real value) { return value * real(scale); });
 }
 
-// x between -limit and limit; NaN stays.
-extern "C" __global__ void clip_to_value(real* x, Size n, double limit) {
+// All tensors between -limit and limit; NaN stays.
+extern "C" __global__ void clip_to_value(const Tensors all, double limit) {
   real most = real(limit);
-  each_element(x, x, n, [&](Size, real value) { return value > most ? most : value < -most ? -most : value; });
+  each_in_share(all, [&](real value) { return value > most ? most : value < -most ? -most : value; });
 }
