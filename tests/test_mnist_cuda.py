@@ -192,7 +192,7 @@ def test_an_optimizer_that_fails_in_such_a_step_can_go_on(monkeypatch):
     weight = ta.ones(3, device="cuda", requires_grad=True)
     optimizer = optim.SGD([weight], 0.5)
     weight.grad = ta.ones(3, device="cuda")
-    monkeypatch.setattr(optimizer, "update", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(optimizer, "update_together", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.step_if_finite(optimizer, ta.tensor(float("nan"), device="cuda"))
     monkeypatch.undo()

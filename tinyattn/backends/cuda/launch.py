@@ -42,7 +42,7 @@ def launch(
     compiled = function(source, kernel, np.dtype(dtype).name)
     if shared_bytes > _UNASKED_BYTES:
         _ask_for_memory(source, kernel, np.dtype(dtype).name, int(cp.cuda.Device().id))
-    compiled(tuple(grid), tuple(block), [_value(arg) for arg in args], shared_mem=shared_bytes)
+    compiled(tuple(grid), tuple(block), tuple(_value(arg) for arg in args), shared_mem=shared_bytes)
 
 
 def _value(arg: Any) -> Any:
