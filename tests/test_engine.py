@@ -24,6 +24,7 @@ import torch
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, ops
+from tinyattn.graph import operation
 
 
 def leaf(*values: float, dtype: object = ta.float32) -> ta.Tensor:
@@ -105,6 +106,47 @@ def test_no_two_tensors_share_a_gradient():
         assert not any(np.shares_memory(x, y) for y in arrays[i + 1 :])
     a.grad.data *= 10
     assert b.grad.tolist() == [1, 1]
+
+
+def test_gradients_that_nobody_else_holds_are_not_copied(monkeypatch):
+    model = ta.models.AttentionClassifier(patch_size=14, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+    loss = F.cross_entropy(model(ta.rand(3, 28, 28)), ta.tensor([1, 2, 3]))
+    monkeypatch.setattr(backends.cpu, "clone", lambda array: pytest.fail(f"copied a gradient of shape {array.shape}"))
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_gradients_that_somebody_else_holds_are_copied():
+    kept = []
+
+    @operation(backward=lambda F, g: kept.append(np.ones((2, 3), g.dtype)) or tuple(kept[-1] * g.sum()))
+    def rows_of_one_array(F, a, b):
+        return a + b
+
+    @operation(x=lambda F, g: kept[-1].reshape(6))
+    def a_view_of_what_is_kept(F, x):
+        return x + 1
+
+    @operation(x=lambda F, g: np.broadcast_to(g + 1, (1,)))
+    def one_number_read_only(F, x):
+        return x + 1
+
+    @operation(x=lambda F, g: np.ones(1000, g.dtype)[:2])
+    def part_of_much(F, x):
+        return x + 1
+
+    a, b, c, d, e = leaf(1, 2, 3), leaf(1, 2, 3), leaf(*range(6)), leaf(1), leaf(1, 2)
+    rows_of_one_array(a, b).sum().backward()
+    a_view_of_what_is_kept(c).sum().backward()
+    one_number_read_only(d).sum().backward()
+    part_of_much(e).sum().backward()
+    for x in (a, b, c, d, e):
+        x.grad.data += 1
+        assert x.grad.data.base is None
+    assert a.grad.tolist() == b.grad.tolist() == [4, 4, 4]
+    assert not np.shares_memory(a.grad.data, b.grad.data)
+    assert kept[-1].tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert (c.grad.tolist(), d.grad.tolist()) == ([2] * 6, [3])
 
 
 def test_the_seed_is_not_handed_out():

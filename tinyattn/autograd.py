@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 import tinyattn.tensor as _tensor
@@ -162,13 +163,22 @@ def _descend(
                 gi = F.sum_to(gi, edge.shape)
             if gi.dtype != edge.dtype:
                 gi = F.cast(gi, edge.dtype)
-            pending.receive(edge, gi, gi is not g and (gi.data if recording else gi).base is None)
+            pending.receive(edge, gi, gi is not g and _is_private(gi.data if recording else gi))
             for observer in watching:
                 observer.received(edge, node, gi, pending.gradients[edge.id])
         if not retain and node.saved and node.free():  # as the walk passes
             for observer in watching:
                 observer.freed(node)
     return pending
+
+
+def _is_private(array: Any) -> bool:
+    """Whether nobody else holds this memory: the array owns it, or is all of one that nobody else knows of."""
+    base = array.base
+    if base is None:
+        return True
+    alone = type(base) is type(array) and base.base is None and getrefcount(base) <= 3  # array.base, base, the argument
+    return alone and base.size == array.size and getattr(array.flags, "writeable", True)  # CuPy has no such flag
 
 
 def _check_broadcast(node: Node, g: Any, edge: Node) -> None:

@@ -129,7 +129,10 @@ def argsort(a: ndarray, axis: int = -1, kind: Any = None) -> ndarray:
 
 
 def broadcast_to(array: ndarray, shape: Sequence[int]) -> ndarray:
-    return array._view(np.broadcast_to(array._a, shape))
+    stretched = np.broadcast_to(array._a, shape)
+    if stretched.size == array.size:  # nothing stands for several elements: CuPy's can be written to
+        stretched = array._a.reshape(stretched.shape)
+    return array._view(stretched)
 
 
 def reshape(a: ndarray, newshape: Any, order: str = "C", *, copy: Any = None) -> ndarray:

@@ -54,9 +54,9 @@ def layer_norm_backward(
         args = [gs, normal, rstd, weight, dx, sums, len(gs), width, size]
         launch("layer_norm", "layer_norm_backward", (grid,), (block,), args, shared_bytes=room)
     if not len(gs):
-        both = cp.zeros((2, width), gs.dtype)
+        both = (cp.zeros(width, gs.dtype), cp.zeros(width, gs.dtype))
     elif sums is not None:
-        both = add_stripes(sums)
+        both = (add_stripes(sums[0]), add_stripes(sums[1]))
     else:
         both = (column_sums(gs, normal) if needed[1] else None, column_sums(gs) if needed[2] else None)
     dweight, dbias = (d if n else None for d, n in zip(both, needed[1:], strict=True))

@@ -20,19 +20,17 @@ def stripes(rows: int) -> int:
     return max(min(rows // (8 * _DOWN), _STRIPES), 1)
 
 
-def launch_columns(source: str, kernel: str, args: list[Any], width: int, cuts: int, several: int = 1) -> None:
-    """A kernel that sums down columns; `cuts` stripes of the rows, `several` matrices."""
-    grid = (-(-width // _ACROSS), cuts, several)
+def launch_columns(source: str, kernel: str, args: list[Any], width: int, cuts: int) -> None:
+    """A kernel that sums down columns; `cuts` stripes of the rows."""
+    grid = (-(-width // _ACROSS), cuts)
     launch(source, kernel, grid, (32 * _DOWN,), args, shared_bytes=4 * 32 * _DOWN * args[0].dtype.itemsize)
 
 
 def add_stripes(sums: Array) -> Array:
-    """(several, stripes, width) -> (several, width)"""
-    several, cuts, width = sums.shape
-    if cuts == 1:
-        return sums[:, 0]
-    out = cp.empty((several, width), sums.dtype)
-    launch_columns("sums", "column_sums", [sums, None, out, cuts, width], width, 1, several)
+    """(stripes, width) -> (width,)"""
+    cuts, width = sums.shape
+    out = cp.empty(width, sums.dtype)
+    launch_columns("sums", "column_sums", [sums, None, out, cuts, width], width, 1)
     return out
 
 
@@ -40,6 +38,6 @@ def column_sums(x: Array, by: Array = None) -> Array:
     """(rows, width) -> (width,), contiguous; of x, or of its products with `by`. The same bits every time."""
     rows, width = x.shape
     cuts = stripes(rows)
-    out = cp.empty((1, cuts, width), x.dtype)
+    out = cp.empty(width if cuts == 1 else (cuts, width), x.dtype)
     launch_columns("sums", "column_sums", [x, by, out, rows, width], width, cuts)
-    return add_stripes(out)[0]
+    return out if cuts == 1 else add_stripes(out)
