@@ -433,7 +433,7 @@ def test_a_page_of_ten_thousand_nodes(show):
     picture = graph(root)
     assert len(picture.vertices) > 10_000
     page = show(picture)
-    assert time.process_time() - start < 3  # of this process; the browser counts for itself
+    assert time.process_time() - start < 5  # of this process; the browser counts for itself
     assert page.run("performance.getEntriesByType('navigation')[0].domComplete") < 4000
     assert items(page) < 200
     few = items(page)
