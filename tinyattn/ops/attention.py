@@ -71,7 +71,7 @@ def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: An
 # --- attention in tiles ---
 
 _tiled_mode: ContextVar[bool | None] = ContextVar("tiled_attention", default=None)
-_TILED_BYTES = 32 * 2**20  # of scores in all, and ...
+_TILED_BYTES = 8 * 2**20  # of scores in all, and ...
 _TILED_SCORES = 512 * 512  # ... so many in each head: from here on tiles are not slower
 
 
@@ -79,7 +79,7 @@ def tiled_attention(mode: bool | None = True) -> Mode:
     """Compute attention tile by tile, in memory linear in the tokens: `with tiled_attention():`.
 
     True: always; False: never; None, which holds outside of any `with`: where all scores together
-    would take more than 32 MiB and each head has more than 512 x 512 of them. It saves query, key,
+    would take more than 8 MiB and each head has more than 512 x 512 of them. It saves query, key,
     value, output and one number a query, and computes the scores again on the way back. Dropout of
     the weights, a mask that needs a gradient, and second derivatives take the plain way whatever the
     mode. Dao et al. 2022, "FlashAttention".
