@@ -84,6 +84,7 @@ WRONG = {
     "--keep 0": "argument --keep: '0' is not a whole number above 0",
     "--validation -5": "argument --validation: '-5' is not a whole number above 0",
     "--model cnn": "argument --model: invalid choice: 'cnn' (choose from",
+    "--device cuda:99": "argument --device: ",  # no GPU, or not so many
     "--device tpu": "argument --device: device='tpu' is no device; expected 'cpu', 'cuda' or 'cuda:1'",
     "--data cifar": "argument --data: invalid choice: 'cifar' (choose from",
     # paths

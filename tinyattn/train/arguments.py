@@ -92,9 +92,11 @@ class Parser(argparse.ArgumentParser):
 def device(word: str) -> str:
     """A device that can be used here: "cpu", "cuda", or "cuda:1"."""
     try:
-        return str(backends.full_name(named(word)))
+        where = backends.full_name(named(word))
+        backends.get(where)  # there, or the error says why not
     except (ValueError, ImportError, RuntimeError) as why:
-        raise argparse.ArgumentTypeError(" ".join(str(why).split())) from None
+        raise argparse.ArgumentTypeError(" ".join(str(why).split()).removesuffix(".")) from None
+    return str(where)
 
 
 def whole_number(text: str) -> int:
