@@ -112,6 +112,22 @@ def test_a_missing_library_is_one_line(small, tmp_path, monkeypatch):
     assert [side["name"] for side in found["sides"]] == ["ours"]
 
 
+def test_scaling_takes_as_many_workers_as_pay(tmp_path, monkeypatch):
+    taken = []
+
+    class Noted(compare.Table):
+        def __init__(self, sides, say):
+            taken.append({side.name: side.options.get("workers") for side in sides})
+            super().__init__([], say)
+
+    monkeypatch.setattr(growth, "Table", Noted)
+    monkeypatch.setattr(growth, "most_cores", lambda: 2)
+    monkeypatch.setattr(growth, "AXES", {"batch": ([], [1, 64], lambda n: {"batch": n})})
+    found = growth.scaling(parts.Bench(EFFORT, ("engine", "pytorch"), tmp_path, print))
+    assert taken == [{"tinyattn": 1, "PyTorch eager": None}, {"tinyattn": 2, "PyTorch eager": None}]
+    assert found["notes"][0] == "tinyattn with 2 workers, and with one at batch 1"
+
+
 def test_memory_is_growth_over_the_import(tmp_path):
     found = growth.memory(parts.Bench(EFFORT, ("engine",), tmp_path, print))
     assert found["ratios"] == []  # of one library to none

@@ -581,7 +581,7 @@ import resource, sys, tinyattn as ta
 class Layers(ta.nn.Module):
     def forward(self, x):
         for _ in range(40):
-            x = x * 1.5
+            x = x.relu()  # keeps its result
         return x
 x = ta.ones(2, 1 << 19, requires_grad=True)  # 4 MiB
 net = ta.nn.DataParallel(Layers(), int(sys.argv[1]))

@@ -126,6 +126,22 @@ def test_any_mask_and_any_size_of_scores(mask, size, seed):
 
 
 @pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("shift", [2000, -2000])
+def test_a_mask_may_add_what_no_exponential_can_hold(shift):
+    q, k, v = array(Q, 3), array(K, 3, seed=1), array(K, 2, seed=2)
+    mask = array(Q, K, seed=3) + shift
+    assert_same(attend(True, q, k, v, mask), attend(False, q, k, v, mask), 1e-12 * abs(shift))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_scores_that_float16_cannot_take_to_the_power():
+    q, k, v = (array(n, 3, seed=i, dtype="float16") * 2 for i, n in enumerate((Q, K, K)))
+    assert (q.astype(float) @ k.T).max() > 12  # exp(12) is beyond float16, though not beyond float32
+    assert np.linalg.norm(q.astype(float), axis=1).max() * np.linalg.norm(k.astype(float), axis=1).max() < 60
+    assert_same(attend(True, q, k, v, scale=1.0), attend(False, q, k, v, scale=1.0), 0.05)
+
+
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"mask": boolean(Q, K)}], ids=["all", "causal", "mask"])
 def test_it_is_torchs(options):
     mask = options.get("mask")
