@@ -21,7 +21,7 @@ from mutation import write_docs
 from test_torch_samples import OPS, ours
 
 import tinyattn as ta
-from tinyattn.debug.gradcheck import GradcheckError, NotDifferentiableError, gradcheck
+from tinyattn.debug.differences import GradcheckError, NotDifferentiableError, gradcheck
 
 COLUMNS = ("value", "first order", "second order")
 Worst = dict[str, float]

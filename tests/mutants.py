@@ -15,11 +15,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinyattn"
 
-# In ops/ and autograd.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes F.
+# In ops/ and engine/walk.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes xp.
 ALSO = {
     "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "scaled_dot_product_attention"},
-    "ops/dropout.py": {"dropout"},
-    "ops/packed_attention.py": {"split_heads", "_join_heads", "packed_attention"},
+    "ops/dropouts.py": {"dropout"},
+    "ops/heads.py": {"split_heads", "_join_heads", "packed_attention"},
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {
         "_reduce", "_weighted", "_without_ignored", "_class_rows", "_soft_cross_entropy", "binary_cross_entropy_with_logits",
@@ -28,9 +28,9 @@ ALSO = {
     "ops/products.py": {"matmul", "_distinct"},
     "ops/reductions.py": {"_count", "sum_to"},
     "ops/shape.py": {"_inner", "_inverse"},
-    "autograd.py": {"receive", "take", "part", "absorb", "_accumulate", "_leading_to"},
+    "engine/walk.py": {"receive", "take", "part", "absorb", "_accumulate", "_leading_to"},
 }  # fmt: skip
-UNBROADCAST = ("gi.shape", "gi.dtype", "F.sum_to", "F.cast")  # of `_descend`, these statements
+UNBROADCAST = ("gi.shape", "gi.dtype", "xp.sum_to", "xp.cast")  # of `_descend`, these statements
 
 FLIPS: dict[type, tuple[type, ...]] = {
     ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt), ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt),
@@ -116,7 +116,7 @@ def _replace(original: CodeType, edited: CodeType, live: dict[CodeType, list[Fun
 def all_mutants() -> list[Mutant]:
     """Every edit to every rule, definition, kernel and unbroadcast."""
     files = [*sorted(PACKAGE.glob("ops/*.py")), *sorted(PACKAGE.glob("backends/cpu/*.py"))]
-    files += [PACKAGE / "backends/placed.py", PACKAGE / "autograd.py"]
+    files += [PACKAGE / "backends/placed.py", PACKAGE / "engine/walk.py"]
     return [mutant for file in files if file.name != "__init__.py" for mutant in mutants_of(file)]
 
 
@@ -178,7 +178,7 @@ def _targets(tree: ast.Module, place: str) -> Iterator[tuple[str, ast.AST]]:
             for decorator in node.decorator_list:
                 yield from visit(decorator, full)
             first = node.args.args[0].arg if node.args.args else ""
-            if kernels or first == "F" or node.name in ALSO.get(place, ()):
+            if kernels or first == "xp" or node.name in ALSO.get(place, ()):
                 yield full, node
                 return
             for inner in ast.walk(node):

@@ -15,10 +15,10 @@ import pytest
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import nn, ops
-from tinyattn.checkpoint import checkpoint
-from tinyattn.debug.gradcheck import gradcheck, gradgradcheck
-from tinyattn.graph import Node, Saved
-from tinyattn.observer import Observer
+from tinyattn.autograd.recompute import checkpoint
+from tinyattn.debug.differences import gradcheck, gradgradcheck
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
 
 
 def plain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -15,8 +15,9 @@ import torch
 from torch import nn as tnn
 
 import tinyattn as ta
-from tinyattn import files, models, nn, optim, train
+from tinyattn import models, nn, optim, train
 from tinyattn.data import DataLoader
+from tinyattn.files import whole as files
 
 SIZES = {"image_size": 8, "hidden_dim": 16, "num_heads": 2, "num_layers": 1, "mlp_dim": 24}
 

@@ -15,7 +15,8 @@ from killing import SCRIPT, mnist
 from test_resume import SMALL, only, outcome, run
 
 import tinyattn as ta
-from tinyattn import errors, train
+from tinyattn import train
+from tinyattn.files import errors
 
 QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".split()  # 2 steps
 

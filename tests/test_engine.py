@@ -24,7 +24,7 @@ import torch
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, ops
-from tinyattn.graph import operation
+from tinyattn.engine.operation import operation
 
 
 def leaf(*values: float, dtype: object = ta.float32) -> ta.Tensor:
@@ -700,20 +700,20 @@ def test_the_error_function_is_exact():
     assert math.isnan(ta.erf(ta.tensor(math.nan)).item())
 
 
-# --- the two namespaces of F ---
+# --- the two namespaces of xp ---
 
 
-def calls_of_f() -> list[tuple[str, int, list[str]]]:
-    """Every F.name(...) in the core: the name, how many arguments by place, which by keyword."""
+def calls_of_xp() -> list[tuple[str, int, list[str]]]:
+    """Every xp.name(...) in the core: the name, how many arguments by place, which by keyword."""
     root = pathlib.Path(ops.__file__).parent
     found = []
-    for path in [*root.glob("*.py"), root.parent / "autograd.py", root.parent / "graph.py"]:
+    for path in [*root.glob("*.py"), *(root.parent / "engine").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and isinstance(node.func.value, ast.Name)
-                and node.func.value.id == "F"
+                and node.func.value.id == "xp"
                 and not any(isinstance(a, ast.Starred) for a in node.args)
             ):
                 found.append((node.func.attr, len(node.args), [k.arg for k in node.keywords]))
@@ -740,7 +740,7 @@ FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule t
 
 
 def test_every_call_a_rule_makes_fits_both_namespaces():
-    calls = calls_of_f()
+    calls = calls_of_xp()
     assert {"exp", "sum_to", "place", "cross_entropy_gradient", "embedding_gradient"} <= {name for name, _, _ in calls}
     for name, count, keywords in calls:
         array_version, recorded = getattr(backends.cpu, name, None), getattr(ops, name, None)

@@ -11,7 +11,7 @@ import pytest
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn
-from tinyattn.debug.explain import VERDICTS, explain
+from tinyattn.debug.explaining import VERDICTS, explain
 
 RNG = np.random.default_rng(0)
 FAULTS = []

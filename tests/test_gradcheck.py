@@ -14,7 +14,7 @@ import torch
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import nn
-from tinyattn.debug.gradcheck import GradcheckError, NotDifferentiableError, gradcheck, gradgradcheck
+from tinyattn.debug.differences import GradcheckError, NotDifferentiableError, gradcheck, gradgradcheck
 
 
 def leaf(values: Any, requires_grad: bool = True) -> ta.Tensor:

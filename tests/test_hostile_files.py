@@ -18,8 +18,8 @@ from safetensors.torch import save_file as torch_save_file
 from toy_mnist import check, idx, pixels, put
 
 import tinyattn as ta
-from tinyattn import serialization
 from tinyattn.data import DataError, ImageDataset, load_mnist, read_idx
+from tinyattn.files import serialization
 
 
 def assert_one_sentence(message, path, sentence):

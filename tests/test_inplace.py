@@ -20,7 +20,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
-from tinyattn.graph import Saved
+from tinyattn.engine.node import Saved
 
 RNG = np.random.default_rng(0)
 

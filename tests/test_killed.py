@@ -19,7 +19,8 @@ import killing
 import pytest
 from test_resume import SMALL, only, outcome, run
 
-from tinyattn import files, train
+from tinyattn import train
+from tinyattn.files import whole as files
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "TINYATTN_DATA": "", "PYTHONPATH": str(HERE.parent)}

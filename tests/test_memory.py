@@ -15,11 +15,11 @@ import torch
 
 import tinyattn as ta
 from tinyattn import nn, optim
-from tinyattn.checkpoint import checkpoint
+from tinyattn.autograd.recompute import checkpoint
 from tinyattn.debug.memory import memory_ledger
+from tinyattn.engine.observer import observers
 from tinyattn.models import AttentionClassifier, AttentionModel
 from tinyattn.nn import functional as F
-from tinyattn.observer import observers
 from tinyattn.ops.attention import tiled_attention
 
 

@@ -16,9 +16,9 @@ from mutants_equivalent import EQUIVALENT
 import tinyattn as ta
 
 TOY = '''
-from tinyattn.graph import Operation, operation
+from tinyattn.engine.operation import Operation, operation
 
-toy = Operation(lambda F, a, b: a * b, name="toy", a=lambda F, g, b: g * b)
+toy = Operation(lambda xp, a, b: a * b, name="toy", a=lambda xp, g, b: g * b)
 
 
 def check(x):
@@ -27,11 +27,11 @@ def check(x):
     return x + 1
 
 
-def _rule(F, g, x, dim):
+def _rule(xp, g, x, dim):
     """Docstrings and refusals stay as they are."""
     if x is None:
         raise ValueError("no x")
-    return F.sum(g.mT, dim) if g.ndim > 0 else F.where(x == 0, 0.0, g)
+    return xp.sum(g.mT, dim) if g.ndim > 0 else xp.where(x == 0, 0.0, g)
 '''
 EDITS = """
     toy: a * b -> -(a * b)
@@ -42,18 +42,18 @@ EDITS = """
     toy.a: g * b -> g * b * 1.01
     toy.a: g * b -> g
     toy.a: g * b -> b
-    _rule: F.sum(g.mT, dim) -> -F.sum(g.mT, dim)
-    _rule: F.sum(g.mT, dim) -> F.sum(g.mT, dim) * 1.01
-    _rule: F.where(x == 0, 0.0, g) -> -F.where(x == 0, 0.0, g)
-    _rule: F.where(x == 0, 0.0, g) -> F.where(x == 0, 0.0, g) * 1.01
+    _rule: xp.sum(g.mT, dim) -> -xp.sum(g.mT, dim)
+    _rule: xp.sum(g.mT, dim) -> xp.sum(g.mT, dim) * 1.01
+    _rule: xp.where(x == 0, 0.0, g) -> -xp.where(x == 0, 0.0, g)
+    _rule: xp.where(x == 0, 0.0, g) -> xp.where(x == 0, 0.0, g) * 1.01
     _rule: g.ndim > 0 -> g.ndim >= 0
     _rule: g.ndim > 0 -> g.ndim <= 0
     _rule: 0 -> 1
-    _rule: F.sum(g.mT, dim) -> g.mT
-    _rule: F.sum(g.mT, dim) -> F.sum(g.mT, dim - 1 if isinstance(dim, int) else tuple((d - 1 for d in dim)))
+    _rule: xp.sum(g.mT, dim) -> g.mT
+    _rule: xp.sum(g.mT, dim) -> xp.sum(g.mT, dim - 1 if isinstance(dim, int) else tuple((d - 1 for d in dim)))
     _rule: g.mT -> g
-    _rule: F.where(x == 0, 0.0, g) -> F.where(x == 0, g, 0.0)
-    _rule: F.where(x == 0, 0.0, g) -> x == 0
+    _rule: xp.where(x == 0, 0.0, g) -> xp.where(x == 0, g, 0.0)
+    _rule: xp.where(x == 0, 0.0, g) -> x == 0
     _rule: x == 0 -> x != 0
     _rule: 0 -> 1 (no. 2)
     _rule: 0.0 -> 1.0
@@ -81,7 +81,7 @@ def test_names_tell_mutants_apart_and_every_kind_and_floor_is_there(everything):
     }  # fmt: skip
     kernels = {path.name for path in (mutants.PACKAGE / "backends/cpu").glob("[a-z]*.py")}
     assert kernels <= {m.file.name for m in everything}
-    assert {"_descend", "Pending.receive"} <= {m.function for m in everything if m.place == "autograd.py"}
+    assert {"_descend", "Pending.receive"} <= {m.function for m in everything if m.place == "engine/walk.py"}
 
 
 def test_what_is_called_equivalent_exists_and_has_one_reason(everything):

@@ -23,8 +23,10 @@ import threadpoolctl
 import torch
 
 import tinyattn as ta
-from tinyattn import graph, nn, parallel
-from tinyattn.observer import Observer
+from tinyattn import nn
+from tinyattn.engine import node as graph
+from tinyattn.engine import threads as parallel
+from tinyattn.engine.observer import Observer
 
 WORKERS = [1, 2, 3, 8]  # of a batch of 5
 Pair = namedtuple("Pair", "first second")

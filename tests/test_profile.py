@@ -17,7 +17,7 @@ import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim
 from tinyattn.debug.flops import COUNTS
 from tinyattn.debug.probe import graph_of
-from tinyattn.graph import Operation
+from tinyattn.engine.operation import Operation
 
 
 def small_classifier():
@@ -185,7 +185,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in ("profile", "profile_report"):
+    for module in ("profiling", "profile_report"):
         monkeypatch.setattr(sys.modules[f"tinyattn.debug.{module}"], "perf_counter_ns", clock.look)
     return clock
 

@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from tinyattn import nn, ops, transforms
-from tinyattn.graph import Operation
+from tinyattn import nn, ops
+from tinyattn.autograd import transforms
+from tinyattn.engine.operation import Operation
 from tinyattn.ops.attention import tiled_attention
 
 SEEDS = st.integers(0, 2**32 - 1)

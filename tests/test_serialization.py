@@ -23,7 +23,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
 
 import tinyattn as ta
-from tinyattn import extras, files
+from tinyattn import extras
+from tinyattn.files import whole as files
 from tinyattn.models import AttentionClassifier
 
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]

@@ -10,7 +10,7 @@ import torch
 from oracle import assert_same, tensors, to_ours
 
 import tinyattn as ta
-from tinyattn import transforms
+from tinyattn.autograd import transforms
 
 ON_EVERY_DEVICE = True
 

@@ -18,8 +18,9 @@ import pytest
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from tinyattn import autograd, models, nn
-from tinyattn.observer import Observer
+from tinyattn import models, nn
+from tinyattn.engine import observer
+from tinyattn.engine.observer import Observer
 from tinyattn.viz.graphs import fold, formulas, graph, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
 from tinyattn.viz.graphs.render import GET_DOT
@@ -516,7 +517,7 @@ def all_operations():
     import pkgutil
 
     from tinyattn import ops
-    from tinyattn.graph import Operation
+    from tinyattn.engine.operation import Operation
     from tinyattn.nn import parallel
 
     modules = [importlib.import_module(f"tinyattn.ops.{m.name}") for m in pkgutil.iter_modules(ops.__path__)]
@@ -552,7 +553,7 @@ def test_the_source_of_each_rule_is_that_rule_alone():
                 assert numbers[0] == numbers[1], (op.name, name)
     from tinyattn.ops import mul
 
-    assert source.rules_of(mul) == {"a": "lambda F, g, b: g * b", "b": "lambda F, g, a: g * a"}
+    assert source.rules_of(mul) == {"a": "lambda xp, g, b: g * b", "b": "lambda xp, g, a: g * a"}
 
 
 # --- drawing ---
@@ -712,10 +713,10 @@ def test_drawing_retains_no_array():
 
 
 def test_a_graph_costs_nothing_where_none_is_asked_for():
-    before = autograd.observers.get()
+    before = observer.observers.get()
     simple()
     crashed()
-    assert autograd.observers.get() == before == ()
+    assert observer.observers.get() == before == ()
     code = "import tinyattn, sys; print([m for m in sys.modules if m.startswith('tinyattn.viz')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -801,7 +802,7 @@ def test_operations_of_the_user_show_their_own_rules():
     own, ours = [v for v in picture.vertices if v.op == "relu"]
     rules = picture.trace.rules
     assert rules[own.rule] == {"x": "lambda F, g, x: g * 2 * x"} and rules[ours.rule]["x"].startswith(
-        "lambda F, g, out"
+        "lambda xp, g, out"
     )
     assert formulas.formula(own.rule).forward == "" and formulas.formula(ours.rule).forward == "max(x, 0)"
     assert rules[next(v for v in picture.vertices if v.op == "mine").rule] == {"x": "lambda F, g: g"}

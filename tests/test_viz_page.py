@@ -13,6 +13,7 @@ from test_viz_graph import GOLDEN, NASTY, RECIPE, article, chain, classifier, cr
 
 import tinyattn as ta
 from tinyattn import models, nn
+from tinyattn.engine.observer import Observer
 from tinyattn.viz.graphs import graph
 
 pytestmark = needs_chromium
@@ -106,7 +107,7 @@ def test_every_number_on_the_way_back_is_that_of_grad(show):
     page = show(graph(y))
     steps, nodes = [], {}
 
-    class Watch(ta.observer.Observer):
+    class Watch(Observer):
         def before_backward(self, node, g):
             steps.append((node, np.array(g), []))
 
@@ -173,7 +174,7 @@ def test_each_step_says_everything(show):
         assert page.text("#panel .phase") == f"Backward, step {i + 1} of {len(picture.steps)}"
         panel = page.text("#panel")
         if vertex.op == "linear":
-            assert "gᵀ x" in panel and "lambda F, g, x: F.matmul(_rows(F, g).mT, _rows(F, x))" in panel
+            assert "gᵀ x" in panel and "lambda xp, g, x: xp.matmul(_rows(xp, g).mT, _rows(xp, x))" in panel
             assert "saved on the way forward" in panel
         if vertex.kind == "parameter":
             assert "what .grad gets" in panel
@@ -190,7 +191,7 @@ def test_sums_are_told_from_first_arrivals(show):
     page.press("ArrowRight")
     cards = page.run("[...document.querySelectorAll('#panel .goes')].map(p => p.textContent)")
     assert cards == ["goes to x", "is added to what had come to x before:"]
-    assert "lambda F, g, b: g * b" in page.text("#panel") and "g ⊙ b" in page.text("#panel")
+    assert "lambda xp, g, b: g * b" in page.text("#panel") and "g ⊙ b" in page.text("#panel")
 
 
 # --- hands ---

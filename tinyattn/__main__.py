@@ -15,8 +15,8 @@ from typing import Any
 import tinyattn as ta
 from tinyattn import models, nn
 from tinyattn.nn import functional as F
+from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
-from tinyattn.viz.graphs.graph import FORMATS
 
 # What to give tinyattn's own models where nothing is said: the article's ten levels, and images in both.
 _KNOWN = {models.AttentionModel: {"input_dim": 10, "embed_dim": 64, "num_classes": 10}, models.AttentionClassifier: {}}

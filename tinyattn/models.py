@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import creation, nn, ops
-from tinyattn.creation import as_tensor
-from tinyattn.modes import no_grad
+from tinyattn import nn, ops
+from tinyattn.engine.modes import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
-from tinyattn.tensor import Tensor
+from tinyattn.ops import creation
+from tinyattn.ops.creation import as_tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["AttentionClassifier", "AttentionModel"]
 

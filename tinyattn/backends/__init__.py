@@ -1,6 +1,6 @@
 """Array libraries under our names: the same modules and functions for each kind of memory.
 
-An operation asks `of(array)` for the library its arrays belong to and calls it `F`. What `F` must
+An operation asks `of(array)` for the library its arrays belong to and calls it `xp`. What `xp` must
 offer is what `cpu/` offers; `tinyattn.ops` offers the same names for Tensors.
 """
 

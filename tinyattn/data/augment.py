@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from tinyattn import backends, random
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 Batch = TypeVar("Batch", NDArray[Any], Tensor)
 
@@ -32,7 +32,7 @@ def random_shift(images: Batch, max_shift: int = 2, generator: random.Generator 
             f"random_shift: got images of shape {tuple(images.shape)} and max_shift {max_shift}, but"
             " it takes (batch, ..., height, width) and a max_shift of 0 or more."
         )
-    array = images.data if isinstance(images, Tensor) else images
+    array = images.array if isinstance(images, Tensor) else images
     stream = random.generator_for(backends.device_of(array), generator).random
     offsets = stream.integers(0, 2 * max_shift, size=(2, len(images)), endpoint=True)
     shifted = backends.of(array).shift(array, offsets, max_shift)

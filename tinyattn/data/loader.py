@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyattn import backends
-from tinyattn.creation import from_numpy
+from tinyattn.ops.creation import from_numpy
 from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 _one_begins = threading.Lock()  # a pass draws its order in several steps, and no other thread may draw between
 

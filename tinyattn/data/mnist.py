@@ -25,7 +25,7 @@ from tinyattn.data.dataset import ImageDataset
 from tinyattn.data.download import MirrorError, fetch
 from tinyattn.data.idx import GZIP_MAGIC, DataError, decode, unpack
 from tinyattn.extras import require
-from tinyattn.files import write_whole
+from tinyattn.files.whole import write_whole
 
 ENVIRONMENT = "TINYATTN_DATA"
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")

@@ -2,10 +2,10 @@
 where the time goes."""
 
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
-from tinyattn.debug.explain import Explanation, explain
-from tinyattn.debug.gradcheck import GradcheckError, NotDifferentiableError, gradcheck, gradgradcheck
+from tinyattn.debug.explaining import Explanation, explain
+from tinyattn.debug.differences import GradcheckError, NotDifferentiableError, gradcheck, gradgradcheck
 from tinyattn.debug.memory import MemoryLedger, memory_ledger
-from tinyattn.debug.profile import Profile, profile
+from tinyattn.debug.profiling import Profile, profile
 
 __all__ = [
     "AnomalyError", "Explanation", "GradcheckError", "MemoryLedger", "NotDifferentiableError", "Profile",

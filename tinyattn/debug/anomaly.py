@@ -8,9 +8,10 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from tinyattn.debug.describe import array_of, checksum, count, describe, fault, fitted, input_names, made, trace
-from tinyattn.graph import Node, Operation, Saved
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 
 __all__ = ["AnomalyError", "detect_anomaly"]
 
@@ -41,7 +42,7 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
       the program put there (a mask of -inf) may pass through; a NaN that comes in with the data is
       reported where gradients first depend on it;
     - an array that was saved for a gradient and has been written to since, not by a Tensor's methods
-      but through `.data` or another array that shares its memory.
+      but through `.array` or another array that shares its memory.
 
     check_nan: False looks for writes alone. It costs some passes over every array, and nothing
     outside of the `with`; forward and backward must both be inside. As torch.autograd.detect_anomaly.
@@ -70,7 +71,7 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
         arrays = dict(zip(input_names(op, len(inputs)), inputs, strict=True))
         carriers = [name for name, x in arrays.items() if fault(x) == "NaN"]
         if made(out, [*inputs, *self._now.options]):
-            text = f"forward: {where} made {count(out.data)} out of {_state(arrays.items(), 'inputs')}."
+            text = f"forward: {where} made {count(out.array)} out of {_state(arrays.items(), 'inputs')}."
         elif node is not None and carriers and not any(isinstance(arrays[name], float) for name in carriers):
             text = (
                 f"forward: NaN comes into the graph with the input '{carriers[0]}' of {where}. No operation seen "
@@ -119,7 +120,7 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
                 if saved.storage.version == saved.version and checksum(saved.array) != before:
                     raise AnomalyError(
                         f"{node} saved '{name}' (shape {tuple(saved.array.shape)}) for its gradient, and somebody has "
-                        "written into its memory since, behind the engine's back: through .data, or through an array "
+                        "written into its memory since, behind the engine's back: through .array, or through an array "
                         "that shares it (.numpy(), from_numpy()). Write with a Tensor's own methods under no_grad(), "
                         "which the engine notices, or clone() the tensor first.",
                         node,

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.graph import Node, Operation
-from tinyattn.modes import call_site, module_stack
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import call_site, module_stack
+from tinyattn.engine.node import Node
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 
 
 def array_of(x: Any) -> Any:
     """The plain array of a Tensor or of a gradient that is zero but for some places; else `x` itself."""
     if isinstance(x, Tensor):
-        return x.data
+        return x.array
     return x.values if isinstance(x, backends.Placed) else x
 
 
@@ -46,15 +47,15 @@ def fitted(gradient: Any, edge: Node) -> Any:
     if isinstance(gradient, backends.Placed):
         gradient = gradient.dense()
     array = array_of(gradient)
-    F = backends.of(array)
-    with F.quiet():
-        array = array if array.shape == edge.shape else F.sum_to(array, edge.shape)
-        return array if array.dtype == edge.dtype else F.cast(array, edge.dtype)
+    xp = backends.of(array)
+    with xp.quiet():
+        array = array if array.shape == edge.shape else xp.sum_to(array, edge.shape)
+        return array if array.dtype == edge.dtype else xp.cast(array, edge.dtype)
 
 
 def trace(op: Operation, out: Tensor) -> Node:
     """A node for an operation that recorded none: says where it ran."""
-    node = Node(op, (), out.data)
+    node = Node(op, (), out.array)
     node.site, node.modules = call_site(), module_stack.get()
     return node
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyattn.debug.describe import array_of, checksum, made, trace
-from tinyattn.graph import Node, Operation
-from tinyattn.modes import is_grad_enabled
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.engine.node import Node
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +45,7 @@ class Call:
         return "" if self.recording else "no_grad"
 
 
-DETACH = Operation(lambda F, x: x, name="detach")
+DETACH = Operation(lambda xp, x: x, name="detach")
 
 
 class Recorder(Observer):

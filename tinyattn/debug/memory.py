@@ -15,10 +15,11 @@ import numpy as np
 
 from tinyattn.debug.describe import array_of, input_names, trace
 from tinyattn.debug.memory_report import MemoryMoment, MemoryReport, MemoryRow
-from tinyattn.graph import Node, Operation, Saved
-from tinyattn.modes import Site, call_site
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import Site, call_site
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 
 __all__ = ["MemoryLedger", "memory_ledger"]
 

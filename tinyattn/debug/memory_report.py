@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tinyattn.modes import Site
+from tinyattn.engine.modes import Site
 
 __all__ = ["MemoryMoment", "MemoryReport", "MemoryRow"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tinyattn.debug.describe import array_of, fitted, input_names
-from tinyattn.graph import Node, Saved
-from tinyattn.observer import Observer
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
 
 
 class Passed(NamedTuple):

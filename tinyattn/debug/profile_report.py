@@ -11,7 +11,7 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 
 from tinyattn.debug.memory_report import size
-from tinyattn.modes import Site
+from tinyattn.engine.modes import Site
 
 __all__ = ["ProfileEvent", "ProfileReport", "ProfileRow"]
 

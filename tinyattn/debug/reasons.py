@@ -9,8 +9,8 @@ from tinyattn import backends
 from tinyattn.debug.describe import describe, fault, input_names
 from tinyattn.debug.flow import Call
 from tinyattn.debug.probe import Passed, total
-from tinyattn.graph import Node, Saved
-from tinyattn.tensor import Tensor
+from tinyattn.engine.node import Node, Saved
+from tinyattn.tensors import Tensor
 
 FAR_OUT = 1e-4  # a slope below this is that of a saturated function
 
@@ -163,8 +163,8 @@ def _relu(passed: Passed) -> tuple[str, str]:
 
 def _softmax(passed: Passed) -> tuple[str, str]:
     out = passed.node.value("out", False)
-    F, dim = backends.of(out), passed.node.options["dim"]
-    top = F.exp(F.amax(out, dim)) if passed.operation == "log_softmax" else F.amax(out, dim)
+    xp, dim = backends.of(out), passed.node.options["dim"]
+    top = xp.exp(xp.amax(out, dim)) if passed.operation == "log_softmax" else xp.amax(out, dim)
     share = _share(top > 1 - FAR_OUT)
     if share > 0.5:
         return "saturated", f"In {share:.0%} of its rows one weight is 1 and the others are 0, where its slope is 0."
@@ -203,7 +203,7 @@ def why_not_finite(call: Call) -> Reason:
     text = f"made {call.fault} out of {ranges}."
     x = call.inputs[0] if call.inputs else None
     if call.op.name in ("softmax", "log_softmax") and isinstance(x, Tensor):
-        hidden = (x.data == -math.inf).all(call.node.options.get("dim", -1))
+        hidden = (x.array == -math.inf).all(call.node.options.get("dim", -1))
         if hidden.any():
             return Reason(
                 "masked", call.node, f"{text} {int(hidden.sum())} of its {hidden.size} rows are -inf throughout."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.graph import Node
+from tinyattn.engine.node import Node
 
 MOVING = frozenset("cat stack pad getitem reshape permute broadcast_to flip roll tril triu clone alias cast".split())
 MAPPING = frozenset(
@@ -19,18 +19,18 @@ IN_ROWS = frozenset("softmax log_softmax layer_norm linear linear_gelu".split())
 def image(node: Node, region: Any, edge: Node) -> Any:
     """The elements of `node`'s output that depend on `region`, a mask over its input `edge`; None if unknown."""
     assert node.op is not None
-    name, F = node.op.name, backends.of(region)
+    name, xp = node.op.name, backends.of(region)
     if name in MOVING:
         shapes = (node.saved or {}).get("xs_shapes") or [edge.shape]
         masks = [
-            region if source is edge else F.zeros(shape, bool)
+            region if source is edge else xp.zeros(shape, bool)
             for source, shape in zip(node.edges, shapes, strict=False)
         ]
-        return node.op.forward(F, *masks, **node.options) != 0
+        return node.op.forward(xp, *masks, **node.options) != 0
     if name in MAPPING:
-        return F.broadcast_to(region, node.shape)
+        return xp.broadcast_to(region, node.shape)
     if name in IN_ROWS:
-        return F.broadcast_to(region.any(-1, keepdims=True), node.shape)
+        return xp.broadcast_to(region.any(-1, keepdims=True), node.shape)
     return None
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import creation, ops
+from tinyattn import ops
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.containers import ModuleList
 from tinyattn.nn.layers import Dropout, LayerNorm, Linear
 from tinyattn.nn.module import Module, Parameter
-from tinyattn.tensor import Tensor
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
 
 __all__ = ["AdditiveAttentionPooling", "MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
 

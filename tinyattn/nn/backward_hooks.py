@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tinyattn.creation import zeros_like
-from tinyattn.modes import current_walk, is_grad_enabled
+from tinyattn.engine.modes import current_walk, is_grad_enabled
 from tinyattn.ops import alias
-from tinyattn.tensor import Tensor
+from tinyattn.ops.creation import zeros_like
+from tinyattn.tensors import Tensor
 
 Gradients = tuple[Tensor | None, ...]
 

@@ -10,10 +10,10 @@ import math
 from statistics import NormalDist
 from typing import Any
 
-from tinyattn import creation
-from tinyattn.modes import no_grad
+from tinyattn.engine.modes import no_grad
+from tinyattn.ops import creation
 from tinyattn.random import Generator
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 __all__ = [
     "calculate_gain", "constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "trunc_normal_",

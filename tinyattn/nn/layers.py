@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyattn import creation
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.module import Module, Parameter
-from tinyattn.tensor import Tensor
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
 
 __all__ = [
     "Dropout", "Embedding", "Flatten", "GELU", "Identity", "LayerNorm", "Linear", "LinearGELU", "LogSigmoid",

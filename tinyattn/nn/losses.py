@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyattn.nn import functional as F
 from tinyattn.nn.module import Module
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss", "NLLLoss"]
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.creation import as_tensor
 from tinyattn.dtypes import as_dtype
-from tinyattn.hooks import RemovableHandle
-from tinyattn.modes import module_stack, no_grad
+from tinyattn.engine.hooks import RemovableHandle
+from tinyattn.engine.modes import module_stack, no_grad
 from tinyattn.nn.backward_hooks import BackwardHooks
-from tinyattn.tensor import Tensor
+from tinyattn.ops.creation import as_tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
 
@@ -421,8 +421,8 @@ def _nearest(name: str, names: Iterable[str], whose: str = "here") -> str:
 
 def _convert(tensor: Tensor, device: Any, dtype: Any) -> None:
     """Give a leaf another device and dtype, and with that a new node: the old one knows the old dtype."""
-    there = tensor.detach().to(device=device, dtype=dtype).data
-    if there is tensor.data:
+    there = tensor.detach().to(device=device, dtype=dtype).array
+    if there is tensor.array:
         return
     wanted, grad = tensor.requires_grad, tensor.grad
     tensor._set(there)

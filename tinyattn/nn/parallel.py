@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.autograd import Fork
-from tinyattn.graph import Node, operation
+from tinyattn.engine.fork import Fork
+from tinyattn.engine.node import Node
+from tinyattn.engine.operation import operation
+from tinyattn.engine.threads import available_workers, side_by_side
 from tinyattn.nn.module import Module
-from tinyattn.parallel import available_workers, side_by_side
 from tinyattn.random import Generator, Streams
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["DataParallel", "available_workers"]
 
@@ -70,7 +71,7 @@ class DataParallel(Module):
         ends = [rows * i // n for i in range(n + 1)]
         shares = _cut((args, kwargs), [slice(a, b) for a, b in itertools.pairwise(ends)])
         end, streams = Tensor._from(np.zeros(())), Streams(n)
-        floor = Node(None, (), end.data).id  # ids count up: what the workers record is newer
+        floor = Node(None, (), end.array).id  # ids count up: what the workers record is newer
 
         def run(i: int) -> Any:
             streams.take(i)
@@ -84,11 +85,11 @@ class DataParallel(Module):
         outputs = side_by_side([partial(run, i) for i in range(n)])
         nodes = [[x.node for x in _tensors(out) if x.node is not None] for out in outputs]
         if any(nodes):
-            end.node = Fork(floor, nodes, end.data)
+            end.node = Fork(floor, nodes, end.array)
         return _together(outputs, [b - a for a, b in itertools.pairwise(ends)], end)
 
 
-def _join_rule(F: Any, g: Any, parts_shapes: Any) -> list[Any]:
+def _join_rule(xp: Any, g: Any, parts_shapes: Any) -> list[Any]:
     *shapes, _ = parts_shapes
     stops = list(itertools.accumulate(shape[0] for shape in shapes))
     shares = [g[stop - shape[0] : stop] for stop, shape in zip(stops, shapes, strict=True)]
@@ -96,9 +97,9 @@ def _join_rule(F: Any, g: Any, parts_shapes: Any) -> list[Any]:
 
 
 @operation(backward=_join_rule)
-def _join(F: Any, *parts: Any) -> Any:
+def _join(xp: Any, *parts: Any) -> Any:
     """The outputs of all branches in one; the last of `parts` is where the branches end, and no output."""
-    return F.cat(parts[:-1], 0)
+    return xp.cat(parts[:-1], 0)
 
 
 def _map(function: Callable[..., Any], value: Any, *more: Any) -> Any:

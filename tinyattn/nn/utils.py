@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from tinyattn import backends
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -26,7 +26,7 @@ def clip_grad_norm_(
     if not max_norm >= 0.0:
         raise ValueError(f"max_norm must be a number of at least 0, but got {max_norm}.")
     grads = _gradients(parameters)
-    arrays = [grad.data for grad in grads]
+    arrays = [grad.array for grad in grads]
     library = backends.of(*arrays)
     norm = library.total_norm(arrays, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
@@ -48,7 +48,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     if not clip_value >= 0.0:
         raise ValueError(f"clip_value must be a number of at least 0, but got {clip_value}.")
     grads = _gradients(parameters)
-    arrays = [grad.data for grad in grads]
+    arrays = [grad.array for grad in grads]
     backends.of(*arrays).clip_to_value(arrays, clip_value)
     for grad in grads:
         grad._wrote("clip_grad_value_")

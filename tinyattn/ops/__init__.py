@@ -1,25 +1,25 @@
 """Every differentiable operation, by family: forward beside rule.
 
-This namespace is what rules and definitions know as `F` when they run on Tensors; the modules in
+This namespace is what rules and definitions know as `xp` when they run on Tensors; the modules in
 `tinyattn.backends` offer the same names for arrays.
 """
 
-from tinyattn.creation import eye, ones_like, zeros_like
+from tinyattn.ops.creation import eye, ones_like, zeros_like
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention
-from tinyattn.ops.dropout import dropout
+from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
     abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
     logical_not, logical_or, lt, masked_fill, maximum, minimum, move, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin,
     sqrt, square, sub, tanh, where,
 )  # fmt: skip
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
-from tinyattn.ops.layer_norm import layer_norm
-from tinyattn.ops.linear import embedding, embedding_gradient, linear, linear_gelu
+from tinyattn.ops.normalization import layer_norm
+from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import (
     binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
 )  # fmt: skip
-from tinyattn.ops.packed_attention import packed_attention, split_heads
+from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.reductions import (
@@ -29,4 +29,4 @@ from tinyattn.ops.shape import (
     broadcast_to, cat, chunk, concat, expand, flatten, flip, movedim, pad, permute, reshape, roll, split, squeeze,
     stack, transpose, tril, triu, unbind, unsqueeze, view,
 )  # fmt: skip
-from tinyattn.ops.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from tinyattn.ops.softmaxes import log_softmax, log_softmax_backward, softmax, softmax_backward

@@ -9,63 +9,75 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyattn import creation, random
-from tinyattn.graph import operation
-from tinyattn.modes import Mode, is_grad_enabled
-from tinyattn.ops.dropout import dropout
+from tinyattn import random
+from tinyattn.engine.modes import Mode, is_grad_enabled
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
+from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import cast
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-def attention_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
     """The output, and the weights that it weighs the values with."""
-    hidden = _must_hide(F, q, k, v, mask, allowed)
+    hidden = _must_hide(xp, q, k, v, mask, allowed)
     if hidden is None:
-        scores = F.matmul(q * scale, k.mT)  # (..., queries, keys)
+        scores = xp.matmul(q * scale, k.mT)  # (..., queries, keys)
     else:  # the same sum over pairs that may meet
-        pairs = F.masked_fill(q[..., :, None, :] * scale, hidden, 0), F.masked_fill(k[..., None, :, :], hidden, 0)
-        scores = F.sum(pairs[0] * pairs[1], -1)
+        pairs = xp.masked_fill(q[..., :, None, :] * scale, hidden, 0), xp.masked_fill(k[..., None, :, :], hidden, 0)
+        scores = xp.sum(pairs[0] * pairs[1], -1)
     scores = scores if mask is None else scores + mask
-    scores = scores if allowed is None else F.masked_fill(scores, F.logical_not(allowed), -math.inf)
-    top = F.amax(scores, -1, keepdim=True).detach()
-    e = F.exp(scores - F.masked_fill(top, top == -math.inf, 0.0))
-    total = F.sum(e, -1, keepdim=True)
-    weights = e / F.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
+    scores = scores if allowed is None else xp.masked_fill(scores, xp.logical_not(allowed), -math.inf)
+    top = xp.amax(scores, -1, keepdim=True).detach()
+    e = xp.exp(scores - xp.masked_fill(top, top == -math.inf, 0.0))
+    total = xp.sum(e, -1, keepdim=True)
+    weights = e / xp.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
     used = weights if keep is None else weights * keep
     if hidden is None:
-        out = F.matmul(used, v)  # (..., queries, value_dim)
+        out = xp.matmul(used, v)  # (..., queries, value_dim)
     else:
-        out = F.sum(used[..., None] * F.masked_fill(v[..., None, :, :], hidden, 0), -2)
+        out = xp.sum(used[..., None] * xp.masked_fill(v[..., None, :, :], hidden, 0), -2)
     return out, weights
 
 
-def _must_hide(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
+def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
     """(..., queries, keys, 1), True where a query may not see a key, if NaN or infinity could leak from
     there, since 0 x NaN is NaN; else None: a product with zero hides what is finite."""
-    if (mask is None and allowed is None) or all(F.isfinite(x).all() for x in (q, k, v)):
+    if (mask is None and allowed is None) or all(xp.isfinite(x).all() for x in (q, k, v)):
         return None
     unseen = [] if mask is None else [mask == -math.inf]
-    unseen += [] if allowed is None else [F.logical_not(allowed)]
-    return functools.reduce(F.logical_or, unseen)[..., None]
+    unseen += [] if allowed is None else [xp.logical_not(allowed)]
+    return functools.reduce(xp.logical_or, unseen)[..., None]
 
 
 def _backward(
-    F: Any, g: Any, q: Any, k: Any, v: Any, out: Any, e: Any, total: Any, mask: Any, allowed: Any, keep: Any, scale: Any
+    xp: Any,
+    g: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    e: Any,
+    total: Any,
+    mask: Any,
+    allowed: Any,
+    keep: Any,
+    scale: Any,
 ) -> Any:
     masked = mask is not None or allowed is not None
-    dq, dk, dv, dscores = F.attention_backward(g, q, k, v, out, e, total, masked, keep, scale)
+    dq, dk, dv, dscores = xp.attention_backward(g, q, k, v, out, e, total, masked, keep, scale)
     return dq, dk, dv, dscores, None, None
 
 
 @operation(
-    definition=lambda F, *inputs, scale: attention_definition(F, *inputs, scale=scale)[0],
+    definition=lambda xp, *inputs, scale: attention_definition(xp, *inputs, scale=scale)[0],
     extras=("e", "total"),
     backward=_backward,
 )
-def _attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    return F.attention(q, k, v, mask, allowed, keep, scale)
+def _attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
+    return xp.attention(q, k, v, mask, allowed, keep, scale)
 
 
 # --- attention in tiles ---
@@ -99,20 +111,20 @@ def _causal(q: Any, k: Any) -> Tensor:
     return creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
 
 
-def _tiled_definition(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
+def _tiled_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
     allowed = _causal(q, k) if causal else allowed
-    return attention_definition(F, q, k, v, mask, allowed, None, scale=scale)[0]
+    return attention_definition(xp, q, k, v, mask, allowed, None, scale=scale)[0]
 
 
 def _tiled_backward(
-    F: Any, g: Any, q: Any, k: Any, v: Any, out: Any, logs: Any, mask: Any, allowed: Any, causal: Any, scale: Any
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, logs: Any, mask: Any, allowed: Any, causal: Any, scale: Any
 ) -> Any:
-    return *F.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
+    return *xp.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
 
 
 @operation(definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
-def _tiled_attention(F: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
-    return F.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
+def _tiled_attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
+    return xp.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
 
 
 # --- what people call ---

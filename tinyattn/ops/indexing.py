@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import tinyattn.tensor as _tensor
-from tinyattn import backends, creation
-from tinyattn import dims as _dims
-from tinyattn.graph import operation
+import tinyattn.tensors as _tensor
+from tinyattn import backends
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
+from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-@operation(view=True, x=lambda F, g, x_shape, index: F.place(g, index, x_shape))
-def _getitem(F: Any, x: Any, *, index: Any) -> Any:
-    return F.getitem(x, index)
+@operation(view=True, x=lambda xp, g, x_shape, index: xp.place(g, index, x_shape))
+def _getitem(xp: Any, x: Any, *, index: Any) -> Any:
+    return xp.getitem(x, index)
 
 
-@operation(values=lambda F, g, index: g[index])
-def _place(F: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
-    return F.place(values, index, shape).dense()
+@operation(values=lambda xp, g, index: g[index])
+def _place(xp: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
+    return xp.place(values, index, shape).dense()
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
@@ -34,7 +35,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     if integers is not None:
         input = _getitem(input, index=integers)
     if backends.in_use():
-        index = backends.of(input.data).index_for(input.data, index)
+        index = backends.of(input.array).index_for(input.array, index)
     return _getitem(input, index=index)
 
 
@@ -59,12 +60,12 @@ _PLAIN = (slice, int, type(None), type(Ellipsis))  # what basic indexing consist
 
 def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added at `index`: the transpose of `getitem`."""
-    return _place(values, index=backends.of(values.data).index_for(values.data, as_index(index), False), shape=shape)
+    return _place(values, index=backends.of(values.array).index_for(values.array, as_index(index), False), shape=shape)
 
 
-@operation(x=lambda F, g, index: F.setitem(g, 0.0, index), value=lambda F, g, index: g[index])
-def _setitem(F: Any, x: Any, value: Any, *, index: Any) -> Any:
-    return F.setitem(x, value, index)
+@operation(x=lambda xp, g, index: xp.setitem(g, 0.0, index), value=lambda xp, g, index: g[index])
+def _setitem(xp: Any, x: Any, value: Any, *, index: Any) -> Any:
+    return xp.setitem(x, value, index)
 
 
 def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
@@ -89,7 +90,7 @@ def as_index(index: Any) -> Any:
     if type(index) is tuple:
         return tuple(map(as_index, index))
     if isinstance(index, _tensor.Tensor):
-        index = index.data
+        index = index.array
     elif isinstance(index, list | range):
         index = np.asarray(index, dtype=np.int64 if len(index) == 0 else None)
     if isinstance(index, np.integer):
@@ -117,20 +118,20 @@ def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
             f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; "
             "expected one axis of integers"
         )
-    check_indices("index_select", index.data, input.shape[dim] if input.ndim else 1)
+    check_indices("index_select", index.array, input.shape[dim] if input.ndim else 1)
     if input.ndim == 0:
         return input.clone()
     return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
 
 
-@operation(x=lambda F, g, index, x_shape, dim: F.scatter(g, dim, index, x_shape))
-def _gather(F: Any, x: Any, index: Any, *, dim: int) -> Any:
-    return F.gather(x, dim, index)
+@operation(x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
+def _gather(xp: Any, x: Any, index: Any, *, dim: int) -> Any:
+    return xp.gather(x, dim, index)
 
 
-@operation(values=lambda F, g, index, dim: F.gather(g, dim, index))
-def _scatter(F: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...]) -> Any:
-    return F.scatter(values, dim, index, shape)
+@operation(values=lambda xp, g, index, dim: xp.gather(g, dim, index))
+def _scatter(xp: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...]) -> Any:
+    return xp.scatter(values, dim, index, shape)
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
@@ -147,7 +148,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
             f"gather: an index of shape {tuple(index.shape)} does not fit a tensor of shape {tuple(input.shape)}: "
             f"as many axes, and none longer except dimension {dim}"
         )
-    check_indices("gather", index.data, input.shape[dim] if input.ndim else 1)
+    check_indices("gather", index.array, input.shape[dim] if input.ndim else 1)
     return _gather(input, index, dim=dim)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import backends, creation
-from tinyattn.graph import operation
+from tinyattn import backends
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import cast, masked_fill
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.softmax import log_softmax
+from tinyattn.ops.softmaxes import log_softmax
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
@@ -28,18 +29,18 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
 # --- classes ---
 
 
-def _picked(F: Any, rows: Any, target: Any) -> Any:
+def _picked(xp: Any, rows: Any, target: Any) -> Any:
     """rows[i, target[i]]: (rows, classes), (rows,) -> (rows,)"""
     n = target.shape[0]
-    return F.reshape(F.gather(rows, 1, F.reshape(target, (n, 1))), (n,))
+    return xp.reshape(xp.gather(rows, 1, xp.reshape(target, (n, 1))), (n,))
 
 
 @operation(
-    definition=lambda F, x, target: -_picked(F, F.log_softmax(x, 1), target),
-    x=lambda F, g, x, target: F.cross_entropy_gradient(g, x, target),
+    definition=lambda xp, x, target: -_picked(xp, xp.log_softmax(x, 1), target),
+    x=lambda xp, g, x, target: xp.cross_entropy_gradient(g, x, target),
 )
-def _cross_entropy(F: Any, x: Any, target: Any) -> Any:
-    return F.cross_entropy(x, target)
+def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
+    return xp.cross_entropy(x, target)
 
 
 def cross_entropy_gradient(g: Tensor, x: Tensor, target: Tensor) -> Tensor:
@@ -135,13 +136,13 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Tensor]:
     ignored = labels == ignore_index
     safe = masked_fill(labels, ignored, 0) if _perhaps(ignored) else labels
-    check_indices(name, safe.data, classes, "class")
+    check_indices(name, safe.array, classes, "class")
     return safe, ignored
 
 
 def _perhaps(mask: Tensor) -> bool:
     """Whether an element may be true; on a GPU always, for to ask it would mean to wait."""
-    return bool(backends.of(mask.data).perhaps(mask.data))
+    return bool(backends.of(mask.array).perhaps(mask.array))
 
 
 def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
@@ -172,7 +173,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
         num_classes = int(index.max().item()) + 1
     if num_classes < 1:
         raise ValueError(f"one_hot: num_classes={num_classes}; expected at least 1")
-    check_indices("one_hot", index.data, num_classes, "class")
+    check_indices("one_hot", index.array, num_classes, "class")
     classes = creation.arange(num_classes, device=index.device)
     return cast(index.reshape(*index.shape, 1) == classes, "int64")
 

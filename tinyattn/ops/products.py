@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyattn import creation
-from tinyattn.graph import Operation, operation
+from tinyattn.engine.operation import Operation, operation
+from tinyattn.ops import creation
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 # With matrices (..., n, k) and (..., k, m): d(ab) = da b + a db.
 _matmul = Operation(
-    lambda F, a, b: F.matmul(a, b),
+    lambda xp, a, b: xp.matmul(a, b),
     name="matmul",
     promote=same_type,
-    a=lambda F, g, b: F.matmul(g, b.mT),
-    b=lambda F, g, a: F.matmul(a.mT, g),
+    a=lambda xp, g, b: xp.matmul(g, b.mT),
+    b=lambda xp, g, a: xp.matmul(a.mT, g),
 )
 
 
@@ -81,7 +81,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 # --- einsum ---
 
 
-def _einsum_rule(F: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...]) -> list[Any]:
+def _einsum_rule(xp: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...]) -> list[Any]:
     """The gradient at an operand is the Einstein sum of g and the other operands onto its axes;
     axes that stand in that operand alone were summed, so they are stretched back."""
     terms, output = equation.split("->")
@@ -95,16 +95,16 @@ def _einsum_rule(F: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...
         elsewhere = set(output).union(*(t for j, t in enumerate(labels) if j != i))
         shared = "".join(c for c in mine if c in elsewhere)
         inputs = ",".join([output, *(t for j, t in enumerate(labels) if j != i)])
-        gi = F.einsum(f"{inputs}->{shared}", g, *others)
+        gi = xp.einsum(f"{inputs}->{shared}", g, *others)
         shape = xs[i].shape
-        gi = F.reshape(gi, tuple(n if c in elsewhere else 1 for c, n in zip(mine, shape, strict=True)))
-        gradients.append(F.broadcast_to(gi, shape))
+        gi = xp.reshape(gi, tuple(n if c in elsewhere else 1 for c, n in zip(mine, shape, strict=True)))
+        gradients.append(xp.broadcast_to(gi, shape))
     return gradients
 
 
 @operation(promote=same_type, backward=_einsum_rule)
-def _einsum(F: Any, *xs: Any, equation: str) -> Any:
-    return F.einsum(equation, *xs)
+def _einsum(xp: Any, *xs: Any, equation: str) -> Any:
+    return xp.einsum(equation, *xs)
 
 
 def einsum(equation: str, *operands: Any) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-import tinyattn.tensor as _tensor
-from tinyattn import creation
+import tinyattn.tensors as _tensor
 from tinyattn.dtypes import get_default_dtype
+from tinyattn.ops import creation
 
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
@@ -75,8 +75,8 @@ def agree(inputs: Sequence[Any]) -> bool:
     for x in inputs:
         if isinstance(x, _tensor.Tensor):
             if dtype is None:
-                dtype = x.data.dtype
-            elif x.data.dtype is not dtype:
+                dtype = x.array.dtype
+            elif x.array.dtype is not dtype:
                 return False
         elif type(x) is not float and type(x) is not int:
             return False

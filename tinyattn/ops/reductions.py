@@ -6,35 +6,35 @@ import builtins
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import tinyattn.tensor as _tensor
-from tinyattn import dims as _dims
-from tinyattn.graph import Operation, operation
+import tinyattn.tensors as _tensor
+from tinyattn.engine.operation import Operation, operation
+from tinyattn.ops import dims as _dims
 from tinyattn.ops.elementwise import cast, maximum, minimum
 from tinyattn.ops.promotion import floating
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
 
-def _restore(F: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
+def _restore(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
     """Give a reduced array the reduced axes back, with size 1."""
-    return F.reshape(g, _dims.kept(shape, dim))
+    return xp.reshape(g, _dims.kept(shape, dim))
 
 
-def _spread(F: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
+def _spread(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
     """... and with their full size."""
-    return F.broadcast_to(_restore(F, g, shape, dim), shape)
+    return xp.broadcast_to(_restore(xp, g, shape, dim), shape)
 
 
 def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
     return math.prod(shape[d] for d in dim)
 
 
-@operation(x=lambda F, g, x_shape, dim: _spread(F, g, x_shape, dim))
-def _sum(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.sum(x, dim, keepdim)
+@operation(x=lambda xp, g, x_shape, dim: _spread(xp, g, x_shape, dim))
+def _sum(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.sum(x, dim, keepdim)
 
 
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -45,9 +45,9 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     return out if dtype is None else cast(out, dtype)
 
 
-@operation(x=lambda F, g, x_shape, dim: _spread(F, g * (1 / builtins.max(_count(x_shape, dim), 1)), x_shape, dim))
-def _mean(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.mean(x, dim, keepdim)
+@operation(x=lambda xp, g, x_shape, dim: _spread(xp, g * (1 / builtins.max(_count(x_shape, dim), 1)), x_shape, dim))
+def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.mean(x, dim, keepdim)
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -62,25 +62,25 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return _mean(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
-def _var_rule(F: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
+def _var_rule(xp: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
     left = _count(x.shape, dim) - correction  # below 0 too, as PyTorch has it
     scale = 2 / left if left else math.nan
-    return _restore(F, g, x.shape, dim) * (x - F.mean(x, dim, keepdim=True)) * scale
+    return _restore(xp, g, x.shape, dim) * (x - xp.mean(x, dim, keepdim=True)) * scale
 
 
 @operation(x=_var_rule)
-def _var(F: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
-    return F.var(x, dim, correction, keepdim)
+def _var(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
+    return xp.var(x, dim, correction, keepdim)
 
 
-def _std_rule(F: Any, g: Any, x: Any, out: Any, dim: Any, correction: float) -> Any:
-    half = F.where(out == 0, 0.0, g / (out * 2))  # the spread of a constant has no slope
-    return _var_rule(F, half, x, dim, correction)
+def _std_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any, correction: float) -> Any:
+    half = xp.where(out == 0, 0.0, g / (out * 2))  # the spread of a constant has no slope
+    return _var_rule(xp, half, x, dim, correction)
 
 
 @operation(x=_std_rule)
-def _std(F: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
-    return F.sqrt(F.var(x, dim, correction, keepdim))
+def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
+    return xp.sqrt(xp.var(x, dim, correction, keepdim))
 
 
 def _spread_options(
@@ -140,19 +140,19 @@ def _same_mean(
 # --- extremes ---
 
 
-def _extreme_rule(F: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
-    ties = F.cast(x == _restore(F, out, x.shape, dim), g.dtype)
-    return _restore(F, g, x.shape, dim) * (ties / F.sum(ties, dim, keepdim=True))  # equal shares
+def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
+    ties = xp.cast(x == _restore(xp, out, x.shape, dim), g.dtype)
+    return _restore(xp, g, x.shape, dim) * (ties / xp.sum(ties, dim, keepdim=True))  # equal shares
 
 
 @operation(x=_extreme_rule)
-def _amax(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.amax(x, dim, keepdim)
+def _amax(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.amax(x, dim, keepdim)
 
 
 @operation(x=_extreme_rule)
-def _amin(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.amin(x, dim, keepdim)
+def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.amin(x, dim, keepdim)
 
 
 def _nonempty(name: str, input: Tensor, dim: tuple[int, ...]) -> tuple[int, ...]:
@@ -182,21 +182,21 @@ class Extreme(NamedTuple):
     indices: Tensor
 
 
-@operation(extras=("index",), x=lambda F, g, index, x_shape, dim: _pick_rule(F, g, index, x_shape, dim))
-def _pick(F: Any, x: Any, *, dim: int, keepdim: bool, largest: bool) -> Any:
-    index = (F.argmax if largest else F.argmin)(x, dim, keepdim=True)
-    values = F.gather(x, dim, F.asarray(index))
+@operation(extras=("index",), x=lambda xp, g, index, x_shape, dim: _pick_rule(xp, g, index, x_shape, dim))
+def _pick(xp: Any, x: Any, *, dim: int, keepdim: bool, largest: bool) -> Any:
+    index = (xp.argmax if largest else xp.argmin)(x, dim, keepdim=True)
+    values = xp.gather(x, dim, xp.asarray(index))
     if keepdim or x.ndim == 0:
         return values, index
     shape = values.shape[:dim] + values.shape[dim + 1 :]
-    return F.reshape(values, shape), F.reshape(index, shape)
+    return xp.reshape(values, shape), xp.reshape(index, shape)
 
 
-def _pick_rule(F: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) -> Any:
+def _pick_rule(xp: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) -> Any:
     if not x_shape:
         return g
     shape = _dims.kept(x_shape, (dim,))
-    return F.scatter(F.reshape(g, shape), dim, F.reshape(index, shape), x_shape)
+    return xp.scatter(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
 
 
 def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
@@ -234,8 +234,8 @@ def _arg(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
 
 
 _ARG = {
-    "argmax": Operation(lambda F, x, *, dim, keepdim: F.argmax(x, dim, keepdim), name="argmax"),
-    "argmin": Operation(lambda F, x, *, dim, keepdim: F.argmin(x, dim, keepdim), name="argmin"),
+    "argmax": Operation(lambda xp, x, *, dim, keepdim: xp.argmax(x, dim, keepdim), name="argmax"),
+    "argmin": Operation(lambda xp, x, *, dim, keepdim: xp.argmin(x, dim, keepdim), name="argmin"),
 }
 
 
@@ -252,25 +252,25 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 # --- products, sums of exponentials, running sums ---
 
 
-def _prod_rule(F: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
-    g, out = _restore(F, g, x.shape, dim), _restore(F, out, x.shape, dim)
-    if not F.any(x == 0):
+def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
+    g, out = _restore(xp, g, x.shape, dim), _restore(xp, out, x.shape, dim)
+    if not xp.any(x == 0):
         return g * (out / x)
     # With zeros, the product of the others: put x on a matrix's rows with ones on its diagonal.
     (axis,) = dim
     n = x.shape[axis]
-    ones = F.reshape(
-        F.eye(n, n, dtype=bool, device=x.device), (n, *(n if i == axis else 1 for i in range(len(x.shape))))
+    ones = xp.reshape(
+        xp.eye(n, n, dtype=bool, device=x.device), (n, *(n if i == axis else 1 for i in range(len(x.shape))))
     )
-    others = F.masked_fill(F.broadcast_to(F.reshape(x, (1, *x.shape)), (n, *x.shape)), ones, 1.0)
-    others = F.prod(others, (axis + 1,))  # (n, the other axes)
+    others = xp.masked_fill(xp.broadcast_to(xp.reshape(x, (1, *x.shape)), (n, *x.shape)), ones, 1.0)
+    others = xp.prod(others, (axis + 1,))  # (n, the other axes)
     order = (*range(1, axis + 1), 0, *range(axis + 1, len(x.shape)))
-    return g * F.permute(others, order)
+    return g * xp.permute(others, order)
 
 
 @operation(x=_prod_rule)
-def _prod(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.prod(x, dim, keepdim)
+def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.prod(x, dim, keepdim)
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -286,15 +286,15 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 
 @operation(
     promote=floating,
-    x=lambda F, g, x, out, dim: (
-        _restore(F, g, x.shape, dim) * F.exp(x - F.masked_fill(*_finite(F, _restore(F, out, x.shape, dim))))
+    x=lambda xp, g, x, out, dim: (
+        _restore(xp, g, x.shape, dim) * xp.exp(x - xp.masked_fill(*_finite(xp, _restore(xp, out, x.shape, dim))))
     ),
 )
-def _logsumexp(F: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return F.logsumexp(x, dim, keepdim)
+def _logsumexp(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
+    return xp.logsumexp(x, dim, keepdim)
 
 
-def _finite(F: Any, out: Any) -> tuple[Any, Any, float]:
+def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:
     return out, out == -math.inf, 0.0  # a row of -inf: exp(-inf - 0) = 0 instead of NaN
 
 
@@ -303,9 +303,9 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return _logsumexp(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
-@operation(x=lambda F, g, dim: F.flip(F.cumsum(F.flip(g, (dim,)), dim), (dim,)))
-def _cumsum(F: Any, x: Any, *, dim: int) -> Any:
-    return F.cumsum(x, dim)
+@operation(x=lambda xp, g, dim: xp.flip(xp.cumsum(xp.flip(g, (dim,)), dim), (dim,)))
+def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
+    return xp.cumsum(x, dim)
 
 
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:

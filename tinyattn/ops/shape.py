@@ -6,21 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import creation
-from tinyattn import dims as _dims
-from tinyattn.graph import operation
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
+from tinyattn.ops import dims as _dims
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
 # --- the same elements under another shape ---
 
 
-@operation(view=True, x=lambda F, g, x_shape: F.reshape(g, x_shape))
-def _reshape(F: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
-    return F.reshape(x, shape)
+@operation(view=True, x=lambda xp, g, x_shape: xp.reshape(g, x_shape))
+def _reshape(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
+    return xp.reshape(x, shape)
 
 
 def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
@@ -74,9 +74,9 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(dims)), key=dims.__getitem__))
 
 
-@operation(view=True, x=lambda F, g, dims: F.permute(g, _inverse(dims)))
-def _permute(F: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
-    return F.permute(x, dims)
+@operation(view=True, x=lambda xp, g, dims: xp.permute(g, _inverse(dims)))
+def _permute(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
+    return xp.permute(x, dims)
 
 
 def permute(input: Tensor, dims: Any, *more: Any) -> Tensor:
@@ -110,9 +110,9 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     return permute(input, order)
 
 
-@operation(x=lambda F, g, dims: F.flip(g, dims))
-def _flip(F: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
-    return F.flip(x, dims)
+@operation(x=lambda xp, g, dims: xp.flip(g, dims))
+def _flip(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
+    return xp.flip(x, dims)
 
 
 def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
@@ -123,9 +123,9 @@ def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
     return _flip(input, dims=order)
 
 
-@operation(x=lambda F, g, shifts, dims: F.roll(g, tuple(-s for s in shifts), dims))
-def _roll(F: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
-    return F.roll(x, shifts, dims)
+@operation(x=lambda xp, g, shifts, dims: xp.roll(g, tuple(-s for s in shifts), dims))
+def _roll(xp: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+    return xp.roll(x, shifts, dims)
 
 
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
@@ -142,9 +142,9 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
 # --- more elements, or fewer ---
 
 
-@operation(view=True, x=lambda F, g, x_shape: F.sum_to(g, x_shape))
-def _broadcast_to(F: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
-    return F.broadcast_to(x, shape)
+@operation(view=True, x=lambda xp, g, x_shape: xp.sum_to(g, x_shape))
+def _broadcast_to(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
+    return xp.broadcast_to(x, shape)
 
 
 def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
@@ -166,14 +166,14 @@ def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
 expand = broadcast_to
 
 
-@operation(x=lambda F, g, diagonal: F.tril(g, diagonal))
-def _tril(F: Any, x: Any, *, diagonal: int) -> Any:
-    return F.tril(x, diagonal)
+@operation(x=lambda xp, g, diagonal: xp.tril(g, diagonal))
+def _tril(xp: Any, x: Any, *, diagonal: int) -> Any:
+    return xp.tril(x, diagonal)
 
 
-@operation(x=lambda F, g, diagonal: F.triu(g, diagonal))
-def _triu(F: Any, x: Any, *, diagonal: int) -> Any:
-    return F.triu(x, diagonal)
+@operation(x=lambda xp, g, diagonal: xp.triu(g, diagonal))
+def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
+    return xp.triu(x, diagonal)
 
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
@@ -196,9 +196,9 @@ def _inner(pad: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(before, before + n) for (before, _), n in zip(pad, shape, strict=True))
 
 
-@operation(x=lambda F, g, x_shape, pad: g[_inner(pad, x_shape)])
-def _pad(F: Any, x: Any, *, pad: Any, value: float) -> Any:
-    return F.pad(x, pad, value)
+@operation(x=lambda xp, g, x_shape, pad: g[_inner(pad, x_shape)])
+def _pad(xp: Any, x: Any, *, pad: Any, value: float) -> Any:
+    return xp.pad(x, pad, value)
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -244,7 +244,7 @@ _SOURCES = {
 # --- together and apart ---
 
 
-def _cat_rule(F: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
+def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     parts, start = [], 0
     for shape in xs_shapes:
         stop = start + shape[dim]
@@ -254,8 +254,8 @@ def _cat_rule(F: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
 
 
 @operation(promote=same_type, backward=_cat_rule)
-def _cat(F: Any, *xs: Any, dim: int) -> Any:
-    return F.cat(xs, dim)
+def _cat(xp: Any, *xs: Any, dim: int) -> Any:
+    return xp.cat(xs, dim)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -281,13 +281,13 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = cat
 
 
-def _stack_rule(F: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
+def _stack_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     return [g[(slice(None),) * dim + (i,)] for i in range(len(xs_shapes))]
 
 
 @operation(promote=same_type, backward=_stack_rule)
-def _stack(F: Any, *xs: Any, dim: int) -> Any:
-    return F.stack(xs, dim)
+def _stack(xp: Any, *xs: Any, dim: int) -> Any:
+    return xp.stack(xs, dim)
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

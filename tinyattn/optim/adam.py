@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyattn import backends, creation
+from tinyattn import backends
 from tinyattn.dtypes import float32, float64
-from tinyattn.modes import definitions_enabled
+from tinyattn.engine.modes import definitions_enabled
+from tinyattn.ops import creation
 from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_betas, check_number
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 
 def adam_definition(
@@ -101,7 +102,7 @@ class Adam(Optimizer):
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
         p, m, v, v_max = self._arrays(param, state, group)
         library, options = backends.of(p), _arguments(group)
-        step, options["lr"] = library.counted(state["step"].data), library.live(group, "lr")
+        step, options["lr"] = library.counted(state["step"].array), library.live(group, "lr")
         if not definitions_enabled():
             library.adam_step(p, grad, m, v, v_max, step, **options)
             return
@@ -118,8 +119,8 @@ class Adam(Optimizer):
             return
         p, m, v, v_max = zip(*(self._arrays(param, self.state[param], group) for param in params), strict=True)
         library = backends.of(*p)
-        grads = [param.grad.data for param in params if param.grad is not None]
-        steps = [library.counted(self.state[param]["step"].data) for param in params]
+        grads = [param.grad.array for param in params if param.grad is not None]
+        steps = [library.counted(self.state[param]["step"].array) for param in params]
         options = {**_arguments(group), "lr": library.live(group, "lr")}
         library.adam_steps(p, grads, m, v, v_max if group["amsgrad"] else None, steps, **options)
 
@@ -130,8 +131,8 @@ class Adam(Optimizer):
                 counter = name == "step"
                 shape = () if counter else param.shape
                 state[name] = creation.zeros(shape, dtype=float32 if counter else param.dtype, device=param.device)
-        v_max = state["max_exp_avg_sq"].data if group["amsgrad"] else None
-        return param.data, state["exp_avg"].data, state["exp_avg_sq"].data, v_max
+        v_max = state["max_exp_avg_sq"].array if group["amsgrad"] else None
+        return param.array, state["exp_avg"].array, state["exp_avg_sq"].array, v_max
 
 
 class AdamW(Adam):

@@ -18,7 +18,7 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.backends import cpu
 from tinyattn.dtypes import float32
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 SMALL = 1 << 12  # elements of a parameter; copying a larger one costs what it saves
 FULL = 1 << 16  # elements of a bundle: what one update works on stays in the cache
@@ -37,7 +37,7 @@ class Bundles:
 
     def __init__(self, params: Sequence[Tensor], state: Remembered, names: Sequence[str]) -> None:
         small = [param for param in params if param in state and _suits(param, state[param], names)]
-        shared = cpu.overlapping([param.data for param in small])
+        shared = cpu.overlapping([param.array for param in small])
         alike = defaultdict(list)
         for i, param in enumerate(small):
             if i not in shared:  # else a write to one would undo that to the other
@@ -78,8 +78,8 @@ class Bundle:
                 array = self.state[name] = backends.of(scratch).zeros(self.values.shape, scratch.dtype)
             rooms = _rooms(array, [state[name].shape for state in states])
             for state, room in zip(states, rooms, strict=True):
-                room[...] = state[name].data
-                state[name].data = room
+                room[...] = state[name].array
+                state[name].array = room
 
     def runs(self) -> Iterator[tuple[int, int]]:
         """Where neighbours begin and end that have gradients and have seen as many steps."""
@@ -95,8 +95,8 @@ class Bundle:
     def update(self, first: int, last: int, update: Callable[[Tensor, Any, dict[str, Any]], None]) -> None:
         """Update the parameters from `first` to before `last`, as one."""
         part = slice(self.starts[first], self.starts[last])
-        arrays = [param.data for param in self.params[first:last]]
-        slopes = [param.grad.data for param in self.params[first:last] if param.grad is not None]
+        arrays = [param.array for param in self.params[first:last]]
+        slopes = [param.grad.array for param in self.params[first:last] if param.grad is not None]
         library = backends.of(*arrays)
         values, grads = library.end_to_end(arrays, self.values[part]), library.end_to_end(slopes, self.grads[part])
         state = {name: Tensor._from(array[part]) for name, array in self.state.items()}
@@ -108,7 +108,7 @@ class Bundle:
 
 def _suits(param: Tensor, state: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether a parameter is small, and has been updated before, so that its state is there."""
-    array = param.data
+    array = param.array
     kinds = {(state[name].dtype, state[name].shape) for name in state if name != "step"}
     as_declared = {*state} == {*names} and kinds <= {(array.dtype, array.shape)}
     return param.device == "cpu" and as_declared and array.size <= SMALL and array.flags.c_contiguous
@@ -136,5 +136,5 @@ def _rooms(array: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
 def _sources(params: Sequence[Tensor], state: Remembered, names: Sequence[str]) -> list[Any]:
     """Every object that bundles depend on; None for a state that is not there yet."""
     states = [state.get(param, _NOTHING) for param in params]
-    kept = [own[name].data if name in own else None for own in states for name in names]
-    return [*[param.data for param in params], *states, *kept]
+    kept = [own[name].array if name in own else None for own in states for name in names]
+    return [*[param.array for param in params], *states, *kept]

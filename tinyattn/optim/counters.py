@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyattn import backends
 from tinyattn.dtypes import float32
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 
 class Counters:
@@ -26,7 +26,7 @@ class Counters:
         self.mask: Any = None
         for param, view in zip(params, self.views, strict=True):
             if param in state and "step" in state[param]:
-                view.data[...] = state[param]["step"].to(param.device).data
+                view.array[...] = state[param]["step"].to(param.device).array
                 state[param]["step"] = view
 
     def fit(self, params: Sequence[Tensor], state: Mapping[Tensor, dict[str, Any]]) -> bool:

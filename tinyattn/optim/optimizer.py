@@ -11,13 +11,13 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from tinyattn import backends
-from tinyattn.creation import as_tensor
 from tinyattn.dtypes import float32
-from tinyattn.modes import call_site, enable_grad
-from tinyattn.observer import observers
+from tinyattn.engine.modes import call_site, enable_grad
+from tinyattn.engine.observer import observers
+from tinyattn.ops.creation import as_tensor
 from tinyattn.optim.bundles import FEW, Bundles
 from tinyattn.optim.counters import Counters
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Group: TypeAlias = dict[str, Any]
@@ -79,7 +79,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        """Change `param.data` in place by its gradient, an array of the same shape.
+        """Change `param.array` in place by its gradient, an array of the same shape.
 
         state: what this optimizer remembers about `param`, empty the first time, to be filled.
         """
@@ -88,7 +88,7 @@ class Optimizer(ABC):
         """Change parameters that lie on one GPU and have gradients: one by one, unless fewer launches can do it."""
         for param in params:
             assert param.grad is not None
-            self.update(param, param.grad.data, self.state[param], group)
+            self.update(param, param.grad.array, self.state[param], group)
 
     def check(self, options: Group) -> None:
         """Raise ValueError or TypeError where an option of a parameter group is not allowed."""
@@ -151,7 +151,7 @@ class Optimizer(ABC):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                if param.grad.data.shape != param.data.shape:
+                if param.grad.array.shape != param.array.shape:
                     raise ValueError(
                         f"{writer}: a parameter has a gradient of shape {param.grad.shape}, but "
                         f"its own shape is {param.shape}; set .grad to a tensor of the same shape."
@@ -188,7 +188,7 @@ class Optimizer(ABC):
             if gpus and param.is_cuda:
                 on_gpus[param.device].append(param)
             else:
-                self.update(param, param.grad.data, self.state[param], group)
+                self.update(param, param.grad.array, self.state[param], group)
         for params in on_gpus.values():
             self.update_together(params, group)
 

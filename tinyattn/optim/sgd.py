@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tinyattn import backends, creation
-from tinyattn.modes import definitions_enabled
+from tinyattn import backends
+from tinyattn.engine.modes import definitions_enabled
+from tinyattn.ops import creation
 from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_number
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 
 def sgd_definition(
@@ -86,7 +87,7 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        array = param.data
+        array = param.array
         buffer, first = self._buffer(param, state, group)
         library = backends.of(array)
         options = {**self._options(group), "lr": library.live(group, "lr")}
@@ -102,9 +103,9 @@ class SGD(Optimizer):
         if definitions_enabled():
             super().update_together(params, group)
             return
-        arrays = [param.data for param in params]
+        arrays = [param.array for param in params]
         library = backends.of(*arrays)
-        grads = [param.grad.data for param in params if param.grad is not None]
+        grads = [param.grad.array for param in params if param.grad is not None]
         buffers, first = zip(*(self._buffer(param, self.state[param], group) for param in params), strict=True)
         options = {**self._options(group), "lr": library.live(group, "lr")}
         library.sgd_steps(arrays, grads, buffers if group["momentum"] else None, first=first, **options)
@@ -119,4 +120,4 @@ class SGD(Optimizer):
         first = "momentum_buffer" not in state
         if first:
             state["momentum_buffer"] = creation.zeros_like(param)
-        return state["momentum_buffer"].data, first
+        return state["momentum_buffer"].array, first

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.errors import FileFormatError
 from tinyattn.extras import require
+from tinyattn.files.errors import FileFormatError
+from tinyattn.files.serialization import load, load_metadata, save
 from tinyattn.nn import Module
 from tinyattn.random import Generator
-from tinyattn.serialization import load, load_metadata, save
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.train.errors import NonFiniteError, RefusedError
 
 FORMAT = 1  # of the checkpoints; raised when an older version could not read a new one

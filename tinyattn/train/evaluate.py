@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyattn.creation import as_tensor
-from tinyattn.modes import no_grad
+from tinyattn.engine.modes import no_grad
 from tinyattn.nn import Module
+from tinyattn.ops.creation import as_tensor
 from tinyattn.ops.shape import cat
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyattn import backends
 from tinyattn.optim import Optimizer
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.train.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def step_if_finite(optimizer: Optimizer, loss: Tensor) -> Tensor:
     On a GPU nothing is read or waited for, so this can be a part of `ta.compile`'s step.
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    grads = [param.grad.data for param in params if param.grad is not None]
-    library = backends.of(loss.data, *grads)
+    grads = [param.grad.array for param in params if param.grad is not None]
+    library = backends.of(loss.array, *grads)
     largest = Tensor._from(library.total_norm(grads, math.inf))
     finite = loss.detach().isfinite() & largest.isfinite()
-    library.update_if(finite.data, optimizer.step)
+    library.update_if(finite.array, optimizer.step)
     return largest
 
 

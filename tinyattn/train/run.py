@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tinyattn.files import write_whole
+from tinyattn.files.whole import write_whole
 from tinyattn.train.errors import RefusedError
 from tinyattn.train.lock import FolderLock
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tinyattn.ops.shape import stack
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.train.nonfinite import BadBatch, not_finite
 
 

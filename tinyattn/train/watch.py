@@ -11,7 +11,7 @@ from typing import Any
 
 from tinyattn.nn import Module
 from tinyattn.optim import Optimizer
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 COLUMNS = ("step", "layer", "gradient_norm", "parameter_norm", "update_norm", "update_ratio")
 
@@ -51,7 +51,7 @@ class LayerStats:
         self.steps += 1
         if (self.steps - 1) % self.every:
             return self.optimizer.step(closure)
-        before = {layer: [p.data.copy() for p in own] for layer, own in self.layers.items()}
+        before = {layer: [p.array.copy() for p in own] for layer, own in self.layers.items()}
         result = self.optimizer.step(closure)
         rows = [self._row(layer, own, before[layer]) for layer, own in self.layers.items()]
         self.rows += rows
@@ -61,9 +61,9 @@ class LayerStats:
 
     def _row(self, layer: str, parameters: list[Tensor], before: list[Any]) -> dict[str, Any]:
         size = _norm(before)
-        change = _norm(p.data - old for p, old in zip(parameters, before, strict=True))
+        change = _norm(p.array - old for p, old in zip(parameters, before, strict=True))
         ratio = change / size if size else math.nan
-        gradient = _norm(p.grad.data for p in parameters if p.grad is not None)
+        gradient = _norm(p.grad.array for p in parameters if p.grad is not None)
         return dict(zip(COLUMNS, (self.steps, layer, gradient, size, change, ratio), strict=True))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.creation import as_tensor, from_numpy
-from tinyattn.tensor import Tensor
+from tinyattn.ops.creation import as_tensor, from_numpy
+from tinyattn.tensors import Tensor
 from tinyattn.viz.attention_grid import Grid, grid_of
 from tinyattn.viz.attention_record import AttentionLayer, Score, record, unwrapped
 
@@ -222,7 +222,7 @@ def _each(target: Target, count: int) -> list[Any]:
     """A target for each input."""
     if target is None or callable(target):
         return [target] * count
-    targets = np.asarray(target.data if isinstance(target, Tensor) else target)
+    targets = np.asarray(target.array if isinstance(target, Tensor) else target)
     if targets.shape not in ((), (count,)) or targets.dtype.kind not in "iu":
         raise ValueError(
             f"attention: target={target!r}; expected a class, one for each of the {count} inputs, or a function"
@@ -260,7 +260,7 @@ def _score(target: Any, chosen: list[int]) -> Score:
                 f"attention: the model gives {shape}, not scores (batch, classes); pass target=a function of the "
                 "output that gives the number to differentiate, or gradients=False"
             )
-        which = int(output.data[0].argmax()) if target is None else int(target)
+        which = int(output.array[0].argmax()) if target is None else int(target)
         if not 0 <= which < output.shape[1]:
             raise ValueError(f"attention: target={which}, but the model has the classes 0 to {output.shape[1] - 1}")
         chosen.append(which)
@@ -304,7 +304,7 @@ def _as_rows(x: Any) -> Any:
 def _labels(labels: Any, count: int) -> Any:
     if labels is None:
         return None
-    labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
+    labels = np.asarray(labels.array if isinstance(labels, Tensor) else labels)
     if labels.shape != (count,):
         raise ValueError(f"attention: labels have shape {labels.shape}; expected one for each of the {count} inputs")
     return labels

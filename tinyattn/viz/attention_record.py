@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import autograd, creation, ops
+from tinyattn import autograd, ops
 from tinyattn.debug.describe import trace
-from tinyattn.graph import Node, Operation
-from tinyattn.modes import Mode, definition_mode, enable_grad, no_grad
+from tinyattn.engine.modes import Mode, definition_mode, enable_grad, no_grad
+from tinyattn.engine.node import Node
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
 from tinyattn.nn import DataParallel, Module
-from tinyattn.observer import Observer
+from tinyattn.ops import creation
 from tinyattn.ops.attention import attention_definition
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 Score = Callable[[Tensor], Tensor]
 

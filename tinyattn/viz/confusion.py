@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.viz.figure import new_figure
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.creation import from_numpy
-from tinyattn.tensor import Tensor
+from tinyattn.ops.creation import from_numpy
+from tinyattn.tensors import Tensor
 from tinyattn.train import predict
 from tinyattn.viz.attention_figures import show_map
 from tinyattn.viz.attention_grid import Grid

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends import Placed
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 EXACT = 128  # so many elements are kept as they are
 CELLS = 48 * 48  # of a heat map, over all its frames
@@ -46,7 +46,7 @@ class Gallery:
 
 def host_array(x: Any) -> Any:
     """The NumPy array of a Tensor, of another library's array, or of a gradient that is zero but for some places."""
-    x = x.data if isinstance(x, Tensor) else x
+    x = x.array if isinstance(x, Tensor) else x
     x = x.dense() if isinstance(x, Placed) else x
     return x.get() if hasattr(x, "get") else np.asarray(x)
 

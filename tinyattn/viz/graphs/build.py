@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn.debug.describe import input_names
-from tinyattn.graph import Node, Operation, Saved
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.arrays import Gallery
 from tinyattn.viz.graphs.model import Edge, Vertex
 from tinyattn.viz.graphs.source import line_of, rules_of
@@ -55,11 +56,11 @@ class Builder:
         """The vertex that `x` came from, made if it is a leaf that is new."""
         if x.node is not None and x.node in self.nodes:
             return self.nodes[x.node]
-        for key, array in ((id(x), x.data), (id(x.data), x.data)):
+        for key, array in ((id(x), x.array), (id(x.array), x.array)):
             if x.node is None and key in self._tensors and self._tensors[key][0] is array:
                 return self._tensors[key][1]
-        vertex = self._vertex(self._kind(x, saved_as), "", x.data, recorded=x.node is not None)
-        vertex.value = self.gallery.add(x.data)
+        vertex = self._vertex(self._kind(x, saved_as), "", x.array, recorded=x.node is not None)
+        vertex.value = self.gallery.add(x.array)
         vertex.name = self._name(x)
         self.know(x, vertex.index)
         if x.node is not None:
@@ -90,12 +91,12 @@ class Builder:
         """From now on, `x` comes from the vertex `index`."""
         if x.node is not None:
             self.nodes[x.node] = index
-        self._tensors[id(x)] = self._tensors[id(x.data)] = (x.data, index)
+        self._tensors[id(x)] = self._tensors[id(x.array)] = (x.array, index)
 
     def baptise(self, x: Tensor, name: str) -> None:
         """`x` is called `name`, if an operation made it and nobody has called it anything yet."""
         array, index = self._tensors.get(id(x), (None, -1))
-        if array is x.data and self.vertices[index].name == self.vertices[index].op:
+        if array is x.array and self.vertices[index].name == self.vertices[index].op:
             self.vertices[index].name = name
 
     # --- operations ---
@@ -153,7 +154,7 @@ class Builder:
         return otherwise if x.node is None else "leaf"
 
     def _name(self, x: Tensor) -> str:
-        known = (self.names.get(id(key)) for key in (x.node, x, x.data) if key is not None)
+        known = (self.names.get(id(key)) for key in (x.node, x, x.array) if key is not None)
         return next((name for name in known if name), "")
 
 
@@ -165,7 +166,7 @@ def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str
     for module in modules:
         found += [*module.named_parameters(), *module.named_buffers()]
     for name, x in found:
-        for key in (x, x.data, x.node):
+        for key in (x, x.array, x.node):
             if key is not None:
                 names[id(key)] = name
     return names
@@ -204,7 +205,7 @@ def spelled(value: Any) -> str:
 
 def _arrays(value: Any) -> list[Any]:
     if isinstance(value, Tensor):
-        return [value.data]
+        return [value.array]
     if isinstance(value, tuple | list):
         return [array for part in value for array in _arrays(part)]
     return [value] if isinstance(value, np.ndarray) else []

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from tinyattn.autograd import Fork
 from tinyattn.debug.describe import input_names
-from tinyattn.graph import Node, Operation, Saved
-from tinyattn.modes import call_site, module_stack
+from tinyattn.engine.fork import Fork
+from tinyattn.engine.modes import call_site, module_stack
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.build import Builder, Stack, named_inputs
 from tinyattn.viz.graphs.model import Edge, Vertex
 from tinyattn.viz.graphs.source import PACKAGE, line_at, line_of, local_tensors, model_line, variables_of
@@ -36,7 +37,7 @@ def nodes_behind(roots: Sequence[Node]) -> list[Node]:
 def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Tensor] = ()) -> None:
     """The graph of tensors that were computed before anybody watched. around: others that may be part of it."""
     roots = [x.node for x in outputs if x.node is not None]
-    values = {x.node: x.data for x in (*around, *outputs) if x.node is not None}
+    values = {x.node: x.array for x in (*around, *outputs) if x.node is not None}
     nodes = nodes_behind(roots)
     for node in nodes:  # what somebody saved as an input tells the value of where it came from
         for saved in (node.saved or {}).values():
@@ -117,7 +118,7 @@ class Recorder(Observer):
         vertex = self.builder.operation(op, out, node, stack, self._options.pop())
         self.builder.connect(vertex, named)
         self.builder.know(out, vertex.index)
-        vertex.value, vertex.seconds = self.builder.gallery.add(out.data), seconds
+        vertex.value, vertex.seconds = self.builder.gallery.add(out.array), seconds
         vertex.site = vertex.site or line_of(call_site())
         inner = model_line()
         vertex.inner = inner if inner != vertex.site else None
@@ -133,7 +134,7 @@ class Recorder(Observer):
         source = self.builder.source(tensor)
         vertex = self.builder.operation(_DETACH, out, None, self._stack(), {})
         vertex.inputs = [Edge(source, vertex.index, "x", False)]
-        vertex.value, vertex.site = self.builder.gallery.add(out.data), line_of(call_site())
+        vertex.value, vertex.site = self.builder.gallery.add(out.array), line_of(call_site())
         self.builder.know(out, vertex.index)
 
     def _stack(self) -> Stack:
@@ -147,7 +148,7 @@ class _Definition:
         self.name = name
 
 
-_DETACH = Operation(lambda F, x: x, name="detach", x=lambda F, g: None)
+_DETACH = Operation(lambda xp, x: x, name="detach", x=lambda xp, g: None)
 
 
 # --- a run that failed ---

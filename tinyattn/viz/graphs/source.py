@@ -13,18 +13,17 @@ from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
-from tinyattn import modes
-from tinyattn.graph import Operation
-from tinyattn.tensor import Tensor
+from tinyattn.engine import modes
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.model import Line
 
-PACKAGE = os.path.dirname(os.path.abspath(modes.__file__)) + os.sep
+PACKAGE = modes.PACKAGE
 # What carries a model's calls out, and is not a model: its lines say nothing about the graph.
 _MACHINERY = tuple(
     PACKAGE + name.replace("/", os.sep)
     for name in (
-        "ops/", "viz/", "backends/", "debug/", "graph.py", "tensor.py", "inplace.py", "autograd.py", "creation.py",
-        "modes.py", "checkpoint.py", "parallel.py", "transforms.py", "hooks.py", "nn/module.py", "nn/functional.py",
+        "engine/", "ops/", "autograd/", "tensors.py", "viz/", "backends/", "debug/", "nn/module.py", "nn/functional.py",
         "nn/parallel.py", "nn/containers.py",
     )
 )  # fmt: skip

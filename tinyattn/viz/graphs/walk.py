@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyattn import autograd
-from tinyattn.creation import ones_like
 from tinyattn.debug.describe import input_names
-from tinyattn.graph import Node
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.engine.node import Node
+from tinyattn.engine.observer import Observer
+from tinyattn.ops.creation import ones_like
+from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.build import Builder
 from tinyattn.viz.graphs.model import Arrival, Step
 

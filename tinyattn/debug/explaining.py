@@ -11,8 +11,9 @@ from tinyattn.debug.flow import Call, Flow, Recorder, Step
 from tinyattn.debug.probe import Passed, Probe, graph_of, largest, shortest_way
 from tinyattn.debug.reasons import CHOOSING, VERDICTS, oldest_not_finite, why_not_finite, why_zero
 from tinyattn.debug.regions import MOVING, where_it_ends
-from tinyattn.graph import Node
-from tinyattn.tensor import Tensor
+from tinyattn.engine.node import Node
+from tinyattn.engine.walk import _leading_to
+from tinyattn.tensors import Tensor
 
 __all__ = ["VERDICTS", "Explanation", "explain"]
 
@@ -81,7 +82,7 @@ class _Case:
         node, start = self.parameter.node, self.loss.node
         if node is None:
             return self._say("frozen", None, "None", "it does not ask for one, its requires_grad is False.")
-        useful = set() if start is None else autograd._leading_to([node], [start])
+        useful = set() if start is None else _leading_to([node], [start])
         if start is None or start.id not in useful:
             return self._no_way()
         if any(n.saved is None for n in self.nodes if n.id in useful):
@@ -94,7 +95,7 @@ class _Case:
             (found,) = autograd.grad(self.loss, self.parameter, retain_graph=True, allow_unused=True)
         if fault(self.loss) or fault(found):
             return self._not_finite(probe, found)
-        size = 0.0 if found is None else largest(found.data)
+        size = 0.0 if found is None else largest(found.array)
         if size < self.tiny:
             return self._too_small(probe, size, "None" if found is None else f"at most {size:.1e}" if size else "zero")
         if size > self.huge:
@@ -137,14 +138,16 @@ class _Case:
         what = f"what {step.source.node} gave" if step.source is not None else "its value"
         where = f"goes into {step.user.node}" if step.user is not None else "is the loss"
         culprit = step.user or step.source
-        text = f"{what} {where} without its history: through .data, .numpy(), .item() or a copy of them."
+        text = f"{what} {where} without its history: through .array, .numpy(), .item() or a copy of them."
         return self._say("detached", culprit.node if culprit else None, "None", text, route)
 
     # --- a gradient that is not what it should be ---
 
     def _not_finite(self, probe: Probe, found: Tensor | None) -> Explanation:
         bad = found is not None and fault(found)
-        what = f"not finite ({count(found.data)})" if found is not None and bad else "that of a loss that is not finite"
+        what = (
+            f"not finite ({count(found.array)})" if found is not None and bad else "that of a loss that is not finite"
+        )
         if self.calls is None:
             reason = oldest_not_finite(self.nodes)
         else:

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import random
-from tinyattn.graph import operation
+from tinyattn.engine.operation import operation
 from tinyattn.ops.attention import attention_definition, in_tiles, scaled_dot_product_attention
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
 def split_heads(qkv: Any, num_heads: int) -> Any:
@@ -25,18 +25,18 @@ def _join_heads(x: Any) -> Any:
     return _ops.flatten(_ops.transpose(x, -3, -2), -2)
 
 
-def _packed_definition(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
+def _packed_definition(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
     q, k, v = split_heads(qkv, heads)
-    return _join_heads(attention_definition(F, q, k, v, None, None, None, scale=scale)[0])
+    return _join_heads(attention_definition(xp, q, k, v, None, None, None, scale=scale)[0])
 
 
 @operation(
     definition=_packed_definition,
     extras=("e", "share"),
-    backward=lambda F, g, qkv, out, e, share, scale: (F.packed_attention_backward(g, qkv, out, e, share, scale),),
+    backward=lambda xp, g, qkv, out, e, share, scale: (xp.packed_attention_backward(g, qkv, out, e, share, scale),),
 )
-def _packed_attention(F: Any, qkv: Any, *, heads: int, scale: float) -> Any:
-    return F.packed_attention(qkv, heads, scale)
+def _packed_attention(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
+    return xp.packed_attention(qkv, heads, scale)
 
 
 def packed_attention(

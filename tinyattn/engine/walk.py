@@ -1,4 +1,4 @@
-"""The walk back through the recorded graph, and the functions that start it."""
+"""The walk: backward through the recorded graph, newest node first."""
 
 from __future__ import annotations
 
@@ -6,41 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tinyattn.tensor as _tensor
-from tinyattn import backends, creation
+import tinyattn.tensors as _tensor
+from tinyattn import backends
 from tinyattn import ops as _ops
 from tinyattn.backends import Placed
-from tinyattn.graph import Node
-from tinyattn.modes import Mode, current_walk, grad_mode
-from tinyattn.observer import observers
-from tinyattn.parallel import side_by_side
-
-if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
-
-
-class Fork(Node):
-    """Stands where branches that were recorded side by side come together again.
-
-    Newer than every node of the branches and older than what consumes their outputs, which all have
-    an edge to it: when a walk comes here, the gradients of all outputs are complete, and it goes on
-    down each branch by itself.
-
-        older nodes  <-  branch 0  <-  its output  <-.
-                     <-  branch 1  <-  its output  <-  join  <-  loss
-                                          Fork     <-'
-
-    floor: nodes up to this id are older than the branches. outputs: of each branch, its last nodes.
-    """
-
-    __slots__ = ("branch_of", "branches", "floor")
-
-    def __init__(self, floor: int, outputs: Sequence[Sequence[Node]], array: Any) -> None:
-        super().__init__(None, (), array)
-        self.floor, self.branches = floor, len(outputs)
-        self.branch_of = {node.id: i for i, nodes in enumerate(outputs) for node in nodes}
+from tinyattn.engine.fork import Fork
+from tinyattn.engine.modes import Mode, current_walk
+from tinyattn.engine.node import Node
+from tinyattn.engine.observer import observers
+from tinyattn.engine.threads import side_by_side
 
 
 class Pending:
@@ -106,25 +82,25 @@ class Pending:
 
 
 def walk(
-    roots: Sequence[tuple[Node, Any]], F: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
+    roots: Sequence[tuple[Node, Any]], xp: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
     Returns the gradients of `inputs` if given; otherwise fills `.grad` of the leaves and of tensors
     that asked for it.
     """
-    pending = Pending(F is _ops)
+    pending = Pending(xp is _ops)
     for node, seed in roots:
         pending.receive(node, seed, False)
     useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
     found: dict[Node, Any] = {}
     with Mode(current_walk, object()):
-        _descend(pending, F, None if inputs is None else set(inputs), useful, found, retain_graph)
+        _descend(pending, xp, None if inputs is None else set(inputs), useful, found, retain_graph)
     return found
 
 
 def _descend(
-    pending: Pending, F: Any, wanted: set[Node] | None, useful: set[int] | None, found: dict[Node, Any], retain: bool
+    pending: Pending, xp: Any, wanted: set[Node] | None, useful: set[int] | None, found: dict[Node, Any], retain: bool
 ) -> Pending:
     """Take node after node, run its rules, and hand the gradients on to its edges, until none is left.
 
@@ -135,24 +111,24 @@ def _descend(
     while pending.heap:
         node, g, owned = pending.take()
         if type(node) is Fork:
-            branches = [partial(_descend, part, F, wanted, useful, found, retain) for part in pending.part(node)]
+            branches = [partial(_descend, part, xp, wanted, useful, found, retain) for part in pending.part(node)]
             for part in side_by_side(branches, threads=not recording):
                 pending.absorb(part)
             continue
         if not recording:
-            F = backends.of(g)  # the walk may lead from one device to another
+            xp = backends.of(g)  # the walk may lead from one device to another
         if node.hooks:
             g, owned = _run_hooks(node, g, recording), False
         if wanted is None:
             if node.tensor is not None:
-                _accumulate(node, g if owned else F.clone(g), recording)
+                _accumulate(node, g if owned else xp.clone(g), recording)
         elif node in wanted:
-            found[node] = g if owned else F.clone(g)  # what leaves the engine is nobody else's
+            found[node] = g if owned else xp.clone(g)  # what leaves the engine is nobody else's
         for observer in watching:
             observer.before_backward(node, g)
         if node.op is None:
             continue
-        incoming = node.op.gradients(F, node, g)
+        incoming = node.op.gradients(xp, node, g)
         for observer in watching:
             observer.after_backward(node, g, incoming)
         for edge, gi in zip(node.edges, incoming, strict=False):
@@ -160,10 +136,10 @@ def _descend(
                 continue
             if gi.shape != edge.shape:  # broadcasting and dtype are undone here, once for all rules
                 _check_broadcast(node, gi, edge)
-                gi = F.sum_to(gi, edge.shape)
+                gi = xp.sum_to(gi, edge.shape)
             if gi.dtype != edge.dtype:
-                gi = F.cast(gi, edge.dtype)
-            pending.receive(edge, gi, gi is not g and _is_private(gi.data if recording else gi))
+                gi = xp.cast(gi, edge.dtype)
+            pending.receive(edge, gi, gi is not g and _is_private(gi.array if recording else gi))
             for observer in watching:
                 observer.received(edge, node, gi, pending.gradients[edge.id])
         if not retain and node.saved and node.free():  # as the walk passes
@@ -213,7 +189,7 @@ def _run_hooks(node: Node, g: Any, recording: bool) -> Any:
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
         tensor = tensor if replaced is None else replaced
-    return tensor if recording else tensor.data
+    return tensor if recording else tensor.array
 
 
 def _accumulate(node: Node, g: Any, recording: bool) -> None:
@@ -226,112 +202,6 @@ def _accumulate(node: Node, g: Any, recording: bool) -> None:
     elif tensor.grad is None:
         tensor.grad = _tensor.Tensor._from(backends.of(g).asarray(g))
     else:
-        backends.check_accumulation(tensor.grad.data)
-        tensor.grad.data += g
+        backends.check_accumulation(tensor.grad.array)
+        tensor.grad.array += g
         tensor.grad._wrote("backward")
-
-
-def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
-
-    grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
-    create_graph: record the computation of the gradients too, so that they can be differentiated.
-    allow_unused: None instead of an error for an input the outputs do not depend on.
-    As torch.autograd.grad.
-    """
-    outputs = [outputs] if isinstance(outputs, _tensor.Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, _tensor.Tensor) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, _tensor.Tensor):
-        grad_outputs = [grad_outputs] * len(outputs)
-    for i, x in enumerate(inputs):
-        if x.node is None:
-            raise RuntimeError(
-                f"grad: input {i} (shape {tuple(x.shape)}) does not require a gradient; call "
-                "requires_grad_() on it before computing the outputs."
-            )
-    targets = [x.node for x in inputs]
-    found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)  # type: ignore[arg-type]
-    results: list[Tensor | None] = []
-    for i, x in enumerate(inputs):
-        g = found.get(x.node)  # type: ignore[arg-type]
-        if g is None and not allow_unused:
-            raise RuntimeError(
-                f"grad: the outputs do not depend on input {i} (shape {tuple(x.shape)}). Pass "
-                "allow_unused=True to get None there."
-            )
-        wrapped = g is None or isinstance(g, _tensor.Tensor)
-        results.append(g if wrapped else _tensor.Tensor._from(backends.of(g).asarray(g)))
-    return tuple(results)
-
-
-def backward(
-    tensors: Tensor | Sequence[Tensor],
-    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-) -> None:
-    """Add the gradients of `tensors` to the `.grad` of every leaf they depend on.
-
-    As torch.autograd.backward.
-    """
-    roots = [tensors] if isinstance(tensors, _tensor.Tensor) else list(tensors)
-    seeds: Sequence[Tensor | None]
-    if grad_tensors is None or isinstance(grad_tensors, _tensor.Tensor):
-        seeds = [grad_tensors] * len(roots)
-    else:
-        seeds = grad_tensors
-    _backward(roots, seeds, retain_graph, create_graph, None)
-
-
-def _backward(
-    roots: Sequence[Tensor],
-    seeds: Sequence[Tensor | None],
-    retain_graph: bool | None,
-    create_graph: bool,
-    inputs: Sequence[Node] | None,
-) -> dict[Node, Any]:
-    if len(seeds) != len(roots):
-        raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
-    pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
-    library = backends.of(*(root.data for root in roots))
-    with Mode(grad_mode, create_graph), backends.quiet():
-        return walk(
-            [(root.node, seed if create_graph else seed.data) for root, seed in pairs],  # type: ignore[misc]
-            _ops if create_graph else library,
-            inputs=inputs,
-            retain_graph=create_graph if retain_graph is None else retain_graph,
-        )
-
-
-def _seed(root: Tensor, seed: Any) -> Tensor:
-    """The gradient a walk starts from, checked."""
-    if root.node is None:
-        raise RuntimeError(
-            f"backward: this tensor (shape {tuple(root.shape)}, {root.dtype}) does not require a gradient, "
-            "so there is no graph to walk. Was it computed under no_grad(), cut off by detach() or .data, "
-            "turned into integers (argmax, comparison, .long()), or made only from tensors with "
-            "requires_grad=False? Setting requires_grad on the loss itself would train nothing."
-        )
-    if seed is None:
-        if root.numel() != 1:
-            raise RuntimeError(
-                f"backward: the gradient can be left out only for a single number, and this tensor has "
-                f"shape {tuple(root.shape)}. Reduce it first (loss.mean() or loss.sum()), or pass a "
-                "gradient of the same shape."
-            )
-        return creation.ones_like(root)
-    if not isinstance(seed, _tensor.Tensor):
-        seed = creation.as_tensor(seed)
-    if seed.shape != root.shape:
-        raise RuntimeError(
-            f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
-            f"{tuple(root.shape)}; they must be equal."
-        )
-    return seed if seed.dtype == root.dtype else _ops.cast(seed, root.dtype)

@@ -74,7 +74,7 @@ def definitions_enabled() -> bool:
 
 # --- provenance: which line of the user's program did this? --------------------------------------
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class Site(NamedTuple):
@@ -103,7 +103,7 @@ def call_site() -> Site:
     while (caller := frame.f_back) is not None:
         file = frame.f_code.co_filename
         if file not in _ours:
-            _ours[file] = file.startswith(_PACKAGE)
+            _ours[file] = file.startswith(PACKAGE)
         if not _ours[file]:
             break
         frame = caller

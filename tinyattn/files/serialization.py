@@ -17,12 +17,12 @@ from typing import IO, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.creation import from_numpy
-from tinyattn.errors import FileFormatError
 from tinyattn.extras import require
-from tinyattn.files import opened, write_whole
-from tinyattn.state_json import DamageError, decode, encode, is_name, parse, short
-from tinyattn.tensor import Tensor
+from tinyattn.files.errors import FileFormatError
+from tinyattn.files.nested import DamageError, decode, encode, is_name, parse, short
+from tinyattn.files.whole import opened, write_whole
+from tinyattn.ops.creation import from_numpy
+from tinyattn.tensors import Tensor
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 

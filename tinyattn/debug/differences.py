@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.autograd import grad
-from tinyattn.creation import as_tensor
+from tinyattn.autograd.gradients import grad
 from tinyattn.dtypes import float64
-from tinyattn.modes import enable_grad
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import enable_grad
+from tinyattn.ops.creation import as_tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["GradcheckError", "NotDifferentiableError", "gradcheck", "gradgradcheck"]
 
@@ -97,7 +97,7 @@ def gradgradcheck(
         return [g for g in found if g is not None]
 
     names = [f"input {i}" for i in range(len(xs))] + [f"grad_outputs {i}" for i in range(len(seeds))]
-    hint = "Is the rule made of F and operators alone, so that it records itself?"
+    hint = "Is the rule made of xp and operators alone, so that it records itself?"
     check = _Check("gradgradcheck", gradient, (*xs, *seeds), names, "gradient", hint, eps, atol, rtol, nondet_tol)
     return _verdict(check, raise_exception, fast_mode, seed)
 
@@ -150,7 +150,7 @@ class _Check:
             raise ValueError(f"{self.name}: no input requires a gradient; give at least one with requires_grad=True")
         for name, x in self.wanted.items():
             self._must_be_float64(x, name)
-            if not getattr(x.data.flags, "writeable", True):  # CuPy has no read-only arrays
+            if not getattr(x.array.flags, "writeable", True):  # CuPy has no read-only arrays
                 raise ValueError(
                     f"{self.name}: {name} cannot be moved, its memory is read-only or shared; pass a clone()"
                 )
@@ -240,13 +240,13 @@ class _Check:
     def _sides(self, x: Tensor, direction: Array, base: list[Array], step: float) -> tuple[list[Array], list[Array]]:
         """Slopes to the right and to the left, of every output."""
         slopes = []
-        here = x.data.copy()
+        here = x.array.copy()
         try:
             for h in (step, -step):
-                x.data[...] = here + backends.move(direction * h, x.device)
+                x.array[...] = here + backends.move(direction * h, x.device)
                 slopes.append([_minus(y, y0) / h for y, y0 in zip(self._values(), base, strict=True)])
         finally:
-            x.data[...] = here
+            x.array[...] = here
         return slopes[0], slopes[1]
 
     def _along_random_directions(self, outputs: list[Tensor], base: list[Array], rng: Any) -> Array | None:
@@ -291,7 +291,7 @@ class _Check:
             raise kink
 
     def _wrong(self, where: str, backward: Any, numeric: Any, wrong: Array) -> GradcheckError:
-        found = "None, for no way in the graph leads there (detach, .data?)" if backward is None else _show(backward)
+        found = "None, for no way in the graph leads there (detach, .array?)" if backward is None else _show(backward)
         return GradcheckError(
             f"{where} backward gives {found}, finite differences {_show(numeric)} (difference "
             f"{abs((backward or 0) - numeric):.3g}, allowed {self.atol + self.rtol * abs(numeric):.3g}; "

@@ -13,10 +13,11 @@ from tinyattn import backends
 from tinyattn.debug.describe import array_of
 from tinyattn.debug.flops import Shape, backward_flops, forward_flops
 from tinyattn.debug.profile_report import ProfileEvent, ProfileReport
-from tinyattn.graph import Node, Operation, Saved
-from tinyattn.modes import Site, call_site, current_walk, module_stack
-from tinyattn.observer import Observer
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import Site, call_site, current_walk, module_stack
+from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.observer import Observer
+from tinyattn.engine.operation import Operation
+from tinyattn.tensors import Tensor
 
 __all__ = ["Profile", "profile"]
 

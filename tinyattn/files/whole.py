@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from typing import IO
 
-from tinyattn.errors import FileFormatError, MissingFileError
+from tinyattn.files.errors import FileFormatError, MissingFileError
 
 
 @contextlib.contextmanager

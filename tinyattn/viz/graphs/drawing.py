@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any
 
 from tinyattn.debug.profile_report import ProfileReport
-from tinyattn.modes import Mode, definition_mode
+from tinyattn.engine.modes import Mode, definition_mode
 from tinyattn.nn import Module
 from tinyattn.random import default_generator
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs import boxes, fold, page, walk
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
 from tinyattn.viz.graphs.dot import dot_text

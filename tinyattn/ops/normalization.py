@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import dims as _dims
-from tinyattn.graph import operation
+from tinyattn.engine.operation import operation
+from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-def _definition(F: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
+def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
     dim = tuple(range(-len(shape), 0))
-    centred = x - F.mean(x, dim, keepdim=True)
-    out = centred * F.rsqrt(F.mean(centred * centred, dim, keepdim=True) + eps)
+    centred = x - xp.mean(x, dim, keepdim=True)
+    out = centred * xp.rsqrt(xp.mean(centred * centred, dim, keepdim=True) + eps)
     out = out if weight is None else out * weight
     return out if bias is None else out + bias
 
@@ -24,12 +24,12 @@ def _definition(F: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...
 @operation(
     definition=_definition,
     extras=("normal", "rstd"),
-    backward=lambda F, g, normal, rstd, weight, shape, needed: F.layer_norm_backward(
+    backward=lambda xp, g, normal, rstd, weight, shape, needed: xp.layer_norm_backward(
         g, normal, rstd, weight, shape, needed
     ),
 )
-def _layer_norm(F: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
-    return F.layer_norm(x, weight, bias, shape, eps)
+def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
+    return xp.layer_norm(x, weight, bias, shape, eps)
 
 
 def layer_norm(

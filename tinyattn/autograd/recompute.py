@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tinyattn.graph import Node, Operation
-from tinyattn.modes import is_grad_enabled
-from tinyattn.observer import Observer, observers
+from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.engine.node import Node
+from tinyattn.engine.observer import Observer, observers
+from tinyattn.engine.operation import Operation
 from tinyattn.random import Generator, process_wide_generators
-from tinyattn.tensor import Tensor
+from tinyattn.tensors import Tensor
 
 __all__ = ["checkpoint"]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import creation, random
-from tinyattn.graph import operation
+from tinyattn import random
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-@operation(definition=lambda F, x, keep, *, scale: x * keep * scale, x=lambda F, g, keep, scale: g * keep * scale)
-def _dropout(F: Any, x: Any, keep: Any, *, scale: float) -> Any:
+@operation(definition=lambda xp, x, keep, *, scale: x * keep * scale, x=lambda xp, g, keep, scale: g * keep * scale)
+def _dropout(xp: Any, x: Any, keep: Any, *, scale: float) -> Any:
     return x * keep * scale
 
 

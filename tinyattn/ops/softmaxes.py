@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinyattn import dims as _dims
-from tinyattn.graph import operation
+from tinyattn.engine.operation import operation
+from tinyattn.ops import dims as _dims
 from tinyattn.ops.elementwise import cast
 from tinyattn.ops.promotion import floating
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-def _softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
+def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     if x.numel() == 0:
         return x
-    e = F.exp(x - F.amax(x, dim, keepdim=True).detach())  # shifting changes nothing but overflow
-    return e / F.sum(e, dim, keepdim=True)
+    e = xp.exp(x - xp.amax(x, dim, keepdim=True).detach())  # shifting changes nothing but overflow
+    return e / xp.sum(e, dim, keepdim=True)
 
 
-@operation(definition=_softmax_definition, x=lambda F, g, out, dim: F.softmax_backward(g, out, dim))
-def _softmax(F: Any, x: Any, *, dim: int) -> Any:
-    return F.softmax(x, dim)
+@operation(definition=_softmax_definition, x=lambda xp, g, out, dim: xp.softmax_backward(g, out, dim))
+def _softmax(xp: Any, x: Any, *, dim: int) -> Any:
+    return xp.softmax(x, dim)
 
 
-def _log_softmax_definition(F: Any, x: Any, *, dim: int) -> Any:
+def _log_softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     if x.numel() == 0:
         return x
-    return x - F.logsumexp(x, dim, keepdim=True)
+    return x - xp.logsumexp(x, dim, keepdim=True)
 
 
-@operation(definition=_log_softmax_definition, x=lambda F, g, out, dim: F.log_softmax_backward(g, out, dim))
-def _log_softmax(F: Any, x: Any, *, dim: int) -> Any:
-    return F.log_softmax(x, dim)
+@operation(definition=_log_softmax_definition, x=lambda xp, g, out, dim: xp.log_softmax_backward(g, out, dim))
+def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
+    return xp.log_softmax(x, dim)
 
 
 def softmax_backward(g: Tensor, out: Tensor, dim: int) -> Tensor:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinyattn import ops
-from tinyattn.autograd import grad
-from tinyattn.creation import eye, ones_like, zeros, zeros_like
-from tinyattn.modes import enable_grad
-from tinyattn.tensor import Tensor
+from tinyattn.autograd.gradients import grad
+from tinyattn.engine.modes import enable_grad
+from tinyattn.ops.creation import eye, ones_like, zeros, zeros_like
+from tinyattn.tensors import Tensor
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vjp"]
 

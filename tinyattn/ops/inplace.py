@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import tinyattn.tensor as _tensor
-from tinyattn import creation, graph, modes, ops
+import tinyattn.tensors as _tensor
+from tinyattn import ops
+from tinyattn.engine import modes
+from tinyattn.engine import node as graph
+from tinyattn.ops import creation
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
 def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
@@ -26,14 +29,14 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
         isinstance(x, _tensor.Tensor) and x.node is not None for x in (self, *args)
     )
     self._may_change(name, tracked)
-    result = op(_tensor.Tensor._from(self.data.copy(), self.node) if tracked else self, *args, **options)
+    result = op(_tensor.Tensor._from(self.array.copy(), self.node) if tracked else self, *args, **options)
     if result.shape != self.shape:
         raise RuntimeError(
             f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
         )
     if self.dtype.kind != "f" and result.dtype.kind == "f":
         raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
-    self.data[...] = result.data
+    self.array[...] = result.array
     self._wrote(name, result.node if tracked else None)
     return self
 
@@ -43,25 +46,25 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     value = creation.as_tensor(value, device=self.device)
     if self.node is not None or value.node is not None:
         value = ops.cast(value, self.dtype)
-        extra = value.ndim - self.data[index].ndim  # NumPy lets a value have more axes of size 1
+        extra = value.ndim - self.array[index].ndim  # NumPy lets a value have more axes of size 1
         if extra > 0 and value.shape[:extra] == (1,) * extra:
             value = value.reshape(value.shape[extra:])
         return self._inplace(name, ops.setitem, value, index=index)
     self._may_change(name, False)
-    self.data[index] = value.data
+    self.array[index] = value.array
     self._wrote(name)
     return self
 
 
 def may_change(self: Tensor, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
-    steps = zip(self.data.shape, self.data.strides, strict=True)
-    if self.data.size and any(size > 1 and step == 0 for size, step in steps):
+    steps = zip(self.array.shape, self.array.strides, strict=True)
+    if self.array.size and any(size > 1 and step == 0 for size, step in steps):
         raise RuntimeError(
             f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
             "memory (it was expanded), so they cannot be changed one by one; clone() it first."
         )
-    if not getattr(self.data.flags, "writeable", True):  # CuPy has no read-only arrays
+    if not getattr(self.array.flags, "writeable", True):  # CuPy has no read-only arrays
         raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
     if not tracked:
         return
@@ -150,4 +153,4 @@ def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: An
 
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """self[index] = value"""
-    self._write("__setitem__", ops.write_index(index, self.data), value)
+    self._write("__setitem__", ops.write_index(index, self.array), value)

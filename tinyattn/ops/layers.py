@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import tinyattn.tensor as _tensor
-from tinyattn import creation
-from tinyattn.graph import operation
+import tinyattn.tensors as _tensor
+from tinyattn.engine.operation import operation
+from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
-def _rows(F: Any, x: Any) -> Any:
+def _rows(xp: Any, x: Any) -> Any:
     """(..., n) -> (rows, n), so that a batch is one matrix product."""
     if x.ndim == 2:
         return x
     rows = 1
     for n in x.shape[:-1]:
         rows *= n
-    return F.reshape(x, (rows, x.shape[-1]))
+    return xp.reshape(x, (rows, x.shape[-1]))
 
 
-def _linear_definition(F: Any, x: Any, weight: Any, bias: Any) -> Any:
-    out = F.matmul(x, weight.mT)  # (..., in) (in, out) -> (..., out)
+def _linear_definition(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
+    out = xp.matmul(x, weight.mT)  # (..., in) (in, out) -> (..., out)
     return out if bias is None else out + bias
 
 
@@ -37,12 +37,12 @@ def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
 @operation(
     definition=_linear_definition,
     promote=_one_dtype,
-    x=lambda F, g, weight: F.reshape(F.matmul(_rows(F, g), weight), (*g.shape[:-1], weight.shape[1])),
-    weight=lambda F, g, x: F.matmul(_rows(F, g).mT, _rows(F, x)),
-    bias=lambda F, g: g,  # the walk sums it over the rows
+    x=lambda xp, g, weight: xp.reshape(xp.matmul(_rows(xp, g), weight), (*g.shape[:-1], weight.shape[1])),
+    weight=lambda xp, g, x: xp.matmul(_rows(xp, g).mT, _rows(xp, x)),
+    bias=lambda xp, g: g,  # the walk sums it over the rows
 )
-def _linear(F: Any, x: Any, weight: Any, bias: Any) -> Any:
-    return F.linear(x, weight, bias)
+def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
+    return xp.linear(x, weight, bias)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,21 +68,21 @@ def _check_linear(name: str, input: Tensor, weight: Tensor, bias: Tensor | None)
         raise RuntimeError(f"{name}: bias {tuple(bias.shape)} for {weight.shape[0]} output features")
 
 
-def _linear_gelu_backward(F: Any, g: Any, x: Any, weight: Any, slope: Any, needed: Any) -> Any:
-    h = _rows(F, g * slope)  # the gradient of what went into the GELU: (rows, out)
-    dx = F.reshape(F.matmul(h, weight), x.shape) if needed[0] else None
-    return dx, F.matmul(h.mT, _rows(F, x)) if needed[1] else None, h if needed[2] else None
+def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, needed: Any) -> Any:
+    h = _rows(xp, g * slope)  # the gradient of what went into the GELU: (rows, out)
+    dx = xp.reshape(xp.matmul(h, weight), x.shape) if needed[0] else None
+    return dx, xp.matmul(h.mT, _rows(xp, x)) if needed[1] else None, h if needed[2] else None
 
 
 @operation(
-    definition=lambda F, x, weight, bias, *, approximate: F.gelu(F.linear(x, weight, bias), approximate),
-    recorded=lambda F, x, weight, bias, *, approximate: F.linear_gelu_and_slope(x, weight, bias, approximate),
+    definition=lambda xp, x, weight, bias, *, approximate: xp.gelu(xp.linear(x, weight, bias), approximate),
+    recorded=lambda xp, x, weight, bias, *, approximate: xp.linear_gelu_and_slope(x, weight, bias, approximate),
     extras=("slope",),
     promote=_one_dtype,
     backward=_linear_gelu_backward,
 )
-def _linear_gelu(F: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -> Any:
-    return F.linear_gelu(x, weight, bias, approximate)
+def _linear_gelu(xp: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -> Any:
+    return xp.linear_gelu(x, weight, bias, approximate)
 
 
 def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "none") -> Tensor:
@@ -93,25 +93,27 @@ def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, appro
 
 
 @operation(
-    definition=lambda F, weight, index, *, padding_idx: weight[index],
-    weight=lambda F, g, index, weight_shape, padding_idx: F.embedding_gradient(g, index, weight_shape[0], padding_idx),
+    definition=lambda xp, weight, index, *, padding_idx: weight[index],
+    weight=lambda xp, g, index, weight_shape, padding_idx: xp.embedding_gradient(
+        g, index, weight_shape[0], padding_idx
+    ),
 )
-def _embedding(F: Any, weight: Any, index: Any, *, padding_idx: int | None) -> Any:
-    return F.embedding(weight, index, padding_idx)
+def _embedding(xp: Any, weight: Any, index: Any, *, padding_idx: int | None) -> Any:
+    return xp.embedding(weight, index, padding_idx)
 
 
-def _pull(F: Any, g: Any, index: Any, padding_idx: int | None) -> Any:
+def _pull(xp: Any, g: Any, index: Any, padding_idx: int | None) -> Any:
     rows = g[index]  # the transpose of adding rows is reading them
     if padding_idx is None:
         return rows
-    return F.where(
-        F.reshape(index != padding_idx, (*index.shape, *(1 for _ in rows.shape[len(index.shape) :]))), rows, 0.0
+    return xp.where(
+        xp.reshape(index != padding_idx, (*index.shape, *(1 for _ in rows.shape[len(index.shape) :]))), rows, 0.0
     )
 
 
-@operation(g=lambda F, g, index, padding_idx: _pull(F, g, index, padding_idx))
-def _embedding_gradient(F: Any, g: Any, index: Any, *, rows: int, padding_idx: int | None) -> Any:
-    return F.embedding_gradient(g, index, rows, padding_idx)
+@operation(g=lambda xp, g, index, padding_idx: _pull(xp, g, index, padding_idx))
+def _embedding_gradient(xp: Any, g: Any, index: Any, *, rows: int, padding_idx: int | None) -> Any:
+    return xp.embedding_gradient(g, index, rows, padding_idx)
 
 
 def embedding_gradient(g: Tensor, index: Any, rows: int, padding_idx: int | None = None) -> Tensor:
@@ -135,5 +137,5 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
         if not -rows <= padding_idx < rows:
             raise ValueError(f"embedding: padding_idx={padding_idx} is out of range for {rows} rows")
         padding_idx %= rows
-    check_indices("embedding", index.data, rows)
+    check_indices("embedding", index.array, rows)
     return _embedding(weight, index, padding_idx=padding_idx)

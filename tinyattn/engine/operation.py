@@ -3,9 +3,9 @@
 An `Operation` is a forward and, for each input, the *rule* that takes the gradient of the output
 there. A rule is an ordinary function, and its parameter names say what it needs:
 
-    mul = Operation(lambda F, a, b: a * b, a=lambda F, g, b: g * b, b=lambda F, g, a: g * a)
+    mul = Operation(lambda xp, a, b: a * b, a=lambda xp, g, b: g * b, b=lambda xp, g, a: g * a)
 
-Here `a`'s rule needs the incoming gradient `g` and the input `b`, so `b` is what gets saved. `F` is
+Here `a`'s rule needs the incoming gradient `g` and the input `b`, so `b` is what gets saved. `xp` is
 the array library; with `create_graph=True` it is `tinyattn.ops`, `b` is a Tensor, and the same line
 records itself, which is all there is to second derivatives.
 """
@@ -13,147 +13,26 @@ records itself, which is all there is to second derivatives.
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tinyattn import backends
-from tinyattn.modes import Site, call_site, definition_mode, grad_mode, module_stack
-from tinyattn.observer import observers
+from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack
+from tinyattn.engine.node import Node, Saved, _save
+from tinyattn.engine.observer import observers
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
-
-
-class Storage:
-    """Counts the writes to one piece of memory. A tensor and its views share one."""
-
-    __slots__ = ("tracked", "version", "writer")
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.tracked = 0  # the last version whose write was itself recorded for gradients
-        self.writer: tuple[str, Site] | None = None
-
-
-class Saved(NamedTuple):
-    """An array kept for the walk backward, and the version it had when it was saved."""
-
-    array: Any
-    node: Node | None
-    storage: Storage
-    version: int
-
-
-def _save(value: Any) -> Any:
-    if not isinstance(value, _tensor.Tensor):
-        return value
-    storage = value._storage or value.storage
-    return tuple.__new__(Saved, (value.data, value.node, storage, storage.version))  # half the time of Saved(...)
-
-
-_ids = itertools.count(1)
-_NO_OPTIONS: dict[str, Any] = {}
-
-
-class Node:
-    """One recorded operation, or a leaf (`op` is None). Its edges go to nodes, never to tensors, so
-    arrays are freed by reference counting as soon as nothing saved them."""
-
-    __slots__ = (
-        "__weakref__", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site", "tensor",
-    )  # fmt: skip
-
-    def __init__(
-        self, op: Operation | None, edges: tuple[Node | None, ...], array: Any, options: dict[str, Any] | None = None
-    ) -> None:
-        self.id = next(_ids)  # ids count up: a consumer is always newer than what it consumes
-        self.op = op
-        self.edges = edges
-        self.shape = array.shape
-        self.dtype = array.dtype
-        self.options: dict[str, Any] = options or _NO_OPTIONS
-        self.saved: dict[str, Any] | None = {}
-        self.hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
-        self.tensor: Callable[[], Tensor | None] | None = None  # weak: whose .grad to fill
-        self.site: Site | None = None
-        self.modules: tuple[Any, ...] = ()  # those whose forward made it, outermost first
-
-    def values(self, names: Sequence[str], recording: bool) -> list[Any]:
-        """What the rules know by these names: saved inputs or `out`, options, or `needed`."""
-        saved, found = self.saved or {}, []
-        for name in names:
-            value = saved.get(name)
-            if type(value) is Saved and not recording:
-                array, _, storage, version = value
-                if storage.version == version:  # nearly always
-                    found.append(array)
-                    continue
-            found.append(self.value(name, recording))
-        return found
-
-    def value(self, name: str, recording: bool) -> Any:
-        """One of them."""
-        if name == "needed":
-            return tuple(edge is not None for edge in self.edges)
-        if name in self.options:
-            return self.options[name]
-        if self.saved is None:
-            raise RuntimeError(
-                f"backward a second time through {self}: what it had saved was freed by the first "
-                "walk. Run the forward again for every backward (build the loss inside the loop), "
-                "or pass retain_graph=True to the first backward."
-            )
-        value = self.saved[name]
-        if type(value) is tuple:
-            return tuple(self._unpack(name, v, recording) for v in value)
-        return self._unpack(name, value, recording)
-
-    def _unpack(self, name: str, value: Any, recording: bool) -> Any:
-        if type(value) is not Saved:
-            return value
-        array, node, storage, version = value
-        if storage.version != version:
-            what, where = storage.writer or ("an in-place write", "an unknown place")
-            raise RuntimeError(
-                f"{self} saved '{name}' (shape {tuple(array.shape)}) for its gradient, and {what} "
-                f"at {where} changed it in place before backward. Use the out-of-place form there, "
-                "or clone() the tensor before changing it."
-            )
-        if not recording:
-            return array
-        return _tensor.Tensor._from(array, self if name == "out" else node, storage)
-
-    def free(self) -> bool:
-        """Drop the saved arrays; False if there are none (shapes stay, they cost nothing)."""
-        for value in (self.saved or {}).values():
-            if type(value) is Saved or (type(value) is tuple and value and type(value[0]) is Saved):
-                self.saved = None
-                return True
-        return False
-
-    @property
-    def module(self) -> str:
-        """The path of the module that made it, "blocks.0.attention"; "" outside of modules."""
-        if not self.modules:
-            return ""
-        names = {id(module): name for name, module in self.modules[0].named_modules()}
-        last = self.modules[-1]
-        return names.get(id(last)) or type(last).__name__
-
-    def __str__(self) -> str:
-        inside = f" in {self.module}" if self.modules else ""
-        return f"{self.op.name if self.op else 'leaf'}{inside} (made at {self.site})"
+    from tinyattn.tensors import Tensor
 
 
 class Operation:
     """A differentiable function of tensors.
 
-    `forward(F, *inputs, **options)` computes arrays from arrays with the array library `F` and
+    `forward(xp, *inputs, **options)` computes arrays from arrays with the array library `xp` and
     returns the output, followed by one extra array for each name in `extras` (which the caller gets
     too, unless there is a definition that knows nothing of them). Each keyword rule is
-    named after an input and returns the gradient there; its parameters after `F, g` may be `out`,
+    named after an input and returns the gradient there; its parameters after `xp, g` may be `out`,
     any input, `<input>_shape`, an option, or an extra, and exactly those are saved. Broadcasting
     and dtypes are none of a rule's business: the walk undoes them.
 
@@ -161,7 +40,7 @@ class Operation:
                 may also ask for `needed`, a tuple of booleans.
     recorded:   what runs instead of `forward` where a node is recorded; then only it gives the
                 extras, and who asks for no gradient does not pay for them.
-    definition: `definition(F, *inputs, **options)`, the same function in first-principles
+    definition: `definition(xp, *inputs, **options)`, the same function in first-principles
                 operations. It runs under `definitions()`, and gives the second derivatives of
                 operations with a `backward`.
     promote:    called with the inputs, returns them with their dtypes aligned.
@@ -193,7 +72,7 @@ class Operation:
         self.inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        self._asks = {key: _asked(rule) for key, rule in rules.items()}  # what follows F and g
+        self._asks = {key: _asked(rule) for key, rule in rules.items()}  # what follows xp and g
         self._joint = _asked(backward) if backward else []
         self._steps = [(rules.get(name), self._asks.get(name, [])) for name in self.inputs]
         self._plans: dict[tuple[bool, ...], list[tuple[str, str, int]]] = {}
@@ -226,7 +105,7 @@ class Operation:
         arrays, edges, tracked = [], [], False
         for x in inputs:
             if isinstance(x, Tensor):
-                arrays.append(x.data)
+                arrays.append(x.array)
                 edges.append(x.node)
                 if x._storage is not None and x._version < x._storage.tracked:
                     _refuse_stale(x, self)
@@ -237,16 +116,16 @@ class Operation:
                 edges.append(None)
         tracked = tracked and grad_mode.get()
         try:
-            F = backends.of(*arrays)
+            xp = backends.of(*arrays)
         except backends.MixedDevicesError:
-            F = None
-        if F is None:
+            xp = None
+        if xp is None:
             return self(*_numbers_moved(inputs), **options)
         watching = observers.get()
         for observer in watching:
             observer.before_forward(self, inputs, options)
         try:
-            result = (self._run_recorded if tracked else self._run)(F, *arrays, **options)
+            result = (self._run_recorded if tracked else self._run)(xp, *arrays, **options)
         except Exception as error:
             for observer in watching:
                 observer.failed_forward(self, inputs, options, error)
@@ -255,9 +134,9 @@ class Operation:
         extra: Sequence[Any] = ()
         if self.extras and isinstance(result, tuple | list):  # not where they are left out, see `recorded`
             result, *more = result
-            extra = [Tensor._from(F.asarray(e)) for e in more]
-        if type(result) is not F.ndarray:  # a ufunc of 0-d arrays returns a scalar
-            result = result if backends.is_array(result) else F.asarray(result)
+            extra = [Tensor._from(xp.asarray(e)) for e in more]
+        if type(result) is not xp.ndarray:  # a ufunc of 0-d arrays returns a scalar
+            result = result if backends.is_array(result) else xp.asarray(result)
         out = Tensor._from(result)
         if self.view and _same_memory(result, arrays[0]):
             out._storage, out._is_view = inputs[0].storage, True
@@ -290,7 +169,7 @@ class Operation:
             ) from None
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Any, extra: Any) -> Node:
-        node = Node(self, edges, out.data, options if len(options) == len(self.options) else self.options | options)
+        node = Node(self, edges, out.array, options if len(options) == len(self.options) else self.options | options)
         node.site, node.modules = call_site(), module_stack.get()
         saved = node.saved
         assert saved is not None
@@ -304,7 +183,7 @@ class Operation:
             elif kind == "shape":
                 saved[name] = getattr(arrays[i], "shape", ())
             elif kind == "out":
-                saved[name] = Saved(out.data, None, out.storage, out.storage.version)
+                saved[name] = Saved(out.array, None, out.storage, out.storage.version)
             elif kind == "extra":
                 saved[name] = _save(extra[i])
             elif kind == "inputs":  # of an operation with any number of inputs
@@ -323,21 +202,21 @@ class Operation:
                 names += self._asks.get(name, []) if need else []
         return [(name, *self._sources[name]) for name in dict.fromkeys(names) if name in self._sources]
 
-    def gradients(self, F: Any, node: Node, g: Any) -> Sequence[Any]:
+    def gradients(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
         """The gradient at every edge of `node`, None where nobody needs one."""
-        recording = F is _ops
+        recording = xp is _ops
         if self.backward is not None:
             if recording and self.definition is not None:
                 return self._gradients_by_definition(node, g)
-            return self.backward(F, g, *node.values(self._joint, recording))
+            return self.backward(xp, g, *node.values(self._joint, recording))
         found: list[Any] = []
         for (rule, asks), edge in zip(self._steps, node.edges, strict=False):
             if edge is None or rule is None:
                 found.append(None)
             elif asks:
-                found.append(rule(F, g, *node.values(asks, recording)))
+                found.append(rule(xp, g, *node.values(asks, recording)))
             else:
-                found.append(rule(F, g))
+                found.append(rule(xp, g))
         return found
 
     def _gradients_by_definition(self, node: Node, g: Tensor) -> Sequence[Tensor | None]:
@@ -353,7 +232,7 @@ class Operation:
 
 
 def operation(**how: Any) -> Callable[[Callable[..., Any]], Operation]:
-    """`Operation` as a decorator of its forward: `@operation(x=lambda F, g, out: g * out)`."""
+    """`Operation` as a decorator of its forward: `@operation(x=lambda xp, g, out: g * out)`."""
     return lambda forward: Operation(forward, **how)
 
 
@@ -371,7 +250,7 @@ def _numbers_moved(inputs: Sequence[Any]) -> list[Any]:
     has it; the error of `backends.of` where that leaves several devices."""
     tensors = [x for x in inputs if isinstance(x, _tensor.Tensor)]
     movable = {id(x) for x in tensors if x.device == "cpu" and x.ndim == 0}
-    backends.of(*(x.data for x in tensors if id(x) not in movable))
+    backends.of(*(x.array for x in tensors if id(x) not in movable))
     there = next((x.device for x in tensors if x.device != "cpu"), None)
     return [_ops.move(x, there) if id(x) in movable else x for x in inputs]
 
@@ -386,7 +265,10 @@ def _refuse_stale(x: Tensor, op: Operation) -> None:
 
 
 # Tensors are made of operations and operations make tensors: the core is one circle, closed here.
-import tinyattn.tensor as _tensor  # noqa: E402 - tensor first: it imports ops
+import tinyattn.tensors as _tensor  # noqa: E402 - tensor first: it imports ops
 from tinyattn import autograd  # noqa: E402
 from tinyattn import ops as _ops  # noqa: E402
+from tinyattn.engine import node as _node  # noqa: E402
 from tinyattn.ops.promotion import agree as _agree  # noqa: E402
+
+_node._tensor = _tensor

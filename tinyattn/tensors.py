@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import autograd, backends, graph, inplace, ops
-from tinyattn import dims as _dims
-from tinyattn.creation import as_tensor
+from tinyattn import autograd, backends, ops
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
-from tinyattn.hooks import RemovableHandle
-from tinyattn.observer import observers
+from tinyattn.engine import node as graph
+from tinyattn.engine.hooks import RemovableHandle
+from tinyattn.engine.observer import observers
+from tinyattn.ops import dims as _dims
+from tinyattn.ops import inplace
+from tinyattn.ops.creation import as_tensor
 
 
 def _comparison(op: Callable[..., Tensor]) -> Any:
@@ -41,35 +43,44 @@ class Tensor:
     protects gradients. Made by `tensor()`, which copies, or `from_numpy()`, which does not.
     """
 
-    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "data", "grad", "node")
+    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "array", "grad", "node")
     __array_priority__ = 1000
 
-    data: Any
+    array: Any
     grad: Tensor | None
     node: graph.Node | None
     _storage: graph.Storage | None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         source = data if isinstance(data, Tensor) else as_tensor(data)
-        self._set(source.data)
+        self._set(source.array)
         if source is data:
             self._storage, self._version = data.storage, data.storage.version  # a write to either is one to both
         self.requires_grad_(requires_grad)
 
     def _set(self, array: Any) -> None:
-        self.data, self.node, self.grad = array, None, None
+        self.array, self.node, self.grad = array, None, None
         self._storage, self._version, self._is_view = None, 0, False
 
     @classmethod
     def _from(cls, array: Any, node: Any = None, storage: Any = None) -> Tensor:
         """Wrap an array that is known to be one."""
         self = cls.__new__(Tensor)
-        self.data, self.node, self.grad = array, node, None
+        self.array, self.node, self.grad = array, node, None
         self._storage, self._is_view = storage, False
         self._version = 0 if storage is None else storage.version
         return self
 
     # --- what it is ---
+
+    @property
+    def data(self) -> Any:
+        """The array itself, the way past the engine: writing through it escapes the guard of saved tensors."""
+        return self.array
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        self.array = array
 
     @property
     def storage(self) -> graph.Storage:
@@ -83,22 +94,22 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The sizes of the axes."""
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the elements."""
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return self.data.ndim
+        return self.array.ndim
 
     @property
     def device(self) -> backends.device:
         """Where the memory is: device("cpu"), device("cuda:0"), which are strings too."""
-        return backends.device_of(self.data)
+        return backends.device_of(self.array)
 
     @property
     def is_leaf(self) -> bool:
@@ -134,7 +145,7 @@ class Tensor:
                     f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can. "
                     "Cast it first (x.float()), or give tensor() floats or dtype=float32."
                 )
-            self.node = graph.Node(None, (), self.data)
+            self.node = graph.Node(None, (), self.array)
             self.node.tensor = weakref.ref(self)
         return self
 
@@ -166,7 +177,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory without the history: gradients stop here."""
-        out = Tensor._from(self.data, None, self.storage)
+        out = Tensor._from(self.array, None, self.storage)
         for observer in observers.get():
             observer.detached(self, out)
         return out
@@ -178,12 +189,12 @@ class Tensor:
 
         Raises TypeError for a tensor on a GPU: there is no array without a copy.
         """
-        if not isinstance(self.data, np.ndarray):
+        if not isinstance(self.array, np.ndarray):
             raise TypeError(
                 f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
                 "memory first."
             )
-        view: Any = self.data.view()
+        view: Any = self.array.view()
         if self.node is not None:
             view.flags.writeable = False
         return view
@@ -200,7 +211,7 @@ class Tensor:
 
     def _on_host(self) -> Any:
         """The array, or, of one on a GPU, a copy in the memory of the processor."""
-        data = self.data
+        data = self.array
         return data if type(data) is np.ndarray else backends.of(data).to_host(data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -219,10 +230,10 @@ class Tensor:
     def __dlpack__(self, **options: Any) -> Any:
         if self.node is not None:
             raise BufferError("DLPack carries no gradient; export x.detach()")
-        return self.data.__dlpack__(**options)
+        return self.array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()
+        return self.array.__dlpack_device__()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -275,7 +286,7 @@ class Tensor:
             raise RuntimeError(f"only leaves can be deep-copied, and this tensor was computed by {self.node}")
         twin: Tensor = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin._set(self.data.copy())
+        twin._set(self.array.copy())
         twin.requires_grad_(self.requires_grad)
         twin.grad = copy.deepcopy(self.grad, memo)
         return twin
@@ -283,7 +294,7 @@ class Tensor:
     def __reduce__(self) -> Any:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
-        return type(self), (self.data, self.requires_grad)
+        return type(self), (self.array, self.requires_grad)
 
     # --- operations: the functions of `ops`, whose first argument is the tensor ---
 
@@ -345,11 +356,11 @@ class Tensor:
 
     def any(self) -> Tensor:
         """Whether one element is true."""
-        return Tensor._from(backends.of(self.data).asarray(self.data.any()))
+        return Tensor._from(backends.of(self.array).asarray(self.array.any()))
 
     def all(self) -> Tensor:
         """Whether all elements are true."""
-        return Tensor._from(backends.of(self.data).asarray(self.data.all()))
+        return Tensor._from(backends.of(self.array).asarray(self.array.all()))
 
     @property
     def T(self) -> Tensor:
@@ -375,15 +386,15 @@ class Tensor:
 
     def numel(self) -> int:
         """The number of elements."""
-        return int(self.data.size)
+        return int(self.array.size)
 
     def contiguous(self) -> Tensor:
         """The same elements, in row order in memory."""
-        return self if self.data.flags.c_contiguous else ops.clone(self)
+        return self if self.array.flags.c_contiguous else ops.clone(self)
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row order in memory."""
-        return bool(self.data.flags.c_contiguous)
+        return bool(self.array.flags.c_contiguous)
 
     # --- other dtypes, other devices ---
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.dtypes import get_default_dtype
-from tinyattn.modes import definitions_enabled, is_grad_enabled
-from tinyattn.observer import Observer, observers
-from tinyattn.tensor import Tensor
+from tinyattn.engine.modes import definitions_enabled, is_grad_enabled
+from tinyattn.engine.observer import Observer, observers
+from tinyattn.tensors import Tensor
 
 __all__ = ["compile"]
 
@@ -116,7 +116,7 @@ class _Capture:
             self._inputs = [self._copy(t) if c else t for t, c in zip(tensors, self._copied, strict=True)]
         for own, tensor, copied in zip(self._inputs, tensors, self._copied, strict=True):
             if copied:
-                own.data[...] = tensor.data
+                own.array[...] = tensor.array
         own_inputs = iter(self._inputs)
         own_args, own_kwargs = _rebuilt((args, kwargs), lambda t: next(own_inputs))
         if self._calls == 2:  # as it will be captured, so that the pool has all the memory for that
@@ -144,20 +144,20 @@ class _Capture:
             for leaf in leaves.found:  # their gradients were written down, but never computed
                 leaf.grad = None
             raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
-        self._result = _rebuilt(result, lambda t: Tensor._from(t.data))  # without what was saved for the walk
+        self._result = _rebuilt(result, lambda t: Tensor._from(t.array))  # without what was saved for the walk
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        copy = Tensor._from(self._recorder.run(lambda: backends.of(tensor.data).clone(tensor.data)))
+        copy = Tensor._from(self._recorder.run(lambda: backends.of(tensor.array).clone(tensor.array)))
         return copy.requires_grad_(tensor.requires_grad)
 
 
 def _copies(result: Any) -> Any:
     """What a call gives, in memory of its own: the graph's is written over by the next replay."""
-    return _rebuilt(result, lambda t: Tensor._from(backends.of(t.data).clone(t.data)))
+    return _rebuilt(result, lambda t: Tensor._from(backends.of(t.array).clone(t.array)))
 
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
-    return [t.data.data.ptr if t.is_cuda else 0 for t in tensors]
+    return [t.array.data.ptr if t.is_cuda else 0 for t in tensors]
 
 
 class _Leaves(Observer):

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.creation import as_tensor, from_numpy
-from tinyattn.errors import FileFormatError
-from tinyattn.tensor import Tensor
+from tinyattn.files.errors import FileFormatError
+from tinyattn.ops.creation import as_tensor, from_numpy
+from tinyattn.tensors import Tensor
 
 VERSION = 1
 MAX_DEPTH = 100  # containers within containers

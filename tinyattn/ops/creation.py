@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import tinyattn.tensor as _tensor
+import tinyattn.tensors as _tensor
 from tinyattn import backends, random
-from tinyattn import dims as _dims
 from tinyattn.dtypes import as_dtype, float64, get_default_dtype
+from tinyattn.ops import dims as _dims
 
 if TYPE_CHECKING:
-    from tinyattn.tensor import Tensor
+    from tinyattn.tensors import Tensor
 
 
 def _wrap(array: Any, requires_grad: bool = False) -> Tensor:
@@ -30,9 +30,9 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     Raises ValueError for ragged lists, TypeError for what is no number.
     """
     made = as_tensor(data, dtype=dtype, device=device)
-    source = data.data if isinstance(data, _tensor.Tensor) else data
+    source = data.array if isinstance(data, _tensor.Tensor) else data
     fresh = made.is_cuda and made.device != backends.device_of(source)  # it was copied to get there
-    return _wrap(made.data if fresh else made.data.copy(), requires_grad)
+    return _wrap(made.array if fresh else made.array.copy(), requires_grad)
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:

@@ -1,0 +1,123 @@
+"""grad and backward: the functions that start a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import tinyattn.tensors as _tensor
+from tinyattn import backends
+from tinyattn import ops as _ops
+from tinyattn.engine.modes import Mode, grad_mode
+from tinyattn.engine.node import Node
+from tinyattn.engine.walk import walk
+from tinyattn.ops import creation
+
+if TYPE_CHECKING:
+    from tinyattn.tensors import Tensor
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
+
+    grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
+    create_graph: record the computation of the gradients too, so that they can be differentiated.
+    allow_unused: None instead of an error for an input the outputs do not depend on.
+    As torch.autograd.grad.
+    """
+    outputs = [outputs] if isinstance(outputs, _tensor.Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, _tensor.Tensor) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, _tensor.Tensor):
+        grad_outputs = [grad_outputs] * len(outputs)
+    for i, x in enumerate(inputs):
+        if x.node is None:
+            raise RuntimeError(
+                f"grad: input {i} (shape {tuple(x.shape)}) does not require a gradient; call "
+                "requires_grad_() on it before computing the outputs."
+            )
+    targets = [x.node for x in inputs]
+    found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)  # type: ignore[arg-type]
+    results: list[Tensor | None] = []
+    for i, x in enumerate(inputs):
+        g = found.get(x.node)  # type: ignore[arg-type]
+        if g is None and not allow_unused:
+            raise RuntimeError(
+                f"grad: the outputs do not depend on input {i} (shape {tuple(x.shape)}). Pass "
+                "allow_unused=True to get None there."
+            )
+        wrapped = g is None or isinstance(g, _tensor.Tensor)
+        results.append(g if wrapped else _tensor.Tensor._from(backends.of(g).asarray(g)))
+    return tuple(results)
+
+
+def backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> None:
+    """Add the gradients of `tensors` to the `.grad` of every leaf they depend on.
+
+    As torch.autograd.backward.
+    """
+    roots = [tensors] if isinstance(tensors, _tensor.Tensor) else list(tensors)
+    seeds: Sequence[Tensor | None]
+    if grad_tensors is None or isinstance(grad_tensors, _tensor.Tensor):
+        seeds = [grad_tensors] * len(roots)
+    else:
+        seeds = grad_tensors
+    _backward(roots, seeds, retain_graph, create_graph, None)
+
+
+def _backward(
+    roots: Sequence[Tensor],
+    seeds: Sequence[Tensor | None],
+    retain_graph: bool | None,
+    create_graph: bool,
+    inputs: Sequence[Node] | None,
+) -> dict[Node, Any]:
+    if len(seeds) != len(roots):
+        raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
+    pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
+    library = backends.of(*(root.array for root in roots))
+    with Mode(grad_mode, create_graph), backends.quiet():
+        return walk(
+            [(root.node, seed if create_graph else seed.array) for root, seed in pairs],  # type: ignore[misc]
+            _ops if create_graph else library,
+            inputs=inputs,
+            retain_graph=create_graph if retain_graph is None else retain_graph,
+        )
+
+
+def _seed(root: Tensor, seed: Any) -> Tensor:
+    """The gradient a walk starts from, checked."""
+    if root.node is None:
+        raise RuntimeError(
+            f"backward: this tensor (shape {tuple(root.shape)}, {root.dtype}) does not require a gradient, "
+            "so there is no graph to walk. Was it computed under no_grad(), cut off by detach() or .data, "
+            "turned into integers (argmax, comparison, .long()), or made only from tensors with "
+            "requires_grad=False? Setting requires_grad on the loss itself would train nothing."
+        )
+    if seed is None:
+        if root.numel() != 1:
+            raise RuntimeError(
+                f"backward: the gradient can be left out only for a single number, and this tensor has "
+                f"shape {tuple(root.shape)}. Reduce it first (loss.mean() or loss.sum()), or pass a "
+                "gradient of the same shape."
+            )
+        return creation.ones_like(root)
+    if not isinstance(seed, _tensor.Tensor):
+        seed = creation.as_tensor(seed)
+    if seed.shape != root.shape:
+        raise RuntimeError(
+            f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
+            f"{tuple(root.shape)}; they must be equal."
+        )
+    return seed if seed.dtype == root.dtype else _ops.cast(seed, root.dtype)

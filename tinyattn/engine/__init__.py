@@ -1,0 +1,1 @@
+"""The engine, which knows no operation and no array library by name."""

@@ -1,0 +1,1 @@
+"""Files: states saved and loaded, written whole or not at all."""
