@@ -28,9 +28,11 @@ ALSO = {
     "ops/products.py": {"matmul", "_distinct"},
     "ops/reductions.py": {"_count", "sum_to"},
     "ops/shape.py": {"_inner", "_inverse"},
-    "engine/walk.py": {"receive", "take", "part", "absorb", "_accumulate", "_leading_to"},
+    "engine/walk.py": {
+        "receive", "take", "part", "hand_over", "arrive", "hand_on", "leave", "_through_definition", "_accumulate", "_given",
+        "leading_to",
+    },
 }  # fmt: skip
-UNBROADCAST = ("gi.shape", "gi.dtype", "xp.sum_to", "xp.cast")  # of `_descend`, these statements
 
 FLIPS: dict[type, tuple[type, ...]] = {
     ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt), ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt),
@@ -184,8 +186,6 @@ def _targets(tree: ast.Module, place: str) -> Iterator[tuple[str, ast.AST]]:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.FunctionDef) and inner is not node:
                     yield from visit(inner, full)
-                elif isinstance(inner, ast.If) and ast.unparse(inner.test).startswith(UNBROADCAST):
-                    yield full, inner
         elif isinstance(node, ast.Lambda):
             yield path, node
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

@@ -14,7 +14,7 @@ import tinyattn.nn.functional as F
 from tinyattn import nn
 from tinyattn.debug import anomaly
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
-from tinyattn.engine.observer import observers
+from tinyattn.engine.modes import observers
 
 INF = np.inf
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")

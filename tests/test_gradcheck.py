@@ -145,7 +145,7 @@ def test_wrong_second_derivatives_are_named(case: str) -> None:
     func, message = SECOND[case]
     with pytest.raises(GradcheckError, match="gradgradcheck: " + message) as caught:
         gradgradcheck(func, leaf(X))
-    assert "Is the rule made of F and operators alone" in str(caught.value)
+    assert "Is the rule made of xp and operators alone" in str(caught.value)
     assert gradgradcheck(func, leaf(X), raise_exception=False) is False
 
 

@@ -238,9 +238,9 @@ def test_writing_to_raw_memory_is_caught_by_checksums(name, sample):
     for k in range(len(run.targets)):
         attempt(lambda run, k=k: (run.targets[k][0], run.targets[k][1].data))
     for key, value in run.node.saved.items():  # a kernel's own extras too, which no Tensor holds
-        for j, each in enumerate(value if type(value) is tuple else (value,)):
+        for j, each in enumerate(value if isinstance(value, tuple) else (value,)):
             if type(each) is Saved:
-                whole = type(value) is tuple
+                whole = isinstance(value, tuple)
                 attempt(
                     lambda run, key=key, j=j, whole=whole: (
                         key,

@@ -17,7 +17,7 @@ import tinyattn as ta
 from tinyattn import nn, optim
 from tinyattn.autograd.recompute import checkpoint
 from tinyattn.debug.memory import memory_ledger
-from tinyattn.engine.observer import observers
+from tinyattn.engine.modes import observers
 from tinyattn.models import AttentionClassifier, AttentionModel
 from tinyattn.nn import functional as F
 from tinyattn.ops.attention import tiled_attention

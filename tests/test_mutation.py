@@ -81,7 +81,7 @@ def test_names_tell_mutants_apart_and_every_kind_and_floor_is_there(everything):
     }  # fmt: skip
     kernels = {path.name for path in (mutants.PACKAGE / "backends/cpu").glob("[a-z]*.py")}
     assert kernels <= {m.file.name for m in everything}
-    assert {"_descend", "Pending.receive"} <= {m.function for m in everything if m.place == "engine/walk.py"}
+    assert {"Walk.hand_on", "Pending.receive"} <= {m.function for m in everything if m.place == "engine/walk.py"}
 
 
 def test_what_is_called_equivalent_exists_and_has_one_reason(everything):

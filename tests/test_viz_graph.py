@@ -19,7 +19,7 @@ import pytest
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn
-from tinyattn.engine import observer
+from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
 from tinyattn.viz.graphs import fold, formulas, graph, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
@@ -713,10 +713,10 @@ def test_drawing_retains_no_array():
 
 
 def test_a_graph_costs_nothing_where_none_is_asked_for():
-    before = observer.observers.get()
+    before = modes.observers.get()
     simple()
     crashed()
-    assert observer.observers.get() == before == ()
+    assert modes.observers.get() == before == ()
     code = "import tinyattn, sys; print([m for m in sys.modules if m.startswith('tinyattn.viz')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

@@ -129,7 +129,8 @@ class LearnedQueries(nn.Module):
         """(levels, pixels, embed_dim) -> (heads, levels, pixels)"""
         heads, head_dim = self.query.shape
         keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)
-        return ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
+        scores: Any = ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
+        return scores
 
 
 def _scoring(score: str, embed_dim: int, num_heads: int) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import copy
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 
 from tinyattn import autograd, backends, ops
 from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
-from tinyattn.engine import node as graph
+from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
-from tinyattn.engine.observer import observers
-from tinyattn.ops import dims as _dims
-from tinyattn.ops import inplace
+from tinyattn.engine.modes import observers
+from tinyattn.engine.node import Node
+from tinyattn.ops import dims, inplace
 from tinyattn.ops.creation import as_tensor
 
 
@@ -33,23 +32,18 @@ def _comparison(op: Callable[..., Tensor]) -> Any:
     return compare
 
 
-_one_storage = threading.Lock()
+class Tensor(variable.Variable):
+    """An n-dimensional array that can remember how it was computed, with PyTorch's methods.
 
+    Made by `tensor()`, which copies, or `from_numpy()`, which does not. Tensor(data) shares memory with `data`
+    where it can.
 
-class Tensor:
-    """An n-dimensional array that can remember how it was computed.
-
-    data: the raw array, the untracked way in and out: writing through it escapes the guard that
-    protects gradients. Made by `tensor()`, which copies, or `from_numpy()`, which does not.
+    >>> Tensor([1.0, 2.0]).exp().shape
+    (2,)
     """
 
-    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "array", "grad", "node")
+    __slots__ = ()
     __array_priority__ = 1000
-
-    array: Any
-    grad: Tensor | None
-    node: graph.Node | None
-    _storage: graph.Storage | None
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         source = data if isinstance(data, Tensor) else as_tensor(data)
@@ -62,49 +56,19 @@ class Tensor:
         self.array, self.node, self.grad = array, None, None
         self._storage, self._version, self._is_view = None, 0, False
 
-    @classmethod
-    def _from(cls, array: Any, node: Any = None, storage: Any = None) -> Tensor:
-        """Wrap an array that is known to be one."""
-        self = cls.__new__(Tensor)
-        self.array, self.node, self.grad = array, node, None
-        self._storage, self._is_view = storage, False
-        self._version = 0 if storage is None else storage.version
-        return self
-
     # --- what it is ---
 
     @property
     def data(self) -> Any:
-        """The array itself, the way past the engine: writing through it escapes the guard of saved tensors."""
+        """The array itself, past the engine: writing through it escapes the version counter.
+
+        Saved arrays that are spoiled so are found by `detect_anomaly` alone.
+        """
         return self.array
 
     @data.setter
     def data(self, array: Any) -> None:
         self.array = array
-
-    @property
-    def storage(self) -> graph.Storage:
-        """The counter of writes to this memory, shared with views; made when first asked for."""
-        if self._storage is None:
-            with _one_storage:  # two threads may ask for that of one parameter
-                if self._storage is None:
-                    self._storage = graph.Storage()
-        return self._storage
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of the elements."""
-        return self.array.dtype
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return self.array.ndim
 
     @property
     def device(self) -> backends.device:
@@ -145,7 +109,7 @@ class Tensor:
                     f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can. "
                     "Cast it first (x.float()), or give tensor() floats or dtype=float32."
                 )
-            self.node = graph.Node(None, (), self.array)
+            self.node = Node(None, (), self.array)
             self.node.tensor = weakref.ref(self)
         return self
 
@@ -296,35 +260,31 @@ class Tensor:
             raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
         return type(self), (self.array, self.requires_grad)
 
-    # --- operations: the functions of `ops`, whose first argument is the tensor ---
+    # --- operators; the methods with names are in the tables below the class ---
 
-    abs, exp, expm1, log, log1p, sqrt, rsqrt = ops.abs, ops.exp, ops.expm1, ops.log, ops.log1p, ops.sqrt, ops.rsqrt
-    reciprocal, square, sin, cos, tanh, erf = ops.reciprocal, ops.square, ops.sin, ops.cos, ops.tanh, ops.erf
-    neg, sign, sigmoid, relu, isfinite = ops.neg, ops.sign, ops.sigmoid, ops.relu, ops.isfinite
-    add, sub, mul, div, pow = ops.add, ops.sub, ops.mul, ops.div, ops.pow
-    maximum, minimum, clamp, masked_fill = ops.maximum, ops.minimum, ops.clamp, ops.masked_fill
-    clip = ops.clamp
-    eq, ne, lt, le, gt, ge = ops.eq, ops.ne, ops.lt, ops.le, ops.gt, ops.ge
-    logical_and, logical_or, logical_not = ops.logical_and, ops.logical_or, ops.logical_not
-    clone = ops.clone
-
-    sum, mean, var, std, prod, cumsum = ops.sum, ops.mean, ops.var, ops.std, ops.prod, ops.cumsum
-    amax, amin, max, min, argmax, argmin = ops.amax, ops.amin, ops.max, ops.min, ops.argmax, ops.argmin
-    logsumexp, softmax, log_softmax = ops.logsumexp, ops.softmax, ops.log_softmax
-
-    reshape, view, flatten, transpose, permute = ops.reshape, ops.view, ops.flatten, ops.transpose, ops.permute
-    expand, broadcast_to, squeeze, unsqueeze = ops.expand, ops.broadcast_to, ops.squeeze, ops.unsqueeze
-    movedim, flip, roll, tril, triu = ops.movedim, ops.flip, ops.roll, ops.tril, ops.triu
-    split, chunk, unbind = ops.split, ops.chunk, ops.unbind
-    index_select, gather, __getitem__ = ops.index_select, ops.gather, ops.getitem
-    matmul, mm, bmm, outer = ops.matmul, ops.mm, ops.bmm, ops.outer
-
-    __add__, __radd__ = ops.add, ops.add
-    __sub__, __mul__, __rmul__ = ops.sub, ops.mul, ops.mul
-    __truediv__, __pow__, __matmul__ = ops.div, ops.pow, ops.matmul
-    __neg__, __abs__ = ops.neg, ops.abs
-    __lt__, __le__, __gt__, __ge__ = ops.lt, ops.le, ops.gt, ops.ge
-    __eq__, __ne__ = _comparison(ops.eq), _comparison(ops.ne)
+    __add__ = ops.add
+    __radd__ = ops.add
+    __sub__ = ops.sub
+    __mul__ = ops.mul
+    __rmul__ = ops.mul
+    __truediv__ = ops.div
+    __pow__ = ops.pow
+    __matmul__ = ops.matmul
+    __neg__ = ops.neg
+    __abs__ = ops.abs
+    __lt__ = ops.lt
+    __le__ = ops.le
+    __gt__ = ops.gt
+    __ge__ = ops.ge
+    __eq__ = _comparison(ops.eq)
+    __ne__ = _comparison(ops.ne)
+    __getitem__ = ops.getitem
+    __setitem__ = inplace.write_item
+    __iadd__ = inplace.add_
+    __isub__ = inplace.sub_
+    __imul__ = inplace.mul_
+    __itruediv__ = inplace.div_
+    __ipow__ = inplace.pow_
 
     def __rsub__(self, other: Any) -> Tensor:
         return ops.sub(other, self)
@@ -378,7 +338,7 @@ class Tensor:
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one axis."""
-        return self.shape if dim is None else self.shape[_dims.one(dim, self.ndim)]
+        return self.shape if dim is None else self.shape[dims.one(dim, self.ndim)]
 
     def dim(self) -> int:
         """The number of axes."""
@@ -450,16 +410,28 @@ class Tensor:
         """Whether the memory is that of a GPU."""
         return self.device.type == "cuda"
 
-    # --- in place: the functions of `inplace` ---
+    _inplace = inplace.in_place
+    _write = inplace.write
+    _may_change = inplace.may_change
+    _wrote = inplace.wrote
 
-    _inplace, _write, _may_change, _wrote = inplace.in_place, inplace.write, inplace.may_change, inplace.wrote
-    add_, sub_, mul_, div_, pow_ = inplace.add_, inplace.sub_, inplace.mul_, inplace.div_, inplace.pow_
-    __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = add_, sub_, mul_, div_, pow_
-    clamp_, masked_fill_, copy_, fill_, zero_ = (
-        inplace.clamp_, inplace.masked_fill_, inplace.copy_, inplace.fill_, inplace.zero_,
-    )  # fmt: skip
-    normal_, uniform_ = inplace.normal_, inplace.uniform_
-    __setitem__ = inplace.setitem
+
+# --- methods: functions whose first argument is the tensor ---
+
+METHODS = """
+abs exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf neg sign sigmoid relu isfinite
+add sub mul div pow maximum minimum clamp masked_fill eq ne lt le gt ge logical_and logical_or logical_not clone
+sum mean var std prod cumsum amax amin max min argmax argmin logsumexp softmax log_softmax
+reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze movedim flip roll tril triu
+split chunk unbind index_select gather matmul mm bmm outer
+""".split()  # of ops, where the list of an operation's places ends
+IN_PLACE = "add_ sub_ mul_ div_ pow_ clamp_ masked_fill_ copy_ fill_ zero_ normal_ uniform_".split()
+
+for _name in METHODS:
+    setattr(Tensor, _name, getattr(ops, _name))
+for _name in IN_PLACE:
+    setattr(Tensor, _name, getattr(inplace, _name))
+Tensor.clip = ops.clamp
 
 
 _UFUNCS: dict[str, Callable[..., Any]] = {
@@ -470,3 +442,5 @@ _UFUNCS: dict[str, Callable[..., Any]] = {
     "minimum": ops.minimum, "equal": ops.eq, "not_equal": ops.ne, "less": ops.lt, "less_equal": ops.le,
     "greater": ops.gt, "greater_equal": ops.ge, "isfinite": ops.isfinite, "logical_not": ops.logical_not,
 }  # fmt: skip
+
+variable.use(recording=ops, result=Tensor)  # from here on, operations return Tensors and record themselves as ops

@@ -1,3 +1,10 @@
-"""Gradients of whole functions: grad and backward, transforms (vjp, jvp, jacobian, hessian, hvp), recomputation."""
+"""Gradients of whole functions: what starts the engine's walk.
+
+gradients.py   grad() and backward()
+transforms.py  vjp, jvp, jacobian, hessian, hvp: derivatives as functions
+recompute.py   checkpoint(): compute again in the backward pass instead of saving
+"""
 
 from tinyattn.autograd.gradients import backward, grad
+from tinyattn.autograd.recompute import checkpoint
+from tinyattn.autograd.transforms import hessian, hvp, jacobian, jvp, vjp

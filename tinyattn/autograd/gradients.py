@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tinyattn.tensors as _tensor
 from tinyattn import backends
-from tinyattn import ops as _ops
 from tinyattn.engine.modes import Mode, grad_mode
 from tinyattn.engine.node import Node
+from tinyattn.engine.variable import Variable
 from tinyattn.engine.walk import walk
 from tinyattn.ops import creation
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
+from tinyattn.ops.copies import cast
 
 
 def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    outputs: Variable | Sequence[Variable],
+    inputs: Variable | Sequence[Variable],
+    grad_outputs: Variable | Sequence[Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
     allow_unused: bool = False,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Variable | None, ...]:
     """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
 
     grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
@@ -32,9 +29,9 @@ def grad(
     allow_unused: None instead of an error for an input the outputs do not depend on.
     As torch.autograd.grad.
     """
-    outputs = [outputs] if isinstance(outputs, _tensor.Tensor) else list(outputs)
-    inputs = [inputs] if isinstance(inputs, _tensor.Tensor) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, _tensor.Tensor):
+    outputs = [outputs] if isinstance(outputs, Variable) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Variable) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, Variable):
         grad_outputs = [grad_outputs] * len(outputs)
     for i, x in enumerate(inputs):
         if x.node is None:
@@ -43,23 +40,23 @@ def grad(
                 "requires_grad_() on it before computing the outputs."
             )
     targets = [x.node for x in inputs]
-    found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)  # type: ignore[arg-type]
-    results: list[Tensor | None] = []
+    found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)
+    results: list[Variable | None] = []
     for i, x in enumerate(inputs):
-        g = found.get(x.node)  # type: ignore[arg-type]
+        g = found.get(x.node)
         if g is None and not allow_unused:
             raise RuntimeError(
                 f"grad: the outputs do not depend on input {i} (shape {tuple(x.shape)}). Pass "
                 "allow_unused=True to get None there."
             )
-        wrapped = g is None or isinstance(g, _tensor.Tensor)
-        results.append(g if wrapped else _tensor.Tensor._from(backends.of(g).asarray(g)))
+        wrapped = g is None or isinstance(g, Variable)
+        results.append(g if wrapped else Variable._from(backends.of(g).asarray(g)))
     return tuple(results)
 
 
 def backward(
-    tensors: Tensor | Sequence[Tensor],
-    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
+    tensors: Variable | Sequence[Variable],
+    grad_tensors: Variable | Sequence[Variable | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
@@ -67,9 +64,9 @@ def backward(
 
     As torch.autograd.backward.
     """
-    roots = [tensors] if isinstance(tensors, _tensor.Tensor) else list(tensors)
-    seeds: Sequence[Tensor | None]
-    if grad_tensors is None or isinstance(grad_tensors, _tensor.Tensor):
+    roots = [tensors] if isinstance(tensors, Variable) else list(tensors)
+    seeds: Sequence[Variable | None]
+    if grad_tensors is None or isinstance(grad_tensors, Variable):
         seeds = [grad_tensors] * len(roots)
     else:
         seeds = grad_tensors
@@ -77,8 +74,8 @@ def backward(
 
 
 def _backward(
-    roots: Sequence[Tensor],
-    seeds: Sequence[Tensor | None],
+    roots: Sequence[Variable],
+    seeds: Sequence[Variable | None],
     retain_graph: bool | None,
     create_graph: bool,
     inputs: Sequence[Node] | None,
@@ -86,17 +83,16 @@ def _backward(
     if len(seeds) != len(roots):
         raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
     pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
-    library = backends.of(*(root.array for root in roots))
     with Mode(grad_mode, create_graph), backends.quiet():
         return walk(
-            [(root.node, seed if create_graph else seed.array) for root, seed in pairs],  # type: ignore[misc]
-            _ops if create_graph else library,
+            [(root.node, seed if create_graph else seed.array) for root, seed in pairs],
+            recording=create_graph,
             inputs=inputs,
             retain_graph=create_graph if retain_graph is None else retain_graph,
         )
 
 
-def _seed(root: Tensor, seed: Any) -> Tensor:
+def _seed(root: Variable, seed: Any) -> Variable:
     """The gradient a walk starts from, checked."""
     if root.node is None:
         raise RuntimeError(
@@ -113,11 +109,11 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
                 "gradient of the same shape."
             )
         return creation.ones_like(root)
-    if not isinstance(seed, _tensor.Tensor):
+    if not isinstance(seed, Variable):
         seed = creation.as_tensor(seed)
     if seed.shape != root.shape:
         raise RuntimeError(
             f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
             f"{tuple(root.shape)}; they must be equal."
         )
-    return seed if seed.dtype == root.dtype else _ops.cast(seed, root.dtype)
+    return seed if seed.dtype == root.dtype else cast(seed, root.dtype)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tinyattn.engine.modes import is_grad_enabled
-from tinyattn.engine.node import Node
-from tinyattn.engine.observer import Observer, observers
+from tinyattn.engine.modes import is_grad_enabled, observers
+from tinyattn.engine.node import Node, SavedValues
+from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
+from tinyattn.engine.variable import Variable
 from tinyattn.random import Generator, process_wide_generators
-from tinyattn.tensors import Tensor
 
 __all__ = ["checkpoint"]
 
@@ -105,20 +105,19 @@ class _Segment:
                 del node.hooks[key]  # type: ignore[union-attr]
 
 
-class _Forgotten(dict[str, Any]):
-    """Stands where a node's saved values stood, and brings them back when one is missed."""
+class _Forgotten(SavedValues):
+    """Stands in for a node's saved values, and has them recomputed when one is read."""
 
-    def __init__(self, node: Node, segment: _Segment) -> None:
-        self._node, self._segment = weakref.ref(node), segment
+    def __init__(self, segment: _Segment) -> None:
+        self._segment = segment
 
-    def __missing__(self, name: str) -> Any:
-        node = self._node()
-        assert node is not None
+    def read(self, name: str, owner: Node, recording: bool) -> Any:
+        """Recompute the saved values of the whole segment, then read this one."""
         with self._segment.lock:
-            if node.saved is self:  # else another thread brought them back meanwhile
+            if owner.saved is self:  # else another thread has recomputed them meanwhile
                 self._segment.remember()
-        assert node.saved is not None
-        return node.saved[name]
+        assert owner.saved is not None
+        return owner.saved.read(name, owner, recording)
 
 
 class _FirstRun(Observer):
@@ -130,12 +129,12 @@ class _FirstRun(Observer):
     def before_forward(self, op: Operation, inputs: Any, options: Any) -> None:
         self.segment.trace.append((op, _versions(inputs)))
 
-    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
+    def after_forward(self, op: Operation, inputs: Any, out: Variable, node: Node | None) -> None:
         if node is None:
             return
         self.segment.nodes[len(self.segment.trace) - 1] = weakref.ref(node)
         if node.free():
-            node.saved = _Forgotten(node, self.segment)
+            node.saved = _Forgotten(self.segment)
             for other in observers.get():
                 other.freed(node)
 
@@ -161,7 +160,7 @@ class _SecondRun(Observer):
                     "or a clone() of it."
                 )
 
-    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
+    def after_forward(self, op: Operation, inputs: Any, out: Variable, node: Node | None) -> None:
         ref = self.segment.nodes.get(self.place - 1)
         if (ref is None) != (node is None):
             raise self.different(f"came to {op.name} with{'out' * (node is None)} inputs that require gradients")
@@ -184,4 +183,4 @@ class _SecondRun(Observer):
 
 def _versions(inputs: Any) -> tuple[int, ...]:
     """How often the memory of each input had been written to."""
-    return tuple(x._storage.version if isinstance(x, Tensor) and x._storage is not None else 0 for x in inputs)
+    return tuple(x._storage.version if isinstance(x, Variable) and x._storage is not None else 0 for x in inputs)

@@ -11,22 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tinyattn import ops
 from tinyattn.autograd.gradients import grad
 from tinyattn.engine.modes import enable_grad
+from tinyattn.engine.variable import Variable
+from tinyattn.ops.copies import alias
 from tinyattn.ops.creation import eye, ones_like, zeros, zeros_like
-from tinyattn.tensors import Tensor
+from tinyattn.ops.shape import stack
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vjp"]
 
-Tensors = Tensor | Sequence[Tensor]
+Tensors = Variable | Sequence[Variable]
 Function = Callable[..., Tensors]
 
 
 class _Tensors(NamedTuple):
     """One tensor or several, and which of the two it was."""
 
-    all: tuple[Tensor, ...]
+    all: tuple[Variable, ...]
     single: bool
 
     def like(self, tensors: Sequence[Any]) -> Any:
@@ -86,7 +87,7 @@ def hessian(func: Function, inputs: Tensors, create_graph: bool = False, strict:
     """
     given = _take("hessian", inputs, "inputs")
 
-    def gradient(*xs: Tensor) -> Sequence[Tensor]:
+    def gradient(*xs: Variable) -> Sequence[Variable]:
         y = _number("hessian", _take("hessian", func(*xs), "output"))
         return _pull("hessian", [y], xs, [ones_like(y)], True, strict)
 
@@ -114,25 +115,25 @@ def hvp(
 def _call(name: str, func: Function, inputs: Tensors) -> tuple[_Tensors, _Tensors]:
     """The inputs, as tensors that require gradients and are none of the caller's, and func of them."""
     given = _take(name, inputs, "inputs")
-    xs = [ops.alias(x) if x.requires_grad else x.detach().requires_grad_() for x in given.all]
+    xs = [alias(x) if x.requires_grad else x.detach().requires_grad_() for x in given.all]
     return _Tensors(tuple(xs), given.single), _take(name, func(*xs), "output")
 
 
 def _take(name: str, value: Any, what: str) -> _Tensors:
     several = tuple(value) if isinstance(value, tuple | list) else (value,)
     for i, x in enumerate(several):
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Variable):
             raise TypeError(f"{name}: {what} must be a tensor or a tuple of them, got {type(x).__name__} at {i}")
     return _Tensors(several, not isinstance(value, tuple | list))
 
 
-def _number(name: str, out: _Tensors) -> Tensor:
+def _number(name: str, out: _Tensors) -> Variable:
     if len(out.all) != 1 or out.all[0].numel() != 1:
         raise RuntimeError(f"{name}: func must give a single number, got shape {[tuple(y.shape) for y in out.all]}")
     return out.all[0]
 
 
-def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Sequence[Tensor]:
+def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Sequence[Variable]:
     """`v`, checked against the tensors it belongs to."""
     shapes = [tuple(t.shape) for t in side.all]
     if v is None:
@@ -149,15 +150,15 @@ def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Seque
 
 def _pull(
     name: str,
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    seeds: Sequence[Tensor],
+    outputs: Sequence[Variable],
+    inputs: Sequence[Variable],
+    seeds: Sequence[Variable],
     create_graph: bool,
     strict: bool,
-) -> list[Tensor]:
+) -> list[Variable]:
     """Gradients of `outputs` weighed with `seeds`; zeros where there is no way from one to the other."""
     known = [i for i, y in enumerate(outputs) if y.requires_grad]
-    found: Sequence[Tensor | None] = [None] * len(inputs)
+    found: Sequence[Variable | None] = [None] * len(inputs)
     if known:
         ys, us = [outputs[i] for i in known], [seeds[i] for i in known]
         found = grad(ys, inputs, us, retain_graph=True, create_graph=create_graph, allow_unused=True)
@@ -166,12 +167,12 @@ def _pull(
     return [zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
-def _pile(rows: Sequence[Tensor], y: Tensor, x: Tensor) -> Tensor:
+def _pile(rows: Sequence[Variable], y: Variable, x: Variable) -> Variable:
     """Rows (of the shape of x), one for each number in y -> (*y.shape, *x.shape)"""
     if not rows:
         return zeros((*y.shape, *x.shape), dtype=x.dtype)
-    return ops.stack(rows).reshape((*y.shape, *x.shape))
+    return stack(rows).reshape((*y.shape, *x.shape))
 
 
-def _ready(tensors: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
+def _ready(tensors: Sequence[Variable], create_graph: bool) -> Sequence[Variable]:
     return tensors if create_graph else [t.detach() for t in tensors]

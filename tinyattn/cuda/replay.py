@@ -9,8 +9,8 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.dtypes import get_default_dtype
-from tinyattn.engine.modes import definitions_enabled, is_grad_enabled
-from tinyattn.engine.observer import Observer, observers
+from tinyattn.engine.modes import definitions_enabled, is_grad_enabled, observers
+from tinyattn.engine.observer import Observer
 from tinyattn.tensors import Tensor
 
 __all__ = ["compile"]

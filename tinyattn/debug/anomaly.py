@@ -132,14 +132,14 @@ def _asked(node: Node, recording: bool) -> Iterable[str]:
     op = node.op
     assert op is not None
     if op.backward is not None:
-        return op.inputs if recording and op.definition else op._joint
+        return op.inputs if recording and op.definition else op.joint
     needed = [name for name, edge in zip(op.inputs, node.edges, strict=False) if edge is not None]
-    return dict.fromkeys(asked for name in needed for asked in op._asks.get(name, ()))
+    return dict.fromkeys(asked for name in needed for asked in op.asks.get(name, ()))
 
 
 def _each(saved: Any) -> Iterator[Saved]:
     """The arrays in one entry of what a node saved."""
-    for value in saved if type(saved) is tuple else (saved,):
+    for value in saved if isinstance(saved, tuple) else (saved,):
         if type(value) is Saved:
             yield value
 

@@ -12,7 +12,7 @@ from tinyattn.debug.probe import Passed, Probe, graph_of, largest, shortest_way
 from tinyattn.debug.reasons import CHOOSING, VERDICTS, oldest_not_finite, why_not_finite, why_zero
 from tinyattn.debug.regions import MOVING, where_it_ends
 from tinyattn.engine.node import Node
-from tinyattn.engine.walk import _leading_to
+from tinyattn.engine.walk import leading_to
 from tinyattn.tensors import Tensor
 
 __all__ = ["VERDICTS", "Explanation", "explain"]
@@ -82,7 +82,7 @@ class _Case:
         node, start = self.parameter.node, self.loss.node
         if node is None:
             return self._say("frozen", None, "None", "it does not ask for one, its requires_grad is False.")
-        useful = set() if start is None else _leading_to([node], [start])
+        useful = set() if start is None else leading_to([node], [start])
         if start is None or start.id not in useful:
             return self._no_way()
         if any(n.saved is None for n in self.nodes if n.id in useful):

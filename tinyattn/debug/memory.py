@@ -313,7 +313,7 @@ def _arrays(x: Any) -> Iterator[Any]:
 
 def _saved_arrays(node: Node) -> Iterator[tuple[str, Any]]:
     for name, value in (node.saved or {}).items():
-        several = type(value) is tuple
+        several = isinstance(value, tuple)
         for i, saved in enumerate(value if several else (value,)):
             if type(saved) is Saved:
                 yield f"{name}[{i}]" if several else name, saved.array

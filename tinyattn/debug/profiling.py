@@ -231,7 +231,7 @@ def _nbytes(*values: Any) -> int:
     for x in values:
         if type(x) is Saved:
             x = x.array
-        elif type(x) is tuple:
+        elif isinstance(x, tuple):
             total += _nbytes(*x)
             continue
         x = array_of(x)

@@ -134,7 +134,7 @@ def _times(passed: Passed) -> Reason:
     node = passed.node
     assert node.op is not None
     name = PRODUCTS.get(passed.operation, {}).get(passed.name, passed.name)
-    factor = node.value(name, False)
+    factor = node.read([name], False)[0]
     if bool((abs(factor) > FAR_OUT).any() if hasattr(factor, "dtype") else abs(factor) > FAR_OUT):
         return _some(passed)
     verdict = "times_zero" if passed.operation in PRODUCTS else "stationary"
@@ -150,19 +150,19 @@ def _times(passed: Passed) -> Reason:
 
 def _linear_gelu(passed: Passed) -> Reason:
     """The GELU is to blame where it is flat, else the product before it."""
-    flat = _share(abs(passed.node.value("slope", False)) < FAR_OUT)
+    flat = _share(abs(passed.node.read(["slope"], False)[0]) < FAR_OUT)
     if flat <= 0.5:
         return _times(passed)
     return Reason("saturated", passed.node, f"At {flat:.0%} of its outputs the slope of its GELU is below {FAR_OUT:g}.")
 
 
 def _relu(passed: Passed) -> tuple[str, str]:
-    out = passed.node.value("out", False)
+    out = passed.node.read(["out"], False)[0]
     return "dead_relu", f"{_share(out == 0):.0%} of its outputs are 0, where its slope is 0."
 
 
 def _softmax(passed: Passed) -> tuple[str, str]:
-    out = passed.node.value("out", False)
+    out = passed.node.read(["out"], False)[0]
     xp, dim = backends.of(out), passed.node.options["dim"]
     top = xp.exp(xp.amax(out, dim)) if passed.operation == "log_softmax" else xp.amax(out, dim)
     share = _share(top > 1 - FAR_OUT)
@@ -172,12 +172,12 @@ def _softmax(passed: Passed) -> tuple[str, str]:
 
 
 def _clamp(passed: Passed) -> tuple[str, str]:
-    limits = " to ".join(_brief(passed.node.value(name, False)) for name in ("min", "max"))
+    limits = " to ".join(_brief(passed.node.read([name], False)[0]) for name in ("min", "max"))
     return "clamped", f"{_flat_share(passed):.0%} of its inputs lie outside of {limits}, where its slope is 0."
 
 
 def _attention(passed: Passed) -> tuple[str, str]:
-    masks = [name for name in ("mask", "allowed") if passed.node.value(name, False) is not None]
+    masks = [name for name in ("mask", "allowed") if passed.node.read([name], False)[0] is not None]
     if masks or passed.node.options.get("causal"):
         return "masked", "Its mask hides all that the parameter feeds; a row that may see nothing passes nothing on."
     return "saturated", "Each query looks at one key alone, where the slope of its weights is 0."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.engine.node import Node
+from tinyattn.engine.node import Node, SavedValues
 
 MOVING = frozenset("cat stack pad getitem reshape permute broadcast_to flip roll tril triu clone alias cast".split())
 MAPPING = frozenset(
@@ -21,7 +21,7 @@ def image(node: Node, region: Any, edge: Node) -> Any:
     assert node.op is not None
     name, xp = node.op.name, backends.of(region)
     if name in MOVING:
-        shapes = (node.saved or {}).get("xs_shapes") or [edge.shape]
+        shapes = (node.saved or SavedValues()).get("xs_shapes") or [edge.shape]
         masks = [
             region if source is edge else xp.zeros(shape, bool)
             for source, shape in zip(node.edges, shapes, strict=False)

@@ -1,1 +1,13 @@
-"""The engine, which knows no operation and no array library by name."""
+"""The engine: what records operations and takes gradients back through them.
+
+It knows no operation and no array library by name. Read it in the order in which it runs:
+
+variable.py    an array, and the node that says where it came from: a Tensor without its methods
+node.py        what an operation leaves behind: its edges, and the arrays its rules need
+operation.py   a forward, and for each input the rule of its gradient
+walk.py        the backward pass: newest node first
+fork.py        branches that were recorded side by side (DataParallel), and threads.py, which runs them
+modes.py       no_grad() and its like, and which line of the program is running
+observer.py    how profiles, pictures and anomaly detection look on
+hooks.py       handles of hooks
+"""

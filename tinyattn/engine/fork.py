@@ -1,4 +1,4 @@
-"""Fork: where branches that were recorded side by side come together again."""
+"""Fork: where branches that were recorded side by side (DataParallel) come together again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tinyattn.engine.node import Node
 
 
 class Fork(Node):
-    """Stands where branches that were recorded side by side come together again.
+    """A node newer than every node of the branches and older than what consumes their outputs.
 
-    Newer than every node of the branches and older than what consumes their outputs, which all have
-    an edge to it: when a walk comes here, the gradients of all outputs are complete, and it goes on
-    down each branch by itself.
+    Those consumers all have an edge to it. When the backward pass arrives here, the gradients of all outputs
+    are complete, and each branch can be walked by itself, in a thread of its own.
 
         older nodes  <-  branch 0  <-  its output  <-.
                      <-  branch 1  <-  its output  <-  join  <-  loss
                                           Fork     <-'
 
-    floor: nodes up to this id are older than the branches. outputs: of each branch, its last nodes.
+    floor: nodes up to this id are older than the branches.
+    outputs: the last nodes of each branch.
     """
 
     __slots__ = ("branch_of", "branches", "floor")

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
 current_walk: ContextVar[object] = ContextVar("current_walk", default=None)  # what gradients are carried by
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
+# Who looks on (see observer.py), in the order of entering.
+observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
 # The modules whose forward is running, outermost first; an operation notes them for messages and pictures.
 module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=())
 

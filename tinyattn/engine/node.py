@@ -1,128 +1,135 @@
-"""Node: one recorded operation, and the values its rules need."""
+"""Node: one recorded operation, and the values that its rules need."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tinyattn.engine.modes import Site
-
-if TYPE_CHECKING:
-    from tinyattn.engine.operation import Operation
-    from tinyattn.tensors import Tensor
+from tinyattn.engine.variable import Storage, Variable
 
 
-class Storage:
-    """Counts the writes to one piece of memory. A tensor and its views share one."""
+class Saved:
+    """An array kept for the backward pass, with the version that its memory had when it was saved."""
 
-    __slots__ = ("tracked", "version", "writer")
+    __slots__ = ("array", "node", "storage", "version")
 
-    def __init__(self) -> None:
-        self.version = 0
-        self.tracked = 0  # the last version whose write was itself recorded for gradients
-        self.writer: tuple[str, Site] | None = None
+    def __init__(self, array: Any, node: Node | None, storage: Storage) -> None:
+        self.array, self.node, self.storage, self.version = array, node, storage, storage.version
+
+    def read(self, name: str, owner: Node, recording: bool) -> Any:
+        """The array; as a Variable with its history if the rules are being recorded.
+
+        Raises RuntimeError if an in-place write has changed it since, with the lines of both.
+        """
+        storage = self.storage
+        if storage.version != self.version:
+            what, where = storage.writer or ("an in-place write", "an unknown place")
+            raise RuntimeError(
+                f"{owner} saved '{name}' (shape {tuple(self.array.shape)}) for its gradient, and {what} "
+                f"at {where} changed it in place before backward. Use the out-of-place form there, "
+                "or clone() the tensor before changing it."
+            )
+        return Variable._from(self.array, owner if name == "out" else self.node, storage) if recording else self.array
 
 
-class Saved(NamedTuple):
-    """An array kept for the walk backward, and the version it had when it was saved."""
+class Several(tuple[Any, ...]):
+    """The saved inputs of an operation that takes any number of them, such as cat."""
 
-    array: Any
-    node: Node | None
-    storage: Storage
-    version: int
+    __slots__ = ()
+
+    def read(self, name: str, owner: Node, recording: bool) -> tuple[Any, ...]:
+        """All of them."""
+        return tuple(x.read(name, owner, recording) if type(x) is Saved else x for x in self)
 
 
-def _save(value: Any) -> Any:
-    if not isinstance(value, _tensor.Tensor):
-        return value
-    storage = value._storage or value.storage
-    return tuple.__new__(Saved, (value.array, value.node, storage, storage.version))  # half the time of Saved(...)
+def save(value: Any) -> Any:
+    """`value` as a node keeps it: arrays as Saved; numbers and None as they are."""
+    if isinstance(value, Variable):
+        return Saved(value.array, value.node, value._storage or value.storage)
+    return Several(map(save, value)) if type(value) is tuple else value
+
+
+class SavedValues(dict[str, Any]):
+    """What a node keeps for its rules, by the names they use: Saved and Several, shapes, numbers."""
+
+    __slots__ = ()
+
+    def read(self, name: str, owner: Node, recording: bool) -> Any:
+        """One value, as a rule receives it."""
+        value = self[name]
+        return value.read(name, owner, recording) if type(value) in (Saved, Several) else value
+
+    def arrays(self) -> Iterator[tuple[str, Saved]]:
+        """Every saved array with its name; those of Several are called xs[0], xs[1] ..."""
+        for name, value in self.items():
+            several = type(value) is Several
+            for i, one in enumerate(value if several else (value,)):
+                if type(one) is Saved:
+                    yield f"{name}[{i}]" if several else name, one
 
 
 _ids = itertools.count(1)
 _NO_OPTIONS: dict[str, Any] = {}
+_NOTHING = SavedValues()  # of leaves, and of operations whose rules need nothing
 
 
 class Node:
-    """One recorded operation, or a leaf (`op` is None). Its edges go to nodes, never to tensors, so
-    arrays are freed by reference counting as soon as nothing saved them."""
+    """One recorded operation, or a leaf (`op` is None).
+
+    Its edges lead to the nodes of its inputs, never to Variables: an array is freed by reference counting as
+    soon as neither the program nor a node holds it.
+    """
 
     __slots__ = (
         "__weakref__", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site", "tensor",
     )  # fmt: skip
 
     def __init__(
-        self, op: Operation | None, edges: tuple[Node | None, ...], array: Any, options: dict[str, Any] | None = None
+        self, op: Any, edges: tuple[Node | None, ...], array: Any, options: dict[str, Any] | None = None
     ) -> None:
         self.id = next(_ids)  # ids count up: a consumer is always newer than what it consumes
-        self.op = op
-        self.edges = edges
-        self.shape = array.shape
+        self.op = op  # an engine Operation
+        self.edges = edges  # one for each input; None where no gradient is required
+        self.shape = array.shape  # of the output
         self.dtype = array.dtype
-        self.options: dict[str, Any] = options or _NO_OPTIONS
-        self.saved: dict[str, Any] | None = {}
-        self.hooks: dict[int, Callable[[Tensor], Tensor | None]] | None = None
-        self.tensor: Callable[[], Tensor | None] | None = None  # weak: whose .grad to fill
-        self.site: Site | None = None
-        self.modules: tuple[Any, ...] = ()  # those whose forward made it, outermost first
+        self.options = options or _NO_OPTIONS
+        self.saved: SavedValues | None = _NOTHING  # None once they are freed
+        self.hooks: dict[int, Callable[[Any], Any]] | None = None
+        self.tensor: Callable[[], Any] | None = None  # weak: the Variable whose .grad is to be filled
+        self.site: Site | None = None  # the line of the program that ran it
+        self.modules: tuple[Any, ...] = ()  # those whose forward was running, outermost first
 
-    def values(self, names: Sequence[str], recording: bool) -> list[Any]:
-        """What the rules know by these names: saved inputs or `out`, options, or `needed`."""
-        saved, found = self.saved or {}, []
+    def read(self, names: Sequence[str], recording: bool) -> list[Any]:
+        """The values of these names for a rule: options, saved values, and `needed`."""
+        found: list[Any] = []
         for name in names:
-            value = saved.get(name)
-            if type(value) is Saved and not recording:
-                array, _, storage, version = value
-                if storage.version == version:  # nearly always
-                    found.append(array)
-                    continue
-            found.append(self.value(name, recording))
+            if name in self.options:
+                found.append(self.options[name])
+            elif name == "needed":
+                found.append(tuple(edge is not None for edge in self.edges))
+            elif self.saved is None:
+                raise RuntimeError(
+                    f"backward a second time through {self}: what it had saved was freed by the first "
+                    "walk. Run the forward again for every backward (build the loss inside the loop), "
+                    "or pass retain_graph=True to the first backward."
+                )
+            else:
+                found.append(self.saved.read(name, self, recording))
         return found
 
-    def value(self, name: str, recording: bool) -> Any:
-        """One of them."""
-        if name == "needed":
-            return tuple(edge is not None for edge in self.edges)
-        if name in self.options:
-            return self.options[name]
-        if self.saved is None:
-            raise RuntimeError(
-                f"backward a second time through {self}: what it had saved was freed by the first "
-                "walk. Run the forward again for every backward (build the loss inside the loop), "
-                "or pass retain_graph=True to the first backward."
-            )
-        value = self.saved[name]
-        if type(value) is tuple:
-            return tuple(self._unpack(name, v, recording) for v in value)
-        return self._unpack(name, value, recording)
-
-    def _unpack(self, name: str, value: Any, recording: bool) -> Any:
-        if type(value) is not Saved:
-            return value
-        array, node, storage, version = value
-        if storage.version != version:
-            what, where = storage.writer or ("an in-place write", "an unknown place")
-            raise RuntimeError(
-                f"{self} saved '{name}' (shape {tuple(array.shape)}) for its gradient, and {what} "
-                f"at {where} changed it in place before backward. Use the out-of-place form there, "
-                "or clone() the tensor before changing it."
-            )
-        if not recording:
-            return array
-        return _tensor.Tensor._from(array, self if name == "out" else node, storage)
-
     def free(self) -> bool:
-        """Drop the saved arrays; False if there are none (shapes stay, they cost nothing)."""
-        for value in (self.saved or {}).values():
-            if type(value) is Saved or (type(value) is tuple and value and type(value[0]) is Saved):
+        """Drop the saved values; False if there is no array among them (shapes stay, they cost nothing)."""
+        for value in (self.saved or _NOTHING).values():
+            if type(value) in (Saved, Several):
                 self.saved = None
                 return True
         return False
 
     @property
     def module(self) -> str:
-        """The path of the module that made it, "blocks.0.attention"; "" outside of modules."""
+        """The path of the module whose forward ran it, "blocks.0.attention"; "" outside of modules."""
         if not self.modules:
             return ""
         names = {id(module): name for name, module in self.modules[0].named_modules()}
@@ -132,6 +139,3 @@ class Node:
     def __str__(self) -> str:
         inside = f" in {self.module}" if self.modules else ""
         return f"{self.op.name if self.op else 'leaf'}{inside} (made at {self.site})"
-
-
-_tensor: Any = None  # set by operation.py

@@ -1,52 +1,55 @@
-"""The walk: backward through the recorded graph, newest node first."""
+"""The walk, which is the backward pass: from the outputs back through the graph, newest node first.
+
+Who owns an array? The walk writes into a gradient, or gives it away as a `.grad`, only if it made that array
+itself (by a sum, a reduction to a shape, a cast) or the operation promises that its rules make new ones
+(`fresh`). Everything else that a rule returns is only read, and copied where it leaves the engine: it may be
+a saved input, a view of one, or an array that the rule keeps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from sys import getrefcount
 from typing import Any
 
-import tinyattn.tensors as _tensor
 from tinyattn import backends
-from tinyattn import ops as _ops
 from tinyattn.backends import Placed
 from tinyattn.engine.fork import Fork
-from tinyattn.engine.modes import Mode, current_walk
+from tinyattn.engine.modes import Mode, current_walk, observers
 from tinyattn.engine.node import Node
-from tinyattn.engine.observer import observers
 from tinyattn.engine.threads import side_by_side
+from tinyattn.engine.variable import Variable, recording_namespace
 
 
 class Pending:
-    """Gradients on their way back: what has arrived at each node so far, to be taken newest first.
+    """The gradients that have arrived so far, by node.
 
-    floor: in a branch of a Fork, the id down to which to take; what branches may share, older nodes
-    and leaves, stays until the branch is done.
+    floor: in a branch of a Fork, only newer nodes are taken; older ones and leaves, which branches may share,
+    stay until the branch is done.
     """
 
     def __init__(self, recording: bool, floor: int = 0) -> None:
         self.recording, self.floor = recording, floor
         self.gradients: dict[int, Any] = {}
         self.nodes: dict[int, Node] = {}
-        self.heap: list[int] = []
-        self.owned: set[int] = set()  # whose gradient is an array that nobody else holds
+        self.heap: list[int] = []  # negative ids: the newest first
+        self.owned: set[int] = set()  # ids of nodes whose gradient is an array that only the walk refers to
 
-    def receive(self, node: Node, g: Any, fresh: bool) -> None:
-        """Add `g` to what has arrived at `node`; `fresh` if nobody else holds it."""
+    def receive(self, node: Node, g: Any, owned: bool) -> None:
+        """Add `g` to the gradient of `node`; `owned` if only the walk refers to `g`."""
         key, gradients = node.id, self.gradients
         if key not in gradients:
             self.nodes[key] = node
             if not self.floor or (key > self.floor and node.op is not None):
                 heappush(self.heap, -key)
             if type(g) is Placed:
-                g, fresh = g.dense(), True
+                g, owned = g.dense(), True
             gradients[key] = g
-            if fresh:
+            if owned:
                 self.owned.add(key)
             return
-        if type(g) is Placed:  # a few rows: add them where they belong
+        if type(g) is Placed:  # a few rows: added in place
             if key not in self.owned:
                 gradients[key] = gradients[key].copy()
             g.add_into(gradients[key])
@@ -57,117 +60,156 @@ class Pending:
         self.owned.add(key)
 
     def take(self) -> tuple[Node, Any, bool]:
-        """The newest node, its gradient, and whether nobody else holds that."""
+        """The newest node, its gradient, and whether only the walk refers to that."""
         key = -heappop(self.heap)
         return self.nodes.pop(key), self.gradients.pop(key), key in self.owned
 
+    def hand_over(self, keys: Iterable[int], to: Pending) -> None:
+        """Move what has arrived at these nodes into another Pending."""
+        for key in list(keys):
+            to.receive(self.nodes.pop(key), self.gradients.pop(key), key in self.owned)
+
     def part(self, fork: Fork) -> list[Pending]:
-        """What has arrived in each branch of `fork`, taken out of here. Nothing if a gradient came in elsewhere
-        than at the outputs, since nobody knows of which branch that is: then one walk does for all of them."""
+        """The gradients of each branch of `fork`, taken out of here.
+
+        Nothing if a gradient came in elsewhere than at the outputs, since its branch is unknown: then one walk
+        does all branches.
+        """
         inside = [key for key in self.nodes if key > fork.floor]
         if not all(key in fork.branch_of for key in inside):
             return []
         parts = [Pending(self.recording, fork.floor) for _ in range(fork.branches)]
         for key in inside:
-            part = parts[fork.branch_of[key]]
-            part.receive(self.nodes.pop(key), self.gradients.pop(key), key in self.owned)
-        self.heap = sorted(key for key in self.heap if -key in self.nodes)  # what is sorted is a heap
+            self.hand_over([key], parts[fork.branch_of[key]])
+        self.heap = sorted(key for key in self.heap if -key in self.nodes)  # a sorted list is a heap
         return parts
 
-    def absorb(self, part: Pending) -> None:
-        """Add what is left in a branch that is done, and leave nothing there."""
-        while part.nodes:
-            key, node = part.nodes.popitem()
-            self.receive(node, part.gradients.pop(key), key in part.owned)
+
+class Walk:
+    """One backward pass.
+
+    recording: whether it is recorded itself (create_graph).
+    wanted: the nodes whose gradients are to be returned; None to add every leaf's to its `.grad`.
+    useful: ids of the nodes that lead to wanted ones; None for all.
+    retain: keep the saved arrays.
+    """
+
+    def __init__(self, recording: bool, wanted: set[Node] | None, useful: set[int] | None, retain: bool) -> None:
+        self.recording, self.wanted, self.useful, self.retain = recording, wanted, useful, retain
+        self.found: dict[Node, Any] = {}
+
+    def run(self, pending: Pending) -> Pending:
+        """Take node after node, apply its rules, and hand the gradients on to its edges, until none is left.
+
+        The newest node has its complete gradient, since everything that consumed it is newer still: one heap
+        of ids is the whole schedule.
+        """
+        while pending.heap:
+            node, g, owned = pending.take()
+            if type(node) is Fork:
+                self.branch(node, pending)
+                continue
+            xp = recording_namespace() if self.recording else backends.of(g)  # branches may lie on several devices
+            g = self.arrive(xp, node, g, owned)
+            if node.op is None:
+                continue
+            for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
+                if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
+                    self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
+            self.leave(node)
+        return pending
+
+    def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
+        """The gradient of `node` is complete: run its hooks, and keep it where it is asked for."""
+        if node.hooks:
+            g, owned = _run_hooks(xp, node, g, self.recording), False
+        if self.wanted is None:
+            if node.tensor is not None:
+                _accumulate(xp, node, g, owned, self.recording)
+        elif node in self.wanted:
+            self.found[node] = _given(xp, node, g, owned, self.recording)
+        return g
+
+    def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
+        """The gradient at each edge of `node`, None where none is required."""
+        if self.recording and node.op.backward and node.op.definition:
+            return _through_definition(xp, node, g)
+        return node.op.gradients(xp, node, g, self.recording)
+
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
+        """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
+        if g.shape != edge.shape:
+            _check_broadcast(node, g, edge)
+            g, owned = xp.sum_to(g, edge.shape), True  # of another shape: a new array, in every library
+        if g.dtype != edge.dtype:
+            g, owned = xp.cast(g, edge.dtype), True
+        pending.receive(edge, g, owned)
+        return g
+
+    def leave(self, node: Node) -> bool:
+        """Free what `node` had saved; whether there was anything."""
+        return not self.retain and node.free()
+
+    def branch(self, fork: Fork, pending: Pending) -> None:
+        """Walk the branches of `fork` side by side."""
+        branches = [partial(self.run, part) for part in pending.part(fork)]
+        for part in side_by_side(branches, threads=not self.recording):
+            part.hand_over(reversed(part.nodes), pending)
+
+
+class WatchedWalk(Walk):
+    """A walk that notifies the observers."""
+
+    def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
+        g = super().arrive(xp, node, g, owned)
+        for observer in observers.get():
+            observer.before_backward(node, g)
+        return g
+
+    def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
+        gradients = super().apply_rules(xp, node, g)
+        for observer in observers.get():
+            observer.after_backward(node, g, gradients)
+        return gradients
+
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
+        g = super().hand_on(xp, node, g, edge, pending, owned)
+        for observer in observers.get():
+            observer.received(edge, node, g, pending.gradients[edge.id])
+        return g
+
+    def leave(self, node: Node) -> bool:
+        freed = super().leave(node)
+        for observer in observers.get() if freed else ():
+            observer.freed(node)
+        return freed
 
 
 def walk(
-    roots: Sequence[tuple[Node, Any]], xp: Any, *, inputs: Sequence[Node] | None = None, retain_graph: bool = False
+    roots: Sequence[tuple[Node, Any]],
+    *,
+    recording: bool,
+    inputs: Sequence[Node] | None = None,
+    retain_graph: bool = False,
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
-    Returns the gradients of `inputs` if given; otherwise fills `.grad` of the leaves and of tensors
-    that asked for it.
+    Returns the gradients of `inputs` if given; otherwise adds them to `.grad` of the leaves and of Variables
+    that retain theirs.
     """
-    pending = Pending(xp is _ops)
+    pending = Pending(recording)
     for node, seed in roots:
         pending.receive(node, seed, False)
-    useful = None if inputs is None else _leading_to(inputs, [node for node, _ in roots])
-    found: dict[Node, Any] = {}
+    wanted = None if inputs is None else set(inputs)
+    useful = None if inputs is None else leading_to(inputs, [node for node, _ in roots])
+    kind = WatchedWalk if observers.get() else Walk
+    this = kind(recording, wanted, useful, retain_graph)
     with Mode(current_walk, object()):
-        _descend(pending, xp, None if inputs is None else set(inputs), useful, found, retain_graph)
-    return found
+        this.run(pending)
+    return this.found
 
 
-def _descend(
-    pending: Pending, xp: Any, wanted: set[Node] | None, useful: set[int] | None, found: dict[Node, Any], retain: bool
-) -> Pending:
-    """Take node after node, run its rules, and hand the gradients on to its edges, until none is left.
-
-    The newest node left has its complete gradient, since everything that consumed it is newer
-    still: one heap of ids is the whole schedule.
-    """
-    recording, watching = pending.recording, observers.get()
-    while pending.heap:
-        node, g, owned = pending.take()
-        if type(node) is Fork:
-            branches = [partial(_descend, part, xp, wanted, useful, found, retain) for part in pending.part(node)]
-            for part in side_by_side(branches, threads=not recording):
-                pending.absorb(part)
-            continue
-        if not recording:
-            xp = backends.of(g)  # the walk may lead from one device to another
-        if node.hooks:
-            g, owned = _run_hooks(node, g, recording), False
-        if wanted is None:
-            if node.tensor is not None:
-                _accumulate(node, g if owned else xp.clone(g), recording)
-        elif node in wanted:
-            found[node] = g if owned else xp.clone(g)  # what leaves the engine is nobody else's
-        for observer in watching:
-            observer.before_backward(node, g)
-        if node.op is None:
-            continue
-        incoming = node.op.gradients(xp, node, g)
-        for observer in watching:
-            observer.after_backward(node, g, incoming)
-        for edge, gi in zip(node.edges, incoming, strict=False):
-            if gi is None or edge is None or (useful is not None and edge.id not in useful):
-                continue
-            if gi.shape != edge.shape:  # broadcasting and dtype are undone here, once for all rules
-                _check_broadcast(node, gi, edge)
-                gi = xp.sum_to(gi, edge.shape)
-            if gi.dtype != edge.dtype:
-                gi = xp.cast(gi, edge.dtype)
-            pending.receive(edge, gi, gi is not g and _is_private(gi.array if recording else gi))
-            for observer in watching:
-                observer.received(edge, node, gi, pending.gradients[edge.id])
-        if not retain and node.saved and node.free():  # as the walk passes
-            for observer in watching:
-                observer.freed(node)
-    return pending
-
-
-def _is_private(array: Any) -> bool:
-    """Whether nobody else holds this memory: the array owns it, or is all of one that nobody else knows of."""
-    base = array.base
-    if base is None:
-        return True
-    alone = type(base) is type(array) and base.base is None and getrefcount(base) <= 3  # array.base, base, the argument
-    return alone and base.size == array.size and getattr(array.flags, "writeable", True)  # CuPy has no such flag
-
-
-def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
-    """A rule may give a gradient of the shape that the input was broadcast to, and of no other."""
-    ahead = len(g.shape) - len(edge.shape)
-    if ahead < 0 or any(n not in (1, m) for n, m in zip(edge.shape, g.shape[ahead:], strict=True)):
-        raise RuntimeError(
-            f"{node}: its rule gave a gradient of shape {tuple(g.shape)} for an input of shape {tuple(edge.shape)}; "
-            "it must have that shape, or one that the input broadcasts to."
-        )
-
-
-def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
+def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
     """Ids of the nodes from which one of `inputs` can be reached: no other gradient is needed."""
     oldest = min((node.id for node in inputs), default=0)
     reached = {node.id: node for node in roots}
@@ -184,23 +226,56 @@ def _leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
     return useful | {key for key, node in reached.items() if type(node) is Fork}
 
 
-def _run_hooks(node: Node, g: Any, recording: bool) -> Any:
-    tensor = g if recording else _tensor.Tensor._from(backends.of(g).asarray(g))
+def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:
+    """Differentiate the definition instead of the kernel, which can be done any number of times.
+
+    Every input gets a node of its own, so that attention(x, x, x) counts each once.
+    """
+    op, required = node.op, [edge is not None for edge in node.edges]
+    inputs = node.read(op.inputs, recording=True)
+    inputs = [ops.alias(x) if require else x for x, require in zip(inputs, required, strict=False)]
+    out = op.definition(ops, *inputs, **node.options)
+    nodes = [x.node if require else None for x, require in zip(inputs, required, strict=False)]
+    found = walk([(out.node, g)], recording=True, inputs=[n for n in nodes if n is not None], retain_graph=True)
+    return [None if n is None else found.get(n) for n in nodes]
+
+
+def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
+    """A rule may return a gradient of the shape that the input was broadcast to, and of no other."""
+    ahead = len(g.shape) - len(edge.shape)
+    if ahead < 0 or any(n not in (1, m) for n, m in zip(edge.shape, g.shape[ahead:], strict=True)):
+        raise RuntimeError(
+            f"{node}: its rule gave a gradient of shape {tuple(g.shape)} for an input of shape {tuple(edge.shape)}; "
+            "it must have that shape, or one that the input broadcasts to."
+        )
+
+
+def _run_hooks(xp: Any, node: Node, g: Any, recording: bool) -> Any:
+    tensor = g if recording else Variable._from(xp.asarray(g))
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
         tensor = tensor if replaced is None else replaced
     return tensor if recording else tensor.array
 
 
-def _accumulate(node: Node, g: Any, recording: bool) -> None:
-    """Add `g` to the `.grad` of the node's tensor."""
+def _given(xp: Any, node: Node, g: Any, owned: bool, recording: bool) -> Any:
+    """`g` as it may leave the engine: an array that nothing else refers to.
+
+    The rules of an inner node receive it too, and might keep it; what is recorded has a version counter for that.
+    """
+    return g if owned and (recording or node.op is None) else xp.clone(g)
+
+
+def _accumulate(xp: Any, node: Node, g: Any, owned: bool, recording: bool) -> None:
+    """Add `g` to the `.grad` of the node's Variable, if that still exists."""
     tensor = node.tensor() if node.tensor is not None else None
     if tensor is None:
-        return  # nobody can see it any more
-    if recording:
-        tensor.grad = g if tensor.grad is None else tensor.grad + g
-    elif tensor.grad is None:
-        tensor.grad = _tensor.Tensor._from(backends.of(g).asarray(g))
+        return
+    if tensor.grad is None:
+        g = _given(xp, node, g, owned, recording)
+        tensor.grad = g if recording else Variable._from(xp.asarray(g))
+    elif recording:
+        tensor.grad = tensor.grad + g
     else:
         backends.check_accumulation(tensor.grad.array)
         tensor.grad.array += g

@@ -1,25 +1,29 @@
-"""Every differentiable operation, by family: forward beside rule.
+"""Every operation on tensors, by family: forward beside rule.
 
-This namespace is what rules and definitions know as `xp` when they run on Tensors; the modules in
-`tinyattn.backends` offer the same names for arrays.
+Rules and definitions get this namespace as `xp` when they run on Tensors; `tinyattn.backends` offers the same
+names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 """
 
-from tinyattn.ops.creation import eye, ones_like, zeros_like
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
-from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention
+from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
+from tinyattn.ops.copies import alias, cast, clone, move
+from tinyattn.ops.creation import (
+    arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
+    rand, rand_like, randint, randint_like, randn, randn_like, randperm, tensor, zeros, zeros_like,
+)  # fmt: skip
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
-    abs, add, alias, cast, clamp, clone, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and,
-    logical_not, logical_or, lt, masked_fill, maximum, minimum, move, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin,
-    sqrt, square, sub, tanh, where,
+    abs, add, clamp, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and, logical_not,
+    logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt, square, sub,
+    tanh, where,
 )  # fmt: skip
+from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
-from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import (
     binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
 )  # fmt: skip
-from tinyattn.ops.heads import packed_attention, split_heads
+from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.reductions import (
@@ -30,3 +34,9 @@ from tinyattn.ops.shape import (
     stack, transpose, tril, triu, unbind, unsqueeze, view,
 )  # fmt: skip
 from tinyattn.ops.softmaxes import log_softmax, log_softmax_backward, softmax, softmax_backward
+
+FOR_RULES = """
+alias any attention_weights cast cross_entropy_gradient embedding_gradient getitem linear_gelu log_softmax_backward move
+packed_attention place scatter setitem softmax_backward split_heads sum_to write_index
+""".split()
+__all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

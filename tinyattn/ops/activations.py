@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops.promotion import floating
 
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
-
-@operation(x=lambda xp, g, out: xp.where(out <= 0, 0.0, g), definition=lambda xp, x: xp.where(x <= 0, 0.0, x))
+@operation(
+    fresh=True, x=lambda xp, g, out: xp.where(out <= 0, 0.0, g), definition=lambda xp, x: xp.where(x <= 0, 0.0, x)
+)
 def relu(xp: Any, x: Any) -> Any:
     """max(x, 0); its gradient at 0 is 0. As torch.relu."""
     return xp.relu(x)
@@ -23,7 +23,9 @@ def _logistic(xp: Any, x: Any) -> Any:
     return (1 + xp.tanh(x * 0.5)) * 0.5
 
 
-@operation(promote=floating, x=lambda xp, g, out: g * (out * (1 - out)), definition=lambda xp, x: _logistic(xp, x))
+@operation(
+    promote=floating, fresh=True, x=lambda xp, g, out: g * (out * (1 - out)), definition=lambda xp, x: _logistic(xp, x)
+)
 def sigmoid(xp: Any, x: Any) -> Any:
     """1 / (1 + e ** -x). As torch.sigmoid."""
     return xp.sigmoid(x)
@@ -34,7 +36,7 @@ def _silu_rule(xp: Any, g: Any, x: Any) -> Any:
     return g * (s * (1 + x * (1 - s)))
 
 
-@operation(promote=floating, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x))
+@operation(promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x))
 def silu(xp: Any, x: Any) -> Any:
     """x sigmoid(x). As torch.nn.functional.silu (Elfwing et al. 2017)."""
     return x * xp.sigmoid(x)
@@ -43,6 +45,7 @@ def silu(xp: Any, x: Any) -> Any:
 _softplus = Operation(
     lambda xp, x, *, beta, threshold: xp.softplus(x, beta, threshold),
     name="softplus",
+    fresh=True,
     definition=lambda xp, x, beta, threshold: xp.where(
         x * beta > threshold, x, xp.log1p(xp.exp(xp.clamp(x * beta, max=threshold))) / beta
     ),
@@ -50,13 +53,15 @@ _softplus = Operation(
 )
 
 
-def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+def softplus(input: Variable, beta: float = 1.0, threshold: float = 20.0) -> Variable:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold. As torch.nn.functional.softplus."""
     return _softplus(input, beta=beta, threshold=threshold)
 
 
 @operation(
-    x=lambda xp, g, x: g * xp.sigmoid(-x), definition=lambda xp, x: xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x)))
+    fresh=True,
+    x=lambda xp, g, x: g * xp.sigmoid(-x),
+    definition=lambda xp, x: xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x))),
 )
 def logsigmoid(xp: Any, x: Any) -> Any:
     """log(sigmoid(x)), without overflow. As torch.nn.functional.logsigmoid."""
@@ -75,6 +80,7 @@ _gelu = Operation(
     definition=_gelu_definition,
     recorded=lambda xp, x, *, approximate: xp.gelu_and_slope(x, approximate),
     extras=("slope",),
+    fresh=True,
     backward=lambda xp, g, slope: (g * slope,),
 )
 
@@ -85,7 +91,7 @@ def check_approximate(approximate: str) -> None:
         raise ValueError(f"gelu: approximate={approximate!r}; expected 'none' or 'tanh'")
 
 
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+def gelu(input: Variable, approximate: str = "none") -> Variable:
     """x times the normal distribution function at x; "tanh" approximates it.
 
     As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).

@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyattn import random
 from tinyattn.engine.modes import Mode, is_grad_enabled
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable, recording_namespace
 from tinyattn.ops import creation
+from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout
-from tinyattn.ops.elementwise import cast
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
 
 def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
@@ -74,6 +72,7 @@ def _backward(
 @operation(
     definition=lambda xp, *inputs, scale: attention_definition(xp, *inputs, scale=scale)[0],
     extras=("e", "total"),
+    fresh=True,
     backward=_backward,
 )
 def _attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
@@ -107,7 +106,7 @@ def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
     return scores > _TILED_SCORES and heads * scores * itemsize > _TILED_BYTES
 
 
-def _causal(q: Any, k: Any) -> Tensor:
+def _causal(q: Any, k: Any) -> Variable:
     return creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
 
 
@@ -131,17 +130,17 @@ def _tiled_attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *
 
 
 def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
+    query: Variable,
+    key: Variable,
+    value: Variable,
+    attn_mask: Variable | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
     generator: random.Generator | None = None,
-) -> Tensor:
+) -> Variable:
     """softmax(query key' scale + mask) value.
 
     query (..., queries, dim), key (..., keys, dim), value (..., keys, value_dim); leading axes
@@ -173,7 +172,7 @@ def scaled_dot_product_attention(
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
 
 
-def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _mask(attn_mask: Variable | None, query: Variable, key: Variable) -> tuple[Variable | None, Variable | None]:
     """What to add to the scores, and who may look at whom; one of them or none."""
     if attn_mask is None:
         return None, None
@@ -184,17 +183,19 @@ def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor 
     return (None, attn_mask) if attn_mask.dtype.kind == "b" else (cast(attn_mask, query.dtype), None)
 
 
-def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def attention_weights(
+    query: Variable, key: Variable, allowed: Variable | None = None, mask: Variable | None = None
+) -> Variable:
     """What `scaled_dot_product_attention` weighs its values with: (..., queries, keys), for pictures."""
     scale = 1 / math.sqrt(query.shape[-1])
-    return attention_definition(_ops, query, key, key, mask, allowed, None, scale=scale)[1]
+    return attention_definition(recording_namespace(), query, key, key, mask, allowed, None, scale=scale)[1]
 
 
-def _ahead(*tensors: Tensor) -> tuple[int, ...]:
+def _ahead(*tensors: Variable) -> tuple[int, ...]:
     return np.broadcast_shapes(*(t.shape[:-2] for t in tensors))
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+def _check_shapes(query: Variable, key: Variable, value: Variable, enable_gqa: bool) -> None:
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise RuntimeError(f"attention: {shapes}; each needs axes (..., tokens, dim)")
@@ -218,7 +219,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -
         ) from None
 
 
-def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
+def _check_mask(mask: Variable, query: Variable, key: Variable) -> None:
     scores = (*_ahead(query, key), query.shape[-2], key.shape[-2])
     try:
         fits = np.broadcast_shapes(mask.shape, scores)[-2:] == scores[-2:]
@@ -230,13 +231,10 @@ def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
         )
 
 
-def _repeat_heads(x: Tensor, groups: int) -> Tensor:
+def _repeat_heads(x: Variable, groups: int) -> Variable:
     *ahead, heads, tokens, dim = x.shape
     return (
         x.reshape(*ahead, heads, 1, tokens, dim)
         .expand(*ahead, heads, groups, tokens, dim)
         .reshape(*ahead, heads * groups, tokens, dim)
     )
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -3,46 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-import tinyattn.tensors as _tensor
 from tinyattn import backends, random
 from tinyattn.dtypes import as_dtype, float64, get_default_dtype
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import dims as _dims
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
+from tinyattn.ops.copies import cast, move
 
 
-def _wrap(array: Any, requires_grad: bool = False) -> Tensor:
-    return _tensor.Tensor._from(array).requires_grad_(requires_grad)
+def _wrap(array: Any, requires_grad: bool = False) -> Variable:
+    return Variable._from(array).requires_grad_(requires_grad)
 
 
 # --- from data ---
 
 
-def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Variable:
     """A new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
     Python floats give the default dtype, integers int64; arrays keep theirs. As torch.tensor.
     Raises ValueError for ragged lists, TypeError for what is no number.
     """
     made = as_tensor(data, dtype=dtype, device=device)
-    source = data.array if isinstance(data, _tensor.Tensor) else data
+    source = data.array if isinstance(data, Variable) else data
     fresh = made.is_cuda and made.device != backends.device_of(source)  # it was copied to get there
     return _wrap(made.array if fresh else made.array.copy(), requires_grad)
 
 
-def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Variable:
     """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor.
 
     device: where it shall be; None leaves tensors, and arrays of CuPy, where they are.
     """
-    if isinstance(data, _tensor.Tensor):
-        moved = data if device is None else _tensor.ops.move(data, device)
-        return moved if dtype is None else _tensor.ops.cast(moved, dtype)
+    if isinstance(data, Variable):
+        moved = data if device is None else move(data, device)
+        return moved if dtype is None else cast(moved, dtype)
     if hasattr(data, "__cuda_array_interface__") and backends.gpu() is not None and backends.is_array(data):
         as_dtype(data.dtype)
         return as_tensor(_wrap(data), dtype, device)
@@ -73,10 +71,10 @@ def _as_array(data: Any) -> Any:
 def _without_tensors(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_tensors(x) for x in data]
-    return data.tolist() if isinstance(data, _tensor.Tensor) else data
+    return data.tolist() if isinstance(data, Variable) else data
 
 
-def from_numpy(array: Any) -> Tensor:
+def from_numpy(array: Any) -> Variable:
     """A tensor on the memory of a NumPy array. As torch.from_numpy."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
@@ -84,7 +82,7 @@ def from_numpy(array: Any) -> Tensor:
     return _wrap(array)
 
 
-def from_dlpack(source: Any) -> Tensor:
+def from_dlpack(source: Any) -> Variable:
     """A tensor on the memory of any array that speaks DLPack (torch, JAX, CuPy ...)."""
     kind = source.__dlpack_device__()[0] if hasattr(source, "__dlpack_device__") else _HOST
     if kind not in (_HOST, _PINNED):
@@ -98,42 +96,42 @@ _HOST, _PINNED = 1, 3  # DLDeviceType: memory of the processor
 # --- constants and ranges ---
 
 
-def zeros(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Variable:
     """A tensor of zeros of shape `size`."""
     return full(
         _dims.sizes((size, *more)), 0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
     )
 
 
-def ones(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Variable:
     """A tensor of ones of shape `size`."""
     return full(
         _dims.sizes((size, *more)), 1, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
     )
 
 
-def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Variable:
     """A tensor of shape `size` filled with one number, whose kind decides the dtype unless given."""
     if dtype is None:
         dtype = tensor(fill_value).dtype
     if any(n < 0 for n in _dims.sizes((size,))):
         raise ValueError(f"a tensor of size {_dims.sizes((size,))} cannot be made; sizes are 0 or more")
-    value = fill_value.item() if isinstance(fill_value, _tensor.Tensor) else fill_value
+    value = fill_value.item() if isinstance(fill_value, Variable) else fill_value
     array = backends.get(device).full(_dims.sizes((size,)), value, as_dtype(dtype))
     return _wrap(array, requires_grad)
 
 
-def empty(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Variable:
     """A tensor to be filled; holds zeros until then."""
     return zeros(size, *more, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def arange(
     start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+) -> Variable:
     """start, start + step, ... below `end`; arange(end) starts at 0. int64 for integers."""
     start, end = (0, start) if end is None else (start, end)
-    start, end, step = (x.item() if isinstance(x, _tensor.Tensor) else x for x in (start, end, step))
+    start, end, step = (x.item() if isinstance(x, Variable) else x for x in (start, end, step))
     if dtype is not None and as_dtype(dtype).kind != "f":
         start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0:
@@ -150,13 +148,15 @@ def arange(
 
 def linspace(
     start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+) -> Variable:
     """`steps` numbers from `start` to `end`, both included, equally spaced."""
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
 
 
-def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Variable:
     """The n x m matrix with ones on its diagonal, square unless said."""
     if n < 0 or (m is not None and m < 0):
         raise ValueError(f"eye: sizes {n} and {m}; expected none below 0")
@@ -174,7 +174,7 @@ def rand(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
-) -> Tensor:
+) -> Variable:
     """Uniform numbers in [0, 1)."""
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(random.generator_for(device, generator).uniform(_dims.sizes((size, *more)), dtype), requires_grad)
@@ -187,7 +187,7 @@ def randn(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
-) -> Tensor:
+) -> Variable:
     """Numbers from the normal distribution with mean 0 and variance 1."""
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(random.generator_for(device, generator).normal(_dims.sizes((size, *more)), dtype), requires_grad)
@@ -202,7 +202,7 @@ def randint(
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
-) -> Tensor:
+) -> Variable:
     """Integers from `low` to `high` - 1, all equally likely; randint(high, size) starts at 0."""
     low, high, size = (0, low, high) if size is None else (low, high, size)
     if high <= low:
@@ -211,7 +211,7 @@ def randint(
     return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), requires_grad)
 
 
-def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
+def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Variable:
     """The integers below n in random order."""
     array = random.generator_for(device, generator).random.permutation(n)
     return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), False)
@@ -220,17 +220,17 @@ def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = 
 # --- like another tensor: its shape, and its dtype unless said ---
 
 
-def zeros_like(input: Tensor, **options: Any) -> Tensor:
+def zeros_like(input: Variable, **options: Any) -> Variable:
     """Zeros of the input's shape and dtype; options as of `zeros`."""
     return zeros(input.shape, **_like(input, options))
 
 
-def ones_like(input: Tensor, **options: Any) -> Tensor:
+def ones_like(input: Variable, **options: Any) -> Variable:
     """Ones of the input's shape and dtype; options as of `ones`."""
     return ones(input.shape, **_like(input, options))
 
 
-def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
+def full_like(input: Variable, fill_value: Any, **options: Any) -> Variable:
     """One number in the input's shape and dtype; options as of `full`."""
     return full(input.shape, fill_value, **_like(input, options))
 
@@ -238,22 +238,22 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
 empty_like = zeros_like
 
 
-def rand_like(input: Tensor, **options: Any) -> Tensor:
+def rand_like(input: Variable, **options: Any) -> Variable:
     """Uniform numbers of the input's shape and dtype; options as of `rand`."""
     return rand(input.shape, **_like(input, options))
 
 
-def randn_like(input: Tensor, **options: Any) -> Tensor:
+def randn_like(input: Variable, **options: Any) -> Variable:
     """Normal numbers of the input's shape and dtype; options as of `randn`."""
     return randn(input.shape, **_like(input, options))
 
 
-def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
+def randint_like(input: Variable, low: int, high: int | None = None, **options: Any) -> Variable:
     """Integers of the input's shape and dtype, from `low` (0 if left out) to `high` - 1."""
     low, high = (0, low) if high is None else (low, high)
     return randint(low, high, input.shape, **_like(input, options))
 
 
-def _like(input: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+def _like(input: Variable, options: dict[str, Any]) -> dict[str, Any]:
     chosen = {key: value for key, value in options.items() if value is not None}
     return {"dtype": input.dtype, "device": input.device, **chosen}

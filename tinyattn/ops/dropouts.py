@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn import random
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
 
 @operation(definition=lambda xp, x, keep, *, scale: x * keep * scale, x=lambda xp, g, keep, scale: g * keep * scale)
@@ -18,13 +16,13 @@ def _dropout(xp: Any, x: Any, keep: Any, *, scale: float) -> Any:
 
 
 def dropout(
-    input: Tensor,
+    input: Variable,
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     generator: random.Generator | None = None,
-) -> Tensor:
+) -> Variable:
     """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training.
 
     As torch.nn.functional.dropout; `generator` gives a stream of its own.
@@ -34,5 +32,5 @@ def dropout(
     if not training or p == 0:
         return input
     keep = creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p))
-    out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
+    out: Variable = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
     return input.copy_(out) if inplace else out

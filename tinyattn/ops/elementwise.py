@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tinyattn.tensors as _tensor
 from tinyattn import backends
-from tinyattn.dtypes import as_dtype
 from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
+from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating, operand, same_type
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
 # --- arithmetic ---
 
-_plain: dict[str, Any] = {"promote": same_type, "quiet": False}
+_plain: dict[str, Any] = {"promote": same_type, "quiet": False, "fresh": True}
 
 _add = Operation(lambda xp, a, b: a + b, name="add", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
 _sub = Operation(lambda xp, a, b: a - b, name="sub", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
@@ -27,23 +24,24 @@ _div = Operation(
     lambda xp, a, b: xp.div(a, b),
     name="div",
     promote=floating,
+    fresh=True,
     a=lambda xp, g, b: g / b,
     b=lambda xp, g, b, out: -g * out / b,
 )
 
-neg = Operation(lambda xp, x: -x, name="neg", x=lambda xp, g: -g)
+neg = Operation(lambda xp, x: -x, name="neg", fresh=True, x=lambda xp, g: -g)
 
 
-def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+def add(input: Any, other: Any, *, alpha: float = 1) -> Variable:
     """input + alpha * other, broadcast. As torch.add."""
     return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
 def _is_boolean(x: Any) -> bool:
-    return isinstance(x, bool) or (isinstance(x, _tensor.Tensor) and x.dtype.kind == "b")
+    return isinstance(x, bool) or (isinstance(x, Variable) and x.dtype.kind == "b")
 
 
-def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Variable:
     """input - alpha * other, broadcast. As torch.sub."""
     if _is_boolean(input) and _is_boolean(other):
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
@@ -59,7 +57,7 @@ def _rounded_div(xp: Any, a: Any, b: Any, *, mode: str) -> Any:
     return xp.floor_divide(a, b) if mode == "floor" else xp.trunc_divide(a, b)
 
 
-def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Variable:
     """input / other, broadcast; integers give the default dtype.
 
     rounding_mode: "floor" or "trunc" round the quotient and keep integers. As torch.div.
@@ -90,61 +88,61 @@ def _power_exponent_rule(xp: Any, g: Any, a: Any, b: Any, out: Any) -> Any:
 
 
 _pow = Operation(
-    lambda xp, a, b: xp.pow(a, b), name="pow", promote=same_type, a=_power_base_rule, b=_power_exponent_rule
+    lambda xp, a, b: xp.pow(a, b), name="pow", promote=same_type, fresh=True, a=_power_base_rule, b=_power_exponent_rule
 )
 
 
-def pow(input: Any, exponent: Any) -> Tensor:
+def pow(input: Any, exponent: Any) -> Variable:
     """input ** exponent, broadcast. As torch.pow."""
     input, exponent = operand(input), operand(exponent)
-    if isinstance(exponent, int) and exponent < 0 and isinstance(input, _tensor.Tensor) and input.dtype.kind in "iub":
+    if isinstance(exponent, int) and exponent < 0 and isinstance(input, Variable) and input.dtype.kind in "iub":
         raise ValueError(f"pow: integers to a negative power ({exponent}) are not integers; cast first (x.float())")
     return _pow(input, exponent)
 
 
-@operation(promote=floating, x=lambda xp, g, out: g * out)
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * out)
 def exp(xp: Any, x: Any) -> Any:
     """e ** x. As torch.exp."""
     return xp.exp(x)
 
 
-@operation(promote=floating, x=lambda xp, g, out: g * (out + 1))
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * (out + 1))
 def expm1(xp: Any, x: Any) -> Any:
     """e ** x - 1, exact near 0. As torch.expm1."""
     return xp.expm1(x)
 
 
-@operation(promote=floating, x=lambda xp, g, x: g / x)
+@operation(promote=floating, fresh=True, x=lambda xp, g, x: g / x)
 def log(xp: Any, x: Any) -> Any:
     """Natural logarithm. As torch.log."""
     return xp.log(x)
 
 
-@operation(promote=floating, x=lambda xp, g, x: g / (x + 1))
+@operation(promote=floating, fresh=True, x=lambda xp, g, x: g / (x + 1))
 def log1p(xp: Any, x: Any) -> Any:
     """log(1 + x), exact near 0. As torch.log1p."""
     return xp.log1p(x)
 
 
-@operation(promote=floating, x=lambda xp, g, out: g / (out * 2))
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: g / (out * 2))
 def sqrt(xp: Any, x: Any) -> Any:
     """Square root. As torch.sqrt."""
     return xp.sqrt(x)
 
 
-@operation(promote=floating, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
 def rsqrt(xp: Any, x: Any) -> Any:
     """1 / sqrt(x). As torch.rsqrt."""
     return xp.rsqrt(x)
 
 
-@operation(promote=floating, x=lambda xp, g, out: -g * out * out)
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: -g * out * out)
 def reciprocal(xp: Any, x: Any) -> Any:
     """1 / x. As torch.reciprocal."""
     return xp.reciprocal(x)
 
 
-@operation(x=lambda xp, g, x: g * x * 2)
+@operation(fresh=True, x=lambda xp, g, x: g * x * 2)
 def square(xp: Any, x: Any) -> Any:
     """x ** 2. As torch.square."""
     return xp.square(x)
@@ -153,25 +151,25 @@ def square(xp: Any, x: Any) -> Any:
 # --- trigonometry and relatives ---
 
 
-@operation(promote=floating, x=lambda xp, g, x: g * xp.cos(x))
+@operation(promote=floating, fresh=True, x=lambda xp, g, x: g * xp.cos(x))
 def sin(xp: Any, x: Any) -> Any:
     """Sine of radians. As torch.sin."""
     return xp.sin(x)
 
 
-@operation(promote=floating, x=lambda xp, g, x: -g * xp.sin(x))
+@operation(promote=floating, fresh=True, x=lambda xp, g, x: -g * xp.sin(x))
 def cos(xp: Any, x: Any) -> Any:
     """Cosine of radians. As torch.cos."""
     return xp.cos(x)
 
 
-@operation(promote=floating, x=lambda xp, g, out: g * (1 - out * out))
+@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * (1 - out * out))
 def tanh(xp: Any, x: Any) -> Any:
     """Hyperbolic tangent. As torch.tanh."""
     return xp.tanh(x)
 
 
-@operation(promote=floating, x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
+@operation(promote=floating, fresh=True, x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
 def erf(xp: Any, x: Any) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. As torch.erf."""
     return xp.erf(x)
@@ -180,13 +178,13 @@ def erf(xp: Any, x: Any) -> Any:
 # --- kinks and choices ---
 
 
-@operation(x=lambda xp, g, x: g * xp.sign(x))
+@operation(fresh=True, x=lambda xp, g, x: g * xp.sign(x))
 def abs(xp: Any, x: Any) -> Any:
     """Absolute value; its gradient at 0 is 0. As torch.abs."""
     return xp.abs(x)
 
 
-@operation(x=lambda xp, g: xp.zeros_like(g))
+@operation(fresh=True, x=lambda xp, g: xp.zeros_like(g))
 def sign(xp: Any, x: Any) -> Any:
     """-1, 0 or 1. As torch.sign."""
     return xp.sign(x)
@@ -200,6 +198,7 @@ def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
 maximum = Operation(
     lambda xp, a, b: xp.maximum(a, b),
     name="maximum",
+    fresh=True,
     promote=same_type,
     a=lambda xp, g, a, b: _share(xp, g, a < b, a == b),
     b=lambda xp, g, a, b: _share(xp, g, b < a, a == b),
@@ -208,6 +207,7 @@ maximum = Operation(
 minimum = Operation(
     lambda xp, a, b: xp.minimum(a, b),
     name="minimum",
+    fresh=True,
     promote=same_type,
     a=lambda xp, g, a, b: _share(xp, g, a > b, a == b),
     b=lambda xp, g, a, b: _share(xp, g, b > a, a == b),
@@ -223,6 +223,7 @@ def _within(xp: Any, x: Any, min: Any, max: Any) -> Any:
 _clamp = Operation(
     lambda xp, x, min, max: xp.clamp(x, min, max),
     name="clamp",
+    fresh=True,
     promote=lambda x, min, max: _promote_present(x, min, max),
     x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
     min=lambda xp, g, x, min, max: xp.where(x < min if max is None else xp.logical_and(x < min, min < max), g, 0.0),
@@ -235,7 +236,7 @@ def _promote_present(*inputs: Any) -> Any:
     return [None if x is None else next(aligned) for x in inputs]
 
 
-def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clamp(input: Variable, min: Any = None, max: Any = None) -> Variable:
     """Limit every element to [min, max]; bounds are numbers or tensors, either may be None.
 
     The gradient passes where the input is inside, bounds included. As torch.clamp.
@@ -248,6 +249,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
 _where = Operation(
     lambda xp, condition, a, b: xp.where(condition, a, b),
     name="where",
+    fresh=True,
     promote=lambda condition, a, b: (condition, *same_type(a, b)),
     a=lambda xp, g, condition: xp.where(condition, g, 0.0),
     b=lambda xp, g, condition: xp.where(condition, 0.0, g),
@@ -270,17 +272,18 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 _masked_fill = Operation(
     lambda xp, x, mask, value: xp.masked_fill(x, mask, value),
     name="masked_fill",
+    fresh=True,
     x=lambda xp, g, mask: xp.where(mask, 0.0, g),
     value=lambda xp, g, mask: xp.where(mask, g, 0.0),
 )
 
 
-def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
+def masked_fill(input: Variable, mask: Any, value: Any) -> Variable:
     """`value` (a number or 0-d tensor) where `mask` holds, `input` elsewhere. As torch.masked_fill."""
     mask, value = creation.as_tensor(mask), operand(value)
     if mask.dtype.kind != "b":
         raise TypeError(f"masked_fill: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
-    if isinstance(value, _tensor.Tensor):
+    if isinstance(value, Variable):
         if value.ndim:
             raise ValueError(f"masked_fill: the value has shape {value.shape}; expected a number or a 0-d tensor")
         value = cast(value, input.dtype)
@@ -301,32 +304,3 @@ logical_not = Operation(lambda xp, x: xp.logical_not(x), name="logical_not")
 logical_and = Operation(lambda xp, a, b: xp.logical_and(a, b), name="logical_and")
 logical_or = Operation(lambda xp, a, b: xp.logical_or(a, b), name="logical_or")
 isfinite = Operation(lambda xp, x: xp.isfinite(x), name="isfinite")
-
-
-# --- copies and casts ---
-
-clone = Operation(lambda xp, x: xp.clone(x), name="clone", x=lambda xp, g: g)
-alias = Operation(lambda xp, x: x, name="alias", view=True, x=lambda xp, g: g)
-_cast = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast", view=True, x=lambda xp, g: g)
-_to_integers = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast")  # no rule: a staircase
-
-
-_move = Operation(  # and the gradient goes back to where the input is
-    lambda xp, x, *, device, source: backends.move(x, device),
-    name="to",
-    x=lambda xp, g, source: move(g, source) if isinstance(g, _tensor.Tensor) else backends.move(g, source),
-)
-
-
-def move(input: Tensor, device: Any) -> Tensor:
-    """`input` on another device; the same tensor if it is there already."""
-    device = backends.full_name(device)
-    return input if input.device == device else _move(input, device=device, source=input.device)
-
-
-def cast(input: Tensor, dtype: Any) -> Tensor:
-    """`input` in another dtype; the same tensor if it has it already. Integers pass no gradient."""
-    dtype = as_dtype(dtype)
-    if input.dtype == dtype:
-        return input
-    return (_cast if dtype.kind == "f" else _to_integers)(input, dtype=dtype)

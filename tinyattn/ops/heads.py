@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn import random
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops.attention import attention_definition, in_tiles, scaled_dot_product_attention
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
+from tinyattn.ops.shape import flatten, movedim, reshape, transpose, unbind
 
 
 def split_heads(qkv: Any, num_heads: int) -> Any:
     """(..., tokens, 3 dim) -> query, key and value, each (..., heads, tokens, head_dim)."""
     *lead, tokens, width = qkv.shape
-    x = _ops.reshape(qkv, (*lead, tokens, 3, num_heads, width // 3 // num_heads))
-    return _ops.unbind(_ops.movedim(x, (-3, -2), (0, -3)))
+    x = reshape(qkv, (*lead, tokens, 3, num_heads, width // 3 // num_heads))
+    return unbind(movedim(x, (-3, -2), (0, -3)))
 
 
 def _join_heads(x: Any) -> Any:
     """(..., heads, tokens, head_dim) -> (..., tokens, dim)"""
-    return _ops.flatten(_ops.transpose(x, -3, -2), -2)
+    return flatten(transpose(x, -3, -2), -2)
 
 
 def _packed_definition(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
@@ -33,6 +32,7 @@ def _packed_definition(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
 @operation(
     definition=_packed_definition,
     extras=("e", "share"),
+    fresh=True,
     backward=lambda xp, g, qkv, out, e, share, scale: (xp.packed_attention_backward(g, qkv, out, e, share, scale),),
 )
 def _packed_attention(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
@@ -40,15 +40,15 @@ def _packed_attention(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
 
 
 def packed_attention(
-    qkv: Tensor,
+    qkv: Variable,
     num_heads: int,
-    attn_mask: Tensor | None = None,
+    attn_mask: Variable | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     *,
     generator: random.Generator | None = None,
-) -> Tensor:
+) -> Variable:
     """Multi-head self-attention of what one projection gives: (..., tokens, 3 dim) -> (..., tokens, dim).
 
     qkv: query, key and value side by side, each of num_heads heads side by side. The same as splitting
@@ -73,6 +73,3 @@ def packed_attention(
     q, k, v = split_heads(qkv, num_heads)
     out = scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale, generator=generator)
     return _join_heads(out)
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

@@ -1,35 +1,32 @@
-"""Writes into a tensor's memory, and what keeps them from spoiling gradients.
+"""In-place writes, and the guard that keeps them from corrupting gradients.
 
-Every write goes through `in_place` or `write`: refused where gradients would come out wrong, and
-counted in the storage, where whoever saved the old value looks. These are methods of Tensor.
+Every write goes through `in_place` or `write`. It is refused if it would corrupt a gradient; otherwise it
+increments the storage's version, which saved arrays check before use. These are methods of Tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tinyattn.tensors as _tensor
-from tinyattn import ops
 from tinyattn.engine import modes
-from tinyattn.engine import node as graph
+from tinyattn.engine.node import Node
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
+from tinyattn.ops.copies import cast
+from tinyattn.ops.elementwise import add, clamp, div, masked_fill, mul, pow, sub
+from tinyattn.ops.indexing import setitem, write_index
 
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
-
-def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+def in_place(self: Variable, name: str, op: Callable[..., Variable], *args: Any, **options: Any) -> Variable:
     """Write `op(self, ...)` into this tensor's memory.
 
     If that must be recorded, the operation runs on a copy, so that what it saves is the old
     value, and this tensor goes on as its output.
     """
-    tracked = modes.is_grad_enabled() and any(
-        isinstance(x, _tensor.Tensor) and x.node is not None for x in (self, *args)
-    )
+    tracked = modes.is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in (self, *args))
     self._may_change(name, tracked)
-    result = op(_tensor.Tensor._from(self.array.copy(), self.node) if tracked else self, *args, **options)
+    result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
     if result.shape != self.shape:
         raise RuntimeError(
             f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
@@ -41,22 +38,22 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     return self
 
 
-def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
+def write(self: Variable, name: str, index: Any, value: Any) -> Variable:
     """Write `value` into the elements that `index` names, as the operation `name`."""
     value = creation.as_tensor(value, device=self.device)
     if self.node is not None or value.node is not None:
-        value = ops.cast(value, self.dtype)
+        value = cast(value, self.dtype)
         extra = value.ndim - self.array[index].ndim  # NumPy lets a value have more axes of size 1
         if extra > 0 and value.shape[:extra] == (1,) * extra:
             value = value.reshape(value.shape[extra:])
-        return self._inplace(name, ops.setitem, value, index=index)
+        return self._inplace(name, setitem, value, index=index)
     self._may_change(name, False)
     self.array[index] = value.array
     self._wrote(name)
     return self
 
 
-def may_change(self: Tensor, name: str, tracked: bool) -> None:
+def may_change(self: Variable, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
     steps = zip(self.array.shape, self.array.strides, strict=True)
     if self.array.size and any(size > 1 and step == 0 for size, step in steps):
@@ -80,7 +77,7 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
         )
 
 
-def wrote(self: Tensor, name: str, node: graph.Node | None = None, site: modes.Site | None = None) -> None:
+def wrote(self: Variable, name: str, node: Node | None = None, site: modes.Site | None = None) -> None:
     """Note that `name` wrote to this memory, at `site` if that is known, and `node` if it was recorded."""
     storage = self.storage
     storage.version += 1
@@ -91,66 +88,66 @@ def wrote(self: Tensor, name: str, node: graph.Node | None = None, site: modes.S
     self._version = storage.version
 
 
-def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+def add_(self: Variable, other: Any, *, alpha: float = 1) -> Variable:
     """self += alpha * other"""
-    return self._inplace("add_", ops.add, other, alpha=alpha)
+    return self._inplace("add_", add, other, alpha=alpha)
 
 
-def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+def sub_(self: Variable, other: Any, *, alpha: float = 1) -> Variable:
     """self -= alpha * other"""
-    return self._inplace("sub_", ops.sub, other, alpha=alpha)
+    return self._inplace("sub_", sub, other, alpha=alpha)
 
 
-def mul_(self: Tensor, other: Any) -> Tensor:
+def mul_(self: Variable, other: Any) -> Variable:
     """self *= other"""
-    return self._inplace("mul_", ops.mul, other)
+    return self._inplace("mul_", mul, other)
 
 
-def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+def div_(self: Variable, other: Any, *, rounding_mode: str | None = None) -> Variable:
     """self /= other"""
-    return self._inplace("div_", ops.div, other, rounding_mode=rounding_mode)
+    return self._inplace("div_", div, other, rounding_mode=rounding_mode)
 
 
-def pow_(self: Tensor, exponent: Any) -> Tensor:
+def pow_(self: Variable, exponent: Any) -> Variable:
     """self **= exponent"""
-    return self._inplace("pow_", ops.pow, exponent)
+    return self._inplace("pow_", pow, exponent)
 
 
-def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clamp_(self: Variable, min: Any = None, max: Any = None) -> Variable:
     """Limit the elements in place."""
-    return self._inplace("clamp_", ops.clamp, min, max)
+    return self._inplace("clamp_", clamp, min, max)
 
 
-def masked_fill_(self: Tensor, mask: Any, value: Any) -> Tensor:
+def masked_fill_(self: Variable, mask: Any, value: Any) -> Variable:
     """Write `value` where `mask` holds."""
-    return self._inplace("masked_fill_", ops.masked_fill, mask, value)
+    return self._inplace("masked_fill_", masked_fill, mask, value)
 
 
-def copy_(self: Tensor, source: Any) -> Tensor:
+def copy_(self: Variable, source: Any) -> Variable:
     """Write the elements of `source` here, broadcast and cast."""
     return self._write("copy_", ..., source)
 
 
-def fill_(self: Tensor, value: Any) -> Tensor:
+def fill_(self: Variable, value: Any) -> Variable:
     """Write one number everywhere."""
     return self._write("fill_", ..., value)
 
 
-def zero_(self: Tensor) -> Tensor:
+def zero_(self: Variable) -> Variable:
     """Write zeros."""
     return self._write("zero_", ..., 0)
 
 
-def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+def normal_(self: Variable, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Variable:
     """Fill with normal random numbers."""
     return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
 
 
-def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
+def uniform_(self: Variable, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Variable:
     """Fill with uniform random numbers from [low, high)."""
     return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
 
 
-def setitem(self: Tensor, index: Any, value: Any) -> None:
+def write_item(self: Variable, index: Any, value: Any) -> None:
     """self[index] = value"""
-    self._write("__setitem__", ops.write_index(index, self.array), value)
+    self._write("__setitem__", write_index(index, self.array), value)

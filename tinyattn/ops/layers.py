@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import tinyattn.tensors as _tensor
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
 
 def _rows(xp: Any, x: Any) -> Any:
@@ -37,6 +34,7 @@ def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
 @operation(
     definition=_linear_definition,
     promote=_one_dtype,
+    fresh=True,
     x=lambda xp, g, weight: xp.reshape(xp.matmul(_rows(xp, g), weight), (*g.shape[:-1], weight.shape[1])),
     weight=lambda xp, g, x: xp.matmul(_rows(xp, g).mT, _rows(xp, x)),
     bias=lambda xp, g: g,  # the walk sums it over the rows
@@ -45,7 +43,7 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
     return xp.linear(x, weight, bias)
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(input: Variable, weight: Variable, bias: Variable | None = None) -> Variable:
     """input @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out). As torch.nn.functional.linear.
 
     A weight of shape (in,) gives shape (...).
@@ -58,7 +56,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _linear(input, weight, bias)
 
 
-def _check_linear(name: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check_linear(name: str, input: Variable, weight: Variable, bias: Variable | None) -> None:
     if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
         raise RuntimeError(
             f"{name}: input {tuple(input.shape)} and weight {tuple(weight.shape)} do not fit; the input's last "
@@ -79,13 +77,14 @@ def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, need
     recorded=lambda xp, x, weight, bias, *, approximate: xp.linear_gelu_and_slope(x, weight, bias, approximate),
     extras=("slope",),
     promote=_one_dtype,
+    fresh=True,
     backward=_linear_gelu_backward,
 )
 def _linear_gelu(xp: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -> Any:
     return xp.linear_gelu(x, weight, bias, approximate)
 
 
-def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "none") -> Tensor:
+def linear_gelu(input: Variable, weight: Variable, bias: Variable | None = None, approximate: str = "none") -> Variable:
     """gelu(linear(input, weight, bias), approximate) as one operation, which passes over memory less often."""
     check_approximate(approximate)
     _check_linear("linear_gelu", input, weight, bias)
@@ -94,6 +93,7 @@ def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, appro
 
 @operation(
     definition=lambda xp, weight, index, *, padding_idx: weight[index],
+    fresh=True,
     weight=lambda xp, g, index, weight_shape, padding_idx: xp.embedding_gradient(
         g, index, weight_shape[0], padding_idx
     ),
@@ -116,18 +116,18 @@ def _embedding_gradient(xp: Any, g: Any, index: Any, *, rows: int, padding_idx: 
     return xp.embedding_gradient(g, index, rows, padding_idx)
 
 
-def embedding_gradient(g: Tensor, index: Any, rows: int, padding_idx: int | None = None) -> Tensor:
+def embedding_gradient(g: Variable, index: Any, rows: int, padding_idx: int | None = None) -> Variable:
     """(*index, dim) -> (rows, dim): the vectors of `g` added to the rows they were read from."""
     return _embedding_gradient(g, index, rows=rows, padding_idx=padding_idx)
 
 
-def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(input: Any, weight: Variable, padding_idx: int | None = None) -> Variable:
     """The rows of `weight` (rows, dim) that the integers `input` name: (*input, dim).
 
     padding_idx: this row gets no gradient. Raises IndexError with the value and position of an
     index out of range. As torch.nn.functional.embedding.
     """
-    if not isinstance(weight, _tensor.Tensor) or weight.ndim != 2:
+    if not isinstance(weight, Variable) or weight.ndim != 2:
         raise ValueError("embedding: the arguments are (input, weight) with a weight of shape (rows, dim)")
     index = creation.as_tensor(input)
     if index.dtype.kind not in "iu":

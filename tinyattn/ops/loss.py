@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
+from tinyattn.ops.activations import logsigmoid
+from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
-from tinyattn.ops.elementwise import cast, masked_fill
+from tinyattn.ops.elementwise import masked_fill, square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.softmaxes import log_softmax
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
+from tinyattn.ops.softmaxes import log_softmax, softmax
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
+def _reduce(losses: Variable, reduction: str) -> Variable:
     if reduction == "mean":
         return losses.mean()
     if reduction == "sum":
@@ -43,20 +43,20 @@ def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
 
 
-def cross_entropy_gradient(g: Tensor, x: Tensor, target: Tensor) -> Tensor:
+def cross_entropy_gradient(g: Variable, x: Variable, target: Variable) -> Variable:
     """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
-    p = _ops.softmax(x, 1)
-    return (p - _ops.one_hot(target, x.shape[1]).to(x.dtype)) * g.reshape(-1, 1)
+    p = softmax(x, 1)
+    return (p - one_hot(target, x.shape[1]).to(x.dtype)) * g.reshape(-1, 1)
 
 
 def cross_entropy(
-    input: Tensor,
+    input: Variable,
     target: Any,
-    weight: Tensor | None = None,
+    weight: Variable | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Tensor:
+) -> Variable:
     """-log softmax(input)[target]: how surprised the scores `input` are by the class `target`.
 
     input (classes,), (batch, classes) or (batch, classes, ...); target holds class numbers, of the
@@ -84,7 +84,7 @@ def cross_entropy(
     return _reduce(mixed.reshape(shape), reduction)
 
 
-def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float) -> Tensor:
+def _soft_cross_entropy(input: Variable, target: Variable, weight: Any, reduction: str, smoothing: float) -> Variable:
     if target.shape != input.shape:
         raise RuntimeError(
             f"cross_entropy: probabilities of shape {tuple(target.shape)} for scores of shape {tuple(input.shape)}; "
@@ -92,8 +92,8 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
         )
     dim = 0 if input.ndim == 1 else 1
     classes = input.shape[dim]
-    target = target * (1 - smoothing) + smoothing / classes if smoothing else target
-    terms = -log_softmax(input, dim) * target
+    mixed: Any = target * (1 - smoothing) + smoothing / classes if smoothing else target
+    terms = -log_softmax(input, dim) * mixed
     if weight is not None:
         terms = terms * weight.reshape(-1, *(1 for _ in input.shape[dim + 1 :]))
     losses = terms.sum(dim)
@@ -103,8 +103,8 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
 
 
 def nll_loss(
-    input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
-) -> Tensor:
+    input: Variable, target: Any, weight: Variable | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Variable:
     """-input[target] for log-probabilities `input`; arguments as in `cross_entropy`.
 
     As torch.nn.functional.nll_loss.
@@ -115,7 +115,9 @@ def nll_loss(
     return _weighted(losses, safe, ignored, weight, reduction, shape)
 
 
-def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def _class_rows(
+    name: str, input: Variable, target: Variable, weight: Any
+) -> tuple[Variable, Variable, tuple[int, ...]]:
     """Scores as (rows, classes), labels as (rows,), and the shape of the labels."""
     axis = 0 if input.ndim == 1 else 1
     if input.ndim == 0 or tuple(target.shape) != (*input.shape[:axis], *input.shape[axis + 1 :]):
@@ -133,19 +135,19 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
     return rows, target.reshape(-1), tuple(target.shape)
 
 
-def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Tensor]:
+def _without_ignored(name: str, labels: Variable, ignore_index: int, classes: int) -> tuple[Variable, Any]:
     ignored = labels == ignore_index
     safe = masked_fill(labels, ignored, 0) if _perhaps(ignored) else labels
     check_indices(name, safe.array, classes, "class")
     return safe, ignored
 
 
-def _perhaps(mask: Tensor) -> bool:
+def _perhaps(mask: Any) -> bool:
     """Whether an element may be true; on a GPU always, for to ask it would mean to wait."""
     return bool(backends.of(mask.array).perhaps(mask.array))
 
 
-def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
+def _weighted(losses: Variable, safe: Variable, ignored: Variable, weight: Any, reduction: str, shape: Any) -> Variable:
     """Weigh, leave out the ignored, reduce."""
     anyone = _perhaps(ignored)
     if weight is None and not anyone:
@@ -159,7 +161,7 @@ def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduct
     return _reduce(losses.reshape(shape), reduction)
 
 
-def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
+def one_hot(tensor: Any, num_classes: int = -1) -> Variable:
     """Integers (...) -> (..., num_classes) with a 1 at each, int64. -1 counts to the largest.
 
     As torch.nn.functional.one_hot.
@@ -182,12 +184,12 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
 
 
 def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
+    input: Variable,
+    target: Variable,
+    weight: Variable | None = None,
     reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-) -> Tensor:
+    pos_weight: Variable | None = None,
+) -> Variable:
     """-(t log s(x) pos_weight + (1 - t) log(1 - s(x))) weight, with s the sigmoid, without overflow.
 
     input and target of one shape. As torch.nn.functional.binary_cross_entropy_with_logits.
@@ -198,22 +200,19 @@ def binary_cross_entropy_with_logits(
             f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} "
             "must have one shape"
         )
-    negative = input - _ops.logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
-    positive = _ops.logsigmoid(input)
+    negative = input - logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
+    positive = logsigmoid(input)
     if pos_weight is not None:
         positive = positive * pos_weight
     losses = (1 - target) * negative - target * positive
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+def mse_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
     """(input - target) ** 2. As torch.nn.functional.mse_loss."""
-    return _reduce(_ops.square(input - target), reduction)
+    return _reduce(square(input - target), reduction)
 
 
-def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+def l1_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
     """|input - target|. As torch.nn.functional.l1_loss."""
     return _reduce(_abs(input - target), reduction)
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

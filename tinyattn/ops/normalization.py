@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable, recording_namespace
 from tinyattn.ops import dims as _dims
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
 
 
 def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
@@ -23,6 +21,7 @@ def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ..
 
 @operation(
     definition=_definition,
+    fresh=True,
     extras=("normal", "rstd"),
     backward=lambda xp, g, normal, rstd, weight, shape, needed: xp.layer_norm_backward(
         g, normal, rstd, weight, shape, needed
@@ -33,12 +32,12 @@ def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ..
 
 
 def layer_norm(
-    input: Tensor,
+    input: Variable,
     normalized_shape: int | Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weight: Variable | None = None,
+    bias: Variable | None = None,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Variable:
     """Shift and scale the last axes to mean 0 and variance 1, then apply weight and bias.
 
     input (..., *normalized_shape), weight and bias of shape normalized_shape. As
@@ -51,8 +50,5 @@ def layer_norm(
         if x is not None and tuple(x.shape) != shape:
             raise RuntimeError(f"layer_norm: {name} has shape {tuple(x.shape)}; expected {shape}")
     if math.prod(input.shape) == 0:
-        return _definition(_ops, input, weight, bias, shape=shape, eps=eps)
+        return _definition(recording_namespace(), input, weight, bias, shape=shape, eps=eps)
     return _layer_norm(input, weight, bias, shape=shape, eps=eps)
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

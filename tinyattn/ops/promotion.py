@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-import tinyattn.tensors as _tensor
 from tinyattn.dtypes import get_default_dtype
+from tinyattn.engine.operation import agree
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
+from tinyattn.ops.copies import cast
 
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
@@ -24,7 +26,7 @@ def result_type(*inputs: Any) -> np.dtype[Any]:
     """The dtype in which tensors and Python numbers meet. As torch.result_type."""
     tiers: list[np.dtype[Any] | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
     for x in inputs:
-        if isinstance(x, _tensor.Tensor):
+        if isinstance(x, Variable):
             tier, dtype = (0 if x.ndim else 1), x.dtype
         elif isinstance(x, float):
             tier, dtype = 2, get_default_dtype()
@@ -48,7 +50,7 @@ def _meet(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
 
 def operand(x: Any) -> Any:
     """An input as operations take it: a Tensor, or a Python number (np.float64 would widen)."""
-    if isinstance(x, _tensor.Tensor | bool | int | float) and not isinstance(x, np.generic):
+    if isinstance(x, Variable | bool | int | float) and not isinstance(x, np.generic):
         return x
     if isinstance(x, np.generic):
         x = x.item()
@@ -69,31 +71,17 @@ def floating(*inputs: Any) -> Sequence[Any]:
     return inputs if agree(inputs) else _align(inputs, True)
 
 
-def agree(inputs: Sequence[Any]) -> bool:
-    """Whether there is nothing to do, as nearly always: floating tensors of one dtype, and numbers."""
-    dtype = None
-    for x in inputs:
-        if isinstance(x, _tensor.Tensor):
-            if dtype is None:
-                dtype = x.array.dtype
-            elif x.array.dtype is not dtype:
-                return False
-        elif type(x) is not float and type(x) is not int:
-            return False
-    return dtype is not None and dtype.kind == "f"
-
-
 def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
     inputs = [operand(x) for x in inputs]
-    first = next((x for x in inputs if isinstance(x, _tensor.Tensor)), None)
+    first = next((x for x in inputs if isinstance(x, Variable)), None)
     if first is None:  # numbers alone: as 0-d tensors
         inputs = [creation.tensor(x) for x in inputs]
         first = inputs[0]
     dtype = first.dtype
     for x in inputs:
-        if x.dtype is not dtype if isinstance(x, _tensor.Tensor) else isinstance(x, float) and dtype.kind != "f":
+        if x.dtype is not dtype if isinstance(x, Variable) else isinstance(x, float) and dtype.kind != "f":
             dtype = result_type(*inputs)
             break
     if dtype.kind != "f":
         dtype = get_default_dtype() if floating else result_type(*inputs)
-    return [_tensor.ops.cast(x, dtype) if isinstance(x, _tensor.Tensor) and x.dtype != dtype else x for x in inputs]
+    return [cast(x, dtype) if isinstance(x, Variable) and x.dtype != dtype else x for x in inputs]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Variable
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.elementwise import cast
+from tinyattn.ops.copies import cast
+from tinyattn.ops.elementwise import exp
 from tinyattn.ops.promotion import floating
-
-if TYPE_CHECKING:
-    from tinyattn.tensors import Tensor
+from tinyattn.ops.reductions import sum
 
 
 def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
@@ -36,17 +36,17 @@ def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.log_softmax(x, dim)
 
 
-def softmax_backward(g: Tensor, out: Tensor, dim: int) -> Tensor:
+def softmax_backward(g: Variable, out: Variable, dim: int) -> Variable:
     """The gradient of softmax, from its output."""
-    return out * (g - _ops.sum(g * out, dim, keepdim=True))
+    return out * (g - sum(g * out, dim, keepdim=True))
 
 
-def log_softmax_backward(g: Tensor, out: Tensor, dim: int) -> Tensor:
+def log_softmax_backward(g: Variable, out: Variable, dim: int) -> Variable:
     """The gradient of log_softmax, from its output."""
-    return g - _ops.exp(out) * _ops.sum(g, dim, keepdim=True)
+    return g - exp(out) * sum(g, dim, keepdim=True)
 
 
-def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
     """exp(x) over its sum along `dim`. As torch.softmax.
 
     softmax([2.3, 1.1, 0.7]) = [0.6653, 0.2004, 0.1343]. A slice of nothing but -inf gives NaN.
@@ -54,13 +54,10 @@ def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return _softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
 
 
-def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def log_softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
     """log(softmax(x)), without overflow or underflow. As torch.log_softmax."""
     return _log_softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
 
 
-def _ready(input: Tensor, dtype: Any) -> Tensor:
+def _ready(input: Variable, dtype: Any) -> Variable:
     return cast(input, dtype) if dtype is not None else floating(input)[0]
-
-
-from tinyattn import ops as _ops  # noqa: E402 - the namespace this module is part of

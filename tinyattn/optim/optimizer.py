@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.dtypes import float32
-from tinyattn.engine.modes import call_site, enable_grad
-from tinyattn.engine.observer import observers
+from tinyattn.engine.modes import call_site, enable_grad, observers
 from tinyattn.ops.creation import as_tensor
 from tinyattn.optim.bundles import FEW, Bundles
 from tinyattn.optim.counters import Counters

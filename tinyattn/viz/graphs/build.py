@@ -181,7 +181,7 @@ def saved_arrays(node: Node) -> list[tuple[str, Any]]:
     """(name, array) of what a node keeps for the walk; nothing if that was freed, or is to be computed again."""
     found = []
     for name, value in (node.saved or {}).items():
-        several = type(value) is tuple
+        several = isinstance(value, tuple)
         for i, saved in enumerate(value if several else (value,)):
             if type(saved) is Saved:
                 found.append((f"{name}[{i}]" if several else name, saved.array))

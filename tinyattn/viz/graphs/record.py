@@ -10,7 +10,7 @@ from typing import Any
 from tinyattn.debug.describe import input_names
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import call_site, module_stack
-from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.node import Node, Saved, SavedValues
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module
@@ -41,7 +41,7 @@ def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Ten
     nodes = nodes_behind(roots)
     for node in nodes:  # what somebody saved as an input tells the value of where it came from
         for saved in (node.saved or {}).values():
-            for one in saved if type(saved) is tuple else (saved,):
+            for one in saved if isinstance(saved, tuple) else (saved,):
                 if type(one) is Saved and one.node is not None and one.version == one.storage.version:
                     values.setdefault(one.node, one.array)
     for node in nodes:
@@ -54,7 +54,7 @@ def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Ten
         builder.connect(
             vertex, [(slot, x._replace(target=vertex.index) if isinstance(x, Edge) else x) for slot, x in inputs]
         )
-        own = (node.saved or {}).get("out")
+        own = (node.saved or SavedValues()).get("out")
         value = own.array if type(own) is Saved else values.get(node)
         vertex.value = None if value is None else builder.gallery.add(value)
         vertex.name = builder.names.get(id(node), vertex.op)
@@ -74,7 +74,7 @@ def _inputs_of(builder: Builder, node: Node) -> list[tuple[str, Any]]:
             source = builder.nodes[edge] if edge in builder.nodes else builder.leaf(edge)
             found.append((slot, Edge(source, -1, slot, True)))
             continue
-        saved = (node.saved or {}).get(slot)
+        saved = (node.saved or SavedValues()).get(slot)
         if type(saved) is Saved:
             found.append((slot, Edge(builder.constant(saved.array, slot), -1, slot, False)))
         elif isinstance(saved, int | float):

@@ -1,0 +1,99 @@
+"""Variable: an array, and the node that says where it came from. A Tensor is one, with methods."""
+
+from __future__ import annotations
+
+import threading
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tinyattn.engine.modes import Site
+
+if TYPE_CHECKING:
+
+    class Methods(Any):  # type: ignore[misc]
+        """Those of Tensor, which is built on operations, which are built on this: to a type checker, any."""
+else:
+    Methods = object
+
+_new_storage = threading.Lock()
+
+
+class Storage:
+    """The version counter of one piece of memory. A variable and its views share one."""
+
+    __slots__ = ("tracked", "version", "writer")
+
+    def __init__(self) -> None:
+        self.version = 0  # how many in-place writes there have been
+        self.tracked = 0  # the last version whose write was itself recorded for gradients
+        self.writer: tuple[str, Site] | None = None  # the last write: its name and its line
+
+
+class Variable(Methods):
+    """An array that can remember how it was computed.
+
+    array: of NumPy or CuPy.
+    node: the recorded operation that gave it (an engine Node); None if it requires no gradient.
+    grad: its gradient, a Variable of the same shape, once `backward` has filled it.
+    """
+
+    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "array", "grad", "node")
+
+    array: Any
+    node: Any
+    grad: Any
+    _storage: Storage | None
+
+    @classmethod
+    def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
+        """Wrap an array without checks or a copy, in the class of results (see `use`)."""
+        self = cls.__new__(_result_class)
+        self.array, self.node, self.grad = array, node, None
+        self._storage, self._is_view = storage, False
+        self._version = 0 if storage is None else storage.version
+        return self
+
+    @property
+    def storage(self) -> Storage:
+        """The version counter of this memory; made on first use."""
+        if self._storage is None:
+            with _new_storage:  # two threads may need that of one parameter
+                if self._storage is None:
+                    self._storage = Storage()
+        return self._storage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the elements, a NumPy dtype."""
+        return self.array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.array.ndim
+
+
+# --- the two things that the engine cannot know by itself: tensors.py calls `use` once ---
+
+_result_class: type[Variable] = Variable
+_recording: Any = None
+
+
+def use(*, recording: ModuleType, result: type[Variable]) -> None:
+    """Register what is built on the engine.
+
+    recording: the namespace that rules and definitions get as `xp` when they run on Variables (`tinyattn.ops`).
+    result: the class of what operations return (`Tensor`).
+    """
+    global _recording, _result_class
+    _recording, _result_class = recording, result
+
+
+def recording_namespace() -> Any:
+    """The array library of Variables: `tinyattn.ops`, whose functions record themselves."""
+    return _recording

@@ -1,0 +1,40 @@
+"""The same numbers again: copies, other dtypes, other devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyattn import backends
+from tinyattn.dtypes import as_dtype
+from tinyattn.engine.operation import Operation
+from tinyattn.engine.variable import Variable
+
+clone = Operation(
+    lambda xp, x: xp.clone(x), name="clone", x=lambda xp, g: g, doc="A copy; gradients pass. As torch.clone."
+)
+alias = Operation(
+    lambda xp, x: x, name="alias", view=True, x=lambda xp, g: g, doc="The same array under a node of its own."
+)
+_cast = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast", view=True, x=lambda xp, g: g)
+_to_integers = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast")  # no rule: rounding has no slope
+
+_move = Operation(  # the gradient goes back to where the input is
+    lambda xp, x, *, device, source: backends.move(x, device),
+    name="to",
+    x=lambda xp, g, source: move(g, source) if isinstance(g, Variable) else backends.move(g, source),
+)
+
+
+def cast(input: Variable, dtype: Any) -> Variable:
+    """Return `input` in another dtype, or itself if it has that dtype. Integers pass no gradient."""
+    dtype = as_dtype(dtype)
+    if input.dtype == dtype:
+        return input
+    return (_cast if dtype.kind == "f" else _to_integers)(input, dtype=dtype)
+
+
+def move(input: Variable, device: Any) -> Variable:
+    """Return `input` on another device, or itself if it is there."""
+    device = backends.full_name(device)
+    source = backends.device_of(input.array)
+    return input if source == device else _move(input, device=device, source=source)
