@@ -29,7 +29,7 @@ ALSO = {
     "ops/reductions.py": {"_count", "sum_to"},
     "ops/shape.py": {"_inner", "_inverse"},
     "engine/walk.py": {
-        "receive", "take", "part", "hand_over", "arrive", "hand_on", "leave", "_through_definition", "_accumulate", "_given",
+        "receive", "take", "part", "hand_over", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
         "leading_to",
     },
 }  # fmt: skip

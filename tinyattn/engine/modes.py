@@ -99,9 +99,9 @@ site_of_caller: ContextVar[Site | None] = ContextVar("site_of_caller", default=N
 _ours: dict[str, bool] = {threading.__file__: True}
 
 
-def call_site() -> Site:
-    """The nearest line outside this package."""
-    frame = sys._getframe(1)
+def call_site(skip: int = 1) -> Site:
+    """The nearest line outside this package; `skip`: how many callers are known to be inside."""
+    frame = sys._getframe(skip)
     while (caller := frame.f_back) is not None:
         file = frame.f_code.co_filename
         if file not in _ours:

@@ -15,8 +15,10 @@ class Saved:
 
     __slots__ = ("array", "node", "storage", "version")
 
-    def __init__(self, array: Any, node: Node | None, storage: Storage) -> None:
-        self.array, self.node, self.storage, self.version = array, node, storage, storage.version
+    def __init__(self, variable: Variable) -> None:
+        self.array, self.node = variable.array, variable.node
+        self.storage = storage = variable._storage or variable.storage
+        self.version = storage.version
 
     def read(self, name: str, owner: Node, recording: bool) -> Any:
         """The array; as a Variable with its history if the rules are being recorded.
@@ -47,7 +49,7 @@ class Several(tuple[Any, ...]):
 def save(value: Any) -> Any:
     """`value` as a node keeps it: arrays as Saved; numbers and None as they are."""
     if isinstance(value, Variable):
-        return Saved(value.array, value.node, value._storage or value.storage)
+        return Saved(value)
     return Several(map(save, value)) if type(value) is tuple else value
 
 
@@ -59,7 +61,10 @@ class SavedValues(dict[str, Any]):
     def read(self, name: str, owner: Node, recording: bool) -> Any:
         """One value, as a rule receives it."""
         value = self[name]
-        return value.read(name, owner, recording) if type(value) in (Saved, Several) else value
+        if type(value) is Saved:
+            unchanged = value.version == value.storage.version  # nearly always: then one call less
+            return value.array if unchanged and not recording else value.read(name, owner, recording)
+        return value.read(name, owner, recording) if type(value) is Several else value
 
     def arrays(self) -> Iterator[tuple[str, Saved]]:
         """Every saved array with its name; those of Several are called xs[0], xs[1] ..."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tinyattn import backends
 from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack, observers
-from tinyattn.engine.node import Node, SavedValues, save
+from tinyattn.engine.node import Node, Saved, SavedValues, save
 from tinyattn.engine.variable import Variable, recording_namespace
 
 TORCH_NAMES = ("input", "other")  # of the first two inputs, in calls by keyword
@@ -84,6 +84,7 @@ class Operation:
         self.forward, self.definition, self.backward = forward, definition, backward
         self.promote, self.extras, self.fresh, self.view = promote, extras, fresh, view
         self.rules, self.traits = rules, frozenset(traits.split())
+        self.differentiable = bool(rules or backward)
         silent = backends.quiet() if quiet and not view else lambda function: function
         self._run = silent(forward)
         self._run_recorded = silent(recorded or forward)
@@ -94,7 +95,7 @@ class Operation:
         self.options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
         self.joint = _asked(backward) if backward else []
-        self._rules = [(rules.get(key), self.asks.get(key, ())) for key in self.inputs]
+        self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
         self._plans: dict[tuple[bool, ...], Plan] = {}
         self._check_names()
         self.__name__, self.__doc__ = self.name, doc or forward.__doc__
@@ -156,18 +157,20 @@ class Operation:
         tracked = tracked and grad_mode.get()
         xp = backends.of(*arrays)
         try:
-            results = (self._run_recorded if tracked else self._run)(xp, *arrays, **options)
+            result = (self._run_recorded if tracked else self._run)(xp, *arrays, **options)
         except ValueError as error:
             self._name_shapes(error, arrays)
             raise
-        if not self.extras or type(results) not in (tuple, list):  # extras are left out where nothing is recorded
-            results = (results,)
-        outs = [Variable._from(x if type(x) is xp.ndarray else _as_array(xp, x)) for x in results]
+        extras: Sequence[Variable] = ()
+        if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
+            result, *extra_arrays = result
+            extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
+        out = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
         if self.view:
-            _share_storage(outs[0], inputs[0])
-        if tracked and (self.rules or self.backward):
-            outs[0].node = self._record(inputs, arrays, tuple(edges), options, outs)
-        return tuple(outs) if len(outs) > 1 and self.definition is None else outs[0]
+            _share_storage(out, inputs[0])
+        if tracked and self.differentiable:
+            out.node = self._record(inputs, arrays, tuple(edges), options, (out, *extras))
+        return (out, *extras) if extras and self.definition is None else out
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
         watching = observers.get()
@@ -209,18 +212,19 @@ class Operation:
         node = Node(
             self, edges, outs[0].array, options if len(options) == len(self.options) else self.options | options
         )
-        node.site, node.modules = call_site(), module_stack.get()
+        node.site, node.modules = call_site(3), module_stack.get()
         needed = tuple([edge is not None for edge in edges])
         plan = self._plans.get(needed) or self._plan(needed)
         if plan is NOTHING:
             return node
         saved = node.saved = SavedValues()
         for name, i in plan.inputs:
-            saved[name] = save(inputs[i])
+            value = inputs[i]
+            saved[name] = Saved(value) if isinstance(value, Variable) else save(value)
         for name, i in plan.shapes:
             saved[name] = _shapes(arrays[i])
         for name, i in plan.results:
-            saved[name] = save(outs[i])
+            saved[name] = Saved(outs[i])
         return node
 
     def _plan(self, needed: tuple[bool, ...]) -> Plan:
@@ -236,22 +240,6 @@ class Operation:
         plan = Plan(*([(n, where[n]) for n in dict.fromkeys(names) if n in where] for where in (at, shapes, results)))
         self._plans[needed] = plan if any(plan) else NOTHING
         return self._plans[needed]
-
-    # --- backward ---
-
-    def gradients(self, xp: Any, node: Node, g: Any, recording: bool) -> Sequence[Any]:
-        """The gradient at every edge of `node`, None where none is required."""
-        if self.backward is not None:
-            return self.backward(xp, g, *node.read(self.joint, recording))
-        found: list[Any] = []
-        for (rule, asks), edge in zip(self._rules, node.edges, strict=False):
-            if edge is None or rule is None:
-                found.append(None)
-            elif asks:
-                found.append(rule(xp, g, *node.read(asks, recording)))
-            else:
-                found.append(rule(xp, g))
-        return found
 
 
 def operation(**how: Any) -> Callable[[Callable[..., Any]], Operation]:

@@ -116,7 +116,8 @@ class Walk:
             for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
-            self.leave(node)
+            if not self.retain and node.saved:
+                self.free(node)
         return pending
 
     def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
@@ -132,9 +133,20 @@ class Walk:
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
         """The gradient at each edge of `node`, None where none is required."""
-        if self.recording and node.op.backward and node.op.definition:
-            return _through_definition(xp, node, g)
-        return node.op.gradients(xp, node, g, self.recording)
+        op, recording = node.op, self.recording
+        if op.backward is not None:
+            if recording and op.definition is not None:
+                return _through_definition(xp, node, g)
+            return op.backward(xp, g, *node.read(op.joint, recording))
+        found: list[Any] = []
+        for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
+            if edge is None or rule is None:
+                found.append(None)
+            elif asks:
+                found.append(rule(xp, g, *node.read(asks, recording)))
+            else:
+                found.append(rule(xp, g))
+        return found
 
     def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
@@ -146,9 +158,9 @@ class Walk:
         pending.receive(edge, g, owned)
         return g
 
-    def leave(self, node: Node) -> bool:
-        """Free what `node` had saved; whether there was anything."""
-        return not self.retain and node.free()
+    def free(self, node: Node) -> bool:
+        """Free what `node` had saved; whether there was an array."""
+        return node.free()
 
     def branch(self, fork: Fork, pending: Pending) -> None:
         """Walk the branches of `fork` side by side."""
@@ -178,8 +190,8 @@ class WatchedWalk(Walk):
             observer.received(edge, node, g, pending.gradients[edge.id])
         return g
 
-    def leave(self, node: Node) -> bool:
-        freed = super().leave(node)
+    def free(self, node: Node) -> bool:
+        freed = super().free(node)
         for observer in observers.get() if freed else ():
             observer.freed(node)
         return freed
