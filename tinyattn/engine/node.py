@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tinyattn.engine.modes import Site
-from tinyattn.engine.variable import Storage, Variable
+from tinyattn.engine.variable import Variable
 
 
 class Saved:
