@@ -1,30 +1,39 @@
-"""What the tools of this folder say about arrays and about the operations that made them."""
+"""Arrays, recorded operations and tables as the tools of this folder see and show them."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinyattn import backends
 from tinyattn.engine.modes import call_site, module_stack
-from tinyattn.engine.node import Node
+from tinyattn.engine.node import Node, Saved
 from tinyattn.engine.operation import Operation
 from tinyattn.tensors import Tensor
 
+# --- arrays ---
+
 
 def array_of(x: Any) -> Any:
-    """The plain array of a Tensor or of a gradient that is zero but for some places; else `x` itself."""
+    """The plain array of a Tensor or of a sparse gradient; `x` itself otherwise."""
     if isinstance(x, Tensor):
         return x.array
     return x.values if isinstance(x, backends.Placed) else x
 
 
+def owner(array: Any) -> Any:
+    """The array that owns the memory of `array`."""
+    while isinstance(array.base, type(array)):
+        array = array.base
+    return array
+
+
 def fault(x: Any) -> str:
-    """ "NaN" or "infinity", whichever is in a tensor, array or number; "" if all of it is finite."""
+    """ "NaN" or "infinity", whichever a tensor, array or number contains; "" if all of it is finite."""
     x = array_of(x)
     if isinstance(x, float):
         return "" if math.isfinite(x) else "NaN" if math.isnan(x) else "infinity"
@@ -34,16 +43,14 @@ def fault(x: Any) -> str:
 
 
 def made(out: Any, inputs: Sequence[Any]) -> str:
-    """The fault of `out` if none of `inputs` can have brought it, else ""."""
+    """The fault of `out` unless `inputs` explain it: a NaN or infinity among them; "" if they do."""
     kind = fault(out)
-    if not kind:
-        return ""
-    brought = set(map(fault, inputs)) - {""}
+    brought = set(map(fault, inputs)) - {""} if kind else set()
     return "" if kind in brought or (kind == "infinity" and brought) else kind
 
 
 def fitted(gradient: Any, edge: Node) -> Any:
-    """A rule's gradient as the walk hands it on: in the shape and dtype of the input."""
+    """A rule's gradient as the backward pass hands it on: in the shape and dtype of the input."""
     if isinstance(gradient, backends.Placed):
         gradient = gradient.dense()
     array = array_of(gradient)
@@ -53,24 +60,39 @@ def fitted(gradient: Any, edge: Node) -> Any:
         return array if array.dtype == edge.dtype else xp.cast(array, edge.dtype)
 
 
+def checksum(array: Any) -> int:
+    """CRC-32 of the elements, whatever the strides."""
+    array = array.get() if hasattr(array, "get") else array  # out of the memory of a GPU
+    if not array.flags.c_contiguous:
+        array = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
+    return zlib.crc32(array)
+
+
+# --- recorded operations ---
+
+
 def trace(op: Operation, out: Tensor) -> Node:
-    """A node for an operation that recorded none: says where it ran."""
+    """A node for an operation that recorded none, with the line and modules where it ran."""
     node = Node(op, (), out.array)
     node.site, node.modules = call_site(), module_stack.get()
     return node
 
 
 def input_names(op: Operation, count: int) -> list[str]:
-    """What the inputs of an operation are called: x, weight; or xs[0], xs[1] ..."""
+    """The names of an operation's inputs: x, weight; or xs[0], xs[1] ..."""
     return [f"{op.inputs[0]}[{i}]" for i in range(count)] if op.variadic else op.inputs[:count]
 
 
-def checksum(array: Any) -> int:
-    """A number that changes when a byte does, whatever the strides."""
-    array = array.get() if hasattr(array, "get") else array  # out of the memory of a GPU
-    if not array.flags.c_contiguous:
-        array = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
-    return zlib.crc32(array)
+def saved_by(node: Node) -> Iterator[tuple[str, Saved]]:
+    """The arrays that `node` has saved, by name: x, out; or xs[0], xs[1] ..."""
+    for name, value in (node.saved or {}).items():
+        several = type(value) is tuple
+        for i, saved in enumerate(value if several else (value,)):
+            if type(saved) is Saved:
+                yield f"{name}[{i}]" if several else name, saved
+
+
+# --- text ---
 
 
 def count(array: Any) -> str:
@@ -82,7 +104,7 @@ def count(array: Any) -> str:
 
 
 def describe(x: Any) -> str:
-    """Shape, dtype and range of a tensor or array, with what is not finite counted; numbers as they are."""
+    """Shape, dtype and range of a tensor or array, non-finite elements counted; `repr` of anything else."""
     x = array_of(x)
     if not hasattr(x, "dtype"):
         return repr(x)
@@ -93,3 +115,24 @@ def describe(x: Any) -> str:
     if finite.size:
         text += f", from {finite.min().item():.4g} to {finite.max().item():.4g}"
     return text if finite.size == x.size else f"{text}, {count(x)}"
+
+
+def size(n: int) -> str:
+    """Bytes as text: "1.2 MB"."""
+    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n >= length:
+            return f"{n / length:.1f} {unit}"
+    return f"{n} B"
+
+
+def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """The lines of a table with aligned columns: those in `left` at the left, the others at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [
+        [
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+    return ["  " + "  ".join(row).rstrip() for row in cells]
