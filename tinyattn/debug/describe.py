@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,22 +117,19 @@ def describe(x: Any) -> str:
     return text if finite.size == x.size else f"{text}, {count(x)}"
 
 
+def in_units(x: float, units: Sequence[tuple[str, float]], places: int) -> str:
+    """`x` in the first of `units` that it reaches, "1.2 MB"; "" if it reaches none."""
+    return next((f"{x / length:.{places}f} {unit}" for unit, length in units if x >= length), "")
+
+
 def size(n: int) -> str:
     """Bytes as text: "1.2 MB"."""
-    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n >= length:
-            return f"{n / length:.1f} {unit}"
-    return f"{n} B"
+    return in_units(n, (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)), 1) or f"{n} B"
 
 
-def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     """The lines of a table with aligned columns: those in `left` at the left, the others at the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [
-        [
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
+    signs = ["<" if i in left else ">" for i in range(len(widths))]
+    cells = ([f"{x:{sign}{w}}" for x, sign, w in zip(row, signs, widths, strict=True)] for row in rows)
     return ["  " + "  ".join(row).rstrip() for row in cells]
