@@ -97,6 +97,7 @@ def saved_by(node: Node) -> Iterator[tuple[str, Saved]]:
 
 def count(array: Any) -> str:
     """ "3 NaN and 1 infinity in 12 elements" """
+    array = array_of(array)
     nan = int((array != array).sum())
     infinite = int((~backends.of(array).isfinite(array)).sum()) - nan
     found = [f"{nan} NaN"] * (nan > 0) + [f"{infinite} infinit{'y' if infinite == 1 else 'ies'}"] * (infinite > 0)

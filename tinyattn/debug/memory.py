@@ -139,10 +139,9 @@ class MemoryLedger(Observer):
     def held(self, call: int) -> list[MemoryRow]:
         """One row for each memory held during that call: the one that saved it first, or else that made it."""
         rows: dict[int, MemoryRow] = {}
-        for row in self.rows:
+        for row in sorted(self.rows, key=lambda row: row.kind != "saved"):
             if row.start <= call and (row.end is None or row.end >= call) and not row.given and row.kind != "scratch":
-                first = rows.setdefault(row.memory, row)
-                rows[row.memory] = row if row.kind == "saved" != first.kind else first
+                rows.setdefault(row.memory, row)
         return list(rows.values())
 
     def at_peak(self, by: str = "kind") -> dict[str, int]:
