@@ -102,7 +102,7 @@ WRONG: dict[str, Any] = {
     "NaN": (wrong(lambda F, g, x: F.where((x == 2.0) & (g != 0), np.nan, g * x * x * 3)), r"input 0 at \(0, 2\): backward gives nan, finite"),
     "the wrong axis": (wrong(lambda F, g, x: F.flip(g, (1,)), lambda F, x: x * 1), "backward gives 0, finite differences 1 "),
     "a detached factor": (lambda x: x * x.detach(), r"at \(1, 2\): backward gives -3, finite differences -6 "),
-    "a detached output": (lambda x: x.detach() * 2, "backward gives None, for no way in the graph leads there.*finite differences 2 "),
+    "a detached output": (lambda x: x.detach() * 2, "backward gives None, for no path in the graph leads there.*finite differences 2 "),
     "one of two outputs": (lambda x: (x * 2, x.detach()), r"output 1 at \(1, 2\), input 0 at \(1, 2\): backward gives None"),
     "numpy": (lambda x: x + ta.tensor(np.sin(x.numpy())), r"input 0 at"),
     "a wrong rule beside a kink": (lambda x: (x - 2.0).abs() + wrong(lambda F, g, x: g)(x), "backward gives 0, finite differences 26 "),
@@ -152,7 +152,7 @@ def test_wrong_second_derivatives_are_named(case: str) -> None:
 def test_a_walk_that_is_not_repeatable_is_named() -> None:
     drift: list[int] = []
     func = wrong(lambda F, g, x: g * x * x * 3 + (drift.append(1) or len(drift)) * 1e-9)
-    with pytest.raises(GradcheckError, match="two walks back give input 0 different gradients"):
+    with pytest.raises(GradcheckError, match="two backward passes give input 0 different gradients"):
         gradcheck(func, leaf(X))
     assert gradcheck(func, leaf(X), nondet_tol=1e-6)
 

@@ -51,21 +51,12 @@ class Reason(NamedTuple):
 VERDICTS = {  # verdict -> (what it means, what to do about it)
     "healthy": ("it is finite, and neither tiny nor huge", ""),
     "frozen": ("its requires_grad is False", "Set requires_grad_(True) before the forward."),
-    "not_a_leaf": (
-        "it was computed, and backward() fills .grad of leaves alone",
-        "Call retain_grad() on it, or make the tensor that you train a leaf.",
-    ),
+    "not_a_leaf": ("backward() fills .grad of leaves alone", "Call retain_grad() on it, or train a leaf instead."),
     "unused": ("the loss does not depend on it", "Use it in forward(), or leave it out."),
-    "unrecorded": (
-        "no operation that was recorded leads from the loss to it",
-        "Give explain a function that computes the loss: then it also sees detach(), no_grad() and integers.",
-    ),
+    "unrecorded": ("no recorded operation leads to it", "Give explain a function that computes the whole loss."),
     "detached": ("cuts the history off", "Leave that out if the parameter is to be trained through it."),
     "no_grad": ("ran under no_grad(), so nothing was recorded", "Move it out of the no_grad() block."),
-    "integers": (
-        "gives integers or booleans, which have no slope",
-        "Use something that has one, such as softmax for argmax or sigmoid for a comparison.",
-    ),
+    "integers": ("gives integers or booleans", "Use what has a slope: softmax for argmax, sigmoid for a comparison."),
     "no_rule": ("has no rule for a gradient", "Give the operation a rule for this input."),
     "dead_relu": ("its outputs are 0", "Bring its inputs above 0: a smaller learning rate, other weights, or GELU."),
     "saturated": ("it is flat there", "Make its inputs smaller: normalise what comes before, scale, or start smaller."),
@@ -79,20 +70,14 @@ VERDICTS = {  # verdict -> (what it means, what to do about it)
     "stationary": ("its slope at this very point is 0", "If this is the loss, nothing is left to learn."),
     "cancelled": (
         "the contributions add up to zero",
-        "By the way the formula is built, the loss does not depend on it.",
+        "By the way the formula is built, the loss is independent of it.",
     ),
     "hook": ("a hook replaced the gradient of its output", "Look at the hook that was registered there."),
     "zero": ("its rule gives zero", ""),
     "vanishing": ("many steps make it smaller", "Normalise, shorten the path, or add residual connections."),
     "huge": ("it multiplies the gradient", "Make that factor smaller, or clip: nn.utils.clip_grad_norm_."),
-    "overflow": (
-        "it gives an infinity",
-        "Make its inputs smaller, or use a fused operation (cross_entropy, logsigmoid ...).",
-    ),
-    "infinite_slope": (
-        "its slope is infinite",
-        "Keep the inputs away from that point: clamp them, or add a small constant.",
-    ),
+    "overflow": ("it gives an infinity", "Make its inputs smaller, or use a fused operation, such as cross_entropy."),
+    "infinite_slope": ("its slope is infinite", "Keep the inputs away from there: clamp, or add a small constant."),
     "nan": ("it gives NaN", "Keep the inputs where it is defined: clamp them, or add a small constant."),
 }
 
