@@ -84,12 +84,13 @@ def input_names(op: Operation, count: int) -> list[str]:
 
 
 def saved_by(node: Node) -> Iterator[tuple[str, Saved]]:
-    """The arrays that `node` has saved, by name: x, out; or xs[0], xs[1] ..."""
-    for name, value in (node.saved or {}).items():
-        several = type(value) is tuple
-        for i, saved in enumerate(value if several else (value,)):
-            if type(saved) is Saved:
-                yield f"{name}[{i}]" if several else name, saved
+    """The arrays that `node` has saved, by name: x, out; or xs[0], xs[1] ...; none once they are freed."""
+    return iter(()) if node.saved is None else node.saved.arrays()
+
+
+def value(node: Node, name: str) -> Any:
+    """What the rules of `node` read by this name: a saved array, a shape, an option or an extra."""
+    return node.read([name], False)[0]
 
 
 # --- text ---

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.debug.describe import array_of, fitted, input_names, saved_by
+from tinyattn.debug.describe import array_of, fitted, input_names, saved_by, value
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
@@ -101,11 +101,9 @@ def image(node: Node, region: Any, edge: Node) -> Any:
     assert op is not None
     if "moves" in op.traits:  # its forward moves a mask as it moves the elements
         if op.variadic:
-            masks = [xp.zeros(shape, bool) for shape in node.value(f"{op.inputs[0]}_shapes", False)]
+            masks = [xp.zeros(shape, bool) for shape in value(node, f"{op.inputs[0]}_shapes")]
         else:  # a second input is an index, which has no edge
-            masks = [
-                None if source else node.value(name, False) for name, source in zip(op.inputs, node.edges, strict=True)
-            ]
+            masks = [None if source else value(node, name) for name, source in zip(op.inputs, node.edges, strict=True)]
         masks = [region if source is edge else mask for source, mask in zip(node.edges, masks, strict=True)]
         return op.forward(xp, *masks, **node.options) != 0
     if "rows" in op.traits:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.debug.describe import describe, fault, input_names, saved_by
+from tinyattn.debug.describe import describe, fault, input_names, saved_by, value
 from tinyattn.debug.flow import Call
 from tinyattn.debug.probe import Passed, largest, total
 from tinyattn.engine.node import Node
@@ -118,7 +118,7 @@ def _times(passed: Passed) -> Reason:
     node, op = passed.node, passed.op
     asked = op.asks.get(passed.name) or [name for name in op.joint if name != passed.name]
     name = next(name for name in asked if name in op.inputs)
-    factor = node.value(name, False)
+    factor = value(node, name)
     size = largest(factor) if hasattr(factor, "dtype") else abs(factor)
     if size > FLAT:
         return _some(passed)
@@ -134,16 +134,16 @@ def _masked(node: Node) -> bool:
     """Whether an operation that may have a mask has one."""
     assert node.op is not None
     masks = [name for name in node.op.inputs if name in ("mask", "allowed")]
-    return not masks or bool(node.options.get("causal")) or any(node.value(name, False) is not None for name in masks)
+    return not masks or bool(node.options.get("causal")) or any(value(node, name) is not None for name in masks)
 
 
 def _flat(passed: Passed) -> float:
     """The share of places at which the slope is below FLAT: elements, or rows of a softmax."""
     node, g = passed.node, passed.g
     if "slope" in passed.op.extras:
-        return _share(abs(node.value("slope", False)) < FLAT)
+        return _share(abs(value(node, "slope")) < FLAT)
     if "normalises" in passed.op.traits:  # flat where one weight is 1 and the others are 0
-        out = node.value("out", False)
+        out = value(node, "out")
         xp = backends.of(out)
         top = xp.amax(out, node.options["dim"])
         return _share((xp.exp(top) if passed.op.name == "log_softmax" else top) > 1 - FLAT)
