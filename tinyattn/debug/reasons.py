@@ -102,7 +102,7 @@ def why_zero(passed: Passed) -> Reason:
         verdict = "saturated"
     if verdict is None:
         return _some(passed)
-    share = f" (at {flat:.0%} of its places)" if {"rectifies", "saturates", "normalises", "clamps"} & op.traits else ""
+    share = f" (at {flat:.0%} of the places)" if verdict in ("dead_relu", "saturated", "clamped") else ""
     much = "nothing" if passed.nothing else "little"
     return Reason(verdict, node, f"{node} passes {much} of '{passed.name}' on: {VERDICTS[verdict][0]}{share}.")
 
@@ -122,12 +122,14 @@ def _times(passed: Passed) -> Reason:
     size = largest(factor) if hasattr(factor, "dtype") else abs(factor)
     if size > FLAT:
         return _some(passed)
+    text = f"{node} multiplies by '{name}', which is {f'at most {size:.1g}' if size else '0'}"
     source = node.edges[op.inputs.index(name)]
-    text = f"{node} multiplies by '{name}', at most {size:.1g}" + (f", which comes from {source}." if source else ".")
-    for trait in ("rectifies", "drops", "masks"):
-        if source is not None and source.op is not None and trait in source.op.traits:
-            return Reason(ENDS[trait], source, text)
-    return Reason("stationary" if name == passed.name else "times_zero", node, text)
+    if source is not None and source.op is not None:
+        text += f" and comes from {source}"
+        for trait in ("rectifies", "drops", "masks"):
+            if trait in source.op.traits:
+                return Reason(ENDS[trait], source, f"{text}.")
+    return Reason("stationary" if name == passed.name else "times_zero", node, f"{text}.")
 
 
 def _masked(node: Node) -> bool:
