@@ -139,7 +139,7 @@ def recorded(op):
 
 
 @pytest.mark.parametrize("op", OPERATIONS.values(), ids=OPERATIONS)
-def test_traits_tell_which_outputs_depend_on_which_inputs(op):
+def test_traits_show_which_elements_outputs_depend_on(op):
     if is_elementwise(op) or is_moving(op):
         assert op.traits & {"maps", "moves", "overwrites"}
     assert is_moving(op) or "moves" not in op.traits
@@ -159,7 +159,7 @@ ELEMENTWISE = {name: op for name, op in OPERATIONS.items() if op.traits & {"maps
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE.values(), ids=ELEMENTWISE)
-def test_traits_tell_where_a_slope_is_zero(op):
+def test_traits_show_where_slopes_are_zero(op):
     xs, out = recorded(op)
     out.sum().backward()
     for x in xs:
@@ -178,7 +178,7 @@ def test_traits_tell_where_a_slope_is_zero(op):
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE.values(), ids=ELEMENTWISE)
-def test_traits_tell_which_inputs_are_factors(op):
+def test_traits_show_which_inputs_are_factors(op):
     for at, other in [(0, 1), (1, 0)] if len(op.inputs) == 2 and not op.variadic else []:
         if op.asks.get(op.inputs[at]) == [op.inputs[other]]:
             xs = [ta.tensor(X, requires_grad=i == at) if i == at else ta.zeros(3, 4, dtype=ta.float64) for i in (0, 1)]
