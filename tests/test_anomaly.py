@@ -71,7 +71,7 @@ def definition_of(function):
 
 
 @pytest.mark.parametrize("name", FORWARD)
-def test_forward_names_operation_module_line_and_ranges(name):
+def test_anomaly_in_forward_names_operation_and_ranges(name):
     function, operation, found = FORWARD[name]
     x = leaf(-1.0, 0.0, 2.0)
     with detect_anomaly(), pytest.raises(AnomalyError) as error:
@@ -98,7 +98,7 @@ BACKWARD = {
 
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("name", BACKWARD)
-def test_backward_names_the_rule_and_its_input(name, create_graph):
+def test_anomaly_in_backward_names_rule_and_input(name, create_graph):
     function, operation, wanted, kind = BACKWARD[name]
     x = leaf(-1.0, 0.5, 2.0)
     with detect_anomaly():
@@ -131,7 +131,7 @@ def grown(y):
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_a_gradient_that_no_rule_made_is_named_too(name):
+def test_anomaly_names_a_gradient_no_rule_made(name):
     with detect_anomaly(), pytest.raises(AnomalyError, match="no rule made it"):
         GIVEN[name](leaf(0.1, 0.1, 0.1))
 
@@ -173,19 +173,19 @@ def cleaned(data):
 
 
 @pytest.mark.parametrize("name", MEANT)
-def test_what_the_program_put_there_may_pass(name):
+def test_anomaly_allows_infinities_of_the_program(name):
     x = leaf(-1.0, 0.5, 2.0)
     with detect_anomaly():
         MEANT[name](x).sum().backward()
     assert np.isfinite(x.grad.numpy()).all()
 
 
-def test_an_infinity_in_that_becomes_nan_is_an_anomaly():
+def test_anomaly_when_an_infinity_becomes_nan():
     with detect_anomaly(), pytest.raises(AnomalyError, match=r"softmax .* made 2 NaN .* of which 'x' held infinities"):
         F.softmax(leaf(1.0, 2.0) + ta.tensor([-INF, -INF]), 0)
 
 
-def test_nan_in_data_or_parameters_is_reported_where_it_comes_in():
+def test_anomaly_reports_where_nan_enters_the_graph():
     w = leaf(1.0, 2.0)
     with detect_anomaly():
         data = ta.tensor([[1.0, np.nan]]).reshape(2) * 2  # nothing depends on it yet
@@ -198,7 +198,7 @@ def test_nan_in_data_or_parameters_is_reported_where_it_comes_in():
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-def test_pytorch_finds_the_same_backward_anomalies():
+def test_anomalies_in_backward_are_pytorchs():
     for function in (
         lambda x: (x * 0).sqrt().sum(),
         lambda x: (x * 0).pow(0.5).sum(),
@@ -219,7 +219,7 @@ def test_pytorch_finds_the_same_backward_anomalies():
 # --- the switch ---
 
 
-def test_it_costs_nothing_when_off(monkeypatch):
+def test_detect_anomaly_costs_nothing_when_off(monkeypatch):
     calls = []
     for name, value in inspect.getmembers(detect_anomaly, inspect.isfunction):
         if name not in ("__init__", "__enter__", "__exit__"):
@@ -250,7 +250,7 @@ def broken(F, x):
     return x + 0
 
 
-def test_it_leaves_after_an_error_and_can_be_entered_again():
+def test_detect_anomaly_can_be_entered_after_an_error():
     watch = detect_anomaly()
     for _ in range(2):
         with pytest.raises(AnomalyError), watch:
@@ -261,7 +261,7 @@ def test_it_leaves_after_an_error_and_can_be_entered_again():
     (leaf(-1.0).log() * 2).backward()
 
 
-def test_check_nan_false_looks_for_writes_alone():
+def test_detect_anomaly_without_check_nan_checks_writes():
     with detect_anomaly(check_nan=False):
         x = leaf(0.0, 4.0)
         y = x.sqrt()
@@ -273,7 +273,7 @@ def test_check_nan_false_looks_for_writes_alone():
             z.sum().backward()
 
 
-def test_checksums_are_forgotten_with_what_was_saved():
+def test_anomaly_checksums_die_with_saved_arrays():
     with detect_anomaly() as watch:
         x = leaf(1.0, 2.0)
         loss = (x * x).exp().sum()
@@ -287,7 +287,7 @@ def test_checksums_are_forgotten_with_what_was_saved():
         assert len(watch._sums) == 0  # a graph that is dropped takes them with it
 
 
-def test_a_forward_outside_of_it_is_no_reason_to_complain():
+def test_detect_anomaly_accepts_a_forward_outside():
     x = leaf(1.0, 2.0)
     z = x * x
     x.data[0] = 3
@@ -295,7 +295,7 @@ def test_a_forward_outside_of_it_is_no_reason_to_complain():
         z.sum().backward()
 
 
-def test_second_derivatives_are_watched_without_false_alarm():
+def test_detect_anomaly_accepts_right_second_derivatives():
     x = leaf(0.3, 0.7, dtype=ta.float64)
     with detect_anomaly():
         y = F.layer_norm(F.softmax(x, 0) * x.exp(), (2,))
@@ -304,7 +304,7 @@ def test_second_derivatives_are_watched_without_false_alarm():
     assert np.isfinite(h.numpy()).all()
 
 
-def test_each_thread_has_its_own():
+def test_detect_anomaly_is_local_to_its_thread():
     errors, ready, done = [], threading.Event(), threading.Event()
 
     def quiet():
@@ -324,7 +324,7 @@ def test_each_thread_has_its_own():
     assert errors == []
 
 
-def test_observers_nest():
+def test_detect_anomaly_nests_with_other_observers():
     with detect_anomaly(check_nan=False), detect_anomaly(), pytest.raises(AnomalyError):
         leaf(-1.0).log()
     assert observers.get() == ()

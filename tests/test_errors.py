@@ -193,5 +193,5 @@ def test_refusals_say_what_and_why(call, kind, message):
     assert str(error.value).count(". ") <= 4  # a sentence or a few, no treatise
 
 
-def test_the_table_is_long_enough():
+def test_errors_table_has_enough_rows():
     assert len(ROWS) >= 100

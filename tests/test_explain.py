@@ -563,7 +563,7 @@ def symptom_of(parameter):
 
 
 @pytest.mark.parametrize(("make", "symptom", "verdict", "culprit", "module", "recorded"), FAULTS)
-def test_the_culprit_is_found(make, symptom, verdict, culprit, module, recorded):
+def test_explain_finds_the_culprit(make, symptom, verdict, culprit, module, recorded):
     parameter, loss = make()
     before = parameter.grad
     found = explain(parameter, loss)
@@ -588,12 +588,12 @@ def test_the_culprit_is_found(make, symptom, verdict, culprit, module, recorded)
     assert symptom_of(parameter) == symptom
 
 
-def test_the_corpus_is_large_and_knows_every_verdict():
+def test_explain_corpus_covers_every_verdict():
     assert len(FAULTS) >= 12
     assert {row.values[2] for row in FAULTS} | {"healthy", "unrecorded", "no_rule", "zero"} == set(VERDICTS)
 
 
-def test_few_of_many_elements_are_no_reason_to_blame_what_picks_them():
+def test_explain_does_not_blame_cat_for_few_elements():
     w, others = leaf(1), leaf(5000)
 
     def loss():
@@ -606,7 +606,7 @@ def test_few_of_many_elements_are_no_reason_to_blame_what_picks_them():
     assert (found.verdict, found.culprit) == ("vanishing", "sigmoid"), str(found)
 
 
-def test_a_parameter_is_called_by_its_longest_name():
+def test_explain_uses_the_longest_parameter_name():
     net = Net()
 
     def part_first():
@@ -619,7 +619,7 @@ def test_a_parameter_is_called_by_its_longest_name():
         assert "'first.0.weight'" in str(explain(net.first[0].weight, loss))
 
 
-def test_healthy_parameters_are_healthy():
+def test_explain_calls_a_new_model_healthy():
     model = models.AttentionClassifier(image_size=8, patch_size=4, hidden_dim=16, mlp_dim=32, num_layers=1)
     images, labels = ta.rand(4, 8, 8), ta.tensor([1, 2, 3, 4])
     for name, parameter in model.named_parameters():
@@ -628,7 +628,7 @@ def test_healthy_parameters_are_healthy():
         assert f"'{name}'" in str(found) and parameter.grad is None
 
 
-def test_a_bias_of_keys_does_not_matter_to_softmax():
+def test_explain_finds_a_cancelled_key_bias():
     query, key, value, bias = leaf(2, 3, 4), leaf(2, 3, 4), leaf(2, 3, 4), leaf(4)
 
     def loss():
@@ -639,7 +639,7 @@ def test_a_bias_of_keys_does_not_matter_to_softmax():
     assert (found.verdict, found.culprit) == ("cancelled", "add"), str(found)
 
 
-def test_an_operation_without_a_rule():
+def test_explain_names_an_operation_without_rule():
     @ta.operation(a=lambda F, g: g)
     def half(F, a, b):
         return a + b * 0
@@ -649,13 +649,13 @@ def test_an_operation_without_a_rule():
     assert (found.verdict, found.culprit) == ("no_rule", "half"), str(found)
 
 
-def test_data_that_is_no_number():
+def test_explain_finds_nan_in_data():
     w, x = leaf(3), ta.tensor([1.0, np.nan, 2.0])
     found = explain(w, lambda: (w * x).sum())
     assert (found.verdict, found.culprit) == ("nan", "mul") and "saved" in str(found)
 
 
-def test_long_paths_are_shortened_around_the_culprit():
+def test_explain_shortens_long_paths_around_the_culprit():
     w = leaf(3)
 
     def loss():
@@ -679,7 +679,7 @@ def test_long_paths_are_shortened_around_the_culprit():
         (lambda: after_backward(lambda w, loss: explain(w, loss.exp())), RuntimeError, "explain a function"),
     ],
 )  # fmt: skip
-def test_wrong_questions_get_one_sentence(call, kind, message):
+def test_explain_refuses_wrong_arguments(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
 
@@ -691,13 +691,13 @@ def after_backward(ask):
     return ask(w, loss)
 
 
-def test_a_non_scalar_loss_is_refused_as_by_backward():
+def test_explain_refuses_a_loss_that_is_not_scalar():
     w = leaf(2)
     with pytest.raises(RuntimeError, match="only for a single number"):
         explain(w, lambda: w * 2)
 
 
-def test_another_thread_may_ask():
+def test_explain_works_in_another_thread():
     w, answers = leaf(2), []
     thread = threading.Thread(target=lambda: answers.append(explain(w, lambda: (w * 0.0).sum()).verdict))
     thread.start()

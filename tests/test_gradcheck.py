@@ -55,18 +55,18 @@ RIGHT: dict[str, Any] = {
 
 @pytest.mark.parametrize("fast_mode", [True, False], ids=["directions", "elements"])
 @pytest.mark.parametrize("case", RIGHT)
-def test_right_gradients_pass(case: str, fast_mode: bool) -> None:
+def test_gradcheck_passes_right_gradients(case: str, fast_mode: bool) -> None:
     func, inputs = RIGHT[case]
     assert gradcheck(func, inputs, fast_mode=fast_mode) is True
 
 
 @pytest.mark.parametrize("case", [c for c in RIGHT if "pieces" not in c])
-def test_right_second_derivatives_pass(case: str) -> None:
+def test_gradgradcheck_passes_right_second_derivatives(case: str) -> None:
     func, inputs = RIGHT[case]
     assert gradgradcheck(func, inputs, atol=1e-4 if "strong" in case else 1e-5) is True
 
 
-def test_captured_parameters_can_be_listed_as_inputs() -> None:
+def test_gradcheck_takes_captured_parameters_as_inputs() -> None:
     layer, x = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, activation="gelu").double(), random(1, 3, 4)
     assert gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
     before = [p.numpy().copy() for p in layer.parameters()]
@@ -75,13 +75,13 @@ def test_captured_parameters_can_be_listed_as_inputs() -> None:
     assert all(p.grad is None for p in layer.parameters())
 
 
-def test_random_directions_cost_two_evaluations_an_input() -> None:
+def test_gradcheck_takes_two_evaluations_for_each_input() -> None:
     calls = []
     assert gradcheck(lambda x, y: calls.append(1) or x @ y, (random(30, 40), random(40, 20)))
     assert len(calls) == 2 + 2 * 2  # two to see that they agree, and two an input
 
 
-def test_seeds_may_be_given_to_gradgradcheck() -> None:
+def test_gradgradcheck_takes_grad_outputs() -> None:
     assert gradgradcheck(lambda x: (x.exp(), x.sin()), random(3), (random(3), leaf([1.0, 2, 3], False)))
     with pytest.raises(ValueError, match="grad_outputs 0 is float32"):
         gradgradcheck(ta.exp, random(3), ta.ones(3, requires_grad=True))
@@ -102,7 +102,7 @@ WRONG: dict[str, Any] = {
     "NaN": (wrong(lambda F, g, x: F.where((x == 2.0) & (g != 0), np.nan, g * x * x * 3)), r"input 0 at \(0, 2\): backward gives nan, finite"),
     "the wrong axis": (wrong(lambda F, g, x: F.flip(g, (1,)), lambda F, x: x * 1), "backward gives 0, finite differences 1 "),
     "a detached factor": (lambda x: x * x.detach(), r"at \(1, 2\): backward gives -3, finite differences -6 "),
-    "a detached output": (lambda x: x.detach() * 2, "backward gives None, for no way in the graph leads there.*finite differences 2 "),
+    "a detached output": (lambda x: x.detach() * 2, "backward gives None, for no path in the graph leads there.*finite differences 2 "),
     "one of two outputs": (lambda x: (x * 2, x.detach()), r"output 1 at \(1, 2\), input 0 at \(1, 2\): backward gives None"),
     "numpy": (lambda x: x + ta.tensor(np.sin(x.numpy())), r"input 0 at"),
     "a wrong rule beside a kink": (lambda x: (x - 2.0).abs() + wrong(lambda F, g, x: g)(x), "backward gives 0, finite differences 26 "),
@@ -111,7 +111,7 @@ WRONG: dict[str, Any] = {
 
 @pytest.mark.parametrize("fast_mode", [True, False], ids=["directions", "elements"])
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_gradients_are_named(case: str, fast_mode: bool) -> None:
+def test_gradcheck_names_wrong_gradients(case: str, fast_mode: bool) -> None:
     func, message = WRONG[case]
     with pytest.raises(GradcheckError, match=message) as caught:
         gradcheck(func, leaf(X), fast_mode=fast_mode)
@@ -119,7 +119,7 @@ def test_wrong_gradients_are_named(case: str, fast_mode: bool) -> None:
     assert gradcheck(func, leaf(X), raise_exception=False, fast_mode=fast_mode) is False
 
 
-def test_the_input_is_named() -> None:
+def test_gradcheck_names_the_input() -> None:
     @ta.operation(a=lambda F, g, b: g * b, b=lambda F, g, a: g * a * 1.01)
     def product(F: Any, a: Any, b: Any) -> Any:
         return a * b
@@ -128,7 +128,7 @@ def test_the_input_is_named() -> None:
         gradcheck(lambda a, n, b: product(a, b) * n, (leaf([1.0, 5.0]), 2.0, leaf([1.0, 2.0])))
 
 
-def test_one_wrong_element_of_many_is_seen_along_random_directions() -> None:
+def test_gradcheck_finds_one_wrong_element_of_many() -> None:
     slip = wrong(lambda F, g, x: g * x * x * (3 + (np.arange(5000) == 4321) * 0.1))
     with pytest.raises(GradcheckError, match=r"input 0 at \(4321,\)"):
         gradcheck(lambda x: slip(x).sum(), random(5000))
@@ -141,7 +141,7 @@ SECOND = {
 
 
 @pytest.mark.parametrize("case", SECOND)
-def test_wrong_second_derivatives_are_named(case: str) -> None:
+def test_gradgradcheck_names_wrong_second_derivatives(case: str) -> None:
     func, message = SECOND[case]
     with pytest.raises(GradcheckError, match="gradgradcheck: " + message) as caught:
         gradgradcheck(func, leaf(X))
@@ -149,15 +149,15 @@ def test_wrong_second_derivatives_are_named(case: str) -> None:
     assert gradgradcheck(func, leaf(X), raise_exception=False) is False
 
 
-def test_a_walk_that_is_not_repeatable_is_named() -> None:
+def test_gradcheck_names_a_backward_that_varies() -> None:
     drift: list[int] = []
     func = wrong(lambda F, g, x: g * x * x * 3 + (drift.append(1) or len(drift)) * 1e-9)
-    with pytest.raises(GradcheckError, match="two walks back give input 0 different gradients"):
+    with pytest.raises(GradcheckError, match="two backward passes give input 0 different gradients"):
         gradcheck(func, leaf(X))
     assert gradcheck(func, leaf(X), nondet_tol=1e-6)
 
 
-def test_a_function_that_is_not_repeatable_is_named() -> None:
+def test_gradcheck_names_a_function_that_varies() -> None:
     with pytest.raises(GradcheckError, match=r"for the same inputs \(output 0 at .*Unseeded dropout"):
         gradcheck(lambda x: F.dropout(x, 0.5), random(20))
 
@@ -187,7 +187,7 @@ KINKS: dict[str, Any] = {
 
 @pytest.mark.parametrize("fast_mode", [True, False], ids=["directions", "elements"])
 @pytest.mark.parametrize("case", KINKS)
-def test_kinks_are_recognised(case: str, fast_mode: bool) -> None:
+def test_gradcheck_recognises_kinks(case: str, fast_mode: bool) -> None:
     func, values, message = KINKS[case]
     if "oblique" in case and not fast_mode:
         return  # seen from no single element
@@ -208,18 +208,18 @@ REFUSED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_checked_is_refused_with_the_reason(case: str) -> None:
+def test_gradcheck_refuses_what_it_cannot_check(case: str) -> None:
     call, message = REFUSED[case]
     with pytest.raises(ValueError, match="gradcheck: .*" + message):
         call()
 
 
-def test_a_nan_in_the_output_is_named() -> None:
+def test_gradcheck_names_a_nan_output() -> None:
     with pytest.raises(GradcheckError, match=r"output 0 is NaN at \(1,\)"):
         gradcheck(ta.log, leaf([1.0, -1.0]))
 
 
-def test_inputs_are_put_back_even_after_an_error() -> None:
+def test_gradcheck_restores_inputs_after_an_error() -> None:
     x = leaf([1.0, 2.0])
 
     def fails(x: ta.Tensor) -> ta.Tensor:
@@ -233,7 +233,7 @@ def test_inputs_are_put_back_even_after_an_error() -> None:
     assert x.grad is None
 
 
-def test_the_arguments_are_those_of_torch() -> None:
+def test_gradcheck_arguments_and_verdicts_are_torchs() -> None:
     """The same calls, the same verdicts, in both engines."""
 
     def both(name: str, func: Any, values: Any, **options: Any) -> tuple[bool, bool]:
@@ -255,7 +255,7 @@ def test_the_arguments_are_those_of_torch() -> None:
 # --- an operation of one's own ---
 
 
-def test_the_example_proves_its_operation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_operation_example_checks_its_operation(capsys: pytest.CaptureFixture[str]) -> None:
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples/custom_operation.py"))
     example["main"]()
     printed = capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_the_example_proves_its_operation(capsys: pytest.CaptureFixture[str]) ->
     assert printed.endswith("beta = 1.7: 1.700\n")
 
 
-def test_the_examples_operation_is_one_of_the_librarys_kind() -> None:
+def test_custom_operation_example_keeps_dtypes_and_shapes() -> None:
     swish = runpy.run_path(str(Path(__file__).parents[1] / "examples/custom_operation.py"))["swish"]
     x, beta = ta.randn(2, 3, requires_grad=True), ta.ones(3, requires_grad=True)
     swish(x, beta).sum().backward()

@@ -98,7 +98,7 @@ def measured(step):
 
 
 @pytest.mark.parametrize("make", STEPS.values(), ids=STEPS)
-def test_the_peak_is_what_tracemalloc_measures(make):
+def test_memory_peak_is_what_tracemalloc_measures(make):
     first, twin = make(), make()
     for _ in range(2):  # the first step makes the state of the optimizer
         with memory_ledger() as m:
@@ -111,7 +111,7 @@ def test_the_peak_is_what_tracemalloc_measures(make):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_peak_of_higher_derivatives(order):
+def test_memory_peak_of_higher_derivatives(order):
     def step():
         (g,) = ta.grad(F.gelu(x @ x).square().sum(), x, create_graph=order == 2)
         if order == 2:
@@ -127,7 +127,7 @@ def test_the_peak_of_higher_derivatives(order):
 # --- the rows ---
 
 
-def test_every_saved_array_has_a_row():
+def test_memory_ledger_has_every_saved_array():
     x, w = leaf(100, 10), leaf(10, 20)
     with memory_ledger() as m:
         y = (x @ w).exp()  # line of exp
@@ -153,7 +153,7 @@ def test_every_saved_array_has_a_row():
     assert [t.live for t in m.timeline[:4]] == [8000, 16_000, 16_000, 16_004]
 
 
-def test_saved_arrays_are_held_from_the_forward_to_the_rule_that_needs_them():
+def test_saved_arrays_are_held_until_their_rule():
     x = leaf(1000)
     with memory_ledger() as m:
         x.exp().sin().sum().backward()
@@ -167,7 +167,7 @@ def test_saved_arrays_are_held_from_the_forward_to_the_rule_that_needs_them():
     assert only(m.rows, kind="leaf gradient").end is None  # it is x.grad
 
 
-def test_retain_graph_retains():
+def test_retain_graph_keeps_saved_arrays():
     x = leaf(10)
     with memory_ledger() as m:
         loss = x.exp().sum()
@@ -183,7 +183,7 @@ def test_retain_graph_retains():
     assert only(m.saved, operation="exp").end is None
 
 
-def test_a_graph_that_is_dropped_frees_what_it_had_saved():
+def test_a_dropped_graph_frees_its_saved_arrays():
     x = leaf(10)
     with memory_ledger() as m:
         loss = x.exp().sum()
@@ -193,7 +193,7 @@ def test_a_graph_that_is_dropped_frees_what_it_had_saved():
     assert only(m.rows, kind="output", operation="exp").end == 1
 
 
-def test_everything_saved_by_a_model_is_freed_by_the_end_of_backward():
+def test_backward_frees_everything_a_model_saved():
     step = classifier()
     with memory_ledger() as m:
         step()
@@ -205,7 +205,7 @@ def test_everything_saved_by_a_model_is_freed_by_the_end_of_backward():
     assert m.timeline[-1].live == sum(3 * 4 * p.numel() + 4 for p in parameters)  # gradient, two averages, a counter
 
 
-def test_the_scores_of_attention_are_seen_with_their_module():
+def test_memory_ledger_names_the_module_of_attention_scores():
     step = classifier(num_layers=2)
     with memory_ledger() as m:
         step()
@@ -221,7 +221,7 @@ def test_the_scores_of_attention_are_seen_with_their_module():
     assert {row.module for row in m.saved} >= {"embed", "blocks.0.norm1", "blocks.1.mlp.fc2", "norm", "head"}
 
 
-def test_views_of_one_array_are_counted_once():
+def test_memory_of_several_views_counts_once():
     qkv = ta.randn(2, 5, 3, 8, requires_grad=True) * 1
     with memory_ledger() as m:
         F.scaled_dot_product_attention(*qkv.unbind(2)).sum().backward()
@@ -231,7 +231,7 @@ def test_views_of_one_array_are_counted_once():
     assert q.bytes == 2 * 5 * 3 * 8 * 4
 
 
-def test_scratch_has_rows_of_its_own():
+def test_memory_ledger_has_rows_for_scratch():
     x = leaf(100, 100)
     with memory_ledger() as m:
         F.gelu(x).neg().sum().backward()  # not sum at once: NumPy 2.0's takes a buffer, needed or not
@@ -242,7 +242,7 @@ def test_scratch_has_rows_of_its_own():
     assert high == m.timeline[0].live + rows["gelu", "forward"]
 
 
-def test_what_a_kernel_keeps_is_not_scratch():
+def test_saved_extras_are_not_scratch():
     q = leaf(4, 100, 4)
     with memory_ledger() as m:
         F.scaled_dot_product_attention(q, q, q)
@@ -258,7 +258,7 @@ def test_memory_of_another_library_is_not_counted():
     del y
 
 
-def test_what_was_there_before_is_not_counted():
+def test_memory_from_before_is_not_counted():
     before = ta.ones(1000)
     with memory_ledger() as m:
         inside = ta.ones(1000)
@@ -269,7 +269,7 @@ def test_what_was_there_before_is_not_counted():
     del total
 
 
-def test_what_numpy_does_between_operations_is_measured_but_not_predicted():
+def test_memory_between_operations_is_only_in_measured():
     x = leaf(1000)
     with memory_ledger() as m:
         y = x.exp()
@@ -278,7 +278,7 @@ def test_what_numpy_does_between_operations_is_measured_but_not_predicted():
     assert m.peak < 10_000 and m.measured > 40_000
 
 
-def test_an_index_that_an_operation_keeps_is_counted():
+def test_memory_of_a_kept_index_is_counted():
     x = leaf(100)
     index = ta.from_numpy(np.zeros(1000, np.int64))
     with memory_ledger() as m:
@@ -287,7 +287,7 @@ def test_an_index_that_an_operation_keeps_is_counted():
     del y
 
 
-def test_gradients_that_the_walk_adds_up_are_counted():
+def test_memory_of_summed_gradients_is_counted():
     x = leaf(1000)
     with memory_ledger() as m:
         y = x.exp()
@@ -295,7 +295,7 @@ def test_gradients_that_the_walk_adds_up_are_counted():
     assert only(m.rows, kind="gradient", operation="exp", name="out").bytes == 4000
 
 
-def test_the_state_of_optimizers():
+def test_memory_ledger_counts_optimizer_state():
     model = nn.Linear(10, 5)
     optimizer = optim.Adam(model.parameters())
     model(ta.ones(2, 10)).sum().backward()
@@ -316,7 +316,7 @@ def saved_bytes(m):
     return max(sum(r.bytes for r in m.held(i) if r.kind == "saved") for i in range(len(m.timeline)))
 
 
-def test_checkpointing_in_numbers():
+def test_checkpoint_saves_memory_in_numbers():
     def run(wrap):
         def block(x):
             for _ in range(6):
@@ -337,7 +337,7 @@ def test_checkpointing_in_numbers():
     assert checkpointed[0] < plain[0] / 3 and checkpointed[1] < plain[1] / 2.5
 
 
-def test_tiles_in_numbers():
+def test_tiled_attention_saves_memory_in_numbers():
     def run(tiled):
         with memory_ledger() as m, tiled_attention(tiled):
             F.scaled_dot_product_attention(q, q, q).sum().backward()
@@ -354,7 +354,7 @@ def test_tiles_in_numbers():
 # --- using it ---
 
 
-def test_it_retains_nothing():
+def test_memory_ledger_retains_nothing():
     x = leaf(10)
     with memory_ledger() as m:
         y = x.exp()
@@ -374,7 +374,7 @@ def test_it_retains_nothing():
     assert str(m)
 
 
-def test_ledgers_nest():
+def test_memory_ledgers_nest():
     with memory_ledger() as outer:
         a = leaf(1000).exp()
         with memory_ledger() as inner:
@@ -393,7 +393,7 @@ def test_ledgers_nest():
     assert not tracemalloc.is_tracing()
 
 
-def test_it_ends_well_when_the_program_does_not():
+def test_memory_ledger_ends_cleanly_after_an_error():
     x = leaf(3)
 
     with pytest.raises(RuntimeError, match="matmul"), memory_ledger() as m:
@@ -414,7 +414,7 @@ def test_it_ends_well_when_the_program_does_not():
 BROKEN = ta.Operation(lambda F, x: x + 1, name="broken", x=lambda F, g: 1 / 0)
 
 
-def test_it_refuses_to_disturb_tracemalloc():
+def test_memory_ledger_refuses_a_running_tracemalloc():
     tracemalloc.start()
     try:
         with pytest.raises(RuntimeError, match=r"tracemalloc is running already.*tracemalloc\.stop\(\)"):
@@ -425,7 +425,7 @@ def test_it_refuses_to_disturb_tracemalloc():
     assert observers.get() == ()
 
 
-def test_no_grad_saves_nothing():
+def test_no_grad_saves_nothing_for_backward():
     x = leaf(1000)
     with memory_ledger() as m, ta.no_grad():
         nn.Sequential(nn.ReLU(), nn.Tanh())(x).sum()
@@ -434,7 +434,7 @@ def test_no_grad_saves_nothing():
     assert [t.module for t in m.timeline[:2]] == ["0", "1"]
 
 
-def test_threads_share_a_ledger():
+def test_threads_share_a_memory_ledger():
     x = leaf(1000)
     with memory_ledger() as m:
         threads = [
@@ -449,7 +449,7 @@ def test_threads_share_a_ledger():
     assert all(row.end is not None for row in m.rows)
 
 
-def test_the_table():
+def test_memory_ledger_prints_a_table():
     step = classifier()
     with memory_ledger() as m:
         step()

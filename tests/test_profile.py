@@ -41,7 +41,7 @@ def step():
 # --- counts ---
 
 
-def test_calls_are_the_engines_own(step):
+def test_profile_has_each_call_of_the_graph(step):
     p, graph, _ = step
     operations = [node for node in graph if node.op is not None]
     leaves = [node for node in graph if node.op is None]
@@ -56,7 +56,7 @@ def test_calls_are_the_engines_own(step):
     assert {node.id for node in graph} == set(p.by_node)
 
 
-def test_sums_by_operation_module_and_node_agree(step):
+def test_profile_sums_by_operation_module_node_agree(step):
     p, graph, model = step
     assert sum(row.seconds for row in p.by_operation.values()) == pytest.approx(p.total.seconds)
     modules = p.by_module
@@ -73,7 +73,7 @@ def test_sums_by_operation_module_and_node_agree(step):
     assert modules["blocks.0.mlp"].calls == 2  # a linear map and its GELU, and another map
 
 
-def test_bytes_are_those_of_the_arrays():
+def test_profile_counts_bytes_of_the_arrays():
     a, b = ta.rand(30, 20, requires_grad=True), ta.rand(20, 10)
     with ta.profile() as p:
         (a @ b).reshape(-1).backward(ta.ones(300))
@@ -110,7 +110,7 @@ FUSED = [
 
 
 @pytest.mark.parametrize("run", FUSED)
-def test_fused_operations_count_what_their_definitions_do(run):
+def test_flops_of_fused_operations_are_their_definitions(run):
     x = ta.rand(3, 4, 6)
     with ta.profile() as fused:
         run(x)
@@ -119,12 +119,12 @@ def test_fused_operations_count_what_their_definitions_do(run):
     assert fused.total.flops == defined.total.flops > 0
 
 
-def test_every_operation_is_counted():
+def test_flops_are_known_for_every_operation():
     ours = {o.name for o in gc.get_objects() if type(o) is Operation and o.forward.__module__.startswith("tinyattn.")}
     assert len(ours) > 70 and ours <= set(COUNTS)
 
 
-def test_products_count_as_torch_counts_them():
+def test_flops_of_products_are_torchs():
     ours = nn.Sequential(nn.Linear(20, 30, bias=False), nn.ReLU(), nn.Linear(30, 5, bias=False))
     theirs = torch.nn.Sequential(*(torch.nn.Linear(a, b, bias=False) for a, b in ((20, 30), (30, 5))))
     with FlopCounterMode(display=False) as counter:
@@ -149,13 +149,13 @@ def test_products_count_as_torch_counts_them():
     [("ij,jk->ik", [(3, 4), (4, 5)], 2 * 60), ("i,j->ij", [(3,), (4,)], 12), ("ij->i", [(3, 4)], 12),
      ("bij,bjk,k->bi", [(2, 3, 4), (2, 4, 5), (5,)], 3 * 120)],
 )  # fmt: skip
-def test_einstein_sums(equation, shapes, flops):
+def test_flops_of_einsum(equation, shapes, flops):
     with ta.profile() as p:
         out = ta.einsum(equation, *(ta.rand(*shape) for shape in shapes))
     assert out.node is None and p.by_operation["einsum"].flops == flops
 
 
-def test_an_operation_of_your_own_has_time_but_no_flops():
+def test_profile_of_a_custom_operation_has_no_flops():
     double = ta.operation(x=lambda F, g: g * 2)(lambda F, x: x * 2)
     with ta.profile() as p:
         double(ta.rand(3, requires_grad=True)).sum().backward()
@@ -196,7 +196,7 @@ def slow(clock):
     return ta.operation(x=lambda F, g: clock.passes(g, 10))(lambda F, x: clock.passes(x, 20))
 
 
-def test_times_are_those_that_passed(clock, slow):
+def test_profile_times_are_those_that_passed(clock, slow):
     with ta.profile() as p:
         y = slow(ta.rand(3, requires_grad=True))
         clock.passes(0, 15)  # outside of all operations
@@ -208,7 +208,7 @@ def test_times_are_those_that_passed(clock, slow):
     assert p.by_node[y.node.id].forward == 0.02 and p.by_node[y.node.id].backward == 0.01
 
 
-def test_a_device_that_computes_on_its_own_is_waited_for(clock, monkeypatch):
+def test_profile_waits_for_an_asynchronous_device(clock, monkeypatch):
     """Operations that only ask for work: it is done when somebody waits."""
     asked = [0]
 
@@ -229,7 +229,7 @@ def test_a_device_that_computes_on_its_own_is_waited_for(clock, monkeypatch):
     assert (row.forward, row.backward, p.total.seconds) == (0.005, 0.003, 0.008)
 
 
-def test_times_are_exclusive(clock, slow):
+def test_profile_times_are_exclusive(clock, slow):
     """Under checkpoint the forward runs again inside of a rule, and with create_graph rules are operations."""
     x = ta.rand(3, requires_grad=True)
     with ta.profile() as p:
@@ -243,7 +243,7 @@ def test_times_are_exclusive(clock, slow):
     assert p.total.seconds == p.seconds == 0.03
 
 
-def test_the_profiles_own_time_is_in_no_operation(clock, slow):
+def test_profile_overhead_is_in_no_operation(clock, slow):
     clock.each_look = 1000
     x = ta.rand(3, requires_grad=True)
     with ta.profile() as p:  # operations within rules, with the profile's work between them
@@ -252,7 +252,7 @@ def test_the_profiles_own_time_is_in_no_operation(clock, slow):
     assert sum(e.own for e in p.events) + p.overhead_ns <= p.wall
 
 
-def test_handing_gradients_on_is_time_of_the_rule_and_filling_grad_is_its_own(clock, monkeypatch):
+def test_profile_counts_gradient_sums_for_the_rule(clock, monkeypatch):
     """A bias' gradient is summed over the rows by the walk, after the rule: that is time of `add` too."""
     sum_to = ta.backends.cpu.sum_to
     monkeypatch.setattr(ta.backends.cpu, "sum_to", lambda *args: clock.passes(sum_to(*args), 7))
@@ -264,7 +264,7 @@ def test_handing_gradients_on_is_time_of_the_rule_and_filling_grad_is_its_own(cl
     assert p.by_operation["accumulate"].backward == 0.002 and p.seconds == 0.009
 
 
-def test_an_error_leaves_the_profile_whole():
+def test_profile_is_right_after_an_error():
     with ta.profile() as p:
         with pytest.raises(RuntimeError):
             ta.rand(3) + ta.rand(4)
@@ -283,7 +283,7 @@ def test_an_error_leaves_the_profile_whole():
     assert {e.depth for e in p.events} == {0} and p.by_operation["mul"].backward_calls == 1
 
 
-def test_it_goes_on_where_it_is_entered_again():
+def test_profile_continues_when_entered_again():
     p = ta.profile()
     for _ in range(2):
         with p:
@@ -292,7 +292,7 @@ def test_it_goes_on_where_it_is_entered_again():
     assert str(ta.profile()) == "profile: no operation ran"
 
 
-def test_the_profile_tells_its_own_time_and_takes_little():
+def test_profile_overhead_is_reported_and_small():
     x, each = ta.rand(8, 8, requires_grad=True), []
     for _ in range(20):
         with ta.profile() as p:
@@ -302,7 +302,7 @@ def test_the_profile_tells_its_own_time_and_takes_little():
     assert min(each) < 100e-6  # about 10 us on a quiet machine
 
 
-def test_a_loss_that_is_a_module_is_not_part_of_the_model():
+def test_profile_separates_a_loss_module_from_the_model():
     model, loss = nn.Sequential(nn.Linear(4, 3)), nn.CrossEntropyLoss()
     with ta.profile() as p:
         loss(model(ta.rand(2, 4)), ta.tensor([0, 1])).backward()
@@ -314,7 +314,7 @@ def test_a_loss_that_is_a_module_is_not_part_of_the_model():
     assert "\n  CrossEntropyLoss " in str(p) and "\n    0 " in str(p)
 
 
-def test_no_array_is_retained(step):
+def test_profile_retains_no_array(step):
     x = ta.rand(50, 50, requires_grad=True)
     with ta.profile() as p:
         y = (x * 2).exp()
@@ -333,7 +333,7 @@ def test_no_array_is_retained(step):
 # --- threads ---
 
 
-def test_workers_stay_side_by_side_and_give_the_same_bits():
+def test_profile_of_data_parallel_changes_no_bits():
     images, labels = ta.rand(8, 12, 12), ta.randint(0, 10, (8,))
     results = []
     for observe in (False, True):
@@ -361,7 +361,7 @@ def test_workers_stay_side_by_side_and_give_the_same_bits():
 # --- as text and as a trace ---
 
 
-def test_the_table_reads_well(step):
+def test_profile_prints_a_table(step):
     p, *_ = step
     text = str(p)
     assert text.splitlines()[0].startswith("profile: ") and "the profile itself took" in text
@@ -371,7 +371,7 @@ def test_the_table_reads_well(step):
     assert "more with" in p.table(rows=3)
 
 
-def test_the_trace_nests_and_points_back(step, tmp_path):
+def test_profile_trace_nests_and_has_arrows(step, tmp_path):
     p, graph, _ = step
     trace = json.loads(p.save_trace(tmp_path / "trace.json").read_text())["traceEvents"]
     slices = [e for e in trace if e["ph"] == "X"]
@@ -392,7 +392,7 @@ def test_the_trace_nests_and_points_back(step, tmp_path):
     assert attention["args"]["module"] == "blocks.0.attention" and "test_profile.py" in attention["args"]["line"]
 
 
-def test_the_trace_has_a_row_for_each_thread(tmp_path):
+def test_profile_trace_has_each_thread(tmp_path):
     network = nn.DataParallel(small_classifier(), 2)
     with ta.profile() as p:
         network(ta.rand(8, 12, 12)).sum().backward()

@@ -1,9 +1,9 @@
 """How many floating-point operations an operation takes, from the shapes alone.
 
-Counted is what its definition in first principles does: a product (n, k) @ (k, m) is 2 n k m; an elementwise
-operation, comparisons and functions like exp included, is 1 for each number that it gives; a reduction 1 for each
-number that it reads; moving, choosing and casting numbers is nothing. Backward, every gradient of a product is a
-product of the same size, exactly; of anything else a gradient counts as much as its forward, which is an estimate.
+The definition in first principles is counted: a product (n, k) @ (k, m) is 2 n k m; an elementwise operation,
+including comparisons and functions like exp, 1 for each number that it gives; a reduction 1 for each number that it
+reads; moving, choosing and casting nothing. Backward, each gradient of a product is a product of the same size,
+exactly; each gradient of anything else counts as its forward, which is an estimate.
 """
 
 from __future__ import annotations
@@ -13,31 +13,32 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Shape = tuple[int, ...]
-Count = Callable[[Sequence[Shape | None], Shape, dict[str, Any]], int]  # shapes of inputs and output, options
+Shapes = Sequence[Shape | None]
+Count = Callable[[Shapes, Shape, dict[str, Any]], int]  # from the shapes of inputs and output, and options
 
 size = math.prod
 
 
 def _given(n: float) -> Count:
-    """n for each number that comes out."""
+    """n for each element of the output."""
     return lambda shapes, out, options: int(n * size(out))
 
 
 def _read(n: float, each: float = 0) -> Count:
-    """n for each number that goes in, and `each` for each that comes out."""
+    """n for each element of the first input, and `each` for each element of the output."""
     return lambda shapes, out, options: int(n * size(shapes[0] or ()) + each * size(out))
 
 
-def _matmul(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _matmul(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     a, b = shapes[:2]
     return 2 * size(out) * (a[-1] if a is not None else b[-2] if b is not None else 0)
 
 
-def _linear(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _linear(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     return 2 * size(out) * (shapes[1] or shapes[0] or (0,))[-1] + size(out) * (shapes[2] is not None)
 
 
-def _einsum(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _einsum(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     terms, output = options["equation"].split("->")
     sizes: dict[str, int] = {}
     for term, shape in zip(terms.split(","), shapes, strict=True):
@@ -46,37 +47,37 @@ def _einsum(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any])
     return size(sizes.values()) * (len(shapes) - 1 + sums)
 
 
-def _softmax_of(scores: int, rows: int) -> int:
-    return 5 * scores + 2 * rows  # maximum, difference, exp, sum, quotient; two looks at what a mask may have emptied
+def _softmax(scores: int, rows: int) -> int:
+    return 5 * scores + 2 * rows  # maximum, difference, exp, sum, quotient; two checks for rows emptied by a mask
 
 
-def _attention(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _log_softmax(shape: Shape, dim: int) -> int:
+    return 5 * size(shape) + 2 * size(shape) // max(shape[dim] if shape else 1, 1)
+
+
+def _attention(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     q, k, v = shapes[0], shapes[1] or shapes[2], shapes[2] or shapes[1]
     if k is None or v is None:
         return 0
     rows, keys, dim = size(out[:-1]), k[-2], (q or k)[-1]
     masks = sum(1 for i in (3, 5) if i < len(shapes) and shapes[i] is not None)  # added to scores, times weights
     products = 2 * rows * keys * (dim + v[-1])
-    return products + size(q or ()) + _softmax_of(rows * keys, rows) + masks * rows * keys
+    return products + size(q or ()) + _softmax(rows * keys, rows) + masks * rows * keys
 
 
-def _packed_attention(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _packed_attention(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     batch, tokens, dim = size(out[:-2]), out[-2], out[-1]
     rows = batch * options["heads"] * tokens
-    return 4 * batch * tokens * tokens * dim + batch * tokens * dim + _softmax_of(rows * tokens, rows)
+    return 4 * batch * tokens * tokens * dim + batch * tokens * dim + _softmax(rows * tokens, rows)
 
 
-def _layer_norm(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _layer_norm(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     affine = sum(shape is not None for shape in shapes[1:3])
     return (5 + affine) * size(out) + 2 * size(out) // max(size(options["shape"]), 1)
 
 
-def _gelu(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
+def _gelu(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     return (5 if options["approximate"] == "none" else 8) * size(out)
-
-
-def _linear_gelu(shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int:
-    return _linear(shapes, out, options) + _gelu(shapes, out, options)
 
 
 _MOVES = """alias broadcast_to cast cat clone detach embedding flip gather getitem isfinite join logical_and logical_not
@@ -90,29 +91,25 @@ COUNTS: dict[str, Count] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _given(1)),
     **dict.fromkeys(_REDUCTIONS.split(), _read(1)),
     "dropout": _given(2), "sigmoid": _given(4), "silu": _given(5), "softplus": _given(7), "logsigmoid": _given(6),
-    "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2),
-    "softmax": _read(5), "log_softmax": lambda shapes, out, options: _log_softmax(out, options["dim"]),
+    "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2), "softmax": _read(5),
+    "log_softmax": lambda shapes, out, options: _log_softmax(out, options["dim"]),
     "cross_entropy": lambda shapes, out, options: _log_softmax(shapes[0] or (), 1) + size(out),
-    "layer_norm": _layer_norm, "matmul": _matmul, "linear": _linear, "linear_gelu": _linear_gelu,
-    "einsum": _einsum,
+    "layer_norm": _layer_norm, "matmul": _matmul, "linear": _linear, "einsum": _einsum,
+    "linear_gelu": lambda shapes, out, options: _linear(shapes, out, options) + _gelu(shapes, out, options),
     "attention": _attention, "tiled_attention": _attention, "packed_attention": _packed_attention,
 }  # fmt: skip
 
 
-def _log_softmax(shape: Shape, dim: int) -> int:
-    return 5 * size(shape) + 2 * size(shape) // max(shape[dim] if shape else 1, 1)
-
-
-def forward_flops(name: str, shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any]) -> int | None:
-    """Of an operation with inputs of these shapes (None: not there); None for an operation nobody knows."""
+def forward_flops(name: str, shapes: Shapes, out: Shape, options: dict[str, Any]) -> int | None:
+    """FLOPs of an operation with inputs of these shapes (None: no array); None for an unknown operation."""
     count = COUNTS.get(name)
     return None if count is None else count(tuple(shapes), out, options)
 
 
 def backward_flops(
-    name: str, shapes: Sequence[Shape | None], out: Shape, options: dict[str, Any], needed: Sequence[bool]
+    name: str, shapes: Shapes, out: Shape, options: dict[str, Any], needed: Sequence[bool]
 ) -> int | None:
-    """Of its gradients, for the inputs that need one."""
+    """FLOPs of its gradients, for the inputs that need one."""
     forward = forward_flops(name, shapes, out, options)
     if forward is None:
         return None
@@ -120,8 +117,8 @@ def backward_flops(
         product = 2 * size(out) * (shapes[1] or shapes[0] or (0,))[-1]
         times_slope = size(out) if name == "linear_gelu" else 0
         return product * sum(needed[:2]) + size(out) * any(needed[2:3]) + times_slope
-    if name in ("attention", "tiled_attention", "packed_attention"):  # all at once, whatever is needed
-        again = name == "tiled_attention"  # the weights are computed anew
+    if name in ("attention", "tiled_attention", "packed_attention"):  # all gradients at once, needed or not
+        again = name == "tiled_attention"  # the weights are computed again
         return 2 * forward + again * forward // 2
     if name == "embedding":
         return size(out)

@@ -1,8 +1,7 @@
-"""Everything that ran, with the edges that gradients do not take: what `explain` searches.
+"""Every operation that ran, with the edges that gradients do not follow: what `explain` searches.
 
-A graph of nodes knows nothing of a `detach()`, of what ran under `no_grad()`, of integers. The
-recorder sees these too; where a value comes back without its history, as a raw array or a number, it
-is known again by its memory or by its bytes.
+The graph of nodes does not contain detach(), operations under no_grad(), or integers; the recorder does. A value
+that comes back without its history, as a raw array or a number, is recognised by its memory or its bytes.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from tinyattn.debug.describe import array_of, checksum, made, trace
+from tinyattn.debug.describe import array_of, checksum, made, owner, trace
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.tensors import Tensor
+
+DETACH = Operation(lambda xp, x: x, name="detach")
 
 
 @dataclass(eq=False, slots=True)
@@ -28,14 +29,14 @@ class Call:
     op: Operation
     inputs: Sequence[Any]
     out: Tensor
-    node: Node  # what was recorded; a stand-in that says where it ran, if nothing was
+    node: Node  # what was recorded; if nothing was, a stand-in with the line and modules
     recorded: bool
-    recording: bool  # whether the mode was to record
-    fault: str  # "NaN" or "infinity" if it made one
+    recording: bool  # whether gradients were enabled
+    fault: str  # "NaN" or "infinity" if the operation made one
 
     @property
     def cut(self) -> str:
-        """Why the gradient of an input that has one goes no further; "" if it does go on, or there is none."""
+        """The verdict on why no gradient passes to an input that has one; "" if it passes or no input has one."""
         if self.recorded or not any(isinstance(x, Tensor) and x.node is not None for x in self.inputs):
             return ""
         if self.op is DETACH:
@@ -45,11 +46,8 @@ class Call:
         return "" if self.recording else "no_grad"
 
 
-DETACH = Operation(lambda xp, x: x, name="detach")
-
-
 class Recorder(Observer):
-    """Keeps every operation with its inputs and output alive."""
+    """Keep every operation with its inputs and output alive."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -68,97 +66,77 @@ class Recorder(Observer):
         self.calls.append(Call(DETACH, [tensor], out, trace(DETACH, out), False, is_grad_enabled(), ""))
 
 
-@dataclass(eq=False, slots=True)
-class Step:
-    """One edge of the flow, from the loss towards the parameter."""
+class Step(NamedTuple):
+    """One edge, from the loss towards the parameter."""
 
-    source: Call | None  # where the value came from; None is the parameter itself
-    user: Call | None  # what took it; None is who asked for the loss
+    source: Call | None  # the call that made the value; None: it is the parameter
+    user: Call | None  # the call that took it; None: it is the loss
     lost: bool  # it came without its history
 
 
 class Flow:
-    """Which call took which values from which call, and what from `parameter`."""
+    """The calls on which `loss` depends, and the edges between them.
 
-    def __init__(self, calls: Sequence[Call], parameter: Tensor) -> None:
-        self.parameter = parameter
-        self.sources: dict[Call, list[Step]] = {}
+    reached: each of these calls, and None for the parameter -> the edge on the path from the loss with the
+    fewest cuts.
+    """
+
+    def __init__(self, calls: Sequence[Call], parameter: Tensor, loss: Tensor) -> None:
+        self._parameter = parameter
         self._nodes: dict[Node, Call] = {}
         self._tensors: dict[int, Call] = {}
         self._places: dict[Any, Call | None] = dict.fromkeys(_marks(parameter))
+        edges: dict[Call | None, list[Step]] = {None: []}
         for call in calls:
-            self.sources[call] = [step for x in call.inputs for step in self._steps(x, call)]
+            edges[call] = self._edges(call.inputs, call)
             self._nodes[call.node] = self._tensors[id(call.out)] = call
             self._places |= dict.fromkeys(_marks(call.out), call)
+        self.reached: dict[Call | None, Step] = {}
+        fewest: dict[Call | None, float] = {}
+        queue = deque((0, step) for step in self._edges([loss], None))
+        while queue:
+            cuts, step = queue.popleft()
+            cuts += step.lost + bool(step.source is not None and step.source.cut)
+            if cuts < fewest.get(step.source, math.inf):
+                fewest[step.source], self.reached[step.source] = cuts, step
+                queue.extend((cuts, following) for following in edges[step.source])
 
-    def _origin(self, x: Any) -> tuple[Call | None, bool] | None:
-        """The call `x` comes from and whether its history was lost; None if from none that is known."""
+    def path(self) -> list[Step]:
+        """The path from the loss to the parameter with the fewest cuts; empty if there is none."""
+        steps = [self.reached[None]] if None in self.reached else []
+        while steps and steps[-1].user is not None:
+            steps.append(self.reached[steps[-1].user])
+        return steps[::-1]
+
+    def _edges(self, inputs: Sequence[Any], user: Call | None) -> list[Step]:
+        return [Step(source, user, lost) for x in inputs for source, lost in self._origin(x)]
+
+    def _origin(self, x: Any) -> list[tuple[Call | None, bool]]:
+        """The call that made `x`, and whether its history was lost; empty if unknown."""
         if isinstance(x, Tensor):
-            if x.node is not None and x.node is self.parameter.node:
-                return None, False
+            if x.node is not None and x.node is self._parameter.node:
+                return [(None, False)]
             if x.node is not None and x.node.op is not None:
-                return (self._nodes[x.node], False) if x.node in self._nodes else None
+                return [(self._nodes[x.node], False)] if x.node in self._nodes else []
             if id(x) in self._tensors:
-                return self._tensors[id(x)], False
+                return [(self._tensors[id(x)], False)]
         for mark in _marks(x):
             if mark in self._places:
                 call = self._places[mark]
-                return call, call is None or call.recorded
-        return None
-
-    def _steps(self, x: Any, user: Call | None) -> Iterator[Step]:
-        found = self._origin(x)
-        if found is not None:
-            yield Step(found[0], user, found[1])
-
-    def ancestors(self, loss: Tensor) -> set[Call]:
-        """Every call that had a part in `loss`."""
-        stack = [step.source for step in self._steps(loss, None)]
-        seen = {call for call in stack if call is not None}
-        while stack:
-            call = stack.pop()
-            for step in self.sources[call] if call is not None else ():
-                if step.source is not None and step.source not in seen:
-                    seen.add(step.source)
-                    stack.append(step.source)
-        return seen
-
-    def path(self, loss: Tensor) -> list[Step]:
-        """The way from `loss` to the parameter with the fewest cuts; empty if there is none."""
-        best: dict[Call | None, float] = {}
-        came: dict[Call | None, Step] = {}
-        queue: deque[tuple[float, Step]] = deque((0, step) for step in self._steps(loss, None))
-        while queue:
-            cuts, step = queue.popleft()
-            source = step.source
-            cuts += step.lost + bool(source is not None and source.cut)
-            if cuts < best.get(source, math.inf):
-                best[source], came[source] = cuts, step
-                queue.extend((cuts, after) for after in (self.sources[source] if source is not None else ()))
-        steps = [came[None]] if None in came else []
-        while steps and steps[-1].user is not None:
-            steps.append(came[steps[-1].user])
-        return steps[::-1]
+                return [(call, call is None or call.recorded)]
+        return []
 
 
 def _marks(x: Any) -> Iterator[Any]:
-    """What a value can be known again by: its memory, then its bytes; a number by itself.
+    """What identifies a value: its memory, then its bytes; for a number, itself.
 
-    Not what is likely to occur twice by chance: small whole numbers, arrays of one value.
+    Values that are likely to occur twice by chance have none: small whole numbers, arrays of one value.
     """
     array = array_of(x)
     number = array if isinstance(array, float) else array.item() if getattr(array, "size", 0) == 1 else None
     if isinstance(number, float) and math.isfinite(number) and not (number * 4).is_integer():
         yield number
-    if not hasattr(array, "dtype") or array.size == 0:
-        return
-    yield "memory", id(_owner(array))
-    if bool((array != array.flat[0]).any()):
-        yield "bytes", str(array.dtype), array.nbytes, checksum(array)
-
-
-def _owner(array: Any) -> Any:
-    """The array whose memory this one is a view of, or itself."""
-    while type(array.base) is type(array):
-        array = array.base
-    return array
+    if hasattr(array, "dtype") and array.size:
+        yield "memory", id(owner(array))
+        if bool((array != array.flat[0]).any()):
+            yield "bytes", str(array.dtype), array.nbytes, checksum(array)

@@ -1,11 +1,11 @@
-"""Who keeps which memory, from when to when."""
+"""Which operation keeps which memory, from when to when."""
 
 from __future__ import annotations
 
 import threading
 import tracemalloc
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +13,61 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from tinyattn.debug.describe import array_of, input_names, trace
-from tinyattn.debug.memory_report import MemoryMoment, MemoryReport, MemoryRow
+from tinyattn.debug.describe import array_of, input_names, owner, saved_by, size, table, trace
 from tinyattn.engine.modes import Site, call_site
-from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.tensors import Tensor
 
-__all__ = ["MemoryLedger", "memory_ledger"]
+__all__ = ["MemoryLedger", "MemoryMoment", "MemoryRow", "memory_ledger"]
+
+
+@dataclass(slots=True)
+class MemoryRow:
+    """One reason why memory is held, from one call of the timeline to another.
+
+    kind: "saved" for backward; "output" of an operation; "gradient"; "leaf gradient", which becomes a `.grad`;
+    "state" of an optimizer; "outside": an input that no operation made; "scratch": the most that a kernel needed
+    beside its results while it ran.
+    name: of the input, output, option or state; of scratch, the phase. bytes: of the whole memory, of which the array
+    may be a view. start: the call that made or saved it. end: the last call that it outlived or served, None if it
+    outlived the ledger. memory: a number that all rows of one memory share. shared: the index in `rows` of the row
+    that saved it first, if this is not the first. given: it existed before the ledger, and is not counted.
+    """
+
+    kind: str
+    operation: str
+    module: str
+    site: Site | None
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    memory: int
+    start: int
+    end: int | None = None
+    shared: int | None = None
+    given: bool = False
+
+    @property
+    def line(self) -> str:
+        """The line of the user's program, "file.py:12"; "" if there is none."""
+        return "" if self.site is None else str(self.site)
+
+
+class MemoryMoment(NamedTuple):
+    """One call: "forward", "backward" or "step" of what; the bytes held after it, and the most during it."""
+
+    phase: str
+    operation: str
+    module: str
+    live: int
+    high: int
 
 
 class _About(NamedTuple):
-    """What a row is about."""
+    """The operation, module path and line of a row."""
 
     operation: str
     module: str
@@ -34,15 +76,15 @@ class _About(NamedTuple):
 
 @dataclass(slots=True)
 class _Memory:
-    """One allocation, known by a weak reference to the array that owns it."""
+    """One allocation, identified by a weak reference to the array that owns it."""
 
     number: int
     bytes: int
     given: bool
     key: int
     ref: weakref.ref[Any] | None = None
-    row: MemoryRow | None = None  # where it came from
-    saved: int | None = None  # the place of the row that saved it first
+    row: MemoryRow | None = None  # of the call that made it
+    saved: int | None = None  # the index of the row that saved it first
 
 
 @dataclass(slots=True)
@@ -55,26 +97,87 @@ class _Call:
     high: int = 0
 
 
-class MemoryLedger(Observer, MemoryReport):
-    """What `memory_ledger()` gives: an account of memory by weak references, which keep nothing alive.
+class MemoryLedger(Observer):
+    """What `memory_ledger()` returns: an account of memory by weak references, which keep nothing alive.
 
-    measured: tracemalloc's own peak of the block, to compare `peak` with, which is not made from it.
+    rows: a MemoryRow for every reason to hold memory, in order. timeline: a MemoryMoment for each call.
+    measured: the peak of tracemalloc, for comparison with `peak`, which is computed without it.
     """
 
     _active: ClassVar[list[MemoryLedger]] = []
-    _own: ClassVar[int] = 0  # bytes traced that ledgers use themselves
+    _own: ClassVar[int] = 0  # traced bytes that belong to ledgers
     _lock = threading.RLock()
 
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []
         self.timeline: list[MemoryMoment] = []
         self.measured = self._live = self._base = self._count = 0
-        self._memories: dict[int, _Memory] = {}  # by the identity of the array that owns it
+        self._memories: dict[int, _Memory] = {}  # by the id() of the array that owns it
         self._nodes: dict[int, tuple[weakref.ref[Node], list[MemoryRow]]] = {}  # what they saved
-        self._leaves: dict[int, tuple[Any, _About, str]] = {}  # tensors whose .grad will come
+        self._leaves: dict[int, tuple[Any, _About, str]] = {}  # tensors whose .grad is about to be set
         self._calls: dict[int, list[_Call]] = {}  # by thread, the innermost last
-        self._gone: deque[_Memory | int] = deque()  # memories and nodes that have died, to be noted
-        self._scratch: dict[tuple[str, str], MemoryRow] = {}
+        self._gone: deque[_Memory | int] = deque()  # memories and ids of nodes that have died
+        self._scratch: dict[tuple[str, str], int] = {}  # the index of the largest of each operation and phase
+
+    # --- what it has found ---
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once above those from before: the arrays known to be alive, and one kernel's scratch."""
+        return max((moment.high for moment in self.timeline), default=0)
+
+    @property
+    def peak_call(self) -> int:
+        """The index in the timeline of the first call that reached the peak."""
+        return max(range(len(self.timeline)), key=lambda i: self.timeline[i].high, default=0)
+
+    @property
+    def saved(self) -> list[MemoryRow]:
+        """The rows of what was saved for backward."""
+        return [row for row in self.rows if row.kind == "saved"]
+
+    def held(self, call: int) -> list[MemoryRow]:
+        """One row for each memory held during that call: the one that saved it first, or else that made it."""
+        rows: dict[int, MemoryRow] = {}
+        for row in sorted(self.rows, key=lambda row: row.kind != "saved"):
+            if row.start <= call and (row.end is None or row.end >= call) and not row.given and row.kind != "scratch":
+                rows.setdefault(row.memory, row)
+        return list(rows.values())
+
+    def at_peak(self, by: str = "kind") -> dict[str, int]:
+        """The bytes at the peak by "kind", "operation" or "module", most first; their sum is `peak`."""
+        if not self.timeline:
+            return {}
+        moment, totals = self.timeline[self.peak_call], Counter[str]()
+        for row in self.held(self.peak_call):
+            totals[getattr(row, by)] += row.bytes
+        totals["scratch" if by == "kind" else getattr(moment, by)] += moment.high - totals.total()
+        return dict(totals.most_common())
+
+    def table(self, rows: int = 12) -> str:
+        """The peak, what it consists of, and the `rows` largest memories held then, as text."""
+        if not self.timeline:
+            return "memory ledger: no operation ran"
+        moment = self.timeline[self.peak_call]
+        lines = [
+            f"memory ledger: {size(moment.high)} at the peak (tracemalloc: {size(self.measured)}), in call "
+            f"{self.peak_call} of {len(self.timeline)}, the {moment.phase} of {_place(moment)}"
+        ]
+        for by in ("kind", "operation", "module"):
+            parts = [f"{name or 'no module'} {size(n)}" for name, n in self.at_peak(by).items() if n > self.peak / 1000]
+            lines.append(f"  by {by}: " + ", ".join(parts[:6]) + ", ..." * (len(parts) > 6))
+        held = sorted(self.held(self.peak_call), key=lambda row: -row.bytes)
+        cells = [["bytes", "kind", "operation", "name", "shape", "dtype", "calls", "line"]]
+        for row in held[:rows]:
+            calls = f"{row.start}-{'' if row.end is None else row.end}"
+            cells.append([size(row.bytes), row.kind, _place(row), row.name, str(row.shape), row.dtype, calls, row.line])
+        lines += table(cells, left=range(1, 8))
+        if held[rows:]:
+            lines.append(f"  and {len(held) - rows} more with {size(sum(row.bytes for row in held[rows:]))}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
 
     # --- what it observes ---
 
@@ -82,15 +185,13 @@ class MemoryLedger(Observer, MemoryReport):
         with self._lock:
             if not self._active:
                 if tracemalloc.is_tracing():
-                    raise RuntimeError(
-                        "memory_ledger: tracemalloc is running already, and the ledger would reset its peak, for it "
-                        "measures the scratch of kernels with it. Call tracemalloc.stop() first."
-                    )
+                    text = "tracemalloc is running already, and the ledger must reset its peak; call tracemalloc.stop()"
+                    raise RuntimeError(f"memory_ledger: {text}")
                 MemoryLedger._own = 0
                 tracemalloc.start()
             for memory in [memory for other in self._active for memory in other._memories.values()]:
-                if memory.ref is not None and (owner := memory.ref()) is not None:
-                    self._know(owner, given=True)  # this one was there before
+                if memory.ref is not None and (array := memory.ref()) is not None:
+                    self._know(array, given=True)
             self._active.append(self)
             tracemalloc.reset_peak()
             self._base = tracemalloc.get_traced_memory()[0] - self._own
@@ -121,16 +222,16 @@ class MemoryLedger(Observer, MemoryReport):
             about = _about(node or trace(op, out))
             self._note(out, "output", about, "out")
             if node is not None:
-                for name, array in _saved_arrays(node):
-                    self._note(array, "output", about, name)
-                    self._save(array, node, about, name)
+                for name, saved in saved_by(node):
+                    self._note(saved.array, "output", about, name)
+                    self._save(saved.array, node, about, name)
             self._end(op, "forward", about)
 
     def before_backward(self, node: Node, g: Any) -> None:
         if node.op is None:
             return
         with self._account():
-            # the walk may have summed several gradients: that array is new here
+            # a sum of several gradients is a new array
             self._note(g, "gradient", _about(node), "out", len(self.timeline) - 1)
             self._begin(node.id)
 
@@ -168,7 +269,7 @@ class MemoryLedger(Observer, MemoryReport):
 
     @contextmanager
     def _account(self) -> Iterator[None]:
-        """Whatever is allocated inside is the ledger's own; what has died meanwhile is noted first."""
+        """Note what has died; whatever is allocated inside of the `with` belongs to the ledger."""
         with self._lock:
             traced, peak = tracemalloc.get_traced_memory()
             for ledger in self._active:
@@ -204,102 +305,84 @@ class MemoryLedger(Observer, MemoryReport):
                 self._note(tensor.grad, "leaf gradient", about, name, len(self.timeline) - 1)
 
     def _note(self, x: Any, kind: str, about: _About, name: str, start: int | None = None) -> None:
-        """Account for the memory of `x`, unless it is known."""
+        """Count the memory of `x`, unless it is known."""
         array = array_of(x)
-        owner = _owner(array)
-        memory = self._memories.get(id(owner))
-        if memory is not None and memory.ref is not None and memory.ref() is owner:
+        base = owner(array)
+        memory = self._memories.get(id(base))
+        if memory is not None and memory.ref is not None and memory.ref() is base:
             return
-        memory = self._know(owner, given=tracemalloc.get_object_traceback(owner) is None)
+        memory = self._know(base, given=tracemalloc.get_object_traceback(base) is None)
         if not memory.given:
-            memory.row = _row(kind, about, name, array, memory, len(self.timeline) if start is None else start)
-            self.rows.append(memory.row)
+            memory.row = self._row(kind, about, name, array, memory, len(self.timeline) if start is None else start)
             self._live += memory.bytes
 
-    def _know(self, owner: Any, given: bool) -> _Memory:
+    def _know(self, base: Any, given: bool) -> _Memory:
         self._count += 1
-        # an array that does not own its memory shows that of another library, which was there before
-        memory = _Memory(self._count, owner.nbytes, given or not owner.flags.owndata, id(owner))
-        memory.ref = self._mourned(owner, memory)
-        self._memories[id(owner)] = memory
+        # an array that does not own its memory has it from another library, from before
+        memory = _Memory(self._count, base.nbytes, given or not base.flags.owndata, id(base))
+        memory.ref = self._watched(base, memory)
+        self._memories[id(base)] = memory
         return memory
 
-    def _mourned(self, x: Any, what: _Memory | int) -> weakref.ref[Any]:
-        """A reference to `x` that does not keep it; when it dies, `what` joins those who have gone."""
+    def _watched(self, x: Any, what: _Memory | int) -> weakref.ref[Any]:
+        """A weak reference to `x` that adds `what` to `_gone` when `x` dies."""
         gone = self._gone
         return weakref.ref(x, lambda _: gone.append(what))
 
     def _save(self, array: Any, node: Node, about: _About, name: str) -> None:
-        """A row for an array that `node` has saved."""
-        memory = self._memories[id(_owner(array))]
-        row = _row("saved", about, name, array, memory, len(self.timeline))
+        """Add a row for an array that `node` has saved."""
+        memory = self._memories[id(owner(array))]
+        row = self._row("saved", about, name, array, memory, len(self.timeline))
         if memory.saved is None or self.rows[memory.saved].end is not None:
-            memory.saved = len(self.rows)
+            memory.saved = len(self.rows) - 1
         else:
             row.shared = memory.saved
-        self.rows.append(row)
         if node.id not in self._nodes:
-            self._nodes[node.id] = (self._mourned(node, node.id), [])
+            self._nodes[node.id] = (self._watched(node, node.id), [])
         self._nodes[node.id][1].append(row)
 
+    def _row(self, kind: str, about: _About, name: str, array: Any, memory: _Memory, start: int) -> MemoryRow:
+        shape, dtype = tuple(array.shape), str(array.dtype)
+        row = MemoryRow(kind, *about, name, shape, dtype, memory.bytes, memory.number, start, given=memory.given)
+        self.rows.append(row)
+        return row
+
     def _release(self, key: int) -> None:
-        """A node has dropped what it had saved."""
+        """The node with this id has freed what it had saved."""
         for row in self._nodes.pop(key, (None, ()))[1]:
             row.end = len(self.timeline) - 1
 
     def _begin(self, key: object) -> None:
         self._calls.setdefault(threading.get_ident(), []).append(_Call(key))
 
-    def _pop(self, key: object) -> _Call:
-        """The call in progress; those begun after it have failed."""
-        calls = self._calls.get(threading.get_ident(), [])
-        while calls:
-            call = calls.pop()
-            if call.key == key:
-                return call
-        return _Call(key, self._live)
-
     def _end(self, key: object, phase: str, about: _About) -> None:
-        high = max(self._pop(key).high, self._live)
+        calls, call = self._calls.get(threading.get_ident(), []), _Call(None)
+        while calls and call.key != key:  # those begun after it have failed
+            call = calls.pop()
+        high = max(call.high if call.key == key else 0, self._live)
         scratch = high - self._live  # its results are in the account
-        row = self._scratch.get((about.operation, phase))
-        if row is None and scratch > 0:
-            row = MemoryRow("scratch", *about, phase, (), "", bytes=0, memory=0, start=0)
-            self._scratch[about.operation, phase] = row
-            self.rows.append(row)
-        if row is not None and scratch > row.bytes:
-            row.bytes, row.module, row.site, row.start = scratch, about.module, about.site, len(self.timeline)
-            row.end = row.start
+        if scratch > 0:
+            row = MemoryRow("scratch", *about, phase, (), "", scratch, 0, len(self.timeline), len(self.timeline))
+            place = self._scratch.setdefault((about.operation, phase), len(self.rows))
+            if place == len(self.rows) or scratch > self.rows[place].bytes:
+                self.rows[place : place + 1] = [row]
         self.timeline.append(MemoryMoment(phase, about.operation, about.module, self._live, high))
 
 
 def memory_ledger() -> MemoryLedger:
-    """Keep account of memory: `with memory_ledger() as m: loss.backward()`, then `print(m)`.
+    """Account for memory: `with memory_ledger() as m: loss.backward()`, then `print(m)`.
 
-    `m.rows` says who saved which array for backward, from when to when, and what outputs, gradients
-    and optimizer states were held; `m.peak` is the most bytes at once, `m.at_peak()` what they were.
-    Memory is accounted from the operation that made an array to the array's death; memory from before
-    the `with` is not counted, and what NumPy needs between operations is not seen. The scratch of
-    kernels is measured with tracemalloc, which makes everything slower and must not be running; calls
-    in several threads at once share theirs. Retains no array.
+    `m.rows` lists who saved which array for backward, from when to when, and which outputs, gradients and optimizer
+    states were held; `m.peak` is the most bytes at once, `m.at_peak()` what they were. Memory is counted from the
+    operation that made an array until the array dies; memory from before the `with`, and what NumPy allocates between
+    operations, are not counted. The scratch of kernels is measured with tracemalloc, which makes everything slower and
+    must not be running (RuntimeError); calls in several threads at once share theirs. Retains no array.
     """
     return MemoryLedger()
 
 
 def _about(node: Node) -> _About:
     return _About(node.op.name if node.op else "leaf", node.module, node.site)
-
-
-def _row(kind: str, about: _About, name: str, array: Any, memory: _Memory, start: int) -> MemoryRow:
-    shape, dtype = tuple(array.shape), str(array.dtype)
-    return MemoryRow(kind, *about, name, shape, dtype, memory.bytes, memory.number, start, given=memory.given)
-
-
-def _owner(array: Any) -> Any:
-    """The array whose memory this one shows."""
-    while isinstance(array.base, type(array)):
-        array = array.base
-    return array
 
 
 def _arrays(x: Any) -> Iterator[Any]:
@@ -311,9 +394,5 @@ def _arrays(x: Any) -> Iterator[Any]:
             yield from _arrays(part)
 
 
-def _saved_arrays(node: Node) -> Iterator[tuple[str, Any]]:
-    for name, value in (node.saved or {}).items():
-        several = isinstance(value, tuple)
-        for i, saved in enumerate(value if several else (value,)):
-            if type(saved) is Saved:
-                yield f"{name}[{i}]" if several else name, saved.array
+def _place(x: MemoryRow | MemoryMoment) -> str:
+    return f"{x.operation} in {x.module}" if x.module else x.operation

@@ -54,7 +54,7 @@ class Operation:
     promote:    called with the inputs; returns them with their dtypes aligned.
     fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. It saves
                 copies. Without it, a rule may return any array, which is then never written to.
-    traits:     words that describe it to tools such as `explain`.
+    traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them.
     view:       the output may share its memory with the first input.
     quiet:      silence NumPy's floating-point warnings, which takes a microsecond.
     doc:        the docstring of an operation whose forward is a lambda.

@@ -11,7 +11,10 @@ from tinyattn.ops.promotion import floating
 
 
 @operation(
-    fresh=True, x=lambda xp, g, out: xp.where(out <= 0, 0.0, g), definition=lambda xp, x: xp.where(x <= 0, 0.0, x)
+    traits="maps rectifies",
+    fresh=True,
+    x=lambda xp, g, out: xp.where(out <= 0, 0.0, g),
+    definition=lambda xp, x: xp.where(x <= 0, 0.0, x),
 )
 def relu(xp: Any, x: Any) -> Any:
     """max(x, 0); its gradient at 0 is 0. As torch.relu."""
@@ -24,7 +27,11 @@ def _logistic(xp: Any, x: Any) -> Any:
 
 
 @operation(
-    promote=floating, fresh=True, x=lambda xp, g, out: g * (out * (1 - out)), definition=lambda xp, x: _logistic(xp, x)
+    traits="maps saturates",
+    promote=floating,
+    fresh=True,
+    x=lambda xp, g, out: g * (out * (1 - out)),
+    definition=lambda xp, x: _logistic(xp, x),
 )
 def sigmoid(xp: Any, x: Any) -> Any:
     """1 / (1 + e ** -x). As torch.sigmoid."""
@@ -36,7 +43,9 @@ def _silu_rule(xp: Any, g: Any, x: Any) -> Any:
     return g * (s * (1 + x * (1 - s)))
 
 
-@operation(promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x))
+@operation(
+    traits="maps saturates", promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x)
+)
 def silu(xp: Any, x: Any) -> Any:
     """x sigmoid(x). As torch.nn.functional.silu (Elfwing et al. 2017)."""
     return x * xp.sigmoid(x)
@@ -45,6 +54,7 @@ def silu(xp: Any, x: Any) -> Any:
 _softplus = Operation(
     lambda xp, x, *, beta, threshold: xp.softplus(x, beta, threshold),
     name="softplus",
+    traits="maps saturates",
     fresh=True,
     definition=lambda xp, x, beta, threshold: xp.where(
         x * beta > threshold, x, xp.log1p(xp.exp(xp.clamp(x * beta, max=threshold))) / beta
@@ -59,6 +69,7 @@ def softplus(input: Variable, beta: float = 1.0, threshold: float = 20.0) -> Var
 
 
 @operation(
+    traits="maps saturates",
     fresh=True,
     x=lambda xp, g, x: g * xp.sigmoid(-x),
     definition=lambda xp, x: xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x))),
@@ -77,6 +88,7 @@ def _gelu_definition(xp: Any, x: Any, *, approximate: str) -> Any:
 _gelu = Operation(
     lambda xp, x, *, approximate: xp.gelu(x, approximate),
     name="gelu",
+    traits="maps saturates",
     definition=_gelu_definition,
     recorded=lambda xp, x, *, approximate: xp.gelu_and_slope(x, approximate),
     extras=("slope",),

@@ -70,6 +70,7 @@ def _backward(
 
 
 @operation(
+    traits="masks saturates",
     definition=lambda xp, *inputs, scale: attention_definition(xp, *inputs, scale=scale)[0],
     extras=("e", "total"),
     fresh=True,
@@ -121,7 +122,7 @@ def _tiled_backward(
     return *xp.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
 
 
-@operation(definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
+@operation(traits="masks saturates", definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
 def _tiled_attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
     return xp.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
 

@@ -10,17 +10,27 @@ from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Variable
 
 clone = Operation(
-    lambda xp, x: xp.clone(x), name="clone", x=lambda xp, g: g, doc="A copy; gradients pass. As torch.clone."
+    lambda xp, x: xp.clone(x),
+    name="clone",
+    traits="moves",
+    x=lambda xp, g: g,
+    doc="A copy; gradients pass. As torch.clone.",
 )
 alias = Operation(
-    lambda xp, x: x, name="alias", view=True, x=lambda xp, g: g, doc="The same array under a node of its own."
+    lambda xp, x: x,
+    name="alias",
+    traits="moves",
+    view=True,
+    x=lambda xp, g: g,
+    doc="The same array under a node of its own.",
 )
-_cast = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast", view=True, x=lambda xp, g: g)
+_cast = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast", view=True, traits="moves", x=lambda xp, g: g)
 _to_integers = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast")  # no rule: rounding has no slope
 
 _move = Operation(  # the gradient goes back to where the input is
     lambda xp, x, *, device, source: backends.move(x, device),
     name="to",
+    traits="moves",
     x=lambda xp, g, source: move(g, source) if isinstance(g, Variable) else backends.move(g, source),
 )
 

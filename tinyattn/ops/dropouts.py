@@ -10,7 +10,11 @@ from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
 
 
-@operation(definition=lambda xp, x, keep, *, scale: x * keep * scale, x=lambda xp, g, keep, scale: g * keep * scale)
+@operation(
+    traits="maps drops",
+    definition=lambda xp, x, keep, *, scale: x * keep * scale,
+    x=lambda xp, g, keep, scale: g * keep * scale,
+)
 def _dropout(xp: Any, x: Any, keep: Any, *, scale: float) -> Any:
     return x * keep * scale
 

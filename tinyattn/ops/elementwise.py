@@ -16,20 +16,28 @@ from tinyattn.ops.promotion import floating, operand, same_type
 
 _plain: dict[str, Any] = {"promote": same_type, "quiet": False, "fresh": True}
 
-_add = Operation(lambda xp, a, b: a + b, name="add", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
-_sub = Operation(lambda xp, a, b: a - b, name="sub", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
-mul = Operation(lambda xp, a, b: a * b, name="mul", a=lambda xp, g, b: g * b, b=lambda xp, g, a: g * a, **_plain)
+_add = Operation(lambda xp, a, b: a + b, name="add", traits="maps", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
+_sub = Operation(lambda xp, a, b: a - b, name="sub", traits="maps", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
+mul = Operation(
+    lambda xp, a, b: a * b,
+    name="mul",
+    traits="maps multiplies",
+    a=lambda xp, g, b: g * b,
+    b=lambda xp, g, a: g * a,
+    **_plain,
+)
 
 _div = Operation(
     lambda xp, a, b: xp.div(a, b),
     name="div",
+    traits="maps",
     promote=floating,
     fresh=True,
     a=lambda xp, g, b: g / b,
     b=lambda xp, g, b, out: -g * out / b,
 )
 
-neg = Operation(lambda xp, x: -x, name="neg", fresh=True, x=lambda xp, g: -g)
+neg = Operation(lambda xp, x: -x, name="neg", traits="maps", fresh=True, x=lambda xp, g: -g)
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> Variable:
@@ -49,6 +57,7 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Variable:
 
 
 @operation(
+    traits="maps stairs",
     promote=same_type,
     a=lambda xp, g: xp.zeros_like(g),  # a staircase is flat
     b=lambda xp, g: xp.zeros_like(g),
@@ -88,7 +97,13 @@ def _power_exponent_rule(xp: Any, g: Any, a: Any, b: Any, out: Any) -> Any:
 
 
 _pow = Operation(
-    lambda xp, a, b: xp.pow(a, b), name="pow", promote=same_type, fresh=True, a=_power_base_rule, b=_power_exponent_rule
+    lambda xp, a, b: xp.pow(a, b),
+    name="pow",
+    traits="maps multiplies",
+    promote=same_type,
+    fresh=True,
+    a=_power_base_rule,
+    b=_power_exponent_rule,
 )
 
 
@@ -100,49 +115,49 @@ def pow(input: Any, exponent: Any) -> Variable:
     return _pow(input, exponent)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * out)
+@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * out)
 def exp(xp: Any, x: Any) -> Any:
     """e ** x. As torch.exp."""
     return xp.exp(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * (out + 1))
+@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * (out + 1))
 def expm1(xp: Any, x: Any) -> Any:
     """e ** x - 1, exact near 0. As torch.expm1."""
     return xp.expm1(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, x: g / x)
+@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, x: g / x)
 def log(xp: Any, x: Any) -> Any:
     """Natural logarithm. As torch.log."""
     return xp.log(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, x: g / (x + 1))
+@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, x: g / (x + 1))
 def log1p(xp: Any, x: Any) -> Any:
     """log(1 + x), exact near 0. As torch.log1p."""
     return xp.log1p(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: g / (out * 2))
+@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: g / (out * 2))
 def sqrt(xp: Any, x: Any) -> Any:
     """Square root. As torch.sqrt."""
     return xp.sqrt(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
+@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
 def rsqrt(xp: Any, x: Any) -> Any:
     """1 / sqrt(x). As torch.rsqrt."""
     return xp.rsqrt(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: -g * out * out)
+@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: -g * out * out)
 def reciprocal(xp: Any, x: Any) -> Any:
     """1 / x. As torch.reciprocal."""
     return xp.reciprocal(x)
 
 
-@operation(fresh=True, x=lambda xp, g, x: g * x * 2)
+@operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * x * 2)
 def square(xp: Any, x: Any) -> Any:
     """x ** 2. As torch.square."""
     return xp.square(x)
@@ -151,25 +166,30 @@ def square(xp: Any, x: Any) -> Any:
 # --- trigonometry and relatives ---
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, x: g * xp.cos(x))
+@operation(traits="maps valley", promote=floating, fresh=True, x=lambda xp, g, x: g * xp.cos(x))
 def sin(xp: Any, x: Any) -> Any:
     """Sine of radians. As torch.sin."""
     return xp.sin(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, x: -g * xp.sin(x))
+@operation(traits="maps valley", promote=floating, fresh=True, x=lambda xp, g, x: -g * xp.sin(x))
 def cos(xp: Any, x: Any) -> Any:
     """Cosine of radians. As torch.cos."""
     return xp.cos(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, out: g * (1 - out * out))
+@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * (1 - out * out))
 def tanh(xp: Any, x: Any) -> Any:
     """Hyperbolic tangent. As torch.tanh."""
     return xp.tanh(x)
 
 
-@operation(promote=floating, fresh=True, x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
+@operation(
+    traits="maps saturates",
+    promote=floating,
+    fresh=True,
+    x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),
+)
 def erf(xp: Any, x: Any) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. As torch.erf."""
     return xp.erf(x)
@@ -178,13 +198,13 @@ def erf(xp: Any, x: Any) -> Any:
 # --- kinks and choices ---
 
 
-@operation(fresh=True, x=lambda xp, g, x: g * xp.sign(x))
+@operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * xp.sign(x))
 def abs(xp: Any, x: Any) -> Any:
     """Absolute value; its gradient at 0 is 0. As torch.abs."""
     return xp.abs(x)
 
 
-@operation(fresh=True, x=lambda xp, g: xp.zeros_like(g))
+@operation(traits="maps stairs", fresh=True, x=lambda xp, g: xp.zeros_like(g))
 def sign(xp: Any, x: Any) -> Any:
     """-1, 0 or 1. As torch.sign."""
     return xp.sign(x)
@@ -198,6 +218,7 @@ def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
 maximum = Operation(
     lambda xp, a, b: xp.maximum(a, b),
     name="maximum",
+    traits="maps chooses",
     fresh=True,
     promote=same_type,
     a=lambda xp, g, a, b: _share(xp, g, a < b, a == b),
@@ -207,6 +228,7 @@ maximum = Operation(
 minimum = Operation(
     lambda xp, a, b: xp.minimum(a, b),
     name="minimum",
+    traits="maps chooses",
     fresh=True,
     promote=same_type,
     a=lambda xp, g, a, b: _share(xp, g, a > b, a == b),
@@ -223,6 +245,7 @@ def _within(xp: Any, x: Any, min: Any, max: Any) -> Any:
 _clamp = Operation(
     lambda xp, x, min, max: xp.clamp(x, min, max),
     name="clamp",
+    traits="maps clamps",
     fresh=True,
     promote=lambda x, min, max: _promote_present(x, min, max),
     x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
@@ -249,6 +272,7 @@ def clamp(input: Variable, min: Any = None, max: Any = None) -> Variable:
 _where = Operation(
     lambda xp, condition, a, b: xp.where(condition, a, b),
     name="where",
+    traits="maps chooses",
     fresh=True,
     promote=lambda condition, a, b: (condition, *same_type(a, b)),
     a=lambda xp, g, condition: xp.where(condition, g, 0.0),
@@ -272,6 +296,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 _masked_fill = Operation(
     lambda xp, x, mask, value: xp.masked_fill(x, mask, value),
     name="masked_fill",
+    traits="maps chooses",
     fresh=True,
     x=lambda xp, g, mask: xp.where(mask, 0.0, g),
     value=lambda xp, g, mask: xp.where(mask, g, 0.0),

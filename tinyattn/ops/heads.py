@@ -30,6 +30,7 @@ def _packed_definition(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
 
 
 @operation(
+    traits="saturates",
     definition=_packed_definition,
     extras=("e", "share"),
     fresh=True,

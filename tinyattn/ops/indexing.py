@@ -13,12 +13,12 @@ from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 
 
-@operation(view=True, x=lambda xp, g, x_shape, index: xp.place(g, index, x_shape))
+@operation(traits="moves chooses", view=True, x=lambda xp, g, x_shape, index: xp.place(g, index, x_shape))
 def _getitem(xp: Any, x: Any, *, index: Any) -> Any:
     return xp.getitem(x, index)
 
 
-@operation(values=lambda xp, g, index: g[index])
+@operation(traits="chooses", values=lambda xp, g, index: g[index])
 def _place(xp: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     return xp.place(values, index, shape).dense()
 
@@ -60,7 +60,7 @@ def place(values: Variable, index: Any, shape: tuple[int, ...]) -> Variable:
     return _place(values, index=backends.of(values.array).index_for(values.array, as_index(index), False), shape=shape)
 
 
-@operation(x=lambda xp, g, index: xp.setitem(g, 0.0, index), value=lambda xp, g, index: g[index])
+@operation(traits="overwrites", x=lambda xp, g, index: xp.setitem(g, 0.0, index), value=lambda xp, g, index: g[index])
 def _setitem(xp: Any, x: Any, value: Any, *, index: Any) -> Any:
     return xp.setitem(x, value, index)
 
@@ -121,12 +121,12 @@ def index_select(input: Variable, dim: int, index: Any) -> Variable:
     return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
 
 
-@operation(x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
+@operation(traits="moves chooses", x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
 def _gather(xp: Any, x: Any, index: Any, *, dim: int) -> Any:
     return xp.gather(x, dim, index)
 
 
-@operation(values=lambda xp, g, index, dim: xp.gather(g, dim, index))
+@operation(traits="chooses", values=lambda xp, g, index, dim: xp.gather(g, dim, index))
 def _scatter(xp: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...]) -> Any:
     return xp.scatter(values, dim, index, shape)
 

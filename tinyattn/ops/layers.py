@@ -32,6 +32,7 @@ def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
 
 
 @operation(
+    traits="rows multiplies",
     definition=_linear_definition,
     promote=_one_dtype,
     fresh=True,
@@ -73,6 +74,7 @@ def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, need
 
 
 @operation(
+    traits="rows multiplies saturates",
     definition=lambda xp, x, weight, bias, *, approximate: xp.gelu(xp.linear(x, weight, bias), approximate),
     recorded=lambda xp, x, weight, bias, *, approximate: xp.linear_gelu_and_slope(x, weight, bias, approximate),
     extras=("slope",),
@@ -92,6 +94,7 @@ def linear_gelu(input: Variable, weight: Variable, bias: Variable | None = None,
 
 
 @operation(
+    traits="moves chooses",
     definition=lambda xp, weight, index, *, padding_idx: weight[index],
     fresh=True,
     weight=lambda xp, g, index, weight_shape, padding_idx: xp.embedding_gradient(

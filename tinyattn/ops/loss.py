@@ -36,6 +36,7 @@ def _picked(xp: Any, rows: Any, target: Any) -> Any:
 
 
 @operation(
+    traits="valley",
     definition=lambda xp, x, target: -_picked(xp, xp.log_softmax(x, 1), target),
     x=lambda xp, g, x, target: xp.cross_entropy_gradient(g, x, target),
 )

@@ -20,6 +20,7 @@ def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ..
 
 
 @operation(
+    traits="rows",
     definition=_definition,
     fresh=True,
     extras=("normal", "rstd"),

@@ -16,6 +16,7 @@ from tinyattn.ops.promotion import same_type
 _matmul = Operation(
     lambda xp, a, b: xp.matmul(a, b),
     name="matmul",
+    traits="multiplies",
     promote=same_type,
     fresh=True,
     a=lambda xp, g, b: xp.matmul(g, b.mT),

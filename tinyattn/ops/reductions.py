@@ -143,12 +143,12 @@ def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     return _restore(xp, g, x.shape, dim) * (ties / xp.sum(ties, dim, keepdim=True))  # equal shares
 
 
-@operation(x=_extreme_rule)
+@operation(traits="chooses", x=_extreme_rule)
 def _amax(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.amax(x, dim, keepdim)
 
 
-@operation(x=_extreme_rule)
+@operation(traits="chooses", x=_extreme_rule)
 def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.amin(x, dim, keepdim)
 
@@ -180,7 +180,9 @@ class Extreme(NamedTuple):
     indices: Variable
 
 
-@operation(extras=("index",), x=lambda xp, g, index, x_shape, dim: _pick_rule(xp, g, index, x_shape, dim))
+@operation(
+    traits="chooses", extras=("index",), x=lambda xp, g, index, x_shape, dim: _pick_rule(xp, g, index, x_shape, dim)
+)
 def _pick(xp: Any, x: Any, *, dim: int, keepdim: bool, largest: bool) -> Any:
     index = (xp.argmax if largest else xp.argmin)(x, dim, keepdim=True)
     values = xp.gather(x, dim, xp.asarray(index))
@@ -301,7 +303,7 @@ def logsumexp(input: Variable, dim: Any, keepdim: bool = False) -> Variable:
     return _logsumexp(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
-@operation(x=lambda xp, g, dim: xp.flip(xp.cumsum(xp.flip(g, (dim,)), dim), (dim,)))
+@operation(traits="rows", x=lambda xp, g, dim: xp.flip(xp.cumsum(xp.flip(g, (dim,)), dim), (dim,)))
 def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 

@@ -15,7 +15,7 @@ from tinyattn.ops.promotion import same_type
 # --- the same elements under another shape ---
 
 
-@operation(view=True, x=lambda xp, g, x_shape: xp.reshape(g, x_shape))
+@operation(traits="moves", view=True, x=lambda xp, g, x_shape: xp.reshape(g, x_shape))
 def _reshape(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return xp.reshape(x, shape)
 
@@ -71,7 +71,7 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(dims)), key=dims.__getitem__))
 
 
-@operation(view=True, x=lambda xp, g, dims: xp.permute(g, _inverse(dims)))
+@operation(traits="moves", view=True, x=lambda xp, g, dims: xp.permute(g, _inverse(dims)))
 def _permute(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return xp.permute(x, dims)
 
@@ -107,7 +107,7 @@ def movedim(input: Variable, source: Any, destination: Any) -> Variable:
     return permute(input, order)
 
 
-@operation(x=lambda xp, g, dims: xp.flip(g, dims))
+@operation(traits="moves", x=lambda xp, g, dims: xp.flip(g, dims))
 def _flip(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return xp.flip(x, dims)
 
@@ -120,7 +120,7 @@ def flip(input: Variable, dims: Any, *more: Any) -> Variable:
     return _flip(input, dims=order)
 
 
-@operation(x=lambda xp, g, shifts, dims: xp.roll(g, tuple(-s for s in shifts), dims))
+@operation(traits="moves", x=lambda xp, g, shifts, dims: xp.roll(g, tuple(-s for s in shifts), dims))
 def _roll(xp: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
     return xp.roll(x, shifts, dims)
 
@@ -139,7 +139,7 @@ def roll(input: Variable, shifts: Any, dims: Any = None) -> Variable:
 # --- more elements, or fewer ---
 
 
-@operation(view=True, x=lambda xp, g, x_shape: xp.sum_to(g, x_shape))
+@operation(traits="moves", view=True, x=lambda xp, g, x_shape: xp.sum_to(g, x_shape))
 def _broadcast_to(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return xp.broadcast_to(x, shape)
 
@@ -163,12 +163,12 @@ def broadcast_to(input: Variable, size: Any, *more: Any) -> Variable:
 expand = broadcast_to
 
 
-@operation(x=lambda xp, g, diagonal: xp.tril(g, diagonal))
+@operation(traits="moves masks", x=lambda xp, g, diagonal: xp.tril(g, diagonal))
 def _tril(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.tril(x, diagonal)
 
 
-@operation(x=lambda xp, g, diagonal: xp.triu(g, diagonal))
+@operation(traits="moves masks", x=lambda xp, g, diagonal: xp.triu(g, diagonal))
 def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.triu(x, diagonal)
 
@@ -193,7 +193,7 @@ def _inner(pad: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(before, before + n) for (before, _), n in zip(pad, shape, strict=True))
 
 
-@operation(x=lambda xp, g, x_shape, pad: g[_inner(pad, x_shape)])
+@operation(traits="moves chooses", x=lambda xp, g, x_shape, pad: g[_inner(pad, x_shape)])
 def _pad(xp: Any, x: Any, *, pad: Any, value: float) -> Any:
     return xp.pad(x, pad, value)
 
@@ -250,7 +250,7 @@ def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     return parts
 
 
-@operation(promote=same_type, backward=_cat_rule)
+@operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
 def _cat(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.cat(xs, dim)
 
@@ -282,7 +282,7 @@ def _stack_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     return [g[(slice(None),) * dim + (i,)] for i in range(len(xs_shapes))]
 
 
-@operation(promote=same_type, backward=_stack_rule)
+@operation(traits="moves chooses", promote=same_type, backward=_stack_rule)
 def _stack(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.stack(xs, dim)
 

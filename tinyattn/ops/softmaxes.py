@@ -20,7 +20,9 @@ def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     return e / xp.sum(e, dim, keepdim=True)
 
 
-@operation(definition=_softmax_definition, x=lambda xp, g, out, dim: xp.softmax_backward(g, out, dim))
+@operation(
+    traits="rows normalises", definition=_softmax_definition, x=lambda xp, g, out, dim: xp.softmax_backward(g, out, dim)
+)
 def _softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.softmax(x, dim)
 
@@ -31,7 +33,11 @@ def _log_softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     return x - xp.logsumexp(x, dim, keepdim=True)
 
 
-@operation(definition=_log_softmax_definition, x=lambda xp, g, out, dim: xp.log_softmax_backward(g, out, dim))
+@operation(
+    traits="rows normalises",
+    definition=_log_softmax_definition,
+    x=lambda xp, g, out, dim: xp.log_softmax_backward(g, out, dim),
+)
 def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.log_softmax(x, dim)
 
