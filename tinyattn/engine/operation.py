@@ -98,7 +98,7 @@ class Operation:
         self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
         self._plans: dict[tuple[bool, ...], Plan] = {}
         self._check_names()
-        self.__name__, self.__doc__ = self.name, doc or forward.__doc__
+        self.__name__, self.__doc__, self.__module__ = self.name, doc or forward.__doc__, forward.__module__
         self.__signature__ = inspect.Signature(
             [_public(p, i) for i, p in enumerate(inputs)] + parameters[len(inputs) :]
         )

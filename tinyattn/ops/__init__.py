@@ -6,6 +6,9 @@ names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
+from tinyattn.ops.choices import (
+    clamp, eq, ge, gt, isfinite, le, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, ne, where,
+)  # fmt: skip
 from tinyattn.ops.copies import alias, cast, clone, move
 from tinyattn.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
@@ -13,9 +16,8 @@ from tinyattn.ops.creation import (
 )  # fmt: skip
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
-    abs, add, clamp, cos, div, eq, erf, exp, expm1, ge, gt, isfinite, le, log, log1p, logical_and, logical_not,
-    logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal, rsqrt, sign, sin, sqrt, square, sub,
-    tanh, where,
+    abs, add, cos, div, erf, exp, expm1, log, log1p, mul, neg, pow, reciprocal, rsqrt, sign, sin, sqrt, square, sub,
+    tanh,
 )  # fmt: skip
 from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index

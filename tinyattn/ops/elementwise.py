@@ -1,15 +1,13 @@
-"""Operations on each element by itself, forward beside rule."""
+"""Arithmetic and functions of each element by itself: forward beside rule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from tinyattn import backends
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Variable
-from tinyattn.ops import creation
-from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating, operand, same_type
 
 # --- arithmetic ---
@@ -18,12 +16,21 @@ _plain: dict[str, Any] = {"promote": same_type, "quiet": False, "fresh": True}
 
 _add = Operation(lambda xp, a, b: a + b, name="add", traits="maps", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
 _sub = Operation(lambda xp, a, b: a - b, name="sub", traits="maps", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
+
 mul = Operation(
     lambda xp, a, b: a * b,
     name="mul",
     traits="maps multiplies",
     a=lambda xp, g, b: g * b,
     b=lambda xp, g, a: g * a,
+    doc="""Return input * other, elementwise and broadcast.
+
+    input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`.
+    As torch.mul.
+
+    >>> ta.mul(ta.tensor([1.0, 2.0]), 3.0)
+    tensor([3., 6.])
+    """,
     **_plain,
 )
 
@@ -37,29 +44,53 @@ _div = Operation(
     b=lambda xp, g, b, out: -g * out / b,
 )
 
-neg = Operation(lambda xp, x: -x, name="neg", traits="maps", fresh=True, x=lambda xp, g: -g)
+neg = Operation(
+    lambda xp, x: -x,
+    name="neg",
+    traits="maps",
+    fresh=True,
+    x=lambda xp, g: -g,
+    doc="""Return -input, elementwise, in the input's shape and dtype. As torch.neg.
+
+    >>> ta.neg(ta.tensor([1, -2]))
+    tensor([-1,  2])
+    """,
+)
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> Variable:
-    """input + alpha * other, broadcast. As torch.add."""
+    """Return input + alpha * other, elementwise and broadcast.
+
+    input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`.
+    As torch.add.
+
+    >>> ta.add(ta.ones(2), ta.tensor([1.0, 2.0]), alpha=10)
+    tensor([11., 21.])
+    """
     return _add(input, other if alpha == 1 else mul(other, alpha))
+
+
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Variable:
+    """Return input - alpha * other, elementwise and broadcast.
+
+    Takes what `add` takes. Raises TypeError for two booleans. As torch.sub.
+
+    >>> ta.sub(ta.tensor([3, 4]), 1)
+    tensor([2, 3])
+    """
+    if _is_boolean(input) and _is_boolean(other):
+        raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
+    return _sub(input, other if alpha == 1 else mul(other, alpha))
 
 
 def _is_boolean(x: Any) -> bool:
     return isinstance(x, bool) or (isinstance(x, Variable) and x.dtype.kind == "b")
 
 
-def sub(input: Any, other: Any, *, alpha: float = 1) -> Variable:
-    """input - alpha * other, broadcast. As torch.sub."""
-    if _is_boolean(input) and _is_boolean(other):
-        raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
-    return _sub(input, other if alpha == 1 else mul(other, alpha))
-
-
 @operation(
     traits="maps stairs",
     promote=same_type,
-    a=lambda xp, g: xp.zeros_like(g),  # a staircase is flat
+    a=lambda xp, g: xp.zeros_like(g),  # the slope of a staircase
     b=lambda xp, g: xp.zeros_like(g),
 )
 def _rounded_div(xp: Any, a: Any, b: Any, *, mode: str) -> Any:
@@ -67,9 +98,13 @@ def _rounded_div(xp: Any, a: Any, b: Any, *, mode: str) -> Any:
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Variable:
-    """input / other, broadcast; integers give the default dtype.
+    """Return input / other, elementwise and broadcast; integers give the default dtype.
 
-    rounding_mode: "floor" or "trunc" round the quotient and keep integers. As torch.div.
+    rounding_mode: "floor" or "trunc" round the quotient and keep integers; anything else but None raises
+    ValueError. As torch.div.
+
+    >>> ta.div(ta.tensor([7, -7]), 2, rounding_mode="floor")
+    tensor([ 3, -4])
     """
     if rounding_mode is None:
         return _div(input, other)
@@ -78,7 +113,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Variable
     return _rounded_div(input, other, mode=rounding_mode)
 
 
-# --- powers, exponentials, logarithms ---
+# --- powers ---
 
 
 def _power_base_rule(xp: Any, g: Any, a: Any, b: Any) -> Any:
@@ -108,224 +143,162 @@ _pow = Operation(
 
 
 def pow(input: Any, exponent: Any) -> Variable:
-    """input ** exponent, broadcast. As torch.pow."""
+    """Return input ** exponent, elementwise and broadcast.
+
+    input, exponent: tensors or numbers. Raises ValueError for integers to a negative power. As torch.pow.
+
+    >>> ta.pow(ta.tensor([1.0, 2.0, 3.0]), 2)
+    tensor([1., 4., 9.])
+    """
     input, exponent = operand(input), operand(exponent)
     if isinstance(exponent, int) and exponent < 0 and isinstance(input, Variable) and input.dtype.kind in "iub":
         raise ValueError(f"pow: integers to a negative power ({exponent}) are not integers; cast first (x.float())")
     return _pow(input, exponent)
 
 
-@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * out)
-def exp(xp: Any, x: Any) -> Any:
-    """e ** x. As torch.exp."""
-    return xp.exp(x)
-
-
-@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * (out + 1))
-def expm1(xp: Any, x: Any) -> Any:
-    """e ** x - 1, exact near 0. As torch.expm1."""
-    return xp.expm1(x)
-
-
-@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, x: g / x)
-def log(xp: Any, x: Any) -> Any:
-    """Natural logarithm. As torch.log."""
-    return xp.log(x)
-
-
-@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, x: g / (x + 1))
-def log1p(xp: Any, x: Any) -> Any:
-    """log(1 + x), exact near 0. As torch.log1p."""
-    return xp.log1p(x)
-
-
-@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: g / (out * 2))
-def sqrt(xp: Any, x: Any) -> Any:
-    """Square root. As torch.sqrt."""
-    return xp.sqrt(x)
-
-
-@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
-def rsqrt(xp: Any, x: Any) -> Any:
-    """1 / sqrt(x). As torch.rsqrt."""
-    return xp.rsqrt(x)
-
-
-@operation(traits="maps", promote=floating, fresh=True, x=lambda xp, g, out: -g * out * out)
-def reciprocal(xp: Any, x: Any) -> Any:
-    """1 / x. As torch.reciprocal."""
-    return xp.reciprocal(x)
-
-
 @operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * x * 2)
 def square(xp: Any, x: Any) -> Any:
-    """x ** 2. As torch.square."""
+    """Return input ** 2, elementwise, in the input's shape and dtype. As torch.square.
+
+    >>> ta.square(ta.tensor([1.0, -2.0]))
+    tensor([1., 4.])
+    """
     return xp.square(x)
 
 
-# --- trigonometry and relatives ---
+# --- exponentials, roots, trigonometry: of any shape; integers give the default dtype ---
 
 
-@operation(traits="maps valley", promote=floating, fresh=True, x=lambda xp, g, x: g * xp.cos(x))
+def elementwise(traits: str = "", **rule: Callable[..., Any]) -> Callable[[Callable[..., Any]], Operation]:
+    """`operation` for a smooth function of each element; its rule returns a new array."""
+    return operation(promote=floating, fresh=True, traits=f"maps {traits}", **rule)
+
+
+@elementwise("saturates", x=lambda xp, g, out: g * out)
+def exp(xp: Any, x: Any) -> Any:
+    """Return e ** input, elementwise; integers give the default dtype. As torch.exp.
+
+    >>> ta.exp(ta.tensor([0.0, 1.0]))
+    tensor([1.    , 2.7183])
+    """
+    return xp.exp(x)
+
+
+@elementwise("saturates", x=lambda xp, g, out: g * (out + 1))
+def expm1(xp: Any, x: Any) -> Any:
+    """Return e ** input - 1, elementwise and exact near 0; integers give the default dtype. As torch.expm1.
+
+    >>> ta.expm1(ta.tensor(1e-8, dtype=ta.float64)).item()
+    1.0000000050000001e-08
+    """
+    return xp.expm1(x)
+
+
+@elementwise(x=lambda xp, g, x: g / x)
+def log(xp: Any, x: Any) -> Any:
+    """Return the natural logarithm, elementwise: -inf at 0, NaN below. As torch.log.
+
+    >>> ta.log(ta.tensor([1.0, 0.0]))
+    tensor([  0., -inf])
+    """
+    return xp.log(x)
+
+
+@elementwise(x=lambda xp, g, x: g / (x + 1))
+def log1p(xp: Any, x: Any) -> Any:
+    """Return log(1 + input), elementwise and exact near 0. As torch.log1p.
+
+    >>> ta.log1p(ta.tensor(1e-8, dtype=ta.float64)).item()
+    9.9999999500000003e-09
+    """
+    return xp.log1p(x)
+
+
+@elementwise(x=lambda xp, g, out: g / (out * 2))
+def sqrt(xp: Any, x: Any) -> Any:
+    """Return the square root, elementwise: NaN below 0. As torch.sqrt.
+
+    >>> ta.sqrt(ta.tensor([4, 9]))
+    tensor([2., 3.])
+    """
+    return xp.sqrt(x)
+
+
+@elementwise(x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
+def rsqrt(xp: Any, x: Any) -> Any:
+    """Return 1 / sqrt(input), elementwise: inf at 0. As torch.rsqrt.
+
+    >>> ta.rsqrt(ta.tensor([4.0, 0.0]))
+    tensor([0.5, inf])
+    """
+    return xp.rsqrt(x)
+
+
+@elementwise(x=lambda xp, g, out: -g * out * out)
+def reciprocal(xp: Any, x: Any) -> Any:
+    """Return 1 / input, elementwise. As torch.reciprocal.
+
+    >>> ta.reciprocal(ta.tensor([4, -2]))
+    tensor([ 0.25, -0.5 ])
+    """
+    return xp.reciprocal(x)
+
+
+@elementwise("valley", x=lambda xp, g, x: g * xp.cos(x))
 def sin(xp: Any, x: Any) -> Any:
-    """Sine of radians. As torch.sin."""
+    """Return the sine of radians, elementwise. As torch.sin.
+
+    >>> ta.sin(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.8415])
+    """
     return xp.sin(x)
 
 
-@operation(traits="maps valley", promote=floating, fresh=True, x=lambda xp, g, x: -g * xp.sin(x))
+@elementwise("valley", x=lambda xp, g, x: -g * xp.sin(x))
 def cos(xp: Any, x: Any) -> Any:
-    """Cosine of radians. As torch.cos."""
+    """Return the cosine of radians, elementwise. As torch.cos.
+
+    >>> ta.cos(ta.tensor([0.0, 1.0]))
+    tensor([1.    , 0.5403])
+    """
     return xp.cos(x)
 
 
-@operation(traits="maps saturates", promote=floating, fresh=True, x=lambda xp, g, out: g * (1 - out * out))
+@elementwise("saturates", x=lambda xp, g, out: g * (1 - out * out))
 def tanh(xp: Any, x: Any) -> Any:
-    """Hyperbolic tangent. As torch.tanh."""
+    """Return the hyperbolic tangent, elementwise, in (-1, 1). As torch.tanh.
+
+    >>> ta.tanh(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.7616])
+    """
     return xp.tanh(x)
 
 
-@operation(
-    traits="maps saturates",
-    promote=floating,
-    fresh=True,
-    x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),
-)
+@elementwise("saturates", x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
 def erf(xp: Any, x: Any) -> Any:
-    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. As torch.erf."""
+    """Return 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to the input, elementwise. As torch.erf.
+
+    >>> ta.erf(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.8427])
+    """
     return xp.erf(x)
-
-
-# --- kinks and choices ---
 
 
 @operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * xp.sign(x))
 def abs(xp: Any, x: Any) -> Any:
-    """Absolute value; its gradient at 0 is 0. As torch.abs."""
+    """Return the absolute value, elementwise, in the input's dtype; its gradient at 0 is 0. As torch.abs.
+
+    >>> ta.abs(ta.tensor([-1.5, 2.0]))
+    tensor([1.5, 2. ])
+    """
     return xp.abs(x)
 
 
 @operation(traits="maps stairs", fresh=True, x=lambda xp, g: xp.zeros_like(g))
 def sign(xp: Any, x: Any) -> Any:
-    """-1, 0 or 1. As torch.sign."""
+    """Return -1, 0 or 1 for each element, in the input's dtype; its gradient is 0. As torch.sign.
+
+    >>> ta.sign(ta.tensor([-1.5, 0.0, 2.0]))
+    tensor([-1.,  0.,  1.])
+    """
     return xp.sign(x)
-
-
-def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
-    """Nothing where this side lost, half the gradient where both were equal, all of it elsewhere."""
-    return xp.where(ties, g * 0.5, xp.where(lost, 0.0, g))
-
-
-maximum = Operation(
-    lambda xp, a, b: xp.maximum(a, b),
-    name="maximum",
-    traits="maps chooses",
-    fresh=True,
-    promote=same_type,
-    a=lambda xp, g, a, b: _share(xp, g, a < b, a == b),
-    b=lambda xp, g, a, b: _share(xp, g, b < a, a == b),
-)
-
-minimum = Operation(
-    lambda xp, a, b: xp.minimum(a, b),
-    name="minimum",
-    traits="maps chooses",
-    fresh=True,
-    promote=same_type,
-    a=lambda xp, g, a, b: _share(xp, g, a > b, a == b),
-    b=lambda xp, g, a, b: _share(xp, g, b > a, a == b),
-)
-
-
-def _within(xp: Any, x: Any, min: Any, max: Any) -> Any:
-    if min is None or max is None:
-        return x <= max if min is None else x >= min
-    return xp.logical_and(x >= min, x <= max)
-
-
-_clamp = Operation(
-    lambda xp, x, min, max: xp.clamp(x, min, max),
-    name="clamp",
-    traits="maps clamps",
-    fresh=True,
-    promote=lambda x, min, max: _promote_present(x, min, max),
-    x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
-    min=lambda xp, g, x, min, max: xp.where(x < min if max is None else xp.logical_and(x < min, min < max), g, 0.0),
-    max=lambda xp, g, x, min, max: xp.where(x > max if min is None else xp.logical_or(x > max, max < min), g, 0.0),
-)
-
-
-def _promote_present(*inputs: Any) -> Any:
-    aligned = iter(same_type(*(x for x in inputs if x is not None)))
-    return [None if x is None else next(aligned) for x in inputs]
-
-
-def clamp(input: Variable, min: Any = None, max: Any = None) -> Variable:
-    """Limit every element to [min, max]; bounds are numbers or tensors, either may be None.
-
-    The gradient passes where the input is inside, bounds included. As torch.clamp.
-    """
-    if min is None and max is None:
-        raise ValueError("clamp: give min, max, or both; got neither")
-    return _clamp(input, min, max)
-
-
-_where = Operation(
-    lambda xp, condition, a, b: xp.where(condition, a, b),
-    name="where",
-    traits="maps chooses",
-    fresh=True,
-    promote=lambda condition, a, b: (condition, *same_type(a, b)),
-    a=lambda xp, g, condition: xp.where(condition, g, 0.0),
-    b=lambda xp, g, condition: xp.where(condition, 0.0, g),
-)
-
-
-def where(condition: Any, input: Any = None, other: Any = None) -> Any:
-    """`input` where `condition` holds, `other` elsewhere, broadcast.
-
-    With the condition alone, the indices where it holds, one tensor an axis. As torch.where.
-    """
-    condition = creation.as_tensor(condition)
-    if input is None and other is None:
-        return tuple(creation.as_tensor(i) for i in backends.of(condition.array).nonzero(condition.array))
-    if condition.dtype.kind not in "bu":
-        raise TypeError(f"where: the condition has dtype {condition.dtype}; expected bool (write x != 0)")
-    return _where(condition if condition.dtype.kind == "b" else condition != 0, input, other)
-
-
-_masked_fill = Operation(
-    lambda xp, x, mask, value: xp.masked_fill(x, mask, value),
-    name="masked_fill",
-    traits="maps chooses",
-    fresh=True,
-    x=lambda xp, g, mask: xp.where(mask, 0.0, g),
-    value=lambda xp, g, mask: xp.where(mask, g, 0.0),
-)
-
-
-def masked_fill(input: Variable, mask: Any, value: Any) -> Variable:
-    """`value` (a number or 0-d tensor) where `mask` holds, `input` elsewhere. As torch.masked_fill."""
-    mask, value = creation.as_tensor(mask), operand(value)
-    if mask.dtype.kind != "b":
-        raise TypeError(f"masked_fill: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
-    if isinstance(value, Variable):
-        if value.ndim:
-            raise ValueError(f"masked_fill: the value has shape {value.shape}; expected a number or a 0-d tensor")
-        value = cast(value, input.dtype)
-    elif isinstance(value, float) and input.dtype.kind != "f":
-        raise TypeError(f"masked_fill: {value} does not fit into {input.dtype}; cast the tensor first (x.float())")
-    return _masked_fill(input, mask, value)
-
-
-# --- comparisons and logic: no gradient ---
-
-eq = Operation(lambda xp, a, b: a == b, name="eq", promote=same_type)
-ne = Operation(lambda xp, a, b: a != b, name="ne", promote=same_type)
-lt = Operation(lambda xp, a, b: a < b, name="lt", promote=same_type)
-le = Operation(lambda xp, a, b: a <= b, name="le", promote=same_type)
-gt = Operation(lambda xp, a, b: a > b, name="gt", promote=same_type)
-ge = Operation(lambda xp, a, b: a >= b, name="ge", promote=same_type)
-logical_not = Operation(lambda xp, x: xp.logical_not(x), name="logical_not")
-logical_and = Operation(lambda xp, a, b: xp.logical_and(a, b), name="logical_and")
-logical_or = Operation(lambda xp, a, b: xp.logical_or(a, b), name="logical_or")
-isfinite = Operation(lambda xp, x: xp.isfinite(x), name="isfinite")

@@ -13,8 +13,9 @@ from tinyattn.engine import modes
 from tinyattn.engine.node import Node
 from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
+from tinyattn.ops.choices import clamp, masked_fill
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import add, clamp, div, masked_fill, mul, pow, sub
+from tinyattn.ops.elementwise import add, div, mul, pow, sub
 from tinyattn.ops.indexing import setitem, write_index
 
 

@@ -9,9 +9,10 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import logsigmoid
+from tinyattn.ops.choices import masked_fill
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
-from tinyattn.ops.elementwise import masked_fill, square
+from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
 from tinyattn.ops.softmaxes import log_softmax, softmax
 

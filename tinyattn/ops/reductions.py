@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Variable
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.choices import maximum, minimum
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import maximum, minimum
 from tinyattn.ops.promotion import floating
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.

@@ -1,0 +1,205 @@
+"""Choices between elements: maximum, clamp, where, comparisons and logic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinyattn import backends
+from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Variable
+from tinyattn.ops import creation
+from tinyattn.ops.copies import cast
+from tinyattn.ops.promotion import operand, same_type
+
+
+def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
+    """Nothing where this side lost, half the gradient where both were equal, all of it elsewhere."""
+    return xp.where(ties, g * 0.5, xp.where(lost, 0.0, g))
+
+
+maximum = Operation(
+    lambda xp, a, b: xp.maximum(a, b),
+    name="maximum",
+    doc="""Return the larger of both, elementwise and broadcast; equal elements share the gradient. As torch.maximum.
+
+    >>> ta.maximum(ta.tensor([1.0, 5.0]), 3)
+    tensor([3., 5.])
+    """,
+    traits="maps chooses",
+    fresh=True,
+    promote=same_type,
+    a=lambda xp, g, a, b: _share(xp, g, a < b, a == b),
+    b=lambda xp, g, a, b: _share(xp, g, b < a, a == b),
+)
+
+minimum = Operation(
+    lambda xp, a, b: xp.minimum(a, b),
+    name="minimum",
+    doc="""Return the smaller of both, elementwise and broadcast; equal elements share the gradient. As torch.minimum.
+
+    >>> ta.minimum(ta.tensor([1.0, 5.0]), 3)
+    tensor([1., 3.])
+    """,
+    traits="maps chooses",
+    fresh=True,
+    promote=same_type,
+    a=lambda xp, g, a, b: _share(xp, g, a > b, a == b),
+    b=lambda xp, g, a, b: _share(xp, g, b > a, a == b),
+)
+
+
+def _within(xp: Any, x: Any, min: Any, max: Any) -> Any:
+    if min is None or max is None:
+        return x <= max if min is None else x >= min
+    return xp.logical_and(x >= min, x <= max)
+
+
+_clamp = Operation(
+    lambda xp, x, min, max: xp.clamp(x, min, max),
+    name="clamp",
+    traits="maps clamps",
+    fresh=True,
+    promote=lambda x, min, max: _promote_present(x, min, max),
+    x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
+    min=lambda xp, g, x, min, max: xp.where(x < min if max is None else xp.logical_and(x < min, min < max), g, 0.0),
+    max=lambda xp, g, x, min, max: xp.where(x > max if min is None else xp.logical_or(x > max, max < min), g, 0.0),
+)
+
+
+def _promote_present(*inputs: Any) -> Any:
+    aligned = iter(same_type(*(x for x in inputs if x is not None)))
+    return [None if x is None else next(aligned) for x in inputs]
+
+
+def clamp(input: Variable, min: Any = None, max: Any = None) -> Variable:
+    """Return every element limited to [min, max], in the input's shape.
+
+    min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are. The
+    gradient passes where the input is inside, bounds included. As torch.clamp.
+
+    >>> ta.clamp(ta.tensor([-2.0, 0.5, 3.0]), 0, 1)
+    tensor([0. , 0.5, 1. ])
+    """
+    if min is None and max is None:
+        raise ValueError("clamp: give min, max, or both; got neither")
+    return _clamp(input, min, max)
+
+
+_where = Operation(
+    lambda xp, condition, a, b: xp.where(condition, a, b),
+    name="where",
+    traits="maps chooses",
+    fresh=True,
+    promote=lambda condition, a, b: (condition, *same_type(a, b)),
+    a=lambda xp, g, condition: xp.where(condition, g, 0.0),
+    b=lambda xp, g, condition: xp.where(condition, 0.0, g),
+)
+
+
+def where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    """Return `input` where `condition` holds and `other` elsewhere, broadcast.
+
+    condition: booleans (or uint8); other dtypes raise TypeError. With the condition alone, returns the indices
+    where it holds, one int64 tensor for each axis. As torch.where.
+
+    >>> ta.where(ta.tensor([True, False]), 1.0, ta.tensor([7.0, 8.0]))
+    tensor([1., 8.])
+    """
+    condition = creation.as_tensor(condition)
+    if input is None and other is None:
+        return tuple(creation.as_tensor(i) for i in backends.of(condition.array).nonzero(condition.array))
+    if condition.dtype.kind not in "bu":
+        raise TypeError(f"where: the condition has dtype {condition.dtype}; expected bool (write x != 0)")
+    return _where(condition if condition.dtype.kind == "b" else condition != 0, input, other)
+
+
+_masked_fill = Operation(
+    lambda xp, x, mask, value: xp.masked_fill(x, mask, value),
+    name="masked_fill",
+    traits="maps chooses",
+    fresh=True,
+    x=lambda xp, g, mask: xp.where(mask, 0.0, g),
+    value=lambda xp, g, mask: xp.where(mask, g, 0.0),
+)
+
+
+def masked_fill(input: Variable, mask: Any, value: Any) -> Variable:
+    """Return `value` where `mask` holds and `input` elsewhere.
+
+    mask: booleans that broadcast to the input's shape (other dtypes raise TypeError). value: a number or a 0-d
+    tensor. As torch.masked_fill.
+
+    >>> ta.masked_fill(ta.zeros(2), ta.tensor([True, False]), -1)
+    tensor([-1.,  0.])
+    """
+    mask, value = creation.as_tensor(mask), operand(value)
+    if mask.dtype.kind != "b":
+        raise TypeError(f"masked_fill: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
+    if isinstance(value, Variable):
+        if value.ndim:
+            raise ValueError(f"masked_fill: the value has shape {value.shape}; expected a number or a 0-d tensor")
+        value = cast(value, input.dtype)
+    elif isinstance(value, float) and input.dtype.kind != "f":
+        raise TypeError(f"masked_fill: {value} does not fit into {input.dtype}; cast the tensor first (x.float())")
+    return _masked_fill(input, mask, value)
+
+
+# --- comparisons and logic: booleans, without a gradient ---
+
+
+def _compare(name: str, words: str, forward: Callable[..., Any]) -> Operation:
+    doc = f"""Return where `input` {words} `other`, elementwise and broadcast, as booleans. As torch.{name}.
+
+    >>> ta.{name}(ta.tensor([1, 2, 3]), 2).tolist()
+    {[bool(forward(None, x, 2)) for x in (1, 2, 3)]}
+    """
+    return Operation(forward, name=name, promote=same_type, doc=doc)
+
+
+eq = _compare("eq", "equals", lambda xp, a, b: a == b)
+ne = _compare("ne", "differs from", lambda xp, a, b: a != b)
+lt = _compare("lt", "is below", lambda xp, a, b: a < b)
+le = _compare("le", "is at most", lambda xp, a, b: a <= b)
+gt = _compare("gt", "is above", lambda xp, a, b: a > b)
+ge = _compare("ge", "is at least", lambda xp, a, b: a >= b)
+
+
+@operation()
+def logical_not(xp: Any, x: Any) -> Any:
+    """Return where the input is zero or False, as booleans. As torch.logical_not.
+
+    >>> ta.logical_not(ta.tensor([True, False])).tolist()
+    [False, True]
+    """
+    return xp.logical_not(x)
+
+
+@operation()
+def logical_and(xp: Any, a: Any, b: Any) -> Any:
+    """Return where both are nonzero, elementwise and broadcast, as booleans. As torch.logical_and.
+
+    >>> ta.logical_and(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
+    [True, False, False]
+    """
+    return xp.logical_and(a, b)
+
+
+@operation()
+def logical_or(xp: Any, a: Any, b: Any) -> Any:
+    """Return where one of both is nonzero, elementwise and broadcast, as booleans. As torch.logical_or.
+
+    >>> ta.logical_or(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
+    [True, True, False]
+    """
+    return xp.logical_or(a, b)
+
+
+@operation()
+def isfinite(xp: Any, x: Any) -> Any:
+    """Return where the input is neither infinite nor NaN, as booleans. As torch.isfinite.
+
+    >>> ta.isfinite(ta.tensor([1.0, float("inf"), float("nan")])).tolist()
+    [True, False, False]
+    """
+    return xp.isfinite(x)
