@@ -18,8 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.files.errors import FileFormatError
-from tinyattn.files.whole import opened
+from tinyattn.files.whole import FileFormatError, opened
 
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK = 1 << 16  # bytes read at a time
