@@ -75,7 +75,7 @@ def test_a_named_folder_without_mnist_names_the_four_files(toy, tmp_path):
             load_mnist(folder)
         assert str(error.value) == (
             f"data_dir {folder} {state} train-images-idx3-ubyte, train-labels-idx1-ubyte,"
-            " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each looked for with and without .gz,"
+            " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each was searched for with and without .gz,"
             " in the folder itself, in MNIST/raw and in raw)."
         )
     del toy["t10k-labels-idx1-ubyte"]
@@ -91,7 +91,7 @@ def test_files_of_another_data_set_are_refused(toy, tmp_path):
     with pytest.raises(DataError, match=f"{name} is not MNIST's: the SHA-256 of its unpacked"):
         load_mnist(folder)
     (folder / name).write_bytes(idx(pixels(30, 5, 4)))
-    with pytest.raises(DataError, match=r"shape \(30, 5, 4\) where uint8 of shape \(30, 16, 16\)"):
+    with pytest.raises(DataError, match=r"shape \(30, 5, 4\), but uint8 of shape \(30, 16, 16\) is expected"):
         load_mnist(folder)
     (folder / f"{name}.gz").write_bytes(gzip.compress(toy[name]))  # a whole one beside it will do
     check(load_mnist(folder), toy)
@@ -114,7 +114,7 @@ def test_the_real_mnist():
 
 
 def test_download_not_allowed(toy, tmp_path):
-    with pytest.raises(DataError, match="downloading it was not allowed"):
+    with pytest.raises(DataError, match="download=False forbids to download it"):
         load_mnist(download=False)
     put(toy, tmp_path / "cache")
     (tmp_path / "cache/train-labels-idx1-ubyte").write_bytes(b"")

@@ -51,19 +51,19 @@ BAD = {
     "wrong magic": (b"\1" + SMALL[1:], "not an IDX file: it starts with 01 00 08 02"),
     "no dimensions": (idx(pixels(1), magic=b"\0\0\x08\0", dims=()), "not an IDX file"),
     "too many dimensions": (b"\0\0\x08\xff" + bytes(2000), "not an IDX file"),
-    "unknown type": (idx(pixels(3), magic=b"\0\0\x0a\1"), "IDX type 0a, which is none of 08, 09"),
+    "unknown type": (idx(pixels(3), magic=b"\0\0\x0a\1"), "IDX type 0a, not one of 08, 09"),
     "half a header": (SMALL[:9], "cut short: it ends within its header"),
     "no items": (idx(pixels(1), dims=(0, 2**32 - 1, 2**32 - 1)), "has no items"),
-    "one byte short": (SMALL[:-1], "cut short: its header promises 24 bytes, it has 23"),
+    "one byte short": (SMALL[:-1], "cut short: its header promises 24 bytes, but it has 23"),
     "one byte long": (SMALL + b"x", "too long: bytes follow the 24"),
-    "2^31 items": (idx(pixels(3), dims=(2**31,)), "promises 2147483656 bytes, it has 11"),
+    "2^31 items": (idx(pixels(3), dims=(2**31,)), "promises 2147483656 bytes, but it has 11"),
     "2^96 items": (idx(pixels(3), dims=(2**32 - 1,) * 3), "cut short"),
     "gzip: empty": (gzip.compress(b""), "not an IDX file: it starts with nothing"),
     "gzip: 2^31 items": (gzip.compress(idx(pixels(3), dims=(2**31,))), "cut short"),
     "gzip: one byte short": (gzip.compress(SMALL[:-1]), "cut short: its header promises 24"),
     "gzip: one byte long": (gzip.compress(SMALL + b"x"), "too long"),
-    "gzip: cut": (PACKED[:-9], "cut short: its gzip data ends before its end mark"),
-    "gzip: cut in its header": (PACKED[:5], "cut short: its gzip data ends"),
+    "gzip: cut": (PACKED[:-9], "cut short: its gzip data end without an end mark"),
+    "gzip: cut in its header": (PACKED[:5], "cut short: its gzip data end"),
     "gzip: wrong checksum": (PACKED[:-8] + bytes(4) + PACKED[-4:], "damaged: CRC check failed"),
     "gzip: wrong size": (PACKED[:-4] + bytes(4), "damaged: Incorrect length"),
     "gzip: wrong method": (PACKED[:2] + b"\7" + PACKED[3:], "damaged: Unknown compression method"),
@@ -162,7 +162,7 @@ def test_images_and_labels_that_do_not_belong_together(toy, tmp_path):
     name = "train-labels-idx1-ubyte"
     folder = put(toy, tmp_path / "given")
     (folder / name).write_bytes(idx(pixels(49) % 10))
-    assert "holds uint8 of shape (49,) where uint8 of shape (50,) belongs" in refused(load_mnist, folder)
+    assert "holds uint8 of shape (49,), but uint8 of shape (50,) is expected" in refused(load_mnist, folder)
     (folder / name).write_bytes(idx(pixels(50)))  # labels up to 255
     assert "is not MNIST's" in refused(load_mnist, folder)
     (folder / name).write_bytes(toy[name])
@@ -177,15 +177,15 @@ IMAGES, LABELS = np.zeros((3, 5, 5), np.uint8), np.array([0, 9, 5])
     [
         (
             (IMAGES, LABELS[:2], IMAGES, LABELS),
-            "toy: training labels of shape (2,) do not belong to images of shape (3, 5, 5)",
+            "toy: training labels of shape (2,) do not match images of shape (3, 5, 5)",
         ),
+        ((IMAGES, LABELS, IMAGES[:2], LABELS), "toy: test labels of shape (3,) do not match images of shape (2, 5, 5)"),
+        ((IMAGES[:, 0], LABELS, IMAGES, LABELS), "do not match images of shape (3, 5)"),
         (
-            (IMAGES, LABELS, IMAGES[:2], LABELS),
-            "toy: test labels of shape (3,) do not belong to images of shape (2, 5, 5)",
+            (IMAGES, LABELS + 1, IMAGES, LABELS),
+            "toy: training label 10 at index 1 is not one of 0 to 9 (1 such labels)",
         ),
-        ((IMAGES[:, 0], LABELS, IMAGES, LABELS), "do not belong to images of shape (3, 5)"),
-        ((IMAGES, LABELS + 1, IMAGES, LABELS), "toy: training label 10 at index 1 is none of 0 to 9 (1 such labels)"),
-        ((IMAGES, LABELS, IMAGES, LABELS - 6), "toy: test label -6 at index 0 is none of 0 to 9 (2 such labels)"),
+        ((IMAGES, LABELS, IMAGES, LABELS - 6), "toy: test label -6 at index 0 is not one of 0 to 9 (2 such labels)"),
     ],
 )
 def test_a_data_set_of_parts_that_do_not_fit(arrays, sentence):
