@@ -86,7 +86,7 @@ def test_a_bad_idx_file_is_one_sentence(tmp_path, kind):
     assert_one_sentence(str(error.value), path, sentence)
 
 
-def test_gzip_members_one_behind_the_other_are_one_file(tmp_path):
+def test_read_idx_joins_gzip_members(tmp_path):
     (tmp_path / "file").write_bytes(b"".join(gzip.compress(SMALL[i : i + 5]) for i in range(0, len(SMALL), 5)))
     np.testing.assert_array_equal(read_idx(tmp_path / "file"), pixels(3, 4))
 
@@ -107,7 +107,7 @@ def names_that_are_no_files(folder):
 
 
 @pytest.mark.parametrize("loader", [read_idx, ta.load, ta.load_metadata])
-def test_what_is_no_file(tmp_path, loader):
+def test_a_path_that_is_no_file_is_refused(tmp_path, loader):
     for path, sentence in names_that_are_no_files(tmp_path).items():
         with pytest.raises(ta.FileFormatError, match=sentence) as error:
             loader(path)
@@ -115,7 +115,7 @@ def test_what_is_no_file(tmp_path, loader):
 
 
 @pytest.mark.parametrize("loader", [read_idx, ta.load, ta.load_metadata])
-def test_an_unreadable_file(tmp_path, monkeypatch, loader):
+def test_an_unreadable_file_is_refused(tmp_path, monkeypatch, loader):
     path = tmp_path / "file"
     path.write_bytes(SMALL)
 
@@ -150,7 +150,7 @@ def test_a_file_that_lies_about_its_size_takes_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_an_honest_idx_file_takes_little_more_than_its_size(tmp_path, packed):
+def test_read_idx_takes_three_times_the_file_size(tmp_path, packed):
     content = idx(np.arange(1_000_000, dtype="f8"))
     (tmp_path / "file").write_bytes(gzip.compress(content, 1) if packed else content)
     peak, array = peak_of(lambda: read_idx(tmp_path / "file"))
@@ -158,7 +158,7 @@ def test_an_honest_idx_file_takes_little_more_than_its_size(tmp_path, packed):
     assert peak < 3 * len(content)
 
 
-def test_images_and_labels_that_do_not_belong_together(toy, tmp_path):
+def test_images_and_labels_must_belong_together(toy, tmp_path):
     name = "train-labels-idx1-ubyte"
     folder = put(toy, tmp_path / "given")
     (folder / name).write_bytes(idx(pixels(49) % 10))
@@ -188,7 +188,7 @@ IMAGES, LABELS = np.zeros((3, 5, 5), np.uint8), np.array([0, 9, 5])
         ((IMAGES, LABELS, IMAGES, LABELS - 6), "toy: test label -6 at index 0 is not one of 0 to 9 (2 such labels)"),
     ],
 )
-def test_a_data_set_of_parts_that_do_not_fit(arrays, sentence):
+def test_image_dataset_parts_must_fit(arrays, sentence):
     with pytest.raises(DataError) as error:
         ImageDataset("toy", *arrays)
     assert sentence in str(error.value)
@@ -284,21 +284,21 @@ def test_a_bad_safetensors_file_is_one_sentence(tmp_path, kind):
     assert_one_sentence(refused(ta.load_metadata, path), path, sentence)
 
 
-def test_what_torch_save_writes(tmp_path):
+def test_load_explains_a_file_of_torch_save(tmp_path):
     torch.save({"a": torch.zeros(3)}, tmp_path / "file")
     assert "(as torch.save writes), not a safetensors file; write it with safetensors.torch" in refused(
         ta.load, tmp_path / "file"
     )
 
 
-def test_names_that_are_harmless(tmp_path):
+def test_load_accepts_harmless_names(tmp_path):
     names = ["a", "blocks.0.weight", "encoder/layer_0/kernel:0", "größe", "a b", "..a", "a..b", "重み", "x" * 1000]
     entries = {name: entry(8 * i, 8 * i + 8) for i, name in enumerate(names)}
     (tmp_path / "file").write_bytes(file_of(entries, DATA * len(names)))
     assert list(ta.load(tmp_path / "file")) == names
 
 
-def test_what_the_header_says_is_checked_before_a_byte_is_read(tmp_path):
+def test_load_checks_the_header_before_a_byte_is_read(tmp_path):
     """A sparse file of 1 GiB whose header does not fit it: refused at once, with next to no memory."""
     for fields in (entry(0, 2**30), entry(4, 2**30, "U8", (2**30 - 4,)), entry(0, 2**30 - 1, "U8", (2**30 - 1,))):
         with open(tmp_path / "file", "wb") as file:
@@ -332,7 +332,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / sta
 """
 
 
-def test_nor_does_it_take_more_of_the_machines_memory(tmp_path):
+def test_load_takes_little_resident_memory(tmp_path):
     """As before, but counting what is not Python's: the library's copy, which is let go of."""
     ta.save(tmp_path / "file", {"a": ta.ones(10_000_000)})
     ta.save(tmp_path / "small", {"a": ta.ones(1)})
@@ -340,7 +340,7 @@ def test_nor_does_it_take_more_of_the_machines_memory(tmp_path):
     assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 2.5
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+def test_load_refuses_a_file_that_shrinks_meanwhile(tmp_path, monkeypatch):
     path = tmp_path / "file"
     ta.save(path, {"a": ta.zeros(100)})
     read_header = serialization._read_header
@@ -357,7 +357,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
 # --- safetensors: the numbers --------------------------------------------------------------------
 
 
-def test_booleans_of_neither_kind(tmp_path):
+def test_load_refuses_booleans_other_than_0_and_1(tmp_path):
     (tmp_path / "file").write_bytes(file_of({"a": entry(0, 2, "BOOL")}, b"\1\2"))
     assert "tensor 'a' of BOOL holds other bytes than 0 and 1" in refused(ta.load, tmp_path / "file")
 

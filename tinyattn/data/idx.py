@@ -43,6 +43,11 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Raises DataError if the path is not a regular file, or the file is not IDX, has an unknown dtype or no items, or is
     shorter or longer than its header says.
+
+    >>> with open("two.idx", "wb") as file:
+    ...     size = file.write(bytes([0, 0, 0x08, 1, 0, 0, 0, 2, 5, 7]))  # uint8, one dimension of 2
+    >>> read_idx("two.idx")
+    array([5, 7], dtype=uint8)
     """
     return decode(unpack(path, os.fspath(path)))
 

@@ -72,6 +72,13 @@ def load(path: str | os.PathLike[str]) -> Any:
     Raises FileFormatError if the file is damaged, has another format or an unsupported dtype, or cannot be read, its
     subclass MissingFileError if it does not exist, and ImportError if safetensors is not installed. The header is
     validated before the data are read or any memory is allocated for them.
+
+    >>> import tinyattn as ta
+    >>> ta.save("state.safetensors", {"weights": ta.ones(2), "step": 3}, metadata={"about": "an example"})
+    >>> ta.load("state.safetensors")
+    {'weights': tensor([1., 1.]), 'step': 3}
+    >>> ta.load_metadata("state.safetensors")
+    {'about': 'an example'}
     """
     library = require("safetensors", "ta.load")
     with opened(path) as file:
