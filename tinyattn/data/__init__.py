@@ -2,9 +2,12 @@
 
 In reading order:
 
-idx.py       MNIST's file format              dataset.py  images with their labels
-download.py  one file over HTTPS              mnist.py    MNIST, on this machine or downloaded
-digits.py    scikit-learn's digits            loader.py   TensorDataset and DataLoader
+idx.py       MNIST's file format
+dataset.py   images with their labels
+download.py  one file over HTTPS
+mnist.py     MNIST, found on this machine or downloaded
+digits.py    scikit-learn's digits
+loader.py    TensorDataset and DataLoader
 augment.py   random_shift
 """
 
