@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows, as pip takes them: numpy==2.0 pooch==1.8 ... Run by .ci/run."""
+"""The oldest versions that pyproject.toml allows, as arguments of pip: numpy==2.0 pooch==1.8 ... Run by .ci/run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def oldest() -> list[str]:
     for requirement in (*project["dependencies"], *extras["train"], *extras["viz"]):
         match = REQUIREMENT.fullmatch(requirement)
         if not match:
-            raise SystemExit(f"{requirement!r} in pyproject.toml is not NAME>=VERSION")
+            raise SystemExit(f"{requirement!r} in pyproject.toml must have the form NAME>=VERSION")
         name, version = match.groups()
         if pins.setdefault(name, version) != version:
             raise SystemExit(f"pyproject.toml asks for {name} {pins[name]} in one place and {version} in another")

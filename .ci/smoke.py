@@ -1,4 +1,4 @@
-"""What the wheel must do where nothing but NumPy is installed. Run by .ci/run, outside the checkout."""
+"""What the wheel must do with nothing but NumPy installed. Run by .ci/run, outside the checkout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def names_its_extra(function: Callable[[], object]) -> None:
-    """What needs another package says in one line how to get it."""
+    """A function that needs another package raises an error of one line with the command that installs it."""
     try:
         function()
     except ImportError as error:
@@ -50,7 +50,7 @@ def names_its_extra(function: Callable[[], object]) -> None:
 
 
 def train() -> list[float]:
-    """The loss of each of 30 steps on 32 images of noise, which can only be learned by heart."""
+    """Return the loss of each of 30 steps on 32 random images, which can only be memorised."""
     ta.manual_seed(0)
     images, labels = ta.rand(32, 28, 28), ta.randint(0, 10, (32,))
     model = models.AttentionClassifier(num_layers=1, hidden_dim=32, mlp_dim=64)

@@ -16,7 +16,7 @@ from test_resume import SMALL, only, outcome, run
 
 import tinyattn as ta
 from tinyattn import train
-from tinyattn.files import errors
+from tinyattn.files import whole
 
 QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".split()  # 2 steps
 
@@ -298,7 +298,7 @@ def raises(error):
         (lambda: 0, 0, ""),
         (raises(KeyboardInterrupt()), 130, "x.py: stopped by Ctrl-C.\n"),
         (raises(train.RefusedError("No.")), 2, "x.py: No.\n"),
-        (raises(errors.FileFormatError("a.idx is empty.")), 2, "x.py: a.idx is empty.\n"),
+        (raises(whole.FileFormatError("a.idx is empty.")), 2, "x.py: a.idx is empty.\n"),
         (raises(ImportError("a picture needs matplotlib.")), 2, "x.py: a picture needs matplotlib.\n"),
         (raises(train.NonFiniteError("the loss is nan.", 3, [1])), 1, "x.py: the loss is nan.\n"),
         (raises(OSError("the disk is full.")), 1, "x.py: the disk is full.\n"),

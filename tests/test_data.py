@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import gzip
+import importlib
 import itertools
 import os
 import time
@@ -24,7 +26,7 @@ from tinyattn.data import DataError, DataLoader, TensorDataset, load, load_digit
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dtype", CODES)
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 4), (2, 3, 4, 5)])
-def test_read_idx(tmp_path, dtype, shape, packed):
+def test_read_idx_returns_dtype_shape_and_values(tmp_path, dtype, shape, packed):
     array = (np.random.default_rng(0).standard_normal(shape) * 100).astype(dtype)
     path = tmp_path / "any.name"  # what the file is called does not matter
     path.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
@@ -40,7 +42,7 @@ def test_read_idx(tmp_path, dtype, shape, packed):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("layout", [".", "raw", "MNIST/raw"])
 @pytest.mark.parametrize("way", ["data_dir", "environment", "cache", "./data"])
-def test_mnist_is_found(toy, tmp_path, monkeypatch, way, layout, packed):
+def test_load_mnist_finds_every_folder_and_layout(toy, tmp_path, monkeypatch, way, layout, packed):
     folder = {"cache": tmp_path / "cache", "./data": Path("data")}.get(way, tmp_path / "given")
     put(toy, folder / layout, packed)
     if way == "environment":
@@ -49,7 +51,7 @@ def test_mnist_is_found(toy, tmp_path, monkeypatch, way, layout, packed):
     check(load("auto", str(folder) if way == "data_dir" else None), toy)
 
 
-def test_data_dir_comes_before_the_environment_and_that_before_the_rest(toy, tmp_path, monkeypatch):
+def test_data_dir_precedes_the_environment_and_the_cache(toy, tmp_path, monkeypatch):
     put(toy, tmp_path / "cache")
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -63,19 +65,19 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_rest(toy, tmp
     check(load_mnist(), toy)
 
 
-def test_home_in_a_path(toy, tmp_path, monkeypatch):
+def test_load_mnist_expands_the_home_folder(toy, tmp_path, monkeypatch):
     put(toy, tmp_path / "digits")
     monkeypatch.setenv("HOME", str(tmp_path))
     check(load_mnist("~/digits"), toy)
 
 
-def test_a_named_folder_without_mnist_names_the_four_files(toy, tmp_path):
+def test_load_mnist_names_the_files_a_folder_lacks(toy, tmp_path):
     for folder, state in ((tmp_path, "lacks"), (tmp_path / "no", "is not a folder and so lacks")):
         with pytest.raises(DataError) as error:
             load_mnist(folder)
         assert str(error.value) == (
             f"data_dir {folder} {state} train-images-idx3-ubyte, train-labels-idx1-ubyte,"
-            " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each looked for with and without .gz,"
+            " t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte (each was searched for with and without .gz,"
             " in the folder itself, in MNIST/raw and in raw)."
         )
     del toy["t10k-labels-idx1-ubyte"]
@@ -91,7 +93,7 @@ def test_files_of_another_data_set_are_refused(toy, tmp_path):
     with pytest.raises(DataError, match=f"{name} is not MNIST's: the SHA-256 of its unpacked"):
         load_mnist(folder)
     (folder / name).write_bytes(idx(pixels(30, 5, 4)))
-    with pytest.raises(DataError, match=r"shape \(30, 5, 4\) where uint8 of shape \(30, 16, 16\)"):
+    with pytest.raises(DataError, match=r"shape \(30, 5, 4\), but uint8 of shape \(30, 16, 16\) is expected"):
         load_mnist(folder)
     (folder / f"{name}.gz").write_bytes(gzip.compress(toy[name]))  # a whole one beside it will do
     check(load_mnist(folder), toy)
@@ -102,7 +104,7 @@ REAL = next((Path(f) for f in REAL if f and list(Path(f).glob("**/train-images-i
 
 
 @pytest.mark.skipif(REAL is None, reason="needs MNIST in TINYATTN_DATA")
-def test_the_real_mnist():
+def test_load_mnist_on_the_real_files():
     found = load_mnist(REAL)
     assert found.train_images.shape == (60000, 28, 28)
     assert found.test_images.shape == (10000, 28, 28)
@@ -113,8 +115,8 @@ def test_the_real_mnist():
     assert abs(found.train_images.mean() / 255 - 0.1307) < 1e-4
 
 
-def test_download_not_allowed(toy, tmp_path):
-    with pytest.raises(DataError, match="downloading it was not allowed"):
+def test_load_mnist_without_download_raises(toy, tmp_path):
+    with pytest.raises(DataError, match="download=False forbids to download it"):
         load_mnist(download=False)
     put(toy, tmp_path / "cache")
     (tmp_path / "cache/train-labels-idx1-ubyte").write_bytes(b"")
@@ -122,7 +124,7 @@ def test_download_not_allowed(toy, tmp_path):
         load_mnist(download=False)
 
 
-def test_wrong_arguments_of_load(tmp_path):
+def test_load_refuses_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="data is 'cifar', but it must be"):
         load("cifar")
     with pytest.raises(ValueError, match="the digits come with scikit-learn"):
@@ -130,7 +132,7 @@ def test_wrong_arguments_of_load(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["pooch", "sklearn"])
-def test_a_missing_package_names_the_extra(toy, monkeypatch, package):
+def test_a_missing_data_package_names_the_extra(toy, monkeypatch, package):
     monkeypatch.undo()
     import_module = extras.importlib.import_module
 
@@ -148,7 +150,7 @@ def test_a_missing_package_names_the_extra(toy, monkeypatch, package):
 # --- digits --------------------------------------------------------------------------------------
 
 
-def test_digits():
+def test_digits_look_like_mnist_and_split_alike():
     from sklearn.datasets import load_digits as original
 
     found, again, source = load_digits(), load("digits"), original()
@@ -172,7 +174,7 @@ def test_digits():
     assert np.corrcoef(small.ravel(), big.ravel())[0, 1] > 0.97
 
 
-def test_validation_split():
+def test_validation_split_holds_out_training_images():
     whole = load_digits()
     split = whole.validation_split(200, seed=1)
     assert split.name == "digits (scikit-learn, not MNIST), 200 training images held out"
@@ -204,7 +206,7 @@ def flat(lists):
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 11])
 @pytest.mark.parametrize("kind", ["tuple of arrays", "TensorDataset", "items", "tuple of tensors"])
-def test_batches_as_torch(kind, batch_size, drop_last):
+def test_dataloader_batches_equal_torchs(kind, batch_size, drop_last):
     dataset = {
         "tuple of arrays": (X, Y),
         "tuple of tensors": (ta.tensor(X), ta.tensor(Y)),
@@ -226,7 +228,7 @@ def test_batches_as_torch(kind, batch_size, drop_last):
                 np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_other_data_sets():
+def test_dataloader_stacks_items_of_any_kind():
     assert [b.tolist() for b in DataLoader(Y, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [b.tolist() for b in DataLoader(ta.tensor(Y[:2]))] == [[0], [1]]
     assert [b.dtype for b in DataLoader([0.5, 1.5], 2)] == [ta.float64]  # as torch's default_collate
@@ -238,14 +240,14 @@ def test_other_data_sets():
     assert len(TensorDataset(X)) == 10
 
 
-def test_in_order_batches_are_views_and_shuffled_ones_are_not():
+def test_dataloader_batches_in_order_are_views():
     for x, _ in DataLoader((X, Y), 4):
         assert np.shares_memory(x.data, X)
     for x, _ in DataLoader((X, Y), 4, shuffle=True):
         assert not np.shares_memory(x.data, X)
 
 
-def test_shuffling_is_a_permutation_that_one_seed_repeats():
+def test_dataloader_shuffling_is_repeated_by_its_seed():
     def two_passes(seed):
         loader = DataLoader((X, Y), 4, shuffle=True, generator=ta.Generator().manual_seed(seed))
         return ids(loader), ids(loader)
@@ -260,7 +262,7 @@ def test_shuffling_is_a_permutation_that_one_seed_repeats():
         np.testing.assert_array_equal(x.numpy(), X[y.numpy()])  # rows stay together
 
 
-def test_shuffling_leaves_the_global_stream_alone_but_follows_its_seed():
+def test_dataloader_shuffling_draws_nothing_from_the_global_generator():
     def order_and_next_number(shuffle):
         ta.manual_seed(3)
         loader = DataLoader((X, Y), 4, shuffle=shuffle)
@@ -273,14 +275,14 @@ def test_shuffling_leaves_the_global_stream_alone_but_follows_its_seed():
     assert flat(order_and_next_number(True)[0]) != same  # nor does it repeat its numbers
 
 
-def test_two_passes_side_by_side():
+def test_dataloader_passes_can_be_interleaved():
     loader = DataLoader((X, Y), 4, shuffle=True)
     pairs = list(zip(loader, loader, strict=True))
     for side in (0, 1):
         assert sorted(flat(ids(pair[side] for pair in pairs))) == list(range(10))
 
 
-def test_transform():
+def test_dataloader_transform_replaces_the_batch():
     loader = DataLoader((X, Y), 4, transform=lambda x, y: (x * 2, y))
     np.testing.assert_array_equal(next(iter(loader))[0].numpy(), X[:4] * 2)
     assert [b.tolist() for b in DataLoader(Y[:3], 2, transform=lambda y: y + 1)] == [[1, 2], [3]]
@@ -288,7 +290,7 @@ def test_transform():
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("stop", range(11))
-def test_a_loader_goes_on_where_another_stopped(shuffle, stop):
+def test_dataloader_resumes_within_a_pass(shuffle, stop):
     def make(seed):
         generator = ta.Generator().manual_seed(seed)
 
@@ -316,7 +318,7 @@ def test_a_loader_goes_on_where_another_stopped(shuffle, stop):
     assert batches == straight
 
 
-def test_a_state_taken_between_passes_begins_the_next_one():
+def test_dataloader_state_between_passes_begins_the_next():
     loader = DataLoader((X, Y), 4, shuffle=True)
     before = loader.state_dict()
     first = ids(loader)
@@ -329,7 +331,7 @@ def test_a_state_taken_between_passes_begins_the_next_one():
     assert [ids(resumed), ids(resumed)] == [first, second]
 
 
-def test_wrong_arguments_of_loaders():
+def test_dataloader_refuses_wrong_arguments():
     loader = DataLoader((X, Y), 4)
     for wrong, error, sentence in [
         (lambda: DataLoader((X, Y), 0), ValueError, "batch_size is 0, but it must be 1 or more"),
@@ -351,7 +353,7 @@ def test_wrong_arguments_of_loaders():
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(5, 7, 9), (4, 3, 6, 5), (1, 1, 1), (2, 2, 2, 3, 3), (0, 4, 4)])
 @pytest.mark.parametrize("max_shift", [0, 1, 2, 5])
-def test_random_shift_by_brute_force(shape, dtype, max_shift):
+def test_random_shift_equals_a_loop_over_pixels(shape, dtype, max_shift):
     images = (np.random.default_rng(0).random(shape) * 255 + 1).astype(dtype)
     kept = images.copy()
     shifted = random_shift(images, max_shift, ta.Generator().manual_seed(1))
@@ -369,7 +371,7 @@ def test_random_shift_by_brute_force(shape, dtype, max_shift):
     assert not np.shares_memory(shifted, images)
 
 
-def test_random_shift_takes_every_offset_and_draws_from_the_generator_given():
+def test_random_shift_draws_every_offset_from_its_generator():
     points = np.zeros((2000, 5, 5), np.float32)
     points[:, 2, 2] = 1
     shifted = random_shift(points, 2, ta.Generator().manual_seed(0))
@@ -385,7 +387,7 @@ def test_random_shift_takes_every_offset_and_draws_from_the_generator_given():
     assert (random_shift(points) != shifted).any()
 
 
-def test_random_shift_is_fast():
+def test_random_shift_takes_under_a_millisecond():
     images = np.zeros((128, 28, 28), np.float32)
     times = []
     for _ in range(20):
@@ -395,7 +397,18 @@ def test_random_shift_is_fast():
     assert min(times) < 1e-3
 
 
-def test_random_shift_of_what_is_no_batch():
+def test_random_shift_refuses_wrong_arguments():
     for images, max_shift in ((np.zeros((28, 28)), 2), (np.zeros((1, 28, 28)), -1)):
         with pytest.raises(ValueError, match="random_shift: got images of shape"):
             random_shift(images, max_shift)
+
+
+# --- docstrings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data.idx", "data.loader", "data.augment", "files.serialization"])
+def test_docstring_examples_of_data_and_files_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    done = doctest.testmod(importlib.import_module(f"tinyattn.{name}"))
+    assert done.attempted
+    assert not done.failed

@@ -53,7 +53,7 @@ def test_nothing_that_is_read_is_run(path):
     assert found == TYPED.get(str(path.relative_to(ROOT / "tinyattn")), [])
 
 
-def test_the_search_for_dangers_finds_them():
+def test_the_search_for_dangerous_calls_finds_them():
     for line in (
         "import pickle", "from pickle import loads", "import os, marshal", "from yaml.loader import X", "eval('1')", "exec(x)",
         "f = eval", "np.load(path)", "f(allow_pickle=True)", "subprocess.run(x, shell=True)", "os.system(x)", "__import__(x)",
@@ -66,7 +66,7 @@ def test_the_search_for_dangers_finds_them():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_address_is_asked_but_by_https(path):
+def test_sources_contain_no_http_address(path):
     """http:// stands in a source only as the name of SVG's and XLink's vocabularies, which nobody asks."""
     found = re.findall(r"""http://[^\s"')]*""", path.read_text(encoding="utf-8"))
     assert [address for address in found if not address.startswith("http://www.w3.org/")] == []
@@ -111,7 +111,7 @@ def test_import_and_training_ask_no_network(tmp_path):
     assert trained == "True"
 
 
-def test_these_tests_reach_no_network():
+def test_tests_reach_no_network():
     """conftest.py lets no test connect to another machine."""
     for address in (("192.0.2.1", 80), ("mnist.example", 443)):
         with socket.socket() as connection, pytest.raises(RuntimeError, match="no test may ask the network"):
@@ -126,7 +126,7 @@ def test_numpy_is_the_only_dependency():
     assert len(PROJECT["optional-dependencies"]["train"]) <= 6
 
 
-def test_every_package_has_a_lower_bound_that_is_tried():
+def test_every_package_has_a_tested_lower_bound():
     pins = subprocess.run(
         [sys.executable, ROOT / ".ci/oldest.py"], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -23,7 +23,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.ops import *
 from tinyattn.autograd import checkpoint, grad, hessian, hvp, jacobian, jvp, vjp
 from tinyattn.tensors import Tensor
-from tinyattn.files.errors import FileFormatError, MissingFileError
+from tinyattn.files.whole import FileFormatError, MissingFileError
 from tinyattn.files.serialization import load, load_metadata, save
 from tinyattn.cuda.replay import compile
 from tinyattn.debug import detect_anomaly, explain, gradcheck, gradgradcheck, memory_ledger, profile

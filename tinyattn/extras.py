@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, and named with their extra where they are missing."""
+"""Optional packages: imported on first use; if one is missing, the error names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 
 def require(module: str, purpose: str) -> Any:
-    """Import an optional package, or say in one line which extra brings it.
+    """Import a module of an optional package.
 
-    Raises:
-        ImportError: the package is not installed.
+    purpose: what needs it, the beginning of the error message.
+
+    Raises ImportError with the command that installs the package.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,15 @@
-"""Data: MNIST, digits for machines without it, and the loader that hands out batches."""
+"""Data: MNIST, digits for machines without it, batches and augmentation.
+
+In reading order:
+
+idx.py       MNIST's file format
+dataset.py   images with their labels
+download.py  one file over HTTPS
+mnist.py     MNIST, found on this machine or downloaded
+digits.py    scikit-learn's digits
+loader.py    TensorDataset and DataLoader
+augment.py   random_shift
+"""
 
 from __future__ import annotations
 
@@ -35,23 +46,20 @@ def load(
     download: bool = True,
     say: Callable[[str], object] | None = None,
 ) -> ImageDataset:
-    """MNIST, or scikit-learn's digits where there is no MNIST.
+    """Return MNIST, or scikit-learn's digits if MNIST is not available.
 
-    Args:
-        data: `"mnist"`, `"digits"`, or `"auto"`: MNIST if it can be had, else the digits, with
-            a warning and the reason in the result's `note`. A `data_dir` without MNIST is an
-            error even so: who names a folder wants what is in it.
-        data_dir, download, say: as in `load_mnist`.
+    data: "mnist", "digits", or "auto": MNIST if available, else the digits, with a warning and with the reason in the
+        result's `note`. With a `data_dir` that lacks MNIST, "auto" is an error too.
+    data_dir, download, say: as in `load_mnist`.
 
-    Raises:
-        ValueError: an unknown `data`, or the digits are asked for in a folder.
-        DataError, ImportError: as `load_mnist` and `load_digits`.
+    Raises ValueError for another `data`, or for "digits" with a `data_dir`, and DataError or ImportError as
+    `load_mnist` and `load_digits`.
     """
     if data not in ("auto", "mnist", "digits"):
         raise ValueError(f'data is {data!r}, but it must be "auto", "mnist" or "digits".')
     if data == "digits":
         if data_dir:
-            raise ValueError(f"data_dir is {data_dir}, but the digits come with scikit-learn.")
+            raise ValueError(f"data_dir is {data_dir}, but the digits come with scikit-learn; leave data_dir out.")
         return load_digits()
     try:
         return load_mnist(data_dir, download=download, say=say)
@@ -60,5 +68,5 @@ def load(
             raise
         reason = error.reason if isinstance(error, DownloadError) else str(error)
     digits = replace(load_digits(), note=reason)
-    warnings.warn(f"Not MNIST but {digits.name}, because: {reason}", stacklevel=2)
+    warnings.warn(f"Using {digits.name}: {reason}", stacklevel=2)
     return digits

@@ -1,4 +1,4 @@
-"""Augmentation: what changes a picture but not its meaning."""
+"""Augmentation: random changes of an image that keep its label."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Batch = TypeVar("Batch", NDArray[Any], Tensor)
 
 
 def random_shift(images: Batch, max_shift: int = 2, generator: random.Generator | None = None) -> Batch:
-    """Shift every image of a batch by its own random offset; what is moved in is zero.
+    """Shift every image of a batch by a random offset of its own, and fill the border with zeros.
 
-    Args:
-        images: (batch, ..., height, width), of any dtype, an array or a Tensor.
-        max_shift: the most pixels along either axis; every offset from -max_shift to max_shift is
-            equally likely.
-        generator: where the offsets come from (default: the global generator of the images' device).
+    images: (batch, ..., height, width), an array or a Tensor of any dtype.
+    max_shift: the largest offset along either axis, in pixels; -max_shift to max_shift are equally likely.
+    generator: the source of the offsets (default: the global generator of the images' device).
 
-    Returns:
-        A new batch of the same kind, shape and dtype.
+    Returns a new batch of the same type, shape and dtype. Raises ValueError for fewer than three dimensions, or a
+    negative max_shift.
 
-    Raises:
-        ValueError: fewer than three dimensions, or a negative max_shift.
+    >>> import numpy as np
+    >>> random_shift(np.ones((16, 28, 28), np.uint8)).shape
+    (16, 28, 28)
     """
     if images.ndim < 3 or max_shift < 0:
         raise ValueError(

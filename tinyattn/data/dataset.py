@@ -1,4 +1,4 @@
-"""What every image data set here looks like: four arrays and a name that goes with every result."""
+"""ImageDataset: training and test images with their labels, and the name that is printed with every result."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ Labels = NDArray[np.int64]  # (count,), 0 to 9
 class ImageDataset:
     """Training and test images with their labels.
 
-    Attributes:
-        name: what to call the data in every result, for example `"MNIST"`.
-        train_images, test_images: uint8, (count, 28, 28).
-        train_labels, test_labels: int64, (count,).
-        note: why this data set stands in for the one that was wanted; empty if it was wanted.
+    name: the data set's name in every result, for example "MNIST".
+    train_images, test_images: uint8, (count, 28, 28).
+    train_labels, test_labels: int64, (count,).
+    note: why this data set replaces the requested one; empty otherwise.
 
-    Raises:
-        DataError: images and labels do not belong together, or a label is none of 0 to 9.
+    Raises DataError if the shapes of images and labels do not match, or a label is not one of 0 to 9.
     """
 
     name: str
@@ -41,22 +39,22 @@ class ImageDataset:
     def _check(self, part: str, images: Images, labels: Labels) -> None:
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"{self.name}: {part} labels of shape {labels.shape} do not belong to images of shape {images.shape},"
-                " which is (count, height, width)."
+                f"{self.name}: {part} labels of shape {labels.shape} do not match images of shape {images.shape},"
+                " which must be (count, height, width)."
             )
         wrong = np.flatnonzero((labels < 0) | (labels > 9))
         if wrong.size:
             raise DataError(
-                f"{self.name}: {part} label {labels[wrong[0]]} at index {wrong[0]} is none of 0 to 9"
+                f"{self.name}: {part} label {labels[wrong[0]]} at index {wrong[0]} is not one of 0 to 9"
                 f" ({wrong.size} such labels)."
             )
 
     def validation_split(self, count: int = 5000, seed: int = 0) -> ImageDataset:
-        """The same kind of data set made of the training images alone: `count` of them, drawn by
-        `seed`, take the place of the test images, so that settings can be chosen without them.
+        """Return a data set of the training images alone, with a validation set in the place of the test set.
 
-        Raises:
-            ValueError: `count` does not leave an image on both sides.
+        count: training images to hold out, drawn at random by `seed`.
+
+        Raises ValueError unless both parts keep at least one image.
         """
         total = len(self.train_images)
         if not 0 < count < total:

@@ -1,8 +1,8 @@
-"""The digits that come with scikit-learn, for machines without MNIST and without a network.
+"""The digits of scikit-learn, for machines without MNIST and without a network.
 
-They are 1,797 digits of 8x8 pixels (E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
-Digits", UCI, 1998). Enlarged they look like MNIST, but they are fewer and easier: a figure reached on
-them says nothing about MNIST, and their name says so.
+They are 1,797 digits of 8x8 pixels (E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998).
+Enlarged they look like MNIST, but they are fewer and easier. Accuracies on them do not compare with MNIST's, which is
+why their name says what they are.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ TEST_SHARE = 5  # one in five of every class is for testing
 
 
 def load_digits() -> ImageDataset:
-    """scikit-learn's digits as 28x28 images, always split in the same way.
+    """Return scikit-learn's digits as 28x28 images, always with the same split.
 
-    Every fifth digit of a class is a test image: 1,442 for training and 355 for testing, with the
-    classes in equal shares. Some people's writing is in both parts.
+    Every fifth digit of a class is a test image: 1,442 for training and 355 for testing, with equal shares of the
+    classes. Some writers are in both parts.
 
-    Raises:
-        ImportError: scikit-learn is not installed.
+    Raises ImportError if scikit-learn is not installed.
     """
     bunch = require("sklearn.datasets", "the offline digits").load_digits()
     images = enlarge(np.asarray(bunch.images, dtype=np.float32))
@@ -36,15 +35,13 @@ def load_digits() -> ImageDataset:
 
 
 def enlarge(images: NDArray[np.float32], size: int = 28, box: int = 20) -> Images:
-    """Images of intensities 0..16 as MNIST shows them: a digit of 20x20 pixels amid 28x28.
+    """Resample digits as MNIST shows them: 20x20 pixels within 28x28.
 
-    Args:
-        images: (count, height, width).
-        size: side of the result, in pixels.
-        box: side of the part that the digit takes.
+    images: (count, height, width), intensities 0 to 16.
+    size: height and width of the result, in pixels.
+    box: height and width of the digit in it.
 
-    Returns:
-        uint8, (count, size, size), 0..255.
+    Returns uint8 (count, size, size), 0 to 255.
     """
     rows = cubic_weights(images.shape[1], box)  # (box, height)
     columns = cubic_weights(images.shape[2], box)  # (box, width)
@@ -55,8 +52,10 @@ def enlarge(images: NDArray[np.float32], size: int = 28, box: int = 20) -> Image
 
 
 def cubic_weights(old: int, new: int) -> NDArray[np.float32]:
-    """Weights (new, old) that resample a line of pixels with R. Keys's cubic kernel (1981, a = -1/2);
-    what lies outside the line counts as background."""
+    """Return weights (new, old) that resample `old` pixels to `new`, by R. Keys's cubic kernel (1981, a = -1/2).
+
+    Pixels outside the image count as background.
+    """
     centres = (np.arange(new) + 0.5) * old / new - 0.5  # of the new pixels, in old pixels
     t = np.abs(centres[:, None] - np.arange(old))  # (new, old) distances
     near = (1.5 * t - 2.5) * t * t + 1  # t <= 1

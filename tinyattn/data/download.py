@@ -1,104 +1,104 @@
-"""One file over HTTPS, given up soon where nothing answers, and in the end where it takes too long.
+"""One file over HTTPS, with limits on size, silence, speed and total time.
 
-Time-outs of sockets do not add up to a promise: a name server may think for half a minute, a host may
-have eight addresses that all swallow packets, and a header may arrive one byte at a time. So the
-transfer runs in a thread of its own, and the caller watches the clock: when a byte last came, how many
-came in all, and when everything must be over.
+The time-outs of sockets do not add up to such limits: a name server may take half a minute, a host may have eight
+addresses that all drop packets, and a header may arrive one byte at a time. So the transfer runs in a thread, and the
+caller waits for its chunks with a time-out of its own.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from typing import Any
 
 from tinyattn.extras import require
 
-SCHEME = "https://"  # nothing else is asked
-SILENCE = 6.0  # seconds without a byte, from the very start, after which an attempt is given up
-SLOWEST, TRIAL = 1000, 15.0  # bytes a second that a transfer must average once TRIAL seconds are over
+SCHEME = "https://"  # the only one that is used
+SILENCE = 6.0  # seconds without a byte, name look-up and connection included, after which an attempt ends
+SLOWEST, TRIAL = 1000, 15.0  # bytes a second that a transfer must average after its first TRIAL seconds
 
 
 class MirrorError(Exception):
-    """A mirror that did not deliver; the message is the reason in a few words."""
+    """A mirror did not deliver; the message is the reason in a few words."""
 
 
 def fetch(url: str, limit: int, until: float) -> bytes:
-    """The bytes at a URL, without following redirects (a mirror of ours has none; a login page has).
+    """Return the bytes at an https URL. Redirects are refused: no mirror has one, but a login page has.
 
-    Args:
-        url: where; https only.
-        limit: the most bytes to accept.
-        until: when to give up even so, as time.monotonic() tells the time.
+    limit: the largest size to accept, in bytes.
+    until: the end of all attempts, on the clock of time.monotonic().
 
-    Raises:
-        MirrorError: no connection, no answer, an error status, a redirect, too slow, or too many bytes.
-        ImportError: pooch is not installed.
+    Raises MirrorError for no connection, no answer, an error status, a redirect, too low a speed or too many bytes,
+    and ImportError if pooch is not installed.
     """
     if not url.startswith(SCHEME):
-        raise MirrorError(f"only {SCHEME} is asked")
-    # in pieces of 1 KiB: the watch sees nothing of a piece until the whole of it is there
+        raise MirrorError(f"only {SCHEME} is allowed")
     downloader = require("pooch", "downloading MNIST").HTTPDownloader(
-        chunk_size=1 << 10, timeout=SILENCE, allow_redirects=False, hooks={"response": _refuse_redirect}
+        chunk_size=1 << 10,  # small, since a chunk counts as silence until it is complete
+        timeout=SILENCE,
+        allow_redirects=False,
+        hooks={"response": _refuse_redirect},
     )
-    body = _Body(limit, until)
-    threading.Thread(target=body.receive, args=(downloader, url), daemon=True).start()
+    pipe = _Pipe()
+    threading.Thread(target=pipe.receive, args=(downloader, url), daemon=True).start()
     try:
-        reason = body.watch()
+        return pipe.read(limit, until)
     finally:
-        body.cancelled = True  # a thread left behind stops at its next byte and stores nothing
-    if reason:
-        raise MirrorError(reason)
-    return bytes(body.content)
+        pipe.closed = True  # an abandoned thread ends at its next chunk
 
 
 def _refuse_redirect(response: Any, *args: Any, **kwargs: Any) -> None:
     if response.is_redirect:
-        raise MirrorError(f"HTTP status {response.status_code}, which leads elsewhere")
+        raise MirrorError(f"HTTP status {response.status_code}, a redirect")
 
 
-class _Body:
-    """What has arrived so far: the file that pooch's downloader writes into, and its watch."""
+class _Pipe:
+    """Chunks on their way from the thread of the transfer to the caller; a file to pooch's downloader."""
 
-    def __init__(self, limit: int, until: float) -> None:
-        self.limit, self.until = limit, until
-        self.content = bytearray()
-        self.started = self.last = time.monotonic()
-        self.done = threading.Event()
-        self.cancelled = False
-        self.reason = ""
+    def __init__(self) -> None:
+        self.arrived: queue.SimpleQueue[bytes | str | None] = queue.SimpleQueue()
+        self.closed = False
 
     def receive(self, downloader: Any, url: str) -> None:
-        """Runs in the thread: the whole transfer, with any failure turned into a reason."""
+        """Run the transfer, in the thread, and send its end: None, or the reason of its failure."""
+        end = None
         try:
             downloader(url, self, None)
         except MirrorError as error:
-            self.reason = str(error)
-        except Exception as error:  # whatever requests, urllib3 or ssl may raise is one thing here
+            end = str(error)
+        except Exception as error:  # of requests, urllib3, ssl or socket: one reason for all of them
             status = getattr(getattr(error, "response", None), "status_code", None)
-            self.reason = f"HTTP status {status}" if status else type(error).__name__
-        finally:
-            self.done.set()
+            end = f"HTTP status {status}" if status else type(error).__name__
+        self.arrived.put(end)
 
     def write(self, chunk: bytes) -> None:
-        if self.cancelled:
-            raise MirrorError("given up")
-        if len(self.content) + len(chunk) > self.limit:
-            raise MirrorError(f"it sends more than {self.limit} bytes")
-        self.content += chunk
-        self.last = time.monotonic()
+        if self.closed:
+            raise MirrorError("abandoned")
+        self.arrived.put(chunk)
 
     def flush(self) -> None:
-        """Part of what the downloader expects of a file."""
+        """Required by the downloader."""
 
-    def watch(self) -> str:
-        """Wait for the end of the transfer; the reason why it failed, or nothing."""
-        while not self.done.wait(max(0.0, min(1.0, min(self.last + SILENCE, self.until) - time.monotonic()))):
+    def read(self, limit: int, until: float) -> bytes:
+        """Return everything that the thread sends, within the limits."""
+        content, start = bytearray(), time.monotonic()
+        now = start
+        while now < until:
+            try:
+                chunk = self.arrived.get(timeout=min(SILENCE, until - now))
+            except queue.Empty:
+                if until - now <= SILENCE:
+                    break
+                raise MirrorError(f"no byte for {SILENCE:g} s") from None
+            if chunk is None:
+                return bytes(content)
+            if isinstance(chunk, str):
+                raise MirrorError(chunk)
+            content += chunk
             now = time.monotonic()
-            if now >= self.until:
-                return "the time for downloads is over"
-            if now - self.last >= SILENCE:
-                return f"nothing came for {SILENCE:g} s"
-            if now - self.started > TRIAL and len(self.content) < SLOWEST * (now - self.started):
-                return f"slower than {SLOWEST} bytes/s"
-        return self.reason
+            if len(content) > limit:
+                raise MirrorError(f"more than {limit} bytes")
+            if now - start > TRIAL and len(content) < SLOWEST * (now - start):
+                raise MirrorError(f"slower than {SLOWEST} bytes/s")
+        raise MirrorError("the time limit for all downloads is reached")

@@ -1,8 +1,7 @@
-"""IDX, the file format of MNIST: a four-byte magic number, the dimensions, the numbers.
+"""IDX, the file format of MNIST: a four-byte magic number, the dimensions, the data.
 
-The format is described on the MNIST page of Y. LeCun, C. Cortes and C. Burges (1998). A file may come
-from anywhere, so nothing it says is believed before it is checked, and memory grows with the bytes
-that are really there, never with the bytes that a header promises.
+The format is described on the MNIST page of Y. LeCun, C. Cortes and C. Burges (1998). Files are validated before their
+contents are used, and memory grows with the bytes that a file has, never with those that its header promises.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.files.errors import FileFormatError
-from tinyattn.files.whole import opened
+from tinyattn.files.whole import FileFormatError, opened
 
 GZIP_MAGIC = b"\x1f\x8b"
 CHUNK = 1 << 16  # bytes read at a time
@@ -35,47 +33,40 @@ DTYPES: dict[int, np.dtype[Any]] = {  # third byte of the magic number -> big-en
 
 
 class DataError(FileFormatError):
-    """A data set that is missing, damaged or not what it should be; the message is one sentence."""
+    """A data set is missing, damaged or another one than expected; the message is one sentence."""
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Read an IDX file, plain or gzipped (told apart by its first bytes, not by its name).
+    """Read an IDX file, plain or gzipped (its first bytes decide, not its name).
 
-    Args:
-        path: the file.
+    Returns a writable array of the file's shape and dtype, in the machine's byte order.
 
-    Returns:
-        A writable array of the file's shape and type, in the machine's byte order.
+    Raises DataError if the path is not a regular file, or the file is not IDX, has an unknown dtype or no items, or is
+    shorter or longer than its header says.
 
-    Raises:
-        DataError: not a file, not IDX, an unknown type, no items, cut short, or too long.
+    >>> with open("two.idx", "wb") as file:
+    ...     size = file.write(bytes([0, 0, 0x08, 1, 0, 0, 0, 2, 5, 7]))  # uint8, one dimension of 2
+    >>> read_idx("two.idx")
+    array([5, 7], dtype=uint8)
     """
-    return decode(unpack(path))
+    return decode(unpack(path, os.fspath(path)))
 
 
-def unpack(
-    source: str | os.PathLike[str] | bytes, name: str | None = None, shape: tuple[int, ...] | None = None
-) -> bytearray:
-    """The whole unpacked content of an IDX file, header included, as long as the header says.
+def unpack(source: str | os.PathLike[str] | bytes, name: str, shape: tuple[int, ...] | None = None) -> bytearray:
+    """Return the unpacked content of an IDX file, header included, after validation. Raises DataError as `read_idx`.
 
-    Args:
-        source: a path, or the bytes of a file.
-        name: what error messages call the source (default: the path).
-        shape: the only shape to accept; anything else is refused before the numbers are read.
-
-    Raises:
-        DataError: as `read_idx`.
+    source: a path, or the bytes of a file.
+    name: the file's name in error messages.
+    shape: the only shape to accept, of uint8; others are refused before the data are read.
     """
     if isinstance(source, bytes):
-        with io.BytesIO(source) as file:
-            return _unpack_checked(file, len(source), name or "the IDX file", shape)
+        return _unpack(io.BytesIO(source), name, shape)
     with opened(source, DataError, DataError) as file:
-        return _unpack_checked(file, os.fstat(file.fileno()).st_size, name or os.fspath(source), shape)
+        return _unpack(file, name, shape)
 
 
 def decode(content: bytearray) -> NDArray[Any]:
-    """The array in the content of an IDX file that `unpack` has checked; shares its memory
-    where the machine's byte order allows."""
+    """Return the array in what `unpack` returned, without a copy if the byte order allows it."""
     ndim = content[3]
     shape = struct.unpack_from(f">{ndim}I", content, 4)
     dtype = DTYPES[content[2]]
@@ -83,8 +74,9 @@ def decode(content: bytearray) -> NDArray[Any]:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _unpack_checked(file: IO[bytes], size: int, name: str, shape: tuple[int, ...] | None) -> bytearray:
+def _unpack(file: IO[bytes], name: str, shape: tuple[int, ...] | None) -> bytearray:
     packed = file.read(2) == GZIP_MAGIC
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not packed:
         return _read(file, name, shape, size)
@@ -92,44 +84,44 @@ def _unpack_checked(file: IO[bytes], size: int, name: str, shape: tuple[int, ...
         with gzip.GzipFile(fileobj=file) as unpacked:
             return _read(unpacked, name, shape, None)
     except EOFError as error:
-        raise DataError(f"{name} is cut short: its gzip data ends before its end mark.") from error
+        raise DataError(f"{name} is cut short: its gzip data end without an end mark.") from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{name} is damaged: {error}.") from error
 
 
 def _read(file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None, size: int | None) -> bytearray:
-    """Header, then as many bytes as it promises; `size` is the file's true one where known."""
+    """Read the header, then exactly the bytes that it promises; `size` is the true size, if known."""
     content, promised = _read_header(file, name, shape)
     if size is not None and size < promised:
-        raise DataError(f"{name} is cut short: its header promises {promised} bytes, it has {size}.")
+        raise DataError(f"{name} is cut short: its header promises {promised} bytes, but it has {size}.")
     while len(content) < promised:
         chunk = file.read(min(CHUNK, promised - len(content)))
         if not chunk:
-            raise DataError(f"{name} is cut short: its header promises {promised} bytes, it has {len(content)}.")
+            raise DataError(f"{name} is cut short: its header promises {promised} bytes, but it has {len(content)}.")
         content += chunk
-    if file.read(1):  # reaching a gzip's end is also what checks its checksum
+    if file.read(1):  # GzipFile verifies its checksum when it reaches the end
         raise DataError(f"{name} is too long: bytes follow the {promised} that its header promises.")
     return content
 
 
 def _read_header(file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None) -> tuple[bytearray, int]:
-    """The header's bytes, and how many bytes the whole file must have."""
+    """Return the header's bytes, and the size that it promises for the whole file."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= MAX_DIMS:
         raise DataError(
-            f"{name} is not an IDX file: it starts with {magic.hex(' ') or 'nothing'} where"
+            f"{name} is not an IDX file: it starts with {magic.hex(' ') or 'nothing'}, but"
             f" 00 00, a type and 1 to {MAX_DIMS} dimensions are expected."
         )
     if magic[2] not in DTYPES:
         known = ", ".join(f"{code:02x}" for code in DTYPES)
-        raise DataError(f"{name} has IDX type {magic[2]:02x}, which is none of {known}.")
+        raise DataError(f"{name} has IDX type {magic[2]:02x}, not one of {known}.")
     header = bytearray(magic) + file.read(4 * magic[3])
     if len(header) < 4 + 4 * magic[3]:
         raise DataError(f"{name} is cut short: it ends within its header.")
     dims = struct.unpack_from(f">{magic[3]}I", header, 4)
     if shape is not None and (dims != shape or magic[2] != 0x08):
-        kind = DTYPES[magic[2]].newbyteorder("=")
-        raise DataError(f"{name} holds {kind} of shape {dims} where uint8 of shape {shape} belongs.")
+        dtype = DTYPES[magic[2]].newbyteorder("=")
+        raise DataError(f"{name} holds {dtype} of shape {dims}, but uint8 of shape {shape} is expected.")
     if 0 in dims:
         raise DataError(f"{name} has no items: its shape is {dims}.")
     return header, len(header) + math.prod(dims) * DTYPES[magic[2]].itemsize

@@ -1,4 +1,4 @@
-"""Batches: the loader cuts a data set into them, in order or shuffled, without a copy too many."""
+"""TensorDataset and DataLoader: a data set in batches, in order or shuffled, with as few copies as possible."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tinyattn.ops.shape import stack
 from tinyattn.random import Generator, default_generator
 from tinyattn.tensors import Tensor
 
-_one_begins = threading.Lock()  # a pass draws its order in several steps, and no other thread may draw between
+_drawing_order = threading.Lock()  # an order takes several steps on a generator that threads may share
 
 
 class TensorDataset:
-    """Tensors whose rows belong together, such as images and their labels.
+    """Tensors with matching rows, such as images and their labels. As torch.utils.data.TensorDataset.
 
-    As torch.utils.data.TensorDataset; arrays are taken as well and share their memory.
+    tensors: Tensors or arrays of the same length along their first dimension; arrays share their memory.
 
-    Args:
-        tensors: Tensors or arrays of the same length along their first dimension.
+    Raises ValueError for no tensors, a 0-d tensor, or unequal lengths.
 
-    Raises:
-        ValueError: none given, a 0-d one, or unequal lengths.
+    >>> import numpy as np
+    >>> TensorDataset(np.arange(3), np.arange(3) * 10)[1]
+    (tensor(1), tensor(10))
     """
 
     def __init__(self, *tensors: Tensor | NDArray[Any]) -> None:
@@ -48,37 +48,29 @@ class TensorDataset:
 
 
 class DataLoader:
-    """Hands out a data set in batches, as torch.utils.data.DataLoader does.
+    """Iterates over a data set in batches. As torch.utils.data.DataLoader.
 
-    Batches of a `TensorDataset`, in order, are views of its tensors; shuffled ones are one gather.
-    Where its tensors are on a GPU the order of a pass goes there once, and batches are gathered there.
-    Batches of other data sets are stacked from their items. A shuffling loader has a generator of its
-    own, so that how a model draws its dropout masks does not change the order of its data.
+    Batches of a `TensorDataset` are views of its tensors, or one gather if shuffled; with tensors on a GPU, the order
+    is copied there once a pass. Batches of other data sets are stacked from their items. A shuffling loader has its own
+    generator, so the random numbers that a model draws do not change the order of its data.
 
-    Args:
-        dataset: a `TensorDataset`, a tuple of arrays or Tensors (the same in short), one array or
-            Tensor, or anything with `__len__` and `__getitem__` that gives numbers, arrays, Tensors,
-            or tuples, lists or dicts of these.
-        batch_size: items in a batch; the last batch may have fewer.
-        shuffle: a new order for each pass, instead of the data set's.
-        drop_last: leave out a last batch that is not full.
-        generator: draws the orders (default: a new one, derived from the global generator's seed
-            without drawing from it).
-        transform: called with the parts of a batch, `transform(images, labels)`; what it returns is
-            handed out.
+    dataset: a `TensorDataset`, a tuple of arrays or Tensors (short for one), one array or Tensor, or an object with
+        `__len__` and `__getitem__` whose items are numbers, arrays, Tensors, or tuples, lists or dicts of these.
+    batch_size: items in a batch; the last batch may have fewer.
+    shuffle: draw a new order for each pass.
+    drop_last: leave out an incomplete last batch.
+    generator: the source of the orders (default: a new one, seeded from the global generator's seed).
+    transform: called with the parts of each batch, `transform(images, labels)`; its result replaces the batch.
 
-    Raises:
-        ValueError: a batch_size under 1.
-        TypeError: a data set that is none of the above.
+    `indices` are the indices of the last batch's items. `state_dict` holds the position within a pass, from which
+    another loader can continue.
 
-    `indices` are those of the items in the batch that was handed out last. `state_dict` says where a
-    pass is, so that another loader can go on with it.
+    Raises ValueError for a batch_size under 1, and TypeError for another kind of data set.
 
-    Example:
-        >>> import numpy as np
-        >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batch_size=2)
-        >>> [squares.tolist() for numbers, squares in loader]
-        [[0, 1], [4, 9], [16]]
+    >>> import numpy as np
+    >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batch_size=2)
+    >>> [squares.tolist() for numbers, squares in loader]
+    [[0, 1], [4, 9], [16]]
     """
 
     def __init__(
@@ -96,14 +88,13 @@ class DataLoader:
         if self.batch_size < 1:
             raise ValueError(f"DataLoader: batch_size is {batch_size}, but it must be 1 or more.")
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
-        if shuffle and generator is None:
-            # a stream beside the global one, not the same numbers a second time
+        if shuffle and generator is None:  # seeded with the global seed and 1: another stream than the global one
             seeds = np.random.SeedSequence([default_generator.initial_seed() % 2**64, 1])
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
-        self.indices = np.empty(0, np.int64)  # of the items in the batch handed out last
-        self._position = 0  # batches handed out in this pass; 0 between passes
-        self._pass_state: Any = None  # the generator's, when this pass began
+        self.indices = np.empty(0, np.int64)
+        self._position = 0  # batches returned in this pass; 0 between passes
+        self._pass_state: Any = None  # the generator's state at the start of this pass
         self._resuming = False
 
     def __len__(self) -> int:
@@ -111,7 +102,7 @@ class DataLoader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
-        with _one_begins:
+        with _drawing_order:
             first, order = self._begin()
         for position in range(first, len(self)):
             start = position * self.batch_size
@@ -125,15 +116,13 @@ class DataLoader:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is: a loader that loads this goes on with the batch after the last one
-        handed out, as if it had never stopped."""
+        """Return the loader's position; a loader that loads it continues with the batch after the last one."""
         return {"position": self._position, "pass_state": self._pass_state, "generator": self._random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was taken; the data set and the arguments must be the same.
+        """Continue from a `state_dict`; the data set and the arguments must be the same.
 
-        Raises:
-            ValueError: the position is past the end of this loader.
+        Raises ValueError if the position is past the end of this loader.
         """
         position = operator.index(state["position"])
         if not 0 <= position <= len(self):
@@ -144,7 +133,7 @@ class DataLoader:
             self.generator.set_state(state["generator"])
 
     def _begin(self) -> tuple[int, Any]:
-        """The first batch of a pass, and the order of the items unless it is the data set's own."""
+        """Return the first batch of a pass, and the order of its items, or None for the data set's own."""
         resuming, self._resuming = self._resuming, False
         if not resuming:
             self._position, self._pass_state = 0, self._random_state()
@@ -153,15 +142,15 @@ class DataLoader:
         now = self.generator.get_state()
         self.generator.set_state(self._pass_state)
         order = self.generator.random.permutation(len(self.dataset))
-        if isinstance(self.dataset, (TensorDataset, Tensor)):
+        if resuming:  # the interrupted pass has its order again, but the generator stays where it was
+            self.generator.set_state(now)
+        if isinstance(self.dataset, TensorDataset | Tensor):
             first = self.dataset if isinstance(self.dataset, Tensor) else self.dataset.tensors[0]
             order = backends.move(order, first.device)
-        if resuming:  # the order is the interrupted pass's, but what was drawn since stays drawn
-            self.generator.set_state(now)
         return self._position, order
 
     def _batch(self, chosen: Any) -> Any:
-        if isinstance(self.dataset, (TensorDataset, Tensor)):
+        if isinstance(self.dataset, TensorDataset | Tensor):
             return self.dataset[chosen if isinstance(chosen, slice) else Tensor._from(chosen)]
         indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
         return _stack([self.dataset[index] for index in indices])
@@ -171,7 +160,7 @@ class DataLoader:
 
 
 def _as_dataset(dataset: Any) -> Any:
-    """The data set itself, or tensors made of the short forms that `DataLoader` takes."""
+    """Convert the short forms that `DataLoader` takes to tensors."""
     arrays = (np.ndarray, Tensor)
     if isinstance(dataset, tuple) and dataset and all(isinstance(part, arrays) for part in dataset):
         return TensorDataset(*dataset)
@@ -186,14 +175,13 @@ def _as_dataset(dataset: Any) -> Any:
 
 
 def _stack(items: Sequence[Any]) -> Any:
-    """One batch of many items, part by part; Python's numbers become int64 and float64 as in
-    torch.utils.data.default_collate."""
+    """Stack items part by part; Python's numbers become int64 and float64, as in torch's default_collate."""
     item = items[0]
     if isinstance(item, Tensor):
         return stack(items)
-    if isinstance(item, (np.ndarray, np.generic, int, float)):
+    if isinstance(item, np.ndarray | np.generic | int | float):
         return from_numpy(np.stack(items))
-    if isinstance(item, (tuple, list)):
+    if isinstance(item, tuple | list):
         return tuple(_stack(parts) for parts in zip(*items, strict=True))
     if isinstance(item, Mapping):
         return {key: _stack([other[key] for other in items]) for key in item}

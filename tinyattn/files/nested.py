@@ -1,11 +1,11 @@
-"""A state as JSON text and named arrays, and back: the part of a file that is not a safetensors file's own.
+"""A nested state as JSON text and named arrays, and back: what a file holds beside its tensors.
 
-None, booleans, integers, finite floats, strings and lists are JSON's own. Everything else is an object
-with one key, which says what it is:
+None, booleans, integers, finite floats, strings and lists are JSON's own. Everything else is an object with one key,
+which names its kind:
 
-    {"dict": {"lr": 0.1}}       {"items": [[key, value], ...]}      the second where keys are not all strings
+    {"dict": {"lr": 0.1}}       {"items": [[key, value], ...]}      the second if not all keys are strings
     {"tuple": [1, 2]}           {"float": "nan"}                    "inf", "-inf"
-    {"tensor": "NAME"}          {"array": "NAME"}                   in the file under that name
+    {"tensor": "NAME"}          {"array": "NAME"}                   the file's tensor of that name
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyattn.files.errors import FileFormatError
+from tinyattn.files.whole import FileFormatError
 from tinyattn.ops.creation import as_tensor, from_numpy
 from tinyattn.tensors import Tensor
 
@@ -33,66 +33,64 @@ FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class DamageError(Exception):
-    """What is wrong with some JSON, in words that complete "FILE is damaged: "; never leaves `load`."""
+    """JSON from a file is invalid; the message completes "FILE is damaged: ". Never leaves `load`."""
 
 
 # --- names ---
 
 
 def is_name(name: Any) -> bool:
-    """Whether a string may name a tensor in a file: printable, and no way out of a folder, should
-    some program take it for a path."""
+    """Whether a value is a valid tensor name: a printable string that, taken for a path, stays in its folder."""
     if not isinstance(name, str) or not name or not name.isprintable() or name == "__metadata__":
         return False
     parts = re.split(r"[/\\]", name)
     return bool(parts[0]) and ":" not in parts[0] and parts[0] != "~" and not {"", ".", ".."} & {*parts}
 
 
-_shortened = reprlib.Repr()  # as repr, which escapes what is not printable, of a few elements of a few levels
+_shortened = reprlib.Repr()  # a repr, which escapes control characters, of a few elements and levels
 _shortened.maxstring = _shortened.maxlong = _shortened.maxother = 60
-
-
-def short(value: Any) -> str:
-    """A value from a file as an error message may show it: escaped, and not too long."""
-    return _shortened.repr(value)
+short = _shortened.repr  # of a value from a file, for an error message
 
 
 def parse(text: str, what: str) -> Any:
-    """The value of a JSON text, in which no key may come twice and NaN may not stand. DamageError if it has none."""
+    """Parse JSON text. Raises DamageError for invalid JSON, a duplicate key, NaN and Infinity.
+
+    what: the name of the text in the message, "header" or "state".
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise DamageError(f"{short(key)} comes twice in its {what}")
+                raise DamageError(f"its {what} has the key {short(key)} twice")
             found[key] = value
         return found
 
     def refuse(constant: str) -> None:
-        raise DamageError(f"{constant} stands in its {what}, which JSON does not have")
+        raise DamageError(f"its {what} contains {constant}, which is not valid JSON")
 
     try:
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise DamageError(f"its {what} is no JSON that can be read") from error
+        raise DamageError(f"its {what} is not valid JSON") from error
 
 
 # --- a state to JSON ---
 
 
 def encode(state: Any) -> tuple[str, dict[str, NDArray[Any]]]:
-    """The JSON of a state, and its arrays by name. TypeError or ValueError for what cannot be saved."""
+    """Return a state's JSON text and its arrays by name. Raises TypeError or ValueError for what cannot be saved."""
     encoder = _Encoder()
     content = encoder.value(state, ())
     return json.dumps({"version": VERSION, "state": content}, separators=(",", ":")), encoder.arrays
 
 
 class _Encoder:
-    """Turns values into what JSON knows, and puts arrays aside on the way."""
+    """Converts values to JSON's, and collects the arrays."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray[Any]] = {}
-        self.same: defaultdict[str, int] = defaultdict(lambda: 1)  # how many tensors would have the same name
+        self.same: defaultdict[str, int] = defaultdict(lambda: 1)  # tensors whose place gives the same name
 
     def value(self, value: Any, path: tuple[Any, ...]) -> Any:
         if len(path) > MAX_DEPTH:
@@ -133,13 +131,13 @@ class _Encoder:
         try:
             array = as_tensor(value).cpu().numpy()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"ta.save: {_where(path)} is no tensor that can be saved ({error}).") from error
+            raise TypeError(f"ta.save: {_where(path)} is not a tensor that can be saved ({error}).") from error
         name = self._free_name(path)
         self.arrays[name] = np.asarray(array, order="C")
         return {"array" if isinstance(value, np.ndarray) else "tensor": name}
 
     def _free_name(self, path: tuple[Any, ...]) -> str:
-        """Where the tensor belongs, in letters that no program trips over: "optimizer.state.0.exp_avg"."""
+        """Name a tensor after its place in the state, in harmless characters: "optimizer.state.0.exp_avg"."""
         name = re.sub(r"[^\w.+-]", "_", ".".join(map(str, path)))
         name = stem = name if is_name(name) else f"tensor_{name}"
         while name in self.arrays:
@@ -162,29 +160,29 @@ def _where(path: tuple[Any, ...]) -> str:
 
 
 def decode(path: str, text: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """The state that `encode` took apart.
+    """Return the state that `encode` converted.
 
-    Raises:
-        FileFormatError: the JSON is damaged, or does not speak of exactly these arrays; `path` is
-            what the message calls the file.
+    path: the name of the file in error messages.
+
+    Raises FileFormatError if the JSON is damaged or does not use each of the arrays exactly once.
     """
     try:
         outer = parse(text, "state")
         if not isinstance(outer, dict) or outer.keys() != {"version", "state"}:
-            raise DamageError("its state is not a version and a state")
+            raise DamageError("its state is not an object of a version and a state")
         if outer["version"] != VERSION:
-            raise DamageError(f"its state is of version {short(outer['version'])} where {VERSION} is known")
+            raise DamageError(f"its state has version {short(outer['version'])}, but only {VERSION} is supported")
         decoder = _Decoder(arrays)
         state = decoder.value(outer["state"], 0)
         if decoder.left:
-            raise DamageError(f"tensor {short(min(decoder.left))} has no place in its state")
+            raise DamageError(f"its state does not use tensor {short(min(decoder.left))}")
     except DamageError as error:
         raise FileFormatError(f"{path} is damaged: {error}.") from error
     return state
 
 
 class _Decoder:
-    """Turns JSON's values back; DamageError for what `_Encoder` never writes."""
+    """Converts JSON's values back. Raises DamageError for what `_Encoder` never writes."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
         self.left = dict(arrays)
@@ -198,7 +196,7 @@ class _Decoder:
             return value
         kind, content = next(iter(value.items()), ("", None))
         if len(value) != 1 or not isinstance(content, CONTENT.get(kind, ())):
-            raise DamageError(f"its state holds {short(value)}, which means nothing")
+            raise DamageError(f"its state contains {short(value)}, which is of no known kind")
         if kind == "dict":
             return {key: self.value(each, depth + 1) for key, each in content.items()}
         if kind == "items":
@@ -206,27 +204,21 @@ class _Decoder:
         if kind == "tuple":
             return tuple(self.value(content, depth))
         if kind == "float":
-            return self._number(content)
-        return self._tensor(kind, content)
+            if content not in FLOATS:
+                raise DamageError(f"its state contains the float {short(content)}, not one of {', '.join(FLOATS)}")
+            return FLOATS[content]
+        if content not in self.left:
+            raise DamageError(f"its state refers to tensor {short(content)}, which is missing or already used")
+        array = self.left.pop(content)
+        return array if kind == "array" else from_numpy(array)
 
     def _items(self, content: list[Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         for pair in content:
             if not isinstance(pair, list) or len(pair) != 2:
-                raise DamageError(f"{short(pair)} is no key with its value in its state")
+                raise DamageError(f"its state contains {short(pair)} where a key and a value are expected")
             key = self.value(pair[0], depth)
             if not _is_key(key) or key in found:
-                raise DamageError(f"{short(key)} cannot be a key in its state")
+                raise DamageError(f"its state contains the key {short(key)}, which is invalid or a duplicate")
             found[key] = self.value(pair[1], depth)
         return found
-
-    def _number(self, name: str) -> float:
-        if name not in FLOATS:
-            raise DamageError(f"its state holds the number {short(name)}, which is none of {', '.join(FLOATS)}")
-        return FLOATS[name]
-
-    def _tensor(self, kind: str, name: str) -> Any:
-        if name not in self.left:
-            raise DamageError(f"its state speaks of tensor {short(name)}, which is not there or has its place already")
-        array = self.left.pop(name)
-        return array if kind == "array" else from_numpy(array)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and files opened only if they are files."""
+"""Regular files only, and whole files only: what is raised about files, `opened` to read, `write_whole` to write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import stat
 from collections.abc import Iterator
 from typing import IO
 
-from tinyattn.files.errors import FileFormatError, MissingFileError
+
+class FileFormatError(ValueError):
+    """A file cannot be read, is damaged, or has another format; the message is one sentence that names the file."""
+
+
+class MissingFileError(FileFormatError, FileNotFoundError):
+    """The file does not exist."""
 
 
 @contextlib.contextmanager
@@ -19,88 +25,75 @@ def opened(
     error: type[FileFormatError] = FileFormatError,
     missing: type[FileFormatError] = MissingFileError,
 ) -> Iterator[IO[bytes]]:
-    """A regular file open for reading, in a `with` whose failures to read become the package's errors.
+    """Open a regular file for reading, in a `with` that turns every OSError into an error of the package.
 
-    Raises:
-        FileFormatError: a folder, a device, a pipe (which would block for ever), no permission, a
-            failing disk; of the class `error`, or `missing` where there is no file of that name.
+    error: the class of the error for a folder, a device, a pipe (which would block for ever), a file without
+        read permission, and a failing disk.
+    missing: its class for a file that does not exist.
     """
     name = os.fspath(path)
-    if "\0" in os.fsdecode(name):  # which no file can have in its name
-        raise missing(f"{name!r} is not there.")
+    if "\0" in os.fsdecode(name):  # no file name contains one, and open() raises a bare ValueError
+        raise missing(f"{name!r} does not exist.")
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
-            raise error(f"{name} is not a file but {kind}.")
+            raise error(f"{name} is {'a folder' if os.path.isdir(path) else 'a device or a pipe'}, not a file.")
         with open(path, "rb") as file:
             yield file
     except (FileNotFoundError, NotADirectoryError) as reason:
-        raise missing(f"{name} is not there.") from reason
+        raise missing(f"{name} does not exist.") from reason
     except OSError as reason:
         raise error(f"{name} cannot be read: {reason.strerror or reason}.") from reason
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | bytearray | memoryview) -> None:
-    """Write a file so that others, and a power cut, find the old one or the new one and nothing between.
+    """Write a file atomically: other processes, and a power cut, find the old file or the new one, never a part.
 
-    The bytes go into a file aside in the same folder, then to the disk, and only then does it take the
-    name, which the disk is told too. A file that was there keeps its permission bits, and a link what
-    it points to; a new file gets the usual bits. A process killed meanwhile leaves `.NAME.*.tmp` behind,
-    which nobody reads.
+    The bytes are written to a temporary file in the same folder and flushed to the disk; then it is renamed, and
+    the folder is flushed too. A replaced file keeps its permission bits, and a symbolic link its target; a new file
+    gets the default bits. A process killed meanwhile leaves `.NAME.*.tmp` behind, which is never read.
 
-    Raises:
-        OSError: the folder is missing or closed, the disk is full, or something else has that name;
-            the old file is as it was, and nothing is left aside.
+    Raises OSError if the folder is missing or not writable, the disk is full, the file is write-protected, or the
+    path is not a regular file. The old file is then unchanged, and no temporary file is left.
     """
     path = os.path.realpath(os.fspath(path))
     folder, name = os.path.split(path)
-    mode = _mode_of_the_old(path)
-    aside = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}.tmp")
+    mode = _mode_to_keep(path)
+    temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with open(aside, "wb", opener=lambda file, _: os.open(file, flags, 0o666)) as file:
+        with open(temporary, "wb", opener=lambda file, _: os.open(file, flags, 0o666)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:
-            os.chmod(aside, mode)
-        os.replace(aside, path)
-    except OSError as error:
-        _remove(aside)
-        raise _named(error, path) from error
-    except BaseException:
-        _remove(aside)
+            os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:  # about the user's file, not the temporary one
+            raise OSError(error.errno, error.strerror, path) from error
         raise
     _sync_folder(folder)
 
 
-def _mode_of_the_old(path: str) -> int | None:
-    """The permission bits of the file that is to be replaced; None if there is none."""
+def _mode_to_keep(path: str) -> int | None:
+    """Return the permission bits of the file that will be replaced, or None if there is none."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):  # a device or a pipe would be gone
+    if not stat.S_ISREG(mode):  # renaming over a device or a pipe would delete it
         raise OSError(errno.EINVAL, "Not a regular file", path)
-    if not os.access(path, os.W_OK):  # write-protected on purpose: a rename would not care
+    if not os.access(path, os.W_OK):  # renaming would ignore the write protection
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return stat.S_IMODE(mode)
 
 
-def _named(error: OSError, path: str) -> OSError:
-    """The same error about the file that was asked for, not about the one aside."""
-    return OSError(error.errno, error.strerror, path) if error.errno is not None else error
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-
-
 def _sync_folder(folder: str) -> None:
-    """Tell the disk the new name too; Windows and some network file systems have no way to."""
+    """Flush a folder, so that the new name survives a power cut; Windows and some network file systems cannot."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

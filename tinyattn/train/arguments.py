@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from tinyattn import backends
 from tinyattn.backends import device as named
-from tinyattn.files.errors import FileFormatError
+from tinyattn.files.whole import FileFormatError
 from tinyattn.train.errors import NonFiniteError, RefusedError
 
 

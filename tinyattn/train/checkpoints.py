@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tinyattn.extras import require
-from tinyattn.files.errors import FileFormatError
 from tinyattn.files.serialization import load, load_metadata, save
+from tinyattn.files.whole import FileFormatError
 from tinyattn.nn import Module
 from tinyattn.random import Generator
 from tinyattn.tensors import Tensor
