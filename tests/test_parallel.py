@@ -403,6 +403,15 @@ def test_each_worker_and_each_call_draws_its_own_numbers():
     np.testing.assert_array_equal(np.concatenate([net(x).data, net(x).data]), drawn)
 
 
+def test_default_generator_given_explicitly_draws_from_the_worker():
+    drawn = []
+    for given in (None, ta.default_generator):
+        ta.manual_seed(0)
+        net = nn.DataParallel(Calls(lambda s, x, given=given: ta.rand(len(x), generator=given)), 2)
+        drawn.append(net(ta.zeros(4)).tolist())
+    assert drawn[0] == drawn[1]
+
+
 def test_workers_that_draw_nothing_leave_the_stream_alone():
     net, x = dropping()
     before = ta.default_generator.get_state()

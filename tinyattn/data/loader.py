@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tinyattn import backends
 from tinyattn.ops.creation import from_numpy
 from tinyattn.ops.shape import stack
-from tinyattn.random import Generator, default_generator
+from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 
 _one_begins = threading.Lock()  # a pass draws its order in several steps, and no other thread may draw between
@@ -98,7 +98,7 @@ class DataLoader:
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         if shuffle and generator is None:
             # a stream beside the global one, not the same numbers a second time
-            seeds = np.random.SeedSequence([default_generator.initial_seed() % 2**64, 1])
+            seeds = np.random.SeedSequence([current_generator().initial_seed() % 2**64, 1])
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
         self.indices = np.empty(0, np.int64)  # of the items in the batch handed out last
