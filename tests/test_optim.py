@@ -15,7 +15,7 @@ import tinyattn as ta
 from tinyattn import nn, optim
 from tinyattn.backends import cpu
 from tinyattn.nn import utils
-from tinyattn.optim import lr_scheduler
+from tinyattn.optim import fused, lr_scheduler
 
 ON_EVERY_DEVICE = """
     test_fifty_steps_as_torch test_groups_have_options_of_their_own test_zero_grad_forgets_or_fills
@@ -24,6 +24,7 @@ ON_EVERY_DEVICE = """
     test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing test_loading_takes_the_dtype_of_the_parameter
     test_clip_grad_norm_of_tiny_gradients_as_torch
     test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes test_a_norm_that_is_not_finite_may_be_an_error
+    test_subclass_with_only_step_trains_as_sgd
     test_clip_grad_value_as_torch test_a_clipped_gradient_that_was_saved_is_noticed
 """.split()
 
@@ -226,13 +227,22 @@ def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
 # --- small parameters together ---
 
 
+def unbundled(name):
+    """An optimizer that is never fused, because its `update` is not the library's."""
+
+    class Single(getattr(optim, name)):
+        def update(self, param, grad, state, group):
+            super().update(param, grad, state, group)
+
+    return Single
+
+
 def pair(name, options, shapes, dtype="float32", change=lambda params: params):
     """Twice the same parameters, with an optimizer that bundles them and one that never does."""
     both = []
     for together in (True, False):
         params = change(twins(dtype, shapes)[0])
-        optimizer = getattr(optim, name)(params, **options)
-        optimizer.elementwise = together
+        optimizer = (getattr(optim, name) if together else unbundled(name))(params, **options)
         both.append((params, optimizer))
     return both
 
@@ -258,7 +268,7 @@ def step_pair(both, i, without=()):
 def bundled(optimizer):
     """The parameters that are updated together, by their places."""
     places = {p: k for k, p in enumerate(optimizer._parameters())}
-    kept = optimizer._bundles.values()
+    kept = fused._bundles.get(optimizer, {}).values()
     return [sorted(places[p] for p in bundle.params) for bundles in kept for bundle in bundles.bundles]
 
 
@@ -421,8 +431,8 @@ def test_bundles_are_made_once_and_take_turns_with_their_scratch():
         give_gradients(params, twins("float32", [(4000,)] * 40)[1], np.random.default_rng(0))
         optimizer.step()
         if i == 1:
-            made = dict(optimizer._bundles)
-    assert optimizer._bundles == made
+            made = dict(fused._bundles[optimizer])
+    assert fused._bundles[optimizer] == made
     several, one = ([bundle.values.base for bundle in kept.bundles] for kept in made.values())
     assert len(several) == 3 and all(scratch is several[0] for scratch in several)
     assert [several[0].shape, one[0].shape] == [(2, 1 << 16), (2, 16000)]
@@ -459,26 +469,93 @@ def test_a_bundle_takes_one_call_and_a_few_that_are_left_of_it_one_each(name, ke
     assert calls[4] == ([3, 3, 27] if name == "Adam" else [3, 30])
 
 
-def test_another_update_is_not_taken_for_elementwise():
+def test_subclass_with_its_own_update_is_not_fused():
     class Normed(optim.Adam):
         def update(self, param, grad, state, group):
             super().update(param, grad / np.linalg.norm(grad), state, group)
 
     class Signs(optim.Optimizer):
-        elementwise = True
-
         def update(self, param, grad, state, group):
-            state.setdefault("seen", ta.zeros_like(param)).data += 1  # which state_names does not name
+            state.setdefault("seen", ta.zeros_like(param)).data += 1
             param.data -= group["lr"] * np.sign(grad)
 
-    assert optim.Adam.elementwise and optim.AdamW.elementwise and optim.SGD.elementwise
-    assert not optim.Optimizer.elementwise and not Normed.elementwise
-    params = twins("float32", MANY)[0]
-    optimizer = Signs(params, {"lr": 0.1})
-    for i in range(3):
-        give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
+    for make in (lambda params: Normed(params), lambda params: Signs(params, {"lr": 0.1})):
+        params, others = twins("float32", MANY)[0], twins("float32", MANY)[0]
+        optimizer, alone = make(params), [make([p]) for p in others]
+        for i in range(3):
+            give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
+            give_gradients(others, twins("float32", MANY)[1], np.random.default_rng(i))
+            optimizer.step()
+            for single in alone:
+                single.step()
+        assert bundled(optimizer) == []
+        for p, q in zip(params, others, strict=True):
+            np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+    assert all((optimizer.state[p]["seen"].numpy() == 3).all() for p in params)
+
+
+class PlainSGD(optim.Optimizer):
+    """A subclass as PyTorch's users write it: nothing but defaults and step()."""
+
+    def __init__(self, params, rate=0.1, momentum=0.5):
+        super().__init__(params, {"rate": rate, "momentum": momentum})
+
+    @ta.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                state["steps"] = state.get("steps", 0) + 1
+                state["buffer"] = group["momentum"] * state["buffer"] + p.grad if "buffer" in state else p.grad.clone()
+                p -= group["rate"] * state["buffer"]
+
+
+def test_subclass_with_only_step_trains_as_sgd():
+    ours, theirs = twins()
+    optimizer, oracle = PlainSGD(ours), torch.optim.SGD(theirs, 0.1, momentum=0.5)
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        give_gradients(ours, theirs, rng, skip=i % 4)
+        assert optimizer.step() is None
+        oracle.step()
+        assert_same(ours, theirs)
+        if i == 2:
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = PlainSGD(ours, rate=7.0)
+            optimizer.load_state_dict(saved)
+    assert [optimizer.state[p]["steps"] for p in ours] == [4, 4, 5, 5, 6]
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in ours)
+
+
+def test_optimizer_without_step_or_update_is_refused():
+    p = one()
+    p.grad = ta.ones(1)
+    with pytest.raises(NotImplementedError, match=r"Optimizer defines neither step\(\) nor update\(\)"):
+        optim.Optimizer([p], {}).step()
+
+
+def test_gradient_of_another_shape_changes_no_group():
+    p, q = one(), ta.ones(2, requires_grad=True)
+    optimizer = optim.SGD([{"params": p}, {"params": q}], lr=1.0)
+    p.grad, q.grad = ta.ones(1), ta.ones(3)
+    with pytest.raises(ValueError, match=r"gradient of shape \(3,\)"):
         optimizer.step()
-    assert all((optimizer.state[p]["seen"].cpu().numpy() == 3).all() for p in params)
+    assert p.tolist() == [1.0]
+
+
+def test_old_pickle_of_an_optimizer_still_loads():
+    """Written with caches as attributes, which are no longer read."""
+    both = pair("Adam", {"lr": 0.1}, MANY)
+    for i in range(3):
+        step_pair(both, i)
+    (_, optimizer) = both[0]
+    old = optim.Adam.__new__(optim.Adam)
+    vars(old).update({**vars(copy.deepcopy(optimizer)), "_bundles": {}, "_counters": {}})
+    old = pickle.loads(pickle.dumps(old))
+    step_pair([([*old._parameters()], old), copy.deepcopy(both[1])], 3)
 
 
 BASE = np.zeros(12)
