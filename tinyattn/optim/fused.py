@@ -69,7 +69,7 @@ def _update_bundles(optimizer: Optimizer, place: int, group: Group) -> list[Tens
     kept = _bundles.setdefault(optimizer, {})
     if place not in kept or not kept[place].valid(*made_of):
         kept[place] = Bundles(*made_of)
-    rest = []
+    rest: list[Tensor] = []
     for bundle in kept[place].bundles:
         for first, last in bundle.runs():
             if last - first > FEW:
@@ -110,7 +110,7 @@ class Bundles:
 
 
 class Bundle:
-    """Small parameters of one dtype, with the same kinds of state; scratch (2, elements): their values and gradients."""
+    """Small parameters of one dtype, with the same kinds of state; scratch (2, elements): values and gradients."""
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State], names: Sequence[str], scratch: Any) -> None:
         self.params = params

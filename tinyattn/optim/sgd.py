@@ -28,7 +28,8 @@ def sgd_definition(
 ) -> tuple[Any, Any]:
     """Compute one step: the new parameter and the new momentum buffer, arrays or tensors of one shape.
 
-    buffer: None at the first step. Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
+    buffer: None at the first step.
+    Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
     deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
     """
     g = -grad if maximize else grad

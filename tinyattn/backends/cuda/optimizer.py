@@ -18,8 +18,8 @@ from tinyattn.backends.cuda.rows import contiguous
 from tinyattn.backends.cuda.tensors import THREADS, launch_on, lists, share_of
 
 __all__ = [
-    "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "counted", "overlapping", "sgd_step", "sgd_steps",
-    "total_norm",
+    "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "counted", "overlapping", "sgd_step",
+    "sgd_steps", "total_norm",
 ]  # fmt: skip
 
 Array = Any
