@@ -397,7 +397,11 @@ class ForgotAll(nn.Module):
         (lambda: nn.Module()(1), AttributeError, r"Module has no forward\(\); define it"),
         (Forgot, AttributeError, r"call super\(\).__init__\(\) first in Forgot.__init__"),
         (lambda: ForgotAll()(1), AttributeError, r"call super\(\).__init__\(\) first in ForgotAll.__init__"),
-        (lambda: setattr(Net(), "scale", ta.ones(4)), TypeError, "Net.scale is a Parameter, and a Tensor cannot replace"),
+        (
+            lambda: setattr(Net(), "scale", ta.ones(4)),
+            TypeError,
+            "Net.scale is a Parameter, and a Tensor cannot replace",
+        ),
         (lambda: setattr(Net(), "first", 3), TypeError, "Net.first is a Module, and a int cannot"),
         (lambda: Net().register_buffer("first", 3), TypeError, "'first' is a int; expected a Tensor"),
         (lambda: Net().register_parameter("w", ta.ones(1)), TypeError, "'w' is a Tensor; expected a Parameter"),

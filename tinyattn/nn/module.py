@@ -276,7 +276,9 @@ class Module:
                 dtype = t
         backends.get(device)  # raises before anything is changed
         if dtype is not None and as_dtype(dtype).kind != "f":
-            raise TypeError(f"{type(self).__name__}.to: dtype={dtype}; expected a floating-point dtype (ta.float32, ...)")
+            raise TypeError(
+                f"{type(self).__name__}.to: dtype={dtype}; expected a floating-point dtype (ta.float32, ...)"
+            )
         for tensor in (*self.parameters(), *self.buffers()):
             other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
             if other is not None or device is not None:
