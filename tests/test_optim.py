@@ -996,7 +996,7 @@ MISTIMED = [
     (lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]), ValueError, "2 functions.* 1 parameter groups"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),
     (lambda: lr_scheduler.ChainedScheduler([]), ValueError, "at least one schedule"),
-    (lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()), TypeError, "is no schedule but str"),
+    (lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()), TypeError, "is a str; expected a schedule"),
     (lambda: SCHEDULES["warm-up, then cosine"](lr_scheduler, sgd()).load_state_dict({}), ValueError, "0 schedules"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [lr_scheduler.StepLR(sgd(), 1)], []), ValueError, "another optimizer"),
     (

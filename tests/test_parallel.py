@@ -621,27 +621,27 @@ ERRORS = {
     "no module": (lambda: nn.DataParallel(len), TypeError, "expected a Module to run, got builtin_function_or_method"),
     "no worker": (lambda: nn.DataParallel(IDENTITY, 0), ValueError, "workers=0; expected at least 1"),
     "half a worker": (lambda: nn.DataParallel(IDENTITY, 1.5), TypeError, "integer"),
-    "no tensor": (lambda: nn.DataParallel(IDENTITY, 2)(3), TypeError, "expected a Tensor or an array to cut along dim 0"),
-    "only a number": (lambda: nn.DataParallel(IDENTITY, 2)(ta.tensor(3.0)), TypeError, "expected a Tensor or an array"),
+    "no tensor": (lambda: nn.DataParallel(IDENTITY, 2)(3), TypeError, "got no Tensor or array to split along dim 0"),
+    "only a number": (lambda: nn.DataParallel(IDENTITY, 2)(ta.tensor(3.0)), TypeError, "got no Tensor or array"),
     "two batches": (
         lambda: nn.DataParallel(Calls(lambda s, x, mask: x), 2)(ta.zeros(4, 2), mask=ta.zeros(3, 3)),
-        ValueError, r"got shapes \(4, 2\) and \(3, 3\), whose dim 0 is not one batch",
+        ValueError, r"got shapes \(4, 2\) and \(3, 3\) with different sizes of dim 0",
     ),
     "a number": (
         lambda: nn.DataParallel(Calls(lambda s, x: x.mean()), 2)(ta.zeros(4, 2)),
-        ValueError, r"gave shape \(\) for 2 rows",
+        ValueError, r"returned shape \(\) for 2 rows",
     ),
     "batch in dim 1": (
-        lambda: nn.DataParallel(Calls(lambda s, x: x.T), 2)(ta.zeros(6, 2)), ValueError, r"gave shape \(2, 3\) for 3 rows",
+        lambda: nn.DataParallel(Calls(lambda s, x: x.T), 2)(ta.zeros(6, 2)), ValueError, r"returned shape \(2, 3\) for 3 rows",
     ),
-    "a string": (lambda: nn.DataParallel(Calls(lambda s, x: "x"), 2)(ta.zeros(4)), TypeError, "gave a str; expected a Tensor"),
+    "a string": (lambda: nn.DataParallel(Calls(lambda s, x: "x"), 2)(ta.zeros(4)), TypeError, "returned a str; expected a Tensor"),
     "different types": (
         lambda: nn.DataParallel(Calls(lambda s, x: x if x.data[0] else None), 2)(ta.arange(2)),
-        TypeError, "one worker gave a NoneType, another a Tensor",
+        TypeError, "one worker returned a NoneType, another a Tensor",
     ),
     "different lengths": (
         lambda: nn.DataParallel(Calls(lambda s, x: [x] * (1 + x.data[0])), 2)(ta.arange(2)),
-        TypeError, "one worker gave a list 1, another a list 2",
+        TypeError, "one worker returned a list 1, another a list 2",
     ),
 }  # fmt: skip
 

@@ -37,6 +37,11 @@ def adam_definition(
     Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; decoupled weight
     decay: Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2;
     AMSGrad: Reddi, Kale and Kumar 2018, "On the convergence of Adam and beyond".
+
+    Example, whose first step is about lr long, whatever the gradient:
+        >>> p, m, v, _ = optim.adam_definition(1.0, 20.0, 0.0, 0.0, None, 1, lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8)
+        >>> round(p, 6)
+        0.9
     """
     p, m, v, v_max = param, exp_avg, exp_avg_sq, max_exp_avg_sq
     g = -grad if maximize else grad
@@ -70,7 +75,7 @@ class Adam(Optimizer):
         >>> (w * w).sum().backward()
         >>> optimizer.step()
         >>> w
-        tensor([ 0.9000, -1.9000], requires_grad=True)
+        tensor([ 0.9, -1.9], requires_grad=True)
     """
 
     def __init__(
@@ -152,7 +157,7 @@ class AdamW(Adam):
         >>> (0 * w).sum().backward()
         >>> optimizer.step()
         >>> w
-        tensor([ 0.9900, -1.9800], requires_grad=True)
+        tensor([ 0.99, -1.98], requires_grad=True)
     """
 
     def __init__(

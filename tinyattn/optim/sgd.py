@@ -31,6 +31,10 @@ def sgd_definition(
     buffer: None at the first step.
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
     deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
+
+    Example:
+        >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
+        (0.5, None)
     """
     g = -grad if maximize else grad
     g = g + weight_decay * param  # g = df/dp + wd p
@@ -56,7 +60,7 @@ class SGD(Optimizer):
         >>> (w * w).sum().backward()
         >>> optimizer.step()
         >>> w
-        tensor([ 0.8000, -1.6000], requires_grad=True)
+        tensor([ 0.8, -1.6], requires_grad=True)
     """
 
     def __init__(
