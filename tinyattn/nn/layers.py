@@ -24,7 +24,7 @@ class Linear(Module):
     """Compute x @ weight.T + bias: (..., in_features) -> (..., out_features). As torch.nn.Linear.
 
     weight (out_features, in_features) and bias (out_features,) are initialised uniformly in ± 1 / sqrt(in_features);
-    bias=False leaves the bias out. Raises ValueError for an input of another size.
+    bias=False leaves the bias out. Raises RuntimeError for an input of another size.
 
     Example:
         >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
@@ -137,8 +137,8 @@ class LayerNorm(Module):
     """Normalise to mean 0 and variance 1 over the last axes, then scale and shift. As torch.nn.LayerNorm.
 
     normalized_shape: the sizes of these axes. weight, ones, and bias, zeros, have this shape; elementwise_affine=False
-    leaves out both, bias=False the bias. eps: added to the variance. The shape of the input does not change; ValueError
-    if it does not end in normalized_shape.
+    leaves out both, bias=False the bias. eps: added to the variance. The output has the input's shape; raises
+    RuntimeError if that does not end in normalized_shape.
     Ba, Kiros and Hinton 2016, "Layer normalization".
 
     Example:
