@@ -24,7 +24,7 @@ ON_EVERY_DEVICE = """
     test_step_refuses_gradient_of_another_shape test_step_leaves_frozen_parameters_alone
     test_loaded_optimizer_continues_bit_for_bit test_optimizer_load_takes_the_parameters_dtype
     test_clip_grad_norm_of_tiny_gradients_as_torch
-    test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes test_clip_grad_norm_error_if_nonfinite
+    test_clip_grad_norm_of_generators_and_mixed_dtypes test_clip_grad_norm_error_if_nonfinite
     test_clip_grad_value_as_torch test_clip_grad_of_a_saved_gradient_raises
 """.split()
 
@@ -1074,7 +1074,7 @@ def test_clip_grad_norm_of_tiny_gradients_as_torch():
     np.testing.assert_allclose(ours.grad.cpu().numpy(), theirs.grad.cpu().numpy(), rtol=1e-6)
 
 
-def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
+def test_clip_grad_norm_of_generators_and_mixed_dtypes():
     p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
     p.grad, q.grad = ta.tensor([3.0]), ta.tensor([4.0], dtype=ta.float64)
     empty = ta.zeros(0, requires_grad=True)

@@ -754,7 +754,7 @@ class Add(nn.Module):
         return out
 
 
-def test_the_seed_is_neither_written_to_nor_handed_out():
+def test_data_parallel_backward_never_shares_the_seed():
     module = Add(ta.zeros(2, 3))
     x, seed = ta.ones(4, 3, requires_grad=True), ta.tensor(np.arange(12.0).reshape(4, 3), dtype=ta.float32)
     nn.DataParallel(module, 2)(x).backward(seed)
@@ -765,7 +765,7 @@ def test_the_seed_is_neither_written_to_nor_handed_out():
 
 
 @pytest.mark.parametrize("order", range(12))
-def test_older_nodes_that_wait_are_taken_in_their_order(order):
+def test_data_parallel_backward_keeps_node_order(order):
     x, module = ta.ones(4, 3, dtype=ta.float64, requires_grad=True), nn.Linear(3, 3).double()
 
     def outputs(model):
