@@ -526,6 +526,7 @@ def test_subclass_with_only_step_trains_as_sgd():
             optimizer = PlainSGD(ours, rate=7.0)
             optimizer.load_state_dict(saved)
     assert [optimizer.state[p]["steps"] for p in ours] == [4, 4, 5, 5, 6]
+    assert all(type(optimizer.state[p]["steps"]) is int for p in ours)
     optimizer.zero_grad()
     assert all(p.grad is None for p in ours)
 
