@@ -598,7 +598,7 @@ def test_what_there_is():
     assert ta.cuda.get_device_capability() >= (5, 0)
     free, total = ta.cuda.mem_get_info()
     assert 0 < free <= total
-    with pytest.raises(ValueError, match="is no GPU"):
+    with pytest.raises(ValueError, match="is not a GPU"):
         ta.cuda.get_device_name("cpu")
     ta.cuda.synchronize()
 

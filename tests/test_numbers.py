@@ -12,7 +12,7 @@ from oracle import host
 import tinyattn as ta
 from tinyattn import nn, optim, train
 
-ON_EVERY_DEVICE = ("test_a_step_that_is_not_finite_is_not_taken_and_said",)
+ON_EVERY_DEVICE = ("test_step_if_finite_skips_and_reports_nonfinite_steps",)
 INF, NAN = float("inf"), float("nan")
 HUGE, TINY = 3e38, 1e-45  # nearly the largest float32, and the smallest above zero
 
@@ -90,7 +90,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("case", EDGES)
-def test_edges_are_pytorchs(case):
+def test_extreme_numbers_as_torch(case):
     make, *inputs = EDGES[case]
     ours, theirs = both(make, *inputs)
     for one, other in zip(ours, theirs, strict=True):
@@ -99,7 +99,7 @@ def test_edges_are_pytorchs(case):
 
 
 @pytest.mark.parametrize("case", EDGES)
-def test_edges_come_without_a_warning(case):
+def test_extreme_numbers_raise_no_warning(case):
     """Except NumPy's own, where +, - and * make them."""
     make, *inputs = EDGES[case]
     tensors = [ta.tensor(x, dtype=ta.float32, requires_grad=True) for x in inputs]
@@ -115,7 +115,7 @@ def test_edges_come_without_a_warning(case):
 @pytest.mark.parametrize(
     "gradient", [[INF, 1.0], [-INF, INF], [NAN, 1.0], [HUGE, HUGE], [TINY, 0.0], [0.0, 0.0]], ids=str
 )
-def test_clipping_of_norms_that_are_not_finite_is_pytorchs(gradient, norm_type):
+def test_clip_grad_norm_of_nonfinite_gradients_as_torch(gradient, norm_type):
     results = []
     for library in (ta, torch):
         parameters = [library.zeros(2).requires_grad_(), library.zeros(1).requires_grad_()]
@@ -141,7 +141,7 @@ def test_clipping_of_norms_that_are_not_finite_is_pytorchs(gradient, norm_type):
         (1.0, None, None),
     ],
 )
-def test_a_step_that_is_not_finite_is_not_taken_and_said(loss, gradient, said, device):
+def test_step_if_finite_skips_and_reports_nonfinite_steps(loss, gradient, said, device):
     layer, tally = nn.Linear(2, 1, bias=False), train.Tally(epoch=3, step=40)
     optimizer = optim.AdamW(layer.parameters())
     layer.weight.grad = ta.ones(1, 2)

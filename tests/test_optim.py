@@ -15,16 +15,17 @@ import tinyattn as ta
 from tinyattn import nn, optim
 from tinyattn.backends import cpu
 from tinyattn.nn import utils
-from tinyattn.optim import lr_scheduler
+from tinyattn.optim import fused, lr_scheduler
 
 ON_EVERY_DEVICE = """
-    test_fifty_steps_as_torch test_groups_have_options_of_their_own test_zero_grad_forgets_or_fills
-    test_step_runs_a_closure_with_gradients_on_and_returns_its_loss test_a_step_between_forward_and_backward_is_noticed
-    test_a_gradient_of_another_shape_is_refused test_a_frozen_parameter_beside_others_is_left_alone
-    test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing test_loading_takes_the_dtype_of_the_parameter
+    test_optimizers_fifty_steps_as_torch test_parameter_groups_have_their_own_options
+    test_zero_grad_deletes_or_zeroes_gradients test_subclass_with_only_step_trains_as_sgd
+    test_step_closure_has_gradients_and_returns_loss test_step_between_forward_and_backward_raises
+    test_step_refuses_gradient_of_another_shape test_step_leaves_frozen_parameters_alone
+    test_loaded_optimizer_continues_bit_for_bit test_optimizer_load_takes_the_parameters_dtype
     test_clip_grad_norm_of_tiny_gradients_as_torch
-    test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes test_a_norm_that_is_not_finite_may_be_an_error
-    test_clip_grad_value_as_torch test_a_clipped_gradient_that_was_saved_is_noticed
+    test_clip_grad_norm_of_generators_and_mixed_dtypes test_clip_grad_norm_error_if_nonfinite
+    test_clip_grad_value_as_torch test_clip_grad_of_a_saved_gradient_raises
 """.split()
 
 SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
@@ -96,7 +97,7 @@ NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, 
 @pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
-def test_fifty_steps_as_torch(name, options, dtype, by_definition):
+def test_optimizers_fifty_steps_as_torch(name, options, dtype, by_definition):
     ours, theirs = twins(dtype)
     optimizer = getattr(optim, name)(ours, **options)
     oracle = getattr(torch.optim, name)(theirs, **options)
@@ -165,7 +166,7 @@ def test_sgd_kernel_is_its_definition(layout):
         np.testing.assert_allclose(b, want_b, rtol=1e-14)
 
 
-def test_numpy_scalars_among_the_options_widen_nothing():
+def test_optimizer_options_as_numpy_scalars_widen_nothing():
     for name in ("SGD", "Adam", "AdamW"):
         p = ta.tensor([1.0, 2.0], requires_grad=True)
         options = {"lr": np.float64(0.1), "weight_decay": np.float32(0.5)}
@@ -177,7 +178,7 @@ def test_numpy_scalars_among_the_options_widen_nothing():
         assert type(optimizer.param_groups[0]["lr"]) is float
 
 
-def test_a_numpy_scalar_computes_nothing_in_float64():
+def test_adam_step_with_numpy_scalars_stays_float32():
     rng = np.random.default_rng(0)
     arrays = [rng.random(1000, dtype=np.float32) for _ in range(4)]
     options = {**ADAM, "weight_decay": 0.1, "decoupled": False}
@@ -190,7 +191,7 @@ def test_a_numpy_scalar_computes_nothing_in_float64():
 
 
 @pytest.mark.parametrize(("name", "kernel"), [("SGD", "sgd_step"), ("Adam", "adam_step")])
-def test_definitions_run_without_the_kernel(name, kernel, monkeypatch):
+def test_optimizer_definitions_run_without_the_kernel(name, kernel, monkeypatch):
     monkeypatch.delattr(cpu, kernel)
     p = one()
     p.grad = ta.ones(1)
@@ -201,7 +202,7 @@ def test_definitions_run_without_the_kernel(name, kernel, monkeypatch):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
-def test_infinite_gradients_go_where_torch_takes_them_without_a_warning(name):
+def test_optimizers_with_infinite_gradients_as_torch(name):
     p, q = ta.ones(7, requires_grad=True), torch.ones(7, requires_grad=True)
     optimizer, oracle = getattr(optim, name)([p], lr=0.1), getattr(torch.optim, name)([q], lr=0.1)
     for infinity in (math.inf, -math.inf):
@@ -212,7 +213,7 @@ def test_infinite_gradients_go_where_torch_takes_them_without_a_warning(name):
         assert_same([p], [q], "float32")
 
 
-def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
+def test_adam_flushes_denormal_moments_to_zero():
     p = ta.ones(3, requires_grad=True)
     optimizer = optim.Adam([p])
     p.grad = ta.ones(3)
@@ -226,13 +227,22 @@ def test_a_forgotten_momentum_ends_at_zero_and_not_among_slow_denormals():
 # --- small parameters together ---
 
 
+def unbundled(name):
+    """An optimizer that is never fused, because its `update` is not the library's."""
+
+    class Single(getattr(optim, name)):
+        def update(self, param, grad, state, group):
+            super().update(param, grad, state, group)
+
+    return Single
+
+
 def pair(name, options, shapes, dtype="float32", change=lambda params: params):
     """Twice the same parameters, with an optimizer that bundles them and one that never does."""
     both = []
     for together in (True, False):
         params = change(twins(dtype, shapes)[0])
-        optimizer = getattr(optim, name)(params, **options)
-        optimizer.elementwise = together
+        optimizer = (getattr(optim, name) if together else unbundled(name))(params, **options)
         both.append((params, optimizer))
     return both
 
@@ -258,7 +268,7 @@ def step_pair(both, i, without=()):
 def bundled(optimizer):
     """The parameters that are updated together, by their places."""
     places = {p: k for k, p in enumerate(optimizer._parameters())}
-    kept = optimizer._bundles.values()
+    kept = fused._bundles.get(optimizer, {}).values()
     return [sorted(places[p] for p in bundle.params) for bundles in kept for bundle in bundles.bundles]
 
 
@@ -268,7 +278,7 @@ MANY = [*SHAPES, (7,), (3, 3), (1,)]
 @pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 @pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
-def test_small_parameters_together_step_as_one_by_one(name, options, dtype, by_definition):
+def test_bundled_parameters_step_as_single_ones(name, options, dtype, by_definition):
     both = pair(name, options, MANY, dtype)
     for i in range(12):
         without = {0, 3} if i in (3, 4) else {i} if i > 5 else {2} if i < 3 else ()
@@ -319,7 +329,7 @@ KINDS = [  # shapes, what is done to the parameters, which are then together, wh
 
 @pytest.mark.parametrize(("name", "options"), [("AdamW", {"lr": 0.1}), ("SGD", {"lr": 0.1, "weight_decay": 0.1})])
 @pytest.mark.parametrize(("shapes", "change", "together", "without"), [k[1:] for k in KINDS], ids=[k[0] for k in KINDS])
-def test_what_is_bundled(name, options, shapes, change, together, without):
+def test_which_parameters_are_bundled(name, options, shapes, change, together, without):
     both = pair(name, options, shapes, change=change or (lambda params: params))
     arrays = [p.data for p in both[0][0]]
     for i in range(4):
@@ -391,7 +401,7 @@ EVENTS = {
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)
-def test_whatever_happens_between_steps_is_seen(event, amsgrad):
+def test_bundles_follow_changes_between_steps(event, amsgrad):
     both = pair("Adam", {"lr": 0.1, "amsgrad": amsgrad}, MANY)
     for i in range(4):
         step_pair(both, i, {3} if i < 2 else ())
@@ -402,7 +412,7 @@ def test_whatever_happens_between_steps_is_seen(event, amsgrad):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
-def test_a_copied_optimizer_goes_on_by_itself(copied):
+def test_optimizer_copy_and_pickle_continue_independently(copied):
     both = pair("Adam", {"lr": 0.1}, MANY)
     for i in range(4):
         step_pair(both, i)
@@ -414,21 +424,21 @@ def test_a_copied_optimizer_goes_on_by_itself(copied):
     assert bundled(twin) == bundled(optimizer) == [[*range(8)]]
 
 
-def test_bundles_are_made_once_and_take_turns_with_their_scratch():
+def test_bundles_are_made_once_and_share_scratch():
     params = twins("float32", [(4000,)] * 40)[0]
     optimizer = optim.Adam([{"params": params[:36]}, {"params": params[36:]}])
     for i in range(5):
         give_gradients(params, twins("float32", [(4000,)] * 40)[1], np.random.default_rng(0))
         optimizer.step()
         if i == 1:
-            made = dict(optimizer._bundles)
-    assert optimizer._bundles == made
+            made = dict(fused._bundles[optimizer])
+    assert fused._bundles[optimizer] == made
     several, one = ([bundle.values.base for bundle in kept.bundles] for kept in made.values())
     assert len(several) == 3 and all(scratch is several[0] for scratch in several)
     assert [several[0].shape, one[0].shape] == [(2, 1 << 16), (2, 16000)]
 
 
-def test_a_step_notes_one_write_to_every_parameter_that_has_a_gradient():
+def test_step_increments_version_counters_once():
     params = twins("float32", MANY)[0]
     optimizer = optim.Adam(params)
     for i in range(4):
@@ -442,7 +452,7 @@ def test_a_step_notes_one_write_to_every_parameter_that_has_a_gradient():
 
 
 @pytest.mark.parametrize(("name", "kernel"), [("SGD", "sgd_step"), ("Adam", "adam_step")])
-def test_a_bundle_takes_one_call_and_a_few_that_are_left_of_it_one_each(name, kernel, monkeypatch):
+def test_bundle_runs_need_one_kernel_call(name, kernel, monkeypatch):
     params = twins("float32", [(3,)] * 20)[0]
     optimizer, counted, run = getattr(optim, name)(params), [], getattr(cpu, kernel)
     monkeypatch.setattr(cpu, kernel, lambda *args, **options: (counted.append(args[0].size), run(*args, **options)))
@@ -459,26 +469,94 @@ def test_a_bundle_takes_one_call_and_a_few_that_are_left_of_it_one_each(name, ke
     assert calls[4] == ([3, 3, 27] if name == "Adam" else [3, 30])
 
 
-def test_another_update_is_not_taken_for_elementwise():
+def test_subclass_with_its_own_update_is_not_fused():
     class Normed(optim.Adam):
         def update(self, param, grad, state, group):
             super().update(param, grad / np.linalg.norm(grad), state, group)
 
     class Signs(optim.Optimizer):
-        elementwise = True
-
         def update(self, param, grad, state, group):
-            state.setdefault("seen", ta.zeros_like(param)).data += 1  # which state_names does not name
+            state.setdefault("seen", ta.zeros_like(param)).data += 1
             param.data -= group["lr"] * np.sign(grad)
 
-    assert optim.Adam.elementwise and optim.AdamW.elementwise and optim.SGD.elementwise
-    assert not optim.Optimizer.elementwise and not Normed.elementwise
-    params = twins("float32", MANY)[0]
-    optimizer = Signs(params, {"lr": 0.1})
-    for i in range(3):
-        give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
+    for make in (lambda params: Normed(params), lambda params: Signs(params, {"lr": 0.1})):
+        params, others = twins("float32", MANY)[0], twins("float32", MANY)[0]
+        optimizer, alone = make(params), [make([p]) for p in others]
+        for i in range(3):
+            give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
+            give_gradients(others, twins("float32", MANY)[1], np.random.default_rng(i))
+            optimizer.step()
+            for single in alone:
+                single.step()
+        assert bundled(optimizer) == []
+        for p, q in zip(params, others, strict=True):
+            np.testing.assert_array_equal(p.detach().numpy(), q.detach().numpy())
+    assert all((optimizer.state[p]["seen"].numpy() == 3).all() for p in params)
+
+
+class PlainSGD(optim.Optimizer):
+    """A subclass as PyTorch's users write it: nothing but defaults and step()."""
+
+    def __init__(self, params, rate=0.1, momentum=0.5):
+        super().__init__(params, {"rate": rate, "momentum": momentum})
+
+    @ta.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                state["steps"] = state.get("steps", 0) + 1
+                state["buffer"] = group["momentum"] * state["buffer"] + p.grad if "buffer" in state else p.grad.clone()
+                p -= group["rate"] * state["buffer"]
+
+
+def test_subclass_with_only_step_trains_as_sgd():
+    ours, theirs = twins()
+    optimizer, oracle = PlainSGD(ours), torch.optim.SGD(theirs, 0.1, momentum=0.5)
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        give_gradients(ours, theirs, rng, skip=i % 4)
+        assert optimizer.step() is None
+        oracle.step()
+        assert_same(ours, theirs)
+        if i == 2:
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = PlainSGD(ours, rate=7.0)
+            optimizer.load_state_dict(saved)
+    assert [optimizer.state[p]["steps"] for p in ours] == [4, 4, 5, 5, 6]
+    assert all(type(optimizer.state[p]["steps"]) is int for p in ours)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in ours)
+
+
+def test_optimizer_without_step_or_update_is_refused():
+    p = one()
+    p.grad = ta.ones(1)
+    with pytest.raises(NotImplementedError, match=r"Optimizer defines neither step\(\) nor update\(\)"):
+        optim.Optimizer([p], {}).step()
+
+
+def test_step_with_a_wrong_gradient_changes_no_group():
+    p, q = one(), ta.ones(2, requires_grad=True)
+    optimizer = optim.SGD([{"params": p}, {"params": q}], lr=1.0)
+    p.grad, q.grad = ta.ones(1), ta.ones(3)
+    with pytest.raises(ValueError, match=r"gradient of shape \(3,\)"):
         optimizer.step()
-    assert all((optimizer.state[p]["seen"].cpu().numpy() == 3).all() for p in params)
+    assert p.tolist() == [1.0]
+
+
+def test_old_pickle_of_an_optimizer_still_loads():
+    """Written with caches as attributes, which are no longer read."""
+    both = pair("Adam", {"lr": 0.1}, MANY)
+    for i in range(3):
+        step_pair(both, i)
+    (_, optimizer) = both[0]
+    old = optim.Adam.__new__(optim.Adam)
+    vars(old).update({**vars(copy.deepcopy(optimizer)), "_bundles": {}, "_counters": {}})
+    old = pickle.loads(pickle.dumps(old))
+    step_pair([([*old._parameters()], old), copy.deepcopy(both[1])], 3)
 
 
 BASE = np.zeros(12)
@@ -497,14 +575,14 @@ MEMORY = [
 
 
 @pytest.mark.parametrize(("arrays", "places"), MEMORY)
-def test_which_arrays_share_memory(arrays, places):
+def test_overlapping_arrays_are_found(arrays, places):
     assert cpu.overlapping(arrays) == places
 
 
 # --- parameters and groups ---
 
 
-def test_groups_have_options_of_their_own():
+def test_parameter_groups_have_their_own_options():
     ours, theirs = twins()
 
     def groups(p):
@@ -523,13 +601,13 @@ def test_groups_have_options_of_their_own():
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.1]
 
 
-def test_a_group_given_as_a_dict_is_not_written_to():
+def test_parameter_group_dict_is_not_modified():
     group = {"params": [one()]}
     optim.SGD([group])
     assert [*group] == ["params"]
 
 
-def test_names_stay_with_the_parameters():
+def test_optimizer_keeps_parameter_names():
     model = nn.Linear(3, 2)
     optimizer = optim.Adam(model.named_parameters())
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
@@ -539,7 +617,7 @@ def test_names_stay_with_the_parameters():
     assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
 
 
-def test_zero_grad_forgets_or_fills():
+def test_zero_grad_deletes_or_zeroes_gradients():
     p = one()
     optimizer = optim.SGD([p])
     optimizer.zero_grad(set_to_none=False)
@@ -551,7 +629,7 @@ def test_zero_grad_forgets_or_fills():
     assert p.grad is None
 
 
-def test_step_runs_a_closure_with_gradients_on_and_returns_its_loss():
+def test_step_closure_has_gradients_and_returns_loss():
     p = one(3.0)
     optimizer = optim.SGD([p], lr=0.5)
 
@@ -567,7 +645,7 @@ def test_step_runs_a_closure_with_gradients_on_and_returns_its_loss():
     assert optimizer.step() is None
 
 
-def test_a_step_between_forward_and_backward_is_noticed():
+def test_step_between_forward_and_backward_raises():
     p = one(2.0)
     optimizer = optim.Adam([p])
     loss = (p * p).sum()
@@ -577,7 +655,7 @@ def test_a_step_between_forward_and_backward_is_noticed():
         loss.backward()
 
 
-def test_a_gradient_of_another_shape_is_refused():
+def test_step_refuses_gradient_of_another_shape():
     p = ta.ones(2, 3, requires_grad=True)
     optimizer = optim.SGD([p])
     p.grad = ta.ones(3)
@@ -585,7 +663,7 @@ def test_a_gradient_of_another_shape_is_refused():
         optimizer.step()
 
 
-def test_a_frozen_parameter_beside_others_is_left_alone():
+def test_step_leaves_frozen_parameters_alone():
     frozen, free = ta.ones(1), one()
     optimizer = optim.SGD([frozen, free], lr=1.0)
     (frozen * free).sum().backward()
@@ -595,7 +673,7 @@ def test_a_frozen_parameter_beside_others_is_left_alone():
 
 
 @pytest.mark.parametrize(("name", "options"), [("Adam", {}), ("SGD", {"momentum": 0.9})])
-def test_repr_as_torch(name, options):
+def test_optimizer_repr_as_torch(name, options):
     p, q = one(), torch.ones(1, requires_grad=True)
     mine = repr(getattr(optim, name)([{"params": [p]}, {"params": [one()], "lr": 0.5}], **options))
     groups = [{"params": [q]}, {"params": [torch.ones(1, requires_grad=True)], "lr": 0.5}]
@@ -642,7 +720,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "error", "words"), REFUSED)
-def test_what_cannot_be_optimized_is_refused_in_one_sentence(make, error, words):
+def test_optimizer_refuses_invalid_arguments(make, error, words):
     with pytest.raises(error, match=words):
         make()
 
@@ -664,7 +742,7 @@ CROSSING = [
 
 
 @pytest.mark.parametrize(("name", "options"), CROSSING)
-def test_state_dict_crosses_to_torch_and_back(name, options):
+def test_optimizer_state_dict_crosses_to_torch_and_back(name, options):
     ours, theirs = twins()
     optimizer, oracle = (in_groups(optim, name, options, ours), in_groups(torch.optim, name, options, theirs))
     rng = np.random.default_rng(3)
@@ -696,7 +774,7 @@ def test_state_dict_crosses_to_torch_and_back(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), CROSSING)
-def test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing(name, options):
+def test_loaded_optimizer_continues_bit_for_bit(name, options):
     ours, _ = twins("float32")
     first = in_groups(optim, name, options, ours)
     gradients = [np.random.default_rng(i).standard_normal(9).astype("float32") for i in range(6)]
@@ -718,7 +796,7 @@ def test_a_loaded_optimizer_goes_on_bit_for_bit_and_shares_nothing(name, options
             np.testing.assert_array_equal(p.detach().cpu().numpy(), q.detach().cpu().numpy())
 
 
-def test_loading_takes_the_dtype_of_the_parameter():
+def test_optimizer_load_takes_the_parameters_dtype():
     p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
     narrow, wide = optim.Adam([p]), optim.Adam([q])
     p.grad = ta.ones(1)
@@ -755,7 +833,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize(("change", "words"), DAMAGED)
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, words):
+def test_optimizer_load_that_fails_changes_nothing(change, words):
     optimizer, saved = broken(lambda s: None if isinstance(r := change(s), str | tuple | ta.Tensor) else r)
     before = repr(optimizer.state_dict())
     with pytest.raises(ValueError, match=words):
@@ -763,7 +841,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, words)
     assert repr(optimizer.state_dict()) == before
 
 
-def test_adamw_does_not_take_the_state_of_adam():
+def test_adamw_refuses_the_state_of_adam():
     with pytest.raises(ValueError, match="a state saved by Adam goes into Adam"):
         optim.AdamW([one()]).load_state_dict(optim.Adam([one()]).state_dict())
 
@@ -801,7 +879,7 @@ def two_groups(library, tensors):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_hundred_learning_rates_as_torch(make):
+def test_schedules_hundred_epochs_as_torch(make):
     ours, theirs = twins(shapes=[(1,), (1,)])
     optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
     mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
@@ -818,7 +896,7 @@ def test_a_hundred_learning_rates_as_torch(make):
 
 @pytest.mark.parametrize("stop", [0, 1, 9, 10, 20, 57])
 @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_loaded_schedule_goes_on_where_it_was(make, stop):
+def test_loaded_schedule_continues(make, stop):
     whole, left, right = (two_groups(optim, twins(shapes=[(1,), (1,)])[0]) for _ in range(3))
     uninterrupted, first = make(lr_scheduler, whole), make(lr_scheduler, left)
     for _ in range(stop):
@@ -835,7 +913,7 @@ def test_a_loaded_schedule_goes_on_where_it_was(make, stop):
 
 
 @pytest.mark.parametrize("make", [m for n, m in SCHEDULES.items() if n in ("step", "cosine", "linear, up")])
-def test_a_schedule_loads_what_torch_saved(make):
+def test_schedule_loads_state_of_torch(make):
     ours, theirs = twins(shapes=[(1,), (1,)])
     optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
     mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
@@ -850,7 +928,7 @@ def test_a_schedule_loads_what_torch_saved(make):
         np.testing.assert_allclose(mine.get_last_lr(), torchs.get_last_lr(), rtol=1e-13)
 
 
-def test_a_loaded_schedule_shares_nothing_with_what_it_was_loaded_from():
+def test_loaded_schedule_copies_its_state():
     schedule = lr_scheduler.LambdaLR(sgd(), lambda epoch: 0.5)
     saved = schedule.state_dict()
     schedule.load_state_dict(saved)
@@ -860,7 +938,7 @@ def test_a_loaded_schedule_shares_nothing_with_what_it_was_loaded_from():
     assert schedule.get_last_lr() == [0.5e-3]
 
 
-def test_a_rate_is_a_number_of_python():
+def test_schedule_rates_are_python_floats():
     schedule = lr_scheduler.LambdaLR(sgd(), lambda epoch: np.float64(0.5))
     assert type(schedule.get_last_lr()[0]) is type(schedule.optimizer.param_groups[0]["lr"]) is float
 
@@ -869,7 +947,7 @@ RESUMED = ["step", "constant", "linear, up", "cosine", "cosine, up and down", "l
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_last_epoch_continues_with_the_next_epoch(name):
+def test_schedule_last_epoch_continues_with_the_next(name):
     """torch 2.13 counts on but keeps the rate, for the cosine and the line: an epoch is lost."""
     makers = {
         "step": lambda o, e: lr_scheduler.StepLR(o, 7, last_epoch=e),
@@ -919,7 +997,7 @@ MISTIMED = [
     (lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]), ValueError, "2 functions.* 1 parameter groups"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),
     (lambda: lr_scheduler.ChainedScheduler([]), ValueError, "at least one schedule"),
-    (lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()), TypeError, "is no schedule but str"),
+    (lambda: lr_scheduler.ChainedScheduler(["warm-up"], sgd()), TypeError, "is a str; expected a schedule"),
     (lambda: SCHEDULES["warm-up, then cosine"](lr_scheduler, sgd()).load_state_dict({}), ValueError, "0 schedules"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [lr_scheduler.StepLR(sgd(), 1)], []), ValueError, "another optimizer"),
     (
@@ -938,7 +1016,7 @@ MISTIMED = [
 
 
 @pytest.mark.parametrize(("make", "error", "words"), MISTIMED)
-def test_a_schedule_that_cannot_be_is_refused_in_one_sentence(make, error, words):
+def test_schedule_refuses_invalid_arguments(make, error, words):
     with pytest.raises(error, match=words):
         make()
 
@@ -997,7 +1075,7 @@ def test_clip_grad_norm_of_tiny_gradients_as_torch():
     np.testing.assert_allclose(ours.grad.cpu().numpy(), theirs.grad.cpu().numpy(), rtol=1e-6)
 
 
-def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
+def test_clip_grad_norm_of_generators_and_mixed_dtypes():
     p, q = one(), ta.tensor([1.0], dtype=ta.float64, requires_grad=True)
     p.grad, q.grad = ta.tensor([3.0]), ta.tensor([4.0], dtype=ta.float64)
     empty = ta.zeros(0, requires_grad=True)
@@ -1010,7 +1088,7 @@ def test_clip_grad_norm_takes_one_tensor_a_generator_or_mixed_dtypes():
     np.testing.assert_allclose(p.grad.cpu().numpy(), [1.5], rtol=1e-6)
 
 
-def test_a_norm_that_is_not_finite_may_be_an_error():
+def test_clip_grad_norm_error_if_nonfinite():
     p = one()
     p.grad = ta.tensor([math.inf])
     with pytest.raises(RuntimeError, match=r"norm .* of inf"):
@@ -1019,7 +1097,7 @@ def test_a_norm_that_is_not_finite_may_be_an_error():
 
 
 @pytest.mark.parametrize("limit", [-1.0, math.nan])
-def test_a_limit_below_zero_is_refused(limit):
+def test_clip_grad_refuses_negative_limits(limit):
     with pytest.raises(ValueError, match="max_norm must be"):
         utils.clip_grad_norm_([one()], limit)
     with pytest.raises(ValueError, match="clip_value must be"):
@@ -1036,7 +1114,7 @@ def test_clip_grad_value_as_torch():
 
 
 @pytest.mark.parametrize("clip", [utils.clip_grad_norm_, utils.clip_grad_value_])
-def test_a_clipped_gradient_that_was_saved_is_noticed(clip):
+def test_clip_grad_of_a_saved_gradient_raises(clip):
     p, weight = one(), one(2.0)
     p.grad = ta.ones(1)
     penalty = (weight * p.grad).sum()

@@ -129,7 +129,7 @@ def same(ours: Any, plain: Any) -> None:
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_and_gradients_are_those_of_the_plain_module(case, workers):
+def test_data_parallel_equals_plain_module(case, workers):
     results = []
     for n in (None, workers):
         out, leaves = World().run(case, n)
@@ -142,7 +142,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_module(case, workers):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_second_derivatives_are_those_of_the_plain_module(case):
+def test_data_parallel_second_derivatives_equal_plain_module(case):
     results = []
     for n in (None, 2):
         out, leaves = World().run(case, n)
@@ -153,7 +153,7 @@ def test_second_derivatives_are_those_of_the_plain_module(case):
         same(ours, plain)
 
 
-def test_the_structure_of_the_output_is_kept():
+def test_data_parallel_keeps_output_structure():
     out, _ = World().run("nested outputs", 2)
     assert list(out) == ["a", "more", "none"]
     assert out["more"][1][1] is None and out["none"] == ()
@@ -164,7 +164,7 @@ def test_the_structure_of_the_output_is_kept():
     ("rows", "workers", "shares"),
     [(5, 2, [2, 3]), (5, 3, [1, 2, 2]), (2, 9, [1, 1]), (4, 2, [2, 2]), (1, 4, [1]), (0, 2, [0])],
 )
-def test_shares_are_equal_but_for_one_row(rows, workers, shares):
+def test_data_parallel_shares_differ_by_one_row(rows, workers, shares):
     seen: list[list[float]] = []
     net = nn.DataParallel(Calls(lambda s, x: seen.append(x.tolist()) or x + 0), workers)
     x = ta.arange(rows).float()
@@ -172,7 +172,7 @@ def test_shares_are_equal_but_for_one_row(rows, workers, shares):
     assert [len(rows) for rows in sorted(seen)] == shares
 
 
-def test_shares_are_views():
+def test_data_parallel_shares_are_views():
     x = ta.arange(6).float()
     net = nn.DataParallel(Calls(lambda s, x: x.mul_(2)), 2)
     assert net(x).tolist() == x.tolist() == [0, 2, 4, 6, 8, 10]
@@ -184,7 +184,7 @@ def kept(s: Any, x: Any) -> Any:
     return h @ s.w
 
 
-def test_what_the_module_keeps_is_part_of_the_graph():
+def test_data_parallel_tracks_tensors_stored_by_the_module():
     results = []
     for n in (None, 2):
         world = World()
@@ -195,7 +195,7 @@ def test_what_the_module_keeps_is_part_of_the_graph():
     same(*results)
 
 
-def test_gradients_of_tensors_inside():
+def test_data_parallel_gradients_of_inner_tensors():
     world = World()
     module = Calls(kept, w=world.p, seen=[])
     out = nn.DataParallel(module, 2)(world.x)
@@ -223,7 +223,7 @@ def together(parties: int) -> Any:
     return meet
 
 
-def test_forward_and_backward_run_at_the_same_time():
+def test_data_parallel_runs_concurrently():
     world, forward, backward = World(), together(3), together(3)
 
     def function(s: Any, x: Any) -> Any:
@@ -235,7 +235,7 @@ def test_forward_and_backward_run_at_the_same_time():
     nn.DataParallel(Calls(function, w=world.p), 3)(world.x).sum().backward()
 
 
-def test_hooks_of_modules():
+def test_data_parallel_runs_module_hooks():
     world, inside, outside = World(), [], []
     module = nn.Linear(6, 2).double()
     net = nn.DataParallel(module, 2)
@@ -248,7 +248,7 @@ def test_hooks_of_modules():
     assert not module.weight.grad.data.any() and module.bias.grad.data.all()
 
 
-def test_modes_reach_the_workers():
+def test_data_parallel_modes_reach_workers():
     seen = []
     net = nn.DataParallel(Calls(lambda s, x: seen.append((ta.is_grad_enabled(), s.training)) or x * 2), 2)
     x = double(4, 2)
@@ -259,7 +259,7 @@ def test_modes_reach_the_workers():
     assert not net.module.training
 
 
-def test_what_was_saved_is_freed_unless_retained():
+def test_data_parallel_frees_saved_tensors_unless_retained():
     world = World()
     module = Calls(kept, w=world.p, seen=[])
     out = nn.DataParallel(module, 2)(world.x)
@@ -272,7 +272,7 @@ def test_what_was_saved_is_freed_unless_retained():
         out.sum().backward()
 
 
-def test_a_line_of_the_caller_is_named():
+def test_data_parallel_errors_name_the_callers_line():
     world = World()
     out = nn.DataParallel(nn.Linear(6, 2).double(), 2)(world.x)
     sites = {str(edge.site) for edge in (out.node, *out.node.edges) if edge.op}
@@ -351,7 +351,7 @@ def bits(net: nn.Module, x: ta.Tensor, **how: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_one_seed_gives_the_same_bits_whatever_the_timing(workers):
+def test_data_parallel_bits_depend_on_seed_not_timing(workers):
     expected = bits(*dropping(workers))
     for seed in range(4):
         net, x = dropping(workers)
@@ -361,7 +361,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_timing(workers):
         assert bits(net, x) == expected
 
 
-def test_watched_and_nested_runs_give_the_same_bits():
+def test_data_parallel_observed_or_nested_bits_are_equal():
     expected = bits(*dropping())
     threads = set()
     net, x = dropping()
@@ -378,7 +378,7 @@ def test_watched_and_nested_runs_give_the_same_bits():
     assert 1 < len(threads) <= 3
 
 
-def test_all_walks_give_the_same_bits():
+def test_data_parallel_backward_and_grad_bits_are_equal():
     results = []
     for how in ("grad", "create_graph", "backward"):
         world = World()
@@ -393,7 +393,7 @@ def test_all_walks_give_the_same_bits():
     assert results[0] == results[1] == results[2]
 
 
-def test_each_worker_and_each_call_draws_its_own_numbers():
+def test_data_parallel_workers_draw_different_random_numbers():
     ta.manual_seed(0)
     net = nn.DataParallel(Calls(lambda s, x: ta.rand(len(x))), 2)
     x = ta.zeros(4, 1)
@@ -403,7 +403,16 @@ def test_each_worker_and_each_call_draws_its_own_numbers():
     np.testing.assert_array_equal(np.concatenate([net(x).data, net(x).data]), drawn)
 
 
-def test_workers_that_draw_nothing_leave_the_stream_alone():
+def test_default_generator_given_explicitly_draws_from_the_worker():
+    drawn = []
+    for given in (None, ta.default_generator):
+        ta.manual_seed(0)
+        net = nn.DataParallel(Calls(lambda s, x, given=given: ta.rand(len(x), generator=given)), 2)
+        drawn.append(net(ta.zeros(4)).tolist())
+    assert drawn[0] == drawn[1]
+
+
+def test_data_parallel_without_draws_keeps_generator_state():
     net, x = dropping()
     before = ta.default_generator.get_state()
     net.eval()(x)
@@ -412,7 +421,7 @@ def test_workers_that_draw_nothing_leave_the_stream_alone():
     assert ta.default_generator.get_state() != before
 
 
-def test_a_seed_set_inside_stays_inside():
+def test_manual_seed_in_a_worker_stays_there():
     ta.manual_seed(5)
     net = nn.DataParallel(Calls(lambda s, x: ta.manual_seed(1) and ta.rand(len(x))), 2)
     out = net(ta.zeros(4))
@@ -420,7 +429,7 @@ def test_a_seed_set_inside_stays_inside():
     assert ta.initial_seed() == 5
 
 
-def test_a_generator_among_the_arguments_is_shared_out():
+def test_data_parallel_splits_generator_arguments():
     drawn = []
     for late in (0, 1):  # the worker that comes last
         net = nn.DataParallel(
@@ -430,14 +439,14 @@ def test_a_generator_among_the_arguments_is_shared_out():
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2
 
 
-def test_checkpoint_inside_draws_the_same_numbers_again():
+def test_data_parallel_checkpoint_redraws_the_same_numbers():
     plain = bits(*dropping())
     net, x = dropping()
     inner = net.module
     assert bits(nn.DataParallel(Calls(lambda s, x: ta.checkpoint(s.inner, x), inner=inner), 2), x)[:-1] == plain[:-1]
 
 
-def test_debugging_tools_see_inside():
+def test_data_parallel_is_visible_to_debugging_tools():
     world = World()
     net = nn.DataParallel(Calls(lambda s, x: (s.fc(x) * 0).log(), fc=nn.Linear(6, 2).double()), 2)
     with pytest.raises(ta.debug.anomaly.AnomalyError, match="log"), ta.detect_anomaly():
@@ -450,7 +459,7 @@ def test_debugging_tools_see_inside():
 # --- errors, Ctrl-C, other processes ---
 
 
-def test_the_error_of_the_first_share_is_raised_when_all_are_at_rest():
+def test_data_parallel_raises_the_first_shares_error():
     running, lock = [0], threading.Lock()
 
     def function(s: Any, x: Any) -> Any:
@@ -476,7 +485,7 @@ def test_the_error_of_the_first_share_is_raised_when_all_are_at_rest():
     assert threading.active_count() in threads
 
 
-def test_an_error_keeps_nothing_alive():
+def test_data_parallel_error_keeps_nothing_alive():
     kept = []
 
     def function(s: Any, x: Any) -> Any:
@@ -497,7 +506,7 @@ def test_an_error_keeps_nothing_alive():
         gc.enable()
 
 
-def test_an_error_in_backward_reaches_the_caller():
+def test_data_parallel_backward_error_reaches_the_caller():
     def function(s: Any, x: Any) -> Any:
         h = x * 2
         h.register_hook(lambda g: 1 / 0 if len(g) == 3 else None)
@@ -526,7 +535,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_waits_for_the_workers():
+def test_data_parallel_waits_for_workers_on_ctrl_c():
     ended = []
 
     def function(s: Any, x: Any) -> Any:
@@ -544,7 +553,7 @@ def test_ctrl_c_waits_for_the_workers():
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["at work", "waiting"])
-def test_a_second_ctrl_c_does_not_wait(busy: bool, interruptible: threading.Event):
+def test_data_parallel_second_ctrl_c_does_not_wait(busy: bool, interruptible: threading.Event):
     there, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def function(s: Any, x: Any) -> Any:
@@ -570,7 +579,7 @@ def test_a_second_ctrl_c_does_not_wait(busy: bool, interruptible: threading.Even
     assert ended.wait(20)
 
 
-def test_forked_processes_and_exits():
+def test_data_parallel_in_forked_processes():
     code = """
 import os
 import tinyattn as ta
@@ -588,7 +597,7 @@ print("done")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_copies_and_pickles():
+def test_data_parallel_copies_and_pickles():
     net = nn.DataParallel(nn.Linear(3, 2), 2)
     x = ta.randn(4, 3)
     out = net(x).tolist()
@@ -596,7 +605,7 @@ def test_copies_and_pickles():
         assert twin(x).tolist() == out and twin.workers == 2
 
 
-def test_state_crosses_over():
+def test_data_parallel_state_dict_crosses_over():
     module, theirs = nn.Linear(3, 2), torch.nn.DataParallel(torch.nn.Linear(3, 2))
     net = nn.DataParallel(module, 2)
     assert list(net.state_dict()) == list(theirs.state_dict()) == ["module.weight", "module.bias"]
@@ -612,33 +621,33 @@ ERRORS = {
     "no module": (lambda: nn.DataParallel(len), TypeError, "expected a Module to run, got builtin_function_or_method"),
     "no worker": (lambda: nn.DataParallel(IDENTITY, 0), ValueError, "workers=0; expected at least 1"),
     "half a worker": (lambda: nn.DataParallel(IDENTITY, 1.5), TypeError, "integer"),
-    "no tensor": (lambda: nn.DataParallel(IDENTITY, 2)(3), TypeError, "expected a Tensor or an array to cut along dim 0"),
-    "only a number": (lambda: nn.DataParallel(IDENTITY, 2)(ta.tensor(3.0)), TypeError, "expected a Tensor or an array"),
+    "no tensor": (lambda: nn.DataParallel(IDENTITY, 2)(3), TypeError, "got no Tensor or array to split along dim 0"),
+    "only a number": (lambda: nn.DataParallel(IDENTITY, 2)(ta.tensor(3.0)), TypeError, "got no Tensor or array"),
     "two batches": (
         lambda: nn.DataParallel(Calls(lambda s, x, mask: x), 2)(ta.zeros(4, 2), mask=ta.zeros(3, 3)),
-        ValueError, r"got shapes \(4, 2\) and \(3, 3\), whose dim 0 is not one batch",
+        ValueError, r"got shapes \(4, 2\) and \(3, 3\) with different sizes of dim 0",
     ),
     "a number": (
         lambda: nn.DataParallel(Calls(lambda s, x: x.mean()), 2)(ta.zeros(4, 2)),
-        ValueError, r"gave shape \(\) for 2 rows",
+        ValueError, r"returned shape \(\) for 2 rows",
     ),
     "batch in dim 1": (
-        lambda: nn.DataParallel(Calls(lambda s, x: x.T), 2)(ta.zeros(6, 2)), ValueError, r"gave shape \(2, 3\) for 3 rows",
+        lambda: nn.DataParallel(Calls(lambda s, x: x.T), 2)(ta.zeros(6, 2)), ValueError, r"returned shape \(2, 3\) for 3 rows",
     ),
-    "a string": (lambda: nn.DataParallel(Calls(lambda s, x: "x"), 2)(ta.zeros(4)), TypeError, "gave a str; expected a Tensor"),
+    "a string": (lambda: nn.DataParallel(Calls(lambda s, x: "x"), 2)(ta.zeros(4)), TypeError, "returned a str; expected a Tensor"),
     "different types": (
         lambda: nn.DataParallel(Calls(lambda s, x: x if x.data[0] else None), 2)(ta.arange(2)),
-        TypeError, "one worker gave a NoneType, another a Tensor",
+        TypeError, "one worker returned a NoneType, another a Tensor",
     ),
     "different lengths": (
         lambda: nn.DataParallel(Calls(lambda s, x: [x] * (1 + x.data[0])), 2)(ta.arange(2)),
-        TypeError, "one worker gave a list 1, another a list 2",
+        TypeError, "one worker returned a list 1, another a list 2",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_wrong_use_is_one_sentence(case):
+def test_data_parallel_wrong_use_raises_clear_errors(case):
     call, error, message = ERRORS[case]
     with pytest.raises(error, match=message):
         call()
@@ -745,7 +754,7 @@ class Add(nn.Module):
         return out
 
 
-def test_the_seed_is_neither_written_to_nor_handed_out():
+def test_data_parallel_backward_never_shares_the_seed():
     module = Add(ta.zeros(2, 3))
     x, seed = ta.ones(4, 3, requires_grad=True), ta.tensor(np.arange(12.0).reshape(4, 3), dtype=ta.float32)
     nn.DataParallel(module, 2)(x).backward(seed)
@@ -756,7 +765,7 @@ def test_the_seed_is_neither_written_to_nor_handed_out():
 
 
 @pytest.mark.parametrize("order", range(12))
-def test_older_nodes_that_wait_are_taken_in_their_order(order):
+def test_data_parallel_backward_keeps_node_order(order):
     x, module = ta.ones(4, 3, dtype=ta.float64, requires_grad=True), nn.Linear(3, 3).double()
 
     def outputs(model):

@@ -1,4 +1,4 @@
-"""The types of elements, by torch's names; they are NumPy's dtype objects."""
+"""The dtypes, under torch's names; they are NumPy's dtype objects."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ _default_dtype = float32
 
 
 def get_default_dtype() -> np.dtype[Any]:
-    """The dtype of new tensors made of Python floats: float32 unless set."""
+    """Return the dtype of new tensors made from Python floats: float32 by default. As torch.get_default_dtype."""
     return _default_dtype
 
 
 def set_default_dtype(dtype: Any) -> None:
-    """Make new tensors of Python floats float32, float64 or float16. As torch.set_default_dtype."""
+    """Set the dtype of new tensors made from Python floats. As torch.set_default_dtype.
+
+    Raises TypeError for anything but a floating-point dtype.
+
+    Example:
+        >>> ta.set_default_dtype(ta.float64)
+        >>> ta.tensor([1.0]).dtype == ta.float64
+        True
+        >>> ta.set_default_dtype(ta.float32)
+    """
     global _default_dtype
     dtype = as_dtype(dtype)
     if dtype.kind != "f":
-        raise TypeError(f"set_default_dtype: {dtype} is no floating-point dtype")
+        raise TypeError(f"set_default_dtype: got {dtype}; expected float16, float32 or float64")
     _default_dtype = dtype
 
 
 def as_dtype(dtype: Any) -> np.dtype[Any]:
-    """A dtype by NumPy's name, type or object.
+    """Return a dtype given by NumPy's name, type or object.
 
     Raises TypeError for anything but booleans, integers and real floating-point numbers.
     """

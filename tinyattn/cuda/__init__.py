@@ -1,6 +1,10 @@
-"""GPUs: which there are, which one is current, and what their memory holds. As torch.cuda.
+"""GPUs: their number and properties, the current one, and their memory. As torch.cuda.
 
-Importing this needs no GPU; what asks for one raises, in a sentence, what is missing.
+Importing this module needs no GPU. Functions that need one raise ImportError or RuntimeError with what is missing, and
+ValueError for a device that is not a GPU. device: a number, a name, or None for the current GPU.
+
+    >>> ta.cuda.is_available() == (ta.cuda.device_count() > 0)
+    True
 """
 
 from __future__ import annotations
@@ -20,27 +24,27 @@ __all__ = [
 
 
 def is_available() -> bool:
-    """Whether there is a GPU that can be used; `why_not()` says what is missing."""
+    """Return whether a GPU can be used; `why_not()` returns what is missing."""
     return not why_not()
 
 
 def device_count() -> int:
-    """How many GPUs can be used; 0 if none."""
+    """Return the number of GPUs that can be used."""
     return backends.gpu().device_count() if is_available() else 0
 
 
 def current_device() -> int:
-    """The number of the GPU that "cuda" means in this thread: 0 unless `set_device` has said otherwise."""
+    """Return the number of the GPU that "cuda" means in this thread: 0 unless `set_device` has changed it."""
     return int(backends.gpu().current_device())
 
 
 def set_device(device: Any) -> None:
-    """Have "cuda" mean another GPU in this thread, by number or by name."""
+    """Make "cuda" mean this GPU in the current thread."""
     backends.gpu().set_device(_index(device))
 
 
 class device(AbstractContextManager[None]):  # noqa: N801 - torch's name
-    """Have "cuda" mean another GPU inside of a `with` block."""
+    """Make "cuda" mean this GPU inside a `with` block."""
 
     def __init__(self, device: Any) -> None:
         self._index = _index(device)
@@ -54,19 +58,19 @@ class device(AbstractContextManager[None]):  # noqa: N801 - torch's name
 
 
 def get_device_name(device: Any = None) -> str:
-    """What the maker calls it."""
+    """Return the product name of a GPU."""
     name = _runtime().getDeviceProperties(_index(device))["name"]
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def get_device_capability(device: Any = None) -> tuple[int, int]:
-    """Its compute capability: (8, 0) for an A100."""
+    """Return the compute capability of a GPU: (8, 0) for an A100."""
     properties = _runtime().getDeviceProperties(_index(device))
     return int(properties["major"]), int(properties["minor"])
 
 
 def synchronize(device: Any = None) -> None:
-    """Wait until the GPU has done everything that it was given, and raise what it found wrong on the way."""
+    """Wait until a GPU has finished all work, and raise the errors that it found, such as an index out of range."""
     library = backends.gpu().on(_index(device))
     library.refuse_in_capture("synchronize() waits for the GPU")
     _runtime().deviceSynchronize()
@@ -74,7 +78,7 @@ def synchronize(device: Any = None) -> None:
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the random numbers of the current GPU; `tinyattn.manual_seed` seeds those of all devices."""
+    """Seed the generator of the current GPU; `tinyattn.manual_seed` seeds those of all devices."""
     generator_for("cuda").manual_seed(seed)
 
 
@@ -82,43 +86,42 @@ def manual_seed(seed: int) -> None:
 
 
 def memory_allocated(device: Any = None) -> int:
-    """Bytes in use by tensors, and by what graphs keep."""
+    """Return the bytes in use by tensors and recorded graphs."""
     return int(backends.gpu().on(_index(device)).memory_in_use())
 
 
 def max_memory_allocated(device: Any = None) -> int:
-    """The most bytes in use at once since `reset_peak_memory_stats`, which begins to count (that takes some time for
-    each allocation); before it, the most that were reserved."""
+    """Return the peak of the bytes in use since `reset_peak_memory_stats`; before it, the peak of those reserved."""
     return int(backends.gpu().on(_index(device)).peak_memory())
 
 
 def reset_peak_memory_stats(device: Any = None) -> None:
-    """Have `max_memory_allocated` count from here on."""
+    """Start counting for `max_memory_allocated`, which slows down each allocation a little."""
     backends.gpu().on(_index(device)).reset_peak_memory()
 
 
 def memory_reserved(device: Any = None) -> int:
-    """Bytes taken from the GPU: those in use and those kept for later."""
+    """Return the bytes reserved: those in use and those cached."""
     return int(backends.gpu().on(_index(device)).memory_reserved())
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
-    """Free and total bytes of the GPU, whoever uses them."""
+    """Return the free and total bytes of a GPU, counting all processes."""
     backends.gpu().on(_index(device))
     free, total = backends.gpu().driver_memory()
     return int(free), int(total)
 
 
 def empty_cache() -> None:
-    """Give back to the GPU what is kept for later."""
+    """Release the cached memory of the current GPU."""
     backends.gpu().on(None).release_memory()
 
 
 def _index(device: Any) -> int:
-    """The number of a GPU that was given by number or name; the current one for None."""
+    """Return the number of a GPU given by number or name; of the current one for None."""
     where = backends.full_name("cuda" if device is None else backends.device(device))
     if where.index is None:
-        raise ValueError(f"{where!r} is no GPU")
+        raise ValueError(f"{where!r} is not a GPU; expected 'cuda', 'cuda:1' or a number")
     return where.index
 
 

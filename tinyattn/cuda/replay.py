@@ -1,4 +1,4 @@
-"""compile: a training step recorded once and launched as one CUDA graph from then on."""
+"""compile: record the GPU launches of a training step once, as a CUDA graph, and replay them as one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("tinyattn")
 
 
 def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead") -> Any:
-    """`function` with its launches on a GPU captured into a CUDA graph, which later calls replay: `@ta.compile`.
+    """Capture the GPU launches of `function` into a CUDA graph, which later calls replay: `@ta.compile`.
 
         @ta.compile
         def step(images, labels):
@@ -29,23 +29,29 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
             optimizer.step()
             return loss
 
-    A small model's step is hundreds of launches, each too short for Python to keep up with; replayed, they cost one.
-    The first two calls run as always, the third is captured; every call does its step once, and gives new tensors,
-    which carry no history. Arguments may be tensors (in tuples, lists and dicts too) and whatever compares equal; for
-    tensors of another shape, dtype or device, other arguments, or other modes, the function is captured again, and each
-    such graph is kept. A tensor that lies at one address in the first two calls (the whole data set, say) is read
-    there; others are copied.
+    The step of a small model is hundreds of launches, each shorter than the Python that issues it; a replay is one.
+    The first two calls run normally, the third is captured. Every call runs the step once and returns new tensors
+    without a graph. Arguments may be tensors (also in tuples, lists and dicts) and hashable values. The function is
+    captured again for tensors of another shape, dtype or device, for other values, and for other modes; each graph is
+    kept. A tensor with the same address in the first two calls (for example the whole data set) is read in place;
+    other tensors are copied.
 
-    The Python in `function` runs in those first calls only. So it must do nothing but compute on the GPU: no `.item()`,
-    `.cpu()`, print, no data loading; `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
-    read anew at each call; another changed option of an optimizer has the step captured again. `model.eval()` does
-    not: the graph goes on training. Random numbers are new in each call.
+    The Python code of `function` runs in the first three calls only, so it must only compute on the GPU: no `.item()`,
+    `.cpu()`, print or data loading. `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
+    read at each call; another changed option of an optimizer triggers a new capture, but `model.eval()` does not: the
+    graph continues to train. Each call draws new random numbers.
 
-    Where capture fails (the reason is logged once, as a warning of the logger "tinyattn"), while an Observer watches,
-    and on the CPU, the function runs as always. As torch.compile, whose mode "reduce-overhead" this is, the only one.
+    The function runs normally on the CPU, while an Observer is active, and after a failed capture, whose reason is
+    logged once, as a warning of the logger "tinyattn". Raises ValueError for another mode, TypeError for an argument
+    without a hash. As torch.compile with mode="reduce-overhead", the only mode here.
+
+    Example:
+        >>> double = ta.compile(lambda x: x * 2)
+        >>> double(ta.ones(2)).tolist()
+        [2.0, 2.0]
     """
     if mode != "reduce-overhead":
-        raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only one there is")
+        raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only mode")
     if function is None:
         return functools.partial(compile, mode=mode)
     return functools.wraps(function)(_Compiled(function))
@@ -59,17 +65,17 @@ class _Compiled:
         self._captures: dict[Any, _Capture] = {}
         self._failed = False
 
-    def __get__(self, instance: Any, owner: Any = None) -> Any:  # so that it can be a method
+    def __get__(self, instance: Any, owner: Any = None) -> Any:  # binds, so that a method can be compiled
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The function's result, by a replay where there is a graph."""
+        """Return the result of the function, by a replay if there is a graph."""
         tensors, form = _flat((args, kwargs))
         device = next((t.device for t in tensors if t.is_cuda), backends.get_default_device())
         if self._failed or device == "cpu" or observers.get():
             return self._function(*args, **kwargs)
         library = backends.get(device)
-        if library.capturing():  # inside of another one's graph
+        if library.capturing():  # part of the graph of another function
             return self._function(*args, **kwargs)
         modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), backends.get_float32_matmul_precision())
         kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
@@ -90,27 +96,27 @@ class _Compiled:
 
 
 class _CaptureFailedError(Exception):
-    """Why there is no graph."""
+    """The reason why there is no graph."""
 
 
 class _Capture:
-    """The graph for one kind of arguments: two calls without, then the capture, then replays."""
+    """The graph for one kind of arguments: two normal calls, then the capture, then replays."""
 
     def __init__(self, function: Callable[..., Any], recorder: Any) -> None:
         self._function, self._recorder = function, recorder
         self._calls = 0
-        self._inputs: list[Tensor] = []  # of the graph: arguments that stay where they are ...
-        self._copied: list[bool] = []  # ... and copies, into which those of each call are written
+        self._inputs: list[Tensor] = []  # that the graph reads: arguments with a fixed address, and copies of others
+        self._copied: list[bool] = []  # which of them are copies, overwritten at each call
         self._graph: Any = None
         self._result: Any = None
 
     def __call__(self, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
         backends.check()
         self._calls += 1
-        if self._calls == 1:  # makes what is made once: the state of optimizers, compiled kernels, memory in the pool
+        if self._calls == 1:  # creates the state of optimizers, compiled kernels, memory in the pool
             self._inputs = tensors
             return _copies(self._recorder.run(lambda: self._function(*args, **kwargs)))
-        if self._calls == 2:  # what did not move between two calls is taken to stay
+        if self._calls == 2:  # an unchanged address is taken to be fixed
             places = zip(_addresses(self._inputs), _addresses(tensors), strict=True)
             self._copied = [a != b or not t.is_cuda for (a, b), t in zip(places, tensors, strict=True)]
             self._inputs = [self._copy(t) if c else t for t, c in zip(tensors, self._copied, strict=True)]
@@ -119,7 +125,7 @@ class _Capture:
                 own.array[...] = tensor.array
         own_inputs = iter(self._inputs)
         own_args, own_kwargs = _rebuilt((args, kwargs), lambda t: next(own_inputs))
-        if self._calls == 2:  # as it will be captured, so that the pool has all the memory for that
+        if self._calls == 2:  # with the arguments of the capture, so that the pool has all its memory
             return _copies(self._recorder.run(lambda: self._function(*own_args, **own_kwargs)))
         if self._graph is None:
             self._capture(own_args, own_kwargs)
@@ -127,8 +133,7 @@ class _Capture:
         return _copies(self._result)
 
     def stale(self, tensors: list[Tensor]) -> bool:
-        """Whether the graph has something in it that is different by now: an option of an optimizer, or the place of
-        an argument that it reads where it lay."""
+        """Whether an option of an optimizer, or the address of an argument read in place, has changed since."""
         if self._calls < 2:
             return False
         places = zip(_addresses(self._inputs), _addresses(tensors), self._copied, strict=True)
@@ -141,10 +146,10 @@ class _Capture:
             with leaves:
                 result, self._graph = self._recorder.capture(lambda: self._function(*args, **kwargs))
         except Exception as error:
-            for leaf in leaves.found:  # their gradients were written down, but never computed
+            for leaf in leaves.found:  # their gradients were recorded, but never computed
                 leaf.grad = None
             raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
-        self._result = _rebuilt(result, lambda t: Tensor._from(t.array))  # without what was saved for the walk
+        self._result = _rebuilt(result, lambda t: Tensor._from(t.array))  # without saved tensors
 
     def _copy(self, tensor: Tensor) -> Tensor:
         copy = Tensor._from(self._recorder.run(lambda: backends.of(tensor.array).clone(tensor.array)))
@@ -152,7 +157,7 @@ class _Capture:
 
 
 def _copies(result: Any) -> Any:
-    """What a call gives, in memory of its own: the graph's is written over by the next replay."""
+    """Copy a result, because the next replay overwrites the memory of the graph."""
     return _rebuilt(result, lambda t: Tensor._from(backends.of(t.array).clone(t.array)))
 
 
@@ -161,7 +166,7 @@ def _addresses(tensors: list[Tensor]) -> list[int]:
 
 
 class _Leaves(Observer):
-    """The tensors that got a gradient."""
+    """Collects the leaves that receive a gradient."""
 
     def __init__(self) -> None:
         self.found: list[Tensor] = []
@@ -173,7 +178,7 @@ class _Leaves(Observer):
 
 
 def _flat(value: Any) -> tuple[list[Tensor], Any]:
-    """The tensors in nested tuples, lists and dicts, and what else there is, to compare by."""
+    """Return the tensors in nested tuples, lists and dicts, and a hashable form of everything else."""
     if isinstance(value, Tensor):
         return [value], Tensor
     if isinstance(value, tuple | list | dict):
@@ -184,14 +189,14 @@ def _flat(value: Any) -> tuple[list[Tensor], Any]:
         hash(value)
     except TypeError:
         raise TypeError(
-            f"compile: an argument of type {type(value).__name__} cannot be told apart from others (it has no hash); "
+            f"compile: an argument of type {type(value).__name__} has no hash, so a graph cannot be chosen by it; "
             "pass tensors, numbers and strings, or tuples, lists and dicts of them"
         ) from None
     return [], (type(value), value)
 
 
 def _rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """`value` with each tensor in it changed."""
+    """Return `value` with `change` applied to each tensor in it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tinyattn import backends
 from tinyattn.ops.creation import from_numpy
 from tinyattn.ops.shape import stack
-from tinyattn.random import Generator, default_generator
+from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 
 _drawing_order = threading.Lock()  # an order takes several steps on a generator that threads may share
@@ -89,7 +89,7 @@ class DataLoader:
             raise ValueError(f"DataLoader: batch_size is {batch_size}, but it must be 1 or more.")
         self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
         if shuffle and generator is None:  # seeded with the global seed and 1: another stream than the global one
-            seeds = np.random.SeedSequence([default_generator.initial_seed() % 2**64, 1])
+            seeds = np.random.SeedSequence([current_generator().initial_seed() % 2**64, 1])
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
         self.indices = np.empty(0, np.int64)

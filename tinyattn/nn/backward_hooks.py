@@ -1,4 +1,4 @@
-"""Backward hooks of a module: functions that see, and may replace, the gradients of what it took and gave."""
+"""Backward hooks of a module: functions that see, and may replace, the gradients of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Gradients = tuple[Tensor | None, ...]
 
 
 class Gate:
-    """Lets several tensors through, and on the way back waits for all of their gradients.
+    """Passes several tensors on; in the backward pass, collects all their gradients before any goes on.
 
-    Each tensor passes two identities. The walk takes newer nodes first, and the outer identities
-    are newer than all inner ones: when the first inner one is reached, what has arrived at the
-    outer ones is complete, and None is left where nothing will.
+    Each tensor passes two identity operations. The backward pass takes newer nodes first, and the outer identities
+    are newer than all inner ones. So when it reaches the first inner one, the outer ones have all their gradients, and
+    None remains where there is none.
     """
 
     def __init__(self, then: Callable[[Gradients], Gradients]) -> None:
         self.then = then
-        self.walk: object = None  # the one that the gradients below belong to
+        self.walk: object = None  # the backward pass that the gradients below belong to
         self.arrived: list[Tensor | None] = []
-        self.size, self.open = 0, False  # how many values, and whether one of them will see a gradient
-        self.replaced: Gradients | None = None  # what `then` made of them, once this walk has called it
+        self.size, self.open = 0, False  # number of values, and whether one of them requires a gradient
+        self.replaced: Gradients | None = None  # the results of `then`, once this backward pass has called it
 
     def let_through(self, values: Sequence[Any]) -> list[Any]:
-        """`values`, which the gate does not keep: it lives as long as their nodes, and would never let go of them."""
+        """Return `values` behind the gate, which does not store them: it lives as long as their nodes."""
         self.size, on = len(values), is_grad_enabled()
         places = [i for i, x in enumerate(values) if on and isinstance(x, Tensor) and x.node is not None]
         inner = {i: alias(values[i]) for i in places}
@@ -42,7 +42,7 @@ class Gate:
         return [outer.get(i, x) for i, x in enumerate(values)]
 
     def _arrive(self, i: int, g: Tensor) -> None:
-        if self.walk is not current_walk.get():  # another walk begins
+        if self.walk is not current_walk.get():  # a new backward pass
             self.walk, self.arrived, self.replaced = current_walk.get(), [None] * self.size, None
         self.arrived[i] = g
 
@@ -58,23 +58,23 @@ class BackwardHooks:
     def __init__(self, module: Any, pre_hooks: Iterable[Any], hooks: Iterable[Any]) -> None:
         self.module, self.pre_hooks, self.hooks = module, tuple(pre_hooks), tuple(hooks)
         self.grad_output: Gradients = ()
-        self.arguments, self.waits = 0, False  # how many there are, and whether one of them will see a gradient
+        self.arguments, self.waits = 0, False  # their number, and whether one of them requires a gradient
 
     def enter(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments, as `forward` shall see them."""
+        """Return the arguments to pass to `forward`."""
         gate = Gate(self._on_inputs)
         values = gate.let_through(args)
         self.arguments, self.waits = len(args), gate.open
         return tuple(values)
 
     def leave(self, output: Any) -> Any:
-        """The output, as the caller shall see it."""
+        """Return the output to pass to the caller."""
         if isinstance(output, Tensor):
             return Gate(self._on_outputs).let_through([output])[0]
         if not isinstance(output, tuple | list):
             warnings.warn(
-                f"{type(self.module).__name__} returned a {type(output).__name__}, and its backward hooks will not be "
-                "called: they see the gradients of a Tensor, or of a tuple or list of Tensors.",
+                f"{type(self.module).__name__} returned a {type(output).__name__}, so its backward hooks will not be "
+                "called; return a Tensor, or a tuple or list of Tensors.",
                 stacklevel=4,
             )
             return output
@@ -85,7 +85,7 @@ class BackwardHooks:
         for hook in self.pre_hooks:
             grad_output = self._replace(grad_output, hook(self.module, grad_output), "grad_output")
         self.grad_output = grad_output
-        if not self.waits:  # no argument will see a gradient: this is all there is
+        if not self.waits:  # no argument requires a gradient, so no gate will call it
             self._on_inputs((None,) * self.arguments)
         return grad_output
 

@@ -1,4 +1,4 @@
-"""Modules that hold modules in a row. As torch.nn.Sequential and torch.nn.ModuleList."""
+"""Lists of modules. As torch.nn.Sequential and torch.nn.ModuleList."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ModuleList", "Sequential"]
 
 
 class _Row(Module):
-    """Modules by position, named "0", "1", ...: what a list can do."""
+    """A list of modules, named "0", "1", ..."""
 
     _modules: dict[str, Module]  # type: ignore[assignment]
 
@@ -64,7 +64,7 @@ class _Row(Module):
         return self
 
     def insert(self, index: int, module: Module) -> Self:
-        """Put a module before position `index`."""
+        """Insert a module before position `index`."""
         row = list(self)
         row.insert(index, module)
         self._number(row)
@@ -72,9 +72,14 @@ class _Row(Module):
 
 
 class Sequential(_Row):
-    """Modules that run one after the other, each on the output of the one before.
+    """Run modules one after another, each on the output of the one before. As torch.nn.Sequential.
 
-    Sequential(first, second, ...), or Sequential({"name": first, ...}). As torch.nn.Sequential.
+    modules: first, second, ..., or one dict {"name": first, ...}. Raises TypeError for what is not a Module.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> net(ta.ones(5, 3)).shape
+        (5, 2)
     """
 
     def __init__(self, *modules: Any) -> None:
@@ -94,14 +99,22 @@ class Sequential(_Row):
 
 
 class ModuleList(_Row):
-    """A list of modules whose parameters are found. It has no forward. As torch.nn.ModuleList."""
+    """A list of modules, registered with their parameters; it has no forward. As torch.nn.ModuleList.
+
+    Raises TypeError for what is not a Module, IndexError for an index out of range.
+
+    Example:
+        >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+        >>> len(list(layers.parameters()))
+        6
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()
         self.extend(modules or ())
 
     def _repr_children(self) -> Iterable[str]:
-        """Neighbours that print alike stand on one line: `(0-3): 4 x Linear(...)`."""
+        """Neighbours with equal text on one line: `(0-3): 4 x Linear(...)`."""
         start = 0
         for text, alike in itertools.groupby(map(repr, self)):
             count = len(list(alike))

@@ -1,4 +1,4 @@
-"""The operations under the names people know from torch.nn.functional."""
+"""Operations under their names in torch.nn.functional."""
 
 from tinyattn.ops import (
     binary_cross_entropy_with_logits,

@@ -1,7 +1,7 @@
 """Initial values of parameters, written in place. As torch.nn.init.
 
-Every function fills `tensor` without recording it, takes numbers from `generator` (the process-wide
-one if None) and returns the tensor.
+Every function fills `tensor`, a floating-point tensor of any shape unless stated otherwise, without recording
+gradients, and returns it. Random numbers come from `generator`, by default the process-wide one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,23 @@ __all__ = [
 
 @no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Uniform numbers from [a, b)."""
+    """Fill with uniform numbers in [a, b). As torch.nn.init.uniform_.
+
+    Example:
+        >>> bool((nn.init.uniform_(ta.empty(3), 2.0, 3.0) >= 2.0).all())
+        True
+    """
     return tensor.uniform_(a, b, generator=generator)
 
 
 @no_grad()
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Normal numbers."""
+    """Fill with normal numbers. As torch.nn.init.normal_.
+
+    Example:
+        >>> nn.init.normal_(ta.empty(2, 3), std=0.02).shape
+        (2, 3)
+    """
     return tensor.normal_(mean, std, generator=generator)
 
 
@@ -42,10 +52,13 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normal numbers, those outside [a, b] drawn again.
+    """Fill with normal numbers; those outside [a, b] are drawn again. As torch.nn.init.trunc_normal_.
 
-    Raises ValueError where the interval holds under a thousandth of the distribution: that would
-    take for ever (torch warns there).
+    Raises ValueError if [a, b] has less than a thousandth of the distribution, which would take too long (torch warns).
+
+    Example:
+        >>> bool((nn.init.trunc_normal_(ta.empty(100)).abs() <= 2.0).all())
+        True
     """
     curve = NormalDist(mean, std)
     if not curve.cdf(b) - curve.cdf(a) > 1e-3:
@@ -65,31 +78,58 @@ def trunc_normal_(
 
 @no_grad()
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    """One number everywhere."""
+    """Fill with one number. As torch.nn.init.constant_.
+
+    Example:
+        >>> nn.init.constant_(ta.empty(2), 0.5).tolist()
+        [0.5, 0.5]
+    """
     return tensor.fill_(val)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Zeros."""
+    """Fill with zeros. As torch.nn.init.zeros_.
+
+    Example:
+        >>> nn.init.zeros_(ta.empty(2)).tolist()
+        [0.0, 0.0]
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Ones."""
+    """Fill with ones. As torch.nn.init.ones_.
+
+    Example:
+        >>> nn.init.ones_(ta.empty(2)).tolist()
+        [1.0, 1.0]
+    """
     return constant_(tensor, 1.0)
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Uniform in ± gain sqrt(6 / (fan_in + fan_out)): signals keep their size both ways.
+    """Fill uniformly in ± gain sqrt(6 / (fan_in + fan_out)). As torch.nn.init.xavier_uniform_.
 
+    Activations and gradients then keep their size. tensor: a weight (out, in, ...); raises ValueError for under 2 axes.
     Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward networks".
+
+    Example:
+        >>> bool((nn.init.xavier_uniform_(ta.empty(2, 4)).abs() <= 1.0).all())
+        True
     """
     bound = math.sqrt(3.0) * gain * math.sqrt(2.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Normal with standard deviation gain sqrt(2 / (fan_in + fan_out)). Glorot and Bengio 2010."""
+    """Fill normally with standard deviation gain sqrt(2 / (fan_in + fan_out)). As torch.nn.init.xavier_normal_.
+
+    tensor, errors and source as for `xavier_uniform_`.
+
+    Example:
+        >>> nn.init.xavier_normal_(ta.empty(2, 4)).shape
+        (2, 4)
+    """
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
 
@@ -100,10 +140,16 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Uniform in ± gain sqrt(3 / fan): signals keep their size through `nonlinearity`.
+    """Fill uniformly in ± gain sqrt(3 / fan). As torch.nn.init.kaiming_uniform_.
 
-    a: the negative slope, for leaky_relu. mode: "fan_in" (forward) or "fan_out" (backward).
+    Activations then keep their size through `nonlinearity` (see `calculate_gain`). a: the negative slope of leaky_relu.
+    mode: "fan_in" keeps the size in the forward pass, "fan_out" in the backward pass.
+    tensor: a weight (out, in, ...). Raises ValueError for under 2 axes and for another mode or nonlinearity.
     He et al. 2015, "Delving deep into rectifiers".
+
+    Example:
+        >>> bool((nn.init.kaiming_uniform_(ta.empty(2, 6), nonlinearity="relu").abs() <= 1.0).all())
+        True
     """
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
@@ -116,7 +162,14 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normal with standard deviation gain / sqrt(fan); arguments as `kaiming_uniform_`. He et al. 2015."""
+    """Fill normally with standard deviation gain / sqrt(fan). As torch.nn.init.kaiming_normal_.
+
+    Arguments, errors and source as for `kaiming_uniform_`.
+
+    Example:
+        >>> nn.init.kaiming_normal_(ta.empty(2, 6), nonlinearity="relu").shape
+        (2, 6)
+    """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
 
@@ -127,7 +180,14 @@ _GAINS = {
 
 
 def calculate_gain(nonlinearity: str, param: Any = None) -> float:
-    """How much larger weights must be before `nonlinearity`; param: the slope of "leaky_relu"."""
+    """Return the factor by which weights must be larger before `nonlinearity`. As torch.nn.init.calculate_gain.
+
+    param: the negative slope of "leaky_relu". Raises ValueError for an unknown nonlinearity.
+
+    Example:
+        >>> nn.init.calculate_gain("relu") ** 2
+        2.0000000000000004
+    """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else float(param)
         return math.sqrt(2.0 / (1 + slope**2))
@@ -144,7 +204,7 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
-    """How many inputs an output of this weight (out, in, ...) has, and how many outputs an input."""
+    """Return (fan_in, fan_out) of a weight (out, in, ...): inputs of one output, outputs of one input."""
     if tensor.ndim < 2:
         raise ValueError(f"fan in and fan out need a weight (out, in, ...), got shape {tuple(tensor.shape)}")
     field = math.prod(tensor.shape[2:])

@@ -1,4 +1,4 @@
-"""Layers of one operation each, with the names, shapes and first values of torch.nn."""
+"""Layers of one operation each, with the names, shapes and initial values of torch.nn."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ __all__ = [
 
 
 class Linear(Module):
-    """x @ weight.T + bias: (..., in_features) -> (..., out_features).
+    """Compute x @ weight.T + bias: (..., in_features) -> (..., out_features). As torch.nn.Linear.
 
-    weight (out_features, in_features) and bias (out_features,) start uniform in
-    ± 1 / sqrt(in_features). As torch.nn.Linear.
+    weight (out_features, in_features) and bias (out_features,) are initialised uniformly in ± 1 / sqrt(in_features);
+    bias=False leaves the bias out. Raises RuntimeError for an input of another size.
+
+    Example:
+        >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
+        (5, 2)
     """
 
     weight: Parameter
@@ -41,8 +45,8 @@ class Linear(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the first values anew."""
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # which is ± 1 / sqrt(in_features)
+        """Draw new initial values."""
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # that is, ± 1 / sqrt(in_features)
         if self.bias is not None:
             bound = 1 / math.sqrt(max(self.in_features, 1))
             init.uniform_(self.bias, -bound, bound)
@@ -56,9 +60,13 @@ class Linear(Module):
 
 
 class LinearGELU(Linear):
-    """A Linear layer and a GELU after it as one operation, which passes over memory less often.
+    """Compute gelu(linear(x)) as one operation, with fewer passes over memory.
 
-    Arguments and parameters as of `Linear`; approximate as of `GELU`.
+    Arguments, parameters and shapes as for `Linear`; approximate as for `GELU`. torch.nn has no such layer.
+
+    Example:
+        >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
+        (5, 2)
     """
 
     def __init__(
@@ -81,10 +89,14 @@ class LinearGELU(Linear):
 
 
 class Embedding(Module):
-    """A table of vectors looked up by number: integers (...) -> (..., embedding_dim).
+    """Look up rows of a table: integers (...) -> (..., embedding_dim). As torch.nn.Embedding.
 
-    weight (num_embeddings, embedding_dim) starts normal, but the row padding_idx starts at zero and
-    gets no gradient. Raises IndexError for a number outside the table. As torch.nn.Embedding.
+    weight (num_embeddings, embedding_dim) is initialised normally; the row padding_idx is zero and has no gradient.
+    Raises ValueError for a padding_idx outside the table, IndexError for such an input.
+
+    Example:
+        >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
+        (1, 3, 4)
     """
 
     weight: Parameter
@@ -108,7 +120,7 @@ class Embedding(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the first values anew."""
+        """Draw new initial values."""
         init.normal_(self.weight)
         if self.padding_idx is not None:
             init.zeros_(self.weight.detach()[self.padding_idx])
@@ -122,10 +134,16 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Each vector brought to mean 0 and variance 1, then times weight plus bias.
+    """Normalise to mean 0 and variance 1 over the last axes, then scale and shift. As torch.nn.LayerNorm.
 
-    normalized_shape: the sizes of the last axes, which together are "a vector". weight starts at
-    one and bias at zero. Ba, Kiros and Hinton 2016, "Layer normalization". As torch.nn.LayerNorm.
+    normalized_shape: the sizes of these axes. weight, ones, and bias, zeros, have this shape; elementwise_affine=False
+    leaves out both, bias=False the bias. eps: added to the variance. The output has the input's shape; raises
+    RuntimeError if that does not end in normalized_shape.
+    Ba, Kiros and Hinton 2016, "Layer normalization".
+
+    Example:
+        >>> nn.LayerNorm(3, eps=0.0)(ta.tensor([1.0, 1.0, 4.0]))
+        tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
     """
 
     weight: Parameter | None
@@ -167,9 +185,14 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """Zeroes each element with probability p and scales the rest by 1 / (1 - p); only in training.
+    """In training, zero each element with probability p and scale the rest by 1 / (1 - p). As torch.nn.Dropout.
 
-    Srivastava et al. 2014. As torch.nn.Dropout.
+    Any shape. Raises ValueError for a p outside [0, 1].
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+
+    Example:
+        >>> nn.Dropout(0.5).eval()(ta.ones(3)).tolist()
+        [1.0, 1.0, 1.0]
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
@@ -186,7 +209,12 @@ class Dropout(Module):
 
 
 class ReLU(Module):
-    """max(x, 0). As torch.nn.ReLU."""
+    """Compute max(x, 0), for any shape. As torch.nn.ReLU.
+
+    Example:
+        >>> nn.ReLU()(ta.tensor([-1.0, 2.0])).tolist()
+        [0.0, 2.0]
+    """
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -201,7 +229,12 @@ class ReLU(Module):
 
 
 class SiLU(ReLU):
-    """x sigmoid(x). As torch.nn.SiLU."""
+    """Compute x sigmoid(x), for any shape. As torch.nn.SiLU.
+
+    Example:
+        >>> nn.SiLU()(ta.tensor([0.0, 1.0]))
+        tensor([0.    , 0.7311])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         out: Tensor = F.silu(input)
@@ -209,7 +242,14 @@ class SiLU(ReLU):
 
 
 class GELU(Module):
-    """x times the normal distribution function at x; approximate="tanh" is cheaper. As torch.nn.GELU."""
+    """Compute x Phi(x), with the normal distribution function Phi, for any shape. As torch.nn.GELU.
+
+    approximate: "none", or "tanh", which is faster.
+
+    Example:
+        >>> nn.GELU()(ta.tensor([0.0, 1.0]))
+        tensor([0.    , 0.8413])
+    """
 
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
@@ -223,28 +263,48 @@ class GELU(Module):
 
 
 class Tanh(Module):
-    """The hyperbolic tangent. As torch.nn.Tanh."""
+    """Compute the hyperbolic tangent, for any shape. As torch.nn.Tanh.
+
+    Example:
+        >>> nn.Tanh()(ta.tensor([0.0, 1.0]))
+        tensor([0.    , 0.7616])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.tanh(input)
 
 
 class Sigmoid(Module):
-    """1 / (1 + e ** -x). As torch.nn.Sigmoid."""
+    """Compute 1 / (1 + exp(-x)), for any shape. As torch.nn.Sigmoid.
+
+    Example:
+        >>> nn.Sigmoid()(ta.tensor([0.0, 1.0]))
+        tensor([0.5   , 0.7311])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.sigmoid(input)
 
 
 class LogSigmoid(Module):
-    """log(sigmoid(x)), without overflow. As torch.nn.LogSigmoid."""
+    """Compute log(sigmoid(x)) without overflow, for any shape. As torch.nn.LogSigmoid.
+
+    Example:
+        >>> nn.LogSigmoid()(ta.tensor([0.0, -1000.0]))
+        tensor([-6.9315e-01, -1.0000e+03])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.logsigmoid(input)
 
 
 class Softplus(Module):
-    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold. As torch.nn.Softplus."""
+    """Compute log(1 + exp(beta x)) / beta, or x where beta x > threshold, for any shape. As torch.nn.Softplus.
+
+    Example:
+        >>> nn.Softplus()(ta.tensor([0.0, 1000.0]))
+        tensor([6.9315e-01, 1.0000e+03])
+    """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -258,7 +318,12 @@ class Softplus(Module):
 
 
 class Softmax(Module):
-    """Probabilities out of scores along `dim`. As torch.nn.Softmax, but dim must be given."""
+    """Turn scores into probabilities along `dim`, for any shape. As torch.nn.Softmax, but dim is required.
+
+    Example:
+        >>> nn.Softmax(dim=0)(ta.tensor([1.0, 1.0])).tolist()
+        [0.5, 0.5]
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -272,14 +337,24 @@ class Softmax(Module):
 
 
 class LogSoftmax(Softmax):
-    """The logarithm of softmax along `dim`, without overflow. As torch.nn.LogSoftmax."""
+    """Compute log(softmax(x)) along `dim` without overflow, for any shape. As torch.nn.LogSoftmax.
+
+    Example:
+        >>> nn.LogSoftmax(dim=0)(ta.tensor([0.0, -1000.0])).tolist()
+        [0.0, -1000.0]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.log_softmax(input, self.dim)
 
 
 class Identity(Module):
-    """Its input, whatever it was made with. As torch.nn.Identity."""
+    """Return the input; all arguments of the constructor are ignored. As torch.nn.Identity.
+
+    Example:
+        >>> nn.Identity(54, unused=True)(ta.ones(2)).tolist()
+        [1.0, 1.0]
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -289,7 +364,14 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """Joins the axes from start_dim to end_dim. As torch.nn.Flatten."""
+    """Merge the axes from start_dim to end_dim into one. As torch.nn.Flatten.
+
+    Raises IndexError for an axis that the input does not have.
+
+    Example:
+        >>> nn.Flatten()(ta.ones(2, 3, 4)).shape
+        (2, 12)
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Losses as modules; the formulas are in `nn.functional`. As in torch.nn.
+"""Losses as modules; the formulas are in `ops/loss.py`. As in torch.nn.
 
-reduction: "mean", "sum" or "none", in all of them.
+reduction, in all of them: "mean" or "sum" of the losses, a tensor (), or "none". Others raise ValueError.
 """
 
 from __future__ import annotations
@@ -25,24 +25,38 @@ class _Loss(Module):
 
 
 class MSELoss(_Loss):
-    """(input - target) ** 2. As torch.nn.MSELoss."""
+    """Compute (input - target) ** 2, for tensors of one shape. As torch.nn.MSELoss.
+
+    Example:
+        >>> nn.MSELoss()(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0])).item()
+        2.0
+    """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return F.mse_loss(input, target, reduction=self.reduction)
 
 
 class L1Loss(_Loss):
-    """|input - target|. As torch.nn.L1Loss."""
+    """Compute |input - target|, for tensors of one shape. As torch.nn.L1Loss.
+
+    Example:
+        >>> nn.L1Loss()(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0])).item()
+        1.0
+    """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return F.l1_loss(input, target, reduction=self.reduction)
 
 
 class NLLLoss(_Loss):
-    """-input[target]: input (batch, classes, ...) holds log-probabilities, target class numbers.
+    """Compute -input[target] from log-probabilities. As torch.nn.NLLLoss.
 
-    weight (classes,) weighs the classes; targets equal to ignore_index do not count. As
-    torch.nn.NLLLoss.
+    input (batch, classes, ...); target (batch, ...): class numbers, integers. weight (classes,): of the classes.
+    Targets equal to ignore_index do not count. Raises IndexError for a class out of range.
+
+    Example:
+        >>> nn.NLLLoss()(ta.tensor([[-1.0, -2.0]]), ta.tensor([1])).item()
+        2.0
     """
 
     def __init__(self, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
@@ -55,11 +69,15 @@ class NLLLoss(_Loss):
 
 
 class CrossEntropyLoss(NLLLoss):
-    """-log softmax(input)[target]: input (batch, classes, ...) holds scores; target class numbers, or
-    probabilities of the input's shape.
+    """Compute -log softmax(input)[target] from scores (logits). As torch.nn.CrossEntropyLoss.
 
-    label_smoothing: how much of each target is spread evenly over the classes, 0 to 1. As
-    torch.nn.CrossEntropyLoss.
+    input (batch, classes, ...); target (batch, ...): class numbers, integers, or probabilities in the input's shape.
+    label_smoothing: share of each target that is spread evenly over the classes, 0 to 1.
+    weight, ignore_index and errors as for `NLLLoss`.
+
+    Example:
+        >>> round(nn.CrossEntropyLoss()(ta.zeros(1, 10), ta.tensor([3])).item(), 4)  # log(10)
+        2.3026
     """
 
     def __init__(
@@ -80,9 +98,14 @@ class CrossEntropyLoss(NLLLoss):
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Cross-entropy of yes and no: input holds scores, target probabilities of yes, of one shape.
+    """Compute the binary cross-entropy from scores (logits). As torch.nn.BCEWithLogitsLoss.
 
-    weight rescales each element; pos_weight the answer yes, by class. As torch.nn.BCEWithLogitsLoss.
+    input and target: tensors of one shape; target holds probabilities. weight: of each element, broadcast.
+    pos_weight: of the positive answer, by class.
+
+    Example:
+        >>> round(nn.BCEWithLogitsLoss()(ta.tensor([0.0]), ta.tensor([1.0])).item(), 4)  # log(2)
+        0.6931
     """
 
     pos_weight: Tensor | None

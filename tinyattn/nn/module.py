@@ -1,72 +1,323 @@
-"""Module: a tree of layers that knows its tensors by name. As torch.nn.Module."""
+"""Module: a tree of layers that finds its tensors by name. As torch.nn.Module."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from tinyattn import backends
 from tinyattn.dtypes import as_dtype
 from tinyattn.engine.hooks import RemovableHandle
-from tinyattn.engine.modes import module_stack, no_grad
+from tinyattn.engine.modes import module_stack
 from tinyattn.nn.backward_hooks import BackwardHooks
-from tinyattn.ops.creation import as_tensor
+from tinyattn.nn.loading import LoadResult, load, nearest
+from tinyattn.nn.parameter import Parameter, convert
 from tinyattn.tensors import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
 
 
-class Parameter(Tensor):
-    """A tensor that a module trains: assigned to an attribute of a Module, it is registered there.
-
-    data: a Tensor or array, whose memory is shared, or nested numbers. As torch.nn.Parameter.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(data, requires_grad)
-
-    def __repr__(self) -> str:
-        return f"Parameter containing:\n{super().__repr__()}"
-
-
-class LoadResult(NamedTuple):
-    """What `load_state_dict` returns: names it did not find, and names it had no use for."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-    def __repr__(self) -> str:
-        if not any(self):
-            return "<All keys matched successfully>"
-        return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
-
-
 class Module:
-    """Base of all layers and models.
+    """Base of all layers and models. As torch.nn.Module.
 
-    A subclass calls `super().__init__()`, assigns Parameters and Modules to attributes, and defines
-    `forward`; calling the module runs it. All iteration is in the order of assignment. As
-    torch.nn.Module.
+    A subclass calls `super().__init__()`, assigns Parameters and Modules to attributes, and defines `forward`;
+    calling the module runs it. All iteration is in the order of assignment.
+
+    Example:
+        >>> class Scale(ta.nn.Module):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.factor = ta.nn.Parameter(ta.ones(size))
+        ...
+        ...     def forward(self, x):
+        ...         return x * self.factor
+        >>> scale = Scale(2)
+        >>> scale(ta.tensor([3.0, 4.0])).tolist()
+        [3.0, 4.0]
+        >>> scale.state_dict()
+        {'factor': tensor([1., 1.])}
     """
 
     training: bool
-    forward: Callable[..., Any]  # a subclass defines it
+    forward: Callable[..., Any]  # defined by a subclass
 
     def __init__(self) -> None:
         self.training = True
         self._parameters: dict[str, Parameter | None] = {}
         self._buffers: dict[str, Tensor | None] = {}
         self._modules: dict[str, Module | None] = {}
-        self._non_persistent: set[str] = set()  # buffers that state_dict leaves out
+        self._non_persistent: set[str] = set()  # names of buffers that state_dict leaves out
         self._forward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_pre_hooks: dict[int, Callable[..., Any]] = {}
         self._backward_hooks: dict[int, Callable[..., Any]] = {}
+
+    # --- attributes: parameters, modules and buffers are kept in one registry each, by name ---
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter | Module):
+            self._register("_parameters" if isinstance(value, Parameter) else "_modules", name, value)
+            return
+        for registry, kind in _KINDS.items():
+            if name in self.__dict__.get(registry, ()):
+                if value is not None and not isinstance(value, kind):
+                    raise TypeError(
+                        f"{type(self).__name__}.{name} is a {kind.__name__}, and a {type(value).__name__} "
+                        f"cannot replace it; assign a {kind.__name__} or None, or write into it with "
+                        "copy_() under no_grad()"
+                    )
+                self.__dict__[registry][name] = value
+                return
+        super().__setattr__(name, value)
+
+    def _register(self, registry: str, name: str, value: Any) -> None:
+        if registry not in self.__dict__:
+            raise AttributeError(self._forgotten(f"assigning {name!r}"))
+        for other in (self.__dict__, *(self.__dict__[r] for r in _KINDS if r != registry)):
+            other.pop(name, None)
+        self.__dict__[registry][name] = value  # a name assigned again keeps its place
+
+    def __getattr__(self, name: str) -> Any:  # only when the ordinary look-up found nothing
+        for registry in _KINDS:
+            found = self.__dict__.get(registry, {})
+            if name in found:
+                return found[name]
+        if "_modules" not in self.__dict__:
+            raise AttributeError(self._forgotten(f"reading {name!r}"))
+        if name == "forward":
+            raise AttributeError(f"{type(self).__name__} has no forward(); define it to call the module")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{nearest(name, dir(self))}")
+
+    def __delattr__(self, name: str) -> None:
+        for registry in _KINDS:
+            if name in self.__dict__.get(registry, ()):
+                del self.__dict__[registry][name]
+                self._non_persistent.discard(name)
+                return
+        super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__()}.union(*(self.__dict__.get(registry, ()) for registry in _KINDS)))
+
+    def _forgotten(self, doing: str) -> str:
+        name = type(self).__name__
+        return f"{name} was not initialised before {doing}; call super().__init__() first in {name}.__init__"
+
+    def _add(self, registry: str, name: str, value: Any) -> None:
+        """Register by name, with the checks that Python makes for an assignment."""
+        if not isinstance(name, str) or not name or "." in name:
+            raise KeyError(f"{name!r} cannot name a part of a module; give a non-empty string without a dot")
+        known = any(name in self.__dict__.get(r, ()) for r in _KINDS)
+        if hasattr(self, name) and not known:
+            raise KeyError(f"{type(self).__name__} has an attribute {name!r} already; choose another name")
+        kind = _KINDS[registry]
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name!r} is a {type(value).__name__}; expected a {kind.__name__} or None")
+        self._register(registry, name, value)
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Add a parameter under `name`; None reserves the name for an absent one.
+
+        Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Parameter.
+        """
+        self._add("_parameters", name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a tensor that is part of the state but not trained; persistent=False leaves it out of state_dict.
+
+        Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Tensor.
+        """
+        self._add("_buffers", name, tensor)
+        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Add a child under `name`.
+
+        Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Module.
+        """
+        self._add("_modules", name, module)
+
+    # --- iteration, in the order of assignment, without duplicates ---
+
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """Yield (path, module) of this module and all below it: ("", self), ("blocks.0", ...), ..."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, child in self._modules.items():
+            if child is not None:
+                yield from child.named_modules(memo, _join(prefix, name), remove_duplicate)
+
+    def _named_tensors(
+        self, registry: str, prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        modules = self.named_modules(None, prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in modules:
+            for name, tensor in module.__dict__[registry].items():
+                if tensor is None or id(tensor) in seen:
+                    continue
+                if remove_duplicate:
+                    seen.add(id(tensor))
+                yield _join(path, name), tensor
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Yield (path, parameter) of this module and, with recurse, of all below it."""
+        return self._named_tensors("_parameters", prefix, recurse, remove_duplicate)
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield (path, buffer) of this module and, with recurse, of all below it."""
+        return self._named_tensors("_buffers", prefix, recurse, remove_duplicate)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield (name, module) of the modules directly below."""
+        seen: set[Module] = set()
+        for name, child in self._modules.items():
+            if child is not None and child not in seen:
+                seen.add(child)
+                yield name, child
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """Yield all parameters, each once, for an optimizer."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """Yield all buffers, each once."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def children(self) -> Iterator[Module]:
+        """Yield the modules directly below, each once."""
+        return (child for _, child in self.named_children())
+
+    # --- state ---
+
+    def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Parameters, then persistent buffers, of each module; a shared one under all its names."""
+        for path, module in self.named_modules(remove_duplicate=False):
+            for name, tensor in (module._parameters | module._buffers).items():
+                if tensor is not None and name not in module._non_persistent:
+                    yield prefix + _join(path, name), tensor
+
+    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+        """Return name -> tensor, sharing memory with the module; detached unless keep_vars.
+
+        prefix: put before every name, with its dot: "model.".
+        """
+        return {name: t if keep_vars else t.detach() for name, t in self._state(prefix)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """Copy values into parameters and buffers by name: Tensors, arrays, or PyTorch's tensors.
+
+        strict: require exactly the names of this module. Raises RuntimeError for wrong names or
+        shapes, and then changes nothing; TypeError if state_dict is not a mapping.
+        """
+        return load(state_dict, dict(self._state()), strict, type(self).__name__)
+
+    # --- all modules and tensors at once ---
+
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
+        """Call `fn` on every module below, then on this one, for example to initialise them."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode (dropout drops) here and below."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"train: mode={mode!r}; expected True or False")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set the evaluation mode (dropout does nothing) here and below."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set requires_grad of all parameters; False freezes them."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to None, or with set_to_none=False to zeros."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = None if set_to_none else parameter.grad.detach().zero_()
+
+    def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Self:
+        """Change the device, and the dtype of floating-point tensors, in place: to("cuda"), to(ta.float64).
+
+        The Parameters remain the same objects, so an optimizer may be made before. Raises TypeError for an integer
+        dtype, ImportError or RuntimeError if no GPU can be used.
+        """
+        for t in target:
+            if isinstance(t, Tensor):
+                dtype, device = t.dtype, t.device
+            elif backends.is_device(t):
+                device = t
+            elif t is not None:
+                dtype = t
+        backends.get(device)  # raises before anything is changed
+        if dtype is not None and as_dtype(dtype).kind != "f":
+            raise TypeError(
+                f"{type(self).__name__}.to: dtype={dtype}; expected a floating-point dtype (ta.float32, ...)"
+            )
+        for tensor in (*self.parameters(), *self.buffers()):
+            other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
+            if other is not None or device is not None:
+                convert(tensor, device, other)
+        return self
+
+    def cpu(self) -> Self:
+        """Move everything to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Move everything to a GPU, by default the current one."""
+        return self.to(backends.device("cuda" if device is None else device))
+
+    def float(self) -> Self:
+        """Convert floating-point tensors to float32."""
+        return self.to(np.dtype(np.float32))
+
+    def double(self) -> Self:
+        """Convert floating-point tensors to float64."""
+        return self.to(np.dtype(np.float64))
+
+    # --- print ---
+
+    def extra_repr(self) -> str:
+        """Return the text between the brackets of the repr, such as the sizes of a layer."""
+        return ""
+
+    def _repr_children(self) -> Iterable[str]:
+        return (f"({name}): {child!r}" for name, child in self._modules.items())
+
+    def __repr__(self) -> str:
+        extra, children = self.extra_repr(), list(self._repr_children())
+        if not children:
+            return f"{type(self).__name__}({extra})"
+        lines = "\n".join([extra, *children] if extra else children)
+        return f"{type(self).__name__}(\n  " + lines.replace("\n", "\n  ") + "\n)"
+
+    # --- running, between hooks ---
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward` between the forward pre-hooks and the forward hooks."""
@@ -97,314 +348,38 @@ class Module:
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
-        """Call `hook(module, args)` before each forward; what it returns, if anything, replaces args.
+        """Call `hook(module, args)` before each forward; a result other than None replaces args.
 
         with_kwargs: `hook(module, args, kwargs)`, returning None or (args, kwargs).
-        prepend: before the hooks that are there already.
+        prepend: before the hooks registered earlier.
         """
         return RemovableHandle(self._forward_pre_hooks, (hook, with_kwargs), prepend)
 
     def register_forward_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
-        """Call `hook(module, args, output)` after each forward; what it returns replaces the output.
+        """Call `hook(module, args, output)` after each forward; a result other than None replaces the output.
 
-        with_kwargs: `hook(module, args, kwargs, output)`. prepend: before the hooks there already.
+        with_kwargs: `hook(module, args, kwargs, output)`. prepend: before the hooks registered earlier.
         """
         return RemovableHandle(self._forward_hooks, (hook, with_kwargs), prepend)
 
     def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call `hook(module, grad_output)` when the gradients of the output are complete.
 
-        grad_output: a tuple with the gradient of each output tensor, None where none arrives; what
-        the hook returns replaces it. prepend: before the hooks that are there already.
+        grad_output: a tuple with the gradient of each output tensor, None for one that has none; a result other
+        than None replaces it. prepend: before the hooks registered earlier.
         """
         return RemovableHandle(self._backward_pre_hooks, hook, prepend)
 
     def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call `hook(module, grad_input, grad_output)` when the gradients of the inputs are complete.
 
-        grad_input: a tuple with the gradient of each positional argument, None for one that requires
-        none; what the hook returns replaces it (None in a tuple: zeros). grad_output: as above.
-        Input and output pass through views while there are hooks, so neither can be changed in place.
+        grad_input: a tuple with the gradient of each positional argument, None for one that requires none; a result
+        other than None replaces it (None in a tuple: zeros). grad_output: as for the pre-hook.
+        While there are hooks, input and output pass through views, so neither can be changed in place.
         """
         return RemovableHandle(self._backward_hooks, hook, prepend)
-
-    # --- attributes: parameters, modules and buffers live in registries, by name ---
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter | Module):
-            self._register("_parameters" if isinstance(value, Parameter) else "_modules", name, value)
-            return
-        for registry, kind in _KINDS.items():
-            if name in self.__dict__.get(registry, ()):
-                if value is not None and not isinstance(value, kind):
-                    raise TypeError(
-                        f"{type(self).__name__}.{name} is a {kind.__name__}, and a {type(value).__name__} "
-                        f"cannot take its place; assign a {kind.__name__} or None, or write into it with "
-                        "copy_() under no_grad()"
-                    )
-                self.__dict__[registry][name] = value
-                return
-        super().__setattr__(name, value)
-
-    def _register(self, registry: str, name: str, value: Any) -> None:
-        if registry not in self.__dict__:
-            raise AttributeError(self._forgotten(f"assigning {name!r}"))
-        for other in (self.__dict__, *(self.__dict__[r] for r in _KINDS if r != registry)):
-            other.pop(name, None)
-        self.__dict__[registry][name] = value  # a name assigned again keeps its place
-
-    def __getattr__(self, name: str) -> Any:  # only when the ordinary look-up found nothing
-        for registry in _KINDS:
-            found = self.__dict__.get(registry, {})
-            if name in found:
-                return found[name]
-        if "_modules" not in self.__dict__:
-            raise AttributeError(self._forgotten(f"reading {name!r}"))
-        if name == "forward":
-            raise AttributeError(f"{type(self).__name__} has no forward(); define it to call the module")
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{_nearest(name, dir(self))}")
-
-    def __delattr__(self, name: str) -> None:
-        for registry in _KINDS:
-            if name in self.__dict__.get(registry, ()):
-                del self.__dict__[registry][name]
-                self._non_persistent.discard(name)
-                return
-        super().__delattr__(name)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__()}.union(*(self.__dict__.get(registry, ()) for registry in _KINDS)))
-
-    def _forgotten(self, doing: str) -> str:
-        name = type(self).__name__
-        return f"{name} was not initialised before {doing}; call super().__init__() first in {name}.__init__"
-
-    def _add(self, registry: str, name: str, value: Any) -> None:
-        """Register by name, with the checks that an assignment does not need."""
-        if not isinstance(name, str) or not name or "." in name:
-            raise KeyError(f"{name!r} cannot name a part of a module; give a non-empty string without a dot")
-        known = any(name in self.__dict__.get(r, ()) for r in _KINDS)
-        if hasattr(self, name) and not known:
-            raise KeyError(f"{type(self).__name__} has an attribute {name!r} already; choose another name")
-        kind = _KINDS[registry]
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name!r} is a {type(value).__name__}; expected a {kind.__name__} or None")
-        self._register(registry, name, value)
-
-    def register_parameter(self, name: str, param: Parameter | None) -> None:
-        """Add a parameter under `name`; None keeps the place of one that is absent."""
-        self._add("_parameters", name, param)
-
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Add a tensor that is part of the state but not trained; persistent=False: not of state_dict."""
-        self._add("_buffers", name, tensor)
-        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
-
-    def add_module(self, name: str, module: Module | None) -> None:
-        """Add a child under `name`."""
-        self._add("_modules", name, module)
-
-    # --- iteration, in the order of assignment, each thing once ---
-
-    def named_modules(
-        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Module]]:
-        """(path, module) of this module and all below it: ("", self), ("blocks.0", ...), ..."""
-        memo = set() if memo is None else memo
-        if self in memo:
-            return
-        if remove_duplicate:
-            memo.add(self)
-        yield prefix, self
-        for name, child in self._modules.items():
-            if child is not None:
-                yield from child.named_modules(memo, _join(prefix, name), remove_duplicate)
-
-    def _named_tensors(
-        self, registry: str, prefix: str, recurse: bool, remove_duplicate: bool
-    ) -> Iterator[tuple[str, Any]]:
-        seen: set[int] = set()
-        modules = self.named_modules(None, prefix, remove_duplicate) if recurse else [(prefix, self)]
-        for path, module in modules:
-            for name, tensor in module.__dict__[registry].items():
-                if tensor is None or id(tensor) in seen:
-                    continue
-                if remove_duplicate:
-                    seen.add(id(tensor))
-                yield _join(path, name), tensor
-
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Parameter]]:
-        """(path, parameter) of this module and, with recurse, of all below it."""
-        return self._named_tensors("_parameters", prefix, recurse, remove_duplicate)
-
-    def named_buffers(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Tensor]]:
-        """(path, buffer) of this module and, with recurse, of all below it."""
-        return self._named_tensors("_buffers", prefix, recurse, remove_duplicate)
-
-    def named_children(self) -> Iterator[tuple[str, Module]]:
-        """(name, module) of the modules directly below."""
-        seen: set[Module] = set()
-        for name, child in self._modules.items():
-            if child is not None and child not in seen:
-                seen.add(child)
-                yield name, child
-
-    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """All parameters, each once: what an optimizer takes."""
-        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
-
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """All buffers, each once."""
-        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
-
-    def modules(self) -> Iterator[Module]:
-        """This module and all below it, each once."""
-        return (module for _, module in self.named_modules())
-
-    def children(self) -> Iterator[Module]:
-        """The modules directly below, each once."""
-        return (child for _, child in self.named_children())
-
-    # --- state ---
-
-    def _state(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Parameters, then persistent buffers, of each module; one that is shared under all its names."""
-        for path, module in self.named_modules(remove_duplicate=False):
-            for name, tensor in (module._parameters | module._buffers).items():
-                if tensor is not None and name not in module._non_persistent:
-                    yield prefix + _join(path, name), tensor
-
-    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
-        """Name -> tensor, sharing memory with the module; detached unless keep_vars.
-
-        prefix: put before every name, with its dot: "model.".
-        """
-        return {name: t if keep_vars else t.detach() for name, t in self._state(prefix)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
-        """Copy values into parameters and buffers by name: Tensors, arrays, or PyTorch's tensors.
-
-        strict: every name must be there, and no other. Raises RuntimeError for wrong names or
-        shapes, and has then changed nothing.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict got a {type(state_dict).__name__}; expected a mapping from names")
-        own = dict(self._state())
-        missing = [name for name in own if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in own]
-        problems: list[str] = []
-        if strict:
-            problems += [f"{n!r} is missing{_nearest(n, unexpected, 'given')}" for n in missing]
-            problems += [f"{n!r} is unexpected{_nearest(n, missing or own)}" for n in unexpected]
-        values: dict[str, Tensor] = {}
-        for name in (name for name in own if name in state_dict):
-            try:
-                value = values[name] = as_tensor(state_dict[name])
-            except (TypeError, ValueError, RuntimeError) as why:
-                problems.append(f"{name!r} is a {type(state_dict[name]).__name__} and no tensor ({why})")
-                continue
-            if value.shape != own[name].shape:
-                problems.append(f"{name!r} has shape {tuple(value.shape)}, but here it is {tuple(own[name].shape)}")
-        if problems:
-            listed = "\n  ".join(problems)
-            raise RuntimeError(f"the state does not fit {type(self).__name__}, nothing was loaded:\n  {listed}")
-        with no_grad():
-            for name, value in values.items():
-                own[name].copy_(value)
-        return LoadResult(missing, unexpected)
-
-    # --- doing something to all of them ---
-
-    def apply(self, fn: Callable[[Module], Any]) -> Self:
-        """Call `fn` on every module below, then on this one: for initialising."""
-        for child in self.children():
-            child.apply(fn)
-        fn(self)
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the training mode (dropout drops) here and below."""
-        if not isinstance(mode, bool):
-            raise ValueError(f"train: mode={mode!r}; expected True or False")
-        for module in self.modules():
-            module.training = mode
-        return self
-
-    def eval(self) -> Self:
-        """Set the evaluation mode (dropout does nothing) here and below."""
-        return self.train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Whether the parameters want gradients: False freezes them."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(requires_grad)
-        return self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients; with set_to_none=False, fill them with zeros."""
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad = None if set_to_none else parameter.grad.detach().zero_()
-
-    def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Self:
-        """Change the device, and the dtype of what is floating, in place: to("cuda"), to(ta.float64).
-
-        The Parameters stay the same objects, so an optimizer may have been given them before. Raises TypeError for a
-        dtype that is not floating, ImportError or RuntimeError where no GPU can be used.
-        """
-        for t in target:
-            if isinstance(t, Tensor):
-                dtype, device = t.dtype, t.device
-            elif backends.is_device(t):
-                device = t
-            elif t is not None:
-                dtype = t
-        backends.get(device)  # there, or nothing is changed
-        if dtype is not None and as_dtype(dtype).kind != "f":
-            raise TypeError(f"{type(self).__name__}.to: dtype={dtype}; a module can only be floating (ta.float32, ...)")
-        for tensor in (*self.parameters(), *self.buffers()):
-            other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
-            if other is not None or device is not None:
-                _convert(tensor, device, other)
-        return self
-
-    def cpu(self) -> Self:
-        """Everything into the memory of the processor."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None) -> Self:
-        """Everything onto a GPU, the current one unless said."""
-        return self.to(backends.device("cuda" if device is None else device))
-
-    def float(self) -> Self:
-        """Everything floating to float32."""
-        return self.to(np.dtype(np.float32))
-
-    def double(self) -> Self:
-        """Everything floating to float64."""
-        return self.to(np.dtype(np.float64))
-
-    # --- print ---
-
-    def extra_repr(self) -> str:
-        """What stands between the brackets of the repr; a layer puts its sizes here."""
-        return ""
-
-    def _repr_children(self) -> Iterable[str]:
-        return (f"({name}): {child!r}" for name, child in self._modules.items())
-
-    def __repr__(self) -> str:
-        extra, children = self.extra_repr(), list(self._repr_children())
-        if not children:
-            return f"{type(self).__name__}({extra})"
-        lines = "\n".join([extra, *children] if extra else children)
-        return f"{type(self).__name__}(\n  " + lines.replace("\n", "\n  ") + "\n)"
 
 
 _KINDS: dict[str, type] = {"_parameters": Parameter, "_modules": Module, "_buffers": Tensor}
@@ -412,19 +387,3 @@ _KINDS: dict[str, type] = {"_parameters": Parameter, "_modules": Module, "_buffe
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _nearest(name: str, names: Iterable[str], whose: str = "here") -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f" (nearest {whose}: {near[0]!r})" if near else ""
-
-
-def _convert(tensor: Tensor, device: Any, dtype: Any) -> None:
-    """Give a leaf another device and dtype, and with that a new node: the old one knows the old dtype."""
-    there = tensor.detach().to(device=device, dtype=dtype).array
-    if there is tensor.array:
-        return
-    wanted, grad = tensor.requires_grad, tensor.grad
-    tensor._set(there)
-    tensor.requires_grad_(wanted)
-    tensor.grad = None if grad is None else grad.detach().to(device=device, dtype=dtype)

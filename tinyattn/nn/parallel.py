@@ -1,4 +1,4 @@
-"""DataParallel: the rows of a batch shared out among threads. As torch.nn.DataParallel, for cores."""
+"""DataParallel: shares of a batch in threads, side by side. As torch.nn.DataParallel, for cores instead of GPUs."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ __all__ = ["DataParallel", "available_workers"]
 
 
 class DataParallel(Module):
-    """Runs `module` on equal shares of the batch at the same time, forward and backward.
+    """Run `module` on equal shares of the batch at the same time, forward and backward. As torch.nn.DataParallel.
 
-    module: what it gives must have the batch in dim 0; Tensors, or tuples, lists and dicts of them.
-    workers: how many threads; None: as many as there are cores for this process. More than rows are
-    not used. They pay where a share takes ten milliseconds or more; for less, the threads wait for each
-    other (only one at a time can run Python) longer than they save.
+    module: its output must have the batch in dim 0: Tensors, or tuples, lists and dicts of them.
+    workers: number of threads, at least 1; by default the cores available to this process, and never more than rows.
+    Threads pay off if a share takes ten milliseconds or more; otherwise they wait for each other, because only one at
+    a time can run Python, for longer than they save.
 
-    Tensors and arrays among the arguments (in tuples, lists and dicts too) are cut along dim 0;
-    everything else, 0-d tensors too, goes to every worker as it is. What the module computes over the
-    batch, it computes over a share, and what it changes in itself is changed by all workers at once;
-    a tensor that requires gradients and is kept from one worker for another cannot be walked back.
+    Tensors and arrays among the arguments (also in tuples, lists and dicts) are split along dim 0; all other
+    arguments, 0-d tensors included, are passed whole to every worker. The module computes over a share what it
+    otherwise computes over the batch, and all workers change its attributes at once. Backward cannot pass through a
+    tensor that one worker stores for another.
 
-    One seed and one number of workers give one result, bit for bit: gradients are added in the order
-    of the workers, and each draws from a stream of its own. A Generator among the arguments is shared
-    out likewise; one that the module holds is drawn from in whatever order the workers come.
+    One seed and one number of workers give the same bits each time: gradients are added in the order of the workers,
+    and each worker has its own stream of random numbers. A Generator among the arguments is split likewise; one that
+    the module holds is drawn from in the order in which the workers arrive.
 
-    While an Observer watches (detect_anomaly, memory_ledger), with create_graph=True, and inside of
-    another DataParallel, the shares are computed one after another, to the same bits.
+    While an Observer is active (detect_anomaly, memory_ledger), with create_graph=True, and inside another
+    DataParallel, the shares are computed one after another, to the same bits. On a GPU, whose threads share the batch
+    already, the module runs once on the whole batch.
 
-    On a GPU, whose many threads share the batch already, the module runs once on all of it.
+    Raises TypeError for arguments without a batch and for outputs of other types, ValueError for different batch sizes
+    and for workers below 1. An error in a worker is raised here, that of the first share first.
 
-    Raises TypeError for arguments without a batch and outputs of other types, ValueError for arguments
-    or outputs of different batches. An error in a worker is raised here, that of the first share first.
-    As torch.nn.DataParallel.
+    Example:
+        >>> net = nn.DataParallel(nn.Linear(3, 2), workers=2)
+        >>> net(ta.ones(5, 3)).shape
+        (5, 2)
     """
 
     def __init__(self, module: Module, workers: int | None = None) -> None:
@@ -54,15 +57,15 @@ class DataParallel(Module):
             raise TypeError(f"DataParallel: expected a Module to run, got {type(module).__name__}")
         self.workers = available_workers() if workers is None else operator.index(workers)
         if self.workers < 1:
-            raise ValueError(f"DataParallel: workers={workers}; expected at least 1, or None for one for each core")
+            raise ValueError(f"DataParallel: workers={workers}; expected at least 1, or None for one per core")
         self.module = module
 
     def extra_repr(self) -> str:
-        """The number of workers."""
+        """Return the number of workers."""
         return f"workers={self.workers}"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """module(*args, **kwargs), a share of the batch in each thread."""
+        """Compute module(*args, **kwargs), one share of the batch in each thread."""
         rows = _rows((args, kwargs))
         on_gpu = any(isinstance(x, Tensor) and x.is_cuda for x in _tensors((args, kwargs)))
         n = 1 if on_gpu else min(self.workers, rows)
@@ -93,17 +96,17 @@ def _join_rule(xp: Any, g: Any, parts_shapes: Any) -> list[Any]:
     *shapes, _ = parts_shapes
     stops = list(itertools.accumulate(shape[0] for shape in shapes))
     shares = [g[stop - shape[0] : stop] for stop, shape in zip(stops, shapes, strict=True)]
-    return [*shares, g[:0].sum()]  # zero, for the Fork: what counts is that the walk comes there
+    return [*shares, g[:0].sum()]  # a zero: the backward pass must reach the Fork
 
 
 @operation(backward=_join_rule)
 def _join(xp: Any, *parts: Any) -> Any:
-    """The outputs of all branches in one; the last of `parts` is where the branches end, and no output."""
+    """Concatenate the outputs of all branches; the last of `parts` marks where the branches end and is no output."""
     return xp.cat(parts[:-1], 0)
 
 
 def _map(function: Callable[..., Any], value: Any, *more: Any) -> Any:
-    """`function` of what stands in nested tuples, lists and dicts, in the same nest."""
+    """Apply `function` to the values in a tuple, list or dict; returns the same kind."""
     if isinstance(value, dict):
         return type(value)((key, function(value[key], *(m[key] for m in more))) for key in value)
     results = [function(*values) for values in zip(value, *more, strict=True)]
@@ -111,7 +114,7 @@ def _map(function: Callable[..., Any], value: Any, *more: Any) -> Any:
 
 
 def _tensors(value: Any) -> Iterator[Any]:
-    """Tensors and arrays in nested tuples, lists and dicts."""
+    """Yield the tensors and arrays in nested tuples, lists and dicts."""
     if isinstance(value, tuple | list | dict):
         for inside in value.values() if isinstance(value, dict) else value:
             yield from _tensors(inside)
@@ -120,21 +123,21 @@ def _tensors(value: Any) -> Iterator[Any]:
 
 
 def _rows(arguments: Any) -> int:
-    """The size of the batch."""
+    """Return the batch size; raises TypeError or ValueError if there is none or more than one."""
     shapes = [tuple(x.shape) for x in _tensors(arguments) if x.ndim]
     if not shapes:
-        raise TypeError("DataParallel: expected a Tensor or an array to cut along dim 0, the batch, and got none")
+        raise TypeError("DataParallel: got no Tensor or array to split along dim 0, the batch; pass at least one")
     for shape in shapes:
         if shape[0] != shapes[0][0]:
             raise ValueError(
-                f"DataParallel: got shapes {shapes[0]} and {shape}, whose dim 0 is not one batch; what every worker "
-                "shall have whole can be held by the module, or expanded to the batch."
+                f"DataParallel: got shapes {shapes[0]} and {shape} with different sizes of dim 0, the batch. Expand "
+                "what every worker needs whole to the batch, or store it in the module."
             )
     return shapes[0][0]
 
 
 def _cut(value: Any, shares: Sequence[slice]) -> list[Any]:
-    """A share of `value` for each worker."""
+    """Split `value` into one share per worker."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         return [value[share] for share in shares]
     if isinstance(value, Generator):
@@ -146,24 +149,26 @@ def _cut(value: Any, shares: Sequence[slice]) -> list[Any]:
 
 
 def _kind(value: Any) -> str:
-    """What must be the same for values to be put together, in words."""
+    """Describe what must agree for values to be joined."""
     inside = list(value) if isinstance(value, dict) else len(value) if isinstance(value, tuple | list) else ""
     return f"a {type(value).__name__} {inside}".rstrip()
 
 
 def _together(outputs: Sequence[Any], rows: Sequence[int], end: Tensor) -> Any:
-    """The outputs of all workers as one."""
+    """Join the outputs of all workers."""
     first = outputs[0]
     kinds = [_kind(out) for out in outputs]
     for kind in kinds:
         if kind != kinds[0]:
-            raise TypeError(f"DataParallel: one worker gave {kinds[0]}, another {kind}; these cannot be put together")
+            raise TypeError(
+                f"DataParallel: one worker returned {kinds[0]}, another {kind}; return the same kind for every share"
+            )
     if isinstance(first, Tensor):
         for out, n in zip(outputs, rows, strict=True):
             if out.shape[:1] != (n,):
                 raise ValueError(
-                    f"DataParallel: the module gave shape {tuple(out.shape)} for {n} rows, and shares of a batch can "
-                    f"be put together only if dim 0 is the batch, {n} here; reduce (mean, sum) outside of it."
+                    f"DataParallel: the module returned shape {tuple(out.shape)} for {n} rows; expected {n} in dim 0, "
+                    "the batch. Reduce (mean, sum) outside of it."
                 )
         return _join(*outputs, end)
     if isinstance(first, tuple | list | dict):
@@ -171,6 +176,6 @@ def _together(outputs: Sequence[Any], rows: Sequence[int], end: Tensor) -> Any:
     if first is None:
         return None
     raise TypeError(
-        f"DataParallel: the module gave a {type(first).__name__}; expected a Tensor with the batch in dim 0, None, or "
-        "tuples, lists and dicts of them"
+        f"DataParallel: the module returned a {type(first).__name__}; expected a Tensor with the batch in dim 0, None, "
+        "or tuples, lists and dicts of them"
     )

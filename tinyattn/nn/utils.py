@@ -14,14 +14,23 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
-    """Scale all gradients, in place, so that together they are no longer than `max_norm`.
+    """Scale all gradients, in place, so that their common norm is at most `max_norm`.
 
-    norm_type: p of the norm of all gradients read as one vector; inf for the largest element.
-    Returns that norm as it was before, a 0-d tensor; 0 where no parameter has a gradient.
-    An infinite norm makes finite gradients 0 and infinite ones NaN; a NaN norm makes all of them
-    NaN; error_if_nonfinite raises RuntimeError instead and leaves them alone.
+    norm_type: p of the norm of all gradients as one vector; inf for the largest absolute value.
+    Returns the norm before scaling, a tensor (); 0 if no parameter has a gradient.
+    An infinite norm makes finite gradients 0 and infinite ones NaN; a NaN norm makes all of them NaN.
+    Raises ValueError for a negative max_norm; with error_if_nonfinite, RuntimeError for a norm that is not finite,
+    and then changes nothing.
     Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks".
     As torch.nn.utils.clip_grad_norm_.
+
+    Example:
+        >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
+        >>> w.grad = ta.tensor([3.0, 4.0])
+        >>> nn.utils.clip_grad_norm_([w], max_norm=1.0).item()
+        5.0
+        >>> w.grad
+        tensor([0.6, 0.8])
     """
     if not max_norm >= 0.0:
         raise ValueError(f"max_norm must be a number of at least 0, but got {max_norm}.")
@@ -41,9 +50,16 @@ def clip_grad_norm_(
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
-    """Bring every element of the gradients, in place, between -clip_value and clip_value.
+    """Clip every element of the gradients, in place, to -clip_value ... clip_value.
 
-    As torch.nn.utils.clip_grad_value_.
+    Raises ValueError for a negative clip_value. As torch.nn.utils.clip_grad_value_.
+
+    Example:
+        >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
+        >>> w.grad = ta.tensor([-3.0, 0.5])
+        >>> nn.utils.clip_grad_value_([w], 1.0)
+        >>> w.grad.tolist()
+        [-1.0, 0.5]
     """
     if not clip_value >= 0.0:
         raise ValueError(f"clip_value must be a number of at least 0, but got {clip_value}.")
@@ -55,6 +71,6 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    """The gradients that are there, of one tensor or several."""
+    """The gradients of one tensor or several, without None."""
     tensors = [parameters] if isinstance(parameters, Tensor) else parameters
     return [tensor.grad for tensor in tensors if tensor.grad is not None]

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, as in torch.optim.
 
-Each algorithm is an `Optimizer` whose `update` changes one parameter; what it computes is written
-out as a formula in `adam_definition` and `sgd_definition`, and runs as a kernel of the backend.
+Each algorithm is an `Optimizer` whose `update` changes one parameter. `adam_definition` and `sgd_definition` are the
+formulas; a kernel of the backend computes the same numbers, and fused.py updates many parameters by few calls.
 """
 
 from tinyattn.optim import lr_scheduler

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.dtypes import float32, float64
+from tinyattn.dtypes import float32
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.ops import creation
-from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_betas, check_number
+from tinyattn.optim import fused
+from tinyattn.optim.checks import check_betas, check_number
+from tinyattn.optim.optimizer import Group, Optimizer, Params, State, overwrite
 from tinyattn.tensors import Tensor
 
 
@@ -29,11 +31,17 @@ def adam_definition(
     decoupled: bool = False,
     maximize: bool = False,
 ) -> tuple[Any, Any, Any, Any]:
-    """Step number t (from 1), as a formula: the new (param, exp_avg, exp_avg_sq, max_exp_avg_sq).
+    """Compute step number t (from 1): the new (param, exp_avg, exp_avg_sq, max_exp_avg_sq).
 
+    All are arrays or tensors of one shape; max_exp_avg_sq is None without AMSGrad.
     Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; decoupled weight
     decay: Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2;
-    max_exp_avg_sq (or None): Reddi, Kale and Kumar 2018, "On the convergence of Adam and beyond".
+    AMSGrad: Reddi, Kale and Kumar 2018, "On the convergence of Adam and beyond".
+
+    Example, whose first step is about lr long, whatever the gradient:
+        >>> p, m, v, _ = optim.adam_definition(1.0, 20.0, 0.0, 0.0, None, 1, lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8)
+        >>> round(p, 6)
+        0.9
     """
     p, m, v, v_max = param, exp_avg, exp_avg_sq, max_exp_avg_sq
     g = -grad if maximize else grad
@@ -52,19 +60,23 @@ def adam_definition(
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015); the update itself is `adam_definition`, ten lines above.
+    """Adam (Kingma and Ba 2015): `adam_definition`, above, for every parameter. As torch.optim.Adam.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
-    lr: learning rate, about the size of one step. betas: how much of the running averages of the
-    gradient and of its square each step keeps. eps: added to the root, outside the bias correction.
-    weight_decay: added to the gradient, times the parameter (L2); taken off the parameter itself
-    with decoupled_weight_decay, which is AdamW. amsgrad: divide by the largest average so far.
-    maximize: climb instead of descend.
-    Raises ValueError for a negative or non-finite option, or betas outside [0, 1).
-    As torch.optim.Adam.
-    """
+    lr: learning rate, about the size of one step. betas: share of the running averages of the gradient and of its
+    square that each step keeps, in [0, 1). eps: added to the root, outside the bias correction.
+    weight_decay: added to the gradient, times the parameter (L2); with decoupled_weight_decay (AdamW) subtracted from
+    the parameter instead. amsgrad: divide by the largest average so far. maximize: ascend instead of descend.
+    Raises TypeError or ValueError for invalid options.
 
-    elementwise = True  # so many small parameters may be updated as one
+    Example:
+        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+        >>> optimizer = ta.optim.Adam([w], lr=0.1)
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([ 0.9, -1.9], requires_grad=True)
+    """
 
     def __init__(
         self,
@@ -101,31 +113,30 @@ class Adam(Optimizer):
 
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
         p, m, v, v_max = self._arrays(param, state, group)
-        library, options = backends.of(p), _arguments(group)
-        step, options["lr"] = library.counted(state["step"].array), library.live(group, "lr")
-        if not definitions_enabled():
-            library.adam_step(p, grad, m, v, v_max, step, **options)
-            return
-        step = step if isinstance(step, int) else library.cast(step, float64)  # counted on a GPU
-        with library.quiet():
-            news = adam_definition(p, grad, m, v, v_max, step, **options)
-        for old, new in zip((p, m, v, v_max), news, strict=True):
-            if old is not None:
-                old[...] = new
+        xp, options = backends.of(p), _options(group, p)
+        step = xp.counted(state["step"].array)
+        if definitions_enabled():
+            with xp.quiet():
+                overwrite((p, m, v, v_max), adam_definition(p, grad, m, v, v_max, step, **options))
+        else:
+            xp.adam_step(p, grad, m, v, v_max, step, **options)
+
+    def update_all(self) -> None:
+        if type(self).update is Adam.update:  # a subclass with another update() gets one parameter at a time
+            fused.update_all(self, self.update_together)
+        else:
+            super().update_all()
 
     def update_together(self, params: Sequence[Tensor], group: Group) -> None:
-        if definitions_enabled():
-            super().update_together(params, group)
-            return
+        """Update parameters on one GPU by one launch; their steps have been counted."""
         p, m, v, v_max = zip(*(self._arrays(param, self.state[param], group) for param in params), strict=True)
-        library = backends.of(*p)
         grads = [param.grad.array for param in params if param.grad is not None]
-        steps = [library.counted(self.state[param]["step"].array) for param in params]
-        options = {**_arguments(group), "lr": library.live(group, "lr")}
-        library.adam_steps(p, grads, m, v, v_max if group["amsgrad"] else None, steps, **options)
+        steps = [self.state[param]["step"].array for param in params]
+        tops = v_max if group["amsgrad"] else None
+        backends.of(*p).adam_steps(p, grads, m, v, tops, steps, **_options(group, p[0]))
 
     def _arrays(self, param: Tensor, state: State, group: Group) -> tuple[Any, Any, Any, Any]:
-        """The parameter, its two moments and the largest second one (or None); zeros for those not there yet."""
+        """The parameter, its two moments and the largest second one (or None); new ones are zero."""
         for name in self.state_names(group):
             if name not in state:
                 counter = name == "step"
@@ -136,9 +147,17 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): p = (1 - lr wd) p.
+    """Adam with decoupled weight decay, p = (1 - lr wd) p (Loshchilov and Hutter 2019). As torch.optim.AdamW.
 
-    Arguments as for `Adam`. As torch.optim.AdamW.
+    Arguments and errors as for `Adam`; weight_decay is 0.01 unless given.
+
+    Example:
+        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+        >>> optimizer = ta.optim.AdamW([w], lr=0.1, weight_decay=0.1)
+        >>> (0 * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([ 0.99, -1.98], requires_grad=True)
     """
 
     def __init__(
@@ -157,13 +176,13 @@ class AdamW(Adam):
     def check(self, options: Group) -> None:
         super().check(options)
         if not options["decoupled_weight_decay"]:
-            raise ValueError("AdamW decouples its weight decay; a state saved by Adam goes into Adam.")
+            raise ValueError("AdamW has decoupled weight decay; a state saved by Adam goes into Adam.")
 
 
-def _arguments(group: Group) -> dict[str, Any]:
-    """A parameter group's options under the names of the definition and the kernel."""
+def _options(group: Group, array: Any) -> dict[str, Any]:
+    """The options of a group under the names of the definition and the kernel, for arrays of the kind of `array`."""
     return {
-        "lr": group["lr"],
+        "lr": backends.of(array).live(group, "lr"),
         "beta1": group["betas"][0],
         "beta2": group["betas"][1],
         "eps": group["eps"],

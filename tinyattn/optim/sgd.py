@@ -8,7 +8,9 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.ops import creation
-from tinyattn.optim.optimizer import Group, Optimizer, Params, State, check_number
+from tinyattn.optim import fused
+from tinyattn.optim.checks import check_number
+from tinyattn.optim.optimizer import Group, Optimizer, Params, State, overwrite
 from tinyattn.tensors import Tensor
 
 
@@ -24,10 +26,15 @@ def sgd_definition(
     nesterov: bool = False,
     maximize: bool = False,
 ) -> tuple[Any, Any]:
-    """One step, as a formula: the new parameter and the new momentum buffer (None at first).
+    """Compute one step: the new parameter and the new momentum buffer, arrays or tensors of one shape.
 
+    buffer: None at the first step.
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
     deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
+
+    Example:
+        >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
+        (0.5, None)
     """
     g = -grad if maximize else grad
     g = g + weight_decay * param  # g = df/dp + wd p
@@ -39,17 +46,22 @@ def sgd_definition(
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum (Nesterov's if asked) and L2 weight decay.
+    """Stochastic gradient descent, `sgd_definition` above for every parameter. As torch.optim.SGD.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
-    lr: learning rate. momentum: share of the last step kept, 0 for none.
-    dampening: share of the new gradient left out of the momentum.
-    weight_decay: added to the gradient, times the parameter. maximize: climb instead of descend.
-    Raises ValueError for a negative or non-finite option, or nesterov without momentum.
-    As torch.optim.SGD.
-    """
+    lr: learning rate. momentum: share of the last step that is kept, 0 for none. dampening: share of the new gradient
+    left out of the momentum. weight_decay: added to the gradient, times the parameter (L2). nesterov: Nesterov's
+    momentum. maximize: ascend instead of descend.
+    Raises TypeError or ValueError for invalid options, such as nesterov without momentum.
 
-    elementwise = True  # so many small parameters may be updated as one
+    Example:
+        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+        >>> optimizer = ta.optim.SGD([w], lr=0.1)
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w
+        tensor([ 0.8, -1.6], requires_grad=True)
+    """
 
     def __init__(
         self,
@@ -87,34 +99,34 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] else ()
 
     def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        array = param.array
+        p = param.array
         buffer, first = self._buffer(param, state, group)
-        library = backends.of(array)
-        options = {**self._options(group), "lr": library.live(group, "lr")}
-        if not definitions_enabled():
-            library.sgd_step(array, grad, buffer, first=first, **options)
-            return
-        with library.quiet():
-            array[...], b = sgd_definition(array, grad, None if first else buffer, **options)
-        if buffer is not None:
-            buffer[...] = b
+        xp, options = backends.of(p), self._options(group, p)
+        if definitions_enabled():
+            with xp.quiet():
+                overwrite((p, buffer), sgd_definition(p, grad, None if first else buffer, **options))
+        else:
+            xp.sgd_step(p, grad, buffer, first=first, **options)
+
+    def update_all(self) -> None:
+        if type(self).update is SGD.update:  # a subclass with another update() gets one parameter at a time
+            fused.update_all(self, self.update_together)
+        else:
+            super().update_all()
 
     def update_together(self, params: Sequence[Tensor], group: Group) -> None:
-        if definitions_enabled():
-            super().update_together(params, group)
-            return
-        arrays = [param.array for param in params]
-        library = backends.of(*arrays)
+        """Update parameters on one GPU by one launch."""
+        p = [param.array for param in params]
         grads = [param.grad.array for param in params if param.grad is not None]
         buffers, first = zip(*(self._buffer(param, self.state[param], group) for param in params), strict=True)
-        options = {**self._options(group), "lr": library.live(group, "lr")}
-        library.sgd_steps(arrays, grads, buffers if group["momentum"] else None, first=first, **options)
+        kept = buffers if group["momentum"] else None
+        backends.of(*p).sgd_steps(p, grads, kept, first=first, **self._options(group, p[0]))
 
-    def _options(self, group: Group) -> dict[str, Any]:
-        return {name: group[name] for name in self.defaults}
+    def _options(self, group: Group, array: Any) -> dict[str, Any]:
+        return {**{name: group[name] for name in self.defaults}, "lr": backends.of(array).live(group, "lr")}
 
     def _buffer(self, param: Tensor, state: State, group: Group) -> tuple[Any, bool]:
-        """The momentum of a parameter, or None, and whether there is nothing in it yet."""
+        """The momentum buffer of a parameter (or None), and whether it is new."""
         if not group["momentum"]:
             return None, False
         first = "momentum_buffer" not in state

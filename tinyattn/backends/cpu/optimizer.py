@@ -21,7 +21,6 @@ __all__ = [
     "clip_to_norm",
     "clip_to_value",
     "counted",
-    "end_to_end",
     "live",
     "overlapping",
     "sgd_step",
@@ -34,11 +33,6 @@ Array = NDArray[Any]
 # A first moment without new gradients shrinks until it is denormal, where every operation takes
 # some 50 times longer, and never reaches zero by itself. A look now and then costs nothing.
 _FLUSH_EVERY = 128
-
-
-def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
-    """All elements of `arrays`, one array after the other, in the 1-d `out`."""
-    return np.concatenate(arrays, axis=None, out=out)
 
 
 def overlapping(arrays: Sequence[Array]) -> set[int]:
@@ -54,12 +48,12 @@ def overlapping(arrays: Sequence[Array]) -> set[int]:
 
 
 def live(group: dict[str, Any], name: str) -> Any:
-    """The number `group[name]`, for a kernel; on a GPU it lies where a replayed graph finds it."""
+    """The number `group[name]`, for a kernel; on a GPU, an array that a replayed graph reads."""
     return group[name]
 
 
 def counted(step: Array) -> int:
-    """The number of the step that now begins, from a 0-d count of those before, which moves on."""
+    """Increment a 0-d step count; return it."""
     step += 1
     return int(step)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyattn.backends.errors import CaptureError
 
-__all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "counted", "live", "refuse_in_capture"]
+__all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "live", "refuse_in_capture"]
 
 Array = Any
 _own = threading.local()
@@ -72,11 +72,6 @@ def live(group: dict[str, Any], name: str) -> Array:
     else:
         slot.write(float(group[name]))
     return slot.array
-
-
-def counted(step: Array) -> Array:
-    """The number of the step that now begins: on a GPU `count` has moved it on for all parameters."""
-    return step
 
 
 # --- capture and replay ---

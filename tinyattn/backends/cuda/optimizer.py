@@ -18,20 +18,11 @@ from tinyattn.backends.cuda.rows import contiguous
 from tinyattn.backends.cuda.tensors import THREADS, launch_on, lists, share_of
 
 __all__ = [
-    "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "end_to_end", "overlapping", "sgd_step",
+    "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "counted", "overlapping", "sgd_step",
     "sgd_steps", "total_norm",
 ]  # fmt: skip
 
 Array = Any
-
-
-def end_to_end(arrays: Sequence[Array], out: Array) -> Array:
-    """All elements of `arrays`, one array after the other, in the 1-d `out`."""
-    start = 0
-    for array in arrays:
-        out[start : start + array.size] = array.reshape(-1)
-        start += array.size
-    return out
 
 
 def overlapping(arrays: Sequence[Array]) -> set[int]:
@@ -58,6 +49,12 @@ def _bounds(array: Array) -> tuple[int, int]:
 def count(steps: Array, mask: Array) -> None:
     """steps += mask, unless an index is out of range: then no step is made. Both float32, (n,)."""
     launch("optimizer", "count_steps", (blocks(steps.size, THREADS),), (THREADS,), [steps, mask, steps.size, flag()])
+
+
+def counted(step: Array) -> Array:
+    """Increment a 0-d step count, unless an index is out of range; return it as float64 ()."""
+    count(step.reshape(1), cp.ones(1, np.float32))
+    return step.astype(np.float64)
 
 
 def sgd_step(

@@ -14,7 +14,7 @@ from typing import Any
 from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.engine.modes import Mode, definition_mode
 from tinyattn.nn import Module
-from tinyattn.random import default_generator
+from tinyattn.random import current_generator
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs import boxes, fold, page, walk
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
@@ -198,7 +198,8 @@ def _take_times(builder: Builder, profile: ProfileReport) -> None:
 def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: str, gradient: Any) -> Trace:
     _check_arguments(function, inputs, kwargs)
     _name_arguments(builder, function, inputs, kwargs)
-    state = default_generator.get_state()
+    generator = current_generator()
+    state = generator.get_state()
     recorder, result, failed = Recorder(builder), None, False
     try:
         with recorder, Mode(definition_mode, mode == "definitions" or definition_mode.get()):
@@ -207,7 +208,7 @@ def _of_a_run(builder: Builder, function: Any, inputs: Any, kwargs: Any, mode: s
         add_failure(builder, error)
         failed = True  # the error itself knows frames, and they everything that was computed
     finally:
-        default_generator.set_state(state)
+        generator.set_state(state)
     name = type(function).__name__ if isinstance(function, Module) else getattr(function, "__name__", "function")
     trace = Trace("function" if name == "<lambda>" else name, builder.vertices, [], [], builder.gallery, builder.rules)
     if failed:

@@ -1,0 +1,67 @@
+"""The examples in the docstrings of all modules run, and print what they show."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinyattn as ta
+from tinyattn import nn, optim
+
+NEEDS_CUPY = "tinyattn.backends.cuda"
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(ta.__path__, "tinyattn.", onerror=lambda name: None)
+    if not f"{module.name}.".startswith(f"{NEEDS_CUPY}.") and not module.name.endswith("__main__")
+)
+ILLUSTRATIVE = {"tinyattn.debug.explaining.explain", "tinyattn.viz.graphs.drawing.graph"}  # with the reader's own model
+NAMES = {"ta": ta, "np": np, "nn": nn, "optim": optim, "F": nn.functional}
+
+
+def examples_of(name: str) -> list[doctest.DocTest]:
+    """The examples of a module, also those of operations, which are objects and not functions."""
+    module = importlib.import_module(name)
+    found = {test.name: test for test in doctest.DocTestFinder(exclude_empty=True).find(module, name)}
+    parser = doctest.DocTestParser()
+    for key, value in vars(module).items():
+        owner = getattr(value, "__module__", None)
+        if owner == name and f"{name}.{key}" not in found and not inspect.isclass(value):
+            text = inspect.getdoc(value)
+            if text and ">>>" in text:
+                found[f"{name}.{key}"] = parser.get_doctest(text, vars(module), f"{name}.{key}", name, 0)
+    return [test for test in found.values() if test.examples and test.name not in ILLUSTRATIVE]
+
+
+@pytest.mark.parametrize("name", ["tinyattn", *MODULES])
+def test_docstring_examples_run(name: str, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, verbose=False)
+    state = ta.default_generator.get_state()
+    out: list[str] = []
+    try:
+        for test in examples_of(name):
+            ta.manual_seed(0)
+            test.globs = {**test.globs, **NAMES}
+            assert runner.run(test, out=out.append).failed == 0, "".join(out)
+    finally:
+        ta.default_generator.set_state(state)
+
+
+PUBLIC = {
+    f"{library.__name__}.{name}": getattr(library, name)
+    for library in (nn, nn.init, nn.utils, optim)
+    for name in library.__all__
+    if getattr(getattr(library, name), "__module__", "").startswith(("tinyattn.nn.", "tinyattn.optim."))
+    and getattr(library, name).__module__ != "tinyattn.nn.attention"
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_docstring_has_an_example(name: str) -> None:
+    assert ">>>" in (PUBLIC[name].__doc__ or "")

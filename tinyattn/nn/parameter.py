@@ -1,0 +1,42 @@
+"""Parameter: a tensor that a module trains. As torch.nn.Parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyattn.tensors import Tensor
+
+__all__ = ["Parameter"]
+
+
+class Parameter(Tensor):
+    """A tensor that a module trains: assigning it to an attribute of a Module registers it there.
+
+    data: a Tensor or array, whose memory is shared, or nested numbers. requires_grad: False freezes it.
+    As torch.nn.Parameter.
+
+    Example:
+        >>> layer = ta.nn.Module()
+        >>> layer.scale = ta.nn.Parameter([1.0, 2.0])
+        >>> [name for name, _ in layer.named_parameters()]
+        ['scale']
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(data, requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+def convert(tensor: Tensor, device: Any, dtype: Any) -> None:
+    """Move a leaf to a device and a dtype (None: as before), in place; its gradient too."""
+    moved = tensor.detach().to(device=device, dtype=dtype).array
+    if moved is tensor.array:
+        return
+    requires_grad, grad = tensor.requires_grad, tensor.grad
+    tensor._set(moved)
+    tensor.requires_grad_(requires_grad)  # a new node: the old one has the old dtype
+    tensor.grad = None if grad is None else grad.detach().to(device=device, dtype=dtype)

@@ -1,0 +1,130 @@
+"""The base of all learning-rate schedules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+from tinyattn import backends
+from tinyattn.optim.optimizer import Optimizer
+
+OUTSIDE = "a schedule's step() belongs outside of the compiled step: learning rates are read at each call"
+
+
+class LRScheduler(ABC):
+    """Base of all schedules; a subclass defines `get_lr`. As torch.optim.lr_scheduler.LRScheduler.
+
+    last_epoch counts the calls of `step()`, whatever their unit. As an argument of every schedule: -1 to begin, or the
+    last epoch of the run to continue, whose optimizer state has been loaded (`load_state_dict` is simpler).
+    Every schedule raises TypeError or ValueError for invalid arguments, KeyError if last_epoch continues a run but the
+    optimizer has no 'initial_lr'.
+
+    Example:
+        >>> class Inverse(optim.LRScheduler):
+        ...     def get_lr(self):
+        ...         return [lr / (1 + self.last_epoch) for lr in self.base_lrs]
+        >>> schedule = Inverse(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0))
+        >>> schedule.step()
+        >>> schedule.get_last_lr()
+        [0.5]
+    """
+
+    _no_state: tuple[str, ...] = ("optimizer",)
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        for i, group in enumerate(checked(optimizer).param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", group["lr"])
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"last_epoch={last_epoch} continues a run, but param_groups[{i}] has no "
+                    "'initial_lr'; load the optimizer's state_dict of that run first."
+                )
+        self.optimizer = optimizer
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self.step()
+
+    @abstractmethod
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each group at `last_epoch`, given those of the epoch before."""
+
+    def step(self) -> None:
+        """Advance by one unit of the schedule, an epoch or a batch."""
+        backends.refuse_in_capture(OUTSIDE)
+        self._go_to(self.last_epoch + 1)
+
+    def get_last_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group, as this schedule set it last."""
+        return list(self._last_lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the optimizer and functions, as plain numbers and lists."""
+        state = {key: value for key, value in vars(self).items() if key not in self._no_state}
+        return {key: _copied(value) for key, value in state.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict` of the same kind of schedule, of this package or of torch.
+
+        The rates themselves are in the optimizer's state. Raises ValueError for a state that does not fit.
+        """
+        mine = self.state_dict()
+        missing = [key for key in mine if key not in state_dict]
+        if missing:
+            raise ValueError(f"the loaded state has no {missing[0]!r}; it was not saved by a {type(self).__name__}.")
+        groups = len(self.optimizer.param_groups)
+        if len(state_dict["_last_lr"]) != groups:
+            raise ValueError(
+                f"the loaded state has {len(state_dict['_last_lr'])} learning rates, but the "
+                f"optimizer has {groups} parameter groups."
+            )
+        vars(self).update({k: _copied(state_dict[k]) for k in mine if k not in self._no_state})
+
+    def _current_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def _begin(self) -> None:
+        """Go to epoch 0, from the current rates."""
+        self._go_to(0)
+
+    def _go_to(self, epoch: int) -> None:
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.base_lrs):
+            raise ValueError(
+                f"the schedule was made for {len(self.base_lrs)} parameter groups, but the "
+                f"optimizer now has {len(groups)}; add the groups first and make the schedule afterwards."
+            )
+        self.last_epoch = epoch
+        for group, rate in zip(groups, self.get_lr(), strict=True):
+            group["lr"] = float(rate)
+        self._last_lr = self._current_lr()
+
+
+def checked(optimizer: Any) -> Optimizer:
+    """Return `optimizer`; raise TypeError unless it is one."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"a schedule needs an Optimizer, but got {type(optimizer).__name__}.")
+    return optimizer
+
+
+def count(name: str, value: Any) -> int:
+    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least 1."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number of epochs, but got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but got {value}.")
+    return int(value)
+
+
+def share(name: str, value: float, zero: bool = False) -> float:
+    """Return a factor; raise ValueError unless it is above 0 (with zero: at least 0) and at most 1."""
+    if not (0.0 < value <= 1.0 or (zero and value == 0.0)):
+        limit = "at least" if zero else "above"
+        raise ValueError(f"{name} must be {limit} 0 and at most 1, but got {value}.")
+    return value
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
