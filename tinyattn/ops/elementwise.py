@@ -209,7 +209,7 @@ def log1p(xp: Any, x: Any) -> Any:
     """Return log(1 + input), elementwise and exact near 0. As torch.log1p.
 
     >>> ta.log1p(ta.tensor(1e-8, dtype=ta.float64)).item()
-    9.9999999500000003e-09
+    9.999999950000001e-09
     """
     return xp.log1p(x)
 
