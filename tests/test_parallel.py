@@ -24,9 +24,9 @@ import torch
 
 import tinyattn as ta
 from tinyattn import nn
-from tinyattn.engine import node as graph
 from tinyattn.engine import threads as parallel
 from tinyattn.engine.observer import Observer
+from tinyattn.engine.variable import Storage
 
 WORKERS = [1, 2, 3, 8]  # of a batch of 5
 Pair = namedtuple("Pair", "first second")
@@ -303,8 +303,8 @@ def test_two_models_in_two_threads():
 
 
 def test_two_threads_agree_on_the_counter_of_writes(monkeypatch):
-    start = graph.Storage.__init__
-    monkeypatch.setattr(graph.Storage, "__init__", lambda self: time.sleep(0.05) or start(self))
+    start = Storage.__init__
+    monkeypatch.setattr(Storage, "__init__", lambda self: time.sleep(0.05) or start(self))
     x, found = ta.ones(2), []
     threads = [threading.Thread(target=lambda: found.append(x.storage)) for _ in range(2)]
     for thread in threads:
