@@ -1,5 +1,4 @@
-"""Finding out why: checked gradients, the first NaN, what a gradient is made of, who holds the memory,
-where the time goes."""
+"""Debugging tools: gradient checks, anomaly detection, explanations of gradients, memory, and time."""
 
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
 from tinyattn.debug.explaining import Explanation, explain

@@ -37,7 +37,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.open: list[_Open] = []
-        self.walk: object = None  # the backward pass at the last look at the clock,
+        self.walk: object = None  # the backward pass when the clock was last read,
         self.mark = 0  # the time of that,
         self.event: ProfileEvent | None = None  # and the rules that had run
 
@@ -217,7 +217,7 @@ def profile(wait: Callable[[], object] | None = None) -> Profile:
     includes its submodules. Each thread (`nn.DataParallel`) measures the time that passes, waiting included. The
     profile's own time is left out of all of these; it is `p.overhead`. Retains no array.
 
-    wait: called before each look at the clock, for an asynchronous device: its `synchronize`.
+    wait: called before the clock is read, for an asynchronous device: its `synchronize`.
     """
     return Profile(wait)
 

@@ -2,7 +2,7 @@
 
 An Operation describes itself in words, its `traits`. Where its outputs depend on its inputs:
 
-    moves       each output is one element of an input, or a constant (reshape, cat, an index)
+    moves       each output is one element of an input, or a constant (reshape, cat, gather; its rules take the index)
     maps        each output depends on the elements at its own place (add, exp)
     rows        each output depends on its row along `dim`, or along the last axis (softmax, layer_norm)
 
@@ -33,7 +33,7 @@ ENDS = {  # a trait -> the verdict on an operation that has it and passes nothin
     "normalises": "saturated",
     "clamps": "clamped",  # its slope is 0 outside of limits
     "stairs": "flat",  # its slope is 0 everywhere
-    "valley": "stationary",  # its slope is 0 at its minimum
+    "valley": "stationary",  # its slope is 0 at a minimum or maximum
     "overwrites": "overwritten",  # an assignment
     "chooses": "not_selected",  # it takes some elements and leaves others
 }
@@ -114,7 +114,7 @@ def _some(passed: Passed) -> Reason:
 
 
 def _times(passed: Passed) -> Reason:
-    """Blame the factor, which is the first input that the rule asks for, or the operation that made zeros of it."""
+    """Blame the factor, which is the first input that the rule takes, or the operation that made zeros of it."""
     node, op = passed.node, passed.op
     asked = op.asks.get(passed.name) or [name for name in op.joint if name != passed.name]
     name = next(name for name in asked if name in op.inputs)
