@@ -42,7 +42,7 @@ def load_script() -> Any:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.draw = lambda *_: None
+    module.report.__globals__["draw"] = lambda *_: None
     return module
 
 
@@ -80,7 +80,7 @@ def run(arguments: list[str], output: Path, slow_disk: float = 0.0) -> int:
         if slow_disk:
             flush = os.fsync
             os.fsync = lambda file: (time.sleep(slow_disk), flush(file))[1]
-        return train.exit_code(lambda: mnist.main(arguments), "mnist.py")
+        return train.exit_code(lambda: mnist.main(arguments), "mnist.py", mnist.ADVICE)
 
     return fork(work, output)
 
