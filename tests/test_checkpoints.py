@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, when they are written, and what happens to damaged ones."""
+"""Checkpoints: their content, when they are written, and damaged ones; sessions; run folders."""
 
 from __future__ import annotations
 

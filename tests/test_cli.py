@@ -1,4 +1,4 @@
-"""The command line of examples/mnist.py: what is wrong is one sentence and code 2, before any work is done."""
+"""The command line of examples/mnist.py: errors are one sentence and code 2, before any work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".sp
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs mnist.py, which must refuse before it looks at data: what it said on standard error."""
+    """Run mnist.py, which must refuse before it loads data, and return its standard error."""
 
     def no_work(*_, **__):
         raise AssertionError("the data were loaded")
@@ -82,7 +82,7 @@ WRONG = {
     "--seed 1.5": "argument --seed: '1.5' is not a whole number",
     "--seed --": "argument --seed: expected one argument",
     "--workers 0": "argument --workers: '0' is not a whole number above 0",
-    "--threads 2147483648": "argument --threads: '2147483648' is more than can be counted: 2147483647 at most",
+    "--threads 2147483648": "argument --threads: '2147483648' is too large: 2147483647 at most",
     "--threads ²": "argument --threads: '²' is not a whole number above 0",
     "--checkpoint-every 0": "argument --checkpoint-every: '0' is not a whole number above 0",
     "--keep 0": "argument --keep: '0' is not a whole number above 0",
@@ -128,11 +128,11 @@ def test_command_line_errors_come_before_any_work(refused, tmp_path, a_run, line
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda config: "{", "is no run's configuration (JSONDecodeError: "),
-        (lambda config: b"\xff{}", "is no run's configuration (UnicodeDecodeError: "),
-        (lambda config: "[1]", "is no run's configuration (TypeError: "),
-        (lambda config: "[" * 100_000, "is no run's configuration (RecursionError: "),
-        (lambda config: {**config, "arguments": 3}, "is no run's configuration (TypeError: "),
+        (lambda config: "{", "is not a run's configuration (JSONDecodeError: "),
+        (lambda config: b"\xff{}", "is not a run's configuration (UnicodeDecodeError: "),
+        (lambda config: "[1]", "is not a run's configuration (TypeError: "),
+        (lambda config: "[" * 100_000, "is not a run's configuration (RecursionError: "),
+        (lambda config: {**config, "arguments": 3}, "is not a run's configuration (TypeError: "),
         (lambda config: {**config, "format": 2}, "has format 2, and this version reads 1."),
         (lambda config: {**config, "arguments": {"epochs": -3}}, ": argument --epochs: '-3' is not a whole number above 0"),
         (lambda config: {**config, "arguments": {"epochs": [1]}}, ": argument --epochs: '[1]' is not a whole number"),
@@ -159,7 +159,7 @@ def test_resume_refuses_other_data_or_another_recipe(refused, tmp_path, a_run):
 
 
 def test_resume_refuses_checkpoints_of_another_run(tmp_path, a_run, capsys):
-    """Of a run with other settings, or of this one before somebody edited its config.json."""
+    """Of a run with other settings, or of this one before its config.json was edited."""
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
     path = folder / "config.json"
@@ -237,7 +237,7 @@ def test_resume_reports_changed_workers_and_versions(tmp_path, capsys, a_run, mo
 
 
 def test_data_dir_is_recorded_and_can_change(monkeypatch, tmp_path, a_run):
-    """A folder of MNIST's that is gone is named, and another one may be given instead."""
+    """A folder of MNIST that is gone is an error, and another one may be given instead."""
     monkeypatch.setenv("TINYATTN_DATA", "somewhere")
     digits = mnist.data.load("digits")
     args = mnist.parse_arguments([])
@@ -270,7 +270,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 
 
 def test_nonfinite_batches_can_be_skipped(tmp_path, capsys, monkeypatch):
-    """Two batches of the first epoch get a NaN from outside; the run is that of the others alone."""
+    """Two batches of the first epoch get a NaN; the run consists of the others."""
     cross_entropy, calls = mnist.F.cross_entropy, []
 
     def sometimes(scores, labels):
@@ -337,7 +337,7 @@ def test_closed_pipe_ends_the_run_quietly(tmp_path):
 
 
 def test_output_is_flushed_line_by_line(tmp_path):
-    """A log shows how far a run came that was killed."""
+    """So that a log is complete up to a kill."""
     source = "import os; from tinyattn import train; train.exit_code(lambda: (print('seen'), os._exit(9)), 'x.py')"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The scripts a user runs, run as a user runs them; and what they are made of."""
+"""The example scripts, run as a user runs them, and the parts of tinyattn.train that they use."""
 
 from __future__ import annotations
 
@@ -162,6 +162,11 @@ def test_mnist_help_names_every_option():
     done = script("mnist.py", "--help")
     for option in "--model --epochs --batch-size --lr --seed --workers --threads --device --data --data-dir --out --no-progress".split():
         assert option in done.stdout
+
+
+def test_mnist_example_has_at_most_120_lines():
+    """It shows the learning; options and files are in mnist_options.py, bookkeeping is in train.Session."""
+    assert len((ROOT / "examples/mnist.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 # --- what the scripts are made of ---

@@ -1,4 +1,4 @@
-"""examples/mnist.py --device cuda: one graph a step, few looks, the same bits as step by step. On the stand-in."""
+"""examples/mnist.py --device cuda: one graph a step, few read-outs, the bits of the eager loop. On the stand-in."""
 
 from __future__ import annotations
 

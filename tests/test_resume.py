@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends as the run that nobody stopped: bit for bit."""
+"""A run that was stopped and resumed equals the run that was never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The outcome of the run that nobody stops, by case; each is computed once."""
+    """The outcome of the run without a stop, by case; each is computed once."""
     found = {}
 
     def of(case):
@@ -117,7 +117,7 @@ def test_resumed_run_equals_whole_wherever_stopped(whole, tmp_path, stops):
 
 
 def test_resuming_an_ended_run_rewrites_its_files(tmp_path):
-    """As after a kill while its figures were written: nothing is trained, everything is there again."""
+    """As after a kill while its files were written: nothing is trained, and all files are written again."""
     assert run(*SMALL, "1", "--out", tmp_path) == 0
     folder = only(tmp_path)
     before = outcome(folder)

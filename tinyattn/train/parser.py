@@ -97,7 +97,7 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     if int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than can be counted: {2**31 - 1} at most")
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: {2**31 - 1} at most")
     return int(text)
 
 

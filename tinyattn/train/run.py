@@ -61,7 +61,7 @@ class Run:
             run.config = json.loads(path.read_bytes())
             version, _ = run.config["format"], {**run.config["arguments"]}
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RefusedError(f"{path} is no run's configuration ({type(error).__name__}: {error}).") from None
+            raise RefusedError(f"{path} is not a run's configuration ({type(error).__name__}: {error}).") from None
         if version != FORMAT:
             raise RefusedError(f"{path} has format {version!r}, and this version reads {FORMAT}.")
         return run
