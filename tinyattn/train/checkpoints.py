@@ -94,7 +94,10 @@ class Checkpoints:
         Raises NonFiniteError if a weight is NaN or infinite, and OSError if the file cannot be written; the other
         checkpoints then stay as they are.
         """
-        state = {name: _state(part) for name, part in self.parts.items()}
+        state = {
+            name: part.get_state() if isinstance(part, Generator) else part.state_dict()
+            for name, part in self.parts.items()
+        }
         self._check_finite(step)
         path = self.folder / f"step-{step:08d}.safetensors"
         try:
@@ -216,7 +219,3 @@ def digest(state: Any) -> str:
 
     add(state)
     return sha.hexdigest()
-
-
-def _state(part: Any) -> Any:
-    return part.get_state() if isinstance(part, Generator) else part.state_dict()

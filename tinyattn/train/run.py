@@ -41,7 +41,9 @@ class Run:
             folder = _folder(Path(parent), name, overwrite)
             self._open(folder)
             if overwrite:
-                _empty(folder)
+                for file in FILES:
+                    (folder / file).unlink(missing_ok=True)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         except OSError as error:
             raise RefusedError(f"no run can be written to {Path(parent) / name} ({error.strerror or error}).") from None
 
@@ -158,13 +160,6 @@ def _folder(parent: Path, name: str, overwrite: bool) -> Path:
     raise RefusedError(f"there is no free name for {name} in {parent}.")
 
 
-def _empty(folder: Path) -> None:
-    """Delete the files of a run."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
 class FolderLock:
     """Lock a folder for this process until `release` or the end of the process.
 
@@ -200,10 +195,9 @@ def _take(file: int) -> None:
         return _take_on_windows(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
 
 
 def _take_on_windows(file: int) -> None:

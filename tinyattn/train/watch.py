@@ -78,7 +78,11 @@ class LayerStats:
         rows = [self._row(layer, own, before[layer]) for layer, own in self.layers.items()]
         self.rows += rows
         if self.file is not None:
-            _append(self.file, rows)
+            with self.file.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerows(rows)
         return result
 
     def _row(self, layer: str, parameters: list[Tensor], before: list[Any]) -> dict[str, Any]:
@@ -92,12 +96,3 @@ class LayerStats:
 def _norm(arrays: Iterable[Any]) -> float:
     """The Euclidean norm of all arrays end to end."""
     return math.sqrt(sum(float((array.astype("float64") ** 2).sum()) for array in arrays))
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    first = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if first:
-            writer.writeheader()
-        writer.writerows(rows)
