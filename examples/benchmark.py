@@ -27,7 +27,7 @@ from bench.compare import Effort
 from bench.side import PACKAGES
 
 from tinyattn import train
-from tinyattn.train.arguments import device, positive_number, whole_number
+from tinyattn.train.parser import device, positive_number, whole_number
 
 PARTS = {
     "step": parts.step,

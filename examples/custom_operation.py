@@ -2,9 +2,9 @@
 
     python examples/custom_operation.py
 
-swish(x) = x s(beta x), with s the sigmoid and a beta that is learned (Ramachandran et al. 2017). Ten lines
-make it an operation like those of the library: broadcast, saved, guarded, drawn in graphs, differentiable any
-number of times. Two more prove the gradients, and the rest shows what a wrong rule looks like.
+swish(x) = x s(beta x), where s is the sigmoid and beta is learned (Ramachandran et al. 2017). Ten lines make it an
+operation like those of the library: broadcast, with saved tensors, drawn in graphs, differentiable any number of times.
+Two more check the gradients, and the rest shows how a wrong rule is found.
 """
 
 from __future__ import annotations
@@ -15,31 +15,33 @@ import tinyattn as ta
 from tinyattn.debug import GradcheckError
 
 
-# The forward gets arrays, and F, the array library they belong to (NumPy under our names). A rule gets F, the
-# gradient g of the output, and whatever else it names: any input, `out`, an input's shape (`x_shape`), an option.
-# That, and nothing else, is kept for the walk back. Use F and operators alone: the same rule then also runs on
-# tensors, where it records itself, and second derivatives follow. Leave broadcasting and dtypes to the walk.
-def slope(F: Any, x: Any, beta: Any) -> Any:
+# The forward gets arrays and xp, the array library they belong to (NumPy under our names). A rule gets xp, the gradient
+# g of the output, and every other parameter by its name: any input, `out`, an input's shape (`x_shape`), an option.
+# Only these are saved for the backward pass. Use xp and operators alone: then the same rule also runs on tensors, which
+# record it, and second derivatives follow. The backward pass undoes broadcasting and converts dtypes.
+def slope(xp: Any, x: Any, beta: Any) -> Any:
     """d swish / dx = s + beta x s (1 - s)"""
-    s = F.sigmoid(x * beta)
+    s = xp.sigmoid(x * beta)
     return s + x * beta * s * (1 - s)
 
 
-def slope_in_beta(F: Any, x: Any, beta: Any) -> Any:
+def slope_in_beta(xp: Any, x: Any, beta: Any) -> Any:
     """d swish / dbeta = x^2 s (1 - s)"""
-    s = F.sigmoid(x * beta)
+    s = xp.sigmoid(x * beta)
     return x * x * s * (1 - s)
 
 
-@ta.operation(x=lambda F, g, x, beta: g * slope(F, x, beta), beta=lambda F, g, x, beta: g * slope_in_beta(F, x, beta))
-def swish(F: Any, x: Any, beta: Any) -> Any:
-    return x * F.sigmoid(x * beta)
+@ta.operation(
+    x=lambda xp, g, x, beta: g * slope(xp, x, beta), beta=lambda xp, g, x, beta: g * slope_in_beta(xp, x, beta)
+)
+def swish(xp: Any, x: Any, beta: Any) -> Any:
+    return x * xp.sigmoid(x * beta)
 
 
-# The same with a mistake that training would hide: the second factor of the product rule is forgotten.
-@ta.operation(x=lambda F, g, x, beta: g * F.sigmoid(x * beta))
-def wrong_swish(F: Any, x: Any, beta: Any) -> Any:
-    return x * F.sigmoid(x * beta)
+# The same with a mistake that training would hide: the second term of the product rule is missing.
+@ta.operation(x=lambda xp, g, x, beta: g * xp.sigmoid(x * beta))
+def wrong_swish(xp: Any, x: Any, beta: Any) -> Any:
+    return x * xp.sigmoid(x * beta)
 
 
 def fit(x: ta.Tensor, y: ta.Tensor, steps: int = 200, lr: float = 2.0) -> float:

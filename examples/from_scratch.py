@@ -2,24 +2,23 @@
 
     python examples/from_scratch.py            # 10 epochs, as the article; --epochs 1 for a look
 
-No layers, no losses, no optimizer from the library: embedding is indexing, attention, softmax,
-cross-entropy and Adam stand below line by line, each with its formula. It is the same model as
-`examples/mnist.py --model article` and reaches the same accuracy; docs/article.md says what had to
-be repaired in the article. Without MNIST it trains on scikit-learn's digits.
+No layers, no losses, no optimizer from the library: embedding is indexing; attention, softmax, cross-entropy and Adam
+stand below line by line, each with its formula. It is the model of `examples/mnist.py --model article` and reaches the
+same accuracy; docs/article.md says what had to be repaired in the article. Without MNIST it trains on scikit-learn's
+digits: 20 epochs, with a larger learning rate for their few steps.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 
 import tinyattn as ta
-from tinyattn import data, train
-from tinyattn.train.arguments import whole_number
+from tinyattn import data
 
 LEVELS, PIXELS, DIM, CLASSES = 10, 784, 64, 10
-BATCH, LR, BETA1, BETA2, EPS = 64, 1e-3, 0.9, 0.999, 1e-8
+BATCH, BETA1, BETA2, EPS = 64, 0.9, 0.999, 1e-8
 
 
 def softmax(x: ta.Tensor, dim: int) -> ta.Tensor:
@@ -36,7 +35,7 @@ def cross_entropy(scores: ta.Tensor, labels: np.ndarray) -> ta.Tensor:
 
 
 def parameters() -> dict[str, ta.Tensor]:
-    """Small random numbers for what is looked up, 1 / sqrt(n) for what is multiplied by n inputs."""
+    """Small random numbers for embeddings, 1 / sqrt(n) for weights that are multiplied by n inputs."""
     return {
         "level": (ta.randn(LEVELS, DIM) * 0.02).requires_grad_(),  # a vector for each grey level
         "place": (ta.randn(PIXELS, DIM) * 0.02).requires_grad_(),  # and for each pixel's place
@@ -49,25 +48,34 @@ def parameters() -> dict[str, ta.Tensor]:
     }
 
 
+def attend_plainly(p: dict[str, ta.Tensor], levels: np.ndarray) -> ta.Tensor:
+    """y = sum_i a_i token_i, with a = softmax(tanh(token . w + b)): (batch, pixels) levels -> (batch, dim)"""
+    tokens = p["level"][levels] + p["place"]  # (batch, pixels, dim)
+    a = softmax((tokens @ p["score"] + p["score_bias"]).tanh(), 1)  # (batch, pixels)
+    return (a.reshape(-1, PIXELS, 1) * tokens).sum(1)
+
+
+def attend(p: dict[str, ta.Tensor], levels: np.ndarray) -> ta.Tensor:
+    """The same, some four times faster: only 10 x 784 tokens exist, so score each once and look the scores up"""
+    tokens = p["level"].reshape(LEVELS, 1, DIM) + p["place"]  # (levels, pixels, dim)
+    table = (tokens @ p["score"] + p["score_bias"]).tanh()  # (levels, pixels)
+    a = softmax(table[levels, np.arange(PIXELS)], 1)  # (batch, pixels)
+    on_level = (a.reshape(-1, 1, PIXELS) @ ta.eye(LEVELS)[levels]).reshape(-1, LEVELS)  # sum of a_i with l_i = level
+    return on_level @ p["level"] + a @ p["place"]  # sum_i a_i level[l_i] + sum_i a_i place[i]
+
+
 def forward(p: dict[str, ta.Tensor], images: np.ndarray) -> ta.Tensor:
     """(batch, 28, 28) bytes -> (batch, classes) scores"""
     # Quantise: grey 0..255 to the nearest of ten levels.
     levels = (images.reshape(-1, PIXELS) * ((LEVELS - 1) / 255) + 0.5).astype(np.int64)  # (batch, pixels)
-    # Embed: the token of pixel i is level[l_i] + place[i]. There are only 10 x 784 of them, so score
-    # each once, s = tanh(token . w + b), and look the scores of a batch up.
-    tokens = p["level"].reshape(LEVELS, 1, DIM) + p["place"]  # (levels, pixels, dim)
-    table = (tokens @ p["score"] + p["score_bias"]).tanh()  # (levels, pixels)
-    # Attend: a = softmax over the pixels, y = sum_i a_i token_i.
-    a = softmax(table[levels, np.arange(PIXELS)], 1)  # (batch, pixels)
-    on_level = (a.reshape(-1, 1, PIXELS) @ ta.eye(LEVELS)[levels]).reshape(-1, LEVELS)  # sum of a_i with l_i = level
-    y = on_level @ p["level"] + a @ p["place"]  # (batch, dim)
+    y = attend(p, levels)  # (batch, dim); try attend_plainly
     # Normalise: the mean of 784 tokens is nearly the same for every image; enlarge what differs.
     y = y - y.mean(1, keepdim=True)
     y = y / ((y * y).mean(1, keepdim=True) + 1e-5).sqrt() * p["scale"] + p["shift"]
     return y @ p["classes"] + p["classes_bias"]
 
 
-def adam(p: dict[str, ta.Tensor], m: dict[str, ta.Tensor], v: dict[str, ta.Tensor], t: int) -> None:
+def adam(p: dict[str, ta.Tensor], m: dict[str, ta.Tensor], v: dict[str, ta.Tensor], t: int, lr: float) -> None:
     """Step t of Adam (Kingma and Ba 2015)"""
     with ta.no_grad():
         for name, w in p.items():
@@ -75,36 +83,40 @@ def adam(p: dict[str, ta.Tensor], m: dict[str, ta.Tensor], v: dict[str, ta.Tenso
             m[name] = BETA1 * m[name] + (1 - BETA1) * g  # m = b1 m + (1 - b1) g
             v[name] = BETA2 * v[name] + (1 - BETA2) * g * g  # v = b2 v + (1 - b2) g^2
             m_hat, v_hat = m[name] / (1 - BETA1**t), v[name] / (1 - BETA2**t)  # both started at 0
-            w -= LR * m_hat / (v_hat.sqrt() + EPS)  # w = w - lr m^ / (sqrt(v^) + eps)
+            w -= lr * m_hat / (v_hat.sqrt() + EPS)  # w = w - lr m^ / (sqrt(v^) + eps)
             w.grad = None
 
 
-def main() -> int:
-    parser = train.Parser(prog="from_scratch.py", description=__doc__)
-    parser.add_argument("--epochs", type=whole_number, default=10)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, help="passes over the data (10; 20 on the digits)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", choices=["auto", "mnist", "digits"], default="auto")
     args = parser.parse_args()
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"argument --epochs: {args.epochs} is not a whole number above 0")
     ta.manual_seed(args.seed)
     digits = data.load(args.data, say=print)
+    count = len(digits.train_images)
+    lr, epochs = (1e-3, 10) if count > 10_000 else (1e-2, 20)
     p = parameters()
     m, v = ({name: ta.zeros_like(w) for name, w in p.items()} for _ in range(2))
-    t, count = 0, len(digits.train_images)
-    for epoch in range(1, args.epochs + 1):
-        order = ta.randperm(count).numpy()
+    t = 0
+    for epoch in range(1, (args.epochs or epochs) + 1):
+        order, losses = ta.randperm(count).numpy(), 0.0
         for start in range(0, count, BATCH):
             chosen = order[start : start + BATCH]
             loss = cross_entropy(forward(p, digits.train_images[chosen]), digits.train_labels[chosen])
             loss.backward()
             t += 1
-            adam(p, m, v, t)
+            adam(p, m, v, t, lr)
+            losses += loss.item() * len(chosen)
         with ta.no_grad():
             parts = np.array_split(np.arange(len(digits.test_images)), 20)
             predicted = np.concatenate([forward(p, digits.test_images[part]).argmax(1).numpy() for part in parts])
         accuracy = (predicted == digits.test_labels).mean()
-        print(f"epoch {epoch:2d}: loss {loss.item():.4f}, {digits.name} test accuracy {accuracy:.2%}")
-    return 0
+        print(f"epoch {epoch:2d}: loss {losses / count:.4f}, {digits.name} test accuracy {accuracy:.2%}")
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "from_scratch.py"))
+    main()

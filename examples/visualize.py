@@ -1,11 +1,13 @@
 """Make every picture of README.md and docs/.
 
-    python examples/visualize.py                        # all of them, into docs/pictures
+    python examples/visualize.py                        # all of them, into runs/pictures
     python examples/visualize.py --only attention.svg   # one
+    python examples/visualize.py --out docs/pictures    # replace those of the documentation
     python examples/visualize.py --list
 
-Each picture is a function below, which ends with the one call that draws it; the table at the bottom says which file
-is whose. Graphs need graphviz' program `dot`, pictures of pages Chromium; what cannot be made is named and left out.
+Each picture is a function below, which ends with the call that draws it; the table at the bottom maps files to
+functions. Graphs need graphviz' program `dot`, screenshots need Chromium; pictures that cannot be made are reported and
+skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from tinyattn import data, models
 
 
 class CannotDrawError(Exception):
-    """What a picture needs is not here."""
+    """A program that a picture needs is not installed."""
 
 
 # --- computation graphs ---
@@ -42,13 +44,13 @@ def first_graph(path: Path) -> None:
 
 
 def attention_graph(path: Path) -> None:
-    """Scaled dot-product attention in first principles: 49 tokens of 16 features."""
+    """Scaled dot-product attention from primitive operations: 49 tokens of 16 features."""
     query, key, value = (ta.randn(49, 16, requires_grad=True) for _ in range(3))
     ta.viz.graph(F.scaled_dot_product_attention, query, key, value, mode="definitions").save(path)
 
 
 def block_graph(path: Path) -> None:
-    """One block of the classifier: attention, then an MLP, each added to what came in."""
+    """One block of the classifier: attention, then an MLP, each added to its input."""
     block = models.AttentionClassifier().blocks[0]
     tokens = ta.randn(2, 49, 64)
     ta.viz.graph(block, tokens).save(path)
@@ -61,13 +63,13 @@ def classifier_graph(path: Path) -> None:
 
 
 def crashed_graph(path: Path) -> None:
-    """A forward that stopped: how far it came, and what did not fit."""
+    """A forward pass that failed: the operations up to the error, and the error."""
     model = ta.nn.Sequential(ta.nn.Linear(4, 8), ta.nn.ReLU(), ta.nn.Linear(9, 2))
     ta.viz.graph(model, ta.rand(3, 4), mode="operations").save(path)
 
 
 def page_of_the_classifier(path: Path) -> None:
-    """The page that walks through the MNIST classifier, on the way back through its attention."""
+    """The page that steps through the MNIST classifier, in the backward pass of its attention."""
     from mnist import RECIPES
 
     digits = data.load("digits")
@@ -84,7 +86,7 @@ def page_of_the_classifier(path: Path) -> None:
 
 
 def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> None:
-    """What a reader sees of a page, a graph's or one that is there, opened at a step or a patch."""
+    """Take a screenshot of the page of a graph, or of an existing page, opened at a step or a patch."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise CannotDrawError("Chromium is not installed")
@@ -96,12 +98,12 @@ def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> Non
         subprocess.run([chromium, *flags, *files], check=True, capture_output=True, timeout=60)
 
 
-# --- training, and where attention looks: all of one run of examples/watch_training.py ---
+# --- training and attention: all from one run of examples/watch_training.py ---
 
 
 @functools.cache
 def watched() -> Path:
-    """The folder with what it has drawn: on MNIST, or where there is none on scikit-learn's digits."""
+    """The folder of its pictures, of MNIST, or without it of scikit-learn's digits."""
     import watch_training
 
     folder = Path(tempfile.mkdtemp(prefix="pictures-"))
@@ -111,7 +113,7 @@ def watched() -> Path:
 
 
 def of_training(path: Path) -> None:
-    """A picture of the classifier's first two epochs, as examples/watch_training.py draws it, in fewer colours."""
+    """A picture of the classifier's training, as examples/watch_training.py draws it, in fewer colours."""
     from PIL import Image
 
     names = {"attention-heads.png": "attention.png"}
@@ -120,11 +122,11 @@ def of_training(path: Path) -> None:
 
 
 def page_of_attention(path: Path) -> None:
-    """The page to click through: what one patch of a 4 looks at, and whether it speaks for the 4."""
+    """The attention page: what one patch of a 4 looks at, and whether that raises the score of 4."""
     screenshot(watched() / "attention.html", path, item=4, token=24, row=1, cell=3, what="gradient")
 
 
-# --- which file is whose ---
+# --- the function of each file ---
 
 PICTURES: dict[str, Callable[[Path], None]] = {
     "graph.svg": first_graph,
@@ -141,11 +143,11 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make every picture of README.md and docs/.")
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder to write into (docs/pictures)")
+    parser.add_argument("--out", type=Path, default=Path("runs/pictures"), help="folder to write into (runs/pictures)")
     parser.add_argument(
         "--only", action="append", choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
     )
-    parser.add_argument("--list", action="store_true", help="say which pictures there are")
+    parser.add_argument("--list", action="store_true", help="list the pictures")
     args = parser.parse_args()
     if args.list:
         for name, draw in PICTURES.items():
@@ -154,13 +156,13 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     missing = 0
     for name in args.only or PICTURES:
-        ta.manual_seed(0)  # each picture is the same, whichever others are made
+        ta.manual_seed(0)  # so that a picture does not depend on the others
         try:
             PICTURES[name](args.out / name)
             print(f"{args.out / name}: {(args.out / name).stat().st_size / 1000:.0f} kB")
         except (CannotDrawError, ImportError, RuntimeError) as error:
             missing += 1
-            print(f"{name} is left out: {error}", file=sys.stderr)
+            print(f"{name} is skipped: {error}", file=sys.stderr)
     return 1 if missing else 0
 
 

@@ -1,11 +1,11 @@
 """Watch a model learn, then look into it: every picture of tinyattn.viz about training, and a profile.
 
-    python examples/watch_training.py                # MNIST, or scikit-learn's digits where there is none
+    python examples/watch_training.py                # 2 epochs of MNIST, or without it 20 of scikit-learn's digits
     python examples/watch_training.py --epochs 5 --out pictures
 
-While it trains, curves.png and layers.png in the output folder are drawn anew every few seconds: leave them open.
-Afterwards there are confusion.png, mistakes.png, attention.png, attention.html (click on a patch), profile.txt and
-trace.json (for https://ui.perfetto.dev).
+During training, curves.png and layers.png in the output folder are redrawn every few seconds: leave them open.
+Afterwards the folder also has confusion.png, mistakes.png, attention.png, attention.html (click on a patch),
+profile.txt and trace.json (for https://ui.perfetto.dev).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tinyattn import data, models, optim, train, viz
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do all of it; arguments: those of the command line unless given."""
+    """Train, look and measure. arguments: those of the command line unless given."""
     args = parse_arguments(arguments)
     ta.manual_seed(args.seed)
     threadpoolctl.threadpool_limits(1)  # a second BLAS thread gains little on matrices this small
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError) as error:
         print(f"watch_training.py: {error}", file=sys.stderr)
         return 2
+    small = len(digits.train_images) < 10_000  # then smaller batches and more epochs make up for the few images
+    args.epochs = args.epochs or (20 if small else 2)
+    args.batch_size = args.batch_size or (32 if small else 128)
     args.out.mkdir(parents=True, exist_ok=True)
     model = models.AttentionClassifier(
         patch_size=7, patch_stride=4, patch_padding=2, stem_dim=128, mlp_dim=128, pooling="attention"
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespace) -> None:
-    """Train, and draw how it goes."""
+    """Train, and draw the curves and the layers."""
     loader = data.DataLoader((digits.train_images, digits.train_labels), args.batch_size, shuffle=True)
     steps = args.epochs * len(loader)
     optimizer = optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
@@ -63,7 +66,7 @@ def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespa
             loss = F.cross_entropy(scores, labels)
             optimizer.zero_grad()
             loss.backward()
-            stats.step()  # optimizer.step(), measured now and then
+            stats.step()  # optimizer.step(), and measures one step in `every`
             schedule.step()
             losses, seen = losses + loss.item() * len(labels), seen + len(labels)
             hits += int((scores.data.argmax(1) == labels.data).sum())
@@ -78,7 +81,7 @@ def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespa
 
 
 def look(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
-    """What the model takes for what, its worst mistakes, and where it looks."""
+    """Draw the confusion matrix, the worst mistakes and the attention."""
     images, labels = digits.test_images, digits.test_labels
     scores = train.predict(model, images)
     print(f"{digits.name} test accuracy {(scores.argmax(1) == labels).mean():.2%}")
@@ -93,7 +96,7 @@ def look(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
 
 
 def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
-    """Where the time of one step goes, the second of two: the first makes room."""
+    """Profile the second of two steps; the first allocates memory."""
     for _ in range(2):
         with ta.profile() as p:
             F.cross_entropy(model(digits.train_images[:128]), digits.train_labels[:128]).backward()
@@ -103,10 +106,12 @@ def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> Non
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train an attention classifier, and draw everything about it.")
+    parser = argparse.ArgumentParser(
+        description="Train an attention classifier, and draw every picture of its training."
+    )
     option = parser.add_argument
-    option("--epochs", type=int, default=2, help="passes over the data (2)")
-    option("--batch-size", type=int, default=128, help="images in a step (128)")
+    option("--epochs", type=int, help="passes over the data (2; 20 on the digits)")
+    option("--batch-size", type=int, help="images in a step (128; 32 on the digits)")
     option("--seed", type=int, default=0, help="one seed gives one result (0)")
     option("--data", choices=["auto", "mnist", "digits"], default="auto", help="MNIST, or scikit-learn's digits (auto)")
     option("--data-dir", help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")

@@ -1,11 +1,11 @@
-"""Runs of examples/mnist.py that are killed, again and again, until they have reached their end.
+"""Kill runs of examples/mnist.py again and again, and resume them until they reach their end.
 
     python tests/killing.py --times 100         # SIGKILL at 100 random moments
     python tests/killing.py --every-call        # and before and after every system call of a checkpoint's write
 
-Prints what happened as JSON; exit code 1, with a traceback, where a run could not be resumed or came
-to other weights than the run that nobody disturbed. The runs are forks of this process, so that a
-hundred of them do not import NumPy a hundred times. Linux alone: it forks, and reads /proc.
+Prints the counts as JSON; exit code 1, with a traceback, if a run could not be resumed or its weights differ from those
+of the undisturbed run. The runs are forks of this process, so that a hundred of them do not import NumPy a hundred
+times. Linux only: it forks, and reads /proc.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ RUN = "--data digits --epochs 3 --checkpoint-every 2 --keep 2 --no-progress".spl
 
 
 def load_script() -> Any:
-    """examples/mnist.py as a module; its pictures, which are not what is tested, take too long."""
+    """Import examples/mnist.py as a module, without its pictures, which take too long and are tested elsewhere."""
     spec = importlib.util.spec_from_file_location("mnist", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.draw = lambda *_: None
+    module.report.__globals__["draw"] = lambda *_: None
     return module
 
 
 @functools.cache
 def digits() -> data.ImageDataset:
-    """So few of scikit-learn's digits that a test has time for many runs: 342 to train on, 50 to test."""
+    """A small part of scikit-learn's digits, for many runs in a test: 342 to train on, 50 to test."""
     found = data.load_digits()
     return dataclasses.replace(
         found,
@@ -61,7 +61,7 @@ mnist = load_script()
 
 
 def fork(work: Callable[[], int], output: Path) -> int:
-    """Do `work` in a process of its own, which writes to `output`; its number."""
+    """Call `work` in a process of its own, which writes to `output`, and return its number."""
     sys.stdout.flush()
     if child := os.fork():
         return child
@@ -74,24 +74,24 @@ def fork(work: Callable[[], int], output: Path) -> int:
 
 
 def run(arguments: list[str], output: Path, slow_disk: float = 0.0) -> int:
-    """mnist.py with these arguments in a process of its own. slow_disk: seconds that a flush takes longer."""
+    """Run mnist.py with these arguments in a process of its own. slow_disk: seconds added to each flush."""
 
     def work() -> int:
         if slow_disk:
             flush = os.fsync
             os.fsync = lambda file: (time.sleep(slow_disk), flush(file))[1]
-        return train.exit_code(lambda: mnist.main(arguments), "mnist.py")
+        return train.exit_code(lambda: mnist.main(arguments), "mnist.py", mnist.ADVICE)
 
     return fork(work, output)
 
 
 def ended(child: int) -> int:
-    """The exit code of a process, which has ended or is waited for; minus the signal that killed it."""
+    """Wait for a process and return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def wait_for_work(child: int, seconds: float) -> None:
-    """Until a process has had so much of the processor, however busy that is, or has ended."""
+    """Wait until a process has used this much processor time, or has ended."""
     while True:
         fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
         if fields[0] == "Z" or (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") >= seconds:
@@ -100,7 +100,7 @@ def wait_for_work(child: int, seconds: float) -> None:
 
 
 def kill_at_random(times: int, seed: int, workers: int) -> dict[str, Any]:
-    """Kill runs `times` times, and hold each that ends to one that ran through."""
+    """Kill runs `times` times, and compare each that ends with an undisturbed one."""
     chance, seen = random.Random(seed), Counter[str]()
     options = [*RUN, "--workers", str(workers)]
     with tempfile.TemporaryDirectory() as name:
@@ -145,7 +145,7 @@ def kill_at_random(times: int, seed: int, workers: int) -> dict[str, Any]:
 
 
 def compare(whole: Path, other: Path) -> None:
-    """Hold a run that was killed to the one that was not: weights, and all that metrics.csv says but time."""
+    """Compare a run that was killed with one that was not: weights, and all of metrics.csv but times."""
     weights, others = ((folder / "model.safetensors").read_bytes() for folder in (whole, other))
     assert weights == others, "other weights"
     rows, others = ([line.split(",")[:5] for line in (folder / "metrics.csv").read_text().split()] for folder in (whole, other))  # fmt: skip
@@ -156,7 +156,7 @@ def compare(whole: Path, other: Path) -> None:
 
 
 def kill_at_every_call() -> dict[str, Any]:
-    """Kill a process that writes a checkpoint at every system call, and see what can be restored."""
+    """Kill a process that writes a checkpoint at every system call, and restore what is there."""
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         output, before = top / "output", top / "before"
@@ -194,7 +194,7 @@ def kill_at_every_call() -> dict[str, Any]:
 
 
 def write_until(call: int, checkpoints: train.Checkpoints) -> int:
-    """Save a checkpoint, but die before or after the system call of that number."""
+    """Save a checkpoint, and die before or after the system call of that number."""
     left = [call]
 
     def count(frame: Any, event: str, function: Any) -> None:

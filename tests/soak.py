@@ -1,8 +1,8 @@
-"""A long training of a small model, watched: memory, file handles, threads and speed.
+"""Measure memory, file handles, threads and speed of a long training of a small model.
 
     python tests/soak.py --steps 20000
 
-Prints the figures as JSON. Linux alone: they are read from /proc.
+Prints the figures as JSON. Linux only: they are read from /proc.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ PAGE = resource.getpagesize()
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """The resident memory of this process, in bytes."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def handles() -> int:
-    """Files that this process has open."""
+    """The number of open files of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def soak(steps: int, every: int = 200, window: int = 1000, workers: int = 2) -> dict[str, Any]:
     """Train for `steps` steps with a checkpoint every `every`; figures of the first and last `window` steps.
 
-    Speed is in processor time, and that which the quickest tenth of the window's steps keep within: neighbours
-    on the machine disturb it least. Memory is counted from the end of the first window, when all is warm.
+    Speed is processor time a step, the first decile of the window, which other processes on the machine disturb least.
+    Memory is counted from the end of the first window, after warming up.
     """
     with tempfile.TemporaryDirectory() as name:
         ta.manual_seed(0)

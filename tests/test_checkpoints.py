@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them, when they are written, and what happens to damaged ones."""
+"""Checkpoints: their content, when they are written, and damaged ones; sessions; run folders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 import json
 import os
 import random
+import signal
 import threading
 
 import numpy as np
@@ -80,7 +81,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("at", [1, 7, 8, 9, 16])  # 8 batches a pass
-def test_a_restored_training_goes_on_bit_for_bit(tmp_path, at):
+def test_restored_training_continues_bit_for_bit(tmp_path, at):
     whole = Training(tmp_path).step(at)
     whole.save()
     whole.step(20 - at)
@@ -98,7 +99,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path, at):
     )
 
 
-def test_saving_changes_nothing_in_the_training(tmp_path):
+def test_saving_a_checkpoint_changes_no_training(tmp_path):
     one = Training(tmp_path / "a")
     for _ in range(12):
         one.step().save()
@@ -106,7 +107,7 @@ def test_saving_changes_nothing_in_the_training(tmp_path):
     assert same(one.weights(), other.weights())
 
 
-def test_a_checkpoint_is_a_safetensors_file_that_torch_reads(tmp_path):
+def test_checkpoint_is_a_safetensors_file_for_torch(tmp_path):
     training = Training(tmp_path).step(3)
     path = training.save()
     found = safetensors.torch.load_file(path)
@@ -136,7 +137,7 @@ class Odd:
         self.loaded = state
 
 
-def test_whatever_a_part_is_made_of_has_the_same_checksum_once_loaded(tmp_path):
+def test_checkpoint_of_any_state_keeps_its_checksum(tmp_path):
     part = Odd()
     checkpoints = train.Checkpoints(tmp_path, {"odd": part})
     path = checkpoints.save(1)
@@ -145,7 +146,7 @@ def test_whatever_a_part_is_made_of_has_the_same_checksum_once_loaded(tmp_path):
     np.testing.assert_array_equal(part.loaded["arrays"][0], [0, 1, 2])
 
 
-def test_without_checkpoints_nothing_is_restored(tmp_path):
+def test_restore_without_checkpoints_returns_none(tmp_path):
     assert Training(tmp_path / "none").checkpoints.restore() is None
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "step-x.safetensors").write_text("")
@@ -156,7 +157,7 @@ def test_without_checkpoints_nothing_is_restored(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5])
-def test_keep_leaves_the_newest(tmp_path, keep):
+def test_keep_leaves_the_newest_checkpoints(tmp_path, keep):
     training = Training(tmp_path, keep=keep)
     (tmp_path / "mine.txt").write_text("")
     for _ in range(7):
@@ -165,7 +166,7 @@ def test_keep_leaves_the_newest(tmp_path, keep):
     assert len(list(tmp_path.iterdir())) == keep + 1
 
 
-def test_the_old_one_is_deleted_after_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+def test_old_checkpoint_is_deleted_after_new_is_flushed(tmp_path, monkeypatch):
     training = Training(tmp_path, keep=1)
     training.step().save()
     events = []
@@ -184,7 +185,7 @@ def test_the_old_one_is_deleted_after_the_new_one_is_on_the_disk(tmp_path, monke
     assert events == ["flush the file", "rename", "flush the folder", "delete step-00000001.safetensors"]
 
 
-def test_who_goes_on_deletes_what_a_killed_one_could_not(tmp_path, monkeypatch):
+def test_restore_deletes_what_a_killed_process_left(tmp_path, monkeypatch):
     training = Training(tmp_path, keep=2)
     for _ in range(2):
         training.step().save()
@@ -196,7 +197,7 @@ def test_who_goes_on_deletes_what_a_killed_one_could_not(tmp_path, monkeypatch):
     assert [path.stem for path in training.checkpoints.paths()] == ["step-00000002", "step-00000003"]
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+def test_nonfinite_weights_are_not_saved(tmp_path):
     training = Training(tmp_path).step(2)
     training.save()
     training.step()
@@ -206,7 +207,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert [path.stem for path in training.checkpoints.paths()] == ["step-00000002"]
 
 
-def test_a_dead_process_leaves_nothing_that_stays(tmp_path):
+def test_temporary_files_of_dead_processes_are_deleted(tmp_path):
     (tmp_path / ".step-00000004.safetensors.0a1b2c3d.tmp").write_bytes(b"half")
     Training(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -245,7 +246,7 @@ def restored_in_spite_of(three, how):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_taken(three, seed):
+def test_flipped_bit_restores_the_checkpoint_before(three, seed):
     size = len([*three.contents.values()][-1])
     chance = random.Random(seed)
     byte = chance.randrange(size if seed % 2 else 3000)  # every second one in the header
@@ -263,18 +264,18 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_taken(three, seed):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.001, 0.1, 0.5, 0.9, 0.99999])
-def test_a_truncated_one_is_noticed(three, share):
+def test_truncated_checkpoint_is_detected(three, share):
     def cut(content):
         del content[int(share * len(content)) :]
 
     assert restored_in_spite_of(three, cut).stem == "step-00000002"
 
 
-def test_bytes_after_the_end_are_noticed(three):
+def test_checkpoint_bytes_after_the_end_are_detected(three):
     assert restored_in_spite_of(three, lambda content: content.extend(b"more")).stem == "step-00000002"
 
 
-def test_where_none_is_whole_it_is_said_in_one_sentence(tmp_path):
+def test_restore_where_none_is_whole_is_refused(tmp_path):
     training = Training(tmp_path)
     for _ in range(2):
         damage(training.step().save(), lambda content: content.clear())
@@ -287,7 +288,7 @@ def test_where_none_is_whole_it_is_said_in_one_sentence(tmp_path):
     assert len(training.checkpoints.paths()) == 2  # nothing was touched
 
 
-def test_a_damaged_one_does_not_push_a_good_one_out(tmp_path):
+def test_damaged_checkpoints_push_no_good_one_out(tmp_path):
     training = Training(tmp_path, keep=9)
     paths = [training.step().save() for _ in range(6)]
     for path in paths[4:]:
@@ -302,7 +303,7 @@ def test_a_damaged_one_does_not_push_a_good_one_out(tmp_path):
 # --- of something else ---
 
 
-def test_a_checkpoint_of_a_later_version_is_refused_and_kept(tmp_path, monkeypatch):
+def test_checkpoint_of_later_version_is_refused(tmp_path, monkeypatch):
     training = Training(tmp_path)
     monkeypatch.setattr(train.checkpoints, "FORMAT", 2)
     path = training.step().save()
@@ -312,7 +313,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_kept(tmp_path, monkeypat
     assert path.exists()
 
 
-def test_a_checkpoint_of_another_model_is_one_sentence(tmp_path):
+def test_checkpoint_of_another_model_is_refused(tmp_path):
     Training(tmp_path).step().save()
     for change, words in {
         "model": "cannot be resumed from, its model does not fit: the state does not fit AttentionClassifier",
@@ -388,16 +389,70 @@ def test_weights_cross_over_to_torch_and_back(tmp_path):
     np.testing.assert_allclose(*outputs(), rtol=0, atol=1e-6)
 
 
-def test_the_weights_of_a_run_are_a_plain_state_dict(tmp_path):
+def test_saved_weights_are_a_plain_state_dict(tmp_path):
     training = Training(tmp_path).step(2)
     ta.save(tmp_path / "model.safetensors", training.model.state_dict())
     assert {*safetensors.torch.load_file(tmp_path / "model.safetensors")} == {*training.model.state_dict()}
 
 
+# --- a session: run, checkpoints, counts and signals together ---
+
+
+def described(parent, name):
+    run = train.Run(parent, name)
+    run.describe(arguments={})
+    return run
+
+
+def session_of(run, seed=0):
+    """A linear model on 10 points in batches of 4, and the session of its training."""
+    points = ta.from_numpy(np.random.default_rng(0).random((10, 3), dtype=np.float32))
+    ta.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), 0.1)
+    loader = DataLoader((points, (points.sum(1) > 1.5).long()), 4, shuffle=True)
+    return train.Session(run, model=model, optimizer=optimizer, loader=loader, epochs=3, say=lambda line: None)
+
+
+def train_with(session, stop_at=None):
+    with session:
+        for _ in session.epochs():
+            for points, labels in session.batches():
+                scores = session.model(points)
+                loss = ta.nn.functional.cross_entropy(scores, labels)
+                session.optimizer.zero_grad()
+                loss.backward()
+                largest = train.step_if_finite(session.optimizer, loss)
+                session.count(ta.stack([loss.detach(), (scores.argmax(1) == labels).sum(), largest]))
+                if session.tally.step == stop_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+            if session.stopped:
+                break
+            session.end_epoch(0.5)
+    return json.loads(session.finish(name="test").read_text())
+
+
+def test_session_resumes_a_stopped_loop(tmp_path):
+    whole = session_of(described(tmp_path, "whole"))
+    summary = train_with(whole)
+    assert (summary["name"], summary["steps"], summary["interrupted"]) == ("test", 9, False)
+    stopped = session_of(described(tmp_path, "stopped"))
+    assert train_with(stopped, stop_at=5)["interrupted"]
+    assert (stopped.signals.exit_code, stopped.tally.step, stopped.stopped) == (143, 5, True)
+    stopped.run.close()
+    resumed = session_of(train.Run.resume(stopped.run.folder), seed=1)
+    assert train_with(resumed)["steps"] == 9
+    ours, theirs = ({k: v.numpy() for k, v in s.model.state_dict().items()} for s in (resumed, whole))
+    assert same(ours, theirs)
+    rows = [{k: row[k] for k in ("epoch", "train_loss", "train_accuracy")} for row in whole.run.rows]
+    assert [{k: row[k] for k in rows[0]} for row in resumed.run.rows] == rows
+    assert [path.stem for path in resumed.checkpoints.paths()] == ["step-00000005", "step-00000006", "step-00000009"]
+
+
 # --- a run's folder ---
 
 
-def test_metrics_go_back_to_a_checkpoints_rows(tmp_path):
+def test_metrics_return_to_the_rows_of_a_checkpoint(tmp_path):
     run = train.Run(tmp_path, "name")
     run.describe(arguments={"lr": 0.1})
     run.log(epoch=1, loss=0.5)
@@ -415,7 +470,7 @@ def test_metrics_go_back_to_a_checkpoints_rows(tmp_path):
     assert train.Run.resume(run.folder).config == {"format": 1, "arguments": {"lr": 0.1}}
 
 
-def test_two_threads_that_save_get_a_whole_file(tmp_path):
+def test_two_threads_save_whole_checkpoints(tmp_path):
     training = Training(tmp_path, keep=2).step()
     threads = [threading.Thread(target=training.checkpoints.save, args=(step,)) for step in (1, 1, 2, 2) * 3]
     for thread in threads:
@@ -425,7 +480,7 @@ def test_two_threads_that_save_get_a_whole_file(tmp_path):
     assert [train.checkpoints.read(path)["model"].keys() for path in training.checkpoints.paths()]
 
 
-def test_a_run_needs_a_folder_that_it_can_have(tmp_path):
+def test_run_refuses_a_folder_it_cannot_create(tmp_path):
     (tmp_path / "file").write_text("")
     for parent in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(train.RefusedError, match="file"):
@@ -438,11 +493,11 @@ def test_a_run_needs_a_folder_that_it_can_have(tmp_path):
     assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "lock"]
 
 
-def test_a_file_system_without_locks_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_folder_lock_without_locks_does_nothing(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    first, second = train.lock.FolderLock(tmp_path), train.lock.FolderLock(tmp_path)
+    first, second = train.run.FolderLock(tmp_path), train.run.FolderLock(tmp_path)
     first.release()
     second.release()

@@ -1,17 +1,20 @@
-"""The command line of examples/mnist.py: what is wrong is one sentence and code 2, before any work is done."""
+"""The command line of examples/mnist.py: errors are one sentence and code 2, before any work."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from killing import SCRIPT, mnist
+from mnist_options import EPILOG, describe, options
 from test_resume import SMALL, only, outcome, run
 
 import tinyattn as ta
@@ -23,7 +26,7 @@ QUICK = "--data digits --batch-size 171 --epochs 1 --workers 1 --no-progress".sp
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Runs mnist.py, which must refuse before it looks at data: what it said on standard error."""
+    """Run mnist.py, which must refuse before it loads data, and return its standard error."""
 
     def no_work(*_, **__):
         raise AssertionError("the data were loaded")
@@ -36,7 +39,7 @@ def refused(monkeypatch, capsys):
                 code = (
                     run(*arguments)
                     if work
-                    else train.exit_code(lambda: mnist.main(list(map(str, arguments))), "mnist.py")
+                    else train.exit_code(lambda: mnist.main(list(map(str, arguments))), "mnist.py", mnist.ADVICE)
                 )
             except SystemExit as ended:
                 code = ended.code
@@ -79,7 +82,7 @@ WRONG = {
     "--seed 1.5": "argument --seed: '1.5' is not a whole number",
     "--seed --": "argument --seed: expected one argument",
     "--workers 0": "argument --workers: '0' is not a whole number above 0",
-    "--threads 2147483648": "argument --threads: '2147483648' is more than can be counted: 2147483647 at most",
+    "--threads 2147483648": "argument --threads: '2147483648' is too large: 2147483647 at most",
     "--threads ²": "argument --threads: '²' is not a whole number above 0",
     "--checkpoint-every 0": "argument --checkpoint-every: '0' is not a whole number above 0",
     "--keep 0": "argument --keep: '0' is not a whole number above 0",
@@ -114,7 +117,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_what_is_wrong_is_one_sentence_before_any_work(refused, tmp_path, a_run, line):
+def test_command_line_errors_come_before_any_work(refused, tmp_path, a_run, line):
     (tmp_path / "file").write_text("")
     names = {"tmp": tmp_path, "run": a_run, "long": "x" * 300}
     arguments = [word.format(**names) for word in line.split(" ")]
@@ -125,11 +128,11 @@ def test_what_is_wrong_is_one_sentence_before_any_work(refused, tmp_path, a_run,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda config: "{", "is no run's configuration (JSONDecodeError: "),
-        (lambda config: b"\xff{}", "is no run's configuration (UnicodeDecodeError: "),
-        (lambda config: "[1]", "is no run's configuration (TypeError: "),
-        (lambda config: "[" * 100_000, "is no run's configuration (RecursionError: "),
-        (lambda config: {**config, "arguments": 3}, "is no run's configuration (TypeError: "),
+        (lambda config: "{", "is not a run's configuration (JSONDecodeError: "),
+        (lambda config: b"\xff{}", "is not a run's configuration (UnicodeDecodeError: "),
+        (lambda config: "[1]", "is not a run's configuration (TypeError: "),
+        (lambda config: "[" * 100_000, "is not a run's configuration (RecursionError: "),
+        (lambda config: {**config, "arguments": 3}, "is not a run's configuration (TypeError: "),
         (lambda config: {**config, "format": 2}, "has format 2, and this version reads 1."),
         (lambda config: {**config, "arguments": {"epochs": -3}}, ": argument --epochs: '-3' is not a whole number above 0"),
         (lambda config: {**config, "arguments": {"epochs": [1]}}, ": argument --epochs: '[1]' is not a whole number"),
@@ -137,7 +140,7 @@ def test_what_is_wrong_is_one_sentence_before_any_work(refused, tmp_path, a_run,
         (lambda config: {**config, "arguments": {"shell": "ls"}}, ": there is no setting 'shell'"),
     ],
 )  # fmt: skip
-def test_a_config_that_was_edited_is_one_sentence(refused, tmp_path, a_run, change, said):
+def test_edited_config_is_a_one_sentence_error(refused, tmp_path, a_run, change, said):
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
     path = folder / "config.json"
@@ -146,7 +149,7 @@ def test_a_config_that_was_edited_is_one_sentence(refused, tmp_path, a_run, chan
     assert f"{path} {said}".replace(" : ", ": ") in refused("--resume", folder)
 
 
-def test_other_data_or_another_recipe_are_refused(refused, tmp_path, a_run):
+def test_resume_refuses_other_data_or_another_recipe(refused, tmp_path, a_run):
     for name, value in {"data": {"name": "MNIST", "sha256": "0"}, "recipe": {}}.items():
         folder = tmp_path / name
         shutil.copytree(a_run, folder)
@@ -155,8 +158,8 @@ def test_other_data_or_another_recipe_are_refused(refused, tmp_path, a_run):
         assert f"{folder} cannot be resumed: its {name} was {value}, and is " in refused("--resume", folder, work=True)
 
 
-def test_checkpoints_of_another_run_are_refused(tmp_path, a_run, capsys):
-    """Of a run with other settings, or of this one before somebody edited its config.json."""
+def test_resume_refuses_checkpoints_of_another_run(tmp_path, a_run, capsys):
+    """Of a run with other settings, or of this one before its config.json was edited."""
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
     path = folder / "config.json"
@@ -166,22 +169,22 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, a_run, capsys):
     assert "step-00000001.safetensors cannot be resumed from, its run does not fit: it was made with another" in line
 
 
-def test_help_is_a_manual_page(capsys):
+def test_mnist_help_is_a_manual_page(capsys):
     with pytest.raises(SystemExit) as ended:
         mnist.main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for part in ("usage:", "what is trained:", "what is kept:", "files of a run", "exit status:", "examples:"):
+    for part in ("usage:", "model and recipe:", "files and progress:", "files of a run", "exit status:", "examples:"):
         assert part in said
-    for option in mnist.options()._option_string_actions:
+    for option in options()._option_string_actions:
         assert option in said
-    assert max(map(len, mnist.EPILOG.splitlines())) <= 80
+    assert max(map(len, EPILOG.splitlines())) <= 80
 
 
 # --- run folders ---
 
 
-def test_a_run_folder_is_never_overwritten_unless_asked(refused, tmp_path):
+def test_run_folder_is_overwritten_only_with_overwrite(refused, tmp_path):
     assert run(*QUICK, "--out", tmp_path) == 0
     first = only(tmp_path)
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file() and path.name != "lock"}
@@ -197,7 +200,7 @@ def test_a_run_folder_is_never_overwritten_unless_asked(refused, tmp_path):
     assert (first / "notes.txt").read_text() == "mine"
 
 
-def test_a_folder_that_is_no_runs_is_not_overwritten(refused, tmp_path):
+def test_foreign_folder_is_not_overwritten(refused, tmp_path):
     folder = tmp_path / "classifier-digits-seed0"
     folder.mkdir()
     (folder / "thesis.txt").write_text("all of it")
@@ -206,7 +209,7 @@ def test_a_folder_that_is_no_runs_is_not_overwritten(refused, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_can_be_repeated_from_its_config_alone(tmp_path):
+def test_run_is_repeated_from_its_config_alone(tmp_path):
     out = tmp_path / "first"
     assert run(*SMALL, "2", "--dropout", "0.1", "--seed", "-7", "--lr", "3e-3", "--out", out) == 0
     first, again = only(out), tmp_path / "again"
@@ -221,7 +224,7 @@ def test_a_run_can_be_repeated_from_its_config_alone(tmp_path):
     assert json.loads((again / "config.json").read_text()) == config
 
 
-def test_settings_that_may_change_are_said_to_change_the_bits(tmp_path, capsys, a_run, monkeypatch):
+def test_resume_reports_changed_workers_and_versions(tmp_path, capsys, a_run, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
     now = {**train.versions(), "numpy": "99"}
@@ -233,14 +236,14 @@ def test_settings_that_may_change_are_said_to_change_the_bits(tmp_path, capsys, 
     assert len(list((folder / "checkpoints").iterdir())) == 1
 
 
-def test_where_the_data_were_is_recorded_and_can_be_changed(monkeypatch, tmp_path, a_run):
-    """A folder of MNIST's that is gone is named, and another one may be given instead."""
+def test_data_dir_is_recorded_and_can_change(monkeypatch, tmp_path, a_run):
+    """A folder of MNIST that is gone is an error, and another one may be given instead."""
     monkeypatch.setenv("TINYATTN_DATA", "somewhere")
     digits = mnist.data.load("digits")
     args = mnist.parse_arguments([])
     args.epochs, args.batch_size, args.lr = 1, 64, 0.1
     new = train.Run(tmp_path, "new")
-    mnist.describe(new, args, dataclasses.replace(digits, name="MNIST"))
+    describe(new, args, {}, dataclasses.replace(digits, name="MNIST"))
     recorded = new.config["arguments"]
     assert recorded["data"] == "mnist"
     assert recorded["data_dir"].endswith("/somewhere")
@@ -254,19 +257,20 @@ def test_where_the_data_were_is_recorded_and_can_be_changed(monkeypatch, tmp_pat
 # --- numbers that are not finite ---
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     assert run(*SMALL, "1", "--lr", "1e30", "--checkpoint-every", "1", "--out", tmp_path) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mnist.py: ")]
     assert "the loss is nan at step 2 (epoch 1), and the step was not taken; " in line
     assert "the last good checkpoint is " in line
-    assert "step-00000001.safetensors. A smaller --lr is the usual cure" in line
-    numbers = line.split("Training images of this batch: ")[1].rstrip(".").split(", ")
+    assert "step-00000001.safetensors. A smaller learning rate is the usual cure" in line
+    numbers = line.split("Training images of this batch: ")[1].partition(".")[0].split(", ")
+    assert "--skip-nonfinite" in line
     assert len({int(number) for number in numbers}) == 32
     assert all(0 <= int(number) < 342 for number in numbers)
 
 
-def test_batches_that_are_not_finite_can_be_skipped(tmp_path, capsys, monkeypatch):
-    """Two batches of the first epoch get a NaN from outside; the run is that of the others alone."""
+def test_nonfinite_batches_can_be_skipped(tmp_path, capsys, monkeypatch):
+    """Two batches of the first epoch get a NaN; the run consists of the others."""
     cross_entropy, calls = mnist.F.cross_entropy, []
 
     def sometimes(scores, labels):
@@ -280,6 +284,12 @@ def test_batches_that_are_not_finite_can_be_skipped(tmp_path, capsys, monkeypatc
     summary = json.loads((only(tmp_path) / "summary.json").read_text())
     assert (summary["skipped"], summary["steps"]) == (2, 22)
     assert (only(tmp_path) / "metrics.csv").read_text().count("nan") == 0
+
+
+def test_errors_of_train_name_no_command_line_options():
+    words = {*options()._option_string_actions} - {"-h", "--help"}  # the parser's own
+    for path in sorted(Path(train.__file__).parent.glob("*.py")):
+        assert not words & {*re.findall(r"--[a-z-]+", path.read_text(encoding="utf-8"))}, path.name
 
 
 # --- what a script ends with ---
@@ -305,17 +315,17 @@ def raises(error):
         (raises(OSError(28, "No space left on device", "a.png")), 1, "x.py: a.png cannot be used (No space left on device).\n"),
     ],
 )  # fmt: skip
-def test_exit_codes(capsys, main, code, said):
+def test_exit_code_of_each_kind_of_error(capsys, main, code, said):
     assert train.exit_code(main, "x.py") == code
     assert capsys.readouterr().err == said
 
 
-def test_a_mistake_of_the_script_keeps_its_traceback():
+def test_exit_code_raises_the_scripts_own_errors():
     with pytest.raises(ZeroDivisionError):
         train.exit_code(lambda: 1 // 0, "x.py")
 
 
-def test_a_pipe_that_nobody_reads_ends_the_run_quietly(tmp_path):
+def test_closed_pipe_ends_the_run_quietly(tmp_path):
     """`mnist.py | head -1`: the usual 141, and what was saved can be resumed."""
     command = f"{sys.executable} {SCRIPT} {' '.join(SMALL)} 1 --epochs 40 --out {tmp_path}"
     done = subprocess.run(
@@ -326,8 +336,8 @@ def test_a_pipe_that_nobody_reads_ends_the_run_quietly(tmp_path):
     assert only(tmp_path).is_dir()
 
 
-def test_what_is_printed_is_there_at_once(tmp_path):
-    """A log shows how far a run came that was killed."""
+def test_output_is_flushed_line_by_line(tmp_path):
+    """So that a log is complete up to a kill."""
     source = "import os; from tinyattn import train; train.exit_code(lambda: (print('seen'), os._exit(9)), 'x.py')"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
@@ -339,7 +349,7 @@ def test_what_is_printed_is_there_at_once(tmp_path):
 # --- what a run was made with ---
 
 
-def test_git_state(tmp_path):
+def test_git_state_has_commit_and_changes(tmp_path):
     assert train.git_state(tmp_path) is None
     assert train.git_state(tmp_path / "none") is None
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -355,18 +365,18 @@ def test_git_state(tmp_path):
     assert train.git_state(tmp_path) == {**found, "changed": True}
 
 
-def test_no_git_is_no_error(monkeypatch, tmp_path):
+def test_git_state_without_git_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert train.git_state(tmp_path) is None
 
 
-def test_changed_versions():
+def test_changed_versions_names_each_difference():
     assert train.changed_versions(train.versions()) == ""
     before = {**train.versions(), "numpy": "1.0", "gone": "2"}
     assert train.changed_versions(before) == f"numpy {np.__version__} instead of 1.0, gone missing instead of 2"
 
 
-def test_a_fingerprint_knows_values_shapes_and_dtypes():
+def test_fingerprint_depends_on_values_shapes_and_dtypes():
     x = np.arange(6, dtype=np.int32)
     others = [x + 1, x.reshape(2, 3), x.reshape(3, 2), x.astype(np.int64), x.view(np.uint32), x[:5]]
     assert len({train.fingerprint(y) for y in [x, *others]}) == 7
@@ -374,7 +384,7 @@ def test_a_fingerprint_knows_values_shapes_and_dtypes():
     assert train.fingerprint(np.arange(12, dtype=np.int32)[::2] // 2) == train.fingerprint(x)
 
 
-def test_a_tally_adds_up():
+def test_tally_adds_up_reports():
     tally = train.Tally()
     assert np.isnan([tally.loss, tally.accuracy]).all()
     tally.start_clock()

@@ -44,14 +44,14 @@ def sentence(capsys):
 # --- killed ---
 
 
-def test_eight_kills_at_random_moments():
+def test_run_survives_eight_random_kills():
     found = kill("--times", "8", "--seed", "1")
     assert found["kills"] == 8
     assert found["resumed from a checkpoint"] > 0
     assert found["runs that ended"] > 0
 
 
-def test_a_kill_at_every_call_of_a_checkpoint_write():
+def test_checkpoint_survives_a_kill_at_every_call():
     found = kill("--every-call")
     assert found["calls"] > 20
     assert found["step-00000002"] > 10  # died before it had the name
@@ -59,7 +59,7 @@ def test_a_kill_at_every_call_of_a_checkpoint_write():
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_at_random_moments():
+def test_run_survives_a_hundred_random_kills():
     found = kill("--times", "100")
     assert found["kills"] == 100
     assert found["resumed from a checkpoint"] > 50
@@ -67,7 +67,7 @@ def test_a_hundred_kills_at_random_moments():
 
 
 @pytest.mark.slow
-def test_thirty_kills_of_two_workers():
+def test_run_of_two_workers_survives_thirty_kills():
     assert kill("--times", "30", "--workers", "2")["kills"] == 30
 
 
@@ -75,7 +75,7 @@ def test_thirty_kills_of_two_workers():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves_and_ends_with_its_code(tmp_path, number, code, capsys):
+def test_signal_saves_and_ends_with_its_code(tmp_path, number, code, capsys):
     before = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may have it ignored, as nohup does
     try:
         assert run(*ONE, "--out", tmp_path, stop_at=5, number=number) == code
@@ -83,7 +83,7 @@ def test_a_signal_saves_and_ends_with_its_code(tmp_path, number, code, capsys):
         signal.signal(number, before)
     folder = only(tmp_path)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000005.safetensors"]
-    assert f"--resume {folder} goes on from here" in capsys.readouterr().err
+    assert f"--resume {folder} continues the run" in capsys.readouterr().err
     assert json.loads((folder / "summary.json").read_text())["interrupted"]
 
 
@@ -102,11 +102,11 @@ def save(*_):
 
 train.checkpoints.save = save
 """
-SCRIPT = 'sys.exit(train.exit_code(lambda: mnist.main(sys.argv[1:]), "mnist.py"))'
+SCRIPT = 'sys.exit(train.exit_code(lambda: mnist.main(sys.argv[1:]), "mnist.py", mnist.ADVICE))'
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_at_once(tmp_path, number):
+def test_second_signal_ends_at_once(tmp_path, number):
     """Both come while a checkpoint is written to a disk that takes a minute."""
     command = [
         sys.executable,
@@ -127,7 +127,7 @@ def test_a_second_signal_ends_at_once(tmp_path, number):
         assert running.wait(5) == 128 + number
 
 
-def test_signals_are_what_they_were_afterwards_and_nohup_is_respected():
+def test_stop_signals_restores_handlers_and_respects_nohup():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -143,7 +143,7 @@ def test_signals_are_what_they_were_afterwards_and_nohup_is_respected():
 # --- a full disk ---
 
 
-def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_was_saved(tmp_path, capsys):
+def test_disk_that_fills_up_keeps_saved_checkpoints(tmp_path, capsys):
     """The limit is the operating system's own: no file may grow beyond a size. It comes after step 4."""
     save = train.checkpoints.save
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -186,7 +186,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_real_disk_that_is_full_and_then_is_not(small_disk, capsys):
+def test_real_disk_that_was_full_allows_resuming(small_disk, capsys):
     disk, enlarge = small_disk
     assert run(*ONE, "--checkpoint-every", "4", "--out", disk) == 1
     said = sentence(capsys)
@@ -199,7 +199,7 @@ def test_a_real_disk_that_is_full_and_then_is_not(small_disk, capsys):
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-def test_a_disk_that_is_full_at_any_call(tmp_path, monkeypatch, capsys, call):
+def test_disk_full_at_any_call_is_one_sentence(tmp_path, monkeypatch, capsys, call):
     """The n-th call of a run's writing fails, for every n until the run ends: one sentence each time."""
     real = getattr(os, call)
     reached = 0
@@ -246,7 +246,7 @@ def nobody():
         os.setresuid(0, 0, 0)
 
 
-def test_a_read_only_folder_is_one_sentence(capsys):
+def test_read_only_folder_is_one_sentence(capsys):
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         out.chmod(0o777)
@@ -268,7 +268,9 @@ def test_a_read_only_folder_is_one_sentence(capsys):
         (folder / "checkpoints").chmod(0o555)
         with nobody():
             assert run("--resume", folder, "--no-progress") == 1
-            assert "step-00000003.safetensors, and --resume goes on from there" in sentence(capsys)
+            assert "step-00000003.safetensors. Once the cause is removed, --resume continues the run." in sentence(
+                capsys
+            )
         (folder / "checkpoints").chmod(0o777)
         with nobody():
             assert run("--resume", folder, "--no-progress") == 0
@@ -277,7 +279,7 @@ def test_a_read_only_folder_is_one_sentence(capsys):
 # --- two processes ---
 
 
-def test_a_second_process_on_the_same_folder_is_refused(tmp_path, capsys):
+def test_second_process_on_a_run_is_refused(tmp_path, capsys):
     assert run(*ONE, "--out", tmp_path, stop_at=3) == 143
     folder = only(tmp_path)
     capsys.readouterr()
@@ -295,7 +297,7 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path, capsys):
     assert run("--resume", folder, "--no-progress") == 0
 
 
-def test_two_processes_that_begin_at_once_get_a_folder_each(tmp_path):
+def test_two_processes_get_a_folder_each(tmp_path):
     command = [sys.executable, "-c", FEW_DIGITS + SCRIPT, *ONE, "--epochs", "1", "--out", tmp_path]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT, cwd=HERE) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
@@ -305,7 +307,7 @@ def test_two_processes_that_begin_at_once_get_a_folder_each(tmp_path):
     assert first == second
 
 
-def test_the_lock_where_there_is_no_flock(tmp_path, monkeypatch):
+def test_folder_lock_with_no_flock_uses_msvcrt(tmp_path, monkeypatch):
     """Windows has msvcrt instead; the stand-in keeps the rules of its `locking`."""
     locked = set()
 
@@ -322,7 +324,7 @@ def test_the_lock_where_there_is_no_flock(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
-    first = train.lock.FolderLock(tmp_path)
+    first = train.run.FolderLock(tmp_path)
     with pytest.raises(train.RefusedError, match=f"another process .{os.getpid()}. is training in"):
-        train.lock.FolderLock(tmp_path)
+        train.run.FolderLock(tmp_path)
     first.release()

@@ -1,4 +1,4 @@
-"""examples/mnist.py --device cuda: one graph a step, few looks, the same bits as step by step. On the stand-in."""
+"""examples/mnist.py --device cuda: one graph a step, few read-outs, the bits of the eager loop. On the stand-in."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
 
 
 @only_on_the_stand_in
-def test_a_step_is_one_graph_and_what_it_came_to_is_read_every_20_steps(tmp_path, monkeypatch):
+def test_step_is_one_graph_read_every_20_steps(tmp_path, monkeypatch):
     import standin
 
     seen, count = [], train.Tally._next_step
@@ -87,7 +87,7 @@ def test_every_recipe_can_be_captured(options, tmp_path, monkeypatch):
     assert (cost["graph launch"], cost["malloc in capture"]) == (6, 0)  # of 8 steps
 
 
-def test_the_bits_are_those_of_the_eager_loop_whenever_one_looks(whole, tmp_path, monkeypatch):
+def test_graph_has_the_bits_of_the_eager_loop(whole, tmp_path, monkeypatch):
     assert run(*RUN, tmp_path / "7", *CUDA, "--checkpoint-every", 7) == 0
     monkeypatch.setattr(ta, "compile", lambda step: step)
     assert run(*RUN, tmp_path / "1", *CUDA, "--checkpoint-every", 1) == 0
@@ -97,7 +97,7 @@ def test_the_bits_are_those_of_the_eager_loop_whenever_one_looks(whole, tmp_path
 @pytest.mark.parametrize(
     "stops", [pytest.param([1], marks=slow), pytest.param([STEPS], marks=slow), [5, STEPS + 4]], ids=str
 )
-def test_a_stopped_run_saves_that_step_and_ends_as_the_whole_one(whole, tmp_path, stops):
+def test_stopped_cuda_run_resumes_to_the_same_bits(whole, tmp_path, stops):
     arguments = [*RUN, tmp_path, *CUDA]
     for stop in stops:
         assert run(*arguments, stop_at=stop, number=signal.SIGINT) == 130
@@ -129,7 +129,7 @@ def spoil(monkeypatch, what, at):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_batch_that_is_not_finite_is_named_as_on_the_cpu(tmp_path, monkeypatch, capsys, what):
+def test_nonfinite_batch_is_named_as_on_the_cpu(tmp_path, monkeypatch, capsys, what):
     said = []
     for device in ("cpu", "cuda"):
         with monkeypatch.context() as patch:
@@ -144,7 +144,7 @@ def test_a_batch_that_is_not_finite_is_named_as_on_the_cpu(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("what", [pytest.param("loss", marks=slow), "gradient"])
-def test_the_losses_are_those_of_the_cpu_whatever_is_skipped(tmp_path, monkeypatch, capsys, what):
+def test_losses_with_skipped_batches_equal_the_cpus(tmp_path, monkeypatch, capsys, what):
     monkeypatch.setitem(mnist.RECIPES["classifier"], "shift", 0)  # random numbers differ
     rows = []
     for device in ("cpu", "cuda"):
@@ -161,7 +161,7 @@ def test_the_losses_are_those_of_the_cpu_whatever_is_skipped(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_an_index_out_of_range_in_such_a_step_is_still_an_error(monkeypatch, known):
+def test_index_out_of_range_in_nonfinite_step_raises(monkeypatch, known):
     """And nothing is held back after it. not known: the processor has gone on when the GPU finds it."""
     weight = ta.ones(4, 3, device="cuda", requires_grad=True)
     optimizer = optim.Adam([weight])
@@ -188,7 +188,7 @@ def test_an_index_out_of_range_in_such_a_step_is_still_an_error(monkeypatch, kno
     assert not np.array_equal(host(weight), before)
 
 
-def test_an_optimizer_that_fails_in_such_a_step_can_go_on(monkeypatch):
+def test_optimizer_error_in_nonfinite_step_allows_the_next(monkeypatch):
     weight = ta.ones(3, device="cuda", requires_grad=True)
     optimizer = optim.SGD([weight], 0.5)
     weight.grad = ta.ones(3, device="cuda")
@@ -201,7 +201,7 @@ def test_an_optimizer_that_fails_in_such_a_step_can_go_on(monkeypatch):
 
 
 @only_on_the_stand_in
-def test_predict_waits_once():
+def test_predict_synchronises_once():
     import standin
 
     model = models.AttentionClassifier(**TINY).to("cuda")

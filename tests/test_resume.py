@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed ends as the run that nobody stopped: bit for bit."""
+"""A run that was stopped and resumed equals the run that was never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def run(*arguments, stop_at=None, number=signal.SIGTERM):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.Tally, "_next_step", step)
         patch.setattr(mnist.data, "load", lambda *_, **__: digits())
-        return train.exit_code(lambda: mnist.main([str(a) for a in arguments]), "mnist.py")
+        return train.exit_code(lambda: mnist.main([str(a) for a in arguments]), "mnist.py", mnist.ADVICE)
 
 
 @pytest.mark.slow  # CUDA kernels on the processor take their time
 @pytest.mark.parametrize(("begun", "resumed"), [("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:0")])
-def test_a_run_goes_on_on_another_device(begun, resumed, tmp_path, capsys):
+def test_resume_on_another_device(begun, resumed, tmp_path, capsys):
     import standin
 
     standin.install()
@@ -84,7 +84,7 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The outcome of the run that nobody stops, by case; each is computed once."""
+    """The outcome of the run without a stop, by case; each is computed once."""
     found = {}
 
     def of(case):
@@ -107,17 +107,17 @@ def check(whole, case, out, *stops):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stopped_run_ends_as_the_whole_one(whole, tmp_path, case):
+def test_resumed_run_equals_the_whole_one(whole, tmp_path, case):
     check(whole, case, tmp_path, random.Random(case).randrange(1, STEPS))
 
 
 @pytest.mark.parametrize("stops", [[1], [10], [11], [12], [STEPS - 1], [2, 3, 4, 11, 20]], ids=str)
-def test_wherever_it_is_stopped(whole, tmp_path, stops):
+def test_resumed_run_equals_whole_wherever_stopped(whole, tmp_path, stops):
     check(whole, "classifier with dropout", tmp_path, *stops)
 
 
-def test_a_run_that_has_ended_is_told_again(tmp_path):
-    """As after a kill while its figures were written: nothing is trained, everything is there again."""
+def test_resuming_an_ended_run_rewrites_its_files(tmp_path):
+    """As after a kill while its files were written: nothing is trained, and all files are written again."""
     assert run(*SMALL, "1", "--out", tmp_path) == 0
     folder = only(tmp_path)
     before = outcome(folder)
@@ -129,6 +129,6 @@ def test_a_run_that_has_ended_is_told_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_at_every_step(whole, tmp_path, case):
+def test_resumed_run_equals_whole_at_every_step(whole, tmp_path, case):
     for stop in range(1, STEPS):
         check(whole, case, tmp_path / str(stop), stop)

@@ -36,13 +36,13 @@ def check(found, steps):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_a_short_soak():
+def test_memory_and_speed_stay_flat_over_2000_steps():
     check(soak("--steps", "2000", "--workers", "1"), 2000)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_a_soak_of_20000_steps():
+def test_memory_and_speed_stay_flat_over_20000_steps():
     check(soak("--steps", "20000", "--workers", "1"), 20_000)
 
 
@@ -62,7 +62,7 @@ def in_threads(count, work):
     return results
 
 
-def test_one_loader_in_many_threads_gives_each_a_whole_pass():
+def test_loader_in_many_threads_gives_whole_passes():
     """Each pass is a permutation of its own, and the orders are those of one thread that takes all passes."""
     numbers = np.arange(997)
     alone = DataLoader(numbers, 10, shuffle=True, generator=ta.Generator().manual_seed(3))
@@ -76,7 +76,7 @@ def test_one_loader_in_many_threads_gives_each_a_whole_pass():
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_loader_says_which_items_a_batch_is_made_of(shuffle):
+def test_loader_indices_are_the_items_of_a_batch(shuffle):
     squares = np.arange(23) ** 2
     loader = DataLoader(squares, 5, shuffle=shuffle)
     assert loader.indices.size == 0
@@ -88,7 +88,7 @@ def test_a_loader_says_which_items_a_batch_is_made_of(shuffle):
     assert (seen == [*range(23)]) is not shuffle
 
 
-def test_one_pass_cannot_be_shared_by_two_threads_by_accident():
+def test_two_iterators_of_a_loader_are_two_passes():
     """Two iterators of one loader are two passes: what one takes, the other still gets."""
     loader = DataLoader(np.arange(100), 1)
     sums = in_threads(2, lambda i: sum(int(batch.numpy()[0]) for batch in loader))
@@ -105,7 +105,7 @@ class Fails(nn.Module):
         return x
 
 
-def test_the_error_of_a_worker_has_its_own_traceback_and_says_which_rows():
+def test_worker_error_has_its_traceback_and_rows():
     with pytest.raises(LookupError, match="in row 7") as caught:
         nn.DataParallel(Fails(), 3)(ta.arange(9).float())
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
@@ -113,7 +113,7 @@ def test_the_error_of_a_worker_has_its_own_traceback_and_says_which_rows():
     assert caught.value.__notes__ == ["DataParallel: in worker 2 of 3, which has rows 6 to 8"]
 
 
-def test_the_error_of_a_data_set_or_a_transform_is_its_own():
+def test_data_set_error_keeps_its_traceback():
     class Items:
         def __len__(self):
             return 3

@@ -133,9 +133,9 @@ def test_one_seed_gives_one_page(mine):
 # --- the pictures of the documentation ---
 
 
-def visualize(*arguments):
+def visualize(*arguments, folder=ROOT):
     command = [sys.executable, str(ROOT / "examples" / "visualize.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def test_the_documentation_shows_every_picture_that_is_made():
@@ -154,11 +154,17 @@ def words(path):
 
 
 @needs_dot
+def test_visualize_writes_to_runs_unless_told_otherwise(tmp_path):
+    assert visualize("--only", "graph.svg", folder=tmp_path).returncode == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "runs/pictures/graph.svg"]
+
+
+@needs_dot
 def test_the_graphs_of_the_documentation_are_those_of_today(tmp_path):
     names = ["graph.svg", "attention.svg", "block.svg", "classifier.svg", "crashed.svg"]
     run = visualize("--out", str(tmp_path), *[part for name in names for part in ("--only", name)])
     assert run.returncode == 0, run.stderr
     for name in names:
         assert words(tmp_path / name) == words(ROOT / "docs" / "pictures" / name), (
-            f"run examples/visualize.py --only {name}"
+            f"run examples/visualize.py --out docs/pictures --only {name}"
         )

@@ -1,8 +1,7 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
-A checkpoint is one safetensors file. It is there whole or not at all: it is written aside, flushed to
-the disk and renamed, and carries a checksum of its content, so that one that was damaged later is
-noticed, and the one before it taken.
+A checkpoint is one safetensors file. It is written to a temporary file, flushed to the disk and renamed, so it exists
+whole or not at all. A checksum of its content detects later damage; then the checkpoint before it is restored.
 """
 
 from __future__ import annotations
@@ -17,27 +16,54 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import cuda
 from tinyattn.extras import require
 from tinyattn.files.serialization import load, load_metadata, save
 from tinyattn.files.whole import FileFormatError
 from tinyattn.nn import Module
-from tinyattn.random import Generator
+from tinyattn.random import Generator, generator_for, process_wide_generators
 from tinyattn.tensors import Tensor
-from tinyattn.train.errors import NonFiniteError, RefusedError
+from tinyattn.train.run import RefusedError
 
-FORMAT = 1  # of the checkpoints; raised when an older version could not read a new one
+FORMAT = 1  # incremented when an older version could not read a new checkpoint
 _NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a NaN or an infinity; the message says where, and what to do. Exit code 1.
+
+    Attributes:
+        step: the batch, counted over all epochs from 1. indices: of the items in it.
+    """
+
+    def __init__(self, message: str, step: int, indices: list[int]) -> None:
+        super().__init__(message)
+        self.step, self.indices = step, indices
+
+
+class RandomStates:
+    """The states of the process-wide random generators, of the CPU and of each GPU in use: a part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """A state for each device, by its name."""
+        return {str(generator.device): generator.get_state() for generator in process_wide_generators()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`; the state of a GPU is ignored on a machine without one."""
+        for device, saved in state.items():
+            if device == "cpu" or cuda.is_available():
+                generator_for(device).set_state(saved)
 
 
 class Checkpoints:
     """The folder of a run's checkpoints, step-00000400.safetensors and so on.
 
-    folder: made when the first one is saved. parts: what a checkpoint consists of, by name: anything with
+    folder: created when the first one is saved. parts: the content of a checkpoint, by name: anything with
         `state_dict` and `load_state_dict`, and Generators; None is left out.
-    keep: how many of the newest stay; older ones are deleted once a newer one is on the disk.
-    say: is given a sentence about everything that a user should know.
+    keep: number of checkpoints that stay; older ones are deleted once a newer one is on the disk.
+    say: called with a sentence for the user.
 
-    One process at a time may use a folder (`Run` sees to that).
+    Only one process at a time may use a folder; `Run` locks it.
     """
 
     def __init__(
@@ -56,7 +82,7 @@ class Checkpoints:
                 left.unlink()
 
     def paths(self) -> list[Path]:
-        """The checkpoints that are there, oldest first."""
+        """The checkpoints in the folder, oldest first."""
         if not self.folder.is_dir():
             return []
         found = [(int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -65,11 +91,14 @@ class Checkpoints:
     def save(self, step: int) -> Path:
         """Write the checkpoint of a step, and only then delete those that are too old.
 
-        Raises NonFiniteError where a weight is NaN or infinite, and OSError where it cannot be
-        written; the checkpoints that are there stay as they are.
+        Raises NonFiniteError if a weight is NaN or infinite, and OSError if the file cannot be written; the other
+        checkpoints then stay as they are.
         """
-        state = {name: _state(part) for name, part in self.parts.items()}
-        self._refuse_what_is_not_finite(step)
+        state = {
+            name: part.get_state() if isinstance(part, Generator) else part.state_dict()
+            for name, part in self.parts.items()
+        }
+        self._check_finite(step)
         path = self.folder / f"step-{step:08d}.safetensors"
         try:
             self.folder.mkdir(exist_ok=True)
@@ -77,7 +106,7 @@ class Checkpoints:
         except OSError as error:
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} ({error.strerror}); "
-                f"{self.last_good()}, and --resume goes on from there once there is room."
+                f"{self.last_good()}."
             ) from error
         self._delete_old()
         return path
@@ -88,10 +117,10 @@ class Checkpoints:
                 old.unlink()
 
     def restore(self) -> Path | None:
-        """Bring all parts to where the newest whole checkpoint has them; None if there is no checkpoint.
+        """Restore all parts from the newest whole checkpoint, and return its path; None if there is no checkpoint.
 
-        Damaged ones that are newer are set aside under another name. Raises RefusedError where none is
-        whole, or where it belongs to another version or another model.
+        Newer, damaged ones are renamed to *.damaged. Raises RefusedError if none is whole, or if it belongs to another
+        version or another model.
         """
         damaged: list[tuple[Path, str]] = []
         for path in reversed(self.paths()):
@@ -104,7 +133,7 @@ class Checkpoints:
                 self.say(f"{why}; {path.name} is taken instead.")
                 bad.replace(bad.with_suffix(".damaged"))
             self._load(path, state)
-            self._delete_old()  # one too many is left by who was killed before it could
+            self._delete_old()  # a process killed before it could delete leaves one too many
             return path
         if damaged:
             raise RefusedError(
@@ -119,31 +148,31 @@ class Checkpoints:
         for name, part in self.parts.items():
             try:
                 (part.set_state if isinstance(part, Generator) else part.load_state_dict)(state[name])
-            except Exception as error:  # whatever a part says to a state that is not its own, or was forged
+            except Exception as error:  # whatever a part raises for the state of another part, or a forged one
                 why = " ".join(str(error).split()).rstrip(".")
                 raise RefusedError(f"{path} cannot be resumed from, its {name} does not fit: {why}.") from error
 
-    def _refuse_what_is_not_finite(self, step: int) -> None:
+    def _check_finite(self, step: int) -> None:
         for part in self.parts.values():
             for name, tensor in part.state_dict().items() if isinstance(part, Module) else ():
                 if tensor.dtype.kind == "f" and not tensor.isfinite().all().item():
                     raise NonFiniteError(
                         f"{name} holds a NaN or an infinity at step {step}, so no checkpoint was written; "
-                        f"{self.last_good()}. A smaller --lr is the usual cure.",
+                        f"{self.last_good()}. A smaller learning rate is the usual cure.",
                         step,
                         [],
                     )
 
     def last_good(self) -> str:
-        """Where a run can go on from, in words."""
+        """The checkpoint that a run can continue from, in words."""
         kept = self.paths()
         return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, once its checksum is proved.
+    """Read the state in a checkpoint and verify its checksum.
 
-    Raises FileFormatError for a damaged file, RefusedError for one of a version to come.
+    Raises FileFormatError for a damaged file, RefusedError for one of a later version.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weights that are not finite are never saved, so these are damage
@@ -154,14 +183,14 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is a checkpoint of format {version}, and this version reads up to {FORMAT}; use a newer tinyattn."
         )
     if words.get("sha256") != digest(state):
-        raise FileFormatError(f"{path} is damaged: its content has not the checksum that it was saved with.")
+        raise FileFormatError(f"{path} is damaged: its content does not match its checksum.")
     return state
 
 
 def digest(state: Any) -> str:
-    """SHA-256 of a nested state: names, numbers, strings, and the bytes of every tensor, in their order.
+    """SHA-256 of a nested state: names, numbers, strings, and the bytes of every tensor, in order.
 
-    The same for a state and for what `load` makes of it: there, numbers are Python's own.
+    A state and what `load` returns for it have the same digest, although `load` returns Python's own numbers.
     """
     sha = hashlib.sha256()
 
@@ -190,7 +219,3 @@ def digest(state: Any) -> str:
 
     add(state)
     return sha.hexdigest()
-
-
-def _state(part: Any) -> Any:
-    return part.get_state() if isinstance(part, Generator) else part.state_dict()

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, the machine's kind, the state of the source."""
+"""What a run was made with: versions, platform, state of the source, checksum of the data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ import numpy as np
 
 
 def versions() -> dict[str, str]:
-    """Python, this package, and the packages whose versions can change a result."""
-    import tinyattn
-
-    found = {"python": platform.python_version(), "platform": platform.platform(), "tinyattn": tinyattn.__version__}
+    """The versions of Python, of this package, and of the packages that can change a result."""
+    own = sys.modules["tinyattn"].__version__  # an import of the package by its own module would be a circle
+    found = {"python": platform.python_version(), "platform": platform.platform(), "tinyattn": own}
     for package in ("numpy", "scikit-learn", "safetensors", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             found[package] = importlib.metadata.version(package)
@@ -27,14 +27,14 @@ def versions() -> dict[str, str]:
 
 
 def changed_versions(before: Mapping[str, str]) -> str:
-    """What is of another version now than `versions` said before, in words."""
+    """The differences between the versions recorded before and those of today, in words."""
     now = versions()
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {now.get(name, 'missing')} instead of {before.get(name, 'none')}" for name in names)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that a folder is at and whether files differ from it; None where there is no git."""
+    """The commit of a folder and whether its files have changes; None without git."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
@@ -49,7 +49,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def fingerprint(*arrays: Any) -> str:
-    """SHA-256 of arrays with their shapes and dtypes: the same data have the same one."""
+    """SHA-256 of arrays with their shapes and dtypes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str} {array.shape};".encode())

@@ -1,4 +1,4 @@
-"""The folder of one training run, written as the run goes so that a stop at any moment loses nothing."""
+"""The folder of one training run, written during the run so that a stop at any moment loses nothing."""
 
 from __future__ import annotations
 
@@ -8,44 +8,53 @@ import io
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from tinyattn.files.whole import write_whole
-from tinyattn.train.errors import RefusedError
-from tinyattn.train.lock import FolderLock
 
 FORMAT = 1  # of config.json
 FILES = ("config.json", "metrics.csv", "summary.json", "model.safetensors", "curves.png", "attention.png")
+_FAR = 1 << 30  # the byte to lock on Windows, where others cannot read a locked part
+
+
+class RefusedError(Exception):
+    """A request that cannot be met, raised before anything is done. Exit code 2."""
 
 
 class Run:
-    """runs/<name>/ with config.json, metrics.csv (a row an epoch), summary.json, and whatever else is saved there.
+    """runs/<name>/ with config.json, metrics.csv (a row for each epoch), summary.json, and other files that users save.
 
-    parent: made if need be. name: of the folder; if there is one, the new run gets the next free name,
-        name-2, name-3 ..., or takes its place with `overwrite`, which deletes what a run writes and
-        nothing else.
-    The folder belongs to this process until it ends, or `close`. What this class writes is replaced as a whole.
-    Raises RefusedError where the folder cannot be made, or belongs to another process.
+    parent: created if necessary. name: of the folder; if it exists, the new run gets the next free name, name-2,
+        name-3 ..., or replaces the old run with `overwrite`, which deletes the files of a run and no others.
+    resumed: False; True for a run from `resume`.
+    The folder is locked for this process until it ends, or `close`. Files are always replaced as a whole.
+    Raises RefusedError if the folder cannot be created, or is locked by another process.
     """
+
+    resumed = False
 
     def __init__(self, parent: str | os.PathLike[str], name: str, *, overwrite: bool = False) -> None:
         try:
             folder = _folder(Path(parent), name, overwrite)
             self._open(folder)
             if overwrite:
-                _empty(folder)
+                for file in FILES:
+                    (folder / file).unlink(missing_ok=True)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         except OSError as error:
             raise RefusedError(f"no run can be written to {Path(parent) / name} ({error.strerror or error}).") from None
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str]) -> Self:
-        """The run in a folder that is there, to go on with it; its `config` is read.
+        """Open the run in an existing folder, to continue it, and read its `config`.
 
-        Raises RefusedError where the folder holds no run, another process uses it, or it cannot be written to.
+        Raises RefusedError if the folder has no run, is locked by another process, or cannot be written to.
         """
         run, folder = cls.__new__(cls), Path(folder)
+        run.resumed = True
         path = folder / "config.json"
         if not path.is_file():
             raise RefusedError(f"{folder} holds no run that can be resumed: it has no config.json.")
@@ -54,7 +63,7 @@ class Run:
             run.config = json.loads(path.read_bytes())
             version, _ = run.config["format"], {**run.config["arguments"]}
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RefusedError(f"{path} is no run's configuration ({type(error).__name__}: {error}).") from None
+            raise RefusedError(f"{path} is not a run's configuration ({type(error).__name__}: {error}).") from None
         if version != FORMAT:
             raise RefusedError(f"{path} has format {version!r}, and this version reads {FORMAT}.")
         return run
@@ -63,7 +72,7 @@ class Run:
         self.folder = folder
         self._lock = FolderLock(folder)
         with contextlib.suppress(OSError):
-            for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            for left in folder.glob(".*.tmp"):  # of a process killed while writing
                 left.unlink()
         self.rows: list[dict[str, Any]] = []
         self.config: dict[str, Any] = {}
@@ -74,7 +83,7 @@ class Run:
         self._write_json("config.json", self.config)
 
     def hold_to(self, **facts: Any) -> None:
-        """Raise RefusedError where the run began with other facts than these."""
+        """Raise RefusedError if the run began with facts other than these."""
         for name, now in facts.items():
             if json.loads(json.dumps(now)) != self.config.get(name):
                 raise RefusedError(
@@ -86,21 +95,21 @@ class Run:
         self._write_rows([*self.rows, row])
 
     def summarise(self, **facts: Any) -> Path:
-        """Write summary.json, which says what came of the run."""
+        """Write summary.json, the results of the run."""
         return self._write_json("summary.json", facts)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far and the configuration: part of a checkpoint."""
+        """The rows so far and the configuration: a part of a checkpoint."""
         return {"rows": self.rows, "config": self.config}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring metrics.csv to the rows that there were at a checkpoint. ValueError for one of another run."""
+        """Restore the rows of metrics.csv at a checkpoint. Raises ValueError for a checkpoint of another run."""
         if state["config"] != self.config:
-            raise ValueError("it was made with another config.json than the one that is here")
+            raise ValueError("it was made with another config.json than the one in this folder")
         self._write_rows(list(state["rows"]))
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -123,8 +132,7 @@ class Run:
             write_whole(path, text.encode())
         except OSError as error:
             raise OSError(
-                f"{path} could not be written ({error.strerror}); what was written before is whole, and --resume goes "
-                "on from there."
+                f"{path} could not be written ({error.strerror}); what was written before is whole."
             ) from error
         return path
 
@@ -133,7 +141,7 @@ def _folder(parent: Path, name: str, overwrite: bool) -> Path:
     if overwrite:
         folder = parent / name
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "config.json").exists():  # it may be what somebody else has there
+        if not (folder / "config.json").exists():  # it may be somebody else's folder
             for path in folder.iterdir():
                 if path.name not in (*FILES, "checkpoints", "lock") and path.suffix != ".tmp":
                     raise RefusedError(
@@ -152,8 +160,53 @@ def _folder(parent: Path, name: str, overwrite: bool) -> Path:
     raise RefusedError(f"there is no free name for {name} in {parent}.")
 
 
-def _empty(folder: Path) -> None:
-    """Delete what a run has written."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+class FolderLock:
+    """Lock a folder for this process until `release` or the end of the process.
+
+    The operating system keeps the lock (flock, or msvcrt.locking on Windows) on a file `lock` in the folder, so it ends
+    with the process. The file contains the number of the process.
+    Raises RefusedError if another process holds the lock or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RefusedError(f"{folder} cannot be written to ({error.strerror}).") from None
+        self.release = weakref.finalize(self, os.close, file)
+        try:
+            _take(file)
+        except BlockingIOError:
+            holder = os.read(file, 20).decode("ascii", "replace").strip()
+            self.release()
+            raise RefusedError(
+                f"another process ({holder or 'number unknown'}) is training in {folder}; wait for its end, or stop it."
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk: the lock works without the number
+            os.truncate(file, 0)
+            os.write(file, f"{os.getpid()}\n".encode())
+
+
+def _take(file: int) -> None:
+    """Lock an open file, or raise BlockingIOError. On a file system without locks this does nothing."""
+    try:
+        import fcntl
+    except ImportError:
+        return _take_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
+
+
+def _take_on_windows(file: int) -> None:
+    import msvcrt
+
+    os.lseek(file, _FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError:
+        raise BlockingIOError from None
+    finally:
+        os.lseek(file, 0, os.SEEK_SET)

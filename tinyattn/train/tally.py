@@ -1,25 +1,41 @@
-"""What a training loop counts: part of every checkpoint, so that a resumed run reports the same figures."""
+"""What a training loop counts, and the check that keeps a loss or a gradient that is not finite out of the weights."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
+from tinyattn import backends
 from tinyattn.ops.shape import stack
+from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
-from tinyattn.train.nonfinite import BadBatch, not_finite
+from tinyattn.train.checkpoints import Checkpoints, NonFiniteError
+
+
+class BadBatch(NamedTuple):
+    """A batch whose step was not taken.
+
+    Attributes:
+        why: what was not finite, in words. epoch, step: each counted from 1. indices: an array, of the items in it.
+    """
+
+    why: str
+    epoch: int
+    step: int
+    indices: Any
 
 
 @dataclass
 class Tally:
-    """Where a run is, and the sums of the epoch it is in.
+    """The position of a run and the sums of its current epoch: a part of every checkpoint.
 
-    What a step reports stays on its device until somebody asks: to read a number from a GPU is to wait for it.
+    What a step reports stays on its device until `read`, because reading a number from a GPU synchronises with it.
 
     Attributes:
-        epoch: the epoch that is running, from 1. step: batches taken in all epochs.
+        epoch: the current epoch, from 1. step: batches taken in all epochs.
         loss_sum, hits, seen: of this epoch, over the images that were trained on, up to the last `read`.
         skipped: batches of this epoch that were left out as not finite.
         seconds: spent on this epoch since `start_clock`. total_*: of the epochs before it.
@@ -42,35 +58,41 @@ class Tally:
         self._unread: list[tuple[int, Tensor, Any]] = []  # step, report, indices
 
     def start_clock(self) -> None:
-        """From here on, time counts as spent on the epoch."""
+        """Count the time from here on as spent on the epoch."""
         self._since = time.perf_counter()
 
     def add(self, report: Tensor, indices: Any) -> None:
-        """Count a step: its mean loss, how many of the batch it got right, its largest gradient, as a tensor (3,).
+        """Count a step.
 
+        report: a tensor (3,) of the mean loss, the number of hits and the largest gradient of the batch.
         indices: an array, of the items in the batch.
         """
         self._next_step()
         self._unread.append((self.step, report, indices))
 
     def read(self) -> list[BadBatch]:
-        """Add up what was reported since the last time, in one copy from the device: the batches that were not finite,
-        which are counted as skipped."""
+        """Add up the reports since the last call, in one copy from the device.
+
+        Returns the batches that were not finite; they are counted as skipped.
+        """
         unread, self._unread, bad = self._unread, [], []
         rows = stack([report for _, report, _ in unread]).tolist() if unread else []
         self._stop_clock()
         for (step, _, indices), (loss, hits, gradient) in zip(unread, rows, strict=True):
-            if why := not_finite(loss, gradient):
+            if not math.isfinite(loss):
+                bad.append(BadBatch(f"the loss is {loss}", self.epoch, step, indices))
+            elif not math.isfinite(gradient):
+                why = f"a gradient is {gradient}, though the loss is {loss:g}"
                 bad.append(BadBatch(why, self.epoch, step, indices))
-                continue
-            self.loss_sum += loss * len(indices)
-            self.hits += int(hits)
-            self.seen += len(indices)
+            else:
+                self.loss_sum += loss * len(indices)
+                self.hits += int(hits)
+                self.seen += len(indices)
         self.skipped += len(bad)
         return bad
 
     def next_epoch(self, test_accuracy: float) -> None:
-        """Close the epoch: its sums go to the totals, and the next one begins at 0."""
+        """Close the epoch: add its sums to the totals and start the next one at 0."""
         self.test_accuracy = test_accuracy
         self.total_seen += self.seen
         self.total_skipped += self.skipped
@@ -99,13 +121,13 @@ class Tally:
         return self.total_seen / max(self.total_seconds, 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as plain numbers. Raises RuntimeError where reports have not been read."""
+        """All counts, as plain numbers. Raises RuntimeError for reports that `read` has not counted yet."""
         if self._unread:
             raise RuntimeError(f"{len(self._unread)} reports have not been counted yet: call read() first.")
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`. Raises ValueError for one of other counts."""
+        """Restore a `state_dict`. Raises ValueError for one with other counts."""
         names = {field.name for field in fields(self)}
         if {*state} != names:
             raise ValueError(f"the saved counts are {sorted(state)}, but {sorted(names)} are expected.")
@@ -119,3 +141,30 @@ class Tally:
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
+
+
+def step_if_finite(optimizer: Optimizer, loss: Tensor) -> Tensor:
+    """Call `optimizer.step()` unless the loss or a gradient is NaN or infinite; then nothing changes.
+
+    Returns the largest absolute value in all gradients, a 0-d tensor: NaN or infinite if one of them is.
+    It never synchronises with a GPU, so it can be a part of a step compiled by `ta.compile`.
+    """
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    grads = [param.grad.array for param in params if param.grad is not None]
+    library = backends.of(loss.array, *grads)
+    largest = Tensor._from(library.total_norm(grads, math.inf))
+    finite = loss.detach().isfinite() & largest.isfinite()
+    library.update_if(finite.array, optimizer.step)
+    return largest
+
+
+def batch_is_not_finite(batch: BadBatch, checkpoints: Checkpoints) -> NonFiniteError:
+    """The error that ends a run at this batch."""
+    numbers = [int(i) for i in batch.indices.tolist()]
+    return NonFiniteError(
+        f"{batch.why} at step {batch.step} (epoch {batch.epoch}), and the step was not taken; "
+        f"{checkpoints.last_good()}. A smaller learning rate is the usual cure, and ta.detect_anomaly() names the "
+        f"operation that made it. Training images of this batch: {', '.join(map(str, numbers))}.",
+        batch.step,
+        numbers,
+    )

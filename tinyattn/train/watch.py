@@ -1,4 +1,4 @@
-"""How hard each layer is pushed: the size of its gradients, and of its steps beside its parameters."""
+"""A model from outside: its scores over a data set, and the gradient and update norms of its layers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,45 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tinyattn.engine.modes import no_grad
 from tinyattn.nn import Module
+from tinyattn.ops.creation import as_tensor
+from tinyattn.ops.shape import cat
 from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
 
 COLUMNS = ("step", "layer", "gradient_norm", "parameter_norm", "update_norm", "update_ratio")
 
 
-class LayerStats:
-    """Takes the optimizer's steps and measures one in `every`: `stats.step()` instead of `optimizer.step()`.
+def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
+    """Compute the scores of the classes for every image: a NumPy array (images, classes).
 
-    rows: a dict for each layer and measured step, with the number of the step (from 1), the path of the layer,
-    the Euclidean norms of its gradient, of its parameters before the step and of their change, and the ratio of
-    the last two, for which about 1e-3 is healthy (NaN where the parameters were all zero). A layer is a module
-    with parameters of its own, or a parameter of the outermost module; frozen ones are left out.
-    file: append the rows to this CSV file too. steps: how many there were before, for a run that goes on.
+    images: an array or a Tensor (images, ...); each batch is moved to the device of the model's parameters.
+    Runs in evaluation mode without recording, and restores the model's mode.
+    """
+    was_training = model.training
+    device = next((parameter.device for parameter in model.parameters()), None)
+    model.eval()
+    try:
+        with no_grad():
+            starts = range(0, len(images), batch_size)
+            scores = cat([model(as_tensor(images[i : i + batch_size], device=device)) for i in starts])
+    finally:
+        model.train(was_training)
+    return scores.cpu().numpy()
+
+
+class LayerStats:
+    """Take the optimizer's steps and measure one in `every`: `stats.step()` instead of `optimizer.step()`.
+
+    rows: a dict for each layer and measured step: the number of the step (from 1), the path of the layer, the
+        Euclidean norms of its gradient, of its parameters before the step and of their update, and the ratio of the
+        last two. About 1e-3 is healthy; the ratio is NaN if the parameters were all zero. A layer is a module with
+        parameters of its own, or a parameter of the outermost module; frozen ones are left out.
+    file: append the rows to this CSV file too. steps: taken before, by a run that is continued.
 
     A step that is measured copies the parameters once; the others cost nothing.
+    Raises ValueError for `every` below 1.
     """
 
     def __init__(
@@ -37,7 +59,7 @@ class LayerStats:
         steps: int = 0,
     ) -> None:
         if every < 1:
-            raise ValueError(f"LayerStats: every={every}; expected a number of steps, at least 1")
+            raise ValueError(f"LayerStats: every={every}; expected at least 1 step")
         self.optimizer, self.every, self.steps = optimizer, every, steps
         self.file = None if file is None else Path(file)
         self.rows: list[dict[str, Any]] = []
@@ -47,7 +69,7 @@ class LayerStats:
                 self.layers.setdefault(name.rpartition(".")[0] or name, []).append(parameter)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """optimizer.step(closure), measured if it is its turn: the first, and then one in `every`."""
+        """Call optimizer.step(closure), and measure the first step and then one in `every`."""
         self.steps += 1
         if (self.steps - 1) % self.every:
             return self.optimizer.step(closure)
@@ -56,7 +78,11 @@ class LayerStats:
         rows = [self._row(layer, own, before[layer]) for layer, own in self.layers.items()]
         self.rows += rows
         if self.file is not None:
-            _append(self.file, rows)
+            with self.file.open("a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerows(rows)
         return result
 
     def _row(self, layer: str, parameters: list[Tensor], before: list[Any]) -> dict[str, Any]:
@@ -70,12 +96,3 @@ class LayerStats:
 def _norm(arrays: Iterable[Any]) -> float:
     """The Euclidean norm of all arrays end to end."""
     return math.sqrt(sum(float((array.astype("float64") ** 2).sum()) for array in arrays))
-
-
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    first = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if first:
-            writer.writeheader()
-        writer.writerows(rows)

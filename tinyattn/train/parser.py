@@ -1,4 +1,4 @@
-"""The command line of a training script: what is wrong is said in one sentence, before any work."""
+"""The command line of a training script: validated before any work, with errors of one sentence."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from typing import Any, NoReturn
 from tinyattn import backends
 from tinyattn.backends import device as named
 from tinyattn.files.whole import FileFormatError
-from tinyattn.train.errors import NonFiniteError, RefusedError
+from tinyattn.train.checkpoints import NonFiniteError
+from tinyattn.train.run import RefusedError, Run
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports one sentence, takes no abbreviations, and can check recorded settings.
+    """An ArgumentParser with one-sentence errors, no abbreviations, and settings recorded by an earlier run.
 
-    Options have no defaults here: what `given` returns is what stands on the command line, so that
-    `settle` can tell it from what an earlier run recorded, and that from the script's defaults.
+    Options have no defaults here: `given` returns only what is on the command line, so that `settle` can tell it from
+    what an earlier run recorded, and that from the script's defaults.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -32,14 +33,13 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             **options,
         )
-        self._source = ""  # where the words come from that are looked at, if not from the command line
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence on standard error."""
-        self.exit(2, f"{self.prog}: {self._source}{message}; {self.prog} --help lists what can be said.\n")
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options.\n")
 
     def given(self, words: Sequence[str] | None = None) -> dict[str, Any]:
-        """The options among these words (those of the command line), and no others."""
+        """Parse these words (default: the command line) and return the options among them, and no others."""
         found, unknown = self.parse_known_args(words)
         if unknown:
             word = unknown[0].partition("=")[0]
@@ -48,52 +48,45 @@ class Parser(argparse.ArgumentParser):
         return vars(found)
 
     def settle(
-        self,
-        given: Mapping[str, Any],
-        recorded: Mapping[str, Any],
-        defaults: Mapping[str, Any],
-        *,
-        free: Collection[str],
-        source: str | os.PathLike[str] = "",
+        self, given: Mapping[str, Any], run: Run | None, defaults: Mapping[str, Any], *, free: Collection[str]
     ) -> argparse.Namespace:
-        """The settings of a run: what was given, else what an earlier run recorded, else the defaults.
+        """Merge the settings of a run: those given, else those that a resumed run recorded, else the defaults.
 
-        free: names of options that a resumed run may change; others may be repeated, with the recorded
-        value. source: the file that the record comes from.
+        free: names of options that a resumed run may change; others may be repeated, with the recorded value.
         """
-        anew = {*given} & {*free}
-        self._source = f"{source}: "
-        checked = self.given(self._words({name: value for name, value in recorded.items() if name not in anew}))
-        self._source = ""
+        if run is None:
+            return argparse.Namespace(**{**defaults, **given})
+        recorded = {k: v for k, v in run.config["arguments"].items() if not (k in free and k in given)}
+        before = {**defaults, **self._validated(recorded, run.folder / "config.json")}
         for name, value in given.items():
-            before = {**defaults, **checked}.get(name)
-            if recorded and name not in free and value != before:
+            if name not in free and value != before[name]:
+                flag = next(word for word, option in self._option_string_actions.items() if option.dest == name)
                 self.error(
-                    f"{self.flag(name)} {value} cannot be changed when a run is resumed, which began with "
-                    f"{before}; leave it out, or begin a new run"
+                    f"{flag} {value} cannot be changed when a run is resumed, which began with "
+                    f"{before[name]}; leave it out, or begin a new run"
                 )
-        return argparse.Namespace(**{**defaults, **checked, **given})
+        return argparse.Namespace(**{**before, **given})
 
-    def flag(self, name: str) -> str:
-        """The option as it is written, --batch-size for batch_size."""
-        return next((a.option_strings[-1] for a in self._actions if a.dest == name and a.option_strings), name)
-
-    def _words(self, recorded: Mapping[str, Any]) -> list[str]:
-        """The command line that says what was recorded: it is checked as one that somebody typed."""
-        words = []
+    def _validated(self, recorded: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Check settings from a file, which may have been edited, by the rules for the command line."""
+        options = {action.dest: action for action in self._actions}
+        found = {}
         for name, value in recorded.items():
-            if name not in {action.dest for action in self._actions}:
-                self.error(f"there is no setting {name!r}")
-            if value is not None and value is not False:
-                words.append(self.flag(name) + ("" if value is True else f"={value}"))
-        return words
+            if name not in options:
+                self.error(f"{path}: there is no setting {name!r}")
+            plain = value is None or (isinstance(value, bool) and options[name].nargs == 0)  # not given; a flag
+            try:
+                found[name] = value if plain else self._get_values(options[name], [str(value)])
+            except argparse.ArgumentError as error:
+                self.error(f"{path}: {error}")
+        return found
 
 
 def device(word: str) -> str:
-    """A device that can be used here: "cpu", "cuda", or "cuda:1"."""
+    """An argument that must be an available device: "cpu", "cuda", or "cuda:1"."""
     try:
         where = backends.full_name(named(word))
-        backends.get(where)  # there, or the error says why not
+        backends.get(where)  # raises if it is not available
     except (ValueError, ImportError, RuntimeError) as why:
         raise argparse.ArgumentTypeError(" ".join(str(why).split()).removesuffix(".")) from None
     return str(where)
@@ -104,7 +97,7 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     if int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than can be counted: {2**31 - 1} at most")
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: {2**31 - 1} at most")
     return int(text)
 
 
@@ -136,7 +129,7 @@ def _number(text: str, wanted: str, allowed: Callable[[float], bool]) -> float:
 
 
 def folder(text: str) -> str:
-    """An argument that must be a folder that is there."""
+    """An argument that must be an existing folder."""
     if not os.path.isdir(os.path.expanduser(text)):
         state = "is a file, not a folder" if os.path.exists(os.path.expanduser(text)) else "does not exist"
         raise argparse.ArgumentTypeError(f"{text!r} {state}")
@@ -144,7 +137,7 @@ def folder(text: str) -> str:
 
 
 def new_folder(text: str) -> str:
-    """An argument that must be a folder, or a path where one can be made."""
+    """An argument that must be a writable folder, or a path where one can be created."""
     path = Path(os.path.expanduser(text))
     try:
         nearest = next(p for p in (path, *path.parents) if p.exists())
@@ -157,26 +150,27 @@ def new_folder(text: str) -> str:
     return str(path)
 
 
-def exit_code(main: Callable[[], int], name: str) -> int:
-    """Run a script's `main`; what can go wrong becomes one sentence on standard error and an exit code.
+def exit_code(main: Callable[[], int], name: str, advice: Mapping[type[BaseException], str] | None = None) -> int:
+    """Run a script's `main` and return its exit code; an error of a known kind becomes one line on standard error.
 
-    2 for what was refused before any work, 1 for what ended the work, 130 for Ctrl-C. Mistakes of
-    the script itself keep their traceback.
+    2 for what was refused before any work, 1 for what ended the work, 130 for Ctrl-C, 141 for a closed pipe. Errors of
+    any other kind are raised. advice: by class, what to print after an error with exit code 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a log shows how far a killed run came
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log is complete up to the moment of a kill
     try:
         return main()
+    except BrokenPipeError:  # standard output was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         code, said = 130, "stopped by Ctrl-C."
     except (RefusedError, FileFormatError, ImportError) as error:
         code, said = 2, str(error)
-    except BrokenPipeError:  # nobody reads what is printed any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except NonFiniteError as error:
+    except (NonFiniteError, OSError) as error:
         code, said = 1, str(error)
-    except OSError as error:
-        code, said = 1, f"{error.filename} cannot be used ({error.strerror})." if error.filename else str(error)
+        if isinstance(error, OSError) and error.filename:
+            said = f"{error.filename} cannot be used ({error.strerror})."
+        said += next((f" {text}" for kind, text in (advice or {}).items() if isinstance(error, kind)), "")
     print(f"{name}: {said}", file=sys.stderr)
     return code
