@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, ops, viz
-from tinyattn.viz.attention_page import png
+from tinyattn.viz.maps.page import png
 
 DOUBLE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -207,7 +207,7 @@ def test_windows_have_no_place_in_a_picture_of_the_whole(images):
         x = ta.as_tensor(x).reshape(-1, 2, 6, 2, 6).permute(0, 1, 3, 2, 4).reshape(-1, 2, 6, 6)
         return F.scaled_dot_product_attention(x, x, x).sum((1, 2))
 
-    with pytest.raises(ValueError, match=r"weighs \(2, 2, 6, 6\) for a batch of one.*windows"):
+    with pytest.raises(ValueError, match=r"weights \(2, 2, 6, 6\) for a batch of one.*windows"):
         viz.attention(windows, images, gradients=False)
 
 
@@ -306,10 +306,10 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
         (lambda: viz.attention(classifier, images, target=0.5), "target=0.5"),
         (lambda: viz.attention(classifier, images, labels=[1]), r"labels have shape \(1,\)"),
         (lambda: viz.attention(classifier, images, grid=(3, 3)), "16 tokens do not make a grid of 3 x 3"),
-        (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"gives shape \(1, 5, 8\).*target="),
+        (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"returns shape \(1, 5, 8\).*target="),
         (lambda: viz.attention(lm, tokens, words=["a"] * 3, gradients=False), "words for .*expected 2 lists of 5"),
-        (lambda: viz.attention(lm, tokens, gradients=False), "are no images"),
-        (lambda: viz.attention(classifier, images).figure(5), "no item 5"),
+        (lambda: viz.attention(lm, tokens, gradients=False), "are not images"),
+        (lambda: viz.attention(classifier, images).figure(5), "item=5, but 3 inputs"),
         (lambda: viz.attention(classifier, images).figure(token=(4, 0)), r"no patch \(4, 0\)"),
         (lambda: viz.attention(classifier, images, gradients=False).relevance(), "without gradients"),
         (lambda: viz.attention(classifier, images * np.nan), "NaN or infinities in blocks.0.attention"),
@@ -317,7 +317,7 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
     for do, message in cases:
         with pytest.raises((ValueError, IndexError), match=message):
             do()
-    monkeypatch.setattr("tinyattn.viz.attention_page.MOST", 1000)
+    monkeypatch.setattr("tinyattn.viz.maps.page.MOST", 1000)
     with pytest.raises(ValueError, match="3,120 weights of 3 inputs would have"):
         _ = viz.attention(classifier, images, gradients=False).html
 
@@ -326,7 +326,7 @@ def test_a_language_model_by_a_function_of_its_output():
     lm = nn.Sequential(nn.Embedding(5, 8), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True))
     maps = viz.attention(lm, np.arange(4)[None], words=list("abcd"), target=lambda out: out[0, -1, 2], read_from=-1)
     assert maps.scores is None and maps.target is None and maps.relevance().shape == (1, 4)
-    assert "spoke for the target" in str([t.get_text() for t in maps.figure().axes[0].get_yticklabels()])
+    assert "relevance for the target" in str([t.get_text() for t in maps.figure().axes[0].get_yticklabels()])
 
 
 # --- pictures ---
@@ -337,8 +337,8 @@ def test_the_figure_shows_every_head_with_its_own_numbers(classifier, images):
     figure = maps.figure(1, token=(1, 2))
     shown = {ax.get_title().split(" (")[0]: ax for ax in figure.axes if ax.get_visible()}
     rows = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
-    assert rows == ["blocks.0.attention", "blocks.1.attention", "in all"]
-    assert {"the image", "head 0", "head 1", "mean", "rollout, answer", "rollout, this one", "pooling"} < set(shown)
+    assert rows == ["blocks.0.attention", "blocks.1.attention", "all layers"]
+    assert {"the image", "head 0", "head 1", "mean", "rollout, output", "rollout, this token", "pooling"} < set(shown)
     values = maps.layers[1].weights[1, 1, 1 * 4 + 2]  # the last "head 1": of the second layer
     overlay = shown["head 1"].images[1].get_array()[..., 3]
     assert_allclose(overlay, 0.85 * values.reshape(4, 4) / values.max(), rtol=1e-6)
@@ -419,7 +419,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert page.run("state.token") == 6 + 1 + 4
     said = page.run("document.querySelector('#token-3').getAttribute('aria-label')")
     assert said == f"(0, 3): {shown(maps.layers[0].weights[0, 0, 11, 3])}"
-    assert page.text("#readout").startswith("Patch (2, 3) looks most at")
+    assert page.text("#readout").startswith("Patch (2, 3) attends most to")
     # another head of another layer by the keyboard, then its gradient, the other direction, the next image
     page.run("document.querySelector('#all [tabindex=\"0\"]').focus()")
     page.press("ArrowDown")
@@ -439,7 +439,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert abs(float(said) - value) <= 0.01 * abs(value) + np.abs(maps.layers[1].gradient_x_attention).max() / 60000
     # the mouse on another map and another image, Escape, dark
     page.click(".row:last-child .mini:last-child")
-    assert page.text("#name").endswith(f"spoke for {maps.target[1]}")
+    assert page.text("#name").endswith(f"relevance for {maps.target[1]}")
     page.click("#items button:nth-child(3)")
     page.press("Escape")
     assert page.run("[state.item, state.token]") == [2, None]
@@ -447,6 +447,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert there.run("[state.item, state.token, state.row, state.cell, state.what]") == [2, 5, 1, 2, "gradient"]
     assert there.problems == [] and there.requests == []
     light = page.run("getComputedStyle(document.body).backgroundColor")
+    page.call("Page.bringToFront")  # a hidden tab is not told of a new theme
     page.prefer("dark")
     page.wait(f"getComputedStyle(document.body).backgroundColor != '{light}'")
     page.click("#theme")
@@ -467,9 +468,9 @@ def test_a_class_token_is_a_button_of_its_own(browser, images, tmp_path):
     page = browser.open(maps.save(tmp_path / "token.html"))
     page.click("#token-0")
     assert page.text("#token-0") == f"the class token: {shown(maps.layers[0].weights[0, 0, 0, 0])}"
-    assert page.text("#readout").startswith("the class token looks most at")
+    assert page.text("#readout").startswith("the class token attends most to")
     page.press("ArrowDown")
-    assert page.run("state.token") == 1 and page.text("#readout").startswith("Patch (0, 0) looks")
+    assert page.run("state.token") == 1 and page.text("#readout").startswith("Patch (0, 0) attends")
     page.press("ArrowUp")
     assert page.run("state.token") == 0
     assert page.run("document.querySelector('#big img').naturalWidth") == 12
@@ -488,7 +489,7 @@ def test_the_page_of_words_in_a_browser(browser, tmp_path):
     numbers = page.run("[...document.querySelectorAll('#big small')].map(e => e.textContent)")
     assert numbers == [shown(w) for w in maps.layers[0].weights[0, 0, 1]]
     page.press("ArrowRight")
-    assert page.text("#readout").startswith("“sat” looks most at")
+    assert page.text("#readout").startswith("“sat” attends most to")
     page.run("document.querySelector('#all [tabindex=\"0\"]').focus()")
     page.press("ArrowDown", times=2)
     assert page.text("#name").endswith("mean")

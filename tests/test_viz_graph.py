@@ -23,7 +23,7 @@ from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
 from tinyattn.viz.graphs import fold, formulas, graph, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
-from tinyattn.viz.graphs.render import GET_DOT
+from tinyattn.viz.graphs.dot import GET_DOT
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz' dot is not installed")
 RECIPE = {

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim, train, viz
-from tinyattn.viz.tables import read_rows
+from tinyattn.viz.training import read_rows
 
 METRICS = """epoch,train_loss,train_accuracy,test_accuracy,lr,note
 1,0.5,0.8,0.85,0.001,warm
@@ -75,10 +75,10 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     noise = tmp_path / "noise.csv"
     noise.write_bytes(bytes(range(256)) * 4)
     for draw, message in [
-        (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy'; there are a, b"),
+        (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy.; the columns are a, b"),
         (lambda: viz.curves_figure([]), "no row yet"),
-        (lambda: viz.curves_figure(noise), "noise.csv: this is no CSV file"),
-        (lambda: viz.layers_figure(other), "other.csv: there is no column 'step'; there are a, b"),
+        (lambda: viz.curves_figure(noise), "noise.csv: not a CSV file"),
+        (lambda: viz.layers_figure(other), "other.csv: no column .step.; the columns are a, b"),
     ]:
         with pytest.raises(ValueError, match=message):
             draw()
@@ -227,7 +227,7 @@ def test_the_mistakes_are_shown_with_their_attention():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))  # without attention
     alone = viz.mistakes_figure(plain.double(), images, labels, count=2)
     assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
-    with pytest.raises(ValueError, match="all 12 images were recognised"):
+    with pytest.raises(ValueError, match="all 12 images were classified right"):
         viz.mistakes_figure(model, images, scores.argmax(1))
 
 

@@ -1,4 +1,4 @@
-"""The graph as DOT text, which `dot` draws."""
+"""The graph as DOT text, and drawn by the program `dot`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ COLOURS = {
     "failed": ("#fde5d8", "#d55e00", "#7a2f00"),
     "box": ("#eef2f7", "#475569", "#0f172a"),
 }
+GET_DOT = (
+    "pictures of graphs need the program `dot`: apt-get install graphviz, brew install graphviz, or "
+    "graphviz.org/download. Files ending in .dot or .html need nothing."
+)
 FONT = "Helvetica,Arial,sans-serif"
 _HEAD = f"""digraph {{
   graph [rankdir=TB, bgcolor="white", fontname="{FONT}", fontsize=12, fontcolor="#334155", nodesep=0.3, ranksep=0.42, pad=0.2, labeljust=l, splines=true];
@@ -268,3 +272,24 @@ def _escape(text: str) -> str:
 
 def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- drawn ---
+
+
+def rendered(dot: str, kind: str) -> bytes:
+    """Return the picture of DOT text: "svg", "png" or "pdf".
+
+    Raises ImportError without the graphviz package and RuntimeError without the program.
+    """
+    try:
+        import graphviz
+    except ImportError:
+        raise ImportError('pictures of graphs need the graphviz package: pip install "tinyattn[viz]"') from None
+    source = graphviz.Source(dot, engine="dot")
+    try:
+        return bytes(source.pipe(format=kind))
+    except graphviz.ExecutableNotFound:
+        raise RuntimeError(GET_DOT) from None
+    except graphviz.CalledProcessError as error:
+        raise RuntimeError(f"dot failed on this graph: {error.stderr.decode(errors='replace').strip()}") from None

@@ -16,13 +16,14 @@ from tinyattn.engine.modes import Mode, definition_mode
 from tinyattn.nn import Module
 from tinyattn.random import current_generator
 from tinyattn.tensors import Tensor
-from tinyattn.viz.graphs import boxes, fold, page, walk
+from tinyattn.viz.graphs import boxes, fold, walk
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
-from tinyattn.viz.graphs.dot import dot_text
+from tinyattn.viz.graphs.dot import dot_text, rendered
 from tinyattn.viz.graphs.model import Edge, Step, Trace, Vertex
+from tinyattn.viz.graphs.page import graph_page
 from tinyattn.viz.graphs.record import Recorder, add_failure, from_nodes
-from tinyattn.viz.graphs.render import rendered
 from tinyattn.viz.graphs.source import PACKAGE, variables_of
+from tinyattn.viz.page import framed
 
 FORMATS = ("svg", "png", "pdf", "dot", "html")
 MOST_AT_FIRST = 60  # visible before anybody unfolds
@@ -78,7 +79,7 @@ class Graph:
     def html(self) -> str:
         """A page that needs nothing else: fold, search, and walk forward and backward step by step."""
         folded = self._folded if self._depth is not None else fold.folds(self.trace, self._mode, None, MOST_IN_PAGE)
-        return page.html_page(self.trace, folded, self._depth is None, self._times)
+        return graph_page(self.trace, folded, self._depth is None, self._times)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write .svg, .png, .pdf, .dot or .html, as the name ends. Raises ValueError for another ending."""
@@ -106,7 +107,7 @@ class Graph:
         try:
             bundle["image/svg+xml"] = self.svg
         except (ImportError, RuntimeError, ValueError):  # no `dot`: the page lays itself out
-            bundle["text/html"] = page.framed(self.html)
+            bundle["text/html"] = framed(self.html, 640)
         return bundle
 
 

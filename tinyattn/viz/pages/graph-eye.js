@@ -1,4 +1,3 @@
-"use strict";
 // What of the picture is in the window: moved and zoomed by mouse and keys, and led to what matters.
 
 const READABLE = 0.62; // the smallest scale that a graph is shown at unasked

@@ -1,4 +1,3 @@
-"use strict";
 // Where everything stands. Each box is laid out by itself in layers (Sugiyama, Tagawa and Toda 1981), innermost first,
 // and then stands in the box around it like any other item. A wire that crosses borders is laid piece by piece, and
 // meets itself at a port on each border.

@@ -1,12 +1,8 @@
-"use strict";
-// The page at work: which step, what is selected, keys, mouse, search.
-
-const byId = (id) => document.getElementById(id);
+// The page: steps, selection, keys, mouse, search.
 
 class Page {
   constructor(data) {
     this.model = new Model(data);
-    this.model.anyRecorded = this.model.vertices.some((v) => v.operation && v.recorded);
     this.picture = new Picture(this.model, byId("scene"));
     this.panel = new Panel(this.model, byId("panel"), (index) => this.select(index));
     this.last = this.model.forward.length + this.model.steps.length;
@@ -24,9 +20,9 @@ class Page {
     this.follow(new URLSearchParams(location.hash.slice(1)));
   }
 
-  // page.html#step=44&level=3&theme=dark opens there: to send somebody to a step.
+  // page.html#step=44&level=3&theme=dark opens the page there.
   follow(wanted) {
-    if (wanted.has("theme")) document.documentElement.dataset.theme = wanted.get("theme") === "dark" ? "dark" : "light";
+    if (wanted.has("theme")) chooseTheme(wanted.get("theme") === "dark");
     if (wanted.has("level")) this.depth((Number(wanted.get("level")) || 0) - this.model.level());
     if (wanted.has("step")) this.goTo(Number(wanted.get("step")) || 0);
   }
@@ -42,7 +38,7 @@ class Page {
     }
   }
 
-  // When the walk takes each vertex, and when the first gradient comes there.
+  // At which step the backward pass takes each vertex, and at which the first gradient arrives there.
   prepare() {
     this.takenAt = new Map(this.model.steps.map((step, i) => [step.vertex, i]));
     this.firstArrival = new Map();
@@ -52,8 +48,7 @@ class Page {
   words() {
     const { model } = this;
     byId("title").textContent = model.title;
-    const edges = model.vertices.reduce((n, v) => n + v.inputs.length, 0);
-    byId("counts").textContent = `${model.forward.length} operations · ${model.vertices.length} vertices · ${edges} edges · ${model.steps.length} steps back`;
+    byId("counts").textContent = `${model.forward.length} operations · ${model.vertices.length} vertices · ${model.edges} edges · ${model.steps.length} backward steps`;
     byId("slider").max = this.last;
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
@@ -65,11 +60,11 @@ class Page {
 
   redraw() {
     const fits = this.picture.draw();
-    if (!fits) { // as it was
+    if (!fits) { // restore
       [this.model.folded, this.model.spread] = this.kept;
       this.picture.draw();
     }
-    byId("message").textContent = fits ? "" : `That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`;
+    byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
     this.paint();
@@ -294,17 +289,18 @@ class Page {
     byId("found").textContent = `${this.foundAt + 1} of ${this.found.length}`;
   }
 
-  // --- what people do ---
+  // --- input ---
 
   controls() {
     const buttons = {
       first: () => this.goTo(0), previous: () => this.goTo(this.step - 1), next: () => this.goTo(this.step + 1),
       play: () => this.play(), turn: () => this.goTo(this.model.forward.length + 1), less: () => this.depth(-1),
-      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => this.theme(), "help-button": () => byId("help").showModal(),
+      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => chooseTheme(), "help-button": () => byId("help").showModal(),
     };
     for (const [id, action] of Object.entries(buttons)) byId(id).addEventListener("click", action);
     byId("slider").addEventListener("input", (event) => this.goTo(Number(event.target.value)));
     byId("search").addEventListener("input", (event) => this.search(event.target.value));
+    document.addEventListener("theme", () => this.panel.repaint());
     document.addEventListener("keydown", (event) => this.key(event));
     byId("scene").addEventListener("click", (event) => this.click(event));
     byId("scene").addEventListener("focusin", (event) => this.focused(event));
@@ -340,7 +336,7 @@ class Page {
       return;
     }
     if (onGraph && event.key === "Escape") return byId("panel").focus();
-    if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // its own affair
+    if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // the button acts by itself
     if (onGraph && event.key === "Enter") {
       event.preventDefault();
       return this.enter(event.target.closest("[data-key], [data-box]"));
@@ -371,7 +367,7 @@ class Page {
       "/": () => byId("search").focus(),
       "+": () => this.eye.zoom(1.25), "=": () => this.eye.zoom(1.25), "-": () => this.eye.zoom(0.8), 0: () => this.eye.fit(),
       w: pan(0, 60), a: pan(60, 0), s: pan(0, -60), d: pan(-60, 0),
-      t: () => this.theme(),
+      t: () => chooseTheme(),
       "?": () => byId("help").showModal(),
     };
   }
@@ -385,15 +381,6 @@ class Page {
       this.goTo(this.step, false);
     }
   }
-
-  theme() {
-    const root = document.documentElement;
-    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
-    this.panel.repaint();
-  }
 }
 
-if (matchMedia("(prefers-color-scheme: dark)").matches) document.documentElement.dataset.theme = "dark";
-document.addEventListener("DOMContentLoaded", () => {
-  window.page = new Page(JSON.parse(byId("graph-data").textContent));
-});
+window.page = new Page(JSON.parse(byId("data").textContent));

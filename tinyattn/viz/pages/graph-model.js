@@ -1,10 +1,11 @@
-"use strict";
 // The graph, and what of it is visible: boxes fold, and of boxes that repeat one stands for all.
 
 class Model {
   constructor(data) {
     Object.assign(this, data); // vertices, boxes, steps, arrays, formulas, sources ...
     this.forward = this.vertices.filter((v) => v.operation);
+    this.anyRecorded = this.forward.some((v) => v.recorded);
+    this.edges = this.vertices.reduce((n, v) => n + v.inputs.length, 0);
     this.folded = new Set(data.folded); // boxes shown as one
     this.spread = new Set(); // repeats of which every box is shown
     this.places = this.boxes.map((box) => placesOf(box));
@@ -142,7 +143,7 @@ class Model {
     const vertices = this.inside[box].map((i) => this.vertices[i]);
     const operations = vertices.filter((v) => v.operation).length;
     const parameters = vertices.filter((v) => v.kind === "parameter").reduce((n, v) => n + sizeOf(v.shape), 0);
-    return `${operations} operation${operations === 1 ? "" : "s"}` + (parameters ? `, ${parameters.toLocaleString("en")} parameters` : "");
+    return `${operations} ${plural("operation", operations)}` + (parameters ? `, ${parameters.toLocaleString("en")} parameters` : "");
   }
 }
 
@@ -153,6 +154,7 @@ function placesOf(box) {
 }
 
 const isGroup = (box) => box.kind === "repeat" || box.kind === "pass"; // no level of its own
+const plural = (noun, count) => noun + (count === 1 ? "" : "s");
 const sizeOf = (shape) => shape.reduce((n, m) => n * m, 1);
 const shapeText = (shape) => (shape.length ? shape.join("×") : "scalar");
 
