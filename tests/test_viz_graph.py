@@ -542,7 +542,7 @@ def test_the_table_of_formulas_is_that_of_the_operations():
 def test_the_source_of_each_rule_is_that_rule_alone():
     for op in all_operations():
         for name, text in source.rules_of(op).items():
-            assert text != "source not at hand", (op.name, name)
+            assert text != "source not available", (op.name, name)
             compile(text, "rule", "exec")
             rule = op.rules.get(name, op.backward)
             if text.startswith("lambda"):

@@ -304,7 +304,7 @@ def _name_arguments(builder: Builder, function: Any, inputs: Sequence[Any], kwar
     names = names[1:] if names[:1] == ["self"] else names
     names += [f"input {i}" for i in range(len(names), len(inputs))]
     for module in (x for x in (function, *inputs, *kwargs.values()) if isinstance(x, Module)):
-        builder.know_names_of(module)
+        builder.add_names_of(module)
     for name, x in [*zip(names, inputs, strict=False), *kwargs.items()]:
         for i, tensor in enumerate(parts := _tensors(x)):
             builder.names.setdefault(id(tensor), f"{name}[{i}]" if len(parts) > 1 else name)
