@@ -662,7 +662,7 @@ def test_a_profile_colours_the_graph_by_its_times():
     assert "µs back" in picture.dot and "µs back" in picture.html
     fills = re.findall(r'fillcolor="(#ff\w{4})"\]', picture.dot)
     assert "#ffa85c" in fills and len(set(fills)) > 2  # the most is orange, the others paler
-    with pytest.raises(ValueError, match="this profile contains none of the tensor.s operations"):
+    with pytest.raises(ValueError, match=r"this profile contains none of the tensor.s operations"):
         graph((ta.ones(2, requires_grad=True) * 2).sum(), profile=p)
     with pytest.raises(TypeError, match="profile= needs the tensor"):
         graph(model, images, profile=p)
@@ -730,11 +730,7 @@ def test_a_graph_costs_nothing_where_none_is_asked_for():
         (lambda: graph(3), TypeError, "expected a Tensor, a model or a function, got int"),
         (lambda: graph(ta.ones(3)), ValueError, "nothing was recorded .* Give graph\\(\\) the model and its inputs"),
         (lambda: graph(nn.ReLU(), ta.ones(2), mode="boxes"), ValueError, "mode='boxes'; expected one of modules"),
-        (
-            lambda: graph(ta.ones(2, requires_grad=True) * 2, ta.ones(1)),
-            TypeError,
-            "a tensor takes no inputs",
-        ),
+        (lambda: graph(ta.ones(2, requires_grad=True) * 2, ta.ones(1)), TypeError, "a tensor takes no inputs"),
         (lambda: graph(nn.Linear(2, 2)), TypeError, "graph: Linear: missing a required argument: 'input'; the inputs"),
         (lambda: graph(nn.ReLU(), ta.ones(2), depth=-1), ValueError, "depth=-1; expected the number of levels"),
         (lambda: graph(nn.ReLU(), ta.ones(2), depth="1"), ValueError, "depth='1'; expected the number of levels"),

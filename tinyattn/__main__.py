@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--input", action="append", default=[], metavar="SHAPE",
            help="an input: a shape (2x28x28) of random numbers, or an expression in the module (ta.ones(3)); repeat "
                 "for more inputs (default for tinyattn's models: two images)")  # fmt: skip
-    option("--mode", choices=MODES, default="modules", help="show layers, operations, or their definitions (default: modules)")
+    option("--mode", choices=MODES, default="modules", help="show layers, operations or definitions (default: modules)")
     option("--depth", type=int, help="levels of modules to show; 0: the model as one item")
     option("--stats", action="store_true", help="show min, mean, max and gradient norm")
     option("--times", action="store_true", help="show the time of each operation")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn.debug.describe import input_names
-from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
 from tinyattn.tensors import Tensor
@@ -119,7 +119,7 @@ class Builder:
         if node is not None:
             self.nodes[node] = vertex.index
             vertex.site = line_of(node.site)
-            vertex.saved = {name: self.gallery.add(saved.array) for name, saved in saved_in(node)}
+            vertex.saved = {name: self.gallery.add(saved.array) for name, saved in saved_in(node).arrays()}
         return vertex
 
     def _rule(self, op: Operation) -> str:
@@ -183,15 +183,9 @@ def named_inputs(op: Operation, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     return list(zip(input_names(op, len(inputs)), inputs, strict=False))
 
 
-def saved_in(node: Node) -> list[tuple[str, Saved]]:
-    """Return (name, saved array) for the backward pass; nothing once they are freed."""
-    found = []
-    for name, value in (node.saved or {}).items():
-        several = isinstance(value, tuple)
-        for i, saved in enumerate(value if several else (value,)):
-            if type(saved) is Saved:
-                found.append((f"{name}[{i}]" if several else name, saved))
-    return found
+def saved_in(node: Node) -> SavedValues:
+    """Return the values saved for the backward pass; none once they are freed."""
+    return node.saved or SavedValues()
 
 
 def option_repr(value: Any) -> str:

@@ -12,8 +12,8 @@ from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
-# Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart; shape
-# and stroke repeat the information.
+# Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart;
+# shape and stroke repeat the information.
 COLOURS = {
     "operation": ("#ffffff", "#475569", "#0f172a"),
     "parameter": ("#fdf0d0", "#c77700", "#5c3700"),

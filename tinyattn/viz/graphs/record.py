@@ -10,7 +10,7 @@ from typing import Any
 from tinyattn.debug.describe import input_names
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import call_site, module_stack
-from tinyattn.engine.node import Node, Saved, SavedValues
+from tinyattn.engine.node import Node, Saved
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module
@@ -40,7 +40,7 @@ def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Ten
     values = {x.node: x.array for x in (*around, *outputs) if x.node is not None}
     nodes = nodes_behind(roots)
     for node in nodes:  # a saved input is the output of another node
-        for _, saved in saved_in(node):
+        for _, saved in saved_in(node).arrays():
             if saved.node is not None and saved.version == saved.storage.version:
                 values.setdefault(saved.node, saved.array)
     for node in nodes:
@@ -51,7 +51,7 @@ def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Ten
         inputs = _inputs_of(builder, node)
         vertex = builder.operation(node.op, node, node, Stack(node.modules), node.options)
         builder.connect(vertex, inputs)
-        own = (node.saved or SavedValues()).get("out")
+        own = saved_in(node).get("out")
         value = own.array if type(own) is Saved else values.get(node)
         vertex.value = None if value is None else builder.gallery.add(value)
         vertex.name = builder.names.get(id(node), vertex.op)
@@ -65,7 +65,7 @@ def _inputs_of(builder: Builder, node: Node) -> list[tuple[str, Any]]:
     assert node.op is not None
     found: list[tuple[str, Any]] = []
     for slot, edge in zip(input_names(node.op, len(node.edges)), node.edges, strict=False):
-        saved = (node.saved or SavedValues()).get(slot)
+        saved = saved_in(node).get(slot)
         if type(edge) is Fork:
             continue
         if edge is not None:
