@@ -27,12 +27,8 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
         predicted: integers (count,), or scores (count, classes).
         classes: the number of classes; by default that of the scores, else one more than the largest class.
 
-    Returns:
-        An int64 NumPy array (classes, classes).
-
-    Raises:
-        TypeError: classes that are not integers.
-        ValueError: shapes that do not fit, or classes out of range.
+    Returns an int64 NumPy array (classes, classes). Raises TypeError for classes that are not integers, and
+    ValueError for shapes that do not fit and classes out of range.
 
     Example:
         >>> ta.viz.confusion_matrix([0, 0, 1], [0, 1, 1]).tolist()
@@ -66,12 +62,7 @@ def confusion_figure(labels: Any, predicted: Any, names: Sequence[str] | None = 
         names: of the classes; by default their numbers.
         title: above the figure.
 
-    Returns:
-        A matplotlib Figure.
-
-    Raises:
-        ImportError: matplotlib is missing.
-        ValueError: nothing to draw, or as for `confusion_matrix`.
+    Returns a matplotlib Figure. Raises ImportError without matplotlib, and as `confusion_matrix`.
     """
     matrix = confusion_matrix(labels, predicted, None if names is None else len(names))
     n = len(matrix)
@@ -127,11 +118,7 @@ def worst_mistakes(scores: Any, labels: Any, count: int = 8) -> Any:
         labels: integers (images,).
         count: how many mistakes at most.
 
-    Returns:
-        An integer NumPy array (at most `count`,).
-
-    Raises:
-        ValueError: shapes that do not fit.
+    Returns an integer NumPy array (at most `count`,). Raises ValueError for shapes that do not fit.
 
     Example:
         >>> ta.viz.worst_mistakes([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], [1, 1, 1]).tolist()
@@ -163,12 +150,7 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
         count: how many mistakes at most.
         title: above the figure.
 
-    Returns:
-        A matplotlib Figure.
-
-    Raises:
-        ImportError: matplotlib is missing.
-        ValueError: the model makes no mistakes.
+    Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError if no image is wrong.
     """
     images, labels = _array(images), _array(labels)
     scores = predict(model, images)

@@ -82,12 +82,7 @@ def curves_figure(metrics: Rows, title: str = "") -> Any:
             "epoch", else "step", else the number of the row.
         title: above the figure.
 
-    Returns:
-        A matplotlib Figure.
-
-    Raises:
-        ImportError: matplotlib is missing.
-        ValueError: no rows, or no such columns.
+    Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError without rows or such columns.
 
     Example:
         >>> figure = ta.viz.curves_figure([{"epoch": 1, "loss": 2.3}, {"epoch": 2, "loss": 1.1}])
@@ -138,12 +133,7 @@ def layers_figure(stats: Rows, title: str = "") -> Any:
         stats: the rows of `train.LayerStats`, or the CSV file that it writes.
         title: above the figure.
 
-    Returns:
-        A matplotlib Figure.
-
-    Raises:
-        ImportError: matplotlib is missing.
-        ValueError: no rows, or a missing column.
+    Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError without rows or a column.
     """
     rows = read_rows(stats, "step", "layer", *_PANELS)
     layers = {name: i for i, name in enumerate(dict.fromkeys(str(row["layer"]) for row in rows))}

@@ -136,12 +136,8 @@ def graph(
         gradient: of the outputs; by default ones.
         title: of the picture.
 
-    Returns:
-        A Graph.
-
-    Raises:
-        TypeError: `output_or_model` is no tensor and no function, or does not fit the other arguments.
-        ValueError: an unknown mode or depth, or a tensor that nothing was recorded for.
+    Returns a Graph. Raises TypeError for arguments that do not fit `output_or_model`, and ValueError for an unknown
+    mode or depth and for a tensor that nothing was recorded for.
 
     Example:
         >>> ta.viz.graph(ta.nn.Linear(3, 2), ta.rand(4, 3))

@@ -49,13 +49,8 @@ class AttentionMaps(AttentionFlow):
             token: the query, by number or as the (row, column) of its patch; None: the mean of all queries.
             what: "attention", or "gradient" for gradient x attention in every head.
 
-        Returns:
-            A matplotlib Figure.
-
-        Raises:
-            ImportError: matplotlib is missing.
-            IndexError: there is no such item or token.
-            ValueError: an unknown `what`, or gradients that were not recorded.
+        Returns a matplotlib Figure. Raises ImportError without matplotlib, IndexError for an unknown item or token,
+        and ValueError for an unknown `what` or gradients that were not recorded.
         """
         return heads_figure(self, item, token, what)
 
@@ -91,9 +86,9 @@ def attention(
     gradients: bool = True,
     title: str = "",
 ) -> AttentionMaps:
-    """Record the attention of `model` for each of `inputs`.
+    """Record the attention of `model` for each of `inputs`, one by one in evaluation mode.
 
-    Runs the inputs one by one in evaluation mode. Leaves the model and every `.grad` unchanged and keeps no graph.
+    Leaves the model and every `.grad` unchanged and keeps no graph.
 
     Args:
         model: a Module or function that attends by tinyattn's attention or by a softmax along the last axis.
@@ -101,49 +96,39 @@ def attention(
             with `words`, anything that the model takes, one row for each text.
         more: further arguments of the model; those with a row for each input are cut in the same way.
         labels: the right classes, for captions.
-        target: the class whose score is differentiated, one for all inputs or one for each; None: the class with
-            the highest score; or a function of the output that returns a number.
+        target: the class whose score is differentiated, one for all or one for each; by default that with the
+            highest score; or a function of the output that returns a number.
         words: the text of the tokens, a list for each input or one list for all.
-        grid: (rows, columns) of the patches. By default they come from the model's `patch_index`, else the grid is
-            square.
-        read_from: the token that the output is computed from if nothing pools, a number or "mean". By default the
+        grid: (rows, columns) of the patches; by default those of the model's `patch_index`, else a square.
+        read_from: the token that the output is computed from if nothing pools, a number or "mean"; by default the
             class token if there is one more token than patches, else the mean.
         gradients: False records the weights alone.
         title: above figures and pages.
 
-    Returns:
-        The AttentionMaps, which draw and save themselves.
-
-    Raises:
-        ValueError: no attention ran, or the tokens do not fit the image or the words.
+    Returns AttentionMaps. Raises ValueError if no attention ran, or tokens do not fit the image or the words.
 
     Example:
         >>> model = ta.models.AttentionClassifier(12, 3, hidden_dim=8, num_heads=2)
-        >>> maps = ta.viz.attention(model, ta.rand(2, 12, 12))
-        >>> maps.layers[0].weights.shape  # (batch, heads, queries, keys)
+        >>> ta.viz.attention(model, ta.rand(2, 12, 12)).layers[0].weights.shape  # (batch, heads, queries, keys)
         (2, 2, 16, 16)
     """
     model = unwrapped(model)
     rows = [_as_rows(x) for x in (inputs, *more)]
     count = len(rows[0])
-    layers, outputs, chosen = _recorded(model, rows, _each(target, count) if gradients else None)
-    are_scores = all(isinstance(x, Tensor) and x.ndim == 2 for x in outputs)
-    maps = AttentionMaps(
-        layers,
-        scores=np.concatenate([x.numpy() for x in outputs]) if are_scores else None,
-        target=np.array(chosen) if chosen else None,
-        labels=_labels(labels, count),
-        title=title,
-    )
+    maps = _recorded(model, rows, _each(target, count) if gradients else None)
+    maps.labels, maps.title = _labels(labels, count), title
     if words is None:
-        maps.images = pictures(rows[0], getattr(model, "image_size", None))
-        maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
-        maps.read_from = "mean" if maps.grid.extra == 0 else 0
+        _place_on_images(maps, rows[0], model, grid)
     else:
         maps.words = _words(words, count, maps.tokens)
-    if read_from is not None:
-        maps.read_from = read_from
+    maps.read_from = maps.read_from if read_from is None else read_from
     return maps
+
+
+def _place_on_images(maps: AttentionMaps, inputs: Tensor, model: Any, grid: tuple[int, int] | None) -> None:
+    maps.images = pictures(inputs, getattr(model, "image_size", None))
+    maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
+    maps.read_from = "mean" if maps.grid.extra == 0 else 0
 
 
 def _each(target: Target, count: int) -> list[Any]:
@@ -158,10 +143,8 @@ def _each(target: Target, count: int) -> list[Any]:
     return np.broadcast_to(targets, count).tolist()
 
 
-def _recorded(
-    model: Any, rows: list[Any], targets: list[Any] | None
-) -> tuple[list[AttentionLayer], list[Any], list[int]]:
-    """Run the inputs one by one; return the layers of all, the outputs, and the classes that were differentiated."""
+def _recorded(model: Any, rows: list[Any], targets: list[Any] | None) -> AttentionMaps:
+    """Run the inputs one by one; return their maps without images, words and labels."""
     count = len(rows[0])
     if count == 0:
         raise ValueError("attention: got no inputs; expected at least one")
@@ -173,7 +156,12 @@ def _recorded(
         output, layers = record(model, row, None if targets is None else _score(targets[i], chosen))
         found.append(layers)
         outputs.append(output)
-    return _of_tokens(_stacked(found)), outputs, chosen
+    are_scores = all(isinstance(x, Tensor) and x.ndim == 2 for x in outputs)
+    return AttentionMaps(
+        _of_tokens(_stacked(found)),
+        scores=np.concatenate([x.numpy() for x in outputs]) if are_scores else None,
+        target=np.array(chosen) if chosen else None,
+    )
 
 
 def _score(target: Any, chosen: list[int]) -> Score:

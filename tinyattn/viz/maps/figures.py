@@ -36,11 +36,7 @@ def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], tit
         title: above the figure.
         columns: images side by side.
 
-    Returns:
-        A matplotlib Figure.
-
-    Raises:
-        ImportError: matplotlib is missing.
+    Returns a matplotlib Figure. Raises ImportError without matplotlib.
     """
     bands = -(-len(images) // columns)
     rows = 1 + len(maps)

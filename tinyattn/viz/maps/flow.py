@@ -13,23 +13,17 @@ from tinyattn.viz.maps.record import AttentionLayer
 class AttentionFlow:
     """The numbers of `viz.AttentionMaps`, which describes the attributes; this class draws nothing."""
 
-    def __init__(
-        self,
-        layers: list[AttentionLayer],
-        *,
-        scores: Any = None,
-        target: Any = None,
-        labels: Any = None,
-        images: Any = None,
-        grid: Grid | None = None,
-        words: list[list[str]] | None = None,
-        read_from: int | str = "mean",
-        title: str = "",
-    ) -> None:
+    labels: Any = None
+    images: Any = None
+    grid: Grid | None = None
+    words: list[list[str]] | None = None
+    read_from: int | str = "mean"
+    title = ""
+
+    def __init__(self, layers: list[AttentionLayer], scores: Any = None, target: Any = None) -> None:
         self.pooling = layers[-1] if layers[-1].is_pooling else None
         self.layers = layers[:-1] if self.pooling else layers
-        self.scores, self.target, self.labels, self.read_from = scores, target, labels, read_from
-        self.images, self.grid, self.words, self.title = images, grid, words, title
+        self.scores, self.target = scores, target
 
     def __repr__(self) -> str:
         shapes = ["{} {} x {} x {}".format(layer.name, *layer.weights.shape[1:]) for layer in self.every_layer]
