@@ -88,19 +88,27 @@ function colour(value, most) {
 }
 const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 
-// One pixel for each cell of the grid, stretched over the image.
-function paint(canvas, values) {
-  const context = canvas.getContext("2d"), pixels = context.createImageData(grid.columns, grid.rows), most = largest(values);
+// A canvas of one pixel for each cell of the grid, stretched over the image.
+function canvasOf(values) {
+  const canvas = html("canvas", { width: grid.columns, height: grid.rows });
+  const pixels = new ImageData(grid.columns, grid.rows), most = largest(values);
   for (let i = 0; i < grid.rows * grid.columns; i++) {
     const [r, g, b, a] = colour(values[i + grid.extra], most);
     pixels.data.set([r, g, b, Math.round(255 * a)], 4 * i);
   }
-  context.putImageData(pixels, 0, 0);
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  const [left, top] = grid.cells[0], [, , right, bottom] = grid.cells.at(-1);
+  const percent = (x, whole) => (100 * x / whole) + "%";
+  Object.assign(canvas.style, {
+    left: percent(left, grid.width), top: percent(top, grid.height),
+    width: percent(right - left, grid.width), height: percent(bottom - top, grid.height),
+  });
+  return canvas;
 }
 
-function stage(item) {
+function stage(item, over) {
   const image = html("img", { src: item.image, alt: item.caption, class: data.colours ? "" : "grey", draggable: false });
-  const box = html("div", { class: "stage" }, image);
+  const box = html("div", { class: "stage" }, image, over);
   box.style.aspectRatio = grid.width + " / " + grid.height;
   return box;
 }
@@ -126,30 +134,14 @@ function drawAll() {
     const cells = row.cells.map((cell, c) => {
       const chosen = r === state.row && c === state.cell;
       const label = html("span", { class: "label" }, html("span", {}, cell.name), html("em", {}, number(largest(cell.values), cell.share)));
-      const button = html("button", { type: "button", class: "mini", role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1 }, label);
-      if (grid) {
-        const box = stage(item), canvas = html("canvas", { width: grid.columns, height: grid.rows });
-        place(canvas);
-        paint(canvas, cell.values);
-        box.append(canvas);
-        button.append(box);
-      } else {
-        button.append(words(cell, false));
-      }
-      button.addEventListener("click", () => update({ row: r, cell: c }));
-      return button;
+      const map = grid ? stage(item, canvasOf(cell.values)) : words(cell, false);
+      return html("button", {
+        type: "button", class: "mini", role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1,
+        onclick: () => update({ row: r, cell: c }),
+      }, label, map);
     });
     return html("div", { class: "row", role: "row" }, html("h3", {}, row.name), html("div", { class: "cells" }, ...cells));
   }));
-}
-
-function place(canvas) {
-  const first = grid.cells[0], last = grid.cells[grid.cells.length - 1];
-  const percent = (x, whole) => (100 * x / whole) + "%";
-  canvas.style.left = percent(first[0], grid.width);
-  canvas.style.top = percent(first[1], grid.height);
-  canvas.style.width = percent(last[2] - first[0], grid.width);
-  canvas.style.height = percent(last[3] - first[1], grid.height);
 }
 
 function words(cell, large) {
@@ -173,7 +165,7 @@ function drawBig(cell) {
   const big = byId("big"), item = data.items[state.item];
   big.setAttribute("aria-activedescendant", state.token === null ? "" : "token-" + state.token);
   if (!grid) return big.replaceChildren(words(cell, true));
-  const box = stage(item), most = largest(cell.values);
+  const most = largest(cell.values);
   const text = (token) => tokenName(token) + ": " + number(cell.values[token], cell.share);
   const field = (token) => ({ id: "token-" + token, "aria-selected": token === state.token });
   const plane = svg("svg", { class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
@@ -186,13 +178,12 @@ function drawBig(cell) {
     plane.append(rect);
   });
   if (state.token !== null && state.token >= grid.extra) plane.append(frame(grid.boxes[state.token - grid.extra], { class: "box" }));
-  box.append(plane);
   const extras = Array.from({ length: grid.extra }, (_, token) => {
     const button = html("button", { ...field(token), type: "button", class: "extra", tabindex: -1, onclick: () => choose(token) }, text(token));
     button.style.background = css(cell.values[token], most);
     return button;
   });
-  big.replaceChildren(...extras, box);
+  big.replaceChildren(...extras, stage(item, plane));
 }
 
 function drawReadout(cell) {
@@ -202,9 +193,10 @@ function drawReadout(cell) {
   byId("legend").className = signed ? "signed" : "";
   byId("low").textContent = signed ? number(-Math.abs(most), cell.share) : "0";
   byId("high").textContent = number(Math.abs(most), cell.share);
-  const order = Array.from(cell.values.keys()).sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a])).slice(0, 3);
-  const list = order.map((t) => `${tokenName(t)} ${number(cell.values[t], cell.share)}`).join(", ");
-  const chosen = state.token === null ? `All ${unit === "patch" ? "patches" : "words"}, on average,` : `${unit === "patch" && !(state.token < grid.extra) ? "Patch " : ""}${tokenName(state.token)}`;
+  const order = [...cell.values.keys()].sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a]));
+  const list = order.slice(0, 3).map((t) => `${tokenName(t)} ${number(cell.values[t], cell.share)}`).join(", ");
+  const isPatch = grid && state.token >= grid.extra;
+  const chosen = state.token === null ? `All ${grid ? "patches" : "words"}, on average,` : `${isPatch ? "Patch " : ""}${tokenName(state.token)}`;
   let sentence;
   if (cell.output) sentence = `The output: most from ${list}.`;
   else if (state.what === "gradient" && cell.name !== "rollout") sentence = `${chosen}: the term of each weight in the score${item.target === null ? "" : " of " + item.target}; largest for ${list}.`;

@@ -27,7 +27,7 @@ class Page {
     if (wanted.has("step")) this.goTo(Number(wanted.get("step")) || 0);
   }
 
-  // At first as much is unfolded as can be read without moving about.
+  // Unfolds as much at first as can be read without moving the picture.
   foldToFit() {
     const asked = new Set(this.model.folded);
     for (let depth = this.deepest; depth >= 1; depth--) {
@@ -73,23 +73,26 @@ class Page {
 
   // Shows the step in the picture.
   paint() {
-    const { model, step } = this, forward = model.forward.length;
-    const state = { done: new Set(model.vertices.map((v) => v.index)), reached: new Set(), waiting: new Set(), now: null, carries: [], feeds: [] };
-    document.body.classList.toggle("backward", step > forward);
-    if (step > 0 && step <= forward) {
-      const now = model.forward[step - 1];
-      for (const v of model.forward.slice(step)) state.done.delete(v.index);
-      state.now = now.index;
-      state.feeds = now.inputs.map(([source]) => [source, now.index]);
-    } else if (step > forward) {
-      const at = step - forward - 1, now = model.steps[at];
-      state.now = now.vertex;
-      for (const [vertex, i] of this.takenAt) if (i <= at) state.reached.add(vertex);
-      for (const [vertex, i] of this.firstArrival) if (i <= at) state.waiting.add(vertex);
-      state.carries = now.arrivals.map(([target]) => [target, now.vertex]);
-    }
-    this.picture.show(state);
+    const { model, step } = this, now = this.now(), at = step - model.forward.length - 1; // backward from 0 on
+    const until = (map) => new Set([...map].filter(([, i]) => i <= at).map(([vertex]) => vertex));
+    const todo = new Set(step > 0 && at < 0 ? model.forward.slice(step) : []);
+    document.body.classList.toggle("backward", at >= 0);
+    this.picture.show({
+      done: new Set(model.vertices.filter((v) => !todo.has(v)).map((v) => v.index)),
+      reached: until(this.takenAt),
+      waiting: until(this.firstArrival),
+      now,
+      feeds: step > 0 && at < 0 ? model.vertices[now].inputs.map(([source]) => [source, now]) : [],
+      carries: at >= 0 ? model.steps[at].arrivals.map(([target]) => [target, now]) : [],
+    });
     this.mark();
+  }
+
+  // The vertex of the step, null in the overview.
+  now() {
+    const { forward, steps } = this.model, { step } = this;
+    if (step === 0) return null;
+    return step <= forward.length ? forward[step - 1].index : steps[step - forward.length - 1].vertex;
   }
 
   mark() {
@@ -101,22 +104,18 @@ class Page {
   goTo(step, follow = true) {
     this.step = Math.max(0, Math.min(this.last, step));
     this.selected = null;
-    const forward = this.model.forward.length;
-    byId("slider").value = this.step;
-    let where = "overview", now = null;
+    const { forward, steps, vertices } = this.model, back = this.step - forward.length, now = this.now();
+    let where = "overview";
     if (this.step === 0) this.panel.overview();
-    else if (this.step <= forward) {
-      const vertex = this.model.forward[this.step - 1];
-      where = `forward ${this.step} of ${forward}: ${vertex.title}`;
-      now = vertex.index;
-      this.panel.forward(vertex, this.step);
+    else if (back <= 0) {
+      where = `forward ${this.step} of ${forward.length}: ${vertices[now].title}`;
+      this.panel.forward(vertices[now], this.step);
     } else {
-      const step = this.model.steps[this.step - forward - 1];
-      where = `backward ${this.step - forward} of ${this.model.steps.length}: ${this.model.vertices[step.vertex].title}`;
-      now = step.vertex;
-      this.panel.backward(step, this.step - forward);
+      where = `backward ${back} of ${steps.length}: ${vertices[now].title}`;
+      this.panel.backward(steps[back - 1], back);
     }
     byId("where").textContent = where;
+    byId("slider").value = this.step;
     byId("slider").setAttribute("aria-valuetext", where);
     this.paint();
     if (now !== null && follow) this.eye.look(this.picture.view.of[now]);
@@ -139,14 +138,23 @@ class Page {
 
   // --- selection and folding ---
 
-  // Shows a vertex, opening what it is folded into.
+  // Shows a vertex and selects it.
   select(index) {
-    if (this.model.itemOf(index) !== "v" + index) {
-      this.model.reveal(index);
-      this.redraw();
-    }
-    this.focus(this.picture.view.of[index]);
-    this.details("v" + index);
+    this.reveal(index);
+    this.arrive("v" + index);
+  }
+
+  // Opens the boxes that a vertex is folded into.
+  reveal(index) {
+    if (this.model.itemOf(index) === "v" + index) return;
+    this.model.reveal(index);
+    this.redraw();
+  }
+
+  // Selects an item and shows its details.
+  arrive(key) {
+    this.focus(key);
+    this.details(key);
   }
 
   focus(key) {
@@ -163,7 +171,7 @@ class Page {
     if (key[0] === "v") this.panel.vertex(this.model.vertices[Number(key.slice(1))]);
   }
 
-  // One element of the graph is in the order of Tab: the selected one, else the first.
+  // Tab reaches one element of the graph: the selected one, else the first.
   offerTab() {
     const { elements } = this.picture;
     for (const element of elements.values()) element.setAttribute("tabindex", -1);
@@ -171,7 +179,7 @@ class Page {
     if (first) first.setAttribute("tabindex", 0);
   }
 
-  // Folds or unfolds a box; a repeat goes from one box for all to each of them, and back.
+  // Folds or unfolds a box; a repeat switches between one box for all and all of them.
   toggle(box) {
     const { model } = this;
     if (model.boxes[box].members.length) model.spread[model.spread.has(box) ? "delete" : "add"](box);
@@ -181,7 +189,7 @@ class Page {
     this.focus(key || this.picture.view.of[model.inside[box][0]]);
   }
 
-  // Shows every one of the boxes that one stands for around an item, or one for all again.
+  // Switches the repeat around an item between one box for all and all of them.
   spreadAround() {
     const { model } = this;
     const groups = this.around().filter((b) => model.boxes[b].members.length);
@@ -190,13 +198,13 @@ class Page {
 
   // The boxes around the selected item, outermost first; a folded one with itself.
   around() {
-    const { model } = this, key = this.selected || (this.step ? this.nowKey() : null);
+    const { model } = this, key = this.currentKey();
     if (!key) return [];
     const index = Number(key.slice(1));
     return model.chain(key[0] === "v" ? model.vertices[index].box : index);
   }
 
-  // The box's corner stays where it was on the screen.
+  // Keeps the corner of a box in place on the screen.
   keepInPlace(box, change) {
     const one = this.model.boxes[box].members.length ? this.model.boxes.find((b) => b.parent === box).index : box;
     const corner = () => [box, one].flatMap((b) => [this.picture.layout.boxes.get(b), this.picture.layout.items.get("b" + b)]).find(Boolean);
@@ -215,10 +223,10 @@ class Page {
     this.eye.fit(READABLE);
   }
 
-  // To what it came from (-1) or to what uses it (1).
+  // Selects the first input (-1) or user (1) of an item.
   neighbour(direction) {
     const { wires, items } = this.picture.view;
-    const key = this.selected && items.has(this.selected) ? this.selected : this.step ? this.nowKey() : items.keys().next().value;
+    const key = items.has(this.currentKey()) ? this.currentKey() : items.keys().next().value;
     if (!this.selected) return this.arrive(key);
     const near = [...wires.values()].filter((w) => (direction < 0 ? w.to : w.from) === key).map((w) => (direction < 0 ? w.from : w.to));
     const order = [...items.keys()];
@@ -226,23 +234,16 @@ class Page {
     if (near.length) this.arrive(near[0]);
   }
 
-  nowKey() {
-    const forward = this.model.forward.length;
-    const index = this.step <= forward ? this.model.forward[this.step - 1].index : this.model.steps[this.step - forward - 1].vertex;
-    return this.picture.view.of[index];
-  }
-
-  arrive(key) {
-    this.focus(key);
-    this.details(key);
+  // The selected item, else that of the step, else none.
+  currentKey() {
+    return this.selected || (this.step ? this.picture.view.of[this.now()] : null);
   }
 
   tab(direction) {
     const keys = [...this.picture.view.items.keys()];
-    const at = keys.indexOf(this.selected);
-    const next = at + direction;
-    if (at < 0 || next < 0 || next >= keys.length) return false;
-    this.arrive(keys[next]);
+    const at = keys.indexOf(this.selected), next = keys[at + direction];
+    if (at < 0 || !next) return false;
+    this.arrive(next);
     return true;
   }
 
@@ -250,10 +251,7 @@ class Page {
     const { key, box } = element.dataset;
     if (box !== undefined) this.toggle(Number(box));
     else if (key[0] === "b") this.toggle(Number(key.slice(1)));
-    else {
-      this.focus(key);
-      this.details(key);
-    }
+    else this.arrive(key);
   }
 
   foldAround() {
@@ -278,10 +276,7 @@ class Page {
     if (!this.found || !this.found.length) return;
     this.foundAt = (this.foundAt + direction + this.found.length) % this.found.length;
     const index = this.found[this.foundAt];
-    if (this.model.itemOf(index) !== "v" + index) {
-      this.model.reveal(index);
-      this.redraw();
-    }
+    this.reveal(index);
     this.hits = [this.picture.view.of[index]];
     this.mark();
     this.eye.look(this.hits[0]);
@@ -307,7 +302,7 @@ class Page {
   }
 
   click(event) {
-    if (this.eye.dragged) return; // the mouse has moved the picture
+    if (this.eye.dragged) return; // a drag is no click
     const element = event.target.closest("[data-key], [data-box]");
     if (!element || (element.dataset.box !== undefined && !event.target.closest(".heading, .times"))) return;
     if (event.target.closest(".times")) {
@@ -320,11 +315,8 @@ class Page {
   focused(event) {
     const element = event.target.closest("[data-key], [data-box]");
     if (!element) return;
-    const key = element.dataset.key || "o" + element.dataset.box;
-    if (key !== this.selected) {
-      this.selected = key;
-      this.mark();
-    }
+    this.selected = element.dataset.key || "o" + element.dataset.box;
+    this.mark();
   }
 
   key(event) {
