@@ -11,14 +11,14 @@ from typing import Any
 
 
 def html_page(name: str, scripts: Sequence[str], title: str, data: Any) -> str:
-    """Return pages/`name`.html with its style sheet, `scripts` of pages/ and `data` as JSON inside."""
+    """Return pages/`name`.html with its style sheets, `scripts` of pages/ and `data` as JSON inside."""
     folder = resources.files("tinyattn.viz") / "pages"
-    files = [f"{name}.html", f"{name}.css", "common.js", *scripts]
-    template, style, *parts = ((folder / file).read_text(encoding="utf-8") for file in files)
+    files = [f"{name}.html", "common.css", f"{name}.css", "common.js", *scripts]
+    template, *parts = ((folder / file).read_text(encoding="utf-8") for file in files)
     return Template(template).substitute(
         title=html.escape(title),
-        style=style,
-        script="\n".join(parts),
+        style="\n".join(parts[:2]),
+        script="\n".join(parts[2:]),
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),  # no </script>
     )
 

@@ -9,8 +9,8 @@ import numpy as np
 from tinyattn.viz.figure import headed, new_figure
 from tinyattn.viz.maps.flow import AttentionFlow
 
-WARM = (0.85, 0.25, 0.05)  # drawn over grey images, more opaque for larger values
-COLD = (0.10, 0.35, 0.80)  # negative values
+WARM = (0.84, 0.37, 0.0)  # drawn over grey images, more opaque for larger values; the colours of the page
+COLD = (0.0, 0.45, 0.70)  # negative values
 
 
 class Map(NamedTuple):

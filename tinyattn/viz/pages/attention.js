@@ -84,7 +84,7 @@ function tokenName(token) {
 // --- colours ---
 
 function colour(value, most) {
-  return [...cssNumbers(value < 0 ? "--cold" : "--warm"), most ? 0.85 * Math.abs(value) / Math.abs(most) : 0];
+  return [...cssNumbers(value < 0 ? "--minus" : "--plus"), most ? 0.85 * Math.abs(value) / Math.abs(most) : 0];
 }
 const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 

@@ -39,5 +39,4 @@ function chooseTheme(dark = root.dataset.theme !== "dark") {
 systemIsDark.addEventListener("change", () => themeIsChosen || setTheme(systemIsDark.matches));
 setTheme(systemIsDark.matches);
 
-const cssValue = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-const cssNumbers = (name) => cssValue(name).split(/[ ,]+/).map(Number); // of a colour, "217, 64, 13"
+const cssNumbers = (name) => getComputedStyle(root).getPropertyValue(name).trim().split(" ").map(Number); // "213 94 0"
