@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from tinyattn.nn import Module
@@ -163,25 +164,19 @@ def _place_leaves(boxes: Boxes) -> None:
 
 def _group_blocks(boxes: Boxes, parent: int) -> None:
     """Group consecutive boxes of one structure whose names differ only in numbers."""
-    items, grouped, start = boxes.inside[parent], [], 0
-    alike = [_likeness(boxes, index) if kind == "box" else index for kind, index in items]
-    while start < len(items):
-        stop = start + 1
-        while stop < len(items) and alike[stop] == alike[start]:
-            stop += 1
-        if stop - start > 1:
-            run = [boxes.boxes[index] for _, index in items[start:stop]]
-            box = boxes.add(parent, "repeat", _common_name(run), type=run[0].type)
-            grouped.append(boxes.wrap(items[start:stop], box))
-        else:
-            grouped.append(items[start])
-        start = stop
+    grouped: list[Item] = []
+    for _, run in groupby(boxes.inside[parent], lambda item: _likeness(boxes, item[1]) if item[0] == "box" else item):
+        items = list(run)
+        if len(items) > 1:
+            first, last = (boxes.boxes[items[i][1]] for i in (0, -1))
+            repeat = boxes.add(parent, "repeat", _common_name(first.name, last.name), type=first.type)
+            items = [boxes.wrap(items, repeat)]
+        grouped += items
     boxes.inside[parent] = grouped
 
 
-def _common_name(run: Sequence[Box]) -> str:
-    """Return "blocks.0-11" for blocks.0 to blocks.11."""
-    first, last = run[0].name, run[-1].name
+def _common_name(first: str, last: str) -> str:
+    """Return "blocks.0-11" for blocks.0 and blocks.11."""
     if first == last:
         return first
     parts = [re.split(r"(\d+)", name) for name in (first, last)]

@@ -6,6 +6,7 @@ import html
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 from tinyattn.viz.graphs.arrays import summary
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
@@ -48,23 +49,20 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
     sub: defaultdict[int, list[int]] = defaultdict(list)
     for box in seen.open:
         sub[frame_of(trace.boxes, trace.boxes[box].parent)].append(box)
-    stack: list[tuple[int, str]] = [(-1, "")]  # (box, text to write instead)
-    while stack:
-        box, text = stack.pop()
-        if text:
-            lines.append(text)
-            continue
-        indent = "  " * (1 + len(chain(trace.boxes, box)))
-        if box >= 0:
-            lines.append(_cluster(trace.boxes, trace.boxes[box], indent))
-            stack.append((-1, indent[2:] + "}\n"))
+
+    def inside(box: int, indent: str) -> Iterator[str]:
         for item in children[box]:
-            label = _label(trace, item, stats, times)
             warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
-            lines.append(f"{indent}{_name(item)} [{label}{warm}];\n")
-        stack += [(inner, "") for inner in reversed(sub[box])]
-    lines += [_wire(trace, wire) for wire in seen.wires]
-    return "".join(lines) + "}\n"
+            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times)}{warm}];\n"
+        for inner in sub[box]:
+            margin = "  " * len(chain(trace.boxes, inner))
+            yield from (
+                _cluster(trace.boxes, trace.boxes[inner], margin),
+                *inside(inner, margin + "  "),
+                margin + "}\n",
+            )
+
+    return "".join((*lines, *inside(-1, "  "), *(_wire(trace, wire) for wire in seen.wires), "}\n"))
 
 
 def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
@@ -72,8 +70,8 @@ def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
     fill, line = ("#eef0fc", "#7377b8") if repeated else ("#f6f8fb", "#b6c2d1")
     dashed = ",dashed" if repeated or box.kind == "definition" else ""
     return (
-        f"{indent[2:]}subgraph cluster_{box.index} {{\n"
-        f'{indent}label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
+        f"{indent}subgraph cluster_{box.index} {{\n"
+        f'{indent}  label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
         f'fontcolor="#0f172a"; labelloc=t; margin=10;\n'
     )
 
