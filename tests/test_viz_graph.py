@@ -366,6 +366,9 @@ def test_graph_of_failed_forward_marks_the_operation():
         (lambda x: x + ta.ones(7), "add", 2),
         (lambda x: x.reshape(5, 5), "reshape", 1),
         (lambda x: F.embedding(ta.tensor([9]), ta.ones(3, 2)), "embedding", 2),
+        (lambda x: ta.cat([x, ta.ones(3, 3, 3)]), "cat", 2),
+        (lambda x: ta.einsum("ij,jk->ik", x, x), "einsum", 2),
+        (lambda x: ta.maximum(x, "a"), "maximum", 1),  # before the operation runs
         (lambda x: (x * 2).nothing, "AttributeError", 0),
     ],
 )

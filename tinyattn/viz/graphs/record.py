@@ -157,7 +157,8 @@ def add_failure(builder: Builder, error: Exception) -> Vertex:
     modules = [arguments_of(frame)[0][1] for frame, _ in frames if frame.f_code is run]
     if modules:
         builder.add_names_of(modules[0])
-    sources = [(slot, builder.source(x)) for slot, x in inputs if isinstance(x, Tensor)]
+    tensors = [(slot, one) for slot, x in inputs for one in (x if isinstance(x, list | tuple) else (x,))]
+    sources = [(slot, builder.source(x)) for slot, x in tensors if isinstance(x, Tensor)]
     vertex = Vertex(len(builder.vertices), "failed", name, name, (), "", 0, recorded=False)
     builder.vertices.append(vertex)
     builder.stacks[vertex.index] = Stack(tuple(modules))

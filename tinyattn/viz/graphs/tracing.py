@@ -12,12 +12,12 @@ from tinyattn.engine.modes import Mode, definition_mode
 from tinyattn.nn import Module
 from tinyattn.random import current_generator
 from tinyattn.tensors import Tensor
+from tinyattn.viz.graphs.backward import backward_steps
 from tinyattn.viz.graphs.boxes import make_boxes
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
 from tinyattn.viz.graphs.model import Trace
 from tinyattn.viz.graphs.record import Recorder, add_failure, from_nodes
 from tinyattn.viz.graphs.source import PACKAGE, variables_of
-from tinyattn.viz.graphs.walk import walk_back
 
 # --- from a tensor ---
 
@@ -139,7 +139,7 @@ def _finished(builder: Builder, title: str, outputs: list[Tensor], gradient: Any
     elif not outputs:
         trace.note = "Nothing was recorded for gradients, so there is no backward pass."
     else:
-        _walk_back(trace, builder, outputs, [gradient] if isinstance(gradient, Tensor) else gradient)
+        _add_steps(trace, builder, outputs, [gradient] if isinstance(gradient, Tensor) else gradient)
     stacks = builder.stacks
     if not error:
         stacks = _prune(trace, stacks)
@@ -148,11 +148,11 @@ def _finished(builder: Builder, title: str, outputs: list[Tensor], gradient: Any
     return trace
 
 
-def _walk_back(trace: Trace, builder: Builder, outputs: list[Tensor], gradients: Any) -> None:
+def _add_steps(trace: Trace, builder: Builder, outputs: list[Tensor], gradients: Any) -> None:
     if gradients is not None and len(gradients) != len(outputs):
         raise ValueError(f"graph: {len(outputs)} outputs have gradients, and gradient= gives {len(gradients)}")
     try:
-        trace.steps = walk_back(builder, outputs, gradients)
+        trace.steps = backward_steps(builder, outputs, gradients)
     except RuntimeError as error:
         if gradients is not None:  # they may be the reason
             raise

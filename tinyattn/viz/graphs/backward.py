@@ -16,7 +16,7 @@ from tinyattn.viz.graphs.build import Builder
 from tinyattn.viz.graphs.model import Arrival, Step
 
 
-class Walker(Observer):
+class BackwardRecorder(Observer):
     """Records each step of a backward pass over the nodes that `builder` knows."""
 
     def __init__(self, builder: Builder) -> None:
@@ -47,7 +47,9 @@ class Walker(Observer):
         self.steps[-1].arrivals.append(Arrival(vertex, name, add(gradient), add(total)))
 
 
-def walk_back(builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> list[Step]:
+def backward_steps(
+    builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None
+) -> list[Step]:
     """Return the steps of `grad(outputs, all leaves)`. Changes no `.grad` and frees nothing.
 
     gradients: of the outputs; ones by default.
@@ -57,9 +59,9 @@ def walk_back(builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[T
         return []
     given = [None] * len(outputs) if gradients is None else gradients
     seeds = [ones_like(x) if seed is None else seed for x, seed in zip(outputs, given, strict=True)]
-    walker = Walker(builder)
-    with walker:
+    recorder = BackwardRecorder(builder)
+    with recorder:
         autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True)
-    for step in walker.steps:
+    for step in recorder.steps:
         builder.vertices[step.vertex].gradient = step.gradient
-    return walker.steps
+    return recorder.steps
