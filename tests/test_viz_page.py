@@ -389,6 +389,20 @@ def test_graph_page_text_has_sufficient_contrast(browser, tmp_path, scheme):
         assert contrast(*colours) >= 4.5, (ink, paper, colours)
 
 
+def test_graph_page_follows_the_system_theme_until_chosen(show):
+    page = show(simple()[0])
+    theme = "document.documentElement.dataset.theme"
+    page.prefer("dark")
+    page.wait(f"{theme} === 'dark'")
+    page.press("t")
+    assert page.run(theme) == "light"
+    for scheme in ("light", "dark"):
+        page.prefer(scheme)
+        page.wait(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
+        page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # its events have run
+    assert page.run(theme) == "light"
+
+
 def contrast(*colours):
     """As WCAG 2.1 defines it."""
 
