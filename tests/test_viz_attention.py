@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, ops, viz
-from tinyattn.viz.attention_page import png
+from tinyattn.viz.maps.page import png
 
 DOUBLE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -39,7 +39,7 @@ def images():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
-def test_the_weights_are_the_models_own(pooling, images):
+def test_attention_maps_equal_the_models_own_weights(pooling, images):
     model = models.AttentionClassifier(12, 3, hidden_dim=16, mlp_dim=16, num_heads=2, pooling=pooling)
     maps = viz.attention(model, images)
     *layers, pool = model.attention_maps(images)
@@ -67,7 +67,7 @@ def forward_by_hand(model, image, layer, change):
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_the_gradients_are_those_of_finite_differences(layer, classifier, images):
+def test_attention_gradients_equal_finite_differences(layer, classifier, images):
     found = viz.attention(classifier, images, target=4).every_layer[layer]
     rng, eps = np.random.default_rng(layer), 1e-6
     for _ in range(6):
@@ -119,7 +119,7 @@ def torchs(model, tokens, target):
 
 
 @pytest.mark.parametrize("way", ["plain", "batch second", "tiles", "frozen", "no_grad", "definitions", "workers"])
-def test_gradients_are_torchs_whatever_kernel_runs(way):
+def test_attention_map_gradients_equal_torch_for_every_kernel(way):
     ta.manual_seed(1)
     model = Encoder(batch_first=way != "batch second").double().train()
     tokens = np.random.default_rng(1).integers(0, 11, (3, 7))
@@ -140,7 +140,7 @@ def test_gradients_are_torchs_whatever_kernel_runs(way):
     assert {p.requires_grad for p in model.parameters()} == {way != "frozen"}
 
 
-def test_attention_written_by_hand_is_seen(images):
+def test_attention_maps_record_attention_written_by_hand(images):
     """One head, no fused operation, class probabilities at the end, and a class token in front."""
 
     class ByHand(nn.Module):
@@ -163,7 +163,7 @@ def test_attention_written_by_hand_is_seen(images):
     assert_allclose(maps.where_it_looked(), maps.rollout()[:, 0])  # the answer is read from the class token
 
 
-def test_the_articles_model(images):
+def test_attention_maps_of_the_article_model(images):
     model = models.AttentionModel(10, 8, 10, image_size=12, score="multihead", num_heads=4)
     maps = viz.attention(model, images)
     assert maps.layers == [] and maps.pooling.weights.shape == (3, 4, 1, 144)
@@ -189,7 +189,7 @@ class Decoder(nn.Module):
         return self.head(F.softmax(self.gate(q), -1).mean(1))
 
 
-def test_what_cannot_be_followed_through_the_layers_is_still_shown(images):
+def test_attention_maps_without_rollout_show_single_layers(images):
     maps = viz.attention(Decoder(), images)
     assert [(layer.name, layer.weights.shape[1:]) for layer in maps.layers] == [
         ("across", (2, 3, 16)),
@@ -202,17 +202,17 @@ def test_what_cannot_be_followed_through_the_layers_is_still_shown(images):
     assert '"rollout":null' in maps.html and '"within"' not in maps.html
 
 
-def test_windows_have_no_place_in_a_picture_of_the_whole(images):
+def test_attention_maps_refuse_windowed_attention(images):
     def windows(x):
         x = ta.as_tensor(x).reshape(-1, 2, 6, 2, 6).permute(0, 1, 3, 2, 4).reshape(-1, 2, 6, 6)
         return F.scaled_dot_product_attention(x, x, x).sum((1, 2))
 
-    with pytest.raises(ValueError, match=r"weighs \(2, 2, 6, 6\) for a batch of one.*windows"):
+    with pytest.raises(ValueError, match=r"weights \(2, 2, 6, 6\) for a batch of one.*windows"):
         viz.attention(windows, images, gradients=False)
 
 
 @pytest.mark.parametrize("masked", ["causal", "padding", "float"])
-def test_what_a_mask_hides_has_no_weight(masked):
+def test_attention_maps_of_masked_tokens_are_zero(masked):
     layer = nn.MultiheadAttention(8, 2, batch_first=True).double()
     hide = {"causal": {"is_causal": True}, "padding": {"key_padding_mask": ta.tensor([[False] * 3 + [True] * 2])},
             "float": {"attn_mask": ta.tensor(np.where(np.arange(25).reshape(5, 5) % 3, 0.0, -np.inf))}}[masked]  # fmt: skip
@@ -224,7 +224,7 @@ def test_what_a_mask_hides_has_no_weight(masked):
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-def test_causal_attention_sees_no_later_token(tiles):
+def test_attention_maps_of_causal_attention_are_triangular(tiles):
     x = ta.rand(1, 2, 5, 8, dtype=ta.float64, requires_grad=True)
     with ta.tiled_attention(tiles):
         maps = viz.attention(
@@ -235,7 +235,7 @@ def test_causal_attention_sees_no_later_token(tiles):
     assert_allclose(maps.layers[0].weights, e / e.sum(-1, keepdims=True), **DOUBLE)
 
 
-def test_a_module_called_twice_is_two_layers():
+def test_attention_maps_number_repeated_calls():
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
 
     def twice(x):
@@ -250,7 +250,7 @@ def test_a_module_called_twice_is_two_layers():
 # --- through the layers ---
 
 
-def test_rollout_is_the_plain_product_and_its_rows_sum_to_1(classifier, images):
+def test_rollout_is_the_product_of_mean_weights(classifier, images):
     maps = viz.attention(classifier, images)
     rollout = maps.rollout()
     assert_allclose(rollout.sum(-1), 1, rtol=1e-12)
@@ -263,7 +263,7 @@ def test_rollout_is_the_plain_product_and_its_rows_sum_to_1(classifier, images):
     assert_allclose(maps.grid.place(maps.where_it_looked()), pixels.reshape(3, 4, 3, 4, 3).sum((2, 4)), **DOUBLE)
 
 
-def test_relevance_follows_what_speaks_for_the_class(classifier, images):
+def test_relevance_accumulates_positive_gradient_x_attention(classifier, images):
     maps = viz.attention(classifier, images, target=[1, 2, 3])
     assert list(maps.target) == [1, 2, 3]
     for i in range(3):
@@ -274,14 +274,14 @@ def test_relevance_follows_what_speaks_for_the_class(classifier, images):
         assert_allclose(maps.relevance()[i], pool @ (r - np.eye(16)), **DOUBLE)
 
 
-def test_the_mean_of_all_tokens_or_one_of_them_is_the_answer(images):
+def test_rollout_reads_the_mean_or_one_token(images):
     model = models.AttentionClassifier(12, 3, hidden_dim=16, mlp_dim=16, num_heads=2)
     maps = viz.attention(model, images)
     assert_allclose(maps.where_it_looked(), maps.rollout().mean(1))
     assert_allclose(viz.attention(model, images, read_from=-1).where_it_looked(), maps.rollout()[:, -1])
 
 
-def test_patches_lie_where_the_model_cuts_them():
+def test_grid_cells_match_patch_index():
     model = models.AttentionClassifier(patch_size=7, patch_stride=4, patch_padding=2, hidden_dim=8, num_heads=1)
     grid = viz.attention(model, np.zeros((1, 28, 28)), gradients=False).grid
     assert (grid.rows, grid.columns) == (7, 7)
@@ -292,7 +292,7 @@ def test_patches_lie_where_the_model_cuts_them():
 # --- what cannot be ---
 
 
-def test_refusals_say_what_and_why(classifier, images, monkeypatch):
+def test_attention_maps_refuse_wrong_arguments(classifier, images, monkeypatch):
     lm = nn.Sequential(nn.Embedding(5, 8), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True))
     tokens = np.zeros((2, 5), dtype=int)
     cases = [
@@ -306,10 +306,10 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
         (lambda: viz.attention(classifier, images, target=0.5), "target=0.5"),
         (lambda: viz.attention(classifier, images, labels=[1]), r"labels have shape \(1,\)"),
         (lambda: viz.attention(classifier, images, grid=(3, 3)), "16 tokens do not make a grid of 3 x 3"),
-        (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"gives shape \(1, 5, 8\).*target="),
+        (lambda: viz.attention(lm, tokens, words=["a"] * 5), r"returns shape \(1, 5, 8\).*target="),
         (lambda: viz.attention(lm, tokens, words=["a"] * 3, gradients=False), "words for .*expected 2 lists of 5"),
-        (lambda: viz.attention(lm, tokens, gradients=False), "are no images"),
-        (lambda: viz.attention(classifier, images).figure(5), "no item 5"),
+        (lambda: viz.attention(lm, tokens, gradients=False), "are not images"),
+        (lambda: viz.attention(classifier, images).figure(5), "item=5, but 3 inputs"),
         (lambda: viz.attention(classifier, images).figure(token=(4, 0)), r"no patch \(4, 0\)"),
         (lambda: viz.attention(classifier, images, gradients=False).relevance(), "without gradients"),
         (lambda: viz.attention(classifier, images * np.nan), "NaN or infinities in blocks.0.attention"),
@@ -317,35 +317,35 @@ def test_refusals_say_what_and_why(classifier, images, monkeypatch):
     for do, message in cases:
         with pytest.raises((ValueError, IndexError), match=message):
             do()
-    monkeypatch.setattr("tinyattn.viz.attention_page.MOST", 1000)
+    monkeypatch.setattr("tinyattn.viz.maps.page.MOST", 1000)
     with pytest.raises(ValueError, match="3,120 weights of 3 inputs would have"):
         _ = viz.attention(classifier, images, gradients=False).html
 
 
-def test_a_language_model_by_a_function_of_its_output():
+def test_attention_target_can_be_a_function():
     lm = nn.Sequential(nn.Embedding(5, 8), nn.TransformerEncoderLayer(8, 2, 8, batch_first=True))
     maps = viz.attention(lm, np.arange(4)[None], words=list("abcd"), target=lambda out: out[0, -1, 2], read_from=-1)
     assert maps.scores is None and maps.target is None and maps.relevance().shape == (1, 4)
-    assert "spoke for the target" in str([t.get_text() for t in maps.figure().axes[0].get_yticklabels()])
+    assert "relevance for the target" in str([t.get_text() for t in maps.figure().axes[0].get_yticklabels()])
 
 
 # --- pictures ---
 
 
-def test_the_figure_shows_every_head_with_its_own_numbers(classifier, images):
+def test_attention_figure_shows_every_head(classifier, images):
     maps = viz.attention(classifier, images, labels=[1, 2, 3])
     figure = maps.figure(1, token=(1, 2))
     shown = {ax.get_title().split(" (")[0]: ax for ax in figure.axes if ax.get_visible()}
     rows = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
-    assert rows == ["blocks.0.attention", "blocks.1.attention", "in all"]
-    assert {"the image", "head 0", "head 1", "mean", "rollout, answer", "rollout, this one", "pooling"} < set(shown)
+    assert rows == ["blocks.0.attention", "blocks.1.attention", "all layers"]
+    assert {"the image", "head 0", "head 1", "mean", "rollout, output", "rollout, this token", "pooling"} < set(shown)
     values = maps.layers[1].weights[1, 1, 1 * 4 + 2]  # the last "head 1": of the second layer
     overlay = shown["head 1"].images[1].get_array()[..., 3]
     assert_allclose(overlay, 0.85 * values.reshape(4, 4) / values.max(), rtol=1e-6)
     assert f"{100 * values.max():.0f} %" in shown["head 1"].get_title()
 
 
-def test_saving_needs_no_screen_and_touches_no_pyplot(classifier, images, tmp_path):
+def test_attention_maps_save_without_pyplot(classifier, images, tmp_path):
     import sys
 
     maps = viz.attention(classifier, images)
@@ -356,7 +356,7 @@ def test_saving_needs_no_screen_and_touches_no_pyplot(classifier, images, tmp_pa
         maps.save(tmp_path / "d.html", item=1)
 
 
-def test_png_is_a_png():
+def test_png_encoder_writes_valid_png():
     image = np.array([[0.0, 0.5, 1.0], [1.0, 0.2, 0.0]])
     raw = b64decode(png(image).removeprefix("data:image/png;base64,"))
     assert struct.unpack(">II", raw[16:24]) == (3, 2)
@@ -369,14 +369,14 @@ def test_png_is_a_png():
 # --- the page, read back ---
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(classifier, images):
+def test_attention_page_is_self_contained_and_reproducible(classifier, images):
     page = viz.attention(classifier, images, title="<b>&</b>").html
     assert not re.search(r"(src|href)=[\"'](?!data:)|https?://(?!www.w3.org/2000/svg)|@import|url\(", page)
     assert "&lt;b&gt;&amp;&lt;/b&gt;" in page and "<b>&</b>" not in page
     assert page == viz.attention(classifier, images, title="<b>&</b>").html  # to the byte
 
 
-def test_the_page_holds_the_numbers(classifier, images):
+def test_attention_page_contains_weights_and_gradients(classifier, images):
     maps = viz.attention(classifier, images, labels=[1, 2, 3])
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', maps.html, re.S).group(1)
     data = json.loads(text)
@@ -401,7 +401,7 @@ def shown(value, share=True):
 
 
 @needs_chromium
-def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
+def test_attention_page_of_images_in_a_browser(browser, classifier, images, tmp_path):
     maps = viz.attention(classifier, images, labels=[1, 2, 3])
     page = browser.open(maps.save(tmp_path / "attention.html"))
     # a click on a patch, and every map is what that patch looks at
@@ -419,7 +419,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert page.run("state.token") == 6 + 1 + 4
     said = page.run("document.querySelector('#token-3').getAttribute('aria-label')")
     assert said == f"(0, 3): {shown(maps.layers[0].weights[0, 0, 11, 3])}"
-    assert page.text("#readout").startswith("Patch (2, 3) looks most at")
+    assert page.text("#readout").startswith("Patch (2, 3) attends most to")
     # another head of another layer by the keyboard, then its gradient, the other direction, the next image
     page.run("document.querySelector('#all [tabindex=\"0\"]').focus()")
     page.press("ArrowDown")
@@ -439,7 +439,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert abs(float(said) - value) <= 0.01 * abs(value) + np.abs(maps.layers[1].gradient_x_attention).max() / 60000
     # the mouse on another map and another image, Escape, dark
     page.click(".row:last-child .mini:last-child")
-    assert page.text("#name").endswith(f"spoke for {maps.target[1]}")
+    assert page.text("#name").endswith(f"relevance for {maps.target[1]}")
     page.click("#items button:nth-child(3)")
     page.press("Escape")
     assert page.run("[state.item, state.token]") == [2, None]
@@ -447,6 +447,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
     assert there.run("[state.item, state.token, state.row, state.cell, state.what]") == [2, 5, 1, 2, "gradient"]
     assert there.problems == [] and there.requests == []
     light = page.run("getComputedStyle(document.body).backgroundColor")
+    page.call("Page.bringToFront")  # a hidden tab is not told of a new theme
     page.prefer("dark")
     page.wait(f"getComputedStyle(document.body).backgroundColor != '{light}'")
     page.click("#theme")
@@ -455,7 +456,7 @@ def test_the_page_in_a_browser(browser, classifier, images, tmp_path):
 
 
 @needs_chromium
-def test_a_class_token_is_a_button_of_its_own(browser, images, tmp_path):
+def test_attention_page_shows_class_token_as_button(browser, images, tmp_path):
     layer, embed = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(9, 8)
 
     def model(images):
@@ -467,9 +468,9 @@ def test_a_class_token_is_a_button_of_its_own(browser, images, tmp_path):
     page = browser.open(maps.save(tmp_path / "token.html"))
     page.click("#token-0")
     assert page.text("#token-0") == f"the class token: {shown(maps.layers[0].weights[0, 0, 0, 0])}"
-    assert page.text("#readout").startswith("the class token looks most at")
+    assert page.text("#readout").startswith("the class token attends most to")
     page.press("ArrowDown")
-    assert page.run("state.token") == 1 and page.text("#readout").startswith("Patch (0, 0) looks")
+    assert page.run("state.token") == 1 and page.text("#readout").startswith("Patch (0, 0) attends")
     page.press("ArrowUp")
     assert page.run("state.token") == 0
     assert page.run("document.querySelector('#big img').naturalWidth") == 12
@@ -477,7 +478,7 @@ def test_a_class_token_is_a_button_of_its_own(browser, images, tmp_path):
 
 
 @needs_chromium
-def test_the_page_of_words_in_a_browser(browser, tmp_path):
+def test_attention_page_of_words_in_a_browser(browser, tmp_path):
     ta.manual_seed(0)
     words = ["the", "<cat>", "sat", "&", "the", "mat", "."]
     model = Encoder().double()
@@ -488,7 +489,7 @@ def test_the_page_of_words_in_a_browser(browser, tmp_path):
     numbers = page.run("[...document.querySelectorAll('#big small')].map(e => e.textContent)")
     assert numbers == [shown(w) for w in maps.layers[0].weights[0, 0, 1]]
     page.press("ArrowRight")
-    assert page.text("#readout").startswith("“sat” looks most at")
+    assert page.text("#readout").startswith("“sat” attends most to")
     page.run("document.querySelector('#all [tabindex=\"0\"]').focus()")
     page.press("ArrowDown", times=2)
     assert page.text("#name").endswith("mean")

@@ -70,7 +70,7 @@ def mine(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_can_be_named(mine, capsys, arguments, told):
+def test_graph_command_accepts_models_functions_and_tensors(mine, capsys, arguments, told):
     assert main(["graph", *arguments, "--out", "x.html"]) == 0
     assert told in capsys.readouterr().out
     assert (mine / "x.html").read_text().startswith("<!DOCTYPE html>")
@@ -82,23 +82,23 @@ def test_what_can_be_named(mine, capsys, arguments, told):
         (["mine:Nothing"], "mine has no 'Nothing'; it has Net, Sized"),
         (["mine:Net"], "Net needs inputs; give the shape of each: --input 2x3"),
         (["mine:Sized"], "Sized needs size, depth; write 'mine:Sized(..., ...)'"),
-        (["mine:number"], "number is a int; expected a model, its class, a function or a tensor"),
+        (["mine:number"], "number has type int; expected a model, its class, a function or a tensor"),
         (["mine:Net("], "'Net(' is not a Python expression"),
-        (["mine"], "'mine' names no model; expected MODULE:NAME"),
-        (["nowhere.at.all:Net"], "there is no module 'nowhere'"),
+        (["mine"], "'mine' is not MODULE:NAME; write"),
+        (["nowhere.at.all:Net"], "no module 'nowhere' in"),
         (["mine:Net", "--out", "x.gif"], "--out x.gif ends in none of .svg, .png"),
-        (["mine:Net", "--out", "no/x.svg"], "there is no folder no"),
+        (["mine:Net", "--out", "no/x.svg"], "the folder no does not exist"),
         (["mine:Sized(1, depth=2)"], "Sized has no forward()"),
     ],
 )
-def test_mistakes_are_told_in_one_line(mine, capsys, arguments, said):
+def test_graph_command_reports_mistakes_in_one_line(mine, capsys, arguments, said):
     assert main(["graph", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("tinyattn graph: ") and error.count("\n") == 1
     assert not (mine / "graph.html").exists()
 
 
-def test_a_forward_that_crashes_is_drawn_and_told(mine, capsys):
+def test_graph_command_draws_failed_forward(mine, capsys):
     assert main(["graph", "mine:Net", "--input", "2x9"]) == 1
     out = capsys.readouterr()
     assert "linear: input (2, 9) and weight (5, 3) do not fit" in out.err
@@ -106,7 +106,7 @@ def test_a_forward_that_crashes_is_drawn_and_told(mine, capsys):
 
 
 @needs_dot
-def test_as_a_command(tmp_path):
+def test_graph_command_as_subprocess(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -122,7 +122,7 @@ def test_as_a_command(tmp_path):
     xml.dom.minidom.parse(str(tmp_path / "g.svg"))
 
 
-def test_one_seed_gives_one_page(mine):
+def test_graph_command_is_reproducible_by_seed(mine):
     for name in ("a.html", "b.html"):
         assert main(["graph", "mine:Net", "--input", "2x3", "--out", name]) == 0
     assert (mine / "a.html").read_bytes() == (mine / "b.html").read_bytes()
@@ -138,7 +138,7 @@ def visualize(*arguments, folder=ROOT):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_the_documentation_shows_every_picture_that_is_made():
+def test_docs_show_every_generated_picture():
     listed = {line.split()[0] for line in visualize("--list").stdout.splitlines()}
     there = {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
     assert listed == there
@@ -160,7 +160,7 @@ def test_visualize_writes_to_runs_unless_told_otherwise(tmp_path):
 
 
 @needs_dot
-def test_the_graphs_of_the_documentation_are_those_of_today(tmp_path):
+def test_graphs_in_docs_are_up_to_date(tmp_path):
     names = ["graph.svg", "attention.svg", "block.svg", "classifier.svg", "crashed.svg"]
     run = visualize("--out", str(tmp_path), *[part for name in names for part in ("--only", name)])
     assert run.returncode == 0, run.stderr

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim, train, viz
-from tinyattn.viz.tables import read_rows
+from tinyattn.viz.training import read_rows
 
 METRICS = """epoch,train_loss,train_accuracy,test_accuracy,lr,note
 1,0.5,0.8,0.85,0.001,warm
@@ -40,7 +40,7 @@ def lines(axes):
 # --- curves ---
 
 
-def test_the_curves_are_the_files_numbers(metrics):
+def test_curves_figure_draws_the_numbers_of_the_file(metrics):
     loss, accuracy = viz.curves_figure(metrics, "a run").axes
     x, y = lines(loss)["training, 0.1250 at the end"]
     assert list(x) == [1, 2, 3] and list(y) == [0.5, 0.25, 0.125] and loss.get_yscale() == "log"
@@ -50,7 +50,7 @@ def test_the_curves_are_the_files_numbers(metrics):
     assert loss.get_xlabel() == "epoch"
 
 
-def test_rows_in_memory_draw_the_same():
+def test_curves_figure_of_rows_in_memory():
     rows = [{"step": 10, "loss": 2.0, "val_accuracy": 0.5}, {"step": 20, "loss": 0.0, "val_accuracy": float("nan")}]
     loss, accuracy = viz.curves_figure(rows).axes
     assert list(lines(loss)["loss, 0.0000 at the end"][1]) == [2.0, 0.0] and loss.get_yscale() == "linear"
@@ -58,7 +58,7 @@ def test_rows_in_memory_draw_the_same():
 
 
 @pytest.mark.parametrize("cut", range(len(METRICS.splitlines()[0]) + 2, len(METRICS)))
-def test_a_run_killed_while_it_wrote_leaves_whole_rows(tmp_path, cut):
+def test_read_rows_ignores_incomplete_last_row(tmp_path, cut):
     path = tmp_path / "cut.csv"
     path.write_text(METRICS[:cut])
     whole = METRICS[:cut].count("\n") - 1
@@ -69,16 +69,16 @@ def test_a_run_killed_while_it_wrote_leaves_whole_rows(tmp_path, cut):
             read_rows(path)
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path):
+def test_training_figures_refuse_wrong_files(tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
     noise = tmp_path / "noise.csv"
     noise.write_bytes(bytes(range(256)) * 4)
     for draw, message in [
-        (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy'; there are a, b"),
+        (lambda: viz.curves_figure(other), r"no column ends in 'loss' or 'accuracy.; the columns are a, b"),
         (lambda: viz.curves_figure([]), "no row yet"),
-        (lambda: viz.curves_figure(noise), "noise.csv: this is no CSV file"),
-        (lambda: viz.layers_figure(other), "other.csv: there is no column 'step'; there are a, b"),
+        (lambda: viz.curves_figure(noise), "noise.csv: not a CSV file"),
+        (lambda: viz.layers_figure(other), "other.csv: no column .step.; the columns are a, b"),
     ]:
         with pytest.raises(ValueError, match=message):
             draw()
@@ -88,7 +88,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layer_stats_are_torchs_norms(bias, tmp_path):
+def test_layer_stats_equal_torch_norms(bias, tmp_path):
     ta.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 5, bias=bias), nn.ReLU(), nn.Linear(5, 3))
     theirs = torch.nn.Sequential(torch.nn.Linear(4, 5, bias=bias), torch.nn.ReLU(), torch.nn.Linear(5, 3))
@@ -119,7 +119,7 @@ def test_layer_stats_are_torchs_norms(bias, tmp_path):
     assert_allclose([row["gradient_norm"] for row in read], [row["gradient_norm"] for row in stats.rows])
 
 
-def test_layers_are_named_by_their_modules_and_frozen_ones_left_out(tmp_path):
+def test_layer_stats_name_modules_and_skip_frozen(tmp_path):
     model = models.AttentionClassifier(12, 3, num_layers=1, hidden_dim=8, mlp_dim=8, num_heads=1)
     model.blocks[0].mlp.requires_grad_(False)
     optimizer = optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
@@ -135,7 +135,7 @@ def test_layers_are_named_by_their_modules_and_frozen_ones_left_out(tmp_path):
         train.LayerStats(model, optimizer, every=0)
 
 
-def test_steps_between_are_the_optimizers_and_training_is_the_same():
+def test_layer_stats_do_not_change_training():
     results = []
     for watched in (False, True):
         ta.manual_seed(0)
@@ -152,7 +152,7 @@ def test_steps_between_are_the_optimizers_and_training_is_the_same():
     assert train.LayerStats(model, closure).step(lambda: 7) == 7
 
 
-def test_the_map_of_layers_shows_the_rows():
+def test_layers_figure_shows_the_rows():
     rows = [{"step": s, "layer": f"layer{i}", "gradient_norm": (i + 1) * s, "update_ratio": 0.001 * i}
             for s in (1, 11) for i in range(3)]  # fmt: skip
     figure = viz.layers_figure(rows, "a run")
@@ -167,7 +167,7 @@ def test_the_map_of_layers_shows_the_rows():
 # --- confusion and mistakes ---
 
 
-def test_the_confusion_matrix_counts():
+def test_confusion_matrix_counts_predictions():
     labels, predicted = [0, 0, 1, 2, 2, 2], [0, 1, 1, 0, 2, 2]
     wanted = [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
     assert viz.confusion_matrix(labels, predicted).tolist() == wanted
@@ -184,7 +184,7 @@ def test_the_confusion_matrix_counts():
         viz.confusion_matrix([0.5], [1])
 
 
-def test_the_confusion_figure_writes_every_count():
+def test_confusion_figure_writes_every_count():
     figure = viz.confusion_figure([0, 0, 1, 2, 2, 2], [0, 1, 1, 0, 2, 2], ["cat", "dog", "hen"], "pets")
     (ax,) = figure.axes
     cells = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in ax.texts}
@@ -194,7 +194,7 @@ def test_the_confusion_figure_writes_every_count():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "hen"]
 
 
-def test_the_worst_mistakes_cost_most():
+def test_worst_mistakes_have_the_largest_loss():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(200, 5)) * 3, rng.integers(0, 5, 200)
     worst = viz.worst_mistakes(scores, labels, 10)
@@ -205,7 +205,7 @@ def test_the_worst_mistakes_cost_most():
     assert viz.worst_mistakes([[np.nan, 1.0], [0.0, 1.0]], [1, 1]).tolist() == [0]
 
 
-def test_the_mistakes_are_shown_with_their_attention():
+def test_mistakes_figure_shows_attention():
     ta.manual_seed(0)
     model = models.AttentionClassifier(12, 3, hidden_dim=8, mlp_dim=8, num_heads=2, num_classes=3)
     images, labels = np.random.default_rng(0).random((12, 12, 12)), np.arange(12) % 3
@@ -227,14 +227,14 @@ def test_the_mistakes_are_shown_with_their_attention():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))  # without attention
     alone = viz.mistakes_figure(plain.double(), images, labels, count=2)
     assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
-    with pytest.raises(ValueError, match="all 12 images were recognised"):
+    with pytest.raises(ValueError, match="all 12 images were classified right"):
         viz.mistakes_figure(model, images, scores.argmax(1))
 
 
 # --- live, and without a screen ---
 
 
-def test_a_live_picture_is_drawn_now_and_then_and_replaced_as_a_whole(metrics, tmp_path):
+def test_live_redraws_at_intervals_and_replaces_atomically(metrics, tmp_path):
     picture = tmp_path / "curves.png"
     live = viz.Live(lambda: viz.curves_figure(metrics), picture, seconds=1000)
     assert live.update() and picture.read_bytes().startswith(b"\x89PNG")
@@ -249,7 +249,7 @@ def test_a_live_picture_is_drawn_now_and_then_and_replaced_as_a_whole(metrics, t
         empty.update(now=True)
 
 
-def test_a_live_picture_in_a_notebook_is_shown_in_place(monkeypatch):
+def test_live_updates_in_place_in_a_notebook(monkeypatch):
     shown = []
 
     class Handle:
@@ -272,7 +272,7 @@ def test_a_live_picture_in_a_notebook_is_shown_in_place(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_example_draws_them_all(tmp_path):
+def test_watch_training_example_draws_every_picture(tmp_path):
     example = Path(__file__).parents[1] / "examples/watch_training.py"
     command = [sys.executable, str(example), "--data", "digits", "--epochs", "1", "--batch-size", "64", "--out", "here"]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join([str(example.parents[1]), *sys.path])}
@@ -285,7 +285,7 @@ def test_the_example_draws_them_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_picture_needs_no_screen_and_no_pyplot(metrics, tmp_path):
+def test_training_figures_need_no_pyplot(metrics, tmp_path):
     script = f"""
 import sys, numpy as np
 import tinyattn as ta

@@ -1,4 +1,4 @@
-"""Pictures from the command line: python -m tinyattn graph package.module:Model --out model.html"""
+"""The command line: python -m tinyattn graph package.module:Model --out model.html"""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tinyattn.nn import functional as F
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
 
-# What to give tinyattn's own models where nothing is said: the article's ten levels, and images in both.
+# Arguments of tinyattn's own models: ten grey levels, as in the article.
 _KNOWN = {models.AttentionModel: {"input_dim": 10, "embed_dim": 64, "num_classes": 10}, models.AttentionClassifier: {}}
 
 
 class UserError(Exception):
-    """What the user has to change, in one sentence."""
+    """A mistake on the command line, with what to change."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line. Exit status: 0; 1 if the forward crashed (the picture is written); 2 for a mistake."""
+    """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
     args = _parser().parse_args(argv)
     ta.manual_seed(args.seed)
     try:
@@ -44,21 +44,21 @@ def _parser() -> argparse.ArgumentParser:
     graph = commands.add_parser(
         "graph",
         help="draw what a model computes",
-        description="Draw what a model computes, as a page that walks through it, or as a picture.",
+        description="Draw what a model computes, as a page that steps through it, or as a picture.",
         epilog="examples: python -m tinyattn graph tinyattn.models:AttentionClassifier --out model.html; "
         "python -m tinyattn graph 'mine:Net(8, hidden=16)' --input 2x8 --out net.svg",
     )
     option = graph.add_argument
     option("model", help="MODULE:NAME of a model, its class, or a function; NAME may be any expression there")
-    option("--out", default="graph.html", help="where to write; .html, .svg, .png, .pdf or .dot (graph.html)")
+    option("--out", default="graph.html", help="file to write; .html, .svg, .png, .pdf or .dot (default: graph.html)")
     option("--input", action="append", default=[], metavar="SHAPE",
            help="an input: a shape (2x28x28) of random numbers, or an expression in the module (ta.ones(3)); repeat "
-                "for more; tinyattn's own models get two images")  # fmt: skip
-    option("--mode", choices=MODES, default="modules", help="layers, their operations, or these unfolded (modules)")
-    option("--depth", type=int, help="show modules down to this depth; 0 shows one")
-    option("--stats", action="store_true", help="min, mean, max and gradient norm in the picture")
-    option("--times", action="store_true", help="the time of each operation")
-    option("--seed", type=int, default=0, help="of parameters and inputs (0)")
+                "for more inputs (default for tinyattn's models: two images)")  # fmt: skip
+    option("--mode", choices=MODES, default="modules", help="show layers, operations or definitions (default: modules)")
+    option("--depth", type=int, help="levels of modules to show; 0: the model as one item")
+    option("--stats", action="store_true", help="show min, mean, max and gradient norm")
+    option("--times", action="store_true", help="show the time of each operation")
+    option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
     return parser
 
 
@@ -67,7 +67,7 @@ def _graph(args: argparse.Namespace) -> int:
     model = _model(module, name)
     inputs = [_input(module, text) for text in args.input]
     function, title = model, None
-    if not inputs and type(model) in _KNOWN:  # one of tinyattn's own: two images, and the loss of two labels
+    if not inputs and type(model) in _KNOWN:  # two images, and the loss for two labels
         size = model.image_size
         inputs = [ta.rand(2, size, size), ta.randint(0, 10, (2,))]
         title = type(model).__name__
@@ -83,17 +83,17 @@ def _graph(args: argparse.Namespace) -> int:
     path = picture.save(args.out)
     print(f"{path}: {picture!r}")
     if picture.error:
-        print(f"the forward stopped: {picture.error}", file=sys.stderr)
+        print(f"the forward pass failed: {picture.error}", file=sys.stderr)
     return 1 if picture.error else 0
 
 
-# --- what the user named ---
+# --- the model and its inputs ---
 
 
 def _module(text: str) -> tuple[ModuleType, str]:
     name, colon, rest = text.partition(":")
     if not colon or not rest:
-        raise UserError(f"{text!r} names no model; expected MODULE:NAME, as in tinyattn.models:AttentionClassifier")
+        raise UserError(f"{text!r} is not MODULE:NAME; write for example tinyattn.models:AttentionClassifier")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     if name.endswith(".py"):
@@ -102,12 +102,12 @@ def _module(text: str) -> tuple[ModuleType, str]:
         return importlib.import_module(name), rest
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
-            raise UserError(f"there is no module {error.name!r} in {Path.cwd()} or among the installed ones") from None
+            raise UserError(f"no module {error.name!r} in {Path.cwd()} or among the installed packages") from None
         raise
 
 
 class _Names(dict[str, Any]):
-    """The names of a module; then ta and what it has; then those in the modules that it imports."""
+    """The names of a module, `ta`, and those of the tinyattn modules that it imports."""
 
     def __init__(self, module: ModuleType) -> None:
         super().__init__(vars(module))
@@ -126,7 +126,7 @@ class _Names(dict[str, Any]):
 
 
 def _value(module: ModuleType, text: str) -> Any:
-    """The value of an expression among the names of a module."""
+    """Return the value of an expression with the names of a module."""
     try:
         return eval(compile(text, "<the command line>", "eval"), {"__builtins__": builtins}, _Names(module))
     except SyntaxError:
@@ -146,7 +146,7 @@ def _model(module: ModuleType, text: str) -> Any:
             )
         found = found(**known)
     if not callable(found) and not isinstance(found, ta.Tensor):
-        raise UserError(f"{text} is a {type(found).__name__}; expected a model, its class, a function or a tensor")
+        raise UserError(f"{text} has type {type(found).__name__}; expected a model, its class, a function or a tensor")
     return found
 
 
@@ -165,18 +165,18 @@ def _needs_inputs(model: Any) -> bool:
 
 
 def _first_size(model: Any) -> str:
-    """What the first layer takes, to suggest a shape."""
+    """Return the input size of the first Linear layer, to suggest a shape."""
     layers = model.modules() if isinstance(model, nn.Module) else []
     return next((str(layer.in_features) for layer in layers if isinstance(layer, nn.Linear)), "8")
 
 
 def _check_out(out: str) -> None:
-    """Before anything is computed: whether it can be written."""
+    """Raise before anything is computed if the file cannot be written."""
     path = Path(out)
     if path.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--out {out} ends in none of {', '.join('.' + name for name in FORMATS)}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {path.parent}")
+        raise UserError(f"--out {out}: the folder {path.parent} does not exist")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
-"""Pictures: computation graphs, how training went, and where attention looks.
+"""Pictures: computation graphs, training runs and attention.
 
-Drawing needs packages, and says which: pip install "tinyattn[viz]".
+Figures need matplotlib, and SVG, PNG and PDF of graphs need graphviz: pip install "tinyattn[viz]".
 """
 
-from tinyattn.viz.attention_figures import attention_figure
-from tinyattn.viz.attention_maps import AttentionMaps, attention
-from tinyattn.viz.attention_record import AttentionLayer
-from tinyattn.viz.confusion import confusion_figure, confusion_matrix
-from tinyattn.viz.curves import curves_figure
 from tinyattn.viz.graphs import Graph, graph
-from tinyattn.viz.layers import layers_figure
-from tinyattn.viz.live import Live
-from tinyattn.viz.mistakes import mistakes_figure, worst_mistakes
+from tinyattn.viz.maps.attention import AttentionMaps, attention
+from tinyattn.viz.maps.figures import attention_figure
+from tinyattn.viz.maps.record import AttentionLayer
+from tinyattn.viz.mistakes import confusion_figure, confusion_matrix, mistakes_figure, worst_mistakes
+from tinyattn.viz.training import Live, curves_figure, layers_figure
 
 __all__ = [
     "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "confusion_figure",

@@ -1,4 +1,4 @@
-"""A matplotlib figure without pyplot's global state, so that it works without a screen and in threads."""
+"""Matplotlib figures without pyplot's global state, which need no screen and work in threads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from typing import Any
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of `width` x `height` inches; `.savefig(path)` writes it.
+    """Return an empty figure of `width` x `height` inches; `.savefig(path)` writes it.
 
-    Raises ImportError, naming the extra to install, where matplotlib is missing.
+    Raises ImportError, with the extra to install, if matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('pictures need matplotlib: pip install "tinyattn[viz]"') from None
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def headed(figure: Any, *parts: str) -> Any:
+    """Return `figure` with the parts of its heading that are not empty."""
+    figure.suptitle(": ".join(filter(None, parts)), fontsize=10)
+    return figure

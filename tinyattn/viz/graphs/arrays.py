@@ -1,4 +1,4 @@
-"""What a picture remembers of an array: its numbers if they are few, else a heat map and statistics."""
+"""What a picture keeps of an array: all numbers of a small one, else a heat map and statistics."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from tinyattn.backends import Placed
 from tinyattn.tensors import Tensor
 
-EXACT = 128  # so many elements are kept as they are
+EXACT = 128  # elements of an array that is kept as numbers
 CELLS = 48 * 48  # of a heat map, over all its frames
 FRAMES = 4  # matrices shown of an array with more than two axes
-NOT_A_NUMBER = 255  # a cell that has NaN or infinity in it; others go from 0 (low) to 254 (high)
+NOT_A_NUMBER = 255  # a cell with NaN or infinity; others go from 0 (low) to 254 (high)
 
 
 class Gallery:
-    """Everything worth knowing of many arrays, each kind of content once. Keeps none of them."""
+    """What a picture shows of its arrays. Equal arrays share an entry; no array is kept."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
         self._places: dict[Any, int] = {}
 
     def add(self, x: Any) -> int:
-        """The place of an array or Tensor in `entries`."""
+        """Add an array or Tensor; return its index in `entries`."""
         array = host_array(x)
         content = hashlib.blake2b(array.tobytes(), digest_size=12).digest()
         key = (array.shape, array.dtype.str, content)
@@ -36,7 +36,7 @@ class Gallery:
         return self._places[key]
 
     def shrunk(self, cells: int) -> list[dict[str, Any]]:
-        """The entries ready for JSON, with heat maps coarse enough that all together have at most `cells`."""
+        """Return the entries for JSON, with heat maps coarse enough to have at most `cells` together."""
         limit = CELLS
         maps = [entry["cells"] for entry in self.entries if "cells" in entry]
         while limit > 16 and sum(min(m.size, limit) for m in maps) > cells:
@@ -45,14 +45,14 @@ class Gallery:
 
 
 def host_array(x: Any) -> Any:
-    """The NumPy array of a Tensor, of another library's array, or of a gradient that is zero but for some places."""
+    """Return the NumPy array of a Tensor, of a GPU's array, or of a sparse gradient (Placed)."""
     x = x.array if isinstance(x, Tensor) else x
     x = x.dense() if isinstance(x, Placed) else x
     return x.get() if hasattr(x, "get") else np.asarray(x)
 
 
 def look_at(array: Any) -> dict[str, Any]:
-    """shape, dtype, bytes; `values` of a small array, else its statistics and `cells` (frames, rows, columns)."""
+    """Return shape and dtype, and `values` of a small array, else statistics and `cells` (frames, rows, columns)."""
     entry: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
     if array.size <= EXACT:
         entry["values"] = [_number(v) for v in array.reshape(-1)]
@@ -70,23 +70,18 @@ def look_at(array: Any) -> dict[str, Any]:
 
 
 def statistics(numbers: Any, finite: Any) -> dict[str, Any]:
-    """Of the finite elements: min, mean, max, std, norm; and how many are zero or not finite."""
+    """Return min, mean, max, std and norm of the finite elements, and how many are zero or not finite."""
     kept = numbers if finite.all() else numbers[finite]
     found: dict[str, Any] = {"bad": int(numbers.size - kept.size), "zeros": int((kept == 0).sum())}
     if kept.size:
         with np.errstate(over="ignore", invalid="ignore"):
-            found |= {
-                name: _short(value)
-                for name, value in (
-                    ("min", kept.min()), ("mean", kept.mean()), ("max", kept.max()), ("std", kept.std()),
-                    ("norm", np.sqrt((kept * kept).sum())),
-                )
-            }  # fmt: skip
+            found |= {name: _short(getattr(kept, name)()) for name in ("min", "mean", "max", "std")}
+            found["norm"] = _short(np.sqrt((kept * kept).sum()))
     return found
 
 
 def summary(entry: dict[str, Any]) -> dict[str, Any]:
-    """The statistics of an entry, also of one that is kept as numbers."""
+    """Return the statistics of an entry, also of one that is kept as numbers."""
     if "values" not in entry:
         return entry
     numbers = np.array([float(v) for v in entry["values"]])
@@ -94,7 +89,7 @@ def summary(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """A JSON number that reads back as exactly this one; what JSON has no number for is text."""
+    """Return a JSON number that reads back exactly; text for NaN and infinity, which JSON lacks."""
     if value.dtype.kind != "f":
         return value.item()
     return float(str(value)) if np.isfinite(value) else str(value)
@@ -105,7 +100,7 @@ def _short(value: Any) -> Any:
 
 
 def _averaged(frames: Any, axis: int, most: int) -> Any:
-    """At most `most` places along `axis`, each the mean of as equal a share as can be had."""
+    """Reduce `axis` to at most `most` cells, each the mean of an equal share."""
     n = frames.shape[axis]
     if n <= most:
         return frames

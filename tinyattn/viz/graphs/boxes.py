@@ -1,7 +1,7 @@
-"""Boxes around operations: modules, definitions, blocks and loops that repeat, lists too long to show.
+"""Boxes around operations: modules, definitions, repeated blocks and loops, lists too long to show.
 
-The operations of one call follow one another without a break. That makes a box convex: nothing outside depends
-on its inside and feeds it too, so that any box can be folded into one vertex, and no cycle comes of it.
+The operations of one call are consecutive, which makes a box convex: nothing outside both depends on it and feeds
+it. So any box can be folded into one item without making a cycle.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from tinyattn.nn import Module
@@ -17,16 +18,17 @@ from tinyattn.viz.graphs.build import Stack
 from tinyattn.viz.graphs.fold import chain
 from tinyattn.viz.graphs.model import Box, Vertex
 
-Item = tuple[str, int]  # ("vertex", index) or ("box", index): what stands in a box, in order
+Item = tuple[str, int]  # ("vertex", index) or ("box", index): what a box contains, in order
 
-LONGEST_PASS = 40  # operations in one turn of a loop that is recognised
-MANY = 300  # operations side by side that are too many to look at ...
-PART = 100  # ... and are shown in parts of so many
+LONGEST_PASS = 40  # operations in one iteration of a loop
+SHORTEST_LOOP = 12  # operations in all iterations of a loop
+MANY = 300  # more items in one box are split into parts ...
+PART = 100  # ... of at least so many
 
 
 @dataclass
 class Boxes:
-    """The boxes of a graph, and what stands in each (-1: outside of all)."""
+    """The boxes of a graph, and what each contains (-1: outside of all)."""
 
     vertices: list[Vertex]
     boxes: list[Box] = field(default_factory=list)
@@ -34,13 +36,13 @@ class Boxes:
     paths: dict[int, dict[int, str]] = field(default_factory=dict)  # by root, then by module
 
     def add(self, parent: int, kind: str, name: str, **more: Any) -> Box:
-        """A new box, empty."""
+        """Add an empty box."""
         box = Box(len(self.boxes), parent, kind, name, **more)
         self.boxes.append(box)
         return box
 
     def wrap(self, items: list[Item], box: Box) -> Item:
-        """Put `items` into `box`; what stands in their place now."""
+        """Move `items` into `box`; return what replaces them."""
         for kind, index in items:
             if kind == "box":
                 self.boxes[index].parent = box.index
@@ -50,11 +52,11 @@ class Boxes:
         return "box", box.index
 
     def chain(self, box: int) -> list[int]:
-        """A box and those around it, outermost first."""
+        """Return a box and those around it, outermost first."""
         return chain(self.boxes, box)
 
     def operations(self, box: int) -> Iterator[int]:
-        """All operations in a box, in order."""
+        """Iterate over all operations in a box, in order."""
         stack = [iter(self.inside[box])]
         while stack:
             kind, index = next(stack[-1], ("", -1))
@@ -66,7 +68,7 @@ class Boxes:
                 yield index
 
     def contents(self, box: int) -> list[int]:
-        """Operations and leaves in a box, each leaf before the first that uses it."""
+        """Return operations and leaves in a box, each leaf before the first operation that uses it."""
         found: dict[int, None] = {}
         for index in self.operations(box):
             for edge in self.vertices[index].inputs:
@@ -78,7 +80,7 @@ class Boxes:
 
 
 def make_boxes(vertices: list[Vertex], stacks: dict[int, Stack]) -> list[Box]:
-    """Boxes for `vertices`, whose `box` is set; stacks: where each operation ran."""
+    """Return the boxes of `vertices` and set their `box`; stacks: where each operation ran."""
     boxes = Boxes(vertices)
     _calls(boxes, stacks)
     _place_leaves(boxes)
@@ -93,7 +95,7 @@ def make_boxes(vertices: list[Vertex], stacks: dict[int, Stack]) -> list[Box]:
     return boxes.boxes
 
 
-# --- calls of modules and of definitions ---
+# --- calls of modules and definitions ---
 
 
 def _calls(boxes: Boxes, stacks: dict[int, Stack]) -> None:
@@ -121,7 +123,7 @@ def _calls(boxes: Boxes, stacks: dict[int, Stack]) -> None:
 
 
 def _called_again(last: Stack, stack: Stack) -> bool:
-    """Whether a module without children was called twice, directly after one another."""
+    """Whether a module without children was called twice in a row."""
     again = last.modules is not stack.modules and len(last.modules) == len(stack.modules) > 0
     return again and last.modules[-1] is stack.modules[-1] and not any(True for _ in stack.modules[-1].children())
 
@@ -140,7 +142,7 @@ def _box_of(boxes: Boxes, parent: int, frame: Any, stack: Stack) -> Box:
 
 
 def _place_leaves(boxes: Boxes) -> None:
-    """A parameter or constant stands in the innermost module that holds all who use it; inputs stand outside."""
+    """Put each parameter and constant into the innermost module that contains all its users; inputs stay outside."""
     users: defaultdict[int, dict[int, None]] = defaultdict(dict)
     for vertex in boxes.vertices:
         for edge in vertex.inputs:
@@ -150,37 +152,31 @@ def _place_leaves(boxes: Boxes) -> None:
             continue
         chains = [boxes.chain(box) for box in users[vertex.index]]
         shared = [box for box, *others in zip(*chains, strict=False) if all(other == box for other in others)]
-        # what a fused operation is given stands beside it, and what several of a repeat share beside all of them
+        # inputs of a definition are beside it, and so are tensors that repeated boxes share
         beside = ("repeat",) if vertex.kind == "constant" else ("repeat", "definition")
         while shared and boxes.boxes[shared[-1]].kind in beside:
             shared.pop()
         vertex.box = shared[-1] if shared else -1
 
 
-# --- blocks that repeat ---
+# --- repeated blocks ---
 
 
 def _group_blocks(boxes: Boxes, parent: int) -> None:
-    """Boxes of one structure, directly after one another, whose names differ in numbers at most."""
-    items, grouped, start = boxes.inside[parent], [], 0
-    alike = [_likeness(boxes, index) if kind == "box" else index for kind, index in items]
-    while start < len(items):
-        stop = start + 1
-        while stop < len(items) and alike[stop] == alike[start]:
-            stop += 1
-        if stop - start > 1:
-            run = [boxes.boxes[index] for _, index in items[start:stop]]
-            box = boxes.add(parent, "repeat", _common_name(run), type=run[0].type)
-            grouped.append(boxes.wrap(items[start:stop], box))
-        else:
-            grouped.append(items[start])
-        start = stop
+    """Group consecutive boxes of one structure whose names differ only in numbers."""
+    grouped: list[Item] = []
+    for _, run in groupby(boxes.inside[parent], lambda item: _likeness(boxes, item[1]) if item[0] == "box" else item):
+        items = list(run)
+        if len(items) > 1:
+            first, last = (boxes.boxes[items[i][1]] for i in (0, -1))
+            repeat = boxes.add(parent, "repeat", _common_name(first.name, last.name), type=first.type)
+            items = [boxes.wrap(items, repeat)]
+        grouped += items
     boxes.inside[parent] = grouped
 
 
-def _common_name(run: Sequence[Box]) -> str:
-    """blocks.0 ... blocks.11 -> blocks.0-11"""
-    first, last = run[0].name, run[-1].name
+def _common_name(first: str, last: str) -> str:
+    """Return "blocks.0-11" for blocks.0 and blocks.11."""
     if first == last:
         return first
     parts = [re.split(r"(\d+)", name) for name in (first, last)]
@@ -188,7 +184,7 @@ def _common_name(run: Sequence[Box]) -> str:
 
 
 def _likeness(boxes: Boxes, box: int) -> Any:
-    """Equal for boxes that may be shown as one: kind, name without numbers, and everything inside, with its wiring."""
+    """Return a key, equal for boxes that can be shown as one: kind, name without numbers, contents and wiring."""
     order = {index: i for i, index in enumerate(boxes.contents(box))}
     depth = len(boxes.chain(box))
     signs: list[Any] = [boxes.boxes[box].kind, boxes.boxes[box].type, re.sub(r"\d+", "#", boxes.boxes[box].name)]
@@ -207,9 +203,9 @@ def _sign(vertex: Vertex) -> Any:
 
 
 def _group_loops(boxes: Boxes, parent: int) -> None:
-    """What repeats without a module of its own around it: the turns of a loop in a forward."""
+    """Group the iterations of a loop, which have no module of their own around them."""
     items = boxes.inside[parent]
-    if len(items) < LEAST:
+    if len(items) < SHORTEST_LOOP:
         return
     signs = _signs(boxes, items)
     grouped: list[Item] = []
@@ -232,7 +228,7 @@ def _group_loops(boxes: Boxes, parent: int) -> None:
 
 
 def _signs(boxes: Boxes, items: Sequence[Item]) -> list[int]:
-    """A number for each item, equal for those that do the same with what stands equally far before them."""
+    """Return a number for each item, equal for items that do the same with items equally far before them."""
     inside = [boxes.contents(index) if kind == "box" else [index] for kind, index in items]
     place = {vertex: i for i, vertices in enumerate(inside) for vertex in vertices}
     known: dict[Any, int] = {}
@@ -245,18 +241,15 @@ def _signs(boxes: Boxes, items: Sequence[Item]) -> list[int]:
     return signs
 
 
-LEAST = 12  # operations, over all turns, before a loop is worth a box
-
-
 def _period(signs: Sequence[int], start: int) -> tuple[int, int]:
-    """How many operations a turn that begins at `start` has, and how many turns there are; (1, 1) for no loop."""
+    """Return the length and the number of the iterations that begin at `start`; (1, 1): no loop."""
     best = (1, 1)
     for period in range(1, LONGEST_PASS + 1):
         same = 0
         while start + same + period < len(signs) and signs[start + same] == signs[start + same + period]:
             same += 1
         turns = same // period + 1
-        if turns >= 4 and period * turns >= max(LEAST, best[0] * best[1] + 1):
+        if turns >= 4 and period * turns >= max(SHORTEST_LOOP, best[0] * best[1] + 1):
             best = (period, turns)
     return best
 

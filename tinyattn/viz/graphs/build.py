@@ -1,4 +1,4 @@
-"""Vertices and edges, made one after the other from operations, tensors and nodes."""
+"""Vertices and edges, built from operations, tensors and nodes in the order of the forward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn.debug.describe import input_names
-from tinyattn.engine.node import Node, Saved
+from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
 from tinyattn.tensors import Tensor
@@ -18,18 +18,23 @@ from tinyattn.viz.graphs.model import Edge, Vertex
 from tinyattn.viz.graphs.source import line_of, rules_of
 
 
+class Definition(NamedTuple):
+    """One call of a fused operation that runs as its definition."""
+
+    name: str
+
+
 class Stack(NamedTuple):
-    """Where an operation ran, outermost first. `modules` is the very tuple of the call, so that two calls of one
-    module can be told apart; a definition stands for one call of a fused operation."""
+    """Where an operation ran, outermost first. Two calls of one module have different tuples `modules`."""
 
     modules: tuple[Any, ...]
-    definitions: tuple[Any, ...] = ()
+    definitions: tuple[Definition, ...] = ()
 
 
 class Builder:
-    """Collects vertices in the order of the forward. Holds what it was given while it is at work, no longer.
+    """Collects vertices in the order of the forward pass. Keeps arrays alive as long as it lives.
 
-    names: what tensors are called: by the id of their node, or of the tensor.
+    names: of tensors, by the id of the tensor, its node or its array.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -38,22 +43,22 @@ class Builder:
         self.vertices: list[Vertex] = []
         self.stacks: dict[int, Stack] = {}  # of operations
         self.nodes: dict[Node, int] = {}
-        self.leaves: dict[Node, int] = {}  # those of `nodes` where a walk may end
+        self.leaves: dict[Node, int] = {}  # those of `nodes` where a backward pass may end
         self.rules: dict[str, dict[str, str]] = {}
         self._operations: dict[int, tuple[Operation, str]] = {}  # by id, with the key of its rules
         self._roots: set[int] = set()  # modules whose names are known
         self._tensors: dict[int, tuple[Any, int]] = {}  # by id, with the array it had
 
-    def know_names_of(self, root: Module) -> None:
-        """From now on, the parameters and buffers of a module are called by their paths in it."""
+    def add_names_of(self, root: Module) -> None:
+        """Name the parameters and buffers of a module by their paths in it."""
         if id(root) not in self._roots:
             self._roots.add(id(root))
             self.names |= names_in([root], {})
 
-    # --- what goes in ---
+    # --- tensors ---
 
     def source(self, x: Tensor, saved_as: str = "constant") -> int:
-        """The vertex that `x` came from, made if it is a leaf that is new."""
+        """Return the vertex that made `x`; add one for a new leaf."""
         if x.node is not None and x.node in self.nodes:
             return self.nodes[x.node]
         for key, array in ((id(x), x.array), (id(x.array), x.array)):
@@ -62,39 +67,39 @@ class Builder:
         vertex = self._vertex(self._kind(x, saved_as), "", x.array, recorded=x.node is not None)
         vertex.value = self.gallery.add(x.array)
         vertex.name = self._name(x)
-        self.know(x, vertex.index)
+        self.register(x, vertex.index)
         if x.node is not None:
             self.leaves[x.node] = vertex.index
         return vertex.index
 
     def leaf(self, node: Node) -> int:
-        """The vertex of a leaf that is known by its node alone."""
+        """Return the vertex of a leaf, given its node; add a new one."""
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             return self.source(tensor)
         if node not in self.nodes:
-            array = np.broadcast_to(np.zeros((), node.dtype), node.shape)  # only its shape and dtype count
+            array = np.broadcast_to(np.zeros((), node.dtype), node.shape)  # only its shape and dtype are used
             vertex = self._vertex("leaf", "", array, recorded=True)
             vertex.name = self.names.get(id(node), "")
             self.nodes[node] = self.leaves[node] = vertex.index
         return self.nodes[node]
 
     def constant(self, array: Any, name: str) -> int:
-        """The vertex of an array without a history."""
+        """Return the vertex of an array that nothing was recorded for; add a new one."""
         if id(array) not in self._tensors:
             vertex = self._vertex("constant", "", array, recorded=False)
             vertex.name, vertex.value = self.names.get(id(array), name), self.gallery.add(array)
             self._tensors[id(array)] = (array, vertex.index)
         return self._tensors[id(array)][1]
 
-    def know(self, x: Tensor, index: int) -> None:
-        """From now on, `x` comes from the vertex `index`."""
+    def register(self, x: Tensor, index: int) -> None:
+        """Store that the vertex `index` made `x`."""
         if x.node is not None:
             self.nodes[x.node] = index
         self._tensors[id(x)] = self._tensors[id(x.array)] = (x.array, index)
 
-    def baptise(self, x: Tensor, name: str) -> None:
-        """`x` is called `name`, if an operation made it and nobody has called it anything yet."""
+    def rename(self, x: Tensor, name: str) -> None:
+        """Name `x` if an operation made it and it has no name yet."""
         array, index = self._tensors.get(id(x), (None, -1))
         if array is x.array and self.vertices[index].name == self.vertices[index].op:
             self.vertices[index].name = name
@@ -102,24 +107,23 @@ class Builder:
     # --- operations ---
 
     def operation(self, op: Operation, out: Any, node: Node | None, stack: Stack, options: dict[str, Any]) -> Vertex:
-        """The vertex of an operation that gave `out` (a Tensor, or a node where nothing else is left)."""
+        """Add the vertex of an operation; `out` is its output or its node, for shape and dtype."""
         vertex = self._vertex("operation", op.name, out, recorded=node is not None)
         self.stacks[vertex.index] = stack
         for name, value in options.items():
             for i, array in enumerate(_arrays(value)):
-                vertex.inputs.append(
-                    Edge(self.constant(array, name), vertex.index, f"{name}[{i}]" if i else name, False)
-                )
-            vertex.options[name] = spelled(value)
+                slot = f"{name}[{i}]" if i else name
+                vertex.inputs.append(Edge(self.constant(array, name), vertex.index, slot, False))
+            vertex.options[name] = option_repr(value)
         vertex.rule = self._rule(op)
         if node is not None:
             self.nodes[node] = vertex.index
             vertex.site = line_of(node.site)
-            vertex.saved = {name: self.gallery.add(array) for name, array in saved_arrays(node)}
+            vertex.saved = {name: self.gallery.add(saved.array) for name, saved in saved_in(node).arrays()}
         return vertex
 
     def _rule(self, op: Operation) -> str:
-        """The key of an operation's rules: its name if it is one of this package, or else one of its own."""
+        """Return the key of an operation's rules: its name, and for operations of the user their module."""
         if id(op) not in self._operations:
             module = getattr(op.forward, "__module__", "")
             key = op.name if module.startswith("tinyattn.") else f"{op.name} of {module}"
@@ -130,15 +134,15 @@ class Builder:
         return self._operations[id(op)][1]
 
     def connect(self, vertex: Vertex, op_inputs: Sequence[tuple[str, Any]]) -> None:
-        """Edges from the named inputs: tensors; vertices, by their number; or plain numbers, which get none."""
+        """Set the inputs of a vertex: (slot, x), where x is a Tensor, an Edge without a target, or a plain number."""
         edges = []
         for slot, x in op_inputs:
             if isinstance(x, Tensor):
                 edges.append(Edge(self.source(x), vertex.index, slot, vertex.recorded and x.node is not None))
             elif isinstance(x, Edge):
-                edges.append(x)
+                edges.append(x._replace(target=vertex.index))
             elif x is not None:
-                vertex.numbers[slot] = spelled(x)
+                vertex.numbers[slot] = option_repr(x)
         vertex.inputs = edges + vertex.inputs
 
     def _vertex(self, kind: str, op: str, out: Any, recorded: bool) -> Vertex:
@@ -159,8 +163,10 @@ class Builder:
 
 
 def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str]:
-    """What tensors are called, by the ids of themselves, their nodes and their arrays: variables of the caller,
-    then (and rather) parameters and buffers of modules, by their paths."""
+    """Return the names of tensors by the ids of tensors, nodes and arrays.
+
+    The path of a parameter or buffer takes precedence over the name of a variable.
+    """
     names: dict[int, str] = {}
     found = [(name, x) for name, x in variables.items() if isinstance(x, Tensor) and not name.startswith("_")]
     for module in modules:
@@ -173,23 +179,17 @@ def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str
 
 
 def named_inputs(op: Operation, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
-    """(name, input) for each input of a call."""
+    """Return (name, input) for each input of a call."""
     return list(zip(input_names(op, len(inputs)), inputs, strict=False))
 
 
-def saved_arrays(node: Node) -> list[tuple[str, Any]]:
-    """(name, array) of what a node keeps for the walk; nothing if that was freed, or is to be computed again."""
-    found = []
-    for name, value in (node.saved or {}).items():
-        several = isinstance(value, tuple)
-        for i, saved in enumerate(value if several else (value,)):
-            if type(saved) is Saved:
-                found.append((f"{name}[{i}]" if several else name, saved.array))
-    return found
+def saved_in(node: Node) -> SavedValues:
+    """Return the values saved for the backward pass; none once they are freed."""
+    return node.saved or SavedValues()
 
 
-def spelled(value: Any) -> str:
-    """An option or a plain input, short: -1, (0, 2), [:, 3], float32."""
+def option_repr(value: Any) -> str:
+    """Return an option or a plain input as short text: -1, (0, 2), [:, 3], float32."""
     if isinstance(value, Tensor | np.ndarray):
         shape = "×".join(map(str, value.shape)) or "1"
         return f"{shape} {value.dtype}"
@@ -197,7 +197,7 @@ def spelled(value: Any) -> str:
         ends = ["" if x is None else str(x) for x in (value.start, value.stop)]
         return ":".join(ends) + (f":{value.step}" if value.step is not None else "")
     if isinstance(value, tuple | list):
-        return "(" + ", ".join(map(spelled, value)) + ("," if len(value) == 1 else "") + ")"
+        return "(" + ", ".join(map(option_repr, value)) + ("," if len(value) == 1 else "") + ")"
     if isinstance(value, float):
         return f"{value:.6g}"
     return "…" if value is Ellipsis else str(value)

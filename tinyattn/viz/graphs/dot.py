@@ -1,4 +1,4 @@
-"""The graph as DOT text, which `dot` draws."""
+"""The graph as DOT text, and drawn by the program `dot`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import html
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 from tinyattn.viz.graphs.arrays import summary
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.formulas import formula
 from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
-# Fill, line and text of each kind. The hues are those of Okabe and Ito, told apart by every kind of eye; shape and
-# stroke say the same once more.
+# Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart;
+# shape and stroke repeat the information.
 COLOURS = {
     "operation": ("#ffffff", "#475569", "#0f172a"),
     "parameter": ("#fdf0d0", "#c77700", "#5c3700"),
@@ -24,6 +25,10 @@ COLOURS = {
     "failed": ("#fde5d8", "#d55e00", "#7a2f00"),
     "box": ("#eef2f7", "#475569", "#0f172a"),
 }
+GET_DOT = (
+    "pictures of graphs need the program `dot`: apt-get install graphviz, brew install graphviz, or "
+    "graphviz.org/download. Files ending in .dot or .html need nothing."
+)
 FONT = "Helvetica,Arial,sans-serif"
 _HEAD = f"""digraph {{
   graph [rankdir=TB, bgcolor="white", fontname="{FONT}", fontsize=12, fontcolor="#334155", nodesep=0.3, ranksep=0.42, pad=0.2, labeljust=l, splines=true];
@@ -33,35 +38,31 @@ _HEAD = f"""digraph {{
 
 
 def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False) -> str:
-    """DOT for what is visible. The same graph gives the same text, byte for byte."""
+    """Return DOT text for what is visible. The same graph gives the same text, byte for byte."""
     children: defaultdict[int, list[Item]] = defaultdict(list)
     for item, box in seen.items.items():
         children[box].append(item)
     lines, heat = [_HEAD], _heat(trace, seen) if times else {}
     if trace.error:
-        lines.append(
-            f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={_quote(COLOURS['failed'][1])};\n"
-        )
+        colour = _quote(COLOURS["failed"][1])
+        lines.append(f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={colour};\n")
     sub: defaultdict[int, list[int]] = defaultdict(list)
     for box in seen.open:
         sub[frame_of(trace.boxes, trace.boxes[box].parent)].append(box)
-    stack: list[tuple[int, str]] = [(-1, "")]  # (box, what to say instead)
-    while stack:
-        box, text = stack.pop()
-        if text:
-            lines.append(text)
-            continue
-        indent = "  " * (1 + len(chain(trace.boxes, box)))
-        if box >= 0:
-            lines.append(_cluster(trace.boxes, trace.boxes[box], indent))
-            stack.append((-1, indent[2:] + "}\n"))
+
+    def inside(box: int, indent: str) -> Iterator[str]:
         for item in children[box]:
-            label = _label(trace, item, stats, times)
             warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
-            lines.append(f"{indent}{_name(item)} [{label}{warm}];\n")
-        stack += [(inner, "") for inner in reversed(sub[box])]
-    lines += [_wire(trace, wire) for wire in seen.wires]
-    return "".join(lines) + "}\n"
+            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times)}{warm}];\n"
+        for inner in sub[box]:
+            margin = "  " * len(chain(trace.boxes, inner))
+            yield from (
+                _cluster(trace.boxes, trace.boxes[inner], margin),
+                *inside(inner, margin + "  "),
+                margin + "}\n",
+            )
+
+    return "".join((*lines, *inside(-1, "  "), *(_wire(trace, wire) for wire in seen.wires), "}\n"))
 
 
 def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
@@ -69,14 +70,14 @@ def _cluster(boxes: list[Box], box: Box, indent: str) -> str:
     fill, line = ("#eef0fc", "#7377b8") if repeated else ("#f6f8fb", "#b6c2d1")
     dashed = ",dashed" if repeated or box.kind == "definition" else ""
     return (
-        f"{indent[2:]}subgraph cluster_{box.index} {{\n"
-        f'{indent}label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
+        f"{indent}subgraph cluster_{box.index} {{\n"
+        f'{indent}  label=<{heading(boxes, box)}>; style="rounded,filled{dashed}"; fillcolor="{fill}"; color="{line}"; '
         f'fontcolor="#0f172a"; labelloc=t; margin=10;\n'
     )
 
 
 def heading(boxes: list[Box], box: Box) -> str:
-    """The name of a box, how many it stands for, and its type, as an HTML-like label."""
+    """Return the name of a box, how many it stands for, and its type, as an HTML-like label."""
     name, times = name_of(boxes, box)
     count = f' <font color="#7377b8"><b>×{times}</b></font>' if times else ""
     kind = box.type if box.type != box.name else ""
@@ -122,7 +123,7 @@ def _box_label(trace: Trace, index: int, times: bool) -> str:
 
 
 def _heat(trace: Trace, seen: View) -> dict[Item, float]:
-    """The time of each item, of all that it stands for, as a share of the most that one takes."""
+    """Return the time of each item, with all that it stands for, as a share of the longest."""
     seconds: defaultdict[Item, float] = defaultdict(float)
     for vertex in trace.vertices:
         if vertex.is_operation:
@@ -132,7 +133,7 @@ def _heat(trace: Trace, seen: View) -> dict[Item, float]:
 
 
 def _warm(share: float) -> str:
-    """White for nothing, orange for the most."""
+    """Return a colour from white (0) to orange (1)."""
     return "#" + "".join(f"{round(255 + (full - 255) * share**0.7):02x}" for full in (0xFF, 0xA8, 0x5C))
 
 
@@ -176,24 +177,24 @@ def _stats(trace: Trace, vertex: Vertex) -> list[str]:
     return rows
 
 
-# --- words that the page says too ---
+# --- texts, also of the page ---
 
 
 def title(vertex: Vertex) -> str:
-    """What a vertex is called in a picture."""
+    """Return the title of a vertex: its name, its operation, or both."""
     if not vertex.is_operation:
         return vertex.name or vertex.kind
     return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
 
 
 def _title_in(boxes: list[Box], vertex: Vertex) -> str:
-    """A parameter's name inside its module, "weight"; all of it elsewhere."""
+    """Return the title, for a parameter inside its module without the path."""
     path = boxes[vertex.box].path if vertex.box >= 0 else ""
     return title(vertex).removeprefix(f"{path}.") if path else title(vertex)
 
 
 def is_brief(vertex: Vertex) -> bool:
-    """Whether a line says it all: an operation that moves elements about, and has no name of its own."""
+    """Whether one line is enough: an operation that only moves elements, without a name."""
     return vertex.op in _MOVES and vertex.name == vertex.op and vertex.kind == "operation" and not vertex.output
 
 
@@ -204,7 +205,7 @@ _MOVES = {
 
 
 def formula_text(vertex: Vertex) -> str:
-    """What an operation computes, with the numbers among its inputs filled in."""
+    """Return what an operation computes, with plain numbers in place of inputs."""
     text = formula(vertex.rule).forward
     for name, number in vertex.numbers.items():
         number = f"({number})" if number.startswith("-") else number
@@ -213,11 +214,9 @@ def formula_text(vertex: Vertex) -> str:
 
 
 def option_text(vertex: Vertex) -> str:
-    """The options that say what an operation does: "dim 0, heads 4"."""
-    shown = {
-        name: value for name, value in vertex.options.items() if name in _TELLING and value not in ("None", "False")
-    }
-    return ", ".join(f"{name} {value[1:-2] if value.endswith(',)') else value}" for name, value in shown.items())
+    """Return the options that matter to a reader: "dim 0, heads 4"."""
+    shown = [(k, v) for k, v in vertex.options.items() if k in _TELLING and v not in ("None", "False")]
+    return ", ".join(f"{name} {value[1:-2] if value.endswith(',)') else value}" for name, value in shown)
 
 
 _TELLING = (
@@ -226,20 +225,18 @@ _TELLING = (
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """(2, 49, 64) as 2×49×64; a number's is "scalar"."""
+    """Return 2×49×64 for (2, 49, 64), and "scalar" for ()."""
     return "×".join(map(str, shape)) if shape else "scalar"
 
 
 def size_text(size: int) -> str:
-    """Bytes for people: 12.5 kB."""
-    for unit, below in (("B", 1e3), ("kB", 1e6), ("MB", 1e9)):
-        if size < below:
-            return f"{size / (below / 1e3):.3g} {unit}"
-    return f"{size / 1e9:.3g} GB"
+    """Return bytes with a unit: 12.5 kB."""
+    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1)) if size >= s or s == 1)
+    return f"{size / scale:.3g} {unit}"
 
 
 def times_text(forward: float, back: float) -> str:
-    """Seconds for people: "12.5 µs, 30 µs back"; "" for no time at all."""
+    """Return seconds with a unit: "12.5 µs, 30 µs back"; "" for no time."""
     parts = [_time(forward)] * (forward > 0) + [f"{_time(back)} back"] * (back > 0)
     return ", ".join(parts)
 
@@ -262,9 +259,30 @@ def _name(item: Item) -> str:
 
 
 def _escape(text: str) -> str:
-    """Safe inside an HTML-like label: no markup, and nothing that XML does not allow."""
+    """Escape markup, and replace characters that XML forbids."""
     return html.escape("".join(c if c.isprintable() else " " for c in text))
 
 
 def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- drawn ---
+
+
+def rendered(dot: str, kind: str) -> bytes:
+    """Return the picture of DOT text: "svg", "png" or "pdf".
+
+    Raises ImportError without the graphviz package and RuntimeError without the program.
+    """
+    try:
+        import graphviz
+    except ImportError:
+        raise ImportError('pictures of graphs need the graphviz package: pip install "tinyattn[viz]"') from None
+    source = graphviz.Source(dot, engine="dot")
+    try:
+        return bytes(source.pipe(format=kind))
+    except graphviz.ExecutableNotFound:
+        raise RuntimeError(GET_DOT) from None
+    except graphviz.CalledProcessError as error:
+        raise RuntimeError(f"dot failed on this graph: {error.stderr.decode(errors='replace').strip()}") from None

@@ -1,7 +1,7 @@
-"""What each operation computes, and its gradient rules, in the signs of mathematics.
+"""What each operation computes, and its gradient rules, as formulas.
 
-g is the gradient that arrives, y the output, ⊙ a product element by element. A test holds the table to the
-operations that there are and to the names of their inputs; the rules that run are shown beside it, as source.
+g is the gradient of the output y, ⊙ the elementwise product. A test compares the table with the operations and the
+names of their inputs. The page shows the source of the rules beside their formulas.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Formula(NamedTuple):
-    """The output in terms of the inputs, and for each input the gradient there."""
+    """The output in terms of the inputs, and the gradient of each input."""
 
     forward: str
     rules: dict[str, str]
@@ -129,5 +129,5 @@ FORMULAS: dict[str, Formula] = {
 
 
 def formula(op: str) -> Formula:
-    """That of an operation; an empty one for those of the user."""
+    """Return the formula of an operation, an empty one for an operation of the user."""
     return FORMULAS.get(op, Formula("", {}))

@@ -1,7 +1,7 @@
-"""What a picture is made of: vertices, the edges between them, the boxes around them, the steps of the walk.
+"""The data of a picture: vertices, edges, boxes, and the steps of the backward pass.
 
-Nothing here holds an array, a Tensor or a Node: a picture keeps nothing alive. Arrays appear as numbers into
-the `Gallery` that has looked at them.
+Nothing here refers to an array, a Tensor or a Node, so a picture keeps nothing alive. Arrays are indices into the
+`Gallery`, which holds what is shown of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tinyattn.viz.graphs.arrays import Gallery
 
 
 class Line(NamedTuple):
-    """A line of somebody's program."""
+    """A line of source code."""
 
     file: str
     number: int
@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """`source` goes into `target` as its input `slot`. recorded: gradients come back along it."""
+    """`source` is the input `slot` of `target`. recorded: gradients flow back along it."""
 
     source: int
     target: int
@@ -34,12 +34,10 @@ class Edge(NamedTuple):
 
 @dataclass(slots=True)
 class Vertex:
-    """An operation, or something that went into one.
+    """An operation, or one of its inputs.
 
     kind: "operation"; "failed", one that raised an error; "parameter" of a module; "leaf", another tensor that
-    asks for gradients; "input", an argument; "constant".
-    recorded: whether the engine has a node for it, which a gradient of the output can reach. numbers: inputs that
-    are plain numbers, not tensors. value, gradient, saved: their places in the gallery, None for what is not known.
+    requires gradients; "input", an argument; "constant".
     """
 
     index: int
@@ -49,35 +47,35 @@ class Vertex:
     shape: tuple[int, ...]
     dtype: str
     bytes: int
-    recorded: bool
-    rule: str = ""  # under which its formula and the source of its rules are found
+    recorded: bool  # whether it has a node that a gradient of the output can reach
+    rule: str = ""  # the key of its formula and of the source of its rules
     box: int = -1  # the innermost, -1 for none
     inputs: list[Edge] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, str] = field(default_factory=dict)
-    value: int | None = None
+    numbers: dict[str, str] = field(default_factory=dict)  # inputs that are plain numbers
+    value: int | None = None  # in the gallery, as gradient and saved; None: unknown
     gradient: int | None = None
     saved: dict[str, int] = field(default_factory=dict)
     site: Line | None = None  # the user's line
-    inner: Line | None = None  # the line of the model, where that is not the user's
-    seconds: float = 0.0  # forward, where that was timed
+    inner: Line | None = None  # the line of the model, if that is another one
+    seconds: float = 0.0  # forward
     seconds_back: float = 0.0
     error: str = ""
     output: bool = False
 
     @property
     def is_operation(self) -> bool:
-        """Whether it computed something, or tried to."""
+        """Whether it is an operation, also one that failed."""
         return self.kind in ("operation", "failed")
 
 
 @dataclass(slots=True)
 class Box:
-    """A part of the graph that can be folded into one: an unbroken run of operations.
+    """A part of the graph that can be folded into one item: consecutive operations.
 
-    kind: "module"; "definition", a fused operation run by its definition; "repeat", boxes of one structure
-    after one another; "pass", one turn of a loop; "part" of a list too long to show.
-    members: of a "repeat", for each of its boxes the vertices inside, in one and the same order.
+    kind: "module"; "definition", a fused operation run by its definition; "repeat", consecutive boxes of one
+    structure; "pass", one iteration of a loop; "part" of a list too long to show.
+    members: the vertices in each box of a "repeat", in corresponding order.
     """
 
     index: int
@@ -90,7 +88,7 @@ class Box:
 
 
 class Arrival(NamedTuple):
-    """What a rule gave for one input, and what has come there so far with it: places in the gallery."""
+    """The gradient that a rule returned for one input, and the sum of its gradients so far: gallery indices."""
 
     vertex: int
     slot: str
@@ -100,7 +98,7 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Step:
-    """One node that the walk backward has taken: the gradient that had come there, and where it went on."""
+    """One node of the backward pass: the gradient of its output, and those of its inputs."""
 
     vertex: int
     gradient: int
@@ -109,10 +107,10 @@ class Step:
 
 @dataclass(slots=True)
 class Trace:
-    """A graph and the walk through it.
+    """A graph and its backward pass.
 
-    vertices: in the order of the forward. steps: of the walk backward, in its order. error: what stopped the
-    forward, "" if nothing did. note: why there is no walk. unused: operations that ran and lead nowhere.
+    vertices and steps: in the order in which they ran. error: what stopped the forward pass, or "". note: why
+    there is no backward pass. unused: the number of operations that no output depends on.
     """
 
     title: str

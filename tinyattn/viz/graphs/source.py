@@ -19,23 +19,37 @@ from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.model import Line
 
 PACKAGE = modes.PACKAGE
-# What carries a model's calls out, and is not a model: its lines say nothing about the graph.
-_MACHINERY = tuple(
+_OPERATIONS = PACKAGE + "ops" + os.sep
+# Code that runs models and is not part of one; its lines say nothing about the graph.
+_WRAPPERS = tuple(
     PACKAGE + name.replace("/", os.sep)
     for name in (
-        "engine/", "ops/", "autograd/", "tensors.py", "viz/", "backends/", "debug/", "nn/module.py", "nn/functional.py",
-        "nn/parallel.py", "nn/containers.py",
+        "autograd/", "backends/", "debug/", "engine/", "viz/", "nn/containers.py", "nn/functional.py", "nn/module.py",
+        "nn/parallel.py", "tensors.py",
     )
 )  # fmt: skip
+_ROLES = {"a", "b", "found", "input", "left", "out", "output", "result", "right", "self", "tensor", "x"}  # not names
+
+# --- lines ---
+
+
+def is_operation(file: str) -> bool:
+    """Whether a file holds operations of this package."""
+    return file.startswith(_OPERATIONS)
+
+
+def is_model(file: str) -> bool:
+    """Whether a file is the user's own or holds this package's models."""
+    return not file.startswith(PACKAGE) or file == PACKAGE + "models.py"
 
 
 def line_at(file: str, number: int) -> Line:
-    """A line of a file, named as shortly as it can be found from the working directory."""
+    """Return a line of a file, with a short name of the file."""
     return Line(_short_name(file), number, linecache.getline(file, number).strip())
 
 
 def line_of(site: modes.Site | None) -> Line | None:
-    """The line of a place that a node has noted."""
+    """Return the line of a node's site."""
     if site is None:
         return None
     file, _, number = str(site).rpartition(":")
@@ -43,42 +57,11 @@ def line_of(site: modes.Site | None) -> Line | None:
 
 
 def model_line() -> Line | None:
-    """The nearest line that is running now and belongs to a model or to the user."""
+    """Return the innermost running line of a model or of the user."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_MACHINERY):
+    while frame is not None and frame.f_code.co_filename.startswith((*_WRAPPERS, _OPERATIONS)):
         frame = frame.f_back
     return None if frame is None else line_at(frame.f_code.co_filename, frame.f_lineno)
-
-
-def local_tensors() -> list[tuple[str, Any]]:
-    """The tensors that variables hold in the functions that are running now: definitions, models, the user's.
-    Not arguments, which are named after a role and not after what they are."""
-    found: list[tuple[str, Any]] = []
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        in_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_nlocals > len(arguments)
-        if in_function and not code.co_filename.startswith(_WRAPPERS):
-            kept = {name: x for name, x in variables_of(frame).items() if isinstance(x, Tensor)}
-            named = [(name, x) for name, x in kept.items() if name not in arguments and name not in _SAYS_NOTHING]
-            found = named + found  # the outermost first: it says best what something is
-        frame = frame.f_back
-    return found
-
-
-def variables_of(frame: FrameType) -> dict[str, Any]:
-    """The variables of a function that is running. Before Python 3.13 a frame that is asked for them keeps a copy
-    of them, and so everything in them alive: it is emptied."""
-    kept = frame.f_locals
-    found = dict(kept)
-    if type(kept) is dict and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-        kept.clear()
-    return found
-
-
-_WRAPPERS = tuple(name for name in _MACHINERY if name != PACKAGE + "ops" + os.sep)
-_SAYS_NOTHING = {"a", "b", "found", "input", "left", "out", "output", "result", "right", "self", "tensor", "x"}
 
 
 @cache
@@ -91,22 +74,69 @@ def _short_name(file: str) -> str:
     return file[len(here) :].replace(os.sep, "/") if file.startswith(here) else "/".join(file.split(os.sep)[-2:])
 
 
+# --- variables ---
+
+
+def local_tensors() -> list[tuple[str, Any]]:
+    """Return the tensors in local variables of all running functions, outermost function first.
+
+    Arguments are left out: their names describe a role, not a tensor.
+    """
+    found: list[tuple[str, Any]] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        in_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_nlocals > len(arguments)
+        if in_function and not code.co_filename.startswith(_WRAPPERS):
+            tensors = [(name, x) for name, x in variables_of(frame).items() if isinstance(x, Tensor)]
+            found = [(name, x) for name, x in tensors if name not in arguments and name not in _ROLES] + found
+        frame = frame.f_back
+    return found
+
+
+def arguments_of(frame: FrameType) -> list[tuple[str, Any]]:
+    """Return (name, value) of the arguments of a running function, each of *args by itself."""
+    code, values = frame.f_code, variables_of(frame)
+    names = code.co_varnames
+    found = [(name, values[name]) for name in names[: code.co_argcount] if name in values]
+    if code.co_flags & inspect.CO_VARARGS:
+        several = names[code.co_argcount + code.co_kwonlyargcount]
+        found += [(several, x) for x in values.get(several, ())]
+    return found
+
+
+def variables_of(frame: FrameType) -> dict[str, Any]:
+    """Return the local variables of a running function, without keeping them alive in the frame.
+
+    Before Python 3.13, `f_locals` is a copy that the frame keeps; it is emptied.
+    """
+    kept = frame.f_locals
+    found = dict(kept)
+    if type(kept) is dict and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        kept.clear()
+    return found
+
+
 # --- rules ---
 
 
 def rules_of(op: Operation) -> dict[str, str]:
-    """Input -> the source of its rule, a line or three; "" -> that of the one function for all inputs."""
+    """Return the source of each input's rule, or under "" that of the one function for all inputs."""
     rules = dict(op.rules) if op.backward is None else {"": op.backward}
     return {name: rule_source(rule) for name, rule in rules.items()}
 
 
 def rule_source(rule: Callable[..., Any]) -> str:
-    """The source of a function or lambda, the lambda alone even where it shares its lines."""
+    """Return the source of a function or lambda, without the rest of its lines."""
     code = getattr(rule, "__code__", None)
-    return "source not at hand" if code is None else _code_source(code)
+    return NO_SOURCE if code is None else _code_source(code)
 
 
-@cache  # by the code, which knows nothing of what a closure has captured
+NO_SOURCE = "source not available"
+
+
+@cache  # by the code, which does not refer to what a closure has captured
 def _code_source(code: CodeType) -> str:
     try:
         lines, _ = inspect.findsource(code)
@@ -117,7 +147,7 @@ def _code_source(code: CodeType) -> str:
         segment = ast.get_source_segment(text, found[-1]) if found else None  # the innermost
     except (OSError, TypeError, SyntaxError):
         segment = None
-    return textwrap.dedent(segment or "source not at hand").rstrip()
+    return textwrap.dedent(segment or NO_SOURCE).rstrip()
 
 
 @cache
@@ -126,7 +156,7 @@ def _lambdas(text: str) -> list[ast.Lambda]:
 
 
 def _is_of(node: ast.Lambda, code: CodeType) -> bool:
-    """Whether `code` was compiled from `node`: all its instructions stand within the body."""
+    """Whether `code` was compiled from `node`: all its instructions lie within the body."""
     body = node.body
     start, end = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
     return all(start <= place <= end for place in _places(code))

@@ -1,38 +1,24 @@
-"use strict";
-// The state is four choices; every picture is drawn anew from them.
-const data = JSON.parse(document.getElementById("data").textContent);
-const state = { item: 0, token: null, row: 0, cell: 0, what: "attention", direction: "from", over: null };
-const byId = (id) => document.getElementById(id);
+// The page of attention maps.
+// The state is six choices; every change draws all pictures again.
+const data = JSON.parse(byId("data").textContent);
+const state = { item: 0, token: null, row: 0, cell: 0, what: "attention", direction: "from" };
 const grid = data.grid;
 const unit = grid ? "patch" : "word";
 
-function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "title"].includes(tag) && attributes.svg;
-  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name !== "svg" && value !== null) element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
 // --- numbers ---
 
-// Arrays come as 16-bit integers in base64, with the number that stands for the largest of them.
+// Arrays come as 16-bit integers in base64, with the number that 32767 stands for.
 function unpack(packed) {
   if (packed === null) return null;
-  const text = atob(packed.data), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  const view = new DataView(bytes.buffer), values = new Float32Array(bytes.length / 2);
-  for (let i = 0; i < values.length; i++) values[i] = view.getInt16(2 * i, true) / 32767 * packed.largest;
-  return values;
+  const view = new DataView(Uint8Array.from(atob(packed.data), (c) => c.charCodeAt(0)).buffer);
+  return Float32Array.from({ length: view.byteLength / 2 }, (_, i) => view.getInt16(2 * i, true) / 32767 * packed.largest);
 }
 
 for (const layer of data.layers) {
   layer.attention = unpack(layer.attention);
   layer.gradient = unpack(layer.gradient);
 }
-for (const name of ["rollout", "answer", "relevance"]) data[name] = unpack(data[name]);
+for (const name of ["rollout", "output", "relevance"]) data[name] = unpack(data[name]);
 
 function mean(vectors) {
   const sum = new Float32Array(vectors[0].length);
@@ -40,7 +26,7 @@ function mean(vectors) {
   return sum;
 }
 
-// One token's line in a matrix (queries, keys) that begins at `start`: what it looks at, or who looks at it.
+// One token's row or column of a matrix (queries, keys) that begins at `start`; no token: the mean of the rows.
 function line(values, start, queries, keys, token, direction) {
   if (direction === "to" && token !== null) {
     return Float32Array.from({ length: queries }, (_, q) => values[start + q * keys + token]);
@@ -55,29 +41,32 @@ function headsOf(layer) {
     line(source, (state.item * layer.heads + h) * size, layer.queries, layer.keys, layer.pooling ? null : state.token, state.direction));
 }
 
-// Every row of small maps: {name, cells: [{name, values, share}]}, `share` where the values are shares of one.
+// Every row of small maps: {name, cells: [{name, values, share, output, of}]}. share: the values are shares of 1;
+// output: they describe the model's output, not the chosen token; of: the layer.
 function rows() {
-  const found = [], share = state.what === "attention";
+  const found = [], share = state.what === "attention", T = data.tokens;
+  const own = (values) => values.subarray(state.item * T, (state.item + 1) * T);
   for (const layer of data.layers.filter((l) => !l.pooling)) {
     const heads = headsOf(layer);
     const cells = heads.map((values, h) => ({ name: "head " + h, values, share, of: layer.name }));
     if (heads.length > 1) cells.push({ name: "mean", values: mean(heads), share, of: layer.name });
     found.push({ name: layer.name, cells });
   }
-  const cells = [], T = data.tokens;
+  const cells = [], of = "all layers";
   if (data.rollout) {
-    cells.push({ name: "rollout", values: line(data.rollout, state.item * T * T, T, T, state.token, state.direction), share: true, of: "all layers" });
-    cells.push({ name: "rollout, answer", values: data.answer.subarray(state.item * T, (state.item + 1) * T), share: true, answer: true, of: "all layers" });
+    const values = line(data.rollout, state.item * T * T, T, T, state.token, state.direction);
+    cells.push({ name: "rollout", values, share: true, of });
+    cells.push({ name: "rollout, output", values: own(data.output), share: true, output: true, of });
   }
   for (const layer of data.layers.filter((l) => l.pooling)) {
     headsOf(layer).forEach((values, h) =>
-      cells.push({ name: layer.heads > 1 ? "pooling, head " + h : "pooling", values, share, answer: true, of: layer.name }));
+      cells.push({ name: layer.heads > 1 ? "pooling, head " + h : "pooling", values, share, output: true, of: layer.name }));
   }
   if (data.relevance) {
     const target = data.items[state.item].target;
-    cells.push({ name: target === null ? "spoke for it" : "spoke for " + target, values: data.relevance.subarray(state.item * T, (state.item + 1) * T), share: false, answer: true, of: "gradient \u00d7 attention through all layers" });
+    cells.push({ name: `relevance for ${target ?? "the target"}`, values: own(data.relevance), share: false, output: true, of });
   }
-  if (cells.length) found.push({ name: "what came of it all", cells });
+  if (cells.length) found.push({ name: of, cells });
   return found;
 }
 
@@ -95,25 +84,31 @@ function tokenName(token) {
 // --- colours ---
 
 function colour(value, most) {
-  const style = getComputedStyle(document.documentElement);
-  const [r, g, b] = style.getPropertyValue(value < 0 ? "--cold" : "--warm").split(",").map(Number);
-  return [r, g, b, most ? 0.85 * Math.abs(value) / Math.abs(most) : 0];
+  return [...cssNumbers(value < 0 ? "--minus" : "--plus"), most ? 0.85 * Math.abs(value) / Math.abs(most) : 0];
 }
 const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 
-// The cells of the grid as so many pixels, stretched over the image.
-function paint(canvas, values) {
-  const context = canvas.getContext("2d"), pixels = context.createImageData(grid.columns, grid.rows), most = largest(values);
+// A canvas of one pixel for each cell of the grid, stretched over the image.
+function canvasOf(values) {
+  const canvas = html("canvas", { width: grid.columns, height: grid.rows });
+  const pixels = new ImageData(grid.columns, grid.rows), most = largest(values);
   for (let i = 0; i < grid.rows * grid.columns; i++) {
     const [r, g, b, a] = colour(values[i + grid.extra], most);
     pixels.data.set([r, g, b, Math.round(255 * a)], 4 * i);
   }
-  context.putImageData(pixels, 0, 0);
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  const [left, top] = grid.cells[0], [, , right, bottom] = grid.cells.at(-1);
+  const percent = (x, whole) => (100 * x / whole) + "%";
+  Object.assign(canvas.style, {
+    left: percent(left, grid.width), top: percent(top, grid.height),
+    width: percent(right - left, grid.width), height: percent(bottom - top, grid.height),
+  });
+  return canvas;
 }
 
-function stage(item) {
-  const image = make("img", { src: item.image, alt: item.caption, class: data.colours ? "" : "grey", draggable: "false" });
-  const box = make("div", { class: "stage" }, image);
+function stage(item, over) {
+  const image = html("img", { src: item.image, alt: item.caption, class: data.colours ? "" : "grey", draggable: false });
+  const box = html("div", { class: "stage" }, image, over);
   box.style.aspectRatio = grid.width + " / " + grid.height;
   return box;
 }
@@ -123,12 +118,11 @@ function stage(item) {
 function drawItems() {
   const nav = byId("items");
   data.items.forEach((item, i) => {
-    const button = make("button", { type: "button", role: "radio", class: item.wrong ? "wrong" : "" });
-    if (grid) button.append(make("img", { src: item.image, alt: "", class: data.colours ? "" : "grey" }));
-    if (!grid) button.append(make("em", {}, item.words.slice(0, 6).join(" ") + (item.words.length > 6 ? " \u2026" : "")));
-    if (item.caption) button.append(make("span", {}, item.caption));
-    button.addEventListener("click", () => update({ item: i }));
-    nav.append(button);
+    const start = grid
+      ? html("img", { src: item.image, alt: "", class: data.colours ? "" : "grey" })
+      : html("em", {}, item.words.slice(0, 6).join(" ") + (item.words.length > 6 ? " \u2026" : ""));
+    const text = item.caption ? html("span", {}, item.caption) : null;
+    nav.append(html("button", { type: "button", role: "radio", class: item.wrong ? "wrong" : "", onclick: () => update({ item: i }) }, start, text));
   });
   nav.hidden = data.items.length < 2;
 }
@@ -139,101 +133,85 @@ function drawAll() {
   all.replaceChildren(...found.map((row, r) => {
     const cells = row.cells.map((cell, c) => {
       const chosen = r === state.row && c === state.cell;
-      const label = make("span", { class: "label" }, make("span", {}, cell.name), make("em", {}, number(largest(cell.values), cell.share)));
-      const button = make("button", { type: "button", class: "mini", role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1 }, label);
-      if (grid) {
-        const box = stage(item), canvas = make("canvas", { width: grid.columns, height: grid.rows });
-        place(canvas);
-        paint(canvas, cell.values);
-        box.append(canvas);
-        button.append(box);
-      } else {
-        button.append(words(cell, false));
-      }
-      button.addEventListener("click", () => update({ row: r, cell: c }));
-      return button;
+      const label = html("span", { class: "label" }, html("span", {}, cell.name), html("em", {}, number(largest(cell.values), cell.share)));
+      const map = grid ? stage(item, canvasOf(cell.values)) : words(cell, false);
+      return html("button", {
+        type: "button", class: "mini", role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1,
+        onclick: () => update({ row: r, cell: c }),
+      }, label, map);
     });
-    return make("div", { class: "row", role: "row" }, make("h3", {}, row.name), make("div", { class: "cells" }, ...cells));
+    return html("div", { class: "row", role: "row" }, html("h3", {}, row.name), html("div", { class: "cells" }, ...cells));
   }));
-}
-
-function place(canvas) {
-  const first = grid.cells[0], last = grid.cells[grid.cells.length - 1];
-  const percent = (x, whole) => (100 * x / whole) + "%";
-  canvas.style.left = percent(first[0], grid.width);
-  canvas.style.top = percent(first[1], grid.height);
-  canvas.style.width = percent(last[2] - first[0], grid.width);
-  canvas.style.height = percent(last[3] - first[1], grid.height);
 }
 
 function words(cell, large) {
   const most = largest(cell.values), item = data.items[state.item];
   const spans = Array.from(cell.values, (value, i) => {
-    const span = make("span", { title: number(value, cell.share) }, item.words[i] ?? "+" + i);
+    const span = html("span", { title: number(value, cell.share) }, item.words[i] ?? "+" + i);
     span.style.background = css(value, most);
     if (large) {
       span.id = "token-" + i;
       span.setAttribute("role", "gridcell");
       span.classList.toggle("chosen", i === state.token);
-      span.append(make("small", {}, number(value, cell.share)));
-      span.addEventListener("click", () => update({ token: i === state.token ? null : i }));
+      span.append(html("small", {}, number(value, cell.share)));
+      span.addEventListener("click", () => choose(i));
     }
     return span;
   });
-  return make("div", { class: "words" }, ...spans);
+  return html("div", { class: "words" }, ...spans);
 }
 
 function drawBig(cell) {
   const big = byId("big"), item = data.items[state.item];
   big.setAttribute("aria-activedescendant", state.token === null ? "" : "token-" + state.token);
   if (!grid) return big.replaceChildren(words(cell, true));
-  const box = stage(item), most = largest(cell.values);
-  const svg = make("svg", { svg: true, class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
-  const frame = (bounds, extra) => make("rect", { svg: true, x: bounds[0], y: bounds[1], width: bounds[2] - bounds[0], height: bounds[3] - bounds[1], ...extra });
+  const most = largest(cell.values);
+  const text = (token) => tokenName(token) + ": " + number(cell.values[token], cell.share);
+  const field = (token) => ({ id: "token-" + token, "aria-selected": token === state.token });
+  const plane = svg("svg", { class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
+  const frame = ([left, top, right, bottom], extra) => svg("rect", { x: left, y: top, width: right - left, height: bottom - top, ...extra });
   grid.cells.forEach((bounds, i) => {
-    const token = i + grid.extra, said = tokenName(token) + ": " + number(cell.values[token], cell.share);
-    const rect = frame(bounds, { id: "token-" + token, role: "gridcell", "aria-label": said, "aria-selected": token === state.token, fill: css(cell.values[token], most) });
-    rect.append(make("title", { svg: true }, said));
-    rect.addEventListener("click", () => update({ token: token === state.token ? null : token }));
-    svg.append(rect);
+    const token = i + grid.extra;
+    const rect = frame(bounds, { ...field(token), role: "gridcell", "aria-label": text(token), fill: css(cell.values[token], most) });
+    rect.append(svg("title", {}, text(token)));
+    rect.addEventListener("click", () => choose(token));
+    plane.append(rect);
   });
-  if (state.token !== null && state.token >= grid.extra) svg.append(frame(grid.boxes[state.token - grid.extra], { class: "box" }));
-  box.append(svg);
-  const parts = [box];
+  if (state.token !== null && state.token >= grid.extra) plane.append(frame(grid.boxes[state.token - grid.extra], { class: "box" }));
   const extras = Array.from({ length: grid.extra }, (_, token) => {
-    const button = make("button", { type: "button", class: "extra", id: "token-" + token, tabindex: -1, "aria-selected": token === state.token }, tokenName(token) + ": " + number(cell.values[token], cell.share));
+    const button = html("button", { ...field(token), type: "button", class: "extra", tabindex: -1, onclick: () => choose(token) }, text(token));
     button.style.background = css(cell.values[token], most);
-    button.addEventListener("click", () => update({ token: token === state.token ? null : token }));
     return button;
   });
-  big.replaceChildren(...extras, ...parts);
+  big.replaceChildren(...extras, stage(item, plane));
 }
 
-function drawReadout(row, cell) {
+function drawReadout(cell) {
   const item = data.items[state.item];
   byId("name").textContent = [item.caption, cell.of, cell.name].filter(Boolean).join(" \u00b7 ");
   const most = largest(cell.values), signed = !cell.share && cell.values.some((v) => v < 0);
   byId("legend").className = signed ? "signed" : "";
   byId("low").textContent = signed ? number(-Math.abs(most), cell.share) : "0";
   byId("high").textContent = number(Math.abs(most), cell.share);
-  const order = Array.from(cell.values.keys()).sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a])).slice(0, 3);
-  const list = order.map((t) => `${tokenName(t)} ${number(cell.values[t], cell.share)}`).join(", ");
-  const chosen = state.token === null ? `All ${unit === "patch" ? "patches" : "words"}, on average,` : `${unit === "patch" && !(state.token < grid.extra) ? "Patch " : ""}${tokenName(state.token)}`;
+  const order = [...cell.values.keys()].sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a]));
+  const list = order.slice(0, 3).map((t) => `${tokenName(t)} ${number(cell.values[t], cell.share)}`).join(", ");
+  const isPatch = grid && state.token >= grid.extra;
+  const chosen = state.token === null ? `All ${grid ? "patches" : "words"}, on average,` : `${isPatch ? "Patch " : ""}${tokenName(state.token)}`;
   let sentence;
-  if (cell.answer) sentence = `The answer: most from ${list}.`;
-  else if (state.what === "gradient" && cell.name !== "rollout") sentence = `${chosen}: what the score${item.target === null ? "" : " of " + item.target} gains or loses by each weight; most by ${list}.`;
-  else if (state.direction === "to" && state.token !== null) sentence = `${chosen} is looked at most by ${list}.`;
-  else sentence = `${chosen} look${state.token === null ? "" : "s"} most at ${list}.`;
-  if (state.token === null && !cell.answer) sentence += ` Click a ${unit} to see what it alone looks at.`;
+  if (cell.output) sentence = `The output: most from ${list}.`;
+  else if (state.what === "gradient" && cell.name !== "rollout") sentence = `${chosen}: the term of each weight in the score${item.target === null ? "" : " of " + item.target}; largest for ${list}.`;
+  else if (state.direction === "to" && state.token !== null) sentence = `${chosen} is attended to most by ${list}.`;
+  else sentence = `${chosen} attend${state.token === null ? "" : "s"} most to ${list}.`;
+  if (state.token === null && !cell.output) sentence += ` Click a ${unit} to see its own attention.`;
   byId("readout").textContent = sentence;
 }
 
 function drawClasses() {
   const item = data.items[state.item], table = byId("classes");
   table.replaceChildren(...(item.probabilities || []).map(([name, p]) => {
-    const bar = make("b");
+    const bar = html("b");
     bar.style.width = 100 * p + "%";
-    return make("tr", { class: name === item.target ? "target" : "" }, make("td", {}, String(name)), make("td", {}, number(p, true)), make("td", {}, bar));
+    return html("tr", { class: name === item.target ? "target" : "" }, html("td", {}, String(name)), html("td", {}, number(p, true)), html("td", {}, bar));
   }));
 }
 
@@ -250,9 +228,11 @@ function draw() {
   for (const name of ["what", "direction"]) document.querySelector(`input[name=${name}][value=${state[name]}]`).checked = true;
   drawAll();
   drawBig(cell);
-  drawReadout(all[state.row], cell);
+  drawReadout(cell);
   drawClasses();
 }
+
+const choose = (token) => update({ token: token === state.token ? null : token });
 
 function update(change) {
   const focus = byId("all").contains(document.activeElement) ? "#all [tabindex='0']" : byId("big").contains(document.activeElement) ? "#big" : null;
@@ -314,14 +294,10 @@ document.addEventListener("keydown", (event) => {
 for (const name of ["what", "direction"]) {
   byId(name).addEventListener("change", (event) => update({ [name]: event.target.value }));
 }
-byId("theme").addEventListener("click", () => {
-  const root = document.documentElement, dark = getComputedStyle(root).getPropertyValue("--invert").trim() === "1";
-  root.dataset.theme = dark ? "light" : "dark";
-  draw();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+byId("theme").addEventListener("click", () => chooseTheme());
+document.addEventListener("theme", draw);
 
-// attention.html#item=4&token=24&row=1&cell=3&what=gradient opens it there.
+// attention.html#item=4&token=24&row=1&cell=3&what=gradient opens the page there.
 for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
   if (["item", "token", "row", "cell"].includes(name) && /^\d+$/.test(value)) state[name] = Number(value);
   if (name === "what" && (value !== "gradient" || data.gradients) && ["attention", "gradient"].includes(value)) state.what = value;
@@ -330,7 +306,6 @@ for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
 state.item = within(state.item, data.items.length);
 if (state.token !== null) state.token = within(state.token, data.tokens);
 byId("title").textContent = data.title;
-byId("unit").textContent = unit;
 document.querySelectorAll(".unit").forEach((element) => { element.textContent = unit; });
 byId("what").disabled = !data.gradients;
 document.body.className = grid ? "of-patches" : "of-words";

@@ -1,17 +1,8 @@
-"use strict";
 // The picture: items, frames and wires as SVG, and how a step shows in it.
 
-const SVG = "http://www.w3.org/2000/svg";
 const FONTS = { name: "650 13px system-ui, sans-serif", times: "650 13px system-ui, sans-serif", formula: "italic 13.5px 'DejaVu Serif', Georgia, serif", quiet: "11px system-ui, sans-serif" };
 const SPACE = 8; // between two words of different style
-const MOST = 1500; // items drawn at once; beyond, a picture is neither quick nor readable
-
-function svg(name, attributes = {}, ...children) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
+const MOST = 1500; // items drawn at once; more are slow and unreadable
 
 class Picture {
   constructor(model, scene) {
@@ -20,7 +11,7 @@ class Picture {
     this.pen = document.createElement("canvas").getContext("2d");
   }
 
-  // Draws what is visible; false, and nothing is drawn, if that is too much.
+  // Draws what is visible; returns false without drawing if that is too much.
   draw() {
     const view = this.model.view();
     if (view.items.size > MOST) return false;
@@ -41,7 +32,7 @@ class Picture {
     return true;
   }
 
-  // The time of each item, of all that it stands for, where times were asked for.
+  // The time of each item, summed over all that it stands for, if times were recorded.
   warm(view) {
     this.seconds = new Map();
     for (const [i, v] of this.model.vertices.entries()) if (v.operation) this.seconds.set(view.of[i], (this.seconds.get(view.of[i]) || 0) + v.seconds);
@@ -177,7 +168,7 @@ class Picture {
 
   // --- a step ---
 
-  // done, reached, waiting: vertices; now: a vertex; carries, feeds: pairs of vertices whose wire stands out.
+  // done, reached, waiting: vertices; now: a vertex; carries, feeds: pairs of vertices whose wire is highlighted.
   show({ done, reached, waiting, now, carries, feeds }) {
     const seen = this.inTheSameTurn(now);
     const keys = (set) => new Set([...set].filter(seen).map((i) => this.view.of[i]));
@@ -200,7 +191,7 @@ class Picture {
     if (nowKey && this.elements.has(nowKey)) this.scene.append(this.elements.get(nowKey)); // above its neighbours
   }
 
-  // Where one block stands for several: it looks as the one does that the step is in.
+  // Whether a vertex is in the same one of the repeated blocks as `now`: the block on the screen shows that one.
   inTheSameTurn(now) {
     const { model } = this;
     const groups = now === null ? [] : model.chain(model.vertices[now].box).filter((b) => model.boxes[b].members.length && model.stands(b));

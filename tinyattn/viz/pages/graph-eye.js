@@ -1,7 +1,6 @@
-"use strict";
-// What of the picture is in the window: moved and zoomed by mouse and keys, and led to what matters.
+// The visible section of the picture: moved and zoomed by mouse and keys, and to selected items.
 
-const READABLE = 0.62; // the smallest scale that a graph is shown at unasked
+const READABLE = 0.62; // the smallest scale at first
 
 class Eye {
   constructor(canvas, graph, scene, legend, picture) {
@@ -23,20 +22,20 @@ class Eye {
     return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 46 - this.legend.offsetHeight) / layout.h, 1.25));
   }
 
-  // Everything at once; or, not smaller than `least`, as much as there is room for, from the top.
+  // Shows everything; if that needs a scale below `least`, as much as fits, from the top.
   fit(least = 0) {
     const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
     const scale = Math.max(least, this.scaleToFit());
     this.set((w - layout.w * scale) / 2, Math.max(16, (h - this.legend.offsetHeight - 14 - layout.h * scale) / 2), scale);
   }
 
-  // By a factor, around a point of the canvas or its middle.
+  // Zooms by a factor, around a point of the canvas or its middle.
   zoom(factor, px = this.canvas.clientWidth / 2, py = this.canvas.clientHeight / 2) {
     const scale = Math.max(0.05, Math.min(4, this.scale * factor)), real = scale / this.scale;
     this.set(px - (px - this.x) * real, py - (py - this.y) * real, scale);
   }
 
-  // Moves the picture so that an item or a box is inside of the canvas, and large enough to read.
+  // Moves and zooms so that an item or a box is visible and readable.
   look(key) {
     const { items, boxes } = this.picture.layout;
     const rect = items.get(key) || boxes.get(Number(key.slice(1)));
@@ -51,7 +50,7 @@ class Eye {
 
   mouse() {
     this.canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    let from = null; // where the mouse went down, and where the picture was
+    let from = null; // mouse and picture when the button went down
     this.graph.addEventListener("pointerdown", (event) => {
       from = { mouseX: event.clientX, mouseY: event.clientY, x: this.x, y: this.y };
       this.dragged = false;

@@ -1,12 +1,10 @@
-"use strict";
-// Where everything stands. Each box is laid out by itself in layers (Sugiyama, Tagawa and Toda 1981), innermost first,
-// and then stands in the box around it like any other item. A wire that crosses borders is laid piece by piece, and
-// meets itself at a port on each border.
+// The layout. Each box is laid out by itself in layers (Sugiyama, Tagawa and Toda 1981), innermost first, and is then
+// an item of the box around it. A wire that crosses borders is laid out in pieces, which meet at a port on each border.
 
 const GAP_X = 20, GAP_Y = 28, PAD = 14, HEAD = 26, LANE = 14;
 
-// view: of Model; frameOf(box): the nearest box with a frame; size(item) -> [width, height]; title(box) -> width. Gives boxes and items as {x, y, w, h} by key,
-// and for each wire its points.
+// view: of Model; frameOf(box): the nearest box with a frame; size(item) -> [width, height]; title(box) -> width.
+// Returns boxes and items as {x, y, w, h} by key, and the points of each wire.
 function layOut(view, boxes, frameOf, size, title) {
   const parent = (box) => frameOf(boxes[box].parent);
   const chain = (box) => {
@@ -41,7 +39,7 @@ function layOut(view, boxes, frameOf, size, title) {
 
 const newLevel = () => ({ nodes: new Map(), pieces: [], ports: new Map(), w: 0, h: 0 });
 
-// One piece of the wire for each box that it passes: out of those around its source, across, into those around its target.
+// Adds a piece of the wire to each box that it passes: out of those around its source, across, and into those around its target.
 function addPieces(levels, view, chain, wire) {
   const from = view.items.get(wire.from), to = view.items.get(wire.to);
   const outside = chain(from.box), inside = chain(to.box);
@@ -85,7 +83,7 @@ function arrange(level) {
   }
 }
 
-// Longest path from the top; what is used late then moves down, next to the first that uses it.
+// Ranks by the longest path from the top; then moves late inputs down, next to their first user.
 function rank(nodes, edges) {
   const after = new Map(nodes.map((n) => [n.key, []])), waiting = new Map(nodes.map((n) => [n.key, 0]));
   for (const e of edges) { after.get(e.from).push(e.to); waiting.set(e.to, waiting.get(e.to) + 1); }
@@ -111,7 +109,7 @@ function rank(nodes, edges) {
   }
 }
 
-// A chain of places from layer to layer for one piece of a wire.
+// Adds a chain of places, one in each layer, for one piece of a wire.
 function thread(level, layers, piece, bottom) {
   const from = piece.from ? level.nodes.get(piece.from) : dummy(layers, 0, piece.wire);
   const to = piece.to ? level.nodes.get(piece.to) : dummy(layers, bottom, piece.wire);
@@ -134,7 +132,7 @@ function dummy(layers, rank, wire) {
   return node;
 }
 
-// Sort each layer by where its neighbours in the layer before stand, then swap neighbours while that uncrosses wires.
+// Sorts each layer by the places of its neighbours in the layer before, then swaps neighbours to reduce crossings.
 function reorder(layers, downward) {
   for (const layer of layers) layer.forEach((n, i) => (n.at = i));
   const sequence = downward ? layers : [...layers].reverse();
@@ -168,8 +166,8 @@ function crossings(left, right) {
   return count;
 }
 
-// Every node wants to stand where its neighbours stand; in each layer the closest places that keep the order and the
-// gaps (isotonic regression, by pooling neighbours that push each other).
+// Moves each node towards the mean of its neighbours; in each layer, to the closest places that keep order and gaps
+// (isotonic regression, by pooling adjacent violators).
 function place(layers) {
   for (const layer of layers) {
     layer.forEach((n, i) => (n.at = i));
@@ -198,13 +196,13 @@ function place(layers) {
   }
 }
 
-// How hard a wire pulls itself straight: long wires most, what a parameter feeds least.
+// The weight of a wire in that mean: large for long wires, small for those of a parameter.
 function pull(link) {
   if (link.a.leaf) return 0.5;
   return link.a.dummy && link.b.dummy ? 8 : link.a.dummy || link.b.dummy ? 3 : 2;
 }
 
-// A long wire runs straight down for as far as its neighbours in the layers leave room, and then bends once.
+// Straightens a long wire: it runs straight down as far as there is room, and then bends.
 function straighten(layers, run) {
   let start = 0, low = -Infinity, high = Infinity;
   const settleDown = (stop) => {

@@ -1,12 +1,8 @@
-"use strict";
-// The page at work: which step, what is selected, keys, mouse, search.
-
-const byId = (id) => document.getElementById(id);
+// The page: steps, selection, keys, mouse, search.
 
 class Page {
   constructor(data) {
     this.model = new Model(data);
-    this.model.anyRecorded = this.model.vertices.some((v) => v.operation && v.recorded);
     this.picture = new Picture(this.model, byId("scene"));
     this.panel = new Panel(this.model, byId("panel"), (index) => this.select(index));
     this.last = this.model.forward.length + this.model.steps.length;
@@ -24,14 +20,14 @@ class Page {
     this.follow(new URLSearchParams(location.hash.slice(1)));
   }
 
-  // page.html#step=44&level=3&theme=dark opens there: to send somebody to a step.
+  // page.html#step=44&level=3&theme=dark opens the page there.
   follow(wanted) {
-    if (wanted.has("theme")) document.documentElement.dataset.theme = wanted.get("theme") === "dark" ? "dark" : "light";
+    if (wanted.has("theme")) chooseTheme(wanted.get("theme") === "dark");
     if (wanted.has("level")) this.depth((Number(wanted.get("level")) || 0) - this.model.level());
     if (wanted.has("step")) this.goTo(Number(wanted.get("step")) || 0);
   }
 
-  // At first as much is unfolded as can be read without moving about.
+  // Unfolds as much at first as can be read without moving the picture.
   foldToFit() {
     const asked = new Set(this.model.folded);
     for (let depth = this.deepest; depth >= 1; depth--) {
@@ -42,7 +38,7 @@ class Page {
     }
   }
 
-  // When the walk takes each vertex, and when the first gradient comes there.
+  // At which step the backward pass takes each vertex, and at which the first gradient arrives there.
   prepare() {
     this.takenAt = new Map(this.model.steps.map((step, i) => [step.vertex, i]));
     this.firstArrival = new Map();
@@ -52,8 +48,7 @@ class Page {
   words() {
     const { model } = this;
     byId("title").textContent = model.title;
-    const edges = model.vertices.reduce((n, v) => n + v.inputs.length, 0);
-    byId("counts").textContent = `${model.forward.length} operations · ${model.vertices.length} vertices · ${edges} edges · ${model.steps.length} steps back`;
+    byId("counts").textContent = `${model.forward.length} operations · ${model.vertices.length} vertices · ${model.edges} edges · ${model.steps.length} backward steps`;
     byId("slider").max = this.last;
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
@@ -65,11 +60,11 @@ class Page {
 
   redraw() {
     const fits = this.picture.draw();
-    if (!fits) { // as it was
+    if (!fits) { // restore
       [this.model.folded, this.model.spread] = this.kept;
       this.picture.draw();
     }
-    byId("message").textContent = fits ? "" : `That would show more than ${MOST} items, which nobody can read. Unfold one box at a time.`;
+    byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
     this.paint();
@@ -78,23 +73,26 @@ class Page {
 
   // Shows the step in the picture.
   paint() {
-    const { model, step } = this, forward = model.forward.length;
-    const state = { done: new Set(model.vertices.map((v) => v.index)), reached: new Set(), waiting: new Set(), now: null, carries: [], feeds: [] };
-    document.body.classList.toggle("backward", step > forward);
-    if (step > 0 && step <= forward) {
-      const now = model.forward[step - 1];
-      for (const v of model.forward.slice(step)) state.done.delete(v.index);
-      state.now = now.index;
-      state.feeds = now.inputs.map(([source]) => [source, now.index]);
-    } else if (step > forward) {
-      const at = step - forward - 1, now = model.steps[at];
-      state.now = now.vertex;
-      for (const [vertex, i] of this.takenAt) if (i <= at) state.reached.add(vertex);
-      for (const [vertex, i] of this.firstArrival) if (i <= at) state.waiting.add(vertex);
-      state.carries = now.arrivals.map(([target]) => [target, now.vertex]);
-    }
-    this.picture.show(state);
+    const { model, step } = this, now = this.now(), at = step - model.forward.length - 1; // backward from 0 on
+    const until = (map) => new Set([...map].filter(([, i]) => i <= at).map(([vertex]) => vertex));
+    const todo = new Set(step > 0 && at < 0 ? model.forward.slice(step) : []);
+    document.body.classList.toggle("backward", at >= 0);
+    this.picture.show({
+      done: new Set(model.vertices.filter((v) => !todo.has(v)).map((v) => v.index)),
+      reached: until(this.takenAt),
+      waiting: until(this.firstArrival),
+      now,
+      feeds: step > 0 && at < 0 ? model.vertices[now].inputs.map(([source]) => [source, now]) : [],
+      carries: at >= 0 ? model.steps[at].arrivals.map(([target]) => [target, now]) : [],
+    });
     this.mark();
+  }
+
+  // The vertex of the step, null in the overview.
+  now() {
+    const { forward, steps } = this.model, { step } = this;
+    if (step === 0) return null;
+    return step <= forward.length ? forward[step - 1].index : steps[step - forward.length - 1].vertex;
   }
 
   mark() {
@@ -106,22 +104,18 @@ class Page {
   goTo(step, follow = true) {
     this.step = Math.max(0, Math.min(this.last, step));
     this.selected = null;
-    const forward = this.model.forward.length;
-    byId("slider").value = this.step;
-    let where = "overview", now = null;
+    const { forward, steps, vertices } = this.model, back = this.step - forward.length, now = this.now();
+    let where = "overview";
     if (this.step === 0) this.panel.overview();
-    else if (this.step <= forward) {
-      const vertex = this.model.forward[this.step - 1];
-      where = `forward ${this.step} of ${forward}: ${vertex.title}`;
-      now = vertex.index;
-      this.panel.forward(vertex, this.step);
+    else if (back <= 0) {
+      where = `forward ${this.step} of ${forward.length}: ${vertices[now].title}`;
+      this.panel.forward(vertices[now], this.step);
     } else {
-      const step = this.model.steps[this.step - forward - 1];
-      where = `backward ${this.step - forward} of ${this.model.steps.length}: ${this.model.vertices[step.vertex].title}`;
-      now = step.vertex;
-      this.panel.backward(step, this.step - forward);
+      where = `backward ${back} of ${steps.length}: ${vertices[now].title}`;
+      this.panel.backward(steps[back - 1], back);
     }
     byId("where").textContent = where;
+    byId("slider").value = this.step;
     byId("slider").setAttribute("aria-valuetext", where);
     this.paint();
     if (now !== null && follow) this.eye.look(this.picture.view.of[now]);
@@ -144,14 +138,23 @@ class Page {
 
   // --- selection and folding ---
 
-  // Shows a vertex, opening what it is folded into.
+  // Shows a vertex and selects it.
   select(index) {
-    if (this.model.itemOf(index) !== "v" + index) {
-      this.model.reveal(index);
-      this.redraw();
-    }
-    this.focus(this.picture.view.of[index]);
-    this.details("v" + index);
+    this.reveal(index);
+    this.arrive("v" + index);
+  }
+
+  // Opens the boxes that a vertex is folded into.
+  reveal(index) {
+    if (this.model.itemOf(index) === "v" + index) return;
+    this.model.reveal(index);
+    this.redraw();
+  }
+
+  // Selects an item and shows its details.
+  arrive(key) {
+    this.focus(key);
+    this.details(key);
   }
 
   focus(key) {
@@ -168,7 +171,7 @@ class Page {
     if (key[0] === "v") this.panel.vertex(this.model.vertices[Number(key.slice(1))]);
   }
 
-  // One element of the graph is in the order of Tab: the selected one, else the first.
+  // Tab reaches one element of the graph: the selected one, else the first.
   offerTab() {
     const { elements } = this.picture;
     for (const element of elements.values()) element.setAttribute("tabindex", -1);
@@ -176,7 +179,7 @@ class Page {
     if (first) first.setAttribute("tabindex", 0);
   }
 
-  // Folds or unfolds a box; a repeat goes from one box for all to each of them, and back.
+  // Folds or unfolds a box; a repeat switches between one box for all and all of them.
   toggle(box) {
     const { model } = this;
     if (model.boxes[box].members.length) model.spread[model.spread.has(box) ? "delete" : "add"](box);
@@ -186,7 +189,7 @@ class Page {
     this.focus(key || this.picture.view.of[model.inside[box][0]]);
   }
 
-  // Shows every one of the boxes that one stands for around an item, or one for all again.
+  // Switches the repeat around an item between one box for all and all of them.
   spreadAround() {
     const { model } = this;
     const groups = this.around().filter((b) => model.boxes[b].members.length);
@@ -195,13 +198,13 @@ class Page {
 
   // The boxes around the selected item, outermost first; a folded one with itself.
   around() {
-    const { model } = this, key = this.selected || (this.step ? this.nowKey() : null);
+    const { model } = this, key = this.currentKey();
     if (!key) return [];
     const index = Number(key.slice(1));
     return model.chain(key[0] === "v" ? model.vertices[index].box : index);
   }
 
-  // The box's corner stays where it was on the screen.
+  // Keeps the corner of a box in place on the screen.
   keepInPlace(box, change) {
     const one = this.model.boxes[box].members.length ? this.model.boxes.find((b) => b.parent === box).index : box;
     const corner = () => [box, one].flatMap((b) => [this.picture.layout.boxes.get(b), this.picture.layout.items.get("b" + b)]).find(Boolean);
@@ -220,10 +223,10 @@ class Page {
     this.eye.fit(READABLE);
   }
 
-  // To what it came from (-1) or to what uses it (1).
+  // Selects the first input (-1) or user (1) of an item.
   neighbour(direction) {
     const { wires, items } = this.picture.view;
-    const key = this.selected && items.has(this.selected) ? this.selected : this.step ? this.nowKey() : items.keys().next().value;
+    const key = items.has(this.currentKey()) ? this.currentKey() : items.keys().next().value;
     if (!this.selected) return this.arrive(key);
     const near = [...wires.values()].filter((w) => (direction < 0 ? w.to : w.from) === key).map((w) => (direction < 0 ? w.from : w.to));
     const order = [...items.keys()];
@@ -231,23 +234,16 @@ class Page {
     if (near.length) this.arrive(near[0]);
   }
 
-  nowKey() {
-    const forward = this.model.forward.length;
-    const index = this.step <= forward ? this.model.forward[this.step - 1].index : this.model.steps[this.step - forward - 1].vertex;
-    return this.picture.view.of[index];
-  }
-
-  arrive(key) {
-    this.focus(key);
-    this.details(key);
+  // The selected item, else that of the step, else none.
+  currentKey() {
+    return this.selected || (this.step ? this.picture.view.of[this.now()] : null);
   }
 
   tab(direction) {
     const keys = [...this.picture.view.items.keys()];
-    const at = keys.indexOf(this.selected);
-    const next = at + direction;
-    if (at < 0 || next < 0 || next >= keys.length) return false;
-    this.arrive(keys[next]);
+    const at = keys.indexOf(this.selected), next = keys[at + direction];
+    if (at < 0 || !next) return false;
+    this.arrive(next);
     return true;
   }
 
@@ -255,10 +251,7 @@ class Page {
     const { key, box } = element.dataset;
     if (box !== undefined) this.toggle(Number(box));
     else if (key[0] === "b") this.toggle(Number(key.slice(1)));
-    else {
-      this.focus(key);
-      this.details(key);
-    }
+    else this.arrive(key);
   }
 
   foldAround() {
@@ -283,10 +276,7 @@ class Page {
     if (!this.found || !this.found.length) return;
     this.foundAt = (this.foundAt + direction + this.found.length) % this.found.length;
     const index = this.found[this.foundAt];
-    if (this.model.itemOf(index) !== "v" + index) {
-      this.model.reveal(index);
-      this.redraw();
-    }
+    this.reveal(index);
     this.hits = [this.picture.view.of[index]];
     this.mark();
     this.eye.look(this.hits[0]);
@@ -294,24 +284,25 @@ class Page {
     byId("found").textContent = `${this.foundAt + 1} of ${this.found.length}`;
   }
 
-  // --- what people do ---
+  // --- input ---
 
   controls() {
     const buttons = {
       first: () => this.goTo(0), previous: () => this.goTo(this.step - 1), next: () => this.goTo(this.step + 1),
       play: () => this.play(), turn: () => this.goTo(this.model.forward.length + 1), less: () => this.depth(-1),
-      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => this.theme(), "help-button": () => byId("help").showModal(),
+      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => chooseTheme(), "help-button": () => byId("help").showModal(),
     };
     for (const [id, action] of Object.entries(buttons)) byId(id).addEventListener("click", action);
     byId("slider").addEventListener("input", (event) => this.goTo(Number(event.target.value)));
     byId("search").addEventListener("input", (event) => this.search(event.target.value));
+    document.addEventListener("theme", () => this.panel.repaint());
     document.addEventListener("keydown", (event) => this.key(event));
     byId("scene").addEventListener("click", (event) => this.click(event));
     byId("scene").addEventListener("focusin", (event) => this.focused(event));
   }
 
   click(event) {
-    if (this.eye.dragged) return; // the mouse has moved the picture
+    if (this.eye.dragged) return; // a drag is no click
     const element = event.target.closest("[data-key], [data-box]");
     if (!element || (element.dataset.box !== undefined && !event.target.closest(".heading, .times"))) return;
     if (event.target.closest(".times")) {
@@ -324,11 +315,8 @@ class Page {
   focused(event) {
     const element = event.target.closest("[data-key], [data-box]");
     if (!element) return;
-    const key = element.dataset.key || "o" + element.dataset.box;
-    if (key !== this.selected) {
-      this.selected = key;
-      this.mark();
-    }
+    this.selected = element.dataset.key || "o" + element.dataset.box;
+    this.mark();
   }
 
   key(event) {
@@ -340,7 +328,7 @@ class Page {
       return;
     }
     if (onGraph && event.key === "Escape") return byId("panel").focus();
-    if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // its own affair
+    if (["Enter", " "].includes(event.key) && event.target.closest("button, a")) return; // the button acts by itself
     if (onGraph && event.key === "Enter") {
       event.preventDefault();
       return this.enter(event.target.closest("[data-key], [data-box]"));
@@ -371,7 +359,7 @@ class Page {
       "/": () => byId("search").focus(),
       "+": () => this.eye.zoom(1.25), "=": () => this.eye.zoom(1.25), "-": () => this.eye.zoom(0.8), 0: () => this.eye.fit(),
       w: pan(0, 60), a: pan(60, 0), s: pan(0, -60), d: pan(-60, 0),
-      t: () => this.theme(),
+      t: () => chooseTheme(),
       "?": () => byId("help").showModal(),
     };
   }
@@ -385,15 +373,6 @@ class Page {
       this.goTo(this.step, false);
     }
   }
-
-  theme() {
-    const root = document.documentElement;
-    root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
-    this.panel.repaint();
-  }
 }
 
-if (matchMedia("(prefers-color-scheme: dark)").matches) document.documentElement.dataset.theme = "dark";
-document.addEventListener("DOMContentLoaded", () => {
-  window.page = new Page(JSON.parse(byId("graph-data").textContent));
-});
+window.page = new Page(JSON.parse(byId("data").textContent));

@@ -1,12 +1,13 @@
-"use strict";
-// The graph, and what of it is visible: boxes fold, and of boxes that repeat one stands for all.
+// The graph, and its visible part: boxes fold, and one of repeated boxes stands for all. As fold.py.
 
 class Model {
   constructor(data) {
     Object.assign(this, data); // vertices, boxes, steps, arrays, formulas, sources ...
     this.forward = this.vertices.filter((v) => v.operation);
+    this.anyRecorded = this.forward.some((v) => v.recorded);
+    this.edges = this.vertices.reduce((n, v) => n + v.inputs.length, 0);
     this.folded = new Set(data.folded); // boxes shown as one
-    this.spread = new Set(); // repeats of which every box is shown
+    this.spread = new Set(); // repeats that show every box
     this.places = this.boxes.map((box) => placesOf(box));
     this.inside = this.boxes.map(() => []); // vertices of each box, however deep
     for (const vertex of this.vertices) for (const box of this.chain(vertex.box)) this.inside[box].push(vertex.index);
@@ -25,7 +26,7 @@ class Model {
     return found.reverse();
   }
 
-  // The vertex that is drawn in the place of this one: itself, or its twin in the first of the boxes that repeat.
+  // The vertex that is drawn in place of this one: itself, or the corresponding one in the first repeated box.
   exemplar(index) {
     for (;;) {
       const group = this.chain(this.vertices[index].box).find(
@@ -35,14 +36,14 @@ class Model {
     }
   }
 
-  // The key of the visible thing that a vertex is part of: "v12", or "b3" for a folded box.
+  // The key of the item that a vertex is part of: "v12", or "b3" for a folded box.
   itemOf(index) {
     const seen = this.exemplar(index);
     const closed = this.chain(this.vertices[seen].box).find((box) => this.folded.has(box));
     return closed === undefined ? "v" + seen : "b" + closed;
   }
 
-  // What is visible: items by key with the box they stand in, wires between them, open boxes.
+  // What is visible: items by key with the box around them, wires between them, open boxes.
   view() {
     const of = this.vertices.map((vertex) => this.itemOf(vertex.index));
     const items = new Map();
@@ -70,24 +71,24 @@ class Model {
     return { of, items, wires, open };
   }
 
-  // The frame that is drawn for what stands in a box: repeats have none while one box stands for all.
+  // The nearest box with a frame: repeats have none while one box stands for all.
   frameOf(box) {
     while (box >= 0 && this.stands(box)) box = this.boxes[box].parent;
     return box;
   }
 
-  // Whether one of the boxes in here stands for all.
+  // Whether this is a repeat of which one box stands for all.
   stands(box) {
     return this.boxes[box].members.length > 0 && !this.spread.has(box);
   }
 
-  // What a box is called: a group's name if it stands for all of them. [name, how many]
+  // [name, number of boxes it stands for] of a box: the group's name if it stands for all.
   nameOf(box) {
     const group = this.boxes[box].parent;
     return group >= 0 && this.stands(group) ? [this.boxes[group].name, this.boxes[group].members.length] : [this.boxes[box].name, 0];
   }
 
-  // Whether an edge leads from one of the boxes that repeat to another of them, while one stands for all.
+  // Whether an edge leads from one repeated box to another, while one stands for all.
   carried(source, target) {
     return this.chain(this.vertices[source].box).some((box) => {
       const places = this.boxes[box].members.length && !this.spread.has(box) && this.places[box];
@@ -95,7 +96,7 @@ class Model {
     });
   }
 
-  // Which of the boxes that repeat a vertex is in: "2 of 12", or "".
+  // Which of the repeated boxes a vertex is in: "blocks.0-11: 2 of 12", or "".
   turn(index) {
     return this.chain(this.vertices[index].box)
       .filter((box) => this.boxes[box].members.length)
@@ -103,18 +104,18 @@ class Model {
       .join(", ");
   }
 
-  // How many modules stand around a box.
+  // How many modules are around a box.
   depth(box) {
     return this.chain(box).filter((b) => b !== box && !isGroup(this.boxes[b])).length;
   }
 
-  // How often everything can be unfolded by one level: down to the deepest module, then what is one operation.
+  // The number of levels: down to the deepest module, then modules that are one operation.
   levels() {
     const several = this.boxes.filter((box) => !this.only[box.index] && !isGroup(box)).map((box) => this.depth(box.index) + 1);
     return Math.max(0, ...several) + (this.only.some(Boolean) ? 1 : 0);
   }
 
-  // The level that the folds show: of the deepest box that is open.
+  // The level that is visible: that of the deepest open box.
   level() {
     const open = this.boxes.filter((box) => !isGroup(box) && this.chain(box.index).every((b) => !this.folded.has(b)));
     if (open.some((box) => this.only[box.index])) return this.levels();
@@ -129,7 +130,7 @@ class Model {
     this.folded = new Set(this.boxes.filter((b) => closed(b) && !isGroup(b)).map((b) => b.index));
   }
 
-  // Open every box around a vertex, so that it can be seen.
+  // Open every box around a vertex.
   reveal(index) {
     for (const box of this.chain(this.vertices[index].box)) {
       this.folded.delete(box);
@@ -137,12 +138,12 @@ class Model {
     }
   }
 
-  // What a box has in it, in words.
+  // The contents of a box as text.
   contents(box) {
     const vertices = this.inside[box].map((i) => this.vertices[i]);
     const operations = vertices.filter((v) => v.operation).length;
     const parameters = vertices.filter((v) => v.kind === "parameter").reduce((n, v) => n + sizeOf(v.shape), 0);
-    return `${operations} operation${operations === 1 ? "" : "s"}` + (parameters ? `, ${parameters.toLocaleString("en")} parameters` : "");
+    return `${operations} ${plural("operation", operations)}` + (parameters ? `, ${parameters.toLocaleString("en")} parameters` : "");
   }
 }
 
@@ -153,6 +154,7 @@ function placesOf(box) {
 }
 
 const isGroup = (box) => box.kind === "repeat" || box.kind === "pass"; // no level of its own
+const plural = (noun, count) => noun + (count === 1 ? "" : "s");
 const sizeOf = (shape) => shape.reduce((n, m) => n * m, 1);
 const shapeText = (shape) => (shape.length ? shape.join("×") : "scalar");
 

@@ -1,15 +1,9 @@
-"use strict";
-// The panel: what happens at a step, with its arrays.
+// The panel: one step, with its arrays.
 
-function html(name, properties = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key in element) element[key] = value;
-    else element.setAttribute(key, value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
-  return element;
-}
+const note = (text) => html("p", { className: "note" }, text);
+const heading = (text) => html("h3", {}, text);
+const card = (...children) => html("div", { className: "card" }, ...children);
+const back = (...children) => html("div", { className: "card back" }, ...children);
 
 class Panel {
   constructor(model, element, goTo) {
@@ -19,80 +13,79 @@ class Panel {
   show(...children) {
     this.element.replaceChildren(...children.flat(Infinity).filter(Boolean));
     this.element.scrollTop = 0;
-    for (const canvas of this.element.querySelectorAll("canvas")) canvas.paint();
+    this.repaint();
   }
 
   repaint() {
     for (const canvas of this.element.querySelectorAll("canvas")) canvas.paint();
   }
 
-  // --- what there is to show ---
+  // --- contents ---
 
   overview() {
     const { model } = this;
-    const kinds = (kind) => model.vertices.filter((v) => v.kind === kind);
-    const parameters = kinds("parameter");
+    const parameters = model.vertices.filter((v) => v.kind === "parameter");
     const elements = parameters.reduce((n, v) => n + sizeOf(v.shape), 0);
     const row = (name, value) => html("div", {}, html("b", {}, String(value)), ` ${name}`);
     this.show(
       html("span", { className: "phase" }, "Overview"),
       html("h2", {}, model.title),
-      model.error ? html("div", { className: "card" }, html("b", {}, "The forward stopped"), html("pre", {}, model.error)) : null,
-      html("p", {}, "The forward runs from top to bottom. Then the walk goes back from the output, the newest node first, and hands each gradient on to what the node was computed from. Press → to take the first step."),
-      html("div", { className: "card" },
-        row(`operation${model.forward.length === 1 ? "" : "s"} forward`, model.forward.length),
-        row("nodes on the way back", model.steps.length),
-        row("edges", model.vertices.reduce((n, v) => n + v.inputs.length, 0)),
+      model.error ? card(html("b", {}, "The forward pass failed"), html("pre", {}, model.error)) : null,
+      html("p", {}, "The forward pass runs from top to bottom. The backward pass then starts at the output, takes the newest node first, and passes its gradients on to the node's inputs. Press → for the first step."),
+      card(
+        row(`${plural("operation", model.forward.length)} in the forward pass`, model.forward.length),
+        row(`${plural("node", model.steps.length)} in the backward pass`, model.steps.length),
+        row("edges", model.edges),
         parameters.length ? row(`parameters with ${elements.toLocaleString("en")} elements`, parameters.length) : null),
-      model.note ? html("p", { className: "note" }, model.note) : null,
-      model.unused ? html("p", { className: "note" }, `${model.unused} more operation${model.unused === 1 ? "" : "s"} ran and led to no output.`) : null,
+      model.note ? note(model.note) : null,
+      model.unused ? note(`${model.unused} more ${plural("operation", model.unused)} ran, but no output depends on them.`) : null,
       html("p", { className: "note" }, html("kbd", {}, "?"), " shows all keys."));
   }
 
   forward(vertex, number) {
-    this.show(this.heading(vertex, "Forward", `step ${number} of ${this.model.forward.length}`),
+    this.show(this.head(vertex, "Forward", `step ${number} of ${this.model.forward.length}`),
       this.equation(vertex), this.failure(vertex), this.line(vertex), this.inputs(vertex), this.output(vertex), this.saved(vertex));
   }
 
   vertex(vertex) {
     const users = this.model.users[vertex.index];
-    this.show(this.heading(vertex, vertex.operation ? "Operation" : vertex.kind[0].toUpperCase() + vertex.kind.slice(1), ""),
+    this.show(this.head(vertex, vertex.operation ? "Operation" : vertex.kind[0].toUpperCase() + vertex.kind.slice(1), ""),
       this.equation(vertex), this.failure(vertex), this.line(vertex), this.inputs(vertex), this.output(vertex),
-      vertex.gradient === null ? null : [html("h3", {}, "Its whole gradient"), html("div", { className: "card back" }, this.array(vertex.gradient))],
+      vertex.gradient === null ? null : [heading("Gradient"), back(this.array(vertex.gradient))],
       this.saved(vertex),
-      users.length ? [html("h3", {}, "Goes into"), html("p", { className: "goes" }, ...users.slice(0, 40).flatMap((u) => [this.link(u), html("br")]))] : null);
+      users.length ? [heading("Used by"), html("p", { className: "goes" }, ...users.slice(0, 40).flatMap((u) => [this.link(u), html("br")]))] : null);
   }
 
   backward(step, number) {
     const vertex = this.model.vertices[step.vertex];
     const rules = this.model.sources[vertex.rule];
-    this.show(this.heading(vertex, "Backward", `step ${number} of ${this.model.steps.length}`, true),
-      html("h3", {}, vertex.operation ? "The gradient g that has arrived, complete" : "The gradient that has arrived: what .grad gets"),
-      html("div", { className: "card back" }, this.array(step.gradient)),
-      step.arrivals.length ? html("h3", {}, "Its rules, and what they give") : null,
+    this.show(this.head(vertex, "Backward", `step ${number} of ${this.model.steps.length}`, true),
+      heading(vertex.operation ? "Gradient g of the output" : "Gradient, as stored in .grad"),
+      back(this.array(step.gradient)),
+      step.arrivals.length ? heading("Rules and their gradients") : null,
       "" in rules && step.arrivals.length ? html("pre", {}, rules[""]) : null,
       step.arrivals.map((arrival) => this.arrival(vertex, arrival, rules)),
-      vertex.operation ? null : html("p", { className: "note" }, "A leaf: the walk ends here."),
-      this.saved(vertex, "What the rules use, saved on the way forward"), this.line(vertex));
+      vertex.operation ? null : note("A leaf: the backward pass ends here."),
+      this.saved(vertex, "Saved values that the rules use"), this.line(vertex));
   }
 
   arrival(vertex, [target, slot, gradient, total], rules) {
     const formula = this.model.formulas[vertex.rule];
     const name = slot.replace(/\[\d+\]$/, "");
-    const card = html("div", { className: "card" },
+    return card(
       html("div", { className: "head" }, html("b", {}, `for ${slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),
-      rules[name] ? html("pre", {}, rules[name]) : null, this.array(gradient));
-    if (total === gradient) card.append(html("p", { className: "goes" }, "goes to ", this.link(target)));
-    else card.append(html("p", { className: "goes sum" }, "is added to what had come to ", this.link(target), " before:"), this.array(total));
-    return card;
+      rules[name] ? html("pre", {}, rules[name]) : null,
+      this.array(gradient),
+      total === gradient ? html("p", { className: "goes" }, "goes to ", this.link(target)) : html("p", { className: "goes sum" }, "added to the gradient of ", this.link(target), ", which is now:"),
+      total === gradient ? null : this.array(total));
   }
 
   // --- parts ---
 
-  heading(vertex, phase, count, back = false) {
+  head(vertex, phase, count, isBack = false) {
     const turn = this.model.turn(vertex.index);
     return [
-      html("span", { className: back ? "phase back" : "phase" }, count ? `${phase}, ${count}` : phase),
+      html("span", { className: isBack ? "phase back" : "phase" }, count ? `${phase}, ${count}` : phase),
       html("h2", {}, vertex.title),
       html("p", { className: "path" }, [vertex.path, turn].filter(Boolean).join(" · ")),
       vertex.kind === "failed" ? null : html("p", { className: "path" }, `${shapeText(vertex.shape)} ${vertex.dtype}, ${bytesText(vertex.bytes)}${vertex.time ? ", " + vertex.time : ""}`)];
@@ -100,36 +93,36 @@ class Panel {
 
   equation(vertex) {
     const options = Object.entries({ ...vertex.numbers, ...vertex.options }).map(([k, v]) => `${k} = ${v}`).join(",  ");
-    return [vertex.formula ? html("p", { className: "equation" }, vertex.formula) : null, options ? html("p", { className: "note" }, options) : null,
-      vertex.operation && !vertex.recorded && vertex.kind !== "failed" ? html("p", { className: "note" }, "Not recorded: no gradient passes here.") : null];
+    return [vertex.formula ? html("p", { className: "equation" }, vertex.formula) : null, options ? note(options) : null,
+      vertex.operation && !vertex.recorded && vertex.kind !== "failed" ? note("Not recorded: no gradient flows here.") : null];
   }
 
   failure(vertex) {
-    return vertex.error ? html("div", { className: "card" }, html("b", {}, "Here the forward stopped"), html("pre", {}, vertex.error)) : null;
+    return vertex.error ? card(html("b", {}, "The forward pass failed here"), html("pre", {}, vertex.error)) : null;
   }
 
   inputs(vertex) {
     if (!vertex.inputs.length) return null;
-    return [html("h3", {}, "Takes"), vertex.inputs.map(([source, slot]) => {
+    return [heading("Inputs"), vertex.inputs.map(([source, slot]) => {
       const from = this.model.vertices[source];
       const head = html("div", { className: "head" }, html("b", {}, slot), " from ", this.link(source));
-      return html("div", { className: "card" }, head, from.value === null ? html("span", { className: "shape-text" }, `${shapeText(from.shape)} ${from.dtype}`) : this.array(from.value));
+      return card(head, from.value === null ? html("span", { className: "shape-text" }, `${shapeText(from.shape)} ${from.dtype}`) : this.array(from.value));
     })];
   }
 
   output(vertex) {
     if (vertex.kind === "failed") return null;
-    const value = vertex.value === null ? html("p", { className: "note" }, "The value was not kept. Give graph() the model and its inputs, and it is.") : this.array(vertex.value);
-    return [html("h3", {}, vertex.operation ? "Gives" : "Value"), html("div", { className: "card" }, value)];
+    const value = vertex.value === null ? note("Not recorded. Pass the model and its inputs to graph() to see the value.") : this.array(vertex.value);
+    return [heading(vertex.operation ? "Output" : "Value"), card(value)];
   }
 
-  saved(vertex, title = "Saves for the way back") {
+  saved(vertex, title = "Saved for the backward pass") {
     const entries = Object.entries(vertex.saved);
-    return entries.length ? [html("h3", {}, title), entries.map(([name, place]) => html("div", { className: "card" }, html("b", {}, name), this.array(place)))] : null;
+    return entries.length ? [heading(title), entries.map(([name, place]) => card(html("b", {}, name), this.array(place)))] : null;
   }
 
   line(vertex) {
-    return [["Your line", vertex.site], ["The model's line", vertex.inner]].map(([title, site]) => site && [html("h3", {}, `${title}, ${site[0]}:${site[1]}`), html("pre", {}, site[2] || "not at hand")]).flat();
+    return [["Your line", vertex.site], ["The model's line", vertex.inner]].map(([title, site]) => site && [heading(`${title}, ${site[0]}:${site[1]}`), html("pre", {}, site[2] || "source not available")]).flat();
   }
 
   link(index) {
@@ -186,8 +179,7 @@ function heatMap(entry) {
     canvas.style.width = `${Math.max(columns * cell, 40)}px`;
     canvas.style.height = `${Math.max(rows * cell, 12)}px`;
     canvas.paint = () => {
-      const style = getComputedStyle(document.documentElement);
-      const [plus, minus, zero] = ["--plus", "--minus", "--zero"].map((v) => style.getPropertyValue(v).trim().split(" ").map(Number));
+      const [plus, minus, zero] = ["--plus", "--minus", "--zero"].map(cssNumbers);
       const image = new ImageData(columns, rows);
       for (let i = 0; i < rows * columns; i++) {
         const code = codes[f * rows * columns + i];

@@ -1,4 +1,4 @@
-"""Listening to a model while it attends: the weights of every layer and head, and their gradients."""
+"""Records the attention weights of every layer and head while a model runs, and their gradients."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass
 class AttentionLayer:
-    """One call of attention: who looked at whom, in every head.
+    """One call of attention. Arrays are NumPy arrays of the model's dtype.
 
-    name: the path of the module, "blocks.0.attention". weights: (batch, heads, queries, keys), where a
-    pooling is a single query. gradients: of the class score with respect to them, or None. by_softmax: whether it
-    was known by its softmax alone, so that it may be no attention at all.
+    Attributes:
+        name: the path of the module, such as "blocks.0.attention".
+        weights: (batch, heads, queries, keys); pooling has a single query.
+        gradients: of the target score with respect to the weights, same shape, or None.
+        by_softmax: whether only its softmax was seen, so that it may be something else than attention.
     """
 
     name: str
@@ -39,20 +41,23 @@ class AttentionLayer:
 
     @property
     def is_pooling(self) -> bool:
-        """Whether it makes one vector of all tokens."""
+        """Whether it reduces all tokens to one vector."""
         return bool(self.weights.shape[2] == 1)
 
     @property
     def gradient_x_attention(self) -> Any:
-        """What each weight adds to the score, to first order: positive speaks for the class, negative against."""
+        """The term of each weight in the target score, to first order; negative terms lower it.
+
+        Raises ValueError if the gradients were not recorded.
+        """
         if self.gradients is None:
-            raise ValueError(f"{self.name}: recorded without gradients; leave gradients=True")
+            raise ValueError(f"{self.name}: recorded without gradients; pass gradients=True")
         return np.where(self.weights == 0, 0, self.weights * self.gradients)
 
 
 @dataclass
 class _Call:
-    """What is needed to compute the weights once the run is over, and what their gradient passes through."""
+    """One call, from which the weights and their gradient are computed after the run."""
 
     op: Operation
     inputs: Sequence[Any]
@@ -61,7 +66,7 @@ class _Call:
     where: str
 
     def values(self) -> tuple[Any, Any]:
-        """The weights, and the values that they weigh (None: the output is the weights)."""
+        """Return the weights and the values that they multiply (None: the output is the weights)."""
         if self.op.name == "softmax":
             return self.out, None
         if self.op.name == "packed_attention":
@@ -74,9 +79,9 @@ class _Call:
         return attention_definition(ops, q, k, k, mask, allowed, None, scale=self.options["scale"])[1], v
 
     def layer(self, g: Tensor | None) -> AttentionLayer:
-        """The weights (1, heads, queries, keys); `g` is the gradient of the output.
+        """Return the weights (1, heads, queries, keys) and their gradient; `g` is the gradient of the output.
 
-        The output is weights @ values: so the gradient of the weights is g @ values', whatever kernel ran.
+        The output is weights @ values, so the gradient of the weights is g @ values.T for every kernel.
         """
         weights, values = self.values()
         gradients = None
@@ -86,13 +91,13 @@ class _Call:
                 g = g.reshape(*lead, tokens, self.options["heads"], dim // self.options["heads"]).transpose(-3, -2)
             gradients = g if values is None else g @ values.mT
             keep = self.inputs[5] if self.op.name == "attention" else None
-            gradients = gradients if keep is None else gradients * keep  # dropout of the weights, asked for by hand
+            gradients = gradients if keep is None else gradients * keep  # dropout of the weights
         if sum(n != 1 for n in weights.shape[:-2]) > 1:
             raise ValueError(
-                f"attention: {self.where} weighs {tuple(weights.shape)} for a batch of one, so it attends within "
-                "windows or groups, and these maps have no place in a picture of the whole"
+                f"attention: {self.where} has weights {tuple(weights.shape)} for a batch of one, so it attends within "
+                "windows or groups, which cannot be shown in a map of the whole input"
             )
-        as_heads = (1, -1, *((1, *weights.shape)[-2:]))  # of one input, every axis ahead is one of heads
+        as_heads = (1, -1, *((1, *weights.shape)[-2:]))  # for one input, all leading axes are heads
         return AttentionLayer(
             self.where,
             np.array(weights.numpy()).reshape(as_heads),
@@ -102,7 +107,7 @@ class _Call:
 
 
 class _Recorder(Observer):
-    """Keeps every call of attention, and every softmax along the last axis: attention written by hand is one."""
+    """Keeps every call of attention and every softmax along the last axis, since it may be attention."""
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
@@ -119,21 +124,21 @@ class _Recorder(Observer):
 
 
 def record(model: Any, row: Sequence[Any], score: Score | None) -> tuple[Tensor, list[AttentionLayer]]:
-    """Run `model(*row)` on a batch of one: its output, and the layers that attended, in order.
+    """Run `model(*row)` on a batch of one; return its output and its attention layers in the order of the calls.
 
-    score: which number of the output to differentiate with respect to the weights; None for no gradients.
+    score: returns the number of the output to differentiate with respect to the weights; None: no gradients.
     """
     recorder = _Recorder()
-    with _at_rest(model), enable_grad(), Mode(definition_mode, False):
+    with _evaluating(model), enable_grad(), Mode(definition_mode, False):
         with recorder:
             output = model(*row)
-        # class probabilities are a softmax too, but not one that weighs anything
+        # class probabilities are a softmax too, but no attention
         calls = [c for c in recorder.calls if c.op.name != "softmax" or c.out.shape != getattr(output, "shape", None)]
-        slopes: Sequence[Tensor | None] = [None] * len(calls)
+        gradients: Sequence[Tensor | None] = [None] * len(calls)
         if score is not None and calls:
-            slopes = _slopes(score(output), [call.out for call in calls])
+            gradients = _gradients(score(output), [call.out for call in calls])
     with no_grad():
-        layers = [call.layer(g) for call, g in zip(calls, slopes, strict=True)]
+        layers = [call.layer(g) for call, g in zip(calls, gradients, strict=True)]
     seen: dict[str, int] = {}
     for layer in layers:  # a module may be called more than once
         seen[layer.name] = seen.get(layer.name, 0) + 1
@@ -141,19 +146,19 @@ def record(model: Any, row: Sequence[Any], score: Score | None) -> tuple[Tensor,
     return output, layers
 
 
-def _slopes(total: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
+def _gradients(total: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
     if any(out.node is None for out in outputs):
         raise ValueError(
-            "attention: the model's attention depends on nothing that requires gradients; give it parameters, an input "
-            "with requires_grad=True, or pass gradients=False"
+            "attention: the attention of this model depends on no tensor that requires gradients; pass inputs with "
+            "requires_grad=True, or gradients=False"
         )
     found = autograd.grad(total.sum(), outputs, allow_unused=True)
     return [creation.zeros_like(out) if g is None else g for out, g in zip(outputs, found, strict=True)]
 
 
 @contextmanager
-def _at_rest(model: Any) -> Iterator[None]:
-    """The model in evaluation mode and with gradients for frozen parameters too; as it was, afterwards."""
+def _evaluating(model: Any) -> Iterator[None]:
+    """Switch to evaluation mode and gradients for all parameters, and restore both at the end."""
     if not isinstance(model, Module):
         yield
         return
@@ -172,5 +177,5 @@ def _at_rest(model: Any) -> Iterator[None]:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside of a DataParallel: a single image needs no workers."""
+    """Return the model inside of a DataParallel; a batch of one needs no workers."""
     return model.module if isinstance(model, DataParallel) else model

@@ -1,4 +1,4 @@
-"""The walk backward, watched: which node was taken when, with which gradient, and what went where."""
+"""The backward pass, watched: the order of the nodes, their gradients, and what each rule returned."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tinyattn.viz.graphs.build import Builder
 from tinyattn.viz.graphs.model import Arrival, Step
 
 
-class Walker(Observer):
-    """Notes each step of a walk over the nodes that `builder` knows."""
+class BackwardRecorder(Observer):
+    """Records each step of a backward pass over the nodes that `builder` knows."""
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.steps: list[Step] = []
-        self._slot = 0  # of the node that was taken last: where to look for the next edge
+        self._slot = 0  # the next input of the last node
         self._started = 0.0
 
     def before_backward(self, node: Node, g: Any) -> None:
@@ -36,31 +36,32 @@ class Walker(Observer):
             self.builder.vertices[self.steps[-1].vertex].seconds_back = time.perf_counter() - self._started
 
     def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
-        while node.edges[self._slot] is not edge:
-            self._slot += 1
         slot = self._slot
-        self._slot += 1
+        while node.edges[slot] is not edge:
+            slot += 1
+        self._slot = slot + 1
         vertex = self.builder.nodes.get(edge)
         if vertex is None or node not in self.builder.nodes or node.op is None:
-            return  # what lies before the picture, or the Fork of a DataParallel
-        name = input_names(node.op, len(node.edges))[slot]
-        add = self.builder.gallery.add
+            return  # outside of the picture, or the Fork of a DataParallel
+        name, add = input_names(node.op, len(node.edges))[slot], self.builder.gallery.add
         self.steps[-1].arrivals.append(Arrival(vertex, name, add(gradient), add(total)))
 
 
-def walk_back(builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None) -> list[Step]:
-    """The steps of `grad(outputs, every leaf)`. No `.grad` changes and nothing is freed.
+def backward_steps(
+    builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None
+) -> list[Step]:
+    """Return the steps of `grad(outputs, all leaves)`. Changes no `.grad` and frees nothing.
 
-    gradients: what to start from; ones unless given, which is the gradient of the sum of the outputs.
+    gradients: of the outputs; ones by default.
     """
     leaves = [Tensor._from(None, node) for node in builder.leaves]
     if not leaves or not outputs:
         return []
     given = [None] * len(outputs) if gradients is None else gradients
     seeds = [ones_like(x) if seed is None else seed for x, seed in zip(outputs, given, strict=True)]
-    walker = Walker(builder)
-    with walker:
+    recorder = BackwardRecorder(builder)
+    with recorder:
         autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True)
-    for step in walker.steps:
+    for step in recorder.steps:
         builder.vertices[step.vertex].gradient = step.gradient
-    return walker.steps
+    return recorder.steps

@@ -1,0 +1,1 @@
+"""Attention maps: recorded, followed through the layers, drawn, and shown in a page."""
