@@ -13,7 +13,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import masked_fill, square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.softmaxes import log_softmax, softmax
+from tinyattn.ops.softmaxes import log_softmax
 
 
 def _reduce(losses: Variable, reduction: str) -> Variable:
@@ -38,16 +38,11 @@ def _picked(xp: Any, rows: Any, target: Any) -> Any:
 @operation(
     traits="valley",
     definition=lambda xp, x, target: -_picked(xp, xp.log_softmax(x, 1), target),
-    x=lambda xp, g, x, target: xp.cross_entropy_gradient(g, x, target),
+    fresh=True,
+    x=lambda xp, g, x, target: (xp.softmax(x, 1) - xp.one_hot(target, x.shape[1])) * xp.reshape(g, (-1, 1)),
 )
 def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
-
-
-def cross_entropy_gradient(g: Variable, x: Variable, target: Variable) -> Variable:
-    """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
-    p = softmax(x, 1)
-    return (p - one_hot(target, x.shape[1]).to(x.dtype)) * g.reshape(-1, 1)
 
 
 def cross_entropy(

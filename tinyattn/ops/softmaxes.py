@@ -8,9 +8,7 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import exp
 from tinyattn.ops.promotion import floating
-from tinyattn.ops.reductions import sum
 
 
 def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
@@ -21,7 +19,10 @@ def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
 
 
 @operation(
-    traits="rows normalises", definition=_softmax_definition, x=lambda xp, g, out, dim: xp.softmax_backward(g, out, dim)
+    traits="rows normalises",
+    definition=_softmax_definition,
+    fresh=True,
+    x=lambda xp, g, out, dim: out * (g - xp.sum(g * out, dim, keepdim=True)),
 )
 def _softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.softmax(x, dim)
@@ -36,20 +37,11 @@ def _log_softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
 @operation(
     traits="rows normalises",
     definition=_log_softmax_definition,
-    x=lambda xp, g, out, dim: xp.log_softmax_backward(g, out, dim),
+    fresh=True,
+    x=lambda xp, g, out, dim: g - xp.exp(out) * xp.sum(g, dim, keepdim=True),
 )
 def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.log_softmax(x, dim)
-
-
-def softmax_backward(g: Variable, out: Variable, dim: int) -> Variable:
-    """The gradient of softmax, from its output."""
-    return out * (g - sum(g * out, dim, keepdim=True))
-
-
-def log_softmax_backward(g: Variable, out: Variable, dim: int) -> Variable:
-    """The gradient of log_softmax, from its output."""
-    return g - exp(out) * sum(g, dim, keepdim=True)
 
 
 def softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:

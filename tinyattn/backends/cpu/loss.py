@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.softmax import log_softmax, softmax
+from tinyattn.backends.cpu.softmax import log_softmax
 
-__all__ = ["cross_entropy", "cross_entropy_gradient"]
+__all__ = ["cross_entropy", "one_hot"]
 
 Array = Any
 
@@ -19,9 +19,8 @@ def cross_entropy(x: Array, target: Array) -> Array:
     return -log_softmax(x, 1)[rows, target]  # (rows, classes) -> (rows,)
 
 
-def cross_entropy_gradient(g: Array, x: Array, target: Array) -> Array:
-    """(softmax(x) - one_hot(target)) g"""
-    out = softmax(x, 1)
-    out[np.arange(len(target)), target] -= 1
-    out *= g[:, None]
+def one_hot(target: Array, num_classes: int) -> Array:
+    """Booleans, true in each row at its class: (rows,) -> (rows, classes)."""
+    out = np.zeros((len(target), num_classes), bool)
+    out[np.arange(len(target)), target] = True
     return out

@@ -14,17 +14,3 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forwa
     losses[r] = log(sum.total) - (score - sum.top);
   });
 }
-
-// (softmax(x) - one_hot(target)) g
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_backward(
-    const real* g, const real* x, const Size* target, real* dx, Size rows, Size classes, Size size) {
-  Team team = team_of(size);
-  each_row(team, rows, classes, [&](Size r, int wide) {
-    Row row = read_row(team, x + r * classes, wide);
-    Sum sum = exponentials(team, row, wide);
-    write_row(team, wide, dx + r * classes, [&](int i, int column) {
-      real share = exp(row.at(i, column) - sum.top) / sum.total;
-      return (column == target[r] ? share - 1 : share) * g[r];
-    });
-  });
-}
