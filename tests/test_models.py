@@ -186,16 +186,14 @@ def test_mistakes_are_named(act, error, message):
 class TorchBlock(torch.nn.Module):
     def __init__(self, dim, heads, mlp_dim):
         super().__init__()
-        self.heads = heads
         self.norm1, self.norm2 = torch.nn.LayerNorm(dim), torch.nn.LayerNorm(dim)
-        self.attention, self.mlp = torch.nn.Module(), torch.nn.Module()
-        self.attention.qkv, self.attention.proj = torch.nn.Linear(dim, 3 * dim), torch.nn.Linear(dim, dim)
+        self.attention, self.mlp = torch.nn.MultiheadAttention(dim, heads, batch_first=True), torch.nn.Module()
         self.mlp.fc1, self.mlp.fc2 = torch.nn.Linear(dim, mlp_dim), torch.nn.Linear(mlp_dim, dim)
 
     def forward(self, x):
-        q, k, v = self.attention.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        self.weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
-        x = x + self.attention.proj((self.weights @ v).transpose(1, 2).flatten(2))
+        normal = self.norm1(x)
+        attended, self.weights = self.attention(normal, normal, normal, average_attn_weights=False)
+        x = x + attended
         return x + self.mlp.fc2(TF.gelu(self.mlp.fc1(self.norm2(x)), approximate="tanh"))
 
 
@@ -289,11 +287,26 @@ def test_names_are_plain():
     )
     assert list(AttentionClassifier(num_layers=1).state_dict()) == [
         "position", "embed.weight", "embed.bias", "blocks.0.norm1.weight", "blocks.0.norm1.bias",
-        "blocks.0.attention.qkv.weight", "blocks.0.attention.qkv.bias", "blocks.0.attention.proj.weight",
-        "blocks.0.attention.proj.bias", "blocks.0.norm2.weight", "blocks.0.norm2.bias", "blocks.0.mlp.fc1.weight",
+        "blocks.0.attention.in_proj_weight", "blocks.0.attention.in_proj_bias", "blocks.0.attention.out_proj.weight",
+        "blocks.0.attention.out_proj.bias", "blocks.0.norm2.weight", "blocks.0.norm2.bias", "blocks.0.mlp.fc1.weight",
         "blocks.0.mlp.fc1.bias", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.fc2.bias", "norm.weight", "norm.bias",
         "head.weight", "head.bias",
     ]  # fmt: skip
+
+
+def test_classifier_loads_older_files():
+    """Attention was two linear layers, qkv and proj, before it was nn.MultiheadAttention."""
+    model, other = AttentionClassifier(), AttentionClassifier()
+    older = {
+        name.replace("in_proj_", "qkv.").replace("out_proj", "proj"): value
+        for name, value in other.state_dict().items()
+    }
+    assert {"blocks.1.attention.qkv.bias", "blocks.1.attention.proj.weight"} < set(older)
+    assert not any(model.load_state_dict(older))
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(TypeError, match="expected a mapping"):
+        model.load_state_dict([])
 
 
 @pytest.mark.parametrize("options", [{}, {**RECIPE, "num_layers": 1}])

@@ -190,6 +190,13 @@ ATTENTIONS = {  # constructor, forward, self-attention?
     "mask of each head": ({"batch_first": True}, {"attn_mask": PER_HEAD, "need_weights": False}, False),
     "both masks": ({}, {"attn_mask": PER_HEAD, "key_padding_mask": HIDDEN}, False),
     "causal": ({}, {"attn_mask": CAUSAL, "is_causal": True, "need_weights": False}, True),
+    "self, no weights": ({}, {"need_weights": False}, True),
+    "self, no weights, batch first": ({"batch_first": True}, {"need_weights": False}, True),
+    "self, no weights, no bias, zero_attn": ({"bias": False, "add_zero_attn": True}, {"need_weights": False}, True),
+    "self, no weights, bias_kv": ({"add_bias_kv": True}, {"need_weights": False}, True),
+    "self, no weights, masks": (
+        {}, {"attn_mask": PER_HEAD[..., 1:], "key_padding_mask": HIDDEN[:, 1:], "need_weights": False}, True,
+    ),
 }  # fmt: skip
 
 

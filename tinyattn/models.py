@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tinyattn import nn, ops
+from tinyattn import nn, ops, random
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
+from tinyattn.nn.module import LoadResult
 from tinyattn.ops import creation
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
@@ -153,19 +155,6 @@ def _by_head(vectors: Tensor, heads: int) -> Tensor:
 # --- the vision transformer ---
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with one projection for query, key and value together."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.packed_attention(self.qkv(x), self.num_heads))
-
-
 class MLP(nn.Module):
     """Two linear layers with a GELU (tanh form) between them, on each token alone."""
 
@@ -184,14 +173,28 @@ class Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, num_heads)
+        self.attention = _self_attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, mlp_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x)))
+        normal = self.norm1(x)
+        attended, _ = self.attention(normal, normal, normal, need_weights=False)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+def _self_attention(dim: int, num_heads: int) -> nn.MultiheadAttention:
+    """MultiheadAttention whose two projections start as nn.Linear does, and draw as many random numbers."""
+    generator = random.generator_for(None)
+    start = generator.bookmark()
+    attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+    generator.go_to(start)  # the draws of its own initialisation are not used
+    projection = nn.Linear(dim, 3 * dim)  # of query, key and value
+    attention.in_proj_weight, attention.in_proj_bias = projection.weight, projection.bias
+    attention.out_proj.reset_parameters()
+    return attention
 
 
 class AttentionClassifier(nn.Module):
@@ -260,6 +263,12 @@ class AttentionClassifier(nn.Module):
         patches = x.flatten(1)[:, self.patch_index]  # (batch, tokens, patch_size ** 2)
         return self.dropout(self.embed(patches) + self.position)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """As Module.load_state_dict; accepts the names `attention.qkv` and `attention.proj` of older files too."""
+        if isinstance(state_dict, Mapping):
+            state_dict = {_current_name(name): value for name, value in state_dict.items()}
+        return super().load_state_dict(state_dict, strict)
+
     @no_grad()
     def attention_maps(self, images: Any) -> list[Tensor]:
         """For each block who looks at whom, (batch, heads, tokens, tokens), and at last the weights of
@@ -269,8 +278,8 @@ class AttentionClassifier(nn.Module):
         try:
             x = self.tokens(images)
             for block in self.blocks:
-                query, key, _ = ops.split_heads(block.attention.qkv(block.norm1(x)), block.attention.num_heads)
-                maps.append(ops.attention_weights(query, key))
+                normal = block.norm1(x)
+                maps.append(block.attention(normal, normal, normal, average_attn_weights=False)[1])
                 x = block(x)
             maps.append(self.pool(self.norm(x), need_weights=True)[1])
         finally:
@@ -297,6 +306,13 @@ class AttentionClassifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, tokens={len(self.patch_index)}"
+
+
+def _current_name(name: Any) -> Any:
+    """The name in a state_dict today of what older files call `name`: attention was two linear layers there."""
+    if not isinstance(name, str):
+        return name
+    return name.replace(".attention.qkv.", ".attention.in_proj_").replace(".attention.proj.", ".attention.out_proj.")
 
 
 class MeanPooling(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,14 @@ __all__ = ["AdditiveAttentionPooling", "MultiheadAttention", "TransformerEncoder
 
 
 class MultiheadAttention(Module):
-    """Several attentions side by side, each on its own projection of query, key and value.
+    """Attend with several heads, each on its own projection of query, key and value.
 
-    embed_dim is shared out among num_heads. kdim, vdim: sizes of key and value vectors where they
-    differ from embed_dim. dropout: of the weights. add_bias_kv appends one learned key and value,
-    add_zero_attn one of zeros. batch_first: (batch, tokens, dim) instead of (tokens, batch, dim).
-    Raises ValueError where embed_dim cannot be shared out evenly. Vaswani et al. 2017, "Attention is
-    all you need". As torch.nn.MultiheadAttention, names, shapes and first values included.
+    embed_dim: features of a token, divided evenly among num_heads. kdim, vdim: features of keys and values, if
+    not embed_dim. dropout: the probability of dropping an attention weight. add_bias_kv appends one learned key
+    and value, add_zero_attn one of zeros. batch_first: tensors are (batch, tokens, dim) instead of
+    (tokens, batch, dim). Raises ValueError if embed_dim is not a multiple of num_heads. Vaswani et al. 2017,
+    "Attention is all you need". As torch.nn.MultiheadAttention, with its parameter names, shapes and initial
+    distributions.
     """
 
     in_proj_weight: Parameter | None
@@ -73,7 +75,7 @@ class MultiheadAttention(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the first values anew."""
+        """Initialise the parameters again."""
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             if weight is not None:
                 init.xavier_uniform_(weight)
@@ -95,32 +97,28 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the output, shaped as the query, and the weights (batch, queries, keys) or None.
+        """Return the output, shaped as the query, and the weights (batch, queries, keys) or None.
 
-        query, key, value: (tokens, batch, dim), with batch_first (batch, tokens, dim), or without
-        batch (tokens, dim). key_padding_mask (batch, keys) and attn_mask (queries, keys) or
-        (batch * num_heads, queries, keys): True *hides* a key, a float is added to the score.
-        is_causal: a query sees no later key; an attn_mask, if given, decides alone. need_weights:
-        False is faster. average_attn_weights=False: of each head, (batch, num_heads, queries, keys).
-        The weights are those before dropout. A query that sees nothing gets zeros (in torch, NaN).
+        query, key, value: (tokens, batch, dim), with batch_first (batch, tokens, dim), or unbatched (tokens, dim).
+        key_padding_mask (batch, keys) and attn_mask (queries, keys) or (batch * num_heads, queries, keys): True
+        *hides* a key, a float is added to the score. is_causal: a query sees no later key; ignored if attn_mask is
+        given. need_weights=False is faster. average_attn_weights=False: the weights of each head,
+        (batch, num_heads, queries, keys). Weights are those before dropout. A query that sees no key gets zeros (in
+        torch, NaN). Raises ValueError for shapes that do not fit, TypeError for integer masks.
         """
         self._check(query, key, value)
-        # one projection serves all three in self-attention
-        inputs = (query,) if query is key and key is value else (query, key, value)
-        q, k, v = self._project(*map(self._batch_first, inputs))  # (batch, tokens, embed_dim)
-        batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-        if self.bias_k is not None and self.bias_v is not None:
-            k = ops.cat([k, self.bias_k.expand(batch, 1, -1)], 1)
-            v = ops.cat([v, self.bias_v.expand(batch, 1, -1)], 1)
-        if self.add_zero_attn:
-            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        mask = self._mask(attn_mask, key_padding_mask, is_causal, (batch, self.num_heads, queries, keys))
-        if mask is not None:  # everybody sees what was appended
-            mask = F.pad(mask, (0, k.shape[1] - keys), value=mask.dtype.kind == "b")
-        q, k, v = (_split_heads(x, self.num_heads) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        out = self.out_proj(out.transpose(1, 2).reshape(batch, queries, self.embed_dim))
-        weights = _weights(q, k, mask) if need_weights else None  # (batch, heads, queries, keys)
+        is_self = query is key is value
+        inputs = [self._batch_first(x) for x in ((query,) if is_self else (query, key, value))]
+        scores = (inputs[0].shape[0], self.num_heads, inputs[0].shape[1], inputs[-1].shape[1])
+        mask = self._mask(attn_mask, key_padding_mask, is_causal, scores)
+        packed = is_self and self.in_proj_weight is not None and self.bias_k is None and not self.add_zero_attn
+        weights = None
+        if packed and not need_weights:
+            qkv = F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias)  # (batch, tokens, 3 embed_dim)
+            mixed = F.packed_attention(qkv, self.num_heads, mask, self._dropout_p())
+        else:
+            mixed, weights = self._attend(*self._project(inputs), mask, need_weights)
+        out = self.out_proj(mixed)  # (batch, queries, embed_dim)
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if query.ndim == 2:
@@ -128,32 +126,54 @@ class MultiheadAttention(Module):
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
-        sizes = (self.embed_dim, self.kdim, self.vdim)
-        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
-            raise ValueError(f"MultiheadAttention: {shapes}; expected three axes each, or two without a batch")
-        if (query.shape[-1], key.shape[-1], value.shape[-1]) != sizes:
-            raise ValueError(f"MultiheadAttention: {shapes}; expected last sizes {sizes} (embed_dim, kdim, vdim)")
         batch = 0 if self.batch_first else 1
-        fits = key.shape[:-1] == value.shape[:-1]
-        if not fits or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
-            raise ValueError(f"MultiheadAttention: {shapes}; key and value need as many tokens, all three one batch")
+        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
+            problem = "expected three axes each, or two without a batch"
+        elif (query.shape[-1], key.shape[-1], value.shape[-1]) != (self.embed_dim, self.kdim, self.vdim):
+            problem = f"expected last sizes {(self.embed_dim, self.kdim, self.vdim)} (embed_dim, kdim, vdim)"
+        elif key.shape[:-1] != value.shape[:-1] or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
+            problem = "key and value need as many tokens, all three one batch"
+        else:
+            return
+        shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        raise ValueError(f"MultiheadAttention: {shapes}; {problem}")
 
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.ndim == 2:
             return x.unsqueeze(0)
         return x if self.batch_first else x.transpose(0, 1)
 
-    def _project(self, query: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value of attention, out of the three inputs or the one they share."""
-        weight, bias = self.in_proj_weight, self.in_proj_bias
-        if weight is not None and not others:
-            return F.linear(query, weight, bias).chunk(3, -1)
-        inputs = (query, *others) if others else (query, query, query)
-        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        weights = separate if weight is None else weight.chunk(3)
-        biases = (None, None, None) if bias is None else bias.chunk(3)
+    def _dropout_p(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _project(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Query, key and value, each (batch, tokens, embed_dim), of the three inputs or of the one they share."""
+        if self.in_proj_weight is not None and len(inputs) == 1:
+            return F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        if self.in_proj_weight is not None:
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        inputs = inputs if len(inputs) == 3 else inputs * 3
         return tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The heads' outputs side by side (batch, queries, embed_dim), and the weights of each head or None."""
+        batch, keys = key.shape[:2]
+        if self.bias_k is not None and self.bias_v is not None:
+            key = ops.cat([key, self.bias_k.expand(batch, 1, -1)], 1)
+            value = ops.cat([value, self.bias_v.expand(batch, 1, -1)], 1)
+        if self.add_zero_attn:
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+        if mask is not None:  # every query sees the appended keys
+            mask = F.pad(mask, (0, key.shape[1] - keys), value=mask.dtype.kind == "b")
+        q, k, v = (_split_heads(x, self.num_heads) for x in (query, key, value))  # (batch, heads, tokens, head_dim)
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self._dropout_p())
+        mixed = mixed.transpose(1, 2).reshape(query.shape)
+        return mixed, _weights(q, k, mask) if need_weights else None
 
     def _mask(
         self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, scores: tuple[int, ...]
@@ -172,26 +192,31 @@ class MultiheadAttention(Module):
             if padding.shape != (batch, keys) and not (batch == 1 and padding.shape == (keys,)):
                 raise ValueError(f"key_padding_mask has shape {tuple(padding.shape)}; expected {(batch, keys)}")
             masks.append(padding.reshape(batch, 1, 1, keys))
-        if any(mask.dtype.kind not in "bf" for mask in masks):
-            raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
-        if not masks:
-            return None
-        if all(mask.dtype.kind == "b" for mask in masks):
-            return ~(masks[0] | masks[-1])
-        added = [
-            m if m.dtype.kind == "f" else creation.zeros(1, device=m.device).masked_fill(m, -float("inf"))
-            for m in masks
-        ]
-        return added[0] if len(added) == 1 else added[0] + added[1]
+        return _combined(masks) if masks else None
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
 
 
+def _combined(masks: list[Tensor]) -> Tensor:
+    """All masks as one: True where every bool mask (True hides) shows the key, or the floats' sum."""
+    if any(mask.dtype.kind not in "bf" for mask in masks):
+        raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
+    if all(mask.dtype.kind == "b" for mask in masks):
+        return ops.logical_not(functools.reduce(ops.logical_or, masks))
+    return functools.reduce(ops.add, [_as_scores(mask) for mask in masks])
+
+
+def _as_scores(mask: Tensor) -> Tensor:
+    """What to add to the scores: -inf where a bool mask hides a key."""
+    if mask.dtype.kind == "f":
+        return mask
+    return creation.zeros(1, device=mask.device).masked_fill(mask, -float("inf"))
+
+
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, tokens, dim) -> (batch, heads, tokens, dim / heads), a view."""
-    batch, tokens, dim = x.shape
-    return x.reshape(batch, tokens, heads, dim // heads).transpose(1, 2)
+    """Split the features among the heads: (batch, tokens, dim) -> (batch, heads, tokens, dim / heads), a view."""
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
