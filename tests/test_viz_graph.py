@@ -382,10 +382,9 @@ def test_crashes_of_all_sorts(f, op, slots):
 def test_modules_nest_by_path_and_blocks_collapse():
     picture = classifier(12)
     boxes = {b.path: b for b in picture.trace.boxes if b.kind == "module"}
-    chain_of = [
-        picture.trace.boxes[i].path for i in fold.chain(picture.trace.boxes, boxes["blocks.3.attention.out_proj"].index)
-    ]
-    assert chain_of == ["", "", "blocks.3", "blocks.3.attention", "blocks.3.attention.out_proj"]  # "": the model, the repeat
+    path, trace = "blocks.3.attention.out_proj", picture.trace
+    chain_of = [trace.boxes[i].path for i in fold.chain(trace.boxes, boxes[path].index)]
+    assert chain_of == ["", "", "blocks.3", "blocks.3.attention", path]  # "": the model, the repeat
     (group,) = [b for b in picture.trace.boxes if b.kind == "repeat"]
     assert group.name == "blocks.0–11" and len(group.members) == 12
     assert len({len(m) for m in group.members}) == 1

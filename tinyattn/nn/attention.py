@@ -107,21 +107,20 @@ class MultiheadAttention(Module):
         torch, NaN). Raises ValueError for shapes that do not fit, TypeError for integer masks.
         """
         self._check(query, key, value)
-        is_self = query is key is value
-        inputs = [self._batch_first(x) for x in ((query,) if is_self else (query, key, value))]
-        scores = (inputs[0].shape[0], self.num_heads, inputs[0].shape[1], inputs[-1].shape[1])
-        mask = self._mask(attn_mask, key_padding_mask, is_causal, scores)
-        packed = is_self and self.in_proj_weight is not None and self.bias_k is None and not self.add_zero_attn
-        weights = None
-        if packed and not need_weights:
-            qkv = F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias)  # (batch, tokens, 3 embed_dim)
-            mixed = F.packed_attention(qkv, self.num_heads, mask, self._dropout_p())
+        is_self, is_batched = query is key is value, query.ndim == 3
+        query = self._batch_first(query)  # (batch, queries, embed_dim)
+        key, value = (query, query) if is_self else (self._batch_first(key), self._batch_first(value))
+        mask = self._mask(attn_mask, key_padding_mask, is_causal, query.shape[:2], key.shape[1])
+        appends_keys = self.bias_k is not None or self.add_zero_attn
+        if is_self and self.in_proj_weight is not None and not need_weights and not appends_keys:
+            qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)  # (batch, tokens, 3 embed_dim)
+            mixed, weights = F.packed_attention(qkv, self.num_heads, mask, self._dropout_p()), None
         else:
-            mixed, weights = self._attend(*self._project(inputs), mask, need_weights)
+            mixed, weights = self._attend(*self._project(query, key, value), mask, need_weights)
         out = self.out_proj(mixed)  # (batch, queries, embed_dim)
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
-        if query.ndim == 2:
+        if not is_batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return out if self.batch_first else out.transpose(0, 1), weights
 
@@ -146,22 +145,22 @@ class MultiheadAttention(Module):
     def _dropout_p(self) -> float:
         return self.dropout if self.training else 0.0
 
-    def _project(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        """Query, key and value, each (batch, tokens, embed_dim), of the three inputs or of the one they share."""
-        if self.in_proj_weight is not None and len(inputs) == 1:
-            return F.linear(inputs[0], self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
-        if self.in_proj_weight is not None:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        inputs = inputs if len(inputs) == 3 else inputs * 3
-        return tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value as the heads see them, each (batch, tokens, embed_dim)."""
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if weight is not None and query is key is value:  # one product serves all three
+            q, k, v = F.linear(query, weight, bias).chunk(3, -1)
+            return q, k, v
+        separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = separate if weight is None else weight.chunk(3)
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return q, k, v
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The heads' outputs side by side (batch, queries, embed_dim), and the weights of each head or None."""
+        """The outputs of all heads (batch, queries, embed_dim) and their weights (batch, heads, queries, keys)."""
         batch, keys = key.shape[:2]
         if self.bias_k is not None and self.bias_v is not None:
             key = ops.cat([key, self.bias_k.expand(batch, 1, -1)], 1)
@@ -176,10 +175,10 @@ class MultiheadAttention(Module):
         return mixed, _weights(q, k, mask) if need_weights else None
 
     def _mask(
-        self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, scores: tuple[int, ...]
+        self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, rows: tuple[int, ...], keys: int
     ) -> Tensor | None:
         """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
-        batch, heads, queries, keys = scores
+        (batch, queries), heads = rows, self.num_heads
         if attn_mask is None and is_causal:
             attn_mask = creation.ones(queries, keys, dtype=bool, device=self.out_proj.weight.device).triu(1)
         masks = []
