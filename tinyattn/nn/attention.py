@@ -30,6 +30,13 @@ class MultiheadAttention(Module):
     (tokens, batch, dim). Raises ValueError if embed_dim is not a multiple of num_heads. Vaswani et al. 2017,
     "Attention is all you need". As torch.nn.MultiheadAttention, with its parameter names, shapes and initial
     distributions.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
+        >>> x = ta.randn(3, 5, 8)
+        >>> out, weights = attention(x, x, x)
+        >>> out.shape, weights.shape
+        ((3, 5, 8), (3, 5, 5))
     """
 
     in_proj_weight: Parameter | None
@@ -225,10 +232,17 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention, then a perceptron of each token, each with a residual and a layer norm.
+    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
 
-    norm_first: normalise before them instead of after. activation: "relu", "gelu" or a function of
-    a tensor. The other arguments as in MultiheadAttention. As torch.nn.TransformerEncoderLayer.
+    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
+    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
+    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
+    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> layer(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
     """
 
     def __init__(
@@ -268,7 +282,8 @@ class TransformerEncoderLayer(Module):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """src as the query of MultiheadAttention; the masks are its attn_mask and key_padding_mask."""
+        """Return a tensor of src's shape. src, src_mask and src_key_padding_mask: query, attn_mask and
+        key_padding_mask of MultiheadAttention."""
 
         def attend(x: Tensor) -> Tensor:
             options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
@@ -287,7 +302,12 @@ class TransformerEncoderLayer(Module):
 class TransformerEncoder(Module):
     """num_layers copies of an encoder layer, one after the other, then `norm` if given.
 
-    The copies start equal, as in torch.nn.TransformerEncoder.
+    The copies start with equal parameters. As torch.nn.TransformerEncoder.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
     """
 
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
@@ -309,11 +329,16 @@ class TransformerEncoder(Module):
 
 
 class AdditiveAttentionPooling(Module):
-    """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); a small network weighs.
+    """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); the weights are learned.
 
-    Without hidden_dim a token's score is tanh(x w + b), so that one weight is at most e^2 times
-    another; with it, tanh(x W + b) v, of any size (Bahdanau, Cho and Bengio 2015, "Neural machine
-    translation by jointly learning to align and translate"). The weights are the softmax of the scores.
+    The weights are the softmax of the tokens' scores. Without hidden_dim a token's score is tanh(x w + b), so one
+    weight is at most e^2 times another. With it, the score is tanh(x W + b) v, which is unbounded. Bahdanau, Cho and
+    Bengio 2015, "Neural machine translation by jointly learning to align and translate".
+
+    Example:
+        >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
+        >>> pooled.shape, weights.shape
+        ((3, 8), (3, 5))
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:
@@ -323,20 +348,20 @@ class AdditiveAttentionPooling(Module):
         self.add_module("v", Linear(hidden_dim, 1, bias=False, device=device, dtype=dtype) if hidden_dim else None)
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """How much each token is worth: (..., tokens, embed_dim) -> (..., tokens)."""
-        hidden = F.tanh(self.hidden(tokens))
+        """Score each token: (..., tokens, embed_dim) -> (..., tokens)."""
+        hidden = F.tanh(self.hidden(tokens))  # (..., tokens, hidden_dim or 1)
         return (hidden if self.v is None else self.v(hidden)).squeeze(-1)
 
     def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = False) -> Any:
-        """Returns the mean (..., embed_dim), or with need_weights also the weights (..., tokens).
+        """Return the mean (..., embed_dim), with need_weights also the weights (..., tokens).
 
-        key_padding_mask (..., tokens): True hides a token; where all are hidden, everything is zero.
+        key_padding_mask (..., tokens): True hides a token. If all are hidden, mean and weights are zero.
         """
         hidden = key_padding_mask
         if hidden is not None:
-            tokens = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)  # not even a NaN gets through
+            tokens = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)  # 0 * NaN would be NaN
         scores = self.scores(tokens)
-        if hidden is not None:  # a finite score, for a softmax of nothing but -inf is NaN
+        if hidden is not None:  # a finite score: the softmax of -inf alone is NaN
             scores = scores.masked_fill(hidden, float(np.finfo(scores.dtype).min))
         weights = F.softmax(scores, -1)  # (..., tokens)
         if hidden is not None:
