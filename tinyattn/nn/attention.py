@@ -117,7 +117,7 @@ class MultiheadAttention(Module):
         is_self, is_batched = query is key is value, query.ndim == 3
         query = self._batch_first(query)  # (batch, queries, embed_dim)
         key, value = (query, query) if is_self else (self._batch_first(key), self._batch_first(value))
-        mask = self._mask(attn_mask, key_padding_mask, is_causal, query.shape[:2], key.shape[1])
+        mask = self._mask(query, key, attn_mask, key_padding_mask, is_causal)
         appends_keys = self.bias_k is not None or self.add_zero_attn
         if is_self and self.in_proj_weight is not None and not need_weights and not appends_keys:
             qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)  # (batch, tokens, 3 embed_dim)
@@ -153,7 +153,7 @@ class MultiheadAttention(Module):
         return self.dropout if self.training else 0.0
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value as the heads see them, each (batch, tokens, embed_dim)."""
+        """Project query, key and value to (batch, tokens, embed_dim) each."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if weight is not None and query is key is value:  # one product serves all three
             q, k, v = F.linear(query, weight, bias).chunk(3, -1)
@@ -167,7 +167,7 @@ class MultiheadAttention(Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The outputs of all heads (batch, queries, embed_dim) and their weights (batch, heads, queries, keys)."""
+        """Return the outputs of all heads (batch, queries, embed_dim) and the weights (batch, heads, queries, keys)."""
         batch, keys = key.shape[:2]
         if self.bias_k is not None and self.bias_v is not None:
             key = ops.cat([key, self.bias_k.expand(batch, 1, -1)], 1)
@@ -182,10 +182,10 @@ class MultiheadAttention(Module):
         return mixed, _weights(q, k, mask) if need_weights else None
 
     def _mask(
-        self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, rows: tuple[int, ...], keys: int
+        self, query: Tensor, key: Tensor, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool
     ) -> Tensor | None:
-        """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
-        (batch, queries), heads = rows, self.num_heads
+        """Build one mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
+        batch, queries, keys, heads = *query.shape[:2], key.shape[1], self.num_heads
         if attn_mask is None and is_causal:
             attn_mask = creation.ones(queries, keys, dtype=bool, device=self.out_proj.weight.device).triu(1)
         masks = []
@@ -205,7 +205,7 @@ class MultiheadAttention(Module):
 
 
 def _combined(masks: list[Tensor]) -> Tensor:
-    """All masks as one: True where every bool mask (True hides) shows the key, or the floats' sum."""
+    """Combine masks: True where no bool mask hides the key or, if one of them is a float, the sum to add."""
     if any(mask.dtype.kind not in "bf" for mask in masks):
         raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
     if all(mask.dtype.kind == "b" for mask in masks):
@@ -214,7 +214,7 @@ def _combined(masks: list[Tensor]) -> Tensor:
 
 
 def _as_scores(mask: Tensor) -> Tensor:
-    """What to add to the scores: -inf where a bool mask hides a key."""
+    """Convert a mask to floats to add to the scores: -inf where a bool mask hides a key."""
     if mask.dtype.kind == "f":
         return mask
     return creation.zeros(1, device=mask.device).masked_fill(mask, -float("inf"))

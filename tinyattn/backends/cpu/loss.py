@@ -1,4 +1,4 @@
-"""Kernel of the cross-entropy with class numbers."""
+"""Kernel of the cross-entropy with class numbers, and the one-hot encoding that its gradient needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ Array = Any
 
 
 def cross_entropy(x: Array, target: Array) -> Array:
-    """-log softmax(x)[target], row by row."""
-    rows = np.arange(len(target))
-    return -log_softmax(x, 1)[rows, target]  # (rows, classes) -> (rows,)
+    """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
+    return -log_softmax(x, 1)[np.arange(len(target)), target]
 
 
 def one_hot(target: Array, num_classes: int) -> Array:
-    """Booleans, true in each row at its class: (rows,) -> (rows, classes)."""
+    """Encode class numbers (rows,) as booleans (rows, classes), True at the class."""
     out = np.zeros((len(target), num_classes), bool)
     out[np.arange(len(target)), target] = True
     return out

@@ -1,4 +1,4 @@
-"""Kernels of softmax and its relatives."""
+"""Kernels of softmax, log_softmax and logsumexp."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 Array = Any
 
-# Softmax does not notice a number taken from a whole row: the row's largest, as a rule, but none at all
-# where the sums of exponentials lie between these: none came near overflow, and none that counts is denormal.
+# Subtracting a row's maximum before exp prevents overflow and changes nothing else. Rows whose sum of exponentials lies
+# between these bounds do not need it: no exponential is near overflow, and none that matters is denormal.
 LEAST, SAFE = 1e-3, 1e25
 
 
 def softmax(x: Array, dim: int) -> Array:
-    """exp(x) over its sum along `dim`; shifted by the maximum, so that exp cannot overflow."""
+    """Divide exp(x) by its sum along `dim`; x is shifted by the maximum where exp could overflow."""
     if has_short_rows(x, dim, longest=x.size):  # without a maximum, long rows are twice as fast too
         return _softmax_of_rows(x)
     out = np.asarray(x - _top(x, dim))

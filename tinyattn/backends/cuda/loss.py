@@ -1,4 +1,4 @@
-"""Kernel of the cross-entropy with class numbers."""
+"""Kernel of the cross-entropy with class numbers, and the one-hot encoding that its gradient needs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,13 @@ Array = Any
 
 @in_float32
 def cross_entropy(x: Array, target: Array) -> Array:
-    """-log softmax(x)[target], row by row."""
-    x, target = contiguous(x), _numbers(target)
+    """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
+    x, target = contiguous(x), contiguous(target.astype(np.int64, copy=False))
     losses = cp.empty(len(x), x.dtype)
-    launch_rows("loss", "cross_entropy_forward", [x, target, losses], *x.shape)  # (rows, classes) -> (rows,)
+    launch_rows("loss", "cross_entropy_forward", [x, target, losses], *x.shape)
     return losses
 
 
 def one_hot(target: Array, num_classes: int) -> Array:
-    """Booleans, true in each row at its class: (rows,) -> (rows, classes). A class out of range is true nowhere."""
+    """Encode class numbers (rows,) as booleans (rows, classes), True at the class; one out of range gives no True."""
     return target[:, None] == cp.arange(num_classes)
-
-
-def _numbers(target: Array) -> Array:
-    return contiguous(target.astype(np.int64, copy=False))

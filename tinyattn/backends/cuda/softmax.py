@@ -1,4 +1,4 @@
-"""Kernels of softmax and its relatives."""
+"""Kernels of softmax, log_softmax and logsumexp."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Dim = int | tuple[int, ...] | None
 
 @in_float32
 def softmax(x: Array, dim: int) -> Array:
-    """exp(x) over its sum along `dim`; shifted by the maximum, so that exp cannot overflow."""
+    """Divide exp(x) by its sum along `dim`; x is shifted by the maximum, so that exp cannot overflow."""
     return _along("softmax", x, dim)
 
 
 @in_float32
 def log_softmax(x: Array, dim: int) -> Array:
-    """log(softmax(x)), without overflow or underflow."""
+    """Compute log(softmax(x)) without overflow or underflow."""
     return _along("log_softmax", x, dim)
 
 
@@ -45,7 +45,7 @@ def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
 
 
 def _along(kernel: str, x: Array, dim: int) -> Array:
-    """A kernel of softmax.cu: it has one for contiguous rows (`dim` is the last axis) and one for strided columns."""
+    """Launch a kernel of softmax.cu: for contiguous rows if `dim` is the last axis, else for strided columns."""
     x = contiguous(x)
     out = cp.empty(x.shape, x.dtype)
     if x.size == 0:

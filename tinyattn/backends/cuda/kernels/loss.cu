@@ -1,7 +1,7 @@
 // Cross-entropy with class numbers: x (rows, classes), target (rows).
 #include "exponentials.cuh"
 
-// -log softmax(x)[target]. A target out of range reads nothing and gives NaN; `check_indices` says what it was.
+// -log softmax(x)[target]. A target out of range gives NaN and reads no memory; `check_indices` reports it.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forward(
     const real* x, const Size* target, real* losses, Size rows, Size classes, Size size) {
   Team team = team_of(size);
