@@ -265,25 +265,25 @@ def _theirs(model: Any, where: str, batch: Any, dtype: str = "float32") -> Any:
     layers, heads = len(model.blocks), model.blocks[0].attention.num_heads
     optimizer = torch.optim.AdamW(p.values(), 1e-3, fused=where == "cuda")
 
-    def linear(x: Any, name: str) -> Any:
-        return F.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+    def linear(x: Any, prefix: str) -> Any:
+        return F.linear(x, p[f"{prefix}weight"], p[f"{prefix}bias"])
 
     def norm(x: Any, name: str) -> Any:
         return F.layer_norm(x, x.shape[-1:], p[f"{name}.weight"], p[f"{name}.bias"])
 
     def step(images: Any, labels: Any, update: bool = True) -> Any:
-        x = linear(images.flatten(1)[:, index], "embed") + p["position"]
+        x = linear(images.flatten(1)[:, index], "embed.") + p["position"]
         for i in range(layers):
             q, k, v = (
-                linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attention.qkv")
+                linear(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attention.in_proj_")
                 .unflatten(-1, (3, heads, -1))
                 .permute(2, 0, 3, 1, 4)
             )
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-            x = x + linear(mixed, f"blocks.{i}.attention.proj")
-            hidden = F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1"), approximate="tanh")
-            x = x + linear(hidden, f"blocks.{i}.mlp.fc2")
-        loss = F.cross_entropy(linear(norm(x, "norm").mean(1), "head"), labels)
+            x = x + linear(mixed, f"blocks.{i}.attention.out_proj.")
+            hidden = F.gelu(linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1."), approximate="tanh")
+            x = x + linear(hidden, f"blocks.{i}.mlp.fc2.")
+        loss = F.cross_entropy(linear(norm(x, "norm").mean(1), "head."), labels)
         optimizer.zero_grad()
         loss.backward()
         if update:

@@ -73,7 +73,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/embedding.py embedding_gradient: rows <= _FEW -> rows < _FEW",
         "backends/cpu/embedding.py embedding_gradient: rows <= _FEW -> rows > _FEW",
         "backends/cpu/packed_attention.py _exponentials: total.max() < SAFE -> total.max() <= SAFE",
-        "backends/cpu/softmax.py softmax: has_short_rows(x, dim) -> has_short_rows(x, dim - 1 if isinstance(dim, int) else tuple((d - 1 for d in dim)))",
+        "backends/cpu/softmax.py softmax: has_short_rows(x, dim, longest=x.size) -> has_short_rows(x, dim - 1 if isinstance(dim, int) else tuple((d - 1 for d in dim)), longest=x.size)",
         "backends/cpu/softmax.py _softmax_of_rows: 1 -> 2",
         "backends/cpu/softmax.py _softmax_of_rows: total.max() < SAFE -> total.max() <= SAFE",
         "backends/cpu/sums.py has_short_rows: x.ndim - 1 -> x.ndim + 1",

@@ -338,15 +338,13 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 class TorchBlock(tnn.Module):
     def __init__(self, dim, heads, hidden):
         super().__init__()
-        self.heads = heads
         self.norm1, self.norm2 = tnn.LayerNorm(dim), tnn.LayerNorm(dim)
-        self.attention = tnn.ModuleDict({"qkv": tnn.Linear(dim, 3 * dim), "proj": tnn.Linear(dim, dim)})
+        self.attention = tnn.MultiheadAttention(dim, heads, batch_first=True)
         self.mlp = tnn.ModuleDict({"fc1": tnn.Linear(dim, hidden), "fc2": tnn.Linear(hidden, dim)})
 
     def forward(self, x):
-        qkv = self.attention["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = tnn.functional.scaled_dot_product_attention(*qkv)  # (batch, heads, tokens, head_dim)
-        x = x + self.attention["proj"](mixed.transpose(1, 2).flatten(2))
+        normal = self.norm1(x)
+        x = x + self.attention(normal, normal, normal, need_weights=False)[0]
         return x + self.mlp["fc2"](tnn.functional.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
 
 

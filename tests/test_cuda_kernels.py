@@ -126,19 +126,6 @@ def test_softmax_of_what_is_not_finite(which, turned):
     compare("logsumexp", x, dim)
 
 
-@covers(
-    "softmax_backward_rows", "log_softmax_backward_rows", "softmax_backward_columns", "log_softmax_backward_columns"
-)
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("shape", "dim"), ROWS + COLUMNS)
-def test_softmax_backward(shape, dim, dtype):
-    g, x = random(*shape, dtype=dtype), random(*shape, seed=1, dtype=dtype)
-    out = cpu.softmax(x, dim)
-    compare("softmax_backward", g, out, dim)
-    out = cpu.log_softmax(x, dim)
-    compare("log_softmax_backward", g, out, dim, factor=2)
-
-
 def test_logsumexp_of_several_axes():
     x = random(2, 3, 4, 5)
     for dim in ((0, 2), (1, 3), None, (0, 1, 2, 3), -2):
@@ -219,15 +206,15 @@ def test_gelu_of_a_slice_that_no_four_neighbours_fit():
 # --- losses ---
 
 
-@covers("cross_entropy_forward", "cross_entropy_backward")
+@covers("cross_entropy_forward")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("rows", "classes"), MATRICES)
 def test_cross_entropy(rows, classes, dtype):
-    x, g = random(rows, classes, dtype=dtype) * 4, random(rows, dtype=dtype)
+    x = random(rows, classes, dtype=dtype) * 4
     target = np.random.default_rng(0).integers(0, classes, rows)
     compare("cross_entropy", x, target)
     compare("cross_entropy", x, target.astype(np.int32))
-    compare("cross_entropy_gradient", g, x, target)
+    np.testing.assert_array_equal(gpu.one_hot(on_gpu(target), classes).get(), cpu.one_hot(target, classes))
 
 
 def test_a_class_out_of_range_reads_nothing():
@@ -235,7 +222,7 @@ def test_a_class_out_of_range_reads_nothing():
     target = np.array([0, -1, 3, 1 << 40])
     losses = gpu.cross_entropy(on_gpu(x), on_gpu(target)).get()
     assert np.isfinite(losses).tolist() == [True, False, False, False]
-    assert np.isfinite(gpu.cross_entropy_gradient(on_gpu(x[:, 0]), on_gpu(x), on_gpu(target)).get()).all()
+    assert gpu.one_hot(on_gpu(target), 3).get().sum(1).tolist() == [1, 0, 0, 0]
 
 
 # --- embedding ---

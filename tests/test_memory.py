@@ -215,8 +215,9 @@ def test_memory_ledger_names_the_module_of_attention_scores():
         qkv = only(m.saved, module=e.module, operation="packed_attention", name="qkv")
         assert qkv.bytes == 3 * 64 * 49 * 64 * 4
     assert m.at_peak("module")["blocks.0.attention"] == sum(
-        only(m.saved, module="blocks.0.attention", operation="packed_attention", name=name).bytes
-        for name in ("e", "share", "qkv", "out")
+        only(m.saved, module="blocks.0.attention", operation=operation, name=name).bytes
+        for operation, names in {"linear": ["x"], "packed_attention": ["e", "share", "qkv", "out"]}.items()
+        for name in names
     )
     assert {row.module for row in m.saved} >= {"embed", "blocks.0.norm1", "blocks.1.mlp.fc2", "norm", "head"}
 

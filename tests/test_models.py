@@ -30,7 +30,7 @@ def labels(batch, classes=10):
 # --- the article's numbers, corrected (docs/article.md) ---
 
 
-def test_the_articles_softmax_example():
+def test_softmax_gives_the_articles_example():
     z = ta.tensor([2.3, 1.1, 0.7], dtype=F64)
     np.testing.assert_allclose(ta.exp(z).numpy(), [9.9742, 3.0042, 2.0138], atol=5e-5)
     assert ta.exp(z).sum().item() == pytest.approx(14.9921, abs=5e-5)
@@ -49,7 +49,7 @@ def test_softmax_of_large_scores_does_not_overflow():
         np.testing.assert_allclose(g.numpy(), [0.19661193, -0.19661193], rtol=1e-5)
 
 
-def test_the_articles_attention_example():
+def test_attention_gives_the_articles_example():
     """A query meets five keys: five scores, and equal weights only where the scores are equal."""
     e = ta.tensor(np.eye(3)[[0, 1, 2, 2, 2]])  # (tokens, dim)
     query = ta.ones(1, 3, dtype=F64)
@@ -84,7 +84,7 @@ def spelled_out(model, images, score):
 
 
 @pytest.mark.parametrize("score", ["additive", "dot", "scaled_dot", "multihead"])
-def test_attention_model_is_what_it_says(score):
+def test_attention_model_equals_its_definition_in_torch(score):
     ta.manual_seed(0)
     model = AttentionModel(10, 12, 4, score=score, num_heads=3, image_size=9).double()
     images, target = pictures(5, 9), labels(5, 4)
@@ -99,7 +99,7 @@ def test_attention_model_is_what_it_says(score):
         )
 
 
-def test_attention_model_of_the_article():
+def test_attention_model_has_the_articles_parameters():
     model = AttentionModel(10, 64, 10)
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
         "position": (784, 64), "embedding.weight": (10, 64), "attention.hidden.weight": (1, 64),
@@ -113,7 +113,7 @@ def test_attention_model_of_the_article():
 
 
 @pytest.mark.parametrize("score", ["additive", "multihead"])
-def test_attention_model_maps(score):
+def test_attention_model_maps_sum_to_one(score):
     model, images = AttentionModel(10, 8, 4, score=score), pictures(3)
     (maps,) = model.attention_maps(images)
     assert maps.shape == (3, 4 if score == "multihead" else 1, 28, 28)
@@ -123,7 +123,7 @@ def test_attention_model_maps(score):
 
 
 @pytest.mark.parametrize("input_dim", [2, 5, 10, 256])
-def test_quantisation_is_to_the_nearest_level(input_dim):
+def test_quantize_rounds_to_the_nearest_level(input_dim):
     model = AttentionModel(input_dim, 4, 2, image_size=16)
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     levels = model.quantize(every).numpy()
@@ -145,7 +145,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_images_come_in_many_forms(name):
+def test_models_take_images_in_any_form(name):
     model, images = MODELS[name](), pictures(2)
     expected = model(images).detach().numpy()
     for shape in SHAPES:
@@ -175,7 +175,7 @@ def test_images_come_in_many_forms(name):
         (lambda: AttentionClassifier(patch_size=30), ValueError, "do not cover"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named(act, error, message):
+def test_models_refuse_wrong_arguments(act, error, message):
     with pytest.raises(error, match=message):
         act()
 
@@ -186,16 +186,14 @@ def test_mistakes_are_named(act, error, message):
 class TorchBlock(torch.nn.Module):
     def __init__(self, dim, heads, mlp_dim):
         super().__init__()
-        self.heads = heads
         self.norm1, self.norm2 = torch.nn.LayerNorm(dim), torch.nn.LayerNorm(dim)
-        self.attention, self.mlp = torch.nn.Module(), torch.nn.Module()
-        self.attention.qkv, self.attention.proj = torch.nn.Linear(dim, 3 * dim), torch.nn.Linear(dim, dim)
+        self.attention, self.mlp = torch.nn.MultiheadAttention(dim, heads, batch_first=True), torch.nn.Module()
         self.mlp.fc1, self.mlp.fc2 = torch.nn.Linear(dim, mlp_dim), torch.nn.Linear(mlp_dim, dim)
 
     def forward(self, x):
-        q, k, v = self.attention.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        self.weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
-        x = x + self.attention.proj((self.weights @ v).transpose(1, 2).flatten(2))
+        normal = self.norm1(x)
+        attended, self.weights = self.attention(normal, normal, normal, average_attn_weights=False)
+        x = x + attended
         return x + self.mlp.fc2(TF.gelu(self.mlp.fc1(self.norm2(x)), approximate="tanh"))
 
 
@@ -259,7 +257,7 @@ def twins(options):
 
 
 @pytest.mark.parametrize("row", CONFIGURATIONS)
-def test_classifier_is_its_twin(row):
+def test_classifier_equals_its_torch_twin(row):
     ta.manual_seed(0)
     ours, theirs = twins(CONFIGURATIONS[row])
     images = pictures(3, ours.image_size) / 255.0
@@ -279,25 +277,40 @@ def test_classifier_is_its_twin(row):
 
 
 @pytest.mark.parametrize(("options", "parameters"), [({}, 104_970), (RECIPE, 85_579)])
-def test_number_of_parameters(options, parameters):
+def test_classifier_has_the_stated_parameters(options, parameters):
     assert sum(p.numel() for p in AttentionClassifier(**options).parameters()) == parameters
 
 
-def test_names_are_plain():
+def test_classifier_state_dict_names():
     assert repr(AttentionClassifier()).startswith(
         "AttentionClassifier(\n  image_size=28, tokens=49\n  (embed): Linear("
     )
     assert list(AttentionClassifier(num_layers=1).state_dict()) == [
         "position", "embed.weight", "embed.bias", "blocks.0.norm1.weight", "blocks.0.norm1.bias",
-        "blocks.0.attention.qkv.weight", "blocks.0.attention.qkv.bias", "blocks.0.attention.proj.weight",
-        "blocks.0.attention.proj.bias", "blocks.0.norm2.weight", "blocks.0.norm2.bias", "blocks.0.mlp.fc1.weight",
+        "blocks.0.attention.in_proj_weight", "blocks.0.attention.in_proj_bias", "blocks.0.attention.out_proj.weight",
+        "blocks.0.attention.out_proj.bias", "blocks.0.norm2.weight", "blocks.0.norm2.bias", "blocks.0.mlp.fc1.weight",
         "blocks.0.mlp.fc1.bias", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.fc2.bias", "norm.weight", "norm.bias",
         "head.weight", "head.bias",
     ]  # fmt: skip
 
 
+def test_classifier_loads_older_files():
+    """Attention was two linear layers, qkv and proj, before it was nn.MultiheadAttention."""
+    model, other = AttentionClassifier(), AttentionClassifier()
+    older = {
+        name.replace("in_proj_", "qkv.").replace("out_proj", "proj"): value
+        for name, value in other.state_dict().items()
+    }
+    assert {"blocks.1.attention.qkv.bias", "blocks.1.attention.proj.weight"} < set(older)
+    assert not any(model.load_state_dict(older))
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(TypeError, match="expected a mapping"):
+        model.load_state_dict([])
+
+
 @pytest.mark.parametrize("options", [{}, {**RECIPE, "num_layers": 1}])
-def test_a_hundred_steps_beside_pytorch(options):
+def test_classifier_trains_as_in_torch(options):
     """Same start, same batches, Adam: every parameter within 1e-9 of PyTorch's at the end."""
     ta.manual_seed(0)
     ours, theirs = twins(options)
@@ -323,7 +336,7 @@ def test_a_hundred_steps_beside_pytorch(options):
 
 
 @pytest.mark.parametrize("row", ["default", "recipe", "overlap"])
-def test_where_it_looked(row):
+def test_where_it_looked_sums_to_one_without_dropout(row):
     model = AttentionClassifier(**CONFIGURATIONS[row], dropout=0.5)
     images = pictures(2)
     state = ta.default_generator.get_state()
@@ -349,14 +362,14 @@ def test_where_it_looked_follows_the_patches():
     np.testing.assert_allclose(shares, expected, atol=1e-6)
 
 
-def test_dropout_in_training_only():
+def test_classifier_drops_out_in_training_only():
     model, images = AttentionClassifier(dropout=0.5), pictures(2)
     assert (model(images).detach().numpy() != model(images).detach().numpy()).any()
     model.eval()
     np.testing.assert_array_equal(model(images).detach().numpy(), model(images).detach().numpy())
 
 
-def test_one_seed_one_model():
+def test_classifier_training_repeats_with_one_seed():
     def train():
         ta.manual_seed(7)
         model = AttentionClassifier(hidden_dim=16, mlp_dim=16, dropout=0.1)
@@ -384,7 +397,7 @@ LEARNERS = {
 
 
 @pytest.mark.parametrize("row", LEARNERS)
-def test_they_learn_small_digits(row):
+def test_models_learn_small_digits(row):
     """Scikit-learn's 8 x 8 digits: 1,297 to learn from, 500 by other hands to know (guessing: 0.1)."""
     datasets = pytest.importorskip("sklearn.datasets")
     digits = datasets.load_digits()

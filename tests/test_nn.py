@@ -128,7 +128,7 @@ ROWS = [*LAYERS, *((name, (), options, inputs) for name, options, inputs in LOSS
 
 
 @pytest.mark.parametrize(("name", "args", "options", "inputs"), ROWS, ids=lambda x: x if isinstance(x, str) else None)
-def test_layer_is_torchs(name, args, options, inputs):
+def test_layer_equals_torchs(name, args, options, inputs):
     theirs = getattr(torch.nn, name)(*args, **options).double()
     ours = getattr(nn, name)(*args, **to_ours(options)).double()
     compare(copied(ours, theirs), theirs, *inputs)
@@ -149,7 +149,7 @@ def test_layer_is_torchs(name, args, options, inputs):
         lambda n: n.CrossEntropyLoss(),
     ],
 )  # fmt: skip
-def test_repr_is_torchs(make):
+def test_layer_repr_equals_torchs(make):
     assert repr(make(nn)) == repr(make(torch.nn))
 
 
@@ -190,6 +190,13 @@ ATTENTIONS = {  # constructor, forward, self-attention?
     "mask of each head": ({"batch_first": True}, {"attn_mask": PER_HEAD, "need_weights": False}, False),
     "both masks": ({}, {"attn_mask": PER_HEAD, "key_padding_mask": HIDDEN}, False),
     "causal": ({}, {"attn_mask": CAUSAL, "is_causal": True, "need_weights": False}, True),
+    "self, no weights": ({}, {"need_weights": False}, True),
+    "self, no weights, batch first": ({"batch_first": True}, {"need_weights": False}, True),
+    "self, no weights, no bias, zero_attn": ({"bias": False, "add_zero_attn": True}, {"need_weights": False}, True),
+    "self, no weights, bias_kv": ({"add_bias_kv": True}, {"need_weights": False}, True),
+    "self, no weights, masks": (
+        {}, {"attn_mask": PER_HEAD[..., 1:], "key_padding_mask": HIDDEN[:, 1:], "need_weights": False}, True,
+    ),
 }  # fmt: skip
 
 
@@ -201,7 +208,7 @@ def attention_inputs(options, alone):
 
 
 @pytest.mark.parametrize("row", ATTENTIONS)
-def test_multihead_attention_is_torchs(row):
+def test_multihead_attention_equals_torchs(row):
     options, forward, alone = ATTENTIONS[row]
     theirs = torch.nn.MultiheadAttention(E, H, **options).double()
     for bias in (theirs.in_proj_bias, theirs.out_proj.bias):
@@ -232,7 +239,7 @@ def test_multihead_attention_without_batch(weights):
     compare(ours, theirs, randn(T, E), randn(S, E), randn(S, E, seed=1), **options)
 
 
-def test_causal_needs_no_mask_here():
+def test_multihead_attention_is_causal_without_a_mask():
     attention = nn.MultiheadAttention(E, H)
     assert f"embed_dim={E}, num_heads={H}" in repr(attention)
     x = ta.randn(T, 1, E)
@@ -241,7 +248,7 @@ def test_causal_needs_no_mask_here():
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient(need_weights):
+def test_attention_of_a_fully_masked_query_is_zero(need_weights):
     attention = nn.MultiheadAttention(E, H, bias=False, batch_first=True)
     x = ta.randn(2, T, E, requires_grad=True)
     hidden = ta.tensor([[True] * T, [False] * T])
@@ -256,7 +263,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_no_gradient(need_weights):
     assert all(np.isfinite(p.grad.cpu().numpy()).all() for p in attention.parameters())
 
 
-def test_nan_behind_the_padding_mask_stays_there():
+def test_attention_ignores_nan_behind_a_padding_mask():
     attention = nn.MultiheadAttention(E, H, batch_first=True)
     q, kv = ta.randn(1, T, E), ta.randn(1, S, E)
     hidden = ta.tensor([[False] * (S - 1) + [True]])
@@ -267,7 +274,7 @@ def test_nan_behind_the_padding_mask_stays_there():
     assert np.isfinite(weights.cpu().numpy()).all()
 
 
-def test_dropout_of_attention_acts_in_training_only():
+def test_attention_drops_out_in_training_only():
     attention = nn.MultiheadAttention(E, H, dropout=0.5)
     x = ta.randn(T, 1, E)
     first, second = attention(x, x, x)[0], attention(x, x, x)[0]
@@ -288,7 +295,7 @@ def test_dropout_of_attention_acts_in_training_only():
         (lambda: nn.TransformerEncoderLayer(8, 2, activation="swish"), "expected 'relu', 'gelu' or a function"),
     ],
 )  # fmt: skip
-def test_attention_refuses(act, message):
+def test_attention_refuses_wrong_shapes(act, message):
     with pytest.raises(ValueError, match=message):
         act()
 
@@ -310,7 +317,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("row", ENCODERS)
-def test_encoder_layer_is_torchs(row):
+def test_encoder_layer_equals_torchs(row):
     options, forward = ENCODERS[row]
     options = {"dim_feedforward": 16, "dropout": 0.0, **options}
     theirs_options = {**options}
@@ -322,7 +329,7 @@ def test_encoder_layer_is_torchs(row):
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_linear_gelu_is_torchs_linear_and_gelu(approximate):
+def test_linear_gelu_equals_torchs_linear_then_gelu(approximate):
     theirs = torch.nn.Linear(E, 5).double()
     ours = copied(nn.LinearGELU(E, 5, approximate=approximate).double(), theirs)
     assert repr(ours) == f"LinearGELU(in_features={E}, out_features=5, bias=True, approximate='{approximate}')"
@@ -335,7 +342,7 @@ def test_linear_gelu_is_torchs_linear_and_gelu(approximate):
         nn.LinearGELU(E, 5, approximate="fast")(ta.ones(2, E, dtype=ta.float64))
 
 
-def test_encoder_is_torchs():
+def test_encoder_equals_torchs():
     theirs = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(E, H, 16, 0.0), 3, torch.nn.LayerNorm(E), enable_nested_tensor=False
     ).double()
@@ -366,7 +373,7 @@ class TorchPooling(torch.nn.Module):
 
 @pytest.mark.parametrize("hidden", [None, 1, 6])
 @pytest.mark.parametrize("mask", [None, HIDDEN])
-def test_additive_pooling(hidden, mask):
+def test_additive_pooling_equals_its_formula(hidden, mask):
     theirs = TorchPooling(E, hidden).double()
     ours = copied(nn.AdditiveAttentionPooling(E, hidden).double(), theirs)
     compare(ours, theirs, randn(B, S, E), key_padding_mask=mask, need_weights=True)
@@ -374,7 +381,7 @@ def test_additive_pooling(hidden, mask):
     assert f"embed_dim={E}, hidden_dim={hidden}" in repr(ours)
 
 
-def test_additive_pooling_of_nothing_is_zero():
+def test_additive_pooling_of_hidden_tokens_is_zero():
     pooling = nn.AdditiveAttentionPooling(E)
     x = ta.tensor(np.array([[[math.nan] * E] * 2, [[1.0] * E] * 2], dtype="float32"), requires_grad=True)
     pooled, weights = pooling(x, ta.tensor([[True, True], [False, True]]), need_weights=True)
@@ -414,7 +421,7 @@ BIG = {
 
 
 @pytest.mark.parametrize("row", BIG)
-def test_first_values_are_distributed_as_torchs(row):
+def test_initial_parameters_are_distributed_as_torchs(row):
     ta.manual_seed(0)
     torch.manual_seed(0)
     ours, theirs = BIG[row](nn), BIG[row](torch.nn)
@@ -474,7 +481,7 @@ def test_init_takes_a_generator():
 
 
 @pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d"])
-def test_gains_are_torchs(name):
+def test_calculate_gain_equals_torchs(name):
     assert nn.init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
     assert nn.init.calculate_gain("leaky_relu", 0.3) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.3))
 
@@ -491,6 +498,6 @@ def test_gains_are_torchs(name):
         (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean', 'sum' or 'none'"),
     ],
 )
-def test_bad_arguments_are_named(act, message):
+def test_layers_refuse_wrong_arguments(act, message):
     with pytest.raises(ValueError, match=message):
         act()

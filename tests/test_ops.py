@@ -420,11 +420,12 @@ def test_sums_of_many_short_rows_of_other_kinds(dtype):
     compare(ta.sum, torch.sum, ((x(70, 5).detach() * 100).to(torch.int64).to(dtype),), {"dim": -1})
 
 
+@pytest.mark.parametrize("width", [5, 300])
 @pytest.mark.parametrize("scale", [1, 30, 1000, np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_softmax_of_many_short_rows(dtype, scale, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)  # the large numbers are in the first block, the small in others
-    a = x(2, 60, 5, dtype=dtype).detach()
+def test_softmax_of_many_rows(dtype, scale, width, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 20 * width)  # the large numbers are in the first block, the small in others
+    a = x(2, 60, width, dtype=dtype).detach()
     a[0, 3] = abs(a[0, 3]) * scale
     a[0, 24] = -1000
     a[0, 45] = -np.inf

@@ -57,9 +57,11 @@ def forward_by_hand(model, image, layer, change):
     """The classifier once more, with `change` added to the weights of one layer (2: the pooling)."""
     x = model.tokens(image)
     for i, block in enumerate(model.blocks):
-        q, k, v = ops.split_heads(block.attention.qkv(block.norm1(x)), block.attention.num_heads)
+        attention = block.attention
+        qkv = F.linear(block.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = ops.split_heads(qkv, attention.num_heads)
         weights = ops.attention_weights(q, k) + (change if i == layer else 0)
-        x = x + block.attention.proj((weights @ v).transpose(1, 2).flatten(2))
+        x = x + attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
     x = model.norm(x)
     weights = F.softmax(model.pool.scores(x), -1) + (change if layer == 2 else 0)

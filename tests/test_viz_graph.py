@@ -385,10 +385,9 @@ def test_graph_of_various_failures(f, op, slots):
 def test_graph_nests_modules_and_collapses_blocks():
     picture = classifier(12)
     boxes = {b.path: b for b in picture.trace.boxes if b.kind == "module"}
-    chain_of = [
-        picture.trace.boxes[i].path for i in fold.chain(picture.trace.boxes, boxes["blocks.3.attention.qkv"].index)
-    ]
-    assert chain_of == ["", "", "blocks.3", "blocks.3.attention", "blocks.3.attention.qkv"]  # "": the model, the repeat
+    path, trace = "blocks.3.attention.out_proj", picture.trace
+    chain_of = [trace.boxes[i].path for i in fold.chain(trace.boxes, boxes[path].index)]
+    assert chain_of == ["", "", "blocks.3", "blocks.3.attention", path]  # "": the model, the repeat
     (group,) = [b for b in picture.trace.boxes if b.kind == "repeat"]
     assert group.name == "blocks.0–11" and len(group.members) == 12
     assert len({len(m) for m in group.members}) == 1

@@ -228,7 +228,7 @@ def test_graph_page_folds_by_click_and_key(show):
 def test_graph_page_search_unfolds_hits(show):
     page = show(classifier(12))
     page.press("/")
-    page.write("blocks.7.attention.qkv")
+    page.write("blocks.7.attention.out_proj")
     assert page.text("#found") == "3 found"
     assert page.run("document.querySelectorAll('.item.hit').length") == 1  # the pile of blocks that it is folded into
     page.press("Enter")
@@ -236,7 +236,7 @@ def test_graph_page_search_unfolds_hits(show):
     assert page.run("document.querySelector('.item.hit .name').textContent") in ("linear", "weight", "bias"), page.text(
         ".item.hit"
     )
-    assert "blocks.7.attention.qkv" in page.text("#panel .path")
+    assert "blocks.7.attention.out_proj" in page.text("#panel .path")
     page.press("Enter", modifiers=SHIFT)
     assert page.text("#found") == "3 of 3"
     page.press("Escape")

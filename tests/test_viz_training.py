@@ -125,8 +125,8 @@ def test_layer_stats_name_modules_and_skip_frozen(tmp_path):
     optimizer = optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     file = tmp_path / "layers.csv"
     stats = train.LayerStats(model, optimizer, file=file)
-    assert list(stats.layers) == ["position", "embed", "blocks.0.norm1", "blocks.0.attention.qkv",
-                                  "blocks.0.attention.proj", "blocks.0.norm2", "norm", "head"]  # fmt: skip
+    assert list(stats.layers) == ["position", "embed", "blocks.0.norm1", "blocks.0.attention",
+                                  "blocks.0.attention.out_proj", "blocks.0.norm2", "norm", "head"]  # fmt: skip
     stats.step()  # without any gradient
     assert {row["gradient_norm"] for row in stats.rows} == {0.0}
     train.LayerStats(model, optimizer, file=file, every=50, steps=100).step()  # a run that goes on

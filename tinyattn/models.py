@@ -1,16 +1,18 @@
-"""The two models: the article's, made to work, and a small vision transformer."""
+"""The two models: the article's, corrected, and a small vision transformer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tinyattn import nn, ops
+from tinyattn import nn, ops, random
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
+from tinyattn.nn.module import LoadResult
 from tinyattn.ops import creation
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
@@ -22,16 +24,22 @@ __all__ = ["AttentionClassifier", "AttentionModel"]
 
 
 class AttentionModel(nn.Module):
-    """Every pixel a token, a softmax to weigh them, one linear layer on their weighted mean.
+    """Weigh all pixels by one softmax, and classify their weighted mean by one linear layer.
 
-    The model of the article's chapter 5 with its mistakes repaired (docs/article.md). A pixel's
-    token is the vector of its intensity, one of input_dim levels, plus the vector of its place; the
-    scores of the classes come from the normalised weighted mean. A token depends on nothing else, so
-    all there are, input_dim x pixels, are scored once a batch and looked up.
+    The model of the article's chapter 5, corrected (docs/article.md). A pixel's token is the embedding of its
+    intensity, one of input_dim levels, plus the embedding of its position; the class scores come from the normalised
+    weighted mean. A token depends only on level and position: the input_dim x pixels possible tokens are scored once
+    a batch, in a look-up table.
 
-    score: "additive" is tanh(x w + b), the article's; "dot" is q . (x W), with a learned query;
-        "scaled_dot" divides that by sqrt(embed_dim); "multihead" does it num_heads times, each head
-        weighing embed_dim / num_heads of the features. Never pixel against pixel.
+    score: how a token x is scored. "additive": tanh(x w + b), the article's. "dot": q . (x W), with a learned query.
+        "scaled_dot": the same, divided by sqrt(embed_dim). "multihead": num_heads scaled queries, each of which
+        weighs embed_dim / num_heads of the features. No pixel is scored against another.
+    Raises ValueError for an unknown score, an input_dim below 2, or an embed_dim that num_heads does not divide.
+
+    Example:
+        >>> model = ta.models.AttentionModel(input_dim=10, embed_dim=16, num_classes=10)
+        >>> model(ta.rand(2, 28, 28)).shape
+        (2, 10)
     """
 
     def __init__(
@@ -46,20 +54,20 @@ class AttentionModel(nn.Module):
     ) -> None:
         super().__init__()
         if input_dim < 2:
-            raise ValueError(f"input_dim={input_dim}: intensities need at least 2 levels to differ")
+            raise ValueError(f"input_dim={input_dim}; expected at least 2 levels of intensity")
         self.input_dim, self.image_size = input_dim, image_size
         self.embedding = nn.Embedding(input_dim, embed_dim)
         self.position = nn.Parameter(creation.empty(image_size**2, embed_dim))  # (pixels, embed_dim)
         self.attention = _scoring(score, embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
         self.fc = nn.Linear(embed_dim, num_classes)
-        # A mean of hundreds of vectors of size 1 is nearly the same for every image: start small
-        # and let the layer norm enlarge what differs.
+        # The mean of hundreds of vectors of size 1 is nearly the same for every image. Small initial vectors let the
+        # layer norm amplify the differences.
         init.normal_(self.embedding.weight, std=0.02)
         init.normal_(self.position, std=0.02)
 
     def forward(self, images: Any) -> Tensor:
-        """Scores of the classes (batch, num_classes).
+        """Return the class scores (batch, num_classes).
 
         images: uint8 0..255 or float 0..1, of shape (batch, size, size), (batch, 1, size, size) or
         (batch, size * size).
@@ -67,21 +75,21 @@ class AttentionModel(nn.Module):
         levels = self.quantize(images)  # (batch, pixels)
         weights = self._weights(levels)  # (heads, batch, pixels)
         heads = weights.shape[0]
-        # sum_i weight_i (embedding[level_i] + position_i), without writing out a vector for each pixel:
-        # the embeddings by the weight that falls on each level, the positions by their own weight
-        is_level = F.embedding(
-            levels, creation.eye(self.input_dim, dtype=weights.dtype, device=weights.device)
-        )  # (batch, pixels, levels)
+        # sum_i weight_i (embedding[level_i] + position_i), without a vector for each pixel: the embeddings times the
+        # summed weight of each level, plus the positions times their own weights
+        one_hot = creation.eye(self.input_dim, dtype=weights.dtype, device=weights.device)
+        is_level = F.embedding(levels, one_hot)  # (batch, pixels, levels)
         on_levels = weights.transpose(0, 1) @ is_level  # (batch, heads, levels)
-        mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)
+        mean = on_levels.transpose(0, 1) @ _by_head(self.embedding.weight, heads)  # (heads, batch, embed_dim / heads)
         mean = mean + weights @ _by_head(self.position, heads)  # (heads, batch, embed_dim / heads)
         mean = mean.transpose(0, 1).flatten(1)  # (batch, embed_dim)
         return self.fc(self.norm(mean))
 
     def quantize(self, images: Any) -> Tensor:
-        """The nearest of input_dim evenly spaced levels for each pixel: int64 (batch, pixels).
+        """Round each pixel to the nearest of input_dim evenly spaced levels: int64 (batch, pixels).
 
-        Whether the pixels lie in 0..1 is looked up, unless they are uint8; on a GPU that means to wait for it.
+        Float pixels are checked to lie in 0..1, which synchronises a GPU; uint8 is not checked. Raises ValueError for
+        pixels outside.
         """
         pixels = _images(images, self.image_size).flatten(1)  # (batch, pixels)
         if pixels.numel() and getattr(images, "dtype", None) != np.uint8:
@@ -93,7 +101,7 @@ class AttentionModel(nn.Module):
         return (pixels * (self.input_dim - 1) + 0.5).long()
 
     def _weights(self, levels: Tensor) -> Tensor:
-        """How much each pixel counts: (heads, batch, pixels), each row summing to 1."""
+        """Return the weights of the pixels: (heads, batch, pixels), each row summing to 1."""
         tokens = self.embedding.weight.unsqueeze(1) + self.position  # (levels, pixels, embed_dim)
         table = self.attention.scores(tokens).reshape(-1, *tokens.shape[:2])  # (heads, levels, pixels)
         scores = table[:, levels, creation.arange(levels.shape[1], device=levels.device)]  # (heads, batch, pixels)
@@ -101,12 +109,12 @@ class AttentionModel(nn.Module):
 
     @no_grad()
     def attention_maps(self, images: Any) -> list[Tensor]:
-        """The weights as pictures, one tensor (batch, heads, size, size). For looking, not training."""
+        """Return the weights as images, one tensor (batch, heads, size, size); not differentiable."""
         weights = self._weights(self.quantize(images)).transpose(0, 1)
         return [weights.reshape(*weights.shape[:2], self.image_size, self.image_size)]
 
     def where_it_looked(self, images: Any) -> Tensor:
-        """The share of each pixel in the answer, the mean over the heads: (batch, size, size)."""
+        """Return the weight of each pixel, averaged over the heads: (batch, size, size)."""
         return self.attention_maps(images)[0].mean(1)
 
     def extra_repr(self) -> str:
@@ -114,7 +122,7 @@ class AttentionModel(nn.Module):
 
 
 class LearnedQueries(nn.Module):
-    """Scores tokens by num_heads learned queries: q_h . (x W)_h, scaled by 1 / sqrt(head_dim) or not."""
+    """Score tokens by num_heads learned queries: q_h . (x W)_h, divided by sqrt(head_dim) if `scaled`."""
 
     def __init__(self, embed_dim: int, num_heads: int = 1, scaled: bool = True) -> None:
         super().__init__()
@@ -126,9 +134,9 @@ class LearnedQueries(nn.Module):
         init.normal_(self.query)
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """(levels, pixels, embed_dim) -> (heads, levels, pixels)"""
+        """Score (levels, pixels, embed_dim) by each head: (heads, levels, pixels)."""
         heads, head_dim = self.query.shape
-        keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)
+        keys = self.key(tokens).reshape(*tokens.shape[:2], heads, head_dim)  # (levels, pixels, heads, head_dim)
         scores: Any = ops.einsum("lphd,hd->hlp", keys, self.query) * self.scale
         return scores
 
@@ -146,28 +154,15 @@ def _scoring(score: str, embed_dim: int, num_heads: int) -> nn.Module:
 
 
 def _by_head(vectors: Tensor, heads: int) -> Tensor:
-    """(rows, dim) -> (heads, rows, dim / heads): the features that each head weighs."""
+    """Split the features among the heads: (rows, dim) -> (heads, rows, dim / heads)."""
     return vectors.reshape(len(vectors), heads, -1).transpose(0, 1)
 
 
 # --- the vision transformer ---
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with one projection for query, key and value together."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.packed_attention(self.qkv(x), self.num_heads))
-
-
 class MLP(nn.Module):
-    """Two linear layers with a GELU (tanh form) between them, on each token alone."""
+    """Two linear layers with a GELU (tanh form) between them, applied to each token."""
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
         super().__init__()
@@ -179,30 +174,49 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each on the normalised tokens and added to them (pre-norm)."""
+    """Self-attention, then an MLP, each on the normalised tokens and added to them (pre-norm)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, num_heads)
+        self.attention = _self_attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, mlp_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.norm1(x)))
+        normal = self.norm1(x)  # (batch, tokens, dim)
+        attended, _ = self.attention(normal, normal, normal, need_weights=False)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+def _self_attention(dim: int, num_heads: int) -> nn.MultiheadAttention:
+    """Make a MultiheadAttention whose projections are initialised as nn.Linear initialises them."""
+    generator = random.generator_for(None)
+    start = generator.bookmark()
+    attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+    generator.go_to(start)  # its own initialisation is replaced, and leaves the random stream where it was
+    projection = nn.Linear(dim, 3 * dim)  # of query, key and value
+    attention.in_proj_weight, attention.in_proj_bias = projection.weight, projection.bias
+    attention.out_proj.reset_parameters()
+    return attention
 
 
 class AttentionClassifier(nn.Module):
     """A small vision transformer: patches as tokens, pre-norm blocks, pooling, one linear layer.
 
-    Argument names as torchvision's VisionTransformer; hidden_dim is the size of a token. dropout: of
-    the tokens and of what each block adds to them. pooling: "mean" of the tokens or "attention",
-    their mean by AdditiveAttentionPooling. patch_stride: from one patch to the next (patch_size
-    unless given: no overlap). patch_padding: zeros around the image. stem_dim: embed patches by an
-    MLP with this hidden size instead of one linear layer. Raises ValueError for patches that do not
-    cover the image. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+    Argument names as torchvision's VisionTransformer; hidden_dim is the size of a token. dropout: applied to the
+    tokens and to the output of attention and MLP in each block. pooling: "mean" of the tokens, or "attention" for
+    AdditiveAttentionPooling. patch_stride: pixels from one patch to the next (patch_size unless given: no overlap).
+    patch_padding: zeros around the image, in pixels. stem_dim: embed patches by an MLP with this hidden size instead
+    of one linear layer. Raises ValueError for patches that do not cover the image, for a hidden_dim that num_heads
+    does not divide, and for an unknown pooling. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+
+    Example:
+        >>> model = ta.models.AttentionClassifier(image_size=28, patch_size=4, num_layers=2)
+        >>> model(ta.rand(2, 28, 28)).shape
+        (2, 10)
     """
 
     patch_index: Tensor
@@ -242,7 +256,7 @@ class AttentionClassifier(nn.Module):
         init.normal_(self.position, std=0.02)
 
     def forward(self, images: Any) -> Tensor:
-        """Scores of the classes (batch, num_classes).
+        """Return the class scores (batch, num_classes).
 
         images: uint8 (scaled by 1/255) or float, of shape (batch, size, size), (batch, 1, size, size)
         or (batch, size * size).
@@ -253,24 +267,30 @@ class AttentionClassifier(nn.Module):
         return self.head(self.pool(self.norm(x)))
 
     def tokens(self, images: Any) -> Tensor:
-        """The embedded patches with their positions: (batch, tokens, hidden_dim)."""
+        """Embed the patches and add their positions: (batch, tokens, hidden_dim)."""
         x = _images(images, self.image_size).to(self.position.dtype)
         if self.patch_padding:
-            x = F.pad(x, (self.patch_padding,) * 4)
+            x = F.pad(x, (self.patch_padding,) * 4)  # (batch, padded size, padded size)
         patches = x.flatten(1)[:, self.patch_index]  # (batch, tokens, patch_size ** 2)
         return self.dropout(self.embed(patches) + self.position)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """As Module.load_state_dict; also accepts the parameter names `attention.qkv` and `.proj` of older files."""
+        if isinstance(state_dict, Mapping):
+            state_dict = {_current_name(name): value for name, value in state_dict.items()}
+        return super().load_state_dict(state_dict, strict)
+
     @no_grad()
     def attention_maps(self, images: Any) -> list[Tensor]:
-        """For each block who looks at whom, (batch, heads, tokens, tokens), and at last the weights of
-        the pooling, (batch, tokens). For looking: computed anew and without dropout."""
+        """Return the attention weights of each block, (batch, heads, tokens, tokens), and last the pooling's,
+        (batch, tokens); without dropout, not differentiable."""
         training, maps = self.training, []
         self.eval()
         try:
             x = self.tokens(images)
             for block in self.blocks:
-                query, key, _ = ops.split_heads(block.attention.qkv(block.norm1(x)), block.attention.num_heads)
-                maps.append(ops.attention_weights(query, key))
+                normal = block.norm1(x)
+                maps.append(block.attention(normal, normal, normal, average_attn_weights=False)[1])
                 x = block(x)
             maps.append(self.pool(self.norm(x), need_weights=True)[1])
         finally:
@@ -279,10 +299,10 @@ class AttentionClassifier(nn.Module):
 
     @no_grad()
     def where_it_looked(self, images: Any) -> Tensor:
-        """The share of each pixel in the answer, (batch, size, size), each image summing to 1.
+        """Return the share of each pixel in the pooled token, (batch, size, size), summing to 1 in each image.
 
-        Attention rollout (Abnar and Zuidema 2020, "Quantifying attention flow in transformers"): the
-        pooling's weights carried back through the blocks, whose residuals count for one half.
+        Attention rollout: the pooling's weights are propagated back through the blocks, with one half for each
+        residual connection. Abnar and Zuidema 2020, "Quantifying attention flow in transformers".
         """
         *layers, share = self.attention_maps(images)  # share: (batch, tokens)
         for layer in reversed(layers):
@@ -299,21 +319,27 @@ class AttentionClassifier(nn.Module):
         return f"image_size={self.image_size}, tokens={len(self.patch_index)}"
 
 
+def _current_name(name: Any) -> Any:
+    """Translate a parameter name of older files, in which attention was two linear layers, qkv and proj."""
+    if not isinstance(name, str):
+        return name
+    return name.replace(".attention.qkv.", ".attention.in_proj_").replace(".attention.proj.", ".attention.out_proj.")
+
+
 class MeanPooling(nn.Module):
-    """The plain mean of the tokens: (..., tokens, dim) -> (..., dim)."""
+    """The mean of the tokens: (..., tokens, dim) -> (..., dim)."""
 
     def forward(self, tokens: Tensor, need_weights: bool = False) -> Any:
+        """Return the mean (..., dim), with need_weights also the equal weights (..., tokens)."""
         pooled = tokens.mean(-2)
-        even = 1 / tokens.shape[-2]
-        return (
-            (pooled, creation.full(tokens.shape[:-1], even, dtype=tokens.dtype, device=tokens.device))
-            if need_weights
-            else pooled
-        )
+        if not need_weights:
+            return pooled
+        weights = creation.full(tokens.shape[:-1], 1 / tokens.shape[-2], dtype=tokens.dtype, device=tokens.device)
+        return pooled, weights
 
 
 def _patch_index(size: int, patch: int, stride: int, padding: int) -> Tensor:
-    """Which pixels of the padded, flattened image make up each patch: (tokens, patch ** 2)."""
+    """Return the pixels of each patch as indices into the padded, flattened image: (tokens, patch ** 2)."""
     padded = size + 2 * padding
     count = (padded - patch) // stride + 1  # along one side
     if patch > padded or stride > patch or (count - 1) * stride + patch < size + padding:
@@ -328,7 +354,7 @@ def _patch_index(size: int, patch: int, stride: int, padding: int) -> Tensor:
 
 
 def _images(images: Any, size: int) -> Tensor:
-    """Images as floats (batch, size, size); integers 0..255 are scaled to 0..1."""
+    """Convert images to floats (batch, size, size); integers 0..255 are scaled to 0..1."""
     x = as_tensor(images)
     if x.shape[1:] not in ((size, size), (1, size, size), (size * size,)):
         raise ValueError(

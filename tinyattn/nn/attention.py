@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +22,21 @@ __all__ = ["AdditiveAttentionPooling", "MultiheadAttention", "TransformerEncoder
 
 
 class MultiheadAttention(Module):
-    """Several attentions side by side, each on its own projection of query, key and value.
+    """Attend with several heads, each on its own projection of query, key and value.
 
-    embed_dim is shared out among num_heads. kdim, vdim: sizes of key and value vectors where they
-    differ from embed_dim. dropout: of the weights. add_bias_kv appends one learned key and value,
-    add_zero_attn one of zeros. batch_first: (batch, tokens, dim) instead of (tokens, batch, dim).
-    Raises ValueError where embed_dim cannot be shared out evenly. Vaswani et al. 2017, "Attention is
-    all you need". As torch.nn.MultiheadAttention, names, shapes and first values included.
+    embed_dim: features of a token, divided evenly among num_heads. kdim, vdim: features of keys and values, if
+    not embed_dim. dropout: the probability of dropping an attention weight. add_bias_kv appends one learned key
+    and value, add_zero_attn one of zeros. batch_first: tensors are (batch, tokens, dim) instead of
+    (tokens, batch, dim). Raises ValueError if embed_dim is not a multiple of num_heads. Vaswani et al. 2017,
+    "Attention is all you need". As torch.nn.MultiheadAttention, with its parameter names, shapes and initial
+    distributions.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
+        >>> x = ta.randn(3, 5, 8)
+        >>> out, weights = attention(x, x, x)
+        >>> out.shape, weights.shape
+        ((3, 5, 8), (3, 5, 5))
     """
 
     in_proj_weight: Parameter | None
@@ -73,7 +82,7 @@ class MultiheadAttention(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the first values anew."""
+        """Initialise the parameters again."""
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             if weight is not None:
                 init.xavier_uniform_(weight)
@@ -95,71 +104,88 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the output, shaped as the query, and the weights (batch, queries, keys) or None.
+        """Return the output, shaped as the query, and the weights (batch, queries, keys) or None.
 
-        query, key, value: (tokens, batch, dim), with batch_first (batch, tokens, dim), or without
-        batch (tokens, dim). key_padding_mask (batch, keys) and attn_mask (queries, keys) or
-        (batch * num_heads, queries, keys): True *hides* a key, a float is added to the score.
-        is_causal: a query sees no later key; an attn_mask, if given, decides alone. need_weights:
-        False is faster. average_attn_weights=False: of each head, (batch, num_heads, queries, keys).
-        The weights are those before dropout. A query that sees nothing gets zeros (in torch, NaN).
+        query, key, value: (tokens, batch, dim), with batch_first (batch, tokens, dim), or unbatched (tokens, dim).
+        key_padding_mask (batch, keys) and attn_mask (queries, keys) or (batch * num_heads, queries, keys): True
+        *hides* a key, a float is added to the score. is_causal: a query sees no later key; ignored if attn_mask is
+        given. need_weights=False is faster. average_attn_weights=False: the weights of each head,
+        (batch, num_heads, queries, keys). Weights are those before dropout. A query that sees no key gets zeros (in
+        torch, NaN). Raises ValueError for shapes that do not fit, TypeError for integer masks.
         """
         self._check(query, key, value)
-        # one projection serves all three in self-attention
-        inputs = (query,) if query is key and key is value else (query, key, value)
-        q, k, v = self._project(*map(self._batch_first, inputs))  # (batch, tokens, embed_dim)
-        batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-        if self.bias_k is not None and self.bias_v is not None:
-            k = ops.cat([k, self.bias_k.expand(batch, 1, -1)], 1)
-            v = ops.cat([v, self.bias_v.expand(batch, 1, -1)], 1)
-        if self.add_zero_attn:
-            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        mask = self._mask(attn_mask, key_padding_mask, is_causal, (batch, self.num_heads, queries, keys))
-        if mask is not None:  # everybody sees what was appended
-            mask = F.pad(mask, (0, k.shape[1] - keys), value=mask.dtype.kind == "b")
-        q, k, v = (_split_heads(x, self.num_heads) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        out = self.out_proj(out.transpose(1, 2).reshape(batch, queries, self.embed_dim))
-        weights = _weights(q, k, mask) if need_weights else None  # (batch, heads, queries, keys)
+        is_self, is_batched = query is key is value, query.ndim == 3
+        query = self._batch_first(query)  # (batch, queries, embed_dim)
+        key, value = (query, query) if is_self else (self._batch_first(key), self._batch_first(value))
+        mask = self._mask(query, key, attn_mask, key_padding_mask, is_causal)
+        appends_keys = self.bias_k is not None or self.add_zero_attn
+        if is_self and self.in_proj_weight is not None and not need_weights and not appends_keys:
+            qkv = F.linear(query, self.in_proj_weight, self.in_proj_bias)  # (batch, tokens, 3 embed_dim)
+            mixed, weights = F.packed_attention(qkv, self.num_heads, mask, self._dropout_p()), None
+        else:
+            mixed, weights = self._attend(*self._project(query, key, value), mask, need_weights)
+        out = self.out_proj(mixed)  # (batch, queries, embed_dim)
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
-        if query.ndim == 2:
+        if not is_batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
-        sizes = (self.embed_dim, self.kdim, self.vdim)
-        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
-            raise ValueError(f"MultiheadAttention: {shapes}; expected three axes each, or two without a batch")
-        if (query.shape[-1], key.shape[-1], value.shape[-1]) != sizes:
-            raise ValueError(f"MultiheadAttention: {shapes}; expected last sizes {sizes} (embed_dim, kdim, vdim)")
         batch = 0 if self.batch_first else 1
-        fits = key.shape[:-1] == value.shape[:-1]
-        if not fits or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
-            raise ValueError(f"MultiheadAttention: {shapes}; key and value need as many tokens, all three one batch")
+        if query.ndim not in (2, 3) or not query.ndim == key.ndim == value.ndim:
+            problem = "expected three axes each, or two without a batch"
+        elif (query.shape[-1], key.shape[-1], value.shape[-1]) != (self.embed_dim, self.kdim, self.vdim):
+            problem = f"expected last sizes {(self.embed_dim, self.kdim, self.vdim)} (embed_dim, kdim, vdim)"
+        elif key.shape[:-1] != value.shape[:-1] or (query.ndim == 3 and query.shape[batch] != key.shape[batch]):
+            problem = "key and value need as many tokens, all three one batch"
+        else:
+            return
+        shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        raise ValueError(f"MultiheadAttention: {shapes}; {problem}")
 
     def _batch_first(self, x: Tensor) -> Tensor:
         if x.ndim == 2:
             return x.unsqueeze(0)
         return x if self.batch_first else x.transpose(0, 1)
 
-    def _project(self, query: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value of attention, out of the three inputs or the one they share."""
+    def _dropout_p(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project query, key and value to (batch, tokens, embed_dim) each."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
-        if weight is not None and not others:
-            return F.linear(query, weight, bias).chunk(3, -1)
-        inputs = (query, *others) if others else (query, query, query)
+        if weight is not None and query is key is value:  # one product serves all three
+            q, k, v = F.linear(query, weight, bias).chunk(3, -1)
+            return q, k, v
         separate = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         weights = separate if weight is None else weight.chunk(3)
         biases = (None, None, None) if bias is None else bias.chunk(3)
-        return tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return q, k, v
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the outputs of all heads (batch, queries, embed_dim) and the weights (batch, heads, queries, keys)."""
+        batch, keys = key.shape[:2]
+        if self.bias_k is not None and self.bias_v is not None:
+            key = ops.cat([key, self.bias_k.expand(batch, 1, -1)], 1)
+            value = ops.cat([value, self.bias_v.expand(batch, 1, -1)], 1)
+        if self.add_zero_attn:
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+        if mask is not None:  # every query sees the appended keys
+            mask = F.pad(mask, (0, key.shape[1] - keys), value=mask.dtype.kind == "b")
+        q, k, v = (_split_heads(x, self.num_heads) for x in (query, key, value))  # (batch, heads, tokens, head_dim)
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self._dropout_p())
+        mixed = mixed.transpose(1, 2).reshape(query.shape)
+        return mixed, _weights(q, k, mask) if need_weights else None
 
     def _mask(
-        self, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool, scores: tuple[int, ...]
+        self, query: Tensor, key: Tensor, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool
     ) -> Tensor | None:
-        """One mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
-        batch, heads, queries, keys = scores
+        """Build one mask for the scores (batch, heads, queries, keys): True where seen, or a float to add."""
+        batch, queries, keys, heads = *query.shape[:2], key.shape[1], self.num_heads
         if attn_mask is None and is_causal:
             attn_mask = creation.ones(queries, keys, dtype=bool, device=self.out_proj.weight.device).triu(1)
         masks = []
@@ -172,26 +198,31 @@ class MultiheadAttention(Module):
             if padding.shape != (batch, keys) and not (batch == 1 and padding.shape == (keys,)):
                 raise ValueError(f"key_padding_mask has shape {tuple(padding.shape)}; expected {(batch, keys)}")
             masks.append(padding.reshape(batch, 1, 1, keys))
-        if any(mask.dtype.kind not in "bf" for mask in masks):
-            raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
-        if not masks:
-            return None
-        if all(mask.dtype.kind == "b" for mask in masks):
-            return ~(masks[0] | masks[-1])
-        added = [
-            m if m.dtype.kind == "f" else creation.zeros(1, device=m.device).masked_fill(m, -float("inf"))
-            for m in masks
-        ]
-        return added[0] if len(added) == 1 else added[0] + added[1]
+        return _combined(masks) if masks else None
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
 
 
+def _combined(masks: list[Tensor]) -> Tensor:
+    """Combine masks: True where no bool mask hides the key or, if one of them is a float, the sum to add."""
+    if any(mask.dtype.kind not in "bf" for mask in masks):
+        raise TypeError(f"masks have dtypes {[str(m.dtype) for m in masks]}; expected bool (True hides) or float")
+    if all(mask.dtype.kind == "b" for mask in masks):
+        return ops.logical_not(functools.reduce(ops.logical_or, masks))
+    return functools.reduce(ops.add, [_as_scores(mask) for mask in masks])
+
+
+def _as_scores(mask: Tensor) -> Tensor:
+    """Convert a mask to floats to add to the scores: -inf where a bool mask hides a key."""
+    if mask.dtype.kind == "f":
+        return mask
+    return creation.zeros(1, device=mask.device).masked_fill(mask, -float("inf"))
+
+
 def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, tokens, dim) -> (batch, heads, tokens, dim / heads), a view."""
-    batch, tokens, dim = x.shape
-    return x.reshape(batch, tokens, heads, dim // heads).transpose(1, 2)
+    """Split the features among the heads: (batch, tokens, dim) -> (batch, heads, tokens, dim / heads), a view."""
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -201,10 +232,17 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention, then a perceptron of each token, each with a residual and a layer norm.
+    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
 
-    norm_first: normalise before them instead of after. activation: "relu", "gelu" or a function of
-    a tensor. The other arguments as in MultiheadAttention. As torch.nn.TransformerEncoderLayer.
+    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
+    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
+    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
+    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> layer(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
     """
 
     def __init__(
@@ -244,7 +282,8 @@ class TransformerEncoderLayer(Module):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """src as the query of MultiheadAttention; the masks are its attn_mask and key_padding_mask."""
+        """Return a tensor of src's shape. src, src_mask and src_key_padding_mask: query, attn_mask and
+        key_padding_mask of MultiheadAttention."""
 
         def attend(x: Tensor) -> Tensor:
             options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
@@ -263,7 +302,12 @@ class TransformerEncoderLayer(Module):
 class TransformerEncoder(Module):
     """num_layers copies of an encoder layer, one after the other, then `norm` if given.
 
-    The copies start equal, as in torch.nn.TransformerEncoder.
+    The copies start with equal parameters. As torch.nn.TransformerEncoder.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
     """
 
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
@@ -285,11 +329,16 @@ class TransformerEncoder(Module):
 
 
 class AdditiveAttentionPooling(Module):
-    """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); a small network weighs.
+    """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); the weights are learned.
 
-    Without hidden_dim a token's score is tanh(x w + b), so that one weight is at most e^2 times
-    another; with it, tanh(x W + b) v, of any size (Bahdanau, Cho and Bengio 2015, "Neural machine
-    translation by jointly learning to align and translate"). The weights are the softmax of the scores.
+    The weights are the softmax of the tokens' scores. Without hidden_dim a token's score is tanh(x w + b), so one
+    weight is at most e^2 times another. With it, the score is tanh(x W + b) v, which is unbounded. Bahdanau, Cho and
+    Bengio 2015, "Neural machine translation by jointly learning to align and translate".
+
+    Example:
+        >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
+        >>> pooled.shape, weights.shape
+        ((3, 8), (3, 5))
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:
@@ -299,20 +348,20 @@ class AdditiveAttentionPooling(Module):
         self.add_module("v", Linear(hidden_dim, 1, bias=False, device=device, dtype=dtype) if hidden_dim else None)
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """How much each token is worth: (..., tokens, embed_dim) -> (..., tokens)."""
-        hidden = F.tanh(self.hidden(tokens))
+        """Score each token: (..., tokens, embed_dim) -> (..., tokens)."""
+        hidden = F.tanh(self.hidden(tokens))  # (..., tokens, hidden_dim or 1)
         return (hidden if self.v is None else self.v(hidden)).squeeze(-1)
 
     def forward(self, tokens: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = False) -> Any:
-        """Returns the mean (..., embed_dim), or with need_weights also the weights (..., tokens).
+        """Return the mean (..., embed_dim), with need_weights also the weights (..., tokens).
 
-        key_padding_mask (..., tokens): True hides a token; where all are hidden, everything is zero.
+        key_padding_mask (..., tokens): True hides a token. If all are hidden, mean and weights are zero.
         """
         hidden = key_padding_mask
         if hidden is not None:
-            tokens = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)  # not even a NaN gets through
+            tokens = tokens.masked_fill(hidden.unsqueeze(-1), 0.0)  # 0 * NaN would be NaN
         scores = self.scores(tokens)
-        if hidden is not None:  # a finite score, for a softmax of nothing but -inf is NaN
+        if hidden is not None:  # a finite score: the softmax of -inf alone is NaN
             scores = scores.masked_fill(hidden, float(np.finfo(scores.dtype).min))
         weights = F.softmax(scores, -1)  # (..., tokens)
         if hidden is not None:

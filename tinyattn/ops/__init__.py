@@ -22,9 +22,7 @@ from tinyattn.ops.elementwise import (
 from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
-from tinyattn.ops.loss import (
-    binary_cross_entropy_with_logits, cross_entropy, cross_entropy_gradient, l1_loss, mse_loss, nll_loss, one_hot,
-)  # fmt: skip
+from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
@@ -35,10 +33,10 @@ from tinyattn.ops.shape import (
     broadcast_to, cat, chunk, concat, expand, flatten, flip, movedim, pad, permute, reshape, roll, split, squeeze,
     stack, transpose, tril, triu, unbind, unsqueeze, view,
 )  # fmt: skip
-from tinyattn.ops.softmaxes import log_softmax, log_softmax_backward, softmax, softmax_backward
+from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
-alias any attention_weights cast cross_entropy_gradient embedding_gradient getitem linear_gelu log_softmax_backward move
-packed_attention place scatter setitem softmax_backward split_heads sum_to write_index
+alias any attention_weights cast embedding_gradient getitem linear_gelu move packed_attention place scatter setitem
+split_heads sum_to write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014)."""
+"""Dropout: its definition and the operation."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ def dropout(
     *,
     generator: random.Generator | None = None,
 ) -> Variable:
-    """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training.
+    """Zero each element with probability p and scale the others by 1 / (1 - p); return the input if not training.
 
-    As torch.nn.functional.dropout; `generator` gives a stream of its own.
+    inplace: write into `input`. generator: draws the mask, the default generator if None. Raises ValueError for a p
+    outside 0 to 1. Srivastava et al. 2014, "Dropout". As torch.nn.functional.dropout.
+
+    Example:
+        >>> F.dropout(ta.ones(4), 0.5, generator=ta.Generator().manual_seed(0))
+        tensor([2., 2., 2., 0.])
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")

@@ -1,4 +1,4 @@
-"""The affine map, alone and with a GELU after it, and the table look-up."""
+"""Operations of layers: linear, linear with GELU, embedding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tinyattn.ops.promotion import same_type
 
 
 def _rows(xp: Any, x: Any) -> Any:
-    """(..., n) -> (rows, n), so that a batch is one matrix product."""
+    """Flatten (..., n) to (rows, n), so that a batch is one matrix product."""
     if x.ndim == 2:
         return x
     rows = 1
@@ -38,16 +38,20 @@ def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
     fresh=True,
     x=lambda xp, g, weight: xp.reshape(xp.matmul(_rows(xp, g), weight), (*g.shape[:-1], weight.shape[1])),
     weight=lambda xp, g, x: xp.matmul(_rows(xp, g).mT, _rows(xp, x)),
-    bias=lambda xp, g: g,  # the walk sums it over the rows
+    bias=lambda xp, g: g,  # the backward pass sums it over the rows
 )
 def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
     return xp.linear(x, weight, bias)
 
 
 def linear(input: Variable, weight: Variable, bias: Variable | None = None) -> Variable:
-    """input @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out). As torch.nn.functional.linear.
+    """Compute input @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out).
 
-    A weight of shape (in,) gives shape (...).
+    A weight (in,) gives (...). Raises RuntimeError for shapes that do not fit. As torch.nn.functional.linear.
+
+    Example:
+        >>> ta.linear(ta.tensor([1.0, 2.0]), ta.tensor([[1.0, 0.0], [0.0, 10.0]]), ta.tensor([0.5, 0.5]))
+        tensor([ 1.5, 20.5])
     """
     if weight.ndim == 1:
         bias = None if bias is None else bias.reshape(-1)
@@ -68,7 +72,7 @@ def _check_linear(name: str, input: Variable, weight: Variable, bias: Variable |
 
 
 def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, needed: Any) -> Any:
-    h = _rows(xp, g * slope)  # the gradient of what went into the GELU: (rows, out)
+    h = _rows(xp, g * slope)  # the gradient at the GELU's input: (rows, out)
     dx = xp.reshape(xp.matmul(h, weight), x.shape) if needed[0] else None
     return dx, xp.matmul(h.mT, _rows(xp, x)) if needed[1] else None, h if needed[2] else None
 
@@ -87,7 +91,12 @@ def _linear_gelu(xp: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -
 
 
 def linear_gelu(input: Variable, weight: Variable, bias: Variable | None = None, approximate: str = "none") -> Variable:
-    """gelu(linear(input, weight, bias), approximate) as one operation, which passes over memory less often."""
+    """Compute gelu(linear(input, weight, bias), approximate) as one operation, with fewer passes over memory.
+
+    Example:
+        >>> F.linear_gelu(ta.tensor([1.0, -2.0]), ta.eye(2))
+        tensor([ 0.8413, -0.0455])
+    """
     check_approximate(approximate)
     _check_linear("linear_gelu", input, weight, bias)
     return _linear_gelu(input, weight, bias, approximate=approximate)
@@ -120,18 +129,23 @@ def _embedding_gradient(xp: Any, g: Any, index: Any, *, rows: int, padding_idx: 
 
 
 def embedding_gradient(g: Variable, index: Any, rows: int, padding_idx: int | None = None) -> Variable:
-    """(*index, dim) -> (rows, dim): the vectors of `g` added to the rows they were read from."""
+    """Add the vectors of `g` (*index, dim) to the rows they were read from: (rows, dim)."""
     return _embedding_gradient(g, index, rows=rows, padding_idx=padding_idx)
 
 
 def embedding(input: Any, weight: Variable, padding_idx: int | None = None) -> Variable:
-    """The rows of `weight` (rows, dim) that the integers `input` name: (*input, dim).
+    """Look up the rows of `weight` (rows, dim) at the integers `input`: (*input, dim).
 
-    padding_idx: this row gets no gradient. Raises IndexError with the value and position of an
-    index out of range. As torch.nn.functional.embedding.
+    padding_idx: this row gets no gradient. Raises TypeError for indices that are not integers, IndexError with the
+    value and position of one out of range. As torch.nn.functional.embedding.
+
+    Example:
+        >>> F.embedding(ta.tensor([1, 0]), ta.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([[3., 4.],
+                [1., 2.]])
     """
     if not isinstance(weight, Variable) or weight.ndim != 2:
-        raise ValueError("embedding: the arguments are (input, weight) with a weight of shape (rows, dim)")
+        raise ValueError("embedding: expected the arguments (input, weight), with a weight of shape (rows, dim)")
     index = creation.as_tensor(input)
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)")

@@ -1,4 +1,4 @@
-"""Losses: what training makes small."""
+"""Loss functions: classes (cross-entropy) and numbers (squared and absolute error)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.softmaxes import log_softmax, softmax
+from tinyattn.ops.softmaxes import log_softmax
 
 
 def _reduce(losses: Variable, reduction: str) -> Variable:
@@ -31,7 +31,7 @@ def _reduce(losses: Variable, reduction: str) -> Variable:
 
 
 def _picked(xp: Any, rows: Any, target: Any) -> Any:
-    """rows[i, target[i]]: (rows, classes), (rows,) -> (rows,)"""
+    """Pick the target's element of each row: (rows, classes), (rows,) -> (rows,)."""
     n = target.shape[0]
     return xp.reshape(xp.gather(rows, 1, xp.reshape(target, (n, 1))), (n,))
 
@@ -39,16 +39,11 @@ def _picked(xp: Any, rows: Any, target: Any) -> Any:
 @operation(
     traits="valley",
     definition=lambda xp, x, target: -_picked(xp, xp.log_softmax(x, 1), target),
-    x=lambda xp, g, x, target: xp.cross_entropy_gradient(g, x, target),
+    fresh=True,
+    x=lambda xp, g, x, target: (xp.softmax(x, 1) - xp.one_hot(target, x.shape[1])) * xp.reshape(g, (-1, 1)),
 )
 def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
-
-
-def cross_entropy_gradient(g: Variable, x: Variable, target: Variable) -> Variable:
-    """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
-    p = softmax(x, 1)
-    return (p - one_hot(target, x.shape[1]).to(x.dtype)) * g.reshape(-1, 1)
 
 
 def cross_entropy(
@@ -59,12 +54,20 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Variable:
-    """-log softmax(input)[target]: how surprised the scores `input` are by the class `target`.
+    """Compute -log softmax(input)[target], the negative log-likelihood of the target classes.
 
-    input (classes,), (batch, classes) or (batch, classes, ...); target holds class numbers, of the
-    input's shape without the class axis, or probabilities, of the input's shape. weight (classes,)
-    weighs classes; with "mean" the sum is divided by the weights of the targets that count. Targets
-    equal to ignore_index do not. The mean of nothing is NaN. As torch.nn.functional.cross_entropy.
+    input: scores (classes,), (batch, classes) or (batch, classes, ...). target: class numbers, of the input's shape
+    without the class axis, or probabilities, of the input's shape. weight: one factor a class, (classes,).
+    ignore_index: targets of this number give zero loss and gradient. reduction: "mean" (divided by the summed
+    weights of the targets not ignored; NaN if there are none), "sum" or "none". label_smoothing: the share of the
+    target probability that is spread evenly over all classes, 0 to 1. Raises ValueError for shapes that do not fit,
+    TypeError for targets of another dtype, IndexError for a class out of range. As
+    torch.nn.functional.cross_entropy.
+
+    Example:
+        >>> scores, classes = ta.tensor([[2.0, 0.0], [0.0, 0.0]]), ta.tensor([0, 1])
+        >>> ta.cross_entropy(scores, classes, reduction="none")
+        tensor([0.1269, 0.6931])
     """
     target = creation.as_tensor(target)
     if not 0 <= label_smoothing <= 1:
@@ -99,7 +102,7 @@ def _soft_cross_entropy(input: Variable, target: Variable, weight: Any, reductio
     if weight is not None:
         terms = terms * weight.reshape(-1, *(1 for _ in input.shape[dim + 1 :]))
     losses = terms.sum(dim)
-    if reduction == "mean":  # over samples, whatever the weights
+    if reduction == "mean":  # over samples, not over weights
         return losses.sum() / max(losses.numel(), 1) if losses.numel() else losses.mean()
     return _reduce(losses, reduction)
 
@@ -107,9 +110,13 @@ def _soft_cross_entropy(input: Variable, target: Variable, weight: Any, reductio
 def nll_loss(
     input: Variable, target: Any, weight: Variable | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Variable:
-    """-input[target] for log-probabilities `input`; arguments as in `cross_entropy`.
+    """Compute -input[target] for log-probabilities `input`; other arguments as `cross_entropy`.
 
     As torch.nn.functional.nll_loss.
+
+    Example:
+        >>> ta.nll_loss(ta.tensor([[-0.5, -1.0]]), ta.tensor([1]))
+        tensor(1.)
     """
     rows, labels, shape = _class_rows("nll_loss", input, creation.as_tensor(target), weight)
     safe, ignored = _without_ignored("nll_loss", labels, ignore_index, rows.shape[1])
@@ -120,7 +127,7 @@ def nll_loss(
 def _class_rows(
     name: str, input: Variable, target: Variable, weight: Any
 ) -> tuple[Variable, Variable, tuple[int, ...]]:
-    """Scores as (rows, classes), labels as (rows,), and the shape of the labels."""
+    """Return the scores as (rows, classes), the labels as (rows,), and the labels' original shape."""
     axis = 0 if input.ndim == 1 else 1
     if input.ndim == 0 or tuple(target.shape) != (*input.shape[:axis], *input.shape[axis + 1 :]):
         expected = (*input.shape[:axis], *input.shape[axis + 1 :]) if input.ndim else "(batch,)"
@@ -145,18 +152,18 @@ def _without_ignored(name: str, labels: Variable, ignore_index: int, classes: in
 
 
 def _perhaps(mask: Any) -> bool:
-    """Whether an element may be true; on a GPU always, for to ask it would mean to wait."""
+    """Return whether an element may be true; on a GPU always True, since reading it would synchronise."""
     return bool(backends.of(mask.array).perhaps(mask.array))
 
 
 def _weighted(losses: Variable, safe: Variable, ignored: Variable, weight: Any, reduction: str, shape: Any) -> Variable:
-    """Weigh, leave out the ignored, reduce."""
-    anyone = _perhaps(ignored)
-    if weight is None and not anyone:
+    """Apply the class weights, zero the ignored losses, and reduce."""
+    any_ignored = _perhaps(ignored)
+    if weight is None and not any_ignored:
         return _reduce(losses.reshape(shape), reduction)
     if weight is not None:
         losses = losses * weight[safe]
-    losses = masked_fill(losses, ignored, 0.0) if anyone else losses
+    losses = masked_fill(losses, ignored, 0.0) if any_ignored else losses
     if reduction == "mean":
         counted = cast(~ignored, losses.dtype)
         return losses.sum() / (counted if weight is None else counted * weight[safe]).sum()
@@ -164,16 +171,22 @@ def _weighted(losses: Variable, safe: Variable, ignored: Variable, weight: Any, 
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Variable:
-    """Integers (...) -> (..., num_classes) with a 1 at each, int64. -1 counts to the largest.
+    """Encode class numbers (...) as int64 vectors (..., num_classes), 1 at the class and 0 elsewhere.
 
-    As torch.nn.functional.one_hot.
+    num_classes=-1: the largest class number plus one. Raises TypeError for numbers that are not integers,
+    IndexError for one out of range. As torch.nn.functional.one_hot.
+
+    Example:
+        >>> ta.one_hot(ta.tensor([2, 0]), 3)
+        tensor([[0, 0, 1],
+                [1, 0, 0]])
     """
     index = creation.as_tensor(tensor)
     if index.dtype.kind not in "iu":
         raise TypeError(f"one_hot: class numbers have dtype {index.dtype}; expected integers")
     if num_classes == -1:
         if not index.numel():
-            raise ValueError("one_hot: no elements to count the classes by; give num_classes")
+            raise ValueError("one_hot: num_classes=-1 needs at least one class number; give num_classes")
         num_classes = int(index.max().item()) + 1
     if num_classes < 1:
         raise ValueError(f"one_hot: num_classes={num_classes}; expected at least 1")
@@ -192,9 +205,14 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Variable | None = None,
 ) -> Variable:
-    """-(t log s(x) pos_weight + (1 - t) log(1 - s(x))) weight, with s the sigmoid, without overflow.
+    """Compute -(t log s(x) pos_weight + (1 - t) log(1 - s(x))) weight, with s the sigmoid, without overflow.
 
-    input and target of one shape. As torch.nn.functional.binary_cross_entropy_with_logits.
+    input: logits x. target: probabilities t, of the same shape. weight, pos_weight: broadcast to it. As
+    torch.nn.functional.binary_cross_entropy_with_logits.
+
+    Example:
+        >>> F.binary_cross_entropy_with_logits(ta.tensor([0.0]), ta.tensor([1.0]))
+        tensor(0.6931)
     """
     target = creation.as_tensor(target)
     if target.shape != input.shape:
@@ -211,10 +229,20 @@ def binary_cross_entropy_with_logits(
 
 
 def mse_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
-    """(input - target) ** 2. As torch.nn.functional.mse_loss."""
+    """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
+
+    Example:
+        >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
+        tensor(2.)
+    """
     return _reduce(square(input - target), reduction)
 
 
 def l1_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
-    """|input - target|. As torch.nn.functional.l1_loss."""
+    """Compute |input - target| and reduce it ("mean", "sum" or "none"). As torch.nn.functional.l1_loss.
+
+    Example:
+        >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
+        tensor(1.)
+    """
     return _reduce(_abs(input - target), reduction)

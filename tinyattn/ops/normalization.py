@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba, Kiros and Hinton 2016): definition, and a kernel in the backends."""
+"""Layer normalisation: its definition and the operation; the kernel stands in the backends."""
 
 from __future__ import annotations
 
@@ -39,14 +39,21 @@ def layer_norm(
     bias: Variable | None = None,
     eps: float = 1e-5,
 ) -> Variable:
-    """Shift and scale the last axes to mean 0 and variance 1, then apply weight and bias.
+    """Shift and scale the last axes to mean 0 and variance 1, then multiply by weight and add bias.
 
-    input (..., *normalized_shape), weight and bias of shape normalized_shape. As
+    input: (..., *normalized_shape). weight, bias: of shape normalized_shape. eps is added to the variance. Raises
+    RuntimeError for shapes that do not fit. Ba, Kiros and Hinton 2016, "Layer normalization". As
     torch.nn.functional.layer_norm.
+
+    Example:
+        >>> ta.layer_norm(ta.tensor([[1.0, 2.0, 3.0]]), 3)
+        tensor([[-1.2247,  0.    ,  1.2247]])
     """
     shape = _dims.sizes((normalized_shape,))
     if not shape or tuple(input.shape[-len(shape) :]) != shape:
-        raise RuntimeError(f"layer_norm: normalized_shape={shape} must end the input's shape {tuple(input.shape)}")
+        raise RuntimeError(
+            f"layer_norm: normalized_shape={shape} must equal the last sizes of the input, {tuple(input.shape)}"
+        )
     for name, x in (("weight", weight), ("bias", bias)):
         if x is not None and tuple(x.shape) != shape:
             raise RuntimeError(f"layer_norm: {name} has shape {tuple(x.shape)}; expected {shape}")

@@ -20,22 +20,22 @@ def scores_of(w: Weights, images: np.ndarray, problem: Problem) -> np.ndarray:
     batched ones is slow."""
     batch, tokens = len(images), len(problem.patch_index)
     patches = images.reshape(batch, -1)[:, problem.patch_index]
-    x = linear(w, "embed", patches) + w["position"]
+    x = linear(w, "embed.", patches) + w["position"]
     for layer in range(problem.layers):
         block = f"blocks.{layer}."
-        qkv = linear(w, block + "attention.qkv", norm(w, block + "norm1", x))
+        qkv = linear(w, block + "attention.in_proj_", norm(w, block + "norm1", x))
         qkv = np.transpose(qkv.reshape(batch, tokens, 3, problem.heads, -1), (2, 0, 3, 1, 4))
         q, k, v = qkv[0], qkv[1], qkv[2]  # (batch, heads, tokens, head_dim)
         weights = softmax(np.matmul(q, np.swapaxes(k, -1, -2)) * (1 / math.sqrt(q.shape[-1])))
         mixed = np.transpose(np.matmul(weights, v), (0, 2, 1, 3)).reshape(x.shape)
-        x = x + linear(w, block + "attention.proj", mixed)
-        hidden = gelu(linear(w, block + "mlp.fc1", norm(w, block + "norm2", x)))
-        x = x + linear(w, block + "mlp.fc2", hidden)
-    return linear(w, "head", np.mean(norm(w, "norm", x), -2))
+        x = x + linear(w, block + "attention.out_proj.", mixed)
+        hidden = gelu(linear(w, block + "mlp.fc1.", norm(w, block + "norm2", x)))
+        x = x + linear(w, block + "mlp.fc2.", hidden)
+    return linear(w, "head.", np.mean(norm(w, "norm", x), -2))
 
 
-def linear(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
-    rows = np.dot(x.reshape(-1, x.shape[-1]), w[f"{name}.weight"].T) + w[f"{name}.bias"]
+def linear(w: Weights, prefix: str, x: np.ndarray) -> np.ndarray:
+    rows = np.dot(x.reshape(-1, x.shape[-1]), w[f"{prefix}weight"].T) + w[f"{prefix}bias"]
     return rows.reshape((*x.shape[:-1], -1))
 
 

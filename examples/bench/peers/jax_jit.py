@@ -21,17 +21,17 @@ def scores_of(w: Weights, images: jax.Array, problem: Problem) -> jax.Array:
     x = images.reshape(batch, -1)[:, problem.patch_index] @ w["embed.weight"].T + w["embed.bias"] + w["position"]
     for layer in range(problem.layers):
         block = {name.removeprefix(f"blocks.{layer}."): weight for name, weight in w.items()}
-        qkv = linear(block, "attention.qkv", norm(block, "norm1", x))
+        qkv = linear(block, "attention.in_proj_", norm(block, "norm1", x))
         q, k, v = jnp.moveaxis(qkv.reshape(batch, x.shape[1], 3, problem.heads, -1), (2, 3), (0, 2))
         weights = jax.nn.softmax(q @ k.mT / math.sqrt(q.shape[-1]))  # (batch, heads, tokens, tokens)
-        x = x + linear(block, "attention.proj", (weights @ v).transpose(0, 2, 1, 3).reshape(x.shape))
-        hidden = jax.nn.gelu(linear(block, "mlp.fc1", norm(block, "norm2", x)), approximate=True)
-        x = x + linear(block, "mlp.fc2", hidden)
-    return linear(w, "head", norm(w, "norm", x).mean(-2))
+        x = x + linear(block, "attention.out_proj.", (weights @ v).transpose(0, 2, 1, 3).reshape(x.shape))
+        hidden = jax.nn.gelu(linear(block, "mlp.fc1.", norm(block, "norm2", x)), approximate=True)
+        x = x + linear(block, "mlp.fc2.", hidden)
+    return linear(w, "head.", norm(w, "norm", x).mean(-2))
 
 
-def linear(w: Weights, name: str, x: jax.Array) -> jax.Array:
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+def linear(w: Weights, prefix: str, x: jax.Array) -> jax.Array:
+    return x @ w[f"{prefix}weight"].T + w[f"{prefix}bias"]
 
 
 def norm(w: Weights, name: str, x: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ from typing import Any
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends
+from tinyattn.ops.loss import _cross_entropy
+from tinyattn.ops.softmaxes import _softmax
 
 WIDTH = 256  # of a row
 TABLE = 4096  # rows of the table that the embedding gradient adds up
@@ -18,6 +20,7 @@ KERNELS = (
     "copy", "softmax", "softmax backward", "layer norm", "layer norm backward", "gelu", "gelu with slope",
     "cross-entropy", "cross-entropy backward", "dropout", "adam", "embedding gradient",
 )  # fmt: skip
+softmax_rule, cross_entropy_rule = _softmax.rules["x"], _cross_entropy.rules["x"]
 
 
 def moving(problem: None, options: dict[str, Any]) -> Run:
@@ -59,7 +62,7 @@ class Run:
 
     def _softmax_backward(self) -> Any:
         out = self._library.softmax(self._numbers(), -1)
-        return self._plain(lambda g, out: self._library.softmax_backward(g, out, -1), self._numbers(), out)
+        return self._plain(lambda g, out: softmax_rule(self._library, g, out, -1), self._numbers(), out)
 
     def _layer_norm(self) -> Any:
         arrays = [self._numbers(), self._numbers(WIDTH), self._numbers(WIDTH)]
@@ -82,7 +85,7 @@ class Run:
 
     def _cross_entropy_backward(self) -> Any:
         arrays = [self._numbers(self._rows), self._numbers(), self._classes(WIDTH)]
-        return self._plain(self._library.cross_entropy_gradient, *arrays)
+        return self._plain(lambda *args: cross_entropy_rule(self._library, *args), *arrays)
 
     def _dropout(self) -> Any:
         x = ta.Tensor._from(self._numbers())

@@ -28,13 +28,16 @@ class MLP(nn.Module):
 class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.heads, self.out_proj = heads, nn.Linear(dim, dim)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))  # of query, key and value
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * dim))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*qkv.unbind(0))  # (batch, heads, tokens, head_dim)
-        return self.proj(mixed.transpose(1, 2).reshape(x.shape))
+        return self.out_proj(mixed.transpose(1, 2).reshape(x.shape))
 
 
 class Block(nn.Module):

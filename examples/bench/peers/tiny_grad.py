@@ -17,20 +17,20 @@ Weights = dict[str, Tensor]
 def scores_of(w: Weights, patches: Tensor, problem: Problem) -> Tensor:
     """AttentionClassifier's forward, from the patches (batch, tokens, pixels) on."""
     batch, tokens, _ = patches.shape
-    x = linear(w, "embed", patches) + w["position"]
+    x = linear(w, "embed.", patches) + w["position"]
     for layer in range(problem.layers):
         block = f"blocks.{layer}."
-        qkv = linear(w, block + "attention.qkv", norm(w, block + "norm1", x))
+        qkv = linear(w, block + "attention.in_proj_", norm(w, block + "norm1", x))
         q, k, v = qkv.reshape(batch, tokens, 3, problem.heads, -1).permute(2, 0, 3, 1, 4).chunk(3)
         mixed = q[0].scaled_dot_product_attention(k[0], v[0])  # (batch, heads, tokens, head_dim)
-        x = x + linear(w, block + "attention.proj", mixed.transpose(1, 2).reshape(x.shape))
-        hidden = linear(w, block + "mlp.fc1", norm(w, block + "norm2", x)).gelu()  # the tanh form
-        x = x + linear(w, block + "mlp.fc2", hidden)
-    return linear(w, "head", norm(w, "norm", x).mean(-2))
+        x = x + linear(w, block + "attention.out_proj.", mixed.transpose(1, 2).reshape(x.shape))
+        hidden = linear(w, block + "mlp.fc1.", norm(w, block + "norm2", x)).gelu()  # the tanh form
+        x = x + linear(w, block + "mlp.fc2.", hidden)
+    return linear(w, "head.", norm(w, "norm", x).mean(-2))
 
 
-def linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    return x.linear(w[f"{name}.weight"].T, w[f"{name}.bias"])
+def linear(w: Weights, prefix: str, x: Tensor) -> Tensor:
+    return x.linear(w[f"{prefix}weight"].T, w[f"{prefix}bias"])
 
 
 def norm(w: Weights, name: str, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Kernel of the cross-entropy with class numbers."""
+"""Kernel of the cross-entropy with class numbers, and the one-hot encoding that its gradient needs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.softmax import log_softmax, softmax
+from tinyattn.backends.cpu.softmax import log_softmax
 
-__all__ = ["cross_entropy", "cross_entropy_gradient"]
+__all__ = ["cross_entropy", "one_hot"]
 
 Array = Any
 
 
 def cross_entropy(x: Array, target: Array) -> Array:
-    """-log softmax(x)[target], row by row."""
-    rows = np.arange(len(target))
-    return -log_softmax(x, 1)[rows, target]  # (rows, classes) -> (rows,)
+    """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
+    return -log_softmax(x, 1)[np.arange(len(target)), target]
 
 
-def cross_entropy_gradient(g: Array, x: Array, target: Array) -> Array:
-    """(softmax(x) - one_hot(target)) g"""
-    out = softmax(x, 1)
-    out[np.arange(len(target)), target] -= 1
-    out *= g[:, None]
+def one_hot(target: Array, num_classes: int) -> Array:
+    """Encode class numbers (rows,) as booleans (rows, classes), True at the class."""
+    out = np.zeros((len(target), num_classes), bool)
+    out[np.arange(len(target)), target] = True
     return out

@@ -1,4 +1,4 @@
-"""Kernels of softmax and its relatives."""
+"""Kernels of softmax, log_softmax and logsumexp."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.arrays import Dim, sum
+from tinyattn.backends.cpu.arrays import Dim
 from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
-__all__ = ["log_softmax", "log_softmax_backward", "logsumexp", "softmax", "softmax_backward"]
+__all__ = ["log_softmax", "logsumexp", "softmax"]
 
 Array = Any
 
-# Softmax does not notice a number taken from a whole row: the row's largest, as a rule, but none at all
-# where the sums of exponentials lie between these: none came near overflow, and none that counts is denormal.
+# Subtracting a row's maximum before exp prevents overflow and changes nothing else. Rows whose sum of exponentials lies
+# between these bounds do not need it: no exponential is near overflow, and none that matters is denormal.
 LEAST, SAFE = 1e-3, 1e25
 
 
 def softmax(x: Array, dim: int) -> Array:
-    """exp(x) over its sum along `dim`; shifted by the maximum, so that exp cannot overflow."""
-    if has_short_rows(x, dim):
+    """Divide exp(x) by its sum along `dim`; x is shifted by the maximum where exp could overflow."""
+    if has_short_rows(x, dim, longest=x.size):  # without a maximum, long rows are twice as fast too
         return _softmax_of_rows(x)
     out = np.asarray(x - _top(x, dim))
     np.exp(out, out=out)
@@ -47,16 +47,6 @@ def log_softmax(x: Array, dim: int) -> Array:
     exponents = np.exp(shifted)
     shifted -= np.log(np.sum(exponents, axis=dim, keepdims=True)) if shifted.ndim else 0
     return shifted
-
-
-def softmax_backward(g: Array, out: Array, dim: int) -> Array:
-    """The gradient of softmax, from its output."""
-    return out * (g - sum(g * out, dim, keepdim=True))
-
-
-def log_softmax_backward(g: Array, out: Array, dim: int) -> Array:
-    """The gradient of log_softmax, from its output."""
-    return g - np.exp(out) * sum(g, dim, keepdim=True)
 
 
 def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:

@@ -37,12 +37,12 @@ def column_sums(x: Array) -> Array:
     return _ones(len(x), x.dtype) @ x
 
 
-def has_short_rows(x: Array, dim: Any) -> bool:
-    """Whether `row_sums` is the better way to add along `dim`: many rows, each too short for NumPy's loops."""
+def has_short_rows(x: Array, dim: Any, longest: int = _SHORT) -> bool:
+    """Whether `row_sums` is the faster way to add along `dim`: many rows, each too short for NumPy's loops."""
     return (
         dim in (x.ndim - 1, (x.ndim - 1,))
         and x.ndim > 1
-        and 1 < x.shape[-1] <= _SHORT
+        and 1 < x.shape[-1] <= longest
         and x.size >= _MANY * x.shape[-1]
         and x.dtype in (np.float32, np.float64)
         and x.flags.c_contiguous

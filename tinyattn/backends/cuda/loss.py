@@ -1,4 +1,4 @@
-"""Kernel of the cross-entropy with class numbers."""
+"""Kernel of the cross-entropy with class numbers, and the one-hot encoding that its gradient needs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,20 @@ import numpy as np
 
 from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_rows
 
-__all__ = ["cross_entropy", "cross_entropy_gradient"]
+__all__ = ["cross_entropy", "one_hot"]
 
 Array = Any
 
 
 @in_float32
 def cross_entropy(x: Array, target: Array) -> Array:
-    """-log softmax(x)[target], row by row."""
-    x, target = contiguous(x), _numbers(target)
+    """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
+    x, target = contiguous(x), contiguous(target.astype(np.int64, copy=False))
     losses = cp.empty(len(x), x.dtype)
-    launch_rows("loss", "cross_entropy_forward", [x, target, losses], *x.shape)  # (rows, classes) -> (rows,)
+    launch_rows("loss", "cross_entropy_forward", [x, target, losses], *x.shape)
     return losses
 
 
-@in_float32
-def cross_entropy_gradient(g: Array, x: Array, target: Array) -> Array:
-    """(softmax(x) - one_hot(target)) g"""
-    g, x, target = contiguous(g), contiguous(x), _numbers(target)
-    dx = cp.empty(x.shape, x.dtype)
-    launch_rows("loss", "cross_entropy_backward", [g, x, target, dx], *x.shape)
-    return dx
-
-
-def _numbers(target: Array) -> Array:
-    return contiguous(target.astype(np.int64, copy=False))
+def one_hot(target: Array, num_classes: int) -> Array:
+    """Encode class numbers (rows,) as booleans (rows, classes), True at the class; one out of range gives no True."""
+    return target[:, None] == cp.arange(num_classes)

@@ -1,4 +1,4 @@
-// Softmax, its logarithm and its sum, forward and backward.
+// Softmax, its logarithm and its sum.
 //
 // *_rows: the axis lies side by side in memory; a team does a row, which is read and written once.
 // *_columns: other axes are further in: x (outer, n, inner); a thread does a column, neighbours side by side.
@@ -46,34 +46,6 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
   });
 }
 
-// out (g - sum(g out))
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
-    softmax_backward_rows(const real* g, const real* out, real* dx, Size rows, Size width, Size size) {
-  Team team = team_of(size);
-  each_row(team, rows, width, [&](Size r, int wide) {
-    Row slope = read_row(team, g + r * width, wide), y = read_row(team, out + r * width, wide);
-    real along = 0;
-    each_column(team, wide, [&](int i, int column) { along += slope.at(i, column) * y.at(i, column); });
-    along = team_sum(team, along);
-    write_row(team, wide, dx + r * width,
-              [&](int i, int column) { return y.at(i, column) * (slope.at(i, column) - along); });
-  });
-}
-
-// g - exp(out) sum(g)
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
-    log_softmax_backward_rows(const real* g, const real* out, real* dx, Size rows, Size width, Size size) {
-  Team team = team_of(size);
-  each_row(team, rows, width, [&](Size r, int wide) {
-    Row slope = read_row(team, g + r * width, wide), y = read_row(team, out + r * width, wide);
-    real total = 0;
-    each_column(team, wide, [&](int i, int column) { total += slope.at(i, column); });
-    total = team_sum(team, total);
-    write_row(team, wide, dx + r * width,
-              [&](int i, int column) { return slope.at(i, column) - exp(y.at(i, column)) * total; });
-  });
-}
-
 // --- along another axis ---
 
 // f(where the column starts) for every column of (outer, n, inner); its elements are `inner` apart.
@@ -100,23 +72,5 @@ extern "C" __global__ void log_softmax_columns(const real* x, real* out, Size ou
     Sum sum = strided_sum(x + start, n, inner);
     real logarithm = log(sum.total);
     for (Size i = start; i < start + n * inner; i += inner) out[i] = x[i] - sum.top - logarithm;
-  });
-}
-
-extern "C" __global__ void softmax_backward_columns(
-    const real* g, const real* out, real* dx, Size outer, Size n, Size inner) {
-  each_strided_column(outer, n, inner, [&](Size start) {
-    real along = 0;
-    for (Size i = start; i < start + n * inner; i += inner) along += g[i] * out[i];
-    for (Size i = start; i < start + n * inner; i += inner) dx[i] = out[i] * (g[i] - along);
-  });
-}
-
-extern "C" __global__ void log_softmax_backward_columns(
-    const real* g, const real* out, real* dx, Size outer, Size n, Size inner) {
-  each_strided_column(outer, n, inner, [&](Size start) {
-    real total = 0;
-    for (Size i = start; i < start + n * inner; i += inner) total += g[i];
-    for (Size i = start; i < start + n * inner; i += inner) dx[i] = g[i] - exp(out[i]) * total;
   });
 }
