@@ -1,0 +1,68 @@
+"""CONTRIBUTING.md: its steps to add an operation are applied to a copy of the package, and the operation works there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+STEPS = dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+LOOK = """
+import tinyattn as ta
+a = ta.tensor([0.0, 1.0], dtype=ta.float64, requires_grad=True)
+b = ta.tensor([[0.0], [-1.0]], dtype=ta.float64, requires_grad=True)
+assert ta.gradcheck(ta.logaddexp, (a, b)) and ta.gradgradcheck(ta.logaddexp, (a, b))
+assert "logaddexp" in ta.viz.graph(ta.logaddexp(a, b).sum()).dot
+print(ta.__file__, ta.logaddexp(a, b).tolist())
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy of the package and its tests with the steps of CONTRIBUTING.md applied."""
+    folder = tmp_path_factory.mktemp("contributing")
+    for name in ("tinyattn", "tests", "examples"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    for path, block in STEPS.items():
+        with (folder / path).open("a", encoding="utf-8") as file:
+            file.write("\n\n" + block)
+    return folder
+
+
+def run(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_an_operation_is_added_in_four_places():
+    assert len(STEPS) == 4
+    for path, block in STEPS.items():
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert "logaddexp" not in source
+        assert block.strip()
+
+
+def test_the_added_operation_differentiates_and_draws(extended):
+    out = run(extended, "-c", LOOK)
+    assert str(extended) in out
+    assert "[[0.693147" in out
+
+
+def test_the_tests_cover_the_added_operation(extended):
+    files = [f"tests/test_{name}.py" for name in ("ops", "properties", "inplace", "viz_graph", "profile")]
+    chosen = "logaddexp or is_in_the or table_of_formulas or is_counted"  # and that no table lacks an operation
+    out = run(extended, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", chosen, *files)
+    for test in ("shared_table_equal_torch[cpu-logaddexp]", "is_the_adjoint_of_the_derivative[logaddexp]", "[logaddexp-0"):
+        assert test in out, out
