@@ -64,5 +64,9 @@ def test_the_tests_cover_the_added_operation(extended):
     files = [f"tests/test_{name}.py" for name in ("ops", "properties", "inplace", "viz_graph", "profile")]
     chosen = "logaddexp or is_in_the or table_of_formulas or is_counted"  # and that no table lacks an operation
     out = run(extended, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", chosen, *files)
-    for test in ("shared_table_equal_torch[cpu-logaddexp]", "is_the_adjoint_of_the_derivative[logaddexp]", "[logaddexp-0"):
+    for test in (
+        "shared_table_equal_torch[cpu-logaddexp]",
+        "is_the_adjoint_of_the_derivative[logaddexp]",
+        "[logaddexp-0",
+    ):
         assert test in out, out
