@@ -13,14 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-STEPS = dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+BLOCK = re.compile(r"^```python\n# (\S+\.py), (before|after) (.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STEPS = BLOCK.findall(PAGE)
 LOOK = """
 import tinyattn as ta
 a = ta.tensor([0.0, 1.0], dtype=ta.float64, requires_grad=True)
 b = ta.tensor([[0.0], [-1.0]], dtype=ta.float64, requires_grad=True)
 assert ta.gradcheck(ta.logaddexp, (a, b)) and ta.gradgradcheck(ta.logaddexp, (a, b))
 assert "logaddexp" in ta.viz.graph(ta.logaddexp(a, b).sum()).dot
-print(ta.__file__, ta.logaddexp(a, b).tolist())
+print(ta.__file__, a.logaddexp(b).tolist())
 """
 
 
@@ -32,9 +33,11 @@ def extended(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
-    for path, block in STEPS.items():
-        with (folder / path).open("a", encoding="utf-8") as file:
-            file.write("\n\n" + block)
+    for path, where, mark, block in STEPS:
+        lines = (folder / path).read_text(encoding="utf-8").splitlines(keepends=True)
+        (at,) = [i for i, line in enumerate(lines) if line.startswith(mark)]
+        lines.insert(at + (where == "after"), block)
+        (folder / path).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -47,11 +50,10 @@ def run(folder, *arguments):
 
 
 def test_an_operation_is_added_in_four_places():
-    assert len(STEPS) == 4
-    for path, block in STEPS.items():
-        source = (ROOT / path).read_text(encoding="utf-8")
-        assert "logaddexp" not in source
-        assert block.strip()
+    assert [path for path, *_ in STEPS] == [
+        "tinyattn/ops/elementwise.py", "tinyattn/ops/__init__.py", "tinyattn/tensors.py", "tests/samples.py"
+    ]  # fmt: skip
+    assert not any("logaddexp" in (ROOT / path).read_text(encoding="utf-8") for path, *_ in STEPS)
 
 
 def test_the_added_operation_differentiates_and_draws(extended):
@@ -61,12 +63,13 @@ def test_the_added_operation_differentiates_and_draws(extended):
 
 
 def test_the_tests_cover_the_added_operation(extended):
-    files = [f"tests/test_{name}.py" for name in ("ops", "properties", "inplace", "viz_graph", "profile")]
+    files = [f"tests/test_{name}.py" for name in ("ops", "properties", "inplace", "ownership", "viz_graph", "profile")]
     chosen = "logaddexp or is_in_the or table_of_formulas or is_counted"  # and that no table lacks an operation
     out = run(extended, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", chosen, *files)
     for test in (
         "shared_table_equal_torch[cpu-logaddexp]",
         "is_the_adjoint_of_the_derivative[logaddexp]",
         "[logaddexp-0",
+        "fresh_rules_return_arrays_of_their_own[logaddexp]",
     ):
         assert test in out, out
