@@ -73,3 +73,20 @@ def test_the_tests_cover_the_added_operation(extended):
         "fresh_rules_return_arrays_of_their_own[logaddexp]",
     ):
         assert test in out, out
+
+
+def test_pre_commit_hooks_run_the_commands_of_ci():
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").replace(" --check", "")
+    assert len(hooks) == 3
+    for command in hooks:
+        assert f"within test {command}\n" in ci
+
+
+def test_the_hosted_workflow_runs_ci_and_the_tests_of_the_readme():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    commands = re.findall(r"- run: (.+)", workflow)
+    assert "bash .ci/run" in commands
+    assert commands[-1] in readme
+    assert re.findall(r'"(3\.\d+)"', workflow) == ["3.11", "3.12", "3.13", "3.14"]
