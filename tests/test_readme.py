@@ -9,7 +9,11 @@ import ast
 import doctest
 import importlib
 import re
+<<<<<<< HEAD
 import runpy
+=======
+import shlex
+>>>>>>> 37a0f2e (A slow test: the commands of docs/reliability.md select tests)
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +216,22 @@ DIFFERENCES: list[Any] = [
 @pytest.mark.parametrize("check", DIFFERENCES, ids=lambda check: check.__name__)
 def test_differences_are_as_said(check):
     check()
+
+
+# --- the commands of docs/reliability.md ---
+
+
+@pytest.mark.slow
+def test_commands_of_the_reliability_page_select_tests():
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    commands = {tuple(shlex.split(command)) for command in re.findall(r"`(?:\w+=\d+ )?pytest (tests[^`]+)`", page)}
+    files = sorted({word for command in commands for word in command if word.endswith(".py")})
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow or not slow", *files]
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True)
+    collected = done.stdout.lower().splitlines()
+    assert len(commands) > 30
+    for command in commands:
+        wanted = command[command.index("-k") + 1] if "-k" in command else "test"
+        words = re.findall(r"\w+", wanted.replace(" or ", " "))
+        of_files = [name for name in collected if name.startswith(command) or command[0] == "tests"]
+        assert all(any(word in name for name in of_files) for word in words), command
