@@ -9,11 +9,8 @@ import ast
 import doctest
 import importlib
 import re
-<<<<<<< HEAD
 import runpy
-=======
 import shlex
->>>>>>> 37a0f2e (A slow test: the commands of docs/reliability.md select tests)
 import subprocess
 import sys
 from pathlib import Path
