@@ -63,7 +63,10 @@ def test_the_added_operation_differentiates_and_draws(extended):
 
 
 def test_the_tests_cover_the_added_operation(extended):
-    files = [f"tests/test_{name}.py" for name in ("ops", "properties", "inplace", "ownership", "viz_graph", "profile")]
+    files = [
+        f"tests/test_{name}.py"
+        for name in ("ops", "properties", "inplace", "ownership", "traits", "viz_graph", "profile")
+    ]
     chosen = "logaddexp or is_in_the or table_of_formulas or is_counted"  # and that no table lacks an operation
     out = run(extended, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", chosen, *files)
     for test in (
