@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from samples import TABLE
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -38,13 +39,9 @@ def b(*shape):
     return (np.arange(math.prod(shape)) % 3 > 0).reshape(shape)
 
 
-# One sample or several for each operation: its inputs and its options.
-UNARY = (
-    "abs alias clone cos erf exp expm1 log log1p logsigmoid neg reciprocal relu rsqrt sigmoid silu sin sqrt square tanh"
-)
+# One sample or several for each operation: its inputs and its options. Operations that are not listed: see below.
 OVER = {"dim": (1,), "keepdim": False}
 SAMPLES = {
-    **{name: [([f(2, 3)], {})] for name in UNARY.split()},
     **{name: [([f(2, 3), f(3)], {}), ([f(3), 2.0], {})] for name in "add sub mul div pow maximum minimum".split()},
     **{name: [([f(2, 3)], OVER), ([f(3)], {**OVER, "dim": (0,)})] for name in "sum mean amax amin logsumexp prod".split()},
     **{name: [([f(2, 3)], {**OVER, "correction": 1})] for name in ("var", "std")},
@@ -88,6 +85,17 @@ SAMPLES = {
     "packed_attention": [([f(2, 3, 12)], {"heads": 2, "scale": 0.5})],
     "tiled_attention": [([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), None, b(3, 5), ], {"causal": False, "scale": 0.5})],
 }  # fmt: skip
+
+
+def sample_of(case):
+    """The inputs and options with which a case of the shared table calls its operation."""
+    arrays = [RNG.uniform(case.low, case.high, shape) for shape in case.shapes]
+    return case.call(
+        lambda *inputs, **options: ([x.data if isinstance(x, ta.Tensor) else x for x in inputs], options), *arrays
+    )
+
+
+SAMPLES = {name: [sample_of(case) for case in cases] for name, cases in TABLE.items() if name not in SAMPLES} | SAMPLES
 
 OPERATIONS = {
     op.name: op

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from oracle import compare, host
+from samples import TABLE
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -67,6 +68,16 @@ BINARY = {
 BROADCASTS = [((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2, 3)), ((2, 1, 4), (3, 1)), ((0, 3), (1,)), ((3,), (3,))]
 REDUCTIONS = ["sum", "mean", "var", "std", "amax", "amin", "logsumexp"]
 DIMS = [0, -1, 1, (0, 2), (-1, 0), (0, 1, 2), (), None]
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [pytest.param(name, case, id=name) for name, cases in TABLE.items() for case in cases if case.torch is not None],
+)
+def test_operations_of_the_shared_table_equal_torch(name, case):
+    rng = np.random.default_rng(0)
+    inputs = [torch.tensor(rng.uniform(case.low, case.high, shape), requires_grad=True) for shape in case.shapes]
+    compare(lambda *xs: case.call(getattr(ta, name), *xs), case.torch, tuple(inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

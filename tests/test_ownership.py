@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import random
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import TABLE
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -167,6 +169,20 @@ def fresh_operations() -> dict[int, Operation]:
     modules = [importlib.import_module(m.name) for m in pkgutil.iter_modules(ops.__path__, "tinyattn.ops.")]
     found = [x for module in modules for x in vars(module).values() if isinstance(x, Operation) and x.fresh]
     return {id(op): op for op in found}
+
+
+def part(x, shape):
+    """A tensor of this shape from the first elements of x."""
+    return x.flatten()[: math.prod(shape)].reshape(shape)
+
+
+def call(op):
+    """The first call of an operation in the table of samples, on parts of x."""
+    case = TABLE[op.name][0]
+    return lambda x: case.call(op, *(part(x, shape) for shape in case.shapes))
+
+
+CALLS = {op.name: call(op) for op in fresh_operations().values() if op.name not in CALLS and op.name in TABLE} | CALLS
 
 
 def test_every_operation_that_says_fresh_is_in_the_table():

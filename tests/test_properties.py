@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from samples import TABLE
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -41,117 +42,6 @@ def close(a: Any, b: Any, tolerance: float = 1e-12) -> None:
 
 
 # --- <J v, u> = <v, J' u>, for every operation ---
-
-
-class Case:
-    """A call of an operation, the shapes of the tensors it is differentiated by, and where their numbers lie."""
-
-    def __init__(self, call: Any, *shapes: tuple[int, ...], low: float = -2, high: float = 2) -> None:
-        self.call, self.shapes, self.low, self.high = call, shapes, low, high
-
-
-def unary(low: float = -2, high: float = 2) -> list[Case]:
-    return [Case(lambda op, x: op(x), (2, 3), low=low, high=high)]
-
-
-def binary(low: float = -2, high: float = 2) -> list[Case]:
-    return [
-        Case(lambda op, a, b: op(a, b), (2, 3), (2, 3), low=low, high=high),
-        Case(lambda op, a, b: op(a, b), (2, 1), (3,), low=low, high=high),
-        Case(lambda op, a: op(a, 1.5), (2, 3), low=low, high=high),
-        Case(lambda op, a: op(1.5, a), (2, 3), low=low, high=high),
-    ]
-
-
-def reduction(low: float = -2, high: float = 2, **options: Any) -> list[Case]:
-    return [
-        Case(lambda op, x: op(x, dim=(1,), keepdim=False, **options), (2, 3, 2), low=low, high=high),
-        Case(lambda op, x: op(x, dim=(0, 2), keepdim=True, **options), (2, 3, 2), low=low, high=high),
-    ]
-
-
-MASK = ta.tensor([[True, False, True], [False, False, True]])
-INDEX = ta.tensor([[0, 2, 2], [1, 1, 0]])
-KEEP = ta.tensor([[1.5, 0.0, 1.5], [1.5, 1.5, 0.0]], dtype=ta.float64)
-
-TABLE: dict[str, list[Case]] = {
-    **{name: unary() for name in "relu sigmoid silu logsigmoid neg exp expm1 square sin cos tanh erf abs sign clone alias".split()},
-    **{name: unary(low=0.5) for name in "log log1p sqrt rsqrt reciprocal".split()},
-    **{name: binary() for name in "add sub mul maximum minimum".split()},
-    **{name: binary(low=0.5) for name in "div pow".split()},
-    "rounded_div": [Case(lambda op, a, b: op(a, b, mode="floor"), (2, 3), (3,), low=0.5)],
-    "softplus": [Case(lambda op, x: op(x, beta=1.5, threshold=2.0), (2, 3))],
-    "gelu": [Case(lambda op, x, how=how: op(x, approximate=how), (2, 3)) for how in ("none", "tanh")],
-    "clamp": [
-        Case(lambda op, x: op(x, -1.0, 0.5), (2, 3)),
-        Case(lambda op, x, low, high: op(x, low, high), (2, 3), (3,), (2, 1)),
-        Case(lambda op, x, high: op(x, None, high), (2, 3), (3,)),
-    ],
-    "where": [Case(lambda op, a, b: op(MASK, a, b), (2, 3), (3,))],
-    "masked_fill": [Case(lambda op, x, value: op(x, MASK, value), (2, 3), ())],
-    "cast": [Case(lambda op, x: op(x, dtype=ta.float64), (2, 3))],
-    "to": [Case(lambda op, x: op(x, device="cpu", source="cpu"), (2, 3))],  # between devices: test_devices.py
-    "getitem": [
-        Case(lambda op, x: op(x, index=(slice(None), 1)), (3, 3)),
-        Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),)), (3, 2)),
-        Case(lambda op, x: op(x, index=(MASK.data,)), (2, 3)),
-    ],
-    "place": [Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),), shape=(4, 2)), (3, 2))],
-    "setitem": [Case(lambda op, x, value: op(x, value, index=(slice(None), np.array([0, 2]))), (2, 3), (2,))],
-    "gather": [Case(lambda op, x: op(x, INDEX, dim=1), (2, 3))],
-    "scatter": [Case(lambda op, x: op(x, INDEX, dim=1, shape=(2, 4)), (2, 3))],
-    "dropout": [Case(lambda op, x: op(x, KEEP, scale=1.5), (2, 3))],
-    "attention": [
-        Case(lambda op, q, k, v: op(q, k, v, None, MASK, None, scale=0.7), (2, 2, 4), (2, 3, 4), (2, 3, 2)),
-        Case(lambda op, q, k, v, m: op(q, k, v, m, None, KEEP, scale=0.7), (2, 2, 4), (3, 4), (2, 1, 3, 2), (3,)),
-    ],
-    "packed_attention": [Case(lambda op, qkv: op(qkv, heads=2, scale=0.7), (2, 3, 12))],
-    "tiled_attention": [
-        Case(lambda op, q, k, v: op(q, k, v, None, MASK, causal=False, scale=0.7), (2, 2, 4), (2, 3, 4), (2, 3, 2)),
-        Case(lambda op, q, k, v: op(q, k, v, None, None, causal=True, scale=0.7), (3, 4), (2, 3, 4), (3, 2)),
-    ],
-    "layer_norm": [
-        Case(lambda op, x, w, b: op(x, w, b, shape=(4,), eps=1e-5), (3, 4), (4,), (4,)),
-        Case(lambda op, x, w: op(x, w, None, shape=(2, 3), eps=1e-5), (2, 2, 3), (2, 3)),
-        Case(lambda op, x: op(x, None, None, shape=(4,), eps=1e-5), (3, 4)),
-    ],
-    "linear_gelu": [
-        Case(lambda op, x, w, b: op(x, w, b, approximate="tanh"), (2, 2, 3), (4, 3), (4,)),
-        Case(lambda op, x, w: op(x, w, None, approximate="none"), (2, 3), (4, 3)),
-    ],
-    "linear": [
-        Case(lambda op, x, w, b: op(x, w, b), (2, 3, 4), (5, 4), (5,)),
-        Case(lambda op, x, w: op(x, w, None), (3, 4), (5, 4)),
-    ],
-    "embedding": [Case(lambda op, w, p=p: op(w, INDEX, padding_idx=p), (4, 2)) for p in (None, 3)],
-    "embedding_gradient": [Case(lambda op, g, p=p: op(g, INDEX, rows=4, padding_idx=p), (2, 3, 2)) for p in (None, 2)],
-    "cross_entropy": [Case(lambda op, x: op(x, ta.tensor([2, 0])), (2, 3))],
-    "matmul": [
-        Case(lambda op, a, b: op(a, b), (2, 3), (3, 4)),
-        Case(lambda op, a, b: op(a, b), (2, 1, 2, 3), (4, 3, 2)),
-    ],
-    "einsum": [
-        Case(lambda op, a, b: op(a, b, equation="bij,bjk->ki"), (2, 3, 4), (2, 4, 2)),
-        Case(lambda op, a, b, c: op(a, b, c, equation="ij,jk,l->i"), (2, 3), (3, 2), (4,)),
-    ],
-    **{name: reduction() for name in "sum mean amax amin logsumexp".split()},
-    **{name: reduction(correction=1) for name in ("var", "std")},
-    "prod": [Case(lambda op, x: op(x, dim=(1,), keepdim=False), (2, 3))],
-    "pick": [Case(lambda op, x, b=b: op(x, dim=1, keepdim=False, largest=b)[0], (2, 3)) for b in (True, False)],
-    "cumsum": [Case(lambda op, x: op(x, dim=1), (2, 3))],
-    "reshape": [Case(lambda op, x: op(x, shape=(3, 2)), (2, 3))],
-    "permute": [Case(lambda op, x: op(x, dims=(2, 0, 1)), (2, 3, 4))],
-    "flip": [Case(lambda op, x: op(x, dims=(0, 1)), (2, 3))],
-    "roll": [Case(lambda op, x: op(x, shifts=(1, -2), dims=(0, 1)), (2, 3))],
-    "broadcast_to": [Case(lambda op, x: op(x, shape=(4, 2, 3)), (2, 1))],
-    "tril": [Case(lambda op, x: op(x, diagonal=1), (3, 4))],
-    "triu": [Case(lambda op, x: op(x, diagonal=-1), (3, 4))],
-    "pad": [Case(lambda op, x: op(x, pad=((1, 0), (0, 2)), value=7.0), (2, 3))],
-    "cat": [Case(lambda op, *xs: op(*xs, dim=1), (2, 3), (2, 1), (2, 2))],
-    "stack": [Case(lambda op, *xs: op(*xs, dim=1), (2, 3), (2, 3))],
-    "softmax": [Case(lambda op, x: op(x, dim=1), (2, 3)), Case(lambda op, x: op(x, dim=0), (2, 3))],
-    "log_softmax": [Case(lambda op, x: op(x, dim=1), (2, 3))],
-}  # fmt: skip
 
 
 def differentiable_operations() -> dict[str, Operation]:

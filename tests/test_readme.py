@@ -1,6 +1,6 @@
-"""README.md does not rot: its examples run, its excerpts are the source, its table and options are real.
+"""README.md and README.zh-CN.md: their examples run, excerpts equal the source, tables, links and options are real.
 
-Neither do the excerpts of docs/design.md.
+So do the examples and excerpts of docs/design.md and docs/debugging.md, and the commands of docs/training.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import doctest
 import importlib
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,20 @@ import torch
 import tinyattn as ta
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DESIGN = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(README)
-PYTHON = [text for language, text in BLOCKS if language == "python"]
-SHELL = "".join(text for language, text in BLOCKS if language == "sh")
-TABLE = re.findall(r"^\| `([^`]+)` \| ([\d,]+) \|", README, re.MULTILINE)
+READMES = ["README.md", "README.zh-CN.md"]
+PAGES = [*READMES, "docs/design.md", "docs/debugging.md"]
+TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in [*PAGES, "docs/training.md"]}
+BLOCKS = {page: BLOCK.findall(text) for page, text in TEXT.items()}
+SHELL = "".join(text for page in [*READMES, "docs/training.md"] for language, text in BLOCKS[page] if language == "sh")
+TABLE = re.compile(r"^\| `([^`]+)` \| ([\d,]+) \|", re.MULTILINE)
+PYTHON = [
+    pytest.param(text, id=f"{page}-{text.splitlines()[0]}")
+    for page in PAGES for language, text in BLOCKS[page] if language == "python"
+]  # fmt: skip
 
 
-QUOTED = [text for _, text in BLOCK.findall(DESIGN)]
-
-
-@pytest.mark.parametrize("block", PYTHON + QUOTED, ids=lambda block: block.splitlines()[0])
+@pytest.mark.parametrize("block", PYTHON)
 def test_python_blocks(block):
     if block.startswith("# tinyattn/"):
         excerpt(block)
@@ -48,13 +50,29 @@ def test_python_blocks(block):
         exec(compile(block, "README.md", "exec"), {})
 
 
+def links(text: str) -> list[str]:
+    """The relative paths that a page links to."""
+    return re.findall(r"\]\(([^):#]+)[^):]*\)", text)
+
+
+def undocumented(source: str) -> list[ast.stmt]:
+    """The statements of a module without docstrings, which an excerpt may leave out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+        elif isinstance(node, ast.Call):
+            node.keywords = [k for k in node.keywords if k.arg != "doc"]
+    return tree.body
+
+
 def excerpt(block: str) -> None:
     """What is quoted under the name of a file stands in it, however it is laid out, and runs there."""
     path, quoted = block.split("\n", 1)
     path = path.removeprefix("# ")
     source = (ROOT / path).read_text(encoding="utf-8")
-    there = {ast.dump(statement) for statement in ast.parse(source).body}
-    for statement in ast.parse(quoted).body:
+    there = {ast.dump(statement) for statement in undocumented(source)}
+    for statement in undocumented(quoted):
         text = ast.get_source_segment(quoted, statement)
         assert ast.dump(statement) in there, f"the text quotes from {path} what is not there:\n{text}"
     for comment in re.findall(r"#.*", quoted):
@@ -63,11 +81,13 @@ def excerpt(block: str) -> None:
     exec(compile(quoted, path, "exec"), dict(vars(module)))
 
 
-def test_every_kind_of_block_is_there():
-    assert len(PYTHON) >= 5
-    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+@pytest.mark.parametrize("page", READMES)
+def test_every_kind_of_block_is_there(page):
+    assert [language for language, _ in BLOCKS[page]].count("python") >= 5
+    assert {language for language, _ in BLOCKS[page]} == {"python", "sh"}
+    shell = "".join(text for language, text in BLOCKS[page] if language == "sh").splitlines()
     for command in ('pip install -e ".[train]" && python examples/mnist.py', 'pip install -e ".[test]" && pytest -n 2'):
-        assert SHELL.splitlines().count(command) == 1, f"README.md must have the line: {command}"
+        assert shell.count(command) == 1, f"{page} must have the line: {command}"
 
 
 def test_the_reading_order_is_real():
@@ -79,13 +99,21 @@ def test_the_reading_order_is_real():
         )
 
 
-def test_the_reading_order_is_whole():
-    assert len(TABLE) >= 10
-    assert all(stated != "0" for _, stated in TABLE)
+def test_both_readmes_have_equal_blocks_tables_and_links():
+    english, chinese = (TEXT[page] for page in READMES)
+    assert BLOCKS["README.md"] == BLOCKS["README.zh-CN.md"]
+    assert TABLE.findall(english) == TABLE.findall(chinese)
+    assert set(links(english)) - {"README.zh-CN.md"} == set(links(chinese)) - {"README.md"}
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^):]+)\)", README))
-def test_links_lead_somewhere(path):
+@pytest.mark.parametrize("page", READMES)
+def test_the_reading_order_is_whole(page):
+    assert len(TABLE.findall(TEXT[page])) >= 10
+    assert all(stated != "0" for _, stated in TABLE.findall(TEXT[page]))
+
+
+@pytest.mark.parametrize(("page", "path"), [(page, path) for page in READMES for path in links(TEXT[page])])
+def test_links_lead_somewhere(page, path):
     assert (ROOT / path).exists()
 
 
@@ -153,8 +181,10 @@ def indices_are_named() -> None:
         ta.embedding(ta.tensor([3, 11]), ta.zeros(10, 2))
 
 
-def there_is_one_device() -> None:
-    assert ta.ones(1).device == "cpu"
+def device_is_a_string_and_some_dtypes_are_missing() -> None:
+    assert ta.ones(1).device == "cpu" and ta.device("cpu") == "cpu"
+    assert isinstance(ta.ones(1).device, str) and isinstance(ta.device("cuda:0"), str)
+    assert not any(hasattr(ta, name) for name in ("bfloat16", "complex64", "sparse_coo_tensor"))
     with pytest.raises(TypeError, match="not supported"):
         ta.zeros(1, dtype=complex)
 
@@ -175,7 +205,7 @@ DIFFERENCES: list[Any] = [
     views_are_guarded,
     streams_are_numpys,
     indices_are_named,
-    there_is_one_device,
+    device_is_a_string_and_some_dtypes_are_missing,
     nan_where_pytorch_has_it,
 ]
 
@@ -183,3 +213,22 @@ DIFFERENCES: list[Any] = [
 @pytest.mark.parametrize("check", DIFFERENCES, ids=lambda check: check.__name__)
 def test_differences_are_as_said(check):
     check()
+
+
+# --- the commands of docs/reliability.md ---
+
+
+@pytest.mark.slow
+def test_commands_of_the_reliability_page_select_tests():
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    commands = {tuple(shlex.split(command)) for command in re.findall(r"`(?:\w+=\d+ )?pytest (tests[^`]+)`", page)}
+    files = sorted({word for command in commands for word in command if word.endswith(".py")})
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "slow or not slow", *files]
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=True)
+    collected = done.stdout.lower().splitlines()
+    assert len(commands) > 30
+    for command in commands:
+        wanted = command[command.index("-k") + 1] if "-k" in command else "test"
+        words = re.findall(r"\w+", wanted.replace(" or ", " "))
+        of_files = [name for name in collected if name.startswith(command) or command[0] == "tests"]
+        assert all(any(word in name for name in of_files) for word in words), command

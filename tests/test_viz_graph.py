@@ -529,9 +529,10 @@ def all_operations():
 
 def test_every_operation_has_a_formula():
     for op in all_operations():
-        assert op.name in formulas.FORMULAS or op.name in ("argmax", "argmin"), op.name
         known = formulas.formula(op.name)
-        assert known.forward
+        assert known.forward, op.name
+        if op.name not in formulas.FORMULAS:  # the docstring stands for the formula, the source for the rules
+            continue
         assert set(known.rules) <= set(op.inputs), op.name
         if op.rules:
             assert set(op.rules) <= set(known.rules), op.name

@@ -12,6 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyattn import ops
+from tinyattn.engine.operation import Operation
+
 Shape = tuple[int, ...]
 Shapes = Sequence[Shape | None]
 Count = Callable[[Shapes, Shape, dict[str, Any]], int]  # from the shapes of inputs and output, and options
@@ -101,8 +104,11 @@ COUNTS: dict[str, Count] = {
 
 
 def forward_flops(name: str, shapes: Shapes, out: Shape, options: dict[str, Any]) -> int | None:
-    """FLOPs of an operation with inputs of these shapes (None: no array); None for an unknown operation."""
-    count = COUNTS.get(name)
+    """FLOPs of an operation with inputs of these shapes (None: no array).
+
+    An operation of tinyattn.ops that is not in the table counts 1 per output element. None for a custom operation.
+    """
+    count = COUNTS.get(name) or (_given(1) if isinstance(getattr(ops, name, None), Operation) else None)
     return None if count is None else count(tuple(shapes), out, options)
 
 

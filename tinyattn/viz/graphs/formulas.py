@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tinyattn import ops
+
 
 class Formula(NamedTuple):
     """The output in terms of the inputs, and the gradient of each input."""
@@ -129,5 +131,17 @@ FORMULAS: dict[str, Formula] = {
 
 
 def formula(op: str) -> Formula:
+<<<<<<< HEAD
     """Return the formula of an operation, an empty one for an operation of the user."""
     return FORMULAS.get(op, Formula("", {}))
+=======
+    """The formula of an operation by its name.
+
+    For one of tinyattn.ops that is not in the table, the first sentence of its docstring; for a custom one, empty.
+    """
+    found = FORMULAS.get(op)
+    if found is None:
+        text = getattr(getattr(ops, op, None), "__doc__", None) or ""
+        found = Formula(text.split(". ")[0].split("\n")[0], {})
+    return found
+>>>>>>> h-docs
