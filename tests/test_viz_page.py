@@ -399,7 +399,9 @@ def test_graph_page_follows_the_system_theme_until_chosen(show):
     for scheme in ("light", "dark"):
         page.prefer(scheme)
         page.wait(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
-        page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # its events have run
+        page.run(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )  # its events have run
     assert page.run(theme) == "light"
 
 

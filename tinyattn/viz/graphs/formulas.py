@@ -131,11 +131,7 @@ FORMULAS: dict[str, Formula] = {
 
 
 def formula(op: str) -> Formula:
-<<<<<<< HEAD
-    """Return the formula of an operation, an empty one for an operation of the user."""
-    return FORMULAS.get(op, Formula("", {}))
-=======
-    """The formula of an operation by its name.
+    """Return the formula of an operation by its name.
 
     For one of tinyattn.ops that is not in the table, the first sentence of its docstring; for a custom one, empty.
     """
@@ -144,4 +140,3 @@ def formula(op: str) -> Formula:
         text = getattr(getattr(ops, op, None), "__doc__", None) or ""
         found = Formula(text.split(". ")[0].split("\n")[0], {})
     return found
->>>>>>> h-docs
