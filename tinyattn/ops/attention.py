@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -50,6 +51,69 @@ def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
     return functools.reduce(xp.logical_or, unseen)[..., None]
 
 
+def _attend(
+    xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, scale: float
+) -> tuple[Any, Any, Any]:
+    """The output of the definition, on arrays; exponentials of the scores, and their sums: the weights are e / total.
+
+    The sums divide the output, which is smaller than the weights. Nothing here waits for a GPU.
+    """
+    e, total = _exponentials(xp, q, k, mask, allowed, scale)
+    used = e if keep is None else e * keep
+    out = xp.matmul(used, v)
+    if (mask is not None or allowed is not None) and _may_leak(xp, out):
+        seen = xp.matmul(used, xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype)) > 0
+        out = xp.where(seen, out, xp.matmul(used, _finite(xp, v)))
+    out /= total
+    return out, e, total
+
+
+def _exponentials(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, scale: float) -> tuple[Any, Any]:
+    """exp(q k' scale + mask - c) with a number c for each query; 0 where hidden; and the sums over the keys."""
+    hidden = None if allowed is None else xp.logical_not(allowed)
+    if mask is not None:
+        hidden = mask == -math.inf if hidden is None else xp.logical_or(hidden, mask == -math.inf)
+    q = q * scale
+    if hidden is not None:  # whose leading axes the scores must have
+        q = xp.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-2], hidden.shape[:-2]), *q.shape[-2:]))
+    scores = xp.matmul(q, k.mT)  # (..., queries, keys)
+    if mask is not None:
+        scores += mask
+    return xp.exponentials(scores, hidden)
+
+
+def _gradients(
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, e: Any, total: Any, masked: bool, keep: Any, scale: float
+) -> tuple[Any, Any, Any, Any]:
+    """The gradients of q, k, v and of the scores, which are those of an additive mask.
+
+    S = q k' scale + mask,  A = softmax(S),  out = A v  and  g = d out:
+    dv = A' g,  dA = g v',  dS = A o (dA - rowsum(A o dA)),  dq = dS k scale,  dk = dS' q scale.
+    Here A = e / total, where the sums divide g instead of A, and rowsum(A o dA) = rowsum(g o out).
+    """
+    g = g / total
+    dv = xp.matmul((e if keep is None else e * keep).mT, g)
+    dscores = xp.matmul(g, v.mT)  # dA, which becomes dS in place: no other arrays are as large
+    if keep is not None:
+        dscores *= keep
+    if masked and _may_leak(xp, dscores):
+        dscores = xp.masked_fill(dscores, e == 0, 0)
+    dscores -= xp.sum(g * out, -1, keepdim=True)
+    dscores *= e
+    q, k = (_finite(xp, x) if masked else x for x in (q, k))
+    return xp.matmul(dscores, k) * scale, xp.matmul(dscores.mT, q * scale), dv, dscores
+
+
+def _may_leak(xp: Any, x: Any) -> bool:
+    """Whether x may hold NaN or infinity from behind a mask, since 0 x NaN is NaN. A GPU says yes, unasked."""
+    return xp.perhaps(xp.logical_not(xp.isfinite(x)))
+
+
+def _finite(xp: Any, x: Any) -> Any:
+    """x with zeros for NaN and infinity, for products with weights that are 0 there."""
+    return xp.masked_fill(x, xp.logical_not(xp.isfinite(x)), 0)
+
+
 def _backward(
     xp: Any,
     g: Any,
@@ -65,8 +129,7 @@ def _backward(
     scale: Any,
 ) -> Any:
     masked = mask is not None or allowed is not None
-    dq, dk, dv, dscores = xp.attention_backward(g, q, k, v, out, e, total, masked, keep, scale)
-    return dq, dk, dv, dscores, None, None
+    return *_gradients(xp, g, q, k, v, out, e, total, masked, keep, scale), None, None
 
 
 @operation(
@@ -77,7 +140,7 @@ def _backward(
     backward=_backward,
 )
 def _attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    return xp.attention(q, k, v, mask, allowed, keep, scale)
+    return _attend(xp, q, k, v, mask, allowed, keep, scale)
 
 
 # --- attention in tiles ---
@@ -117,14 +180,68 @@ def _tiled_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, 
 
 
 def _tiled_backward(
-    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, logs: Any, mask: Any, allowed: Any, causal: Any, scale: Any
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, mask: Any, allowed: Any, causal: Any, scale: Any
 ) -> Any:
-    return *xp.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
+    masked = causal or mask is not None or allowed is not None
+    lead, (q, k, v, mask, allowed) = _spread(xp, q, k, v, mask, allowed)
+    dq, dk, dv = (xp.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
+    for rows, keys, hiding in _tiles(xp, q, k, mask, allowed, causal):
+        e, total = _exponentials(xp, q[rows], k[keys], *hiding, scale)
+        found = _gradients(xp, g[rows], q[rows], k[keys], v[keys], out[rows], e, total, masked, None, scale)
+        dq[rows] = found[0]
+        for whole, part in ((dk, found[1]), (dv, found[2])):
+            view = whole[keys]
+            view += part
+    return dq, dk, dv, None, None
 
 
-@operation(traits="masks saturates", definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
+@operation(traits="masks saturates", definition=_tiled_definition, backward=_tiled_backward)
 def _tiled_attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
-    return xp.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
+    lead, (q, k, v, mask, allowed) = _spread(xp, q, k, v, mask, allowed)
+    out = _heads_last(xp, (*lead, q.shape[-2], v.shape[-1]), q.dtype)
+    for rows, keys, hiding in _tiles(xp, q, k, mask, allowed, causal):
+        out[rows] = _attend(xp, q[rows], k[keys], v[keys], *hiding, None, scale)[0]
+    return out
+
+
+def _tiles(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, causal: bool) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
+    """Index of some heads and queries, index of the keys that they may see, and (mask, allowed) between the two."""
+    *lead, queries = q.shape[:-1]
+    for rows in _blocks((*lead, queries, k.shape[-2]), xp.SCORES_AT_ONCE):
+        seen = k.shape[-2]
+        hiding = None if mask is None else mask[rows], None if allowed is None else allowed[rows]
+        if causal:  # which comes without a mask
+            first, last, _ = rows[-1].indices(queries) if len(rows) > len(lead) else (0, queries, 1)
+            seen = min(last, seen)
+            below = xp.arange(first, 1, last - first, np.int64)[:, None] >= xp.arange(0, 1, seen, np.int64)
+            hiding = (None, below)
+        yield rows, (*rows[: len(lead)], ..., slice(seen), slice(None)), hiding
+
+
+def _blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut an array of `shape` into blocks of about `most` elements, none along its last axis."""
+    inner = math.prod(shape[1:])
+    if inner <= most or len(shape) == 2:
+        step = max(most // max(inner, 1), 1)
+        yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
+    else:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in _blocks(shape[1:], most))
+
+
+def _spread(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """The leading axes that all of them broadcast to, and views of them all that have those."""
+    arrays, scores = (q, k, v, mask, allowed), (q.shape[-2], k.shape[-2])
+    ends = (q.shape[-2:], k.shape[-2:], v.shape[-2:], scores, scores)
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in arrays if x is not None))
+    return lead, [x if x is None else xp.broadcast_to(x, (*lead, *end)) for x, end in zip(arrays, ends, strict=True)]
+
+
+def _heads_last(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Memory for an output in which the heads of a token lie together, so that joining them is a view."""
+    if len(shape) != 4:
+        return xp.zeros(shape, dtype)
+    batch, heads, tokens, dim = shape
+    return xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3))
 
 
 # --- what people call ---

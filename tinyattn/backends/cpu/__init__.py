@@ -9,7 +9,5 @@ from tinyattn.backends.cpu.layer_norm import *
 from tinyattn.backends.cpu.linear import *
 from tinyattn.backends.cpu.loss import *
 from tinyattn.backends.cpu.optimizer import *
-from tinyattn.backends.cpu.packed_attention import *
 from tinyattn.backends.cpu.random import *
 from tinyattn.backends.cpu.softmax import *
-from tinyattn.backends.cpu.tiled_attention import *

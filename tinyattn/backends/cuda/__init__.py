@@ -17,7 +17,5 @@ from tinyattn.backends.cuda.linear import *
 from tinyattn.backends.cuda.loss import *
 from tinyattn.backends.cuda.memory import *
 from tinyattn.backends.cuda.optimizer import *
-from tinyattn.backends.cuda.packed_attention import *
 from tinyattn.backends.cuda.random import *
 from tinyattn.backends.cuda.softmax import *
-from tinyattn.backends.cuda.tiled_attention import *
