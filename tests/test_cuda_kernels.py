@@ -29,7 +29,8 @@ import cupy as cp  # noqa: E402 - the stand-in, or CuPy
 import tinyattn as ta  # noqa: E402
 from tinyattn.backends import cpu  # noqa: E402
 from tinyattn.backends import cuda as gpu  # noqa: E402
-from tinyattn.backends.cuda import launch, philox, sums, tensors  # noqa: E402
+from tinyattn.backends.cuda import launch, sums, tensors  # noqa: E402
+from tinyattn.backends.cuda import random as philox  # noqa: E402
 from tinyattn.ops import attention  # noqa: E402
 
 TYPES = ["float32", "float64"]

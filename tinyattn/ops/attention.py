@@ -51,9 +51,7 @@ def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
     return functools.reduce(xp.logical_or, unseen)[..., None]
 
 
-def _attend(
-    xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, scale: float
-) -> tuple[Any, Any, Any]:
+def _attend(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, scale: float) -> tuple[Any, Any, Any]:
     """The output of the definition, on arrays; exponentials of the scores, and their sums: the weights are e / total.
 
     The sums divide the output, which is smaller than the weights. Nothing here waits for a GPU.
