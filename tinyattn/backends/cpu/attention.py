@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import BLOCK, rows
-from tinyattn.backends.cpu.softmax import LEAST, SAFE
 from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward"]
@@ -55,8 +54,10 @@ def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array
     dim = width // 3 // heads
     (by_head,) = _split(out, 1, heads)
     for part in rows(batch, heads * tokens * tokens):
-        total = _exponentials(q[part], k[part], scale, e[part])  # (samples, heads, tokens)
-        np.reciprocal(total.swapaxes(1, 2), out=share[part])
+        scores = np.matmul(q[part], k[part].mT, out=e[part])  # (samples, heads, tokens, tokens)
+        scores *= scale
+        total = exponentials(scores)[1]  # (samples, heads, tokens, 1)
+        np.reciprocal(total[..., 0].swapaxes(1, 2), out=share[part])
         np.matmul(e[part], v[part], out=by_head[part])
         out[part] *= np.repeat(share[part], dim, -1)
     return out, e, share
@@ -88,18 +89,3 @@ def _split(x: Array, parts: int, heads: int) -> Array:
     """(batch, tokens, parts dim) -> views, one for each part: (parts, batch, heads, tokens, head_dim)"""
     batch, tokens, width = x.shape
     return x.reshape(batch, tokens, parts, heads, width // parts // heads).transpose(2, 0, 3, 1, 4)
-
-
-def _exponentials(q: Array, k: Array, scale: float, out: Array) -> Array:
-    """Write exp(q k' scale - c) to `out`, and return the sums of its rows; c is 0 where that is safe."""
-    np.matmul(q, k.mT, out=out)
-    out *= scale
-    np.exp(out, out=out)
-    total = row_sums(out)
-    if out.dtype == np.float16 or not (total.min() > LEAST and total.max() < SAFE):
-        np.matmul(q, k.mT, out=out)
-        out *= scale
-        out -= out.max(-1, keepdims=True)
-        np.exp(out, out=out)
-        total = row_sums(out)
-    return total[..., 0]
