@@ -194,7 +194,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "engine/walk.py leading_to: edge.id >= oldest -> edge.id > oldest",
     ],
     "The walk sums over broadcast axes anyway.": ["ops/shape.py _broadcast_to.x: xp.sum_to(g, x_shape) -> g"],
-    "Both branches agree there to the last place.": ["backends/cpu/erf.py erf: size < 1.0 -> size <= 1.0"],
+    "Both branches agree there to the last place.": ["backends/cpu/error_function.py erf: size < 1.0 -> size <= 1.0"],
     "The mean of nothing is NaN, and that of something is its sum over its number.": [
         "ops/loss.py _soft_cross_entropy: losses.mean() -> -losses.mean()",
         "ops/loss.py _soft_cross_entropy: losses.mean() -> losses.mean() * 1.01",
@@ -219,8 +219,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/attention.py packed_attention_backward: heads * tokens * tokens -> tokens",
         "backends/cpu/attention.py packed_attention_backward: heads * tokens -> tokens",
     ],
-    "The memory is written to before it is read.": [
-    ],
+    "The memory is written to before it is read.": [],
     "No array lies at this address.": ["backends/cpu/optimizer.py overlapping: 0 -> 1"],
     "Nobody writes there.": ["backends/cpu/sums.py _ones: False -> True"],
     "No node has this number: it was used up for one that nobody sees.": [

@@ -15,9 +15,9 @@ __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
-    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet",
-    "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "stream", "sum",
-    "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
+    "quiet", "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "stream",
+    "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
