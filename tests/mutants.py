@@ -118,7 +118,7 @@ def _replace(original: CodeType, edited: CodeType, live: dict[CodeType, list[Fun
 def all_mutants() -> list[Mutant]:
     """Every edit to every rule, definition, kernel and unbroadcast."""
     files = [*sorted(PACKAGE.glob("ops/*.py")), *sorted(PACKAGE.glob("backends/cpu/*.py"))]
-    files += [PACKAGE / "backends/placed.py", PACKAGE / "engine/walk.py"]
+    files += [PACKAGE / "backends/shared.py", PACKAGE / "engine/walk.py"]
     return [mutant for file in files if file.name != "__init__.py" for mutant in mutants_of(file)]
 
 

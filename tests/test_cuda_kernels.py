@@ -26,9 +26,12 @@ if not REAL_GPU:
 
 import cupy as cp  # noqa: E402 - the stand-in, or CuPy
 
+import tinyattn as ta  # noqa: E402
 from tinyattn.backends import cpu  # noqa: E402
 from tinyattn.backends import cuda as gpu  # noqa: E402
-from tinyattn.backends.cuda import launch, philox, sums, tensors, tiles  # noqa: E402
+from tinyattn.backends.cuda import launch, sums, tensors  # noqa: E402
+from tinyattn.backends.cuda import random as philox  # noqa: E402
+from tinyattn.ops import attention  # noqa: E402
 
 TYPES = ["float32", "float64"]
 COVERED: set[str] = set()
@@ -527,7 +530,16 @@ def masks(queries, keys, dtype):
     return added, allowed
 
 
-@covers("attention_forward", "attention_backward_queries", "attention_backward_keys")
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_exponentials_over_their_sums_are_softmax(sizes, dtype):
+    lead, queries, keys, *_ = sizes
+    scores, hidden = random(*lead, queries, keys, dtype=dtype) * 9, ~masks(queries, keys, dtype)[1]
+    for given in ((scores,), (scores, hidden)):
+        ours, theirs = gpu.exponentials(*map(on_gpu, given)), cpu.exponentials(*(wide(x).copy() for x in given))
+        assert_close(ours[0] / ours[1], theirs[0] / theirs[1], 2)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("which", ["plain", "added", "allowed and dropout", "both"])
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
@@ -539,59 +551,54 @@ def test_attention(sizes, which, dtype):
     allowed = None if which in ("plain", "added") else allowed
     keep = (np.random.default_rng(2).random((*lead, queries, keys)) > 0.2) * 1.25
     keep = keep.astype(dtype) if "dropout" in which else None
-    masked = which != "plain"
-
-    got = gpu.attention(*map(on_gpu, (q, k, v, added, allowed, keep)), 0.4)
-    expected = cpu.attention(*map(wide, (q, k, v, added, allowed, keep)), 0.4)
-    assert_close(got[0], expected[0], 5)
-    back = gpu.attention_backward(*map(on_gpu, (g, q, k, v)), *got, masked, on_gpu(keep), 0.4)
-    wanted = cpu.attention_backward(*map(wide, (g, q, k, v)), *expected, masked, wide(keep), 0.4)
-    for a, b in zip(back, wanted, strict=True):
+    results = []
+    for xp, there in ((gpu, on_gpu), (cpu, wide)):
+        inputs = [there(x) for x in (q, k, v, added, allowed, keep)]
+        out, e, total = attention._attend(xp, *inputs, 0.4)
+        grads = attention._gradients(xp, there(g), *inputs[:3], out, e, total, which != "plain", inputs[5], 0.4)
+        results.append((out, *grads))
+    for a, b in zip(*results, strict=True):
         assert_close(a, b, 10)
 
 
-@covers("tiled_forward", "tiled_backward_queries", "tiled_backward_keys")
+@pytest.mark.parametrize("block", [1 << 24, 100], ids=["at once", "in blocks"])
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("which", ["plain", "added", "allowed", "causal", "all"])
+@pytest.mark.parametrize("which", ["plain", "added", "allowed", "causal"])
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
-def test_attention_in_tiles(sizes, which, dtype):
-    _, queries, keys, *_ = sizes
+def test_attention_in_tiles(sizes, which, dtype, block, monkeypatch):
+    monkeypatch.setattr(gpu, "SCORES_AT_ONCE", block)
     g, q, k, v = heads(*sizes, dtype)
-    added, allowed = masks(queries, keys, dtype)
-    added, allowed = added if which in ("added", "all") else None, allowed if which in ("allowed", "all") else None
-    causal = which in ("causal", "all")
-    got = gpu.attention_in_tiles(*map(on_gpu, (q, k, v, added, allowed)), causal, 0.4)
-    expected = cpu.attention_in_tiles(*map(wide, (q, k, v, added, allowed)), causal, 0.4)
-    for a, b in zip(got, expected, strict=True):
-        assert_close(a, b, 5)
-    back = gpu.attention_in_tiles_backward(
-        *map(on_gpu, (g, q, k, v)), *got, on_gpu(added), on_gpu(allowed), causal, 0.4
-    )
-    wanted = cpu.attention_in_tiles_backward(*map(wide, (g, q, k, v)), *expected, wide(added), allowed, causal, 0.4)
-    for a, b in zip(back, wanted, strict=True):
+    added, allowed = masks(*sizes[1:3], dtype)
+    hiding = added if which == "added" else None, allowed if which == "allowed" else None
+    results = []
+    for xp, there in ((gpu, on_gpu), (cpu, wide)):
+        inputs, causal = [there(x) for x in (q, k, v, *hiding)], which == "causal"
+        out = attention._tiled_attention.forward(xp, *inputs, causal=causal, scale=0.4)
+        grads = attention._tiled_backward(xp, there(g), *inputs[:3], out, *inputs[3:], causal, 0.4)
+        results.append((out, *grads[:3]))
+    for a, b in zip(*results, strict=True):
         assert_close(a, b, 10)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["added", "allowed"])
 @pytest.mark.parametrize("tiled", [False, True], ids=["plain", "tiled"])
-def test_nothing_leaks_through_a_mask(tiled, kind, bad):
-    g, q, k, v = heads((2,), 5, 40, 4, 4, "float32")
+def test_nothing_leaks_through_a_mask_of_attention(tiled, kind, bad):
+    g, q, k, v = (on_gpu(x) for x in heads((2,), 5, 40, 4, 4, "float32"))
     allowed = np.ones((5, 40), bool)
     allowed[:, -1] = allowed[2] = False
-    added = np.where(allowed, 0, -np.inf).astype(np.float32) if kind == "added" else None
-    mask = (added, None if kind == "added" else allowed)
+    added = on_gpu(np.where(allowed, 0, -np.inf).astype(np.float32)) if kind == "added" else None
+    hiding = (added, None if kind == "added" else on_gpu(allowed))
     results = []
     for value in (0.0, bad):
         k[:, -1] = v[:, -1] = value
-        arrays = [*map(on_gpu, (q, k, v))]
         if tiled:
-            kept = gpu.attention_in_tiles(*arrays, *map(on_gpu, mask), False, 0.5)
-            back = gpu.attention_in_tiles_backward(on_gpu(g), *arrays, *kept, *map(on_gpu, mask), False, 0.5)
+            out = attention._tiled_attention.forward(gpu, q, k, v, *hiding, causal=False, scale=0.5)
+            back = attention._tiled_backward(gpu, g, q, k, v, out, *hiding, False, 0.5)[:3]
         else:
-            kept = gpu.attention(*arrays, *map(on_gpu, mask), None, 0.5)
-            back = gpu.attention_backward(on_gpu(g), *arrays, *kept, True, None, 0.5)
-        results.append([kept[0], *back])
+            out, *kept = attention._attend(gpu, q, k, v, *hiding, None, 0.5)
+            back = attention._gradients(gpu, g, q, k, v, out, *kept, True, None, 0.5)
+        results.append([out, *back])
     for clean, dirty in zip(*results, strict=True):
         assert np.isfinite(dirty.get()).all()
         np.testing.assert_array_equal(dirty.get(), clean.get())
@@ -601,44 +608,27 @@ def test_nothing_leaks_through_a_mask(tiled, kind, bad):
 def test_attention_without_keys_or_queries():
     for queries, keys in ((3, 0), (0, 3)):
         g, q, k, v = (on_gpu(x) for x in heads((2,), queries, keys, 4, 4, "float32"))
-        kept = gpu.attention(q, k, v, None, None, None, 0.5)
-        assert not kept[0].get().any()
-        assert not any(x.get().any() for x in gpu.attention_backward(g, q, k, v, *kept, False, None, 0.5))
-        kept = gpu.attention_in_tiles(q, k, v, None, None, False, 0.5)
-        assert not kept[0].get().any()
-        back = gpu.attention_in_tiles_backward(g, q, k, v, *kept, None, None, False, 0.5)
-        assert not any(x.get().any() for x in back)
+        out, *kept = attention._attend(gpu, q, k, v, None, None, None, 0.5)
+        grads = attention._gradients(gpu, g, q, k, v, out, *kept, False, None, 0.5)
+        assert not any(x.get().any() for x in (out, *grads))
+        out = attention._tiled_attention.forward(gpu, q, k, v, None, None, causal=False, scale=0.5)
+        grads = attention._tiled_backward(gpu, g, q, k, v, out, None, None, False, 0.5)[:3]
+        assert not any(x.get().any() for x in (out, *grads))
 
 
-def test_a_head_too_wide_for_the_gpu_is_refused():
-    q = on_gpu(random(1, 2, 9000))
-    with pytest.raises(
-        ValueError, match=r"attention on cuda: .* too many for the GPU's shared memory .* use more heads"
-    ):
-        gpu.attention(q, q, q, None, None, None, 1.0)
-
-
-@covers("packed_attention_forward", "packed_attention_backward")
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     ("batch", "tokens", "count", "dim"), [(1, 1, 1, 1), (2, 5, 2, 3), (2, 49, 4, 16), (1, 130, 2, 16), (1, 33, 1, 8)]
 )
 def test_packed_attention(batch, tokens, count, dim, dtype):
-    qkv, g = (
-        random(batch, tokens, 3 * count * dim, dtype=dtype),
-        random(batch, tokens, count * dim, seed=1, dtype=dtype),
-    )
-    got, expected = gpu.packed_attention(on_gpu(qkv), count, 0.3), cpu.packed_attention(wide(qkv), count, 0.3)
-    assert_close(got[0], expected[0], 3)
-    back = gpu.packed_attention_backward(on_gpu(g), on_gpu(qkv), *got, 0.3)
-    assert_close(back, cpu.packed_attention_backward(wide(g), wide(qkv), *expected, 0.3), 10)
-
-
-def test_tiles_fit_into_what_a_block_has():
-    for longest in (1, 9, 50, 5000):
-        for per_row in (4, 50, 400, 4000):
-            tile, needed = tiles.choose_tile(longest, per_row, 4)
-            assert needed == tile * (per_row + tiles.odd(tile)) * 4 <= launch.SHARED_BYTES
+    qkv = random(batch, tokens, 3 * count * dim, dtype=dtype)
+    g, results = random(batch, tokens, count * dim, seed=1, dtype=dtype), []
+    for device, there in (("cuda", lambda x: x), ("cpu", wide)):
+        x = ta.tensor(there(qkv), device=device, requires_grad=True)
+        out = ta.nn.functional.packed_attention(x, count, scale=0.3)
+        results.append((out.array, ta.grad(out, x, ta.tensor(there(g), device=device))[0].array))
+    for a, b in zip(*results, strict=True):
+        assert_close(a, b, 10)
 
 
 # --- indices and random numbers ---

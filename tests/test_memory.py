@@ -348,7 +348,7 @@ def test_tiled_attention_saves_memory_in_numbers():
     plain, tiled = run(False), run(True)
     scores, output = 2 * 1024 * 1024 * 4, 2 * 1024 * 16 * 4
     assert saved_bytes(plain) == scores + output + 2 * 1024 * 4  # and the sum of each row
-    assert saved_bytes(tiled) == output + 2 * 1024 * 4
+    assert saved_bytes(tiled) == output
     assert plain.peak > 2 * scores > 2 * tiled.peak
 
 

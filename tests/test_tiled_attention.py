@@ -24,7 +24,7 @@ MEGABYTE = 10**6
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles that leave a rest in both directions, and that sequences of a few tokens need several of."""
-    monkeypatch.setattr("tinyattn.backends.cpu.tiled_attention._TILE", (3, 5))
+    monkeypatch.setattr("tinyattn.backends.cpu.SCORES_AT_ONCE", 3 * 13)
 
 
 def array(*shape, seed=0, dtype="float64"):

@@ -161,7 +161,7 @@ def _bounds(address: int) -> tuple[int, int] | None:
 
 
 def _erf(x: Any) -> Any:
-    from tinyattn.backends.cpu.erf import erf
+    from tinyattn.backends.cpu.error_function import erf
 
     return erf(x)
 

@@ -6,32 +6,33 @@ offer is what `cpu/` offers; `tinyattn.ops` offers the same names for Tensors.
 
 from __future__ import annotations
 
-from types import ModuleType
+import importlib
 from typing import Any
 
 import numpy as np
 
 from tinyattn.backends import cpu
 from tinyattn.backends.cpu import quiet
-from tinyattn.backends.devices import CPU, device, is_device
-from tinyattn.backends.errors import CaptureError
-from tinyattn.backends.memory import keep_freed_memory
-from tinyattn.backends.placed import Placed
-from tinyattn.backends.precision import get_float32_matmul_precision, set_float32_matmul_precision
+from tinyattn.backends.cpu.blocks import keep_freed_memory
+from tinyattn.backends.devices import CPU, check_driver, device, is_device, why_not
+from tinyattn.backends.shared import (
+    CaptureError,
+    MixedDevicesError,
+    Placed,
+    get_float32_matmul_precision,
+    set_float32_matmul_precision,
+)
 
 keep_freed_memory()
 
 __all__ = [
     "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "device", "device_of",
-    "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array", "is_device",
-    "move", "of", "quiet", "refuse_in_capture", "set_default_device", "set_float32_matmul_precision",
+    "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array",
+    "is_device", "move", "of", "on_gpu", "quiet", "refuse_in_capture", "set_default_device",
+    "set_float32_matmul_precision", "why_not",
 ]  # fmt: skip
 
 _cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart
-
-
-class MixedDevicesError(RuntimeError):
-    """Arrays of different devices in one operation."""
 
 
 def of(*arrays: Any) -> Any:
@@ -49,7 +50,7 @@ def of(*arrays: Any) -> Any:
             "together with x.to(device)."
         )
     where = next(iter(found), CPU)
-    return cpu if where is CPU else _cuda.on(where.index)
+    return cpu if where is CPU else on_gpu(where.index)
 
 
 def get(device: Any) -> Any:
@@ -63,7 +64,7 @@ def get(device: Any) -> Any:
     if device is CPU or device == "cpu":
         return cpu
     where = _device(device)
-    return cpu if where.type == "cpu" else gpu().on(where.index)
+    return cpu if where.type == "cpu" else on_gpu(where.index)
 
 
 def gpu() -> Any:
@@ -73,13 +74,19 @@ def gpu() -> Any:
     """
     global _cuda
     if _cuda is None:
-        from tinyattn.backends.driver import check_driver
-
         check_driver()
-        from tinyattn.backends import cuda as library
-
-        _cuda = library
+        _cuda = importlib.import_module("tinyattn.backends.cuda")  # not before, since it imports CuPy
     return _cuda
+
+
+def on_gpu(index: int | None) -> Any:
+    """The array library of GPUs, at work on GPU `index` (None: the current one).
+
+    Raises as `gpu`, and RuntimeError for a GPU that is not there.
+    """
+    library = gpu()
+    library.select(index)
+    return library
 
 
 def device_of(array: Any) -> device:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.backends.driver import why_not
+from tinyattn.backends import why_not
 from tinyattn.random import generator_for
 
 __all__ = [
@@ -71,7 +71,7 @@ def get_device_capability(device: Any = None) -> tuple[int, int]:
 
 def synchronize(device: Any = None) -> None:
     """Wait until a GPU has finished all work, and raise the errors that it found, such as an index out of range."""
-    library = backends.gpu().on(_index(device))
+    library = backends.on_gpu(_index(device))
     library.refuse_in_capture("synchronize() waits for the GPU")
     _runtime().deviceSynchronize()
     backends.check()
@@ -87,34 +87,34 @@ def manual_seed(seed: int) -> None:
 
 def memory_allocated(device: Any = None) -> int:
     """Return the bytes in use by tensors and recorded graphs."""
-    return int(backends.gpu().on(_index(device)).memory_in_use())
+    return int(backends.on_gpu(_index(device)).memory_in_use())
 
 
 def max_memory_allocated(device: Any = None) -> int:
     """Return the peak of the bytes in use since `reset_peak_memory_stats`; before it, the peak of those reserved."""
-    return int(backends.gpu().on(_index(device)).peak_memory())
+    return int(backends.on_gpu(_index(device)).peak_memory())
 
 
 def reset_peak_memory_stats(device: Any = None) -> None:
     """Start counting for `max_memory_allocated`, which slows down each allocation a little."""
-    backends.gpu().on(_index(device)).reset_peak_memory()
+    backends.on_gpu(_index(device)).reset_peak_memory()
 
 
 def memory_reserved(device: Any = None) -> int:
     """Return the bytes reserved: those in use and those cached."""
-    return int(backends.gpu().on(_index(device)).memory_reserved())
+    return int(backends.on_gpu(_index(device)).memory_reserved())
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     """Return the free and total bytes of a GPU, counting all processes."""
-    backends.gpu().on(_index(device))
+    backends.on_gpu(_index(device))
     free, total = backends.gpu().driver_memory()
     return int(free), int(total)
 
 
 def empty_cache() -> None:
     """Release the cached memory of the current GPU."""
-    backends.gpu().on(None).release_memory()
+    backends.on_gpu(None).release_memory()
 
 
 def _index(device: Any) -> int:

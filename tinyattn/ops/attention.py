@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +20,7 @@ from tinyattn.ops.dropouts import dropout
 
 
 def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    """The output, and the weights that it weighs the values with."""
+    """Return the output, (..., queries, value_dim), and the attention weights, (..., queries, keys)."""
     hidden = _must_hide(xp, q, k, v, mask, allowed)
     if hidden is None:
         scores = xp.matmul(q * scale, k.mT)  # (..., queries, keys)
@@ -41,8 +42,10 @@ def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: An
 
 
 def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
-    """(..., queries, keys, 1), True where a query may not see a key, if NaN or infinity could leak from
-    there, since 0 x NaN is NaN; else None: a product with zero hides what is finite."""
+    """Return (..., queries, keys, 1), True for hidden pairs, if an input is masked and not finite; else None.
+
+    0 x NaN is NaN, so a weight of 0 hides finite values only.
+    """
     if (mask is None and allowed is None) or all(xp.isfinite(x).all() for x in (q, k, v)):
         return None
     unseen = [] if mask is None else [mask == -math.inf]
@@ -50,23 +53,73 @@ def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
     return functools.reduce(xp.logical_or, unseen)[..., None]
 
 
+def _attend(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, scale: float) -> tuple[Any, Any, Any]:
+    """Return the output, the exponentials e of the scores, and their sums over the keys: the weights are e / total.
+
+    The sums divide the output, which is smaller than the weights. Nothing here synchronises a GPU.
+    """
+    e, total = _exponentials(xp, q, k, mask, allowed, scale)
+    used = e if keep is None else e * keep
+    out = xp.matmul(used, v)
+    if (mask is not None or allowed is not None) and _may_leak(xp, out):
+        seen = xp.matmul(used, xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype)) > 0
+        out = xp.where(seen, out, xp.matmul(used, _finite(xp, v)))
+    out /= total
+    return out, e, total
+
+
+def _exponentials(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, scale: float) -> tuple[Any, Any]:
+    """Return exp(q k' scale + mask - c), 0 where hidden, and its sums over the keys; c of each query cancels."""
+    hidden = None if allowed is None else xp.logical_not(allowed)
+    if mask is not None:
+        hidden = mask == -math.inf if hidden is None else xp.logical_or(hidden, mask == -math.inf)
+    q = q * scale
+    if hidden is not None:  # whose leading axes the scores must have
+        q = xp.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-2], hidden.shape[:-2]), *q.shape[-2:]))
+    scores = xp.matmul(q, k.mT)  # (..., queries, keys)
+    if mask is not None:
+        scores += mask
+    return xp.exponentials(scores, hidden)
+
+
+def _gradients(
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, e: Any, total: Any, masked: bool, keep: Any, scale: float
+) -> tuple[Any, Any, Any, Any]:
+    """Return the gradients of q, k, v and the scores; that of the scores is that of an additive mask.
+
+    S = q k' scale + mask,  A = softmax(S),  out = A v  and  g = d out:
+    dv = A' g,  dA = g v',  dS = A o (dA - rowsum(A o dA)),  dq = dS k scale,  dk = dS' q scale.
+    Here A = e / total, where the sums divide g instead of A, and rowsum(A o dA) = rowsum(g o out).
+    """
+    g = g / total
+    dv = xp.matmul((e if keep is None else e * keep).mT, g)
+    dscores = xp.matmul(g, v.mT)  # dA, which becomes dS in place: no other arrays are as large
+    if keep is not None:
+        dscores *= keep
+    if masked and _may_leak(xp, dscores):
+        dscores = xp.masked_fill(dscores, e == 0, 0)
+    dscores -= xp.sum(g * out, -1, keepdim=True)
+    dscores *= e
+    q, k = (_finite(xp, x) if masked else x for x in (q, k))
+    return xp.matmul(dscores, k) * scale, xp.matmul(dscores.mT, q * scale), dv, dscores
+
+
+def _may_leak(xp: Any, x: Any) -> bool:
+    """Whether x may hold NaN or infinity from behind a mask; always True on a GPU, which is not synchronised."""
+    return xp.perhaps(xp.logical_not(xp.isfinite(x)))
+
+
+def _finite(xp: Any, x: Any) -> Any:
+    """Return x with zeros for NaN and infinity: 0 x NaN is NaN, and a hidden element must add nothing."""
+    return xp.masked_fill(x, xp.logical_not(xp.isfinite(x)), 0)
+
+
 def _backward(
-    xp: Any,
-    g: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    e: Any,
-    total: Any,
-    mask: Any,
-    allowed: Any,
-    keep: Any,
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, e: Any, total: Any, mask: Any, allowed: Any, keep: Any,
     scale: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     masked = mask is not None or allowed is not None
-    dq, dk, dv, dscores = xp.attention_backward(g, q, k, v, out, e, total, masked, keep, scale)
-    return dq, dk, dv, dscores, None, None
+    return *_gradients(xp, g, q, k, v, out, e, total, masked, keep, scale), None, None
 
 
 @operation(
@@ -77,7 +130,7 @@ def _backward(
     backward=_backward,
 )
 def _attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    return xp.attention(q, k, v, mask, allowed, keep, scale)
+    return _attend(xp, q, k, v, mask, allowed, keep, scale)
 
 
 # --- attention in tiles ---
@@ -88,19 +141,18 @@ _TILED_SCORES = 512 * 512  # ... so many in each head: from here on tiles are no
 
 
 def tiled_attention(mode: bool | None = True) -> Mode:
-    """Compute attention tile by tile, in memory linear in the tokens: `with tiled_attention():`.
+    """Compute attention in blocks of queries, in memory linear in the tokens: `with tiled_attention():`.
 
-    True: always; False: never; None, which holds outside of any `with`: where all scores together
-    would take more than 8 MiB and each head has more than 512 x 512 of them. It saves query, key,
-    value, output and one number a query, and computes the scores again on the way back. Dropout of
-    the weights, a mask that needs a gradient, and second derivatives take the plain way whatever the
-    mode. Dao et al. 2022, "FlashAttention".
+    mode: True: always; False: never; None (the default outside of any `with`): if all scores together need more than
+    8 MiB and each head has more than 512 x 512. Query, key, value and output are saved; the backward pass computes the
+    scores again. Dropout, a mask that requires a gradient, and second derivatives use plain attention in every mode.
+    After Dao et al. 2022, "FlashAttention".
     """
     return Mode(_tiled_mode, mode)
 
 
 def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
-    """Whether attention of `heads` matrices of scores, over all samples, shall be done in tiles."""
+    """Whether to compute attention in tiles; heads: those of all samples, each with queries x keys scores."""
     mode, scores = _tiled_mode.get(), queries * keys
     if mode is not None:
         return mode
@@ -117,14 +169,67 @@ def _tiled_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, 
 
 
 def _tiled_backward(
-    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, logs: Any, mask: Any, allowed: Any, causal: Any, scale: Any
+    xp: Any, g: Any, q: Any, k: Any, v: Any, out: Any, mask: Any, allowed: Any, causal: Any, scale: Any
 ) -> Any:
-    return *xp.attention_in_tiles_backward(g, q, k, v, out, logs, mask, allowed, causal, scale), None, None
+    masked = causal or mask is not None or allowed is not None
+    lead, (q, k, v, mask, allowed) = _spread(xp, q, k, v, mask, allowed)
+    dq, dk, dv = (xp.zeros((*lead, *x.shape[-2:]), x.dtype) for x in (q, k, v))
+    for rows, keys, ms, sees in _tiles(xp, q, k, mask, allowed, causal):
+        e, total = _exponentials(xp, q[rows], k[keys], ms, sees, scale)
+        found = _gradients(xp, g[rows], q[rows], k[keys], v[keys], out[rows], e, total, masked, None, scale)
+        dq[rows] = found[0]
+        for whole, part in ((dk, found[1]), (dv, found[2])):
+            view = whole[keys]
+            view += part
+    return dq, dk, dv, None, None
 
 
-@operation(traits="masks saturates", definition=_tiled_definition, extras=("logs",), backward=_tiled_backward)
+@operation(traits="masks saturates", definition=_tiled_definition, backward=_tiled_backward)
 def _tiled_attention(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, *, causal: bool, scale: float) -> Any:
-    return xp.attention_in_tiles(q, k, v, mask, allowed, causal, scale)
+    lead, (q, k, v, mask, allowed) = _spread(xp, q, k, v, mask, allowed)
+    out = _heads_last(xp, (*lead, q.shape[-2], v.shape[-1]), q.dtype)
+    for rows, keys, ms, sees in _tiles(xp, q, k, mask, allowed, causal):
+        out[rows] = _attend(xp, q[rows], k[keys], v[keys], ms, sees, None, scale)[0]
+    return out
+
+
+def _tiles(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, causal: bool) -> Iterator[tuple[Any, ...]]:
+    """Yield the index of a block of queries, that of the keys they may see, and both masks there."""
+    *lead, queries = q.shape[:-1]
+    for rows in _blocks((*lead, queries, k.shape[-2]), xp.SCORES_AT_ONCE):
+        seen = k.shape[-2]
+        ms, sees = (x if x is None else x[rows] for x in (mask, allowed))
+        if causal:  # which comes without a mask
+            first, last, _ = rows[-1].indices(queries) if len(rows) > len(lead) else (0, queries, 1)
+            seen = min(last, seen)
+            sees = xp.arange(first, 1, last - first, np.int64)[:, None] >= xp.arange(0, 1, seen, np.int64)
+        yield rows, (*rows[: len(lead)], ..., slice(seen), slice(None)), ms, sees
+
+
+def _blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[Any, ...]]:
+    """Yield indices that cut an array of `shape` into blocks of at most `most` elements, never along the last axis."""
+    inner = math.prod(shape[1:])
+    if inner <= most or len(shape) == 2:
+        step = max(most // max(inner, 1), 1)
+        yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
+    else:
+        yield from ((i, *rest) for i in range(shape[0]) for rest in _blocks(shape[1:], most))
+
+
+def _spread(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> tuple[tuple[int, ...], list[Any]]:
+    """Return the leading axes that all arrays broadcast to, and views of the arrays with these axes."""
+    arrays, scores = (q, k, v, mask, allowed), (q.shape[-2], k.shape[-2])
+    ends = (q.shape[-2:], k.shape[-2:], v.shape[-2:], scores, scores)
+    lead = np.broadcast_shapes(*(x.shape[:-2] for x in arrays if x is not None))
+    return lead, [x if x is None else xp.broadcast_to(x, (*lead, *end)) for x, end in zip(arrays, ends, strict=True)]
+
+
+def _heads_last(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return zeros of `shape` in which the heads of a token are adjacent in memory, so that joining heads is a view."""
+    if len(shape) != 4:
+        return xp.zeros(shape, dtype)
+    batch, heads, tokens, dim = shape
+    return xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3))
 
 
 # --- what people call ---
@@ -142,15 +247,15 @@ def scaled_dot_product_attention(
     *,
     generator: random.Generator | None = None,
 ) -> Variable:
-    """softmax(query key' scale + mask) value.
+    """Compute softmax(query key' scale + mask) value, (..., queries, value_dim).
 
-    query (..., queries, dim), key (..., keys, dim), value (..., keys, value_dim); leading axes
-    broadcast. attn_mask broadcasts to (..., queries, keys): boolean, True where a query may look, or
-    a float added to the scores. is_causal: query i sees keys 0 to i. scale: 1 / sqrt(dim) unless
-    said. enable_gqa: fewer key heads than query heads, each serving a group. A query that may see no
-    key gives zeros and passes zero gradients (torch's documentation leaves it open; elsewhere it is
-    NaN). Long sequences are done in tiles: see `tiled_attention`. As
-    torch.nn.functional.scaled_dot_product_attention.
+    query (..., queries, dim), key (..., keys, dim), value (..., keys, value_dim): one float dtype, leading axes
+    broadcast. attn_mask broadcasts to (..., queries, keys): boolean, True where a query may see a key, or a float
+    added to the scores. is_causal: query i sees keys 0 to i. scale: 1 / sqrt(dim) by default. enable_gqa: fewer key
+    heads than query heads, each for a group. A query that sees no key gives zeros and zero gradients (other libraries:
+    NaN). Long sequences are computed in blocks: see `tiled_attention`.
+    Raises RuntimeError for shapes or dtypes that do not fit, TypeError for the dtype of a mask, ValueError for
+    attn_mask with is_causal. As torch.nn.functional.scaled_dot_product_attention.
     """
     _check_shapes(query, key, value, enable_gqa)
     if enable_gqa:
@@ -174,7 +279,7 @@ def scaled_dot_product_attention(
 
 
 def _mask(attn_mask: Variable | None, query: Variable, key: Variable) -> tuple[Variable | None, Variable | None]:
-    """What to add to the scores, and who may look at whom; one of them or none."""
+    """Return attn_mask as (additive mask, boolean mask), of which at least one is None."""
     if attn_mask is None:
         return None, None
     attn_mask = creation.as_tensor(attn_mask)
@@ -187,7 +292,7 @@ def _mask(attn_mask: Variable | None, query: Variable, key: Variable) -> tuple[V
 def attention_weights(
     query: Variable, key: Variable, allowed: Variable | None = None, mask: Variable | None = None
 ) -> Variable:
-    """What `scaled_dot_product_attention` weighs its values with: (..., queries, keys), for pictures."""
+    """Return the weights of `scaled_dot_product_attention`, (..., queries, keys)."""
     scale = 1 / math.sqrt(query.shape[-1])
     return attention_definition(recording_namespace(), query, key, key, mask, allowed, None, scale=scale)[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import stretches
-from tinyattn.backends.cpu.erf import erf
+from tinyattn.backends.cpu.error_function import erf
 
 __all__ = ["gelu", "gelu_and_slope", "logsigmoid", "relu", "sigmoid", "softplus"]
 

@@ -8,16 +8,16 @@ import numpy as np
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tinyattn.backends.cpu.erf import erf
+from tinyattn.backends.cpu.error_function import erf
 from tinyattn.backends.cpu.sums import column_sums, has_short_rows, row_sums
 
 __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
-    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet",
-    "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to",
-    "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
+    "quiet", "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "stream",
+    "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -267,3 +267,8 @@ def from_dlpack(source: Any) -> Array:
 
 def zeros_like(x: Array) -> Array:
     return np.zeros(x.shape, x.dtype)
+
+
+def stream(seed: int) -> np.random.Generator:
+    """The stream of random numbers that belongs to a seed from 0 to 2**64 - 1."""
+    return np.random.Generator(np.random.PCG64(seed))

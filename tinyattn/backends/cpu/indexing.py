@@ -1,19 +1,22 @@
-"""Reading and adding at positions."""
+"""Reading and adding at positions, and in the rows of a table."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.errors import out_of_range
-from tinyattn.backends.placed import Placed
+from tinyattn.backends.cpu.blocks import rows as blocks_of
+from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
-    "check_indices", "gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem", "unravel_index",
+    "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place",
+    "scatter", "setitem", "unravel_index",
 ]  # fmt: skip
 
 Array = Any
+_FEW = 64  # rows of a table for which the product is quicker, by up to ten times
 
 
 def check_indices(name: str, index: Array, size: int, what: str = "index", least: int = 0) -> None:
@@ -56,9 +59,7 @@ def setitem(x: Array, value: Array, index: Any) -> Array:
 
 def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
     """Zeros of `shape` with `values` added at `index`, not spelled out yet."""
-    from tinyattn.backends import cpu
-
-    return Placed(cpu, values, index, shape)
+    return Placed(values, index, shape, np.zeros, index_add)
 
 
 def index_add(buffer: Array, index: Any, values: Array) -> None:
@@ -95,3 +96,44 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
     grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
     grid[dim] = index
     return tuple(grid)
+
+
+# --- tables ---
+
+
+def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Array:
+    """The rows of `weight` that `index` names."""
+    return np.take(weight, index, axis=0)
+
+
+def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | None = None) -> Array:
+    """Add each vector of `g` to the row of the table it came from."""
+    shape = (rows, *g.shape[index.ndim :])
+    flat, vectors = index.reshape(-1), g.reshape(index.size, math.prod(shape[1:]))
+    out = _by_product(vectors, flat, rows) if rows <= _FEW else None
+    if out is None:
+        out = _by_sorting(vectors, flat, rows)
+    if padding_idx is not None:
+        out[padding_idx] = 0
+    return out.reshape(shape)
+
+
+def _by_product(vectors: Array, index: Array, rows: int) -> Array:
+    """For a small table: a product with a matrix that has a one where a vector belongs to a row, else zeros.
+    None where 0 x infinity would spoil rows that never met it."""
+    out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    for part in blocks_of(len(index), max(out.shape)):
+        out += (np.arange(rows)[:, None] == index[part]).astype(out.dtype) @ vectors[part]
+    return out if np.isfinite(out).all() else None
+
+
+def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
+    """Sorted by row, the vectors of one row lie together and one reduceat adds them up; np.add.at would
+    take five times as long."""
+    out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    if index.size:
+        order = np.argsort(index, kind="stable")
+        ordered = index[order]
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        out[ordered[starts]] = np.add.reduceat(vectors[order], starts, axis=0)
+    return out

@@ -8,16 +8,12 @@ from tinyattn.backends.cuda.activations import *
 from tinyattn.backends.cuda.arrays import *
 from tinyattn.backends.cuda.attention import *
 from tinyattn.backends.cuda.device import *
-from tinyattn.backends.cuda.embedding import *
 from tinyattn.backends.cuda.flags import *
 from tinyattn.backends.cuda.graphs import *
 from tinyattn.backends.cuda.indexing import *
-from tinyattn.backends.cuda.layer_norm import *
-from tinyattn.backends.cuda.linear import *
+from tinyattn.backends.cuda.layers import *
 from tinyattn.backends.cuda.loss import *
 from tinyattn.backends.cuda.memory import *
 from tinyattn.backends.cuda.optimizer import *
-from tinyattn.backends.cuda.packed_attention import *
 from tinyattn.backends.cuda.random import *
 from tinyattn.backends.cuda.softmax import *
-from tinyattn.backends.cuda.tiled_attention import *

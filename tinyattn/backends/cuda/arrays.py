@@ -13,8 +13,7 @@ import cupy as cp
 import numpy as np
 from cupy import ndarray
 
-from tinyattn.backends.cuda import flags
-from tinyattn.backends.cuda.elementwise import erf
+from tinyattn.backends.cuda.flags import check
 from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.cuda.products import einsum, matmul
 from tinyattn.backends.cuda.rows import contiguous
@@ -24,9 +23,9 @@ __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
-    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet",
-    "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum", "sum_to",
-    "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
+    "quiet", "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum",
+    "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -93,6 +92,13 @@ def masked_fill(x: Array, mask: Array, value: Array) -> Array:
     return cp.where(mask, x.dtype.type(value) if not hasattr(value, "dtype") else value, x)
 
 
+def erf(x: Any) -> Any:
+    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise."""
+    from cupyx.scipy import special  # which takes a while to import
+
+    return special.erf(x).astype(x.dtype, copy=False)
+
+
 def cast(x: Array, dtype: Any) -> Array:
     return x.astype(dtype, copy=False)
 
@@ -117,7 +123,7 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
     """A copy in the memory of the processor, once everything before it is done."""
     refuse_in_capture(f"a tensor of shape {tuple(x.shape)} is read by the processor (item, cpu, tolist, bool ...)")
     out = x.get()
-    flags.check()
+    check()
     return out
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.precision import get_float32_matmul_precision
+from tinyattn.backends.shared import get_float32_matmul_precision
 
 __all__ = ["gemm"]
 

@@ -1,12 +1,11 @@
 """Which GPU: the user's current one, and the one that CuPy must work on for a given array.
 
-CuPy computes on its own current device, whichever the arrays lie on. Every way into this library leads through `on`,
-which sets that to the device of the arrays, so that a user who has not chosen a GPU need not know of it.
+CuPy computes on its own current device, whichever the arrays lie on. Every way into this library leads through
+`select`, which sets that to the device of the arrays, so that a user who has not chosen a GPU need not know of it.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from functools import cache
 from typing import Any
@@ -15,7 +14,7 @@ import cupy as cp
 
 from tinyattn.backends.devices import device
 
-__all__ = ["current_device", "device_count", "device_of", "on", "set_device"]
+__all__ = ["current_device", "device_count", "device_of", "select", "set_device"]
 
 _own = threading.local()
 
@@ -52,12 +51,11 @@ def _checked(index: int) -> int:
     return index
 
 
-def on(index: int | None) -> Any:
-    """This library, at work on GPU `index` (None: the user's current one).
+def select(index: int | None) -> None:
+    """Make GPU `index` (None: the user's current one) the one that CuPy works on.
 
-    Raises RuntimeError for one that is not there.
+    Raises RuntimeError for a GPU that is not there.
     """
     index = current_device() if index is None else index
     if device_count() > 1 or index:
         cp.cuda.Device(_checked(index)).use()
-    return sys.modules["tinyattn.backends.cuda"]

@@ -18,7 +18,7 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.cuda.launch import launch
-from tinyattn.backends.errors import out_of_range
+from tinyattn.backends.shared import out_of_range
 
 __all__ = ["check", "check_indices", "update_if"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.errors import CaptureError
+from tinyattn.backends.shared import CaptureError
 
 __all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "live", "refuse_in_capture"]
 

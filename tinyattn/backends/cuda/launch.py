@@ -20,8 +20,6 @@ __all__: list[str] = []
 Array = Any
 KERNELS = Path(__file__).parent / "kernels"
 REALS = {"float32": "float", "float64": "double"}
-SHARED_BYTES = 64 << 10  # of a block, which every GPU since Turing (2018) has if it is asked for them ...
-_UNASKED_BYTES = 48 << 10  # ... and what there is without asking
 
 _INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 
@@ -40,8 +38,6 @@ def launch(
     if dtype is None:
         dtype = next((a.dtype for a in args if hasattr(a, "dtype") and a.dtype.name in REALS), np.float32)
     compiled = function(source, kernel, np.dtype(dtype).name)
-    if shared_bytes > _UNASKED_BYTES:
-        _ask_for_memory(source, kernel, np.dtype(dtype).name, int(cp.cuda.Device().id))
     compiled(tuple(grid), tuple(block), tuple(_value(arg) for arg in args), shared_mem=shared_bytes)
 
 
@@ -57,12 +53,6 @@ def _value(arg: Any) -> Any:
 def function(source: str, kernel: str, dtype: str) -> Any:
     """The compiled kernel, which CuPy loads on each GPU where it is used."""
     return _module(source, dtype).get_function(kernel)
-
-
-@functools.cache
-def _ask_for_memory(source: str, kernel: str, dtype: str, device: int) -> None:
-    """Let the kernel use all the shared memory that a block may have; to be said once on each GPU."""
-    function(source, kernel, dtype).max_dynamic_shared_size_bytes = SHARED_BYTES
 
 
 @functools.cache

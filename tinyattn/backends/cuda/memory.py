@@ -7,7 +7,7 @@ from typing import Any
 
 import cupy as cp
 
-from tinyattn.backends.cuda import graphs
+from tinyattn.backends.cuda.graphs import recorders
 
 __all__ = [
     "driver_memory", "memory_in_use", "memory_reserved", "peak_memory", "release_memory", "reset_peak_memory",
@@ -18,7 +18,7 @@ runtime = cp.cuda.runtime
 
 
 def _pools() -> list[Any]:
-    return [cp.get_default_memory_pool(), *(recorder.pool for recorder in graphs.recorders)]
+    return [cp.get_default_memory_pool(), *(recorder.pool for recorder in recorders)]
 
 
 def memory_in_use() -> int:

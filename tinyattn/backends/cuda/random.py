@@ -12,7 +12,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cuda import philox
+from tinyattn.backends.cuda.launch import blocks, launch
 
 __all__ = ["stream"]
 
@@ -32,25 +32,25 @@ class Stream:
 
     def random(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Uniform numbers in [0, 1), float32 or float64."""
-        return philox.uniform(_room(size, dtype), self.bit_generator.array)
+        return uniform(_room(size, dtype), self.bit_generator.array)
 
     def standard_normal(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Normal numbers with mean 0 and variance 1, float32 or float64."""
-        return philox.normal(_room(size, dtype), self.bit_generator.array)
+        return normal(_room(size, dtype), self.bit_generator.array)
 
     def integers(self, low: int, high: int | None = None, size: Any = (), *, endpoint: bool = False) -> Array:
-        """int64 numbers from `low` to `high` - 1 (`high` with `endpoint`); of so many bits that none is favoured."""
+        """int64 numbers from `low` to `high` - 1 (`high` with `endpoint`); from 64 bits, so that none is favoured."""
         low, high = (0, low) if high is None else (low, high)
-        bits = philox.bits(_room(size, np.uint64), self.bit_generator.array)
-        return (bits % np.uint64(high - low + endpoint)).astype(np.int64) + low
+        words = bits(_room(size, np.uint64), self.bit_generator.array)
+        return (words % np.uint64(high - low + endpoint)).astype(np.int64) + low
 
     def permutation(self, n: int) -> Array:
         """The integers below n in random order."""
-        return cp.argsort(philox.bits(_room(n, np.uint64), self.bit_generator.array))
+        return cp.argsort(bits(_room(n, np.uint64), self.bit_generator.array))
 
     def keep(self, size: Any, p: float) -> Array:
         """Booleans, each False with probability p: what dropout multiplies with."""
-        return philox.keep(_room(size, np.bool_), p, self.bit_generator.array)
+        return keep(_room(size, np.bool_), p, self.bit_generator.array)
 
 
 def _room(size: Any, dtype: Any) -> Array:
@@ -81,3 +81,33 @@ class _Counter:
         twin = _Counter(0)
         twin.array[...] = self.array
         return twin
+
+
+# --- one launch to fill a contiguous array, one to move the counter on: see kernels/philox.cu ---
+
+
+def uniform(out: Array, state: Array) -> Array:
+    """Numbers in [0, 1), float32 or float64."""
+    return _draw("philox_uniform", out, state, 16 // out.itemsize, out.dtype)
+
+
+def normal(out: Array, state: Array) -> Array:
+    """Numbers of the normal distribution with mean 0 and variance 1, float32 or float64."""
+    return _draw("philox_normal", out, state, 16 // out.itemsize, out.dtype)
+
+
+def bits(out: Array, state: Array) -> Array:
+    """Words of 64 random bits, uint64."""
+    return _draw("philox_bits", out, state, 2)
+
+
+def keep(out: Array, p: float, state: Array, dtype: Any = np.float32) -> Array:
+    """Booleans, True with probability 1 - p: where `uniform`, with numbers of `dtype`, would have drawn p or more."""
+    return _draw("philox_keep", out, state, 16 // np.dtype(dtype).itemsize, dtype, float(p))
+
+
+def _draw(kernel: str, out: Array, state: Array, at_once: int, dtype: Any = np.float32, *options: float) -> Array:
+    places = -(-out.size // at_once)  # on the counter; each gives 128 random bits
+    launch("philox", kernel, (blocks(places, 256),), (256,), [out, out.size, *options, state], dtype=dtype)
+    launch("philox", "philox_advance", (1,), (1,), [state, places], dtype=dtype)
+    return out

@@ -14,6 +14,3 @@ template <typename F> __device__ inline real combine_lanes(int size, real x, F f
   for (int distance = size / 2; distance > 0; distance /= 2) x = f(x, __shfl_xor_sync(ALL_LANES, x, distance));
   return x;
 }
-
-__device__ inline real warp_sum(real x) { return combine_lanes(WARP, x, plus); }
-__device__ inline real warp_max(real x) { return combine_lanes(WARP, x, larger); }
