@@ -7,4 +7,4 @@ from tinyattn.backends.cpu.indexing import *
 from tinyattn.backends.cpu.layers import *
 from tinyattn.backends.cpu.loss import *
 from tinyattn.backends.cpu.optimizer import *
-from tinyattn.backends.cpu.softmax import *
+from tinyattn.backends.cpu.softmaxes import *

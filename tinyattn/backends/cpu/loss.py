@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.softmax import log_softmax
+from tinyattn.backends.cpu.softmaxes import log_softmax
 
 __all__ = ["cross_entropy", "one_hot"]
 

@@ -16,4 +16,4 @@ from tinyattn.backends.cuda.loss import *
 from tinyattn.backends.cuda.memory import *
 from tinyattn.backends.cuda.optimizer import *
 from tinyattn.backends.cuda.random import *
-from tinyattn.backends.cuda.softmax import *
+from tinyattn.backends.cuda.softmaxes import *

@@ -8,7 +8,7 @@ from typing import Any
 import cupy as cp
 
 from tinyattn.backends.cuda.arrays import masked_fill
-from tinyattn.backends.cuda.softmax import softmax
+from tinyattn.backends.cuda.softmaxes import softmax
 
 __all__ = ["SCORES_AT_ONCE", "exponentials"]
 
