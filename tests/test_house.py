@@ -24,11 +24,6 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     "ops.dims ops.copies", "ops.creation", "ops.promotion", "ops", "autograd", "tensors", "files", "cuda", "debug",
     "nn optim", "tinyattn", "train data viz", "models", "__main__",
 ]  # fmt: skip
-LAZY = {  # imports of what is optional, in the function that first needs it; no others are left out of the graph
-    ("tinyattn.backends", "tinyattn.backends.cuda")  # gpu() loads CuPy
-}
-
-
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -51,7 +46,6 @@ def imports(source: str) -> set[str]:
 
 
 GRAPH = {module: imports(path.read_text(encoding="utf-8")) - {module} for module, path in PATHS.items()}
-GRAPH = {module: {other for other in found if (module, other) not in LAZY} for module, found in GRAPH.items()}
 
 
 def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
@@ -93,11 +87,6 @@ def test_the_search_for_circles_sees_every_import():
         "tinyattn", "tinyattn.nn.module", "tinyattn.ops", "tinyattn.tensors",
     }  # fmt: skip
     assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"b"}, "d": {"e"}, "e": set()}) == [("b", "c")]
-
-
-def test_lazy_imports_are_still_there():
-    for module, other in LAZY:
-        assert other in imports(PATHS[module].read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("floor", FLOORS)
