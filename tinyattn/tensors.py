@@ -16,12 +16,12 @@ from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
-from tinyattn.ops import dims, inplace
+from tinyattn.ops import dims, inplace, interop
 from tinyattn.ops.creation import as_tensor
 
 
 def _comparison(op: Callable[..., Tensor]) -> Any:
-    """`op` as a method: what is no number at all (None, a string) equals no tensor, which is no mistake."""
+    """`op` as a method: comparing with a non-number (None, a string) returns NotImplemented instead of raising."""
 
     def compare(self: Tensor, other: Any) -> Any:
         try:
@@ -30,6 +30,15 @@ def _comparison(op: Callable[..., Tensor]) -> Any:
             return NotImplemented
 
     return compare
+
+
+def _reflected(op: Callable[..., Any]) -> Callable[[Tensor, Any], Tensor]:
+    return lambda self, other: op(other, self)
+
+
+def _cast_to(dtype: Any) -> Callable[[Tensor], Tensor]:
+    """The method that returns a tensor in this dtype, as `to(dtype)` does."""
+    return lambda self: ops.cast(self, dtype)
 
 
 class Tensor(variable.Variable):
@@ -148,21 +157,6 @@ class Tensor(variable.Variable):
 
     # --- out of tensors ---
 
-    def numpy(self) -> Any:
-        """The array itself, without a copy; read-only if this tensor is part of a graph.
-
-        Raises TypeError for a tensor on a GPU: there is no array without a copy.
-        """
-        if not isinstance(self.array, np.ndarray):
-            raise TypeError(
-                f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
-                "memory first."
-            )
-        view: Any = self.array.view()
-        if self.node is not None:
-            view.flags.writeable = False
-        return view
-
     def item(self) -> Any:
         """The only element, as a Python number. On a GPU, waits for it."""
         if self.numel() != 1:
@@ -178,26 +172,11 @@ class Tensor(variable.Variable):
         data = self.array
         return data if type(data) is np.ndarray else backends.of(data).to_host(data)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        """np.exp(tensor) and array * tensor are our operations, and differentiable."""
-        function = _UFUNCS.get(ufunc.__name__)
-        if function is None or method != "__call__" or options:
-            raise TypeError(
-                f"np.{ufunc.__name__}{'' if method == '__call__' else '.' + method} does not work on a tinyattn "
-                "Tensor; use tinyattn's function, or .numpy() for a plain array"
-            )
-        return function(*inputs)
-
-    def __dlpack__(self, **options: Any) -> Any:
-        if self.node is not None:
-            raise BufferError("DLPack carries no gradient; export x.detach()")
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
+    numpy = interop.to_numpy
+    __array__ = interop.as_numpy
+    __array_ufunc__ = interop.numpy_function
+    __dlpack__ = interop.dlpack
+    __dlpack_device__ = interop.dlpack_device
 
     def __float__(self) -> float:
         return float(self.item())
@@ -286,23 +265,14 @@ class Tensor(variable.Variable):
     __itruediv__ = inplace.div_
     __ipow__ = inplace.pow_
 
-    def __rsub__(self, other: Any) -> Tensor:
-        return ops.sub(other, self)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return ops.div(other, self)
+    __rsub__ = _reflected(ops.sub)
+    __rtruediv__ = _reflected(ops.div)
+    __rpow__ = _reflected(ops.pow)
+    __rmatmul__ = _reflected(ops.matmul)
+    __invert__ = ops.logical_not
 
     def __floordiv__(self, other: Any) -> Tensor:
         return ops.div(self, other, rounding_mode="floor")
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return ops.pow(other, self)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return ops.matmul(other, self)
-
-    def __invert__(self) -> Tensor:
-        return ops.logical_not(self)
 
     def __and__(self, other: Any) -> Tensor:
         return ops.logical_and(self, as_tensor(other))
@@ -377,25 +347,11 @@ class Tensor(variable.Variable):
         """This tensor in the dtype of another."""
         return ops.cast(self, other.dtype)
 
-    def float(self) -> Tensor:
-        """As float32."""
-        return ops.cast(self, float32)
-
-    def double(self) -> Tensor:
-        """As float64."""
-        return ops.cast(self, float64)
-
-    def long(self) -> Tensor:
-        """As int64."""
-        return ops.cast(self, int64)
-
-    def int(self) -> Tensor:
-        """As int32."""
-        return ops.cast(self, int32)
-
-    def bool(self) -> Tensor:
-        """As booleans."""
-        return ops.cast(self, bool_)
+    float = _cast_to(float32)
+    double = _cast_to(float64)
+    long = _cast_to(int64)
+    int = _cast_to(int32)
+    bool = _cast_to(bool_)
 
     def cpu(self) -> Tensor:
         """In the memory of the processor; of a tensor on a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
@@ -409,6 +365,8 @@ class Tensor(variable.Variable):
     def is_cuda(self) -> builtins.bool:
         """Whether the memory is that of a GPU."""
         return self.device.type == "cuda"
+
+    # --- writes in place; the methods with names are in the table below ---
 
     _inplace = inplace.in_place
     _write = inplace.write
@@ -433,14 +391,5 @@ for _name in IN_PLACE:
     setattr(Tensor, _name, getattr(inplace, _name))
 Tensor.clip = ops.clamp
 
-
-_UFUNCS: dict[str, Callable[..., Any]] = {
-    "add": ops.add, "subtract": ops.sub, "multiply": ops.mul, "divide": ops.div, "power": ops.pow,
-    "matmul": ops.matmul, "negative": ops.neg, "absolute": ops.abs, "sign": ops.sign, "exp": ops.exp,
-    "expm1": ops.expm1, "log": ops.log, "log1p": ops.log1p, "sqrt": ops.sqrt, "square": ops.square,
-    "reciprocal": ops.reciprocal, "sin": ops.sin, "cos": ops.cos, "tanh": ops.tanh, "maximum": ops.maximum,
-    "minimum": ops.minimum, "equal": ops.eq, "not_equal": ops.ne, "less": ops.lt, "less_equal": ops.le,
-    "greater": ops.gt, "greater_equal": ops.ge, "isfinite": ops.isfinite, "logical_not": ops.logical_not,
-}  # fmt: skip
 
 variable.use(recording=ops, result=Tensor)  # from here on, operations return Tensors and record themselves as ops

@@ -1,0 +1,66 @@
+"""Tensors in other libraries: NumPy's functions and DLPack. These are methods of Tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinyattn.engine.variable import Variable
+from tinyattn.ops import choices, elementwise, products
+
+# NumPy's functions that are operations here, by our names.
+_UFUNCS = {
+    "subtract": "sub", "multiply": "mul", "divide": "div", "power": "pow", "negative": "neg", "absolute": "abs",
+    "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
+    **{name: name for name in """
+    add matmul sign exp expm1 log log1p sqrt square reciprocal sin cos tanh maximum minimum isfinite logical_not
+    """.split()},
+}  # fmt: skip
+
+
+def to_numpy(self: Variable) -> Any:
+    """Return the array itself, without a copy; read-only if this tensor is part of a graph.
+
+    Raises TypeError for a tensor on a GPU: there is no array without a copy.
+    """
+    if not isinstance(self.array, np.ndarray):
+        raise TypeError(
+            f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
+            "memory first."
+        )
+    view: Any = self.array.view()
+    if self.node is not None:
+        view.flags.writeable = False
+    return view
+
+
+def as_numpy(self: Variable, dtype: Any = None, copy: bool | None = None) -> Any:
+    """Return a NumPy array: what np.asarray(tensor) calls."""
+    return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+
+def numpy_function(self: Variable, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    """Run np.exp(tensor) or array * tensor as our operation, which is differentiable.
+
+    Raises TypeError for a function that is not among ours.
+    """
+    name = _UFUNCS.get(ufunc.__name__)
+    if name is None or method != "__call__" or options:
+        raise TypeError(
+            f"np.{ufunc.__name__}{'' if method == '__call__' else '.' + method} does not work on a tinyattn "
+            "Tensor; use tinyattn's function, or .numpy() for a plain array"
+        )
+    return next(getattr(family, name) for family in (elementwise, choices, products) if hasattr(family, name))(*inputs)
+
+
+def dlpack(self: Variable, **options: Any) -> Any:
+    """Export the memory. Raises BufferError for a tensor that requires a gradient, which DLPack cannot carry."""
+    if self.node is not None:
+        raise BufferError("DLPack carries no gradient; export x.detach()")
+    return self.array.__dlpack__(**options)
+
+
+def dlpack_device(self: Variable) -> tuple[int, int]:
+    """Return DLPack's kind and number of the device."""
+    return self.array.__dlpack_device__()
