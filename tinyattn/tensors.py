@@ -6,7 +6,7 @@ import builtins
 import copy
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +53,10 @@ class Tensor(variable.Variable):
 
     __slots__ = ()
     __array_priority__ = 1000
+
+    if TYPE_CHECKING:  # the methods in the tables below, which a type checker does not see
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         source = data if isinstance(data, Tensor) else as_tensor(data)
@@ -368,6 +372,7 @@ class Tensor(variable.Variable):
 
     # --- writes in place; the methods with names are in the table below ---
 
+    clip = ops.clamp
     _inplace = inplace.in_place
     _write = inplace.write
     _may_change = inplace.may_change
@@ -389,7 +394,6 @@ for _name in METHODS:
     setattr(Tensor, _name, getattr(ops, _name))
 for _name in IN_PLACE:
     setattr(Tensor, _name, getattr(inplace, _name))
-Tensor.clip = ops.clamp
 
 
 variable.use(recording=ops, result=Tensor)  # from here on, operations return Tensors and record themselves as ops

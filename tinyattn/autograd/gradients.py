@@ -8,20 +8,20 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.engine.modes import Mode, grad_mode
 from tinyattn.engine.node import Node
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.engine.walk import walk
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 
 
 def grad(
-    outputs: Variable | Sequence[Variable],
-    inputs: Variable | Sequence[Variable],
-    grad_outputs: Variable | Sequence[Variable | None] | None = None,
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
     allow_unused: bool = False,
-) -> tuple[Variable | None, ...]:
+) -> tuple[Tensor | None, ...]:
     """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
 
     grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
@@ -41,7 +41,7 @@ def grad(
             )
     targets = [x.node for x in inputs]
     found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)
-    results: list[Variable | None] = []
+    results: list[Tensor | None] = []
     for i, x in enumerate(inputs):
         g = found.get(x.node)
         if g is None and not allow_unused:
@@ -55,8 +55,8 @@ def grad(
 
 
 def backward(
-    tensors: Variable | Sequence[Variable],
-    grad_tensors: Variable | Sequence[Variable | None] | None = None,
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
@@ -65,7 +65,7 @@ def backward(
     As torch.autograd.backward.
     """
     roots = [tensors] if isinstance(tensors, Variable) else list(tensors)
-    seeds: Sequence[Variable | None]
+    seeds: Sequence[Tensor | None]
     if grad_tensors is None or isinstance(grad_tensors, Variable):
         seeds = [grad_tensors] * len(roots)
     else:
@@ -74,8 +74,8 @@ def backward(
 
 
 def _backward(
-    roots: Sequence[Variable],
-    seeds: Sequence[Variable | None],
+    roots: Sequence[Tensor],
+    seeds: Sequence[Tensor | None],
     retain_graph: bool | None,
     create_graph: bool,
     inputs: Sequence[Node] | None,
@@ -92,7 +92,7 @@ def _backward(
         )
 
 
-def _seed(root: Variable, seed: Any) -> Variable:
+def _seed(root: Tensor, seed: Any) -> Tensor:
     """The gradient a walk starts from, checked."""
     if root.node is None:
         raise RuntimeError(

@@ -18,7 +18,7 @@ from tinyattn.engine.modes import is_grad_enabled, observers
 from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.random import Generator, process_wide_generators
 
 __all__ = ["checkpoint"]
@@ -129,7 +129,7 @@ class _FirstRun(Observer):
     def before_forward(self, op: Operation, inputs: Any, options: Any) -> None:
         self.segment.trace.append((op, _versions(inputs)))
 
-    def after_forward(self, op: Operation, inputs: Any, out: Variable, node: Node | None) -> None:
+    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
         if node is None:
             return
         self.segment.nodes[len(self.segment.trace) - 1] = weakref.ref(node)
@@ -160,7 +160,7 @@ class _SecondRun(Observer):
                     "or a clone() of it."
                 )
 
-    def after_forward(self, op: Operation, inputs: Any, out: Variable, node: Node | None) -> None:
+    def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
         ref = self.segment.nodes.get(self.place - 1)
         if (ref is None) != (node is None):
             raise self.different(f"came to {op.name} with{'out' * (node is None)} inputs that require gradients")

@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 
 from tinyattn.autograd.gradients import grad
 from tinyattn.engine.modes import enable_grad
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops.copies import alias
 from tinyattn.ops.creation import eye, ones_like, zeros, zeros_like
 from tinyattn.ops.shape import stack
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vjp"]
 
-Tensors = Variable | Sequence[Variable]
+Tensors = Tensor | Sequence[Tensor]
 Function = Callable[..., Tensors]
 
 
 class _Tensors(NamedTuple):
     """One tensor or several, and which of the two it was."""
 
-    all: tuple[Variable, ...]
+    all: tuple[Tensor, ...]
     single: bool
 
     def like(self, tensors: Sequence[Any]) -> Any:
@@ -87,7 +87,7 @@ def hessian(func: Function, inputs: Tensors, create_graph: bool = False, strict:
     """
     given = _take("hessian", inputs, "inputs")
 
-    def gradient(*xs: Variable) -> Sequence[Variable]:
+    def gradient(*xs: Tensor) -> Sequence[Tensor]:
         y = _number("hessian", _take("hessian", func(*xs), "output"))
         return _pull("hessian", [y], xs, [ones_like(y)], True, strict)
 
@@ -127,13 +127,13 @@ def _take(name: str, value: Any, what: str) -> _Tensors:
     return _Tensors(several, not isinstance(value, tuple | list))
 
 
-def _number(name: str, out: _Tensors) -> Variable:
+def _number(name: str, out: _Tensors) -> Tensor:
     if len(out.all) != 1 or out.all[0].numel() != 1:
         raise RuntimeError(f"{name}: func must give a single number, got shape {[tuple(y.shape) for y in out.all]}")
     return out.all[0]
 
 
-def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Sequence[Variable]:
+def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Sequence[Tensor]:
     """`v`, checked against the tensors it belongs to."""
     shapes = [tuple(t.shape) for t in side.all]
     if v is None:
@@ -150,15 +150,15 @@ def _direction(name: str, v: Tensors | None, side: _Tensors, what: str) -> Seque
 
 def _pull(
     name: str,
-    outputs: Sequence[Variable],
-    inputs: Sequence[Variable],
-    seeds: Sequence[Variable],
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    seeds: Sequence[Tensor],
     create_graph: bool,
     strict: bool,
-) -> list[Variable]:
+) -> list[Tensor]:
     """Gradients of `outputs` weighed with `seeds`; zeros where there is no way from one to the other."""
     known = [i for i, y in enumerate(outputs) if y.requires_grad]
-    found: Sequence[Variable | None] = [None] * len(inputs)
+    found: Sequence[Tensor | None] = [None] * len(inputs)
     if known:
         ys, us = [outputs[i] for i in known], [seeds[i] for i in known]
         found = grad(ys, inputs, us, retain_graph=True, create_graph=create_graph, allow_unused=True)
@@ -167,12 +167,12 @@ def _pull(
     return [zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
-def _pile(rows: Sequence[Variable], y: Variable, x: Variable) -> Variable:
+def _pile(rows: Sequence[Tensor], y: Tensor, x: Tensor) -> Tensor:
     """Rows (of the shape of x), one for each number in y -> (*y.shape, *x.shape)"""
     if not rows:
         return zeros((*y.shape, *x.shape), dtype=x.dtype)
     return stack(rows).reshape((*y.shape, *x.shape))
 
 
-def _ready(tensors: Sequence[Variable], create_graph: bool) -> Sequence[Variable]:
+def _ready(tensors: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
     return tensors if create_graph else [t.detach() for t in tensors]

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from tinyattn.engine.modes import Site
 
-if TYPE_CHECKING:
-
-    class Methods(Any):  # type: ignore[misc]
-        """Those of Tensor, which is built on operations, which are built on this: to a type checker, any."""
-else:
-    Methods = object
+Tensor: TypeAlias = Any  # in the signatures of operations, which cannot name the class that is made of them
 
 _new_storage = threading.Lock()
 
@@ -29,7 +24,7 @@ class Storage:
         self.writer: tuple[str, Site] | None = None  # the last write: its name and its line
 
 
-class Variable(Methods):
+class Variable:
     """An array that can remember how it was computed.
 
     array: of NumPy or CuPy.
@@ -43,6 +38,8 @@ class Variable(Methods):
     node: Any
     grad: Any
     _storage: Storage | None
+    _version: int  # of the storage, when this variable was made or last written to
+    _is_view: bool
 
     @classmethod
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:

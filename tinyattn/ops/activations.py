@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops.promotion import floating
 
 
@@ -63,7 +63,7 @@ _softplus = Operation(
 )
 
 
-def softplus(input: Variable, beta: float = 1.0, threshold: float = 20.0) -> Variable:
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold. As torch.nn.functional.softplus."""
     return _softplus(input, beta=beta, threshold=threshold)
 
@@ -103,7 +103,7 @@ def check_approximate(approximate: str) -> None:
         raise ValueError(f"gelu: approximate={approximate!r}; expected 'none' or 'tanh'")
 
 
-def gelu(input: Variable, approximate: str = "none") -> Variable:
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution function at x; "tanh" approximates it.
 
     As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).

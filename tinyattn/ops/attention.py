@@ -13,7 +13,7 @@ import numpy as np
 from tinyattn import random
 from tinyattn.engine.modes import Mode, is_grad_enabled
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable, recording_namespace
+from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout
@@ -159,7 +159,7 @@ def in_tiles(heads: int, queries: int, keys: int, itemsize: int) -> bool:
     return scores > _TILED_SCORES and heads * scores * itemsize > _TILED_BYTES
 
 
-def _causal(q: Any, k: Any) -> Variable:
+def _causal(q: Any, k: Any) -> Tensor:
     return creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
 
 
@@ -236,17 +236,17 @@ def _heads_last(xp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def scaled_dot_product_attention(
-    query: Variable,
-    key: Variable,
-    value: Variable,
-    attn_mask: Variable | None = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
     generator: random.Generator | None = None,
-) -> Variable:
+) -> Tensor:
     """Compute softmax(query key' scale + mask) value, (..., queries, value_dim).
 
     query (..., queries, dim), key (..., keys, dim), value (..., keys, value_dim): one float dtype, leading axes
@@ -278,7 +278,7 @@ def scaled_dot_product_attention(
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
 
 
-def _mask(attn_mask: Variable | None, query: Variable, key: Variable) -> tuple[Variable | None, Variable | None]:
+def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return attn_mask as (additive mask, boolean mask), of which at least one is None."""
     if attn_mask is None:
         return None, None
@@ -289,19 +289,17 @@ def _mask(attn_mask: Variable | None, query: Variable, key: Variable) -> tuple[V
     return (None, attn_mask) if attn_mask.dtype.kind == "b" else (cast(attn_mask, query.dtype), None)
 
 
-def attention_weights(
-    query: Variable, key: Variable, allowed: Variable | None = None, mask: Variable | None = None
-) -> Variable:
+def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Return the weights of `scaled_dot_product_attention`, (..., queries, keys)."""
     scale = 1 / math.sqrt(query.shape[-1])
     return attention_definition(recording_namespace(), query, key, key, mask, allowed, None, scale=scale)[1]
 
 
-def _ahead(*tensors: Variable) -> tuple[int, ...]:
+def _ahead(*tensors: Tensor) -> tuple[int, ...]:
     return np.broadcast_shapes(*(t.shape[:-2] for t in tensors))
 
 
-def _check_shapes(query: Variable, key: Variable, value: Variable, enable_gqa: bool) -> None:
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if min(query.ndim, key.ndim, value.ndim) < 2:
         raise RuntimeError(f"attention: {shapes}; each needs axes (..., tokens, dim)")
@@ -325,7 +323,7 @@ def _check_shapes(query: Variable, key: Variable, value: Variable, enable_gqa: b
         ) from None
 
 
-def _check_mask(mask: Variable, query: Variable, key: Variable) -> None:
+def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
     scores = (*_ahead(query, key), query.shape[-2], key.shape[-2])
     try:
         fits = np.broadcast_shapes(mask.shape, scores)[-2:] == scores[-2:]
@@ -337,7 +335,7 @@ def _check_mask(mask: Variable, query: Variable, key: Variable) -> None:
         )
 
 
-def _repeat_heads(x: Variable, groups: int) -> Variable:
+def _repeat_heads(x: Tensor, groups: int) -> Tensor:
     *ahead, heads, tokens, dim = x.shape
     return (
         x.reshape(*ahead, heads, 1, tokens, dim)

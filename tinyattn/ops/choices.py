@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import operand, same_type
@@ -72,7 +72,7 @@ def _promote_present(*inputs: Any) -> Any:
     return [None if x is None else next(aligned) for x in inputs]
 
 
-def clamp(input: Variable, min: Any = None, max: Any = None) -> Variable:
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Return every element limited to [min, max], in the input's shape.
 
     min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are. The
@@ -124,7 +124,7 @@ _masked_fill = Operation(
 )
 
 
-def masked_fill(input: Variable, mask: Any, value: Any) -> Variable:
+def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
     """Return `value` where `mask` holds and `input` elsewhere.
 
     mask: booleans that broadcast to the input's shape (other dtypes raise TypeError). value: a number or a 0-d

@@ -7,7 +7,7 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.dtypes import as_dtype
 from tinyattn.engine.operation import Operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 
 clone = Operation(
     lambda xp, x: xp.clone(x),
@@ -35,7 +35,7 @@ _move = Operation(  # the gradient goes back to where the input is
 )
 
 
-def cast(input: Variable, dtype: Any) -> Variable:
+def cast(input: Tensor, dtype: Any) -> Tensor:
     """Return `input` in another dtype, or itself if it has that dtype. Integers pass no gradient."""
     dtype = as_dtype(dtype)
     if input.dtype == dtype:
@@ -43,7 +43,7 @@ def cast(input: Variable, dtype: Any) -> Variable:
     return (_cast if dtype.kind == "f" else _to_integers)(input, dtype=dtype)
 
 
-def move(input: Variable, device: Any) -> Variable:
+def move(input: Tensor, device: Any) -> Tensor:
     """Return `input` on another device, or itself if it is there."""
     device = backends.full_name(device)
     source = backends.device_of(input.array)

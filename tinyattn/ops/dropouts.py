@@ -6,7 +6,7 @@ from typing import Any
 
 from tinyattn import random
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 
 
@@ -20,13 +20,13 @@ def _dropout(xp: Any, x: Any, keep: Any, *, scale: float) -> Any:
 
 
 def dropout(
-    input: Variable,
+    input: Tensor,
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     generator: random.Generator | None = None,
-) -> Variable:
+) -> Tensor:
     """Zero each element with probability p and scale the others by 1 / (1 - p); return the input if not training.
 
     inplace: write into `input`. generator: draws the mask, the default generator if None. Raises ValueError for a p
@@ -41,5 +41,5 @@ def dropout(
     if not training or p == 0:
         return input
     keep = creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p))
-    out: Variable = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
+    out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
     return input.copy_(out) if inplace else out

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops.promotion import floating, operand, same_type
 
 # --- arithmetic ---
@@ -58,7 +58,7 @@ neg = Operation(
 )
 
 
-def add(input: Any, other: Any, *, alpha: float = 1) -> Variable:
+def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """Return input + alpha * other, elementwise and broadcast.
 
     input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`.
@@ -70,7 +70,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Variable:
     return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
-def sub(input: Any, other: Any, *, alpha: float = 1) -> Variable:
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """Return input - alpha * other, elementwise and broadcast.
 
     Takes what `add` takes. Raises TypeError for two booleans. As torch.sub.
@@ -97,7 +97,7 @@ def _rounded_div(xp: Any, a: Any, b: Any, *, mode: str) -> Any:
     return xp.floor_divide(a, b) if mode == "floor" else xp.trunc_divide(a, b)
 
 
-def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Variable:
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """Return input / other, elementwise and broadcast; integers give the default dtype.
 
     rounding_mode: "floor" or "trunc" round the quotient and keep integers; anything else but None raises
@@ -142,7 +142,7 @@ _pow = Operation(
 )
 
 
-def pow(input: Any, exponent: Any) -> Variable:
+def pow(input: Any, exponent: Any) -> Tensor:
     """Return input ** exponent, elementwise and broadcast.
 
     input, exponent: tensors or numbers. Raises ValueError for integers to a negative power. As torch.pow.

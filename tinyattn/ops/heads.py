@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyattn import random
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops.attention import attention_definition, in_tiles, scaled_dot_product_attention
 from tinyattn.ops.shape import flatten, movedim, reshape, transpose, unbind
 
@@ -41,15 +41,15 @@ def _packed_attention(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
 
 
 def packed_attention(
-    qkv: Variable,
+    qkv: Tensor,
     num_heads: int,
-    attn_mask: Variable | None = None,
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     *,
     generator: random.Generator | None = None,
-) -> Variable:
+) -> Tensor:
     """Multi-head self-attention of what one projection gives: (..., tokens, 3 dim) -> (..., tokens, dim).
 
     qkv: query, key and value side by side, each of num_heads heads side by side. The same as splitting

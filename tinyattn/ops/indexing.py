@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 
@@ -23,7 +23,7 @@ def _place(xp: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     return xp.place(values, index, shape).dense()
 
 
-def getitem(input: Variable, index: Any) -> Variable:
+def getitem(input: Tensor, index: Any) -> Tensor:
     """`input[index]` with everything NumPy takes: slices, None, ..., integers, arrays, masks.
 
     Slices and integers give views. Raises IndexError naming the position that does not exist.
@@ -55,7 +55,7 @@ def _integers_first(index: Any) -> tuple[Any, Any]:
 _PLAIN = (slice, int, type(None), type(Ellipsis))  # what basic indexing consists of
 
 
-def place(values: Variable, index: Any, shape: tuple[int, ...]) -> Variable:
+def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added at `index`: the transpose of `getitem`."""
     return _place(values, index=backends.of(values.array).index_for(values.array, as_index(index), False), shape=shape)
 
@@ -65,7 +65,7 @@ def _setitem(xp: Any, x: Any, value: Any, *, index: Any) -> Any:
     return xp.setitem(x, value, index)
 
 
-def setitem(input: Variable, value: Any, index: Any) -> Variable:
+def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
     """A copy of `input` with `value` (broadcast) at `index`: what `x[index] = value` records."""
     return _setitem(input, value, index=index)
 
@@ -107,7 +107,7 @@ def check_indices(name: str, index: Any, size: int, what: str = "index") -> None
     backends.of(index).check_indices(name, index, size, what)
 
 
-def index_select(input: Variable, dim: int, index: Any) -> Variable:
+def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     """The slices of `input` along `dim` that `index` (one axis of integers) names. As torch.index_select."""
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.ndim > 1 or index.dtype.kind not in "iu":
@@ -131,7 +131,7 @@ def _scatter(xp: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ..
     return xp.scatter(values, dim, index, shape)
 
 
-def gather(input: Variable, dim: int, index: Any) -> Variable:
+def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     """out[i, j] = input[index[i, j], j] for dim=0, and so on; out has the index's shape. As torch.gather."""
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.dtype.kind not in "iu":
@@ -149,6 +149,6 @@ def gather(input: Variable, dim: int, index: Any) -> Variable:
     return _gather(input, index, dim=dim)
 
 
-def scatter(values: Variable, dim: int, index: Any, shape: tuple[int, ...]) -> Variable:
+def scatter(values: Tensor, dim: int, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added where `gather` reads: its transpose."""
     return _scatter(values, index, dim=dim, shape=shape)

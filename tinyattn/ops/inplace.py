@@ -11,7 +11,7 @@ from typing import Any
 
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, masked_fill
 from tinyattn.ops.copies import cast
@@ -19,7 +19,7 @@ from tinyattn.ops.elementwise import add, div, mul, pow, sub
 from tinyattn.ops.indexing import setitem, write_index
 
 
-def in_place(self: Variable, name: str, op: Callable[..., Variable], *args: Any, **options: Any) -> Variable:
+def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
     """Write `op(self, ...)` into this tensor's memory.
 
     If that must be recorded, the operation runs on a copy, so that what it saves is the old
@@ -39,7 +39,7 @@ def in_place(self: Variable, name: str, op: Callable[..., Variable], *args: Any,
     return self
 
 
-def write(self: Variable, name: str, index: Any, value: Any) -> Variable:
+def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     """Write `value` into the elements that `index` names, as the operation `name`."""
     value = creation.as_tensor(value, device=self.device)
     if self.node is not None or value.node is not None:
@@ -54,7 +54,7 @@ def write(self: Variable, name: str, index: Any, value: Any) -> Variable:
     return self
 
 
-def may_change(self: Variable, name: str, tracked: bool) -> None:
+def may_change(self: Tensor, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
     steps = zip(self.array.shape, self.array.strides, strict=True)
     if self.array.size and any(size > 1 and step == 0 for size, step in steps):
@@ -78,7 +78,7 @@ def may_change(self: Variable, name: str, tracked: bool) -> None:
         )
 
 
-def wrote(self: Variable, name: str, node: Node | None = None, site: modes.Site | None = None) -> None:
+def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | None = None) -> None:
     """Note that `name` wrote to this memory, at `site` if that is known, and `node` if it was recorded."""
     storage = self.storage
     storage.version += 1
@@ -89,66 +89,66 @@ def wrote(self: Variable, name: str, node: Node | None = None, site: modes.Site 
     self._version = storage.version
 
 
-def add_(self: Variable, other: Any, *, alpha: float = 1) -> Variable:
+def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
     """self += alpha * other"""
     return self._inplace("add_", add, other, alpha=alpha)
 
 
-def sub_(self: Variable, other: Any, *, alpha: float = 1) -> Variable:
+def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
     """self -= alpha * other"""
     return self._inplace("sub_", sub, other, alpha=alpha)
 
 
-def mul_(self: Variable, other: Any) -> Variable:
+def mul_(self: Tensor, other: Any) -> Tensor:
     """self *= other"""
     return self._inplace("mul_", mul, other)
 
 
-def div_(self: Variable, other: Any, *, rounding_mode: str | None = None) -> Variable:
+def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """self /= other"""
     return self._inplace("div_", div, other, rounding_mode=rounding_mode)
 
 
-def pow_(self: Variable, exponent: Any) -> Variable:
+def pow_(self: Tensor, exponent: Any) -> Tensor:
     """self **= exponent"""
     return self._inplace("pow_", pow, exponent)
 
 
-def clamp_(self: Variable, min: Any = None, max: Any = None) -> Variable:
+def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Limit the elements in place."""
     return self._inplace("clamp_", clamp, min, max)
 
 
-def masked_fill_(self: Variable, mask: Any, value: Any) -> Variable:
+def masked_fill_(self: Tensor, mask: Any, value: Any) -> Tensor:
     """Write `value` where `mask` holds."""
     return self._inplace("masked_fill_", masked_fill, mask, value)
 
 
-def copy_(self: Variable, source: Any) -> Variable:
+def copy_(self: Tensor, source: Any) -> Tensor:
     """Write the elements of `source` here, broadcast and cast."""
     return self._write("copy_", ..., source)
 
 
-def fill_(self: Variable, value: Any) -> Variable:
+def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     return self._write("fill_", ..., value)
 
 
-def zero_(self: Variable) -> Variable:
+def zero_(self: Tensor) -> Tensor:
     """Write zeros."""
     return self._write("zero_", ..., 0)
 
 
-def normal_(self: Variable, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Variable:
+def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with normal random numbers."""
     return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
 
 
-def uniform_(self: Variable, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Variable:
+def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with uniform random numbers from [low, high)."""
     return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
 
 
-def write_item(self: Variable, index: Any, value: Any) -> None:
+def write_item(self: Tensor, index: Any, value: Any) -> None:
     """self[index] = value"""
     self._write("__setitem__", write_index(index, self.array), value)

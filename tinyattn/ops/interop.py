@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import choices, elementwise, products
 
 # NumPy's functions that are operations here, by our names.
@@ -19,7 +19,7 @@ _UFUNCS = {
 }  # fmt: skip
 
 
-def to_numpy(self: Variable) -> Any:
+def to_numpy(self: Tensor) -> Any:
     """Return the array itself, without a copy; read-only if this tensor is part of a graph.
 
     Raises TypeError for a tensor on a GPU: there is no array without a copy.
@@ -35,12 +35,12 @@ def to_numpy(self: Variable) -> Any:
     return view
 
 
-def as_numpy(self: Variable, dtype: Any = None, copy: bool | None = None) -> Any:
+def as_numpy(self: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
     """Return a NumPy array: what np.asarray(tensor) calls."""
     return np.array(self.numpy(), dtype=dtype, copy=copy)
 
 
-def numpy_function(self: Variable, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+def numpy_function(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
     """Run np.exp(tensor) or array * tensor as our operation, which is differentiable.
 
     Raises TypeError for a function that is not among ours.
@@ -54,13 +54,13 @@ def numpy_function(self: Variable, ufunc: Any, method: str, *inputs: Any, **opti
     return next(getattr(family, name) for family in (elementwise, choices, products) if hasattr(family, name))(*inputs)
 
 
-def dlpack(self: Variable, **options: Any) -> Any:
+def dlpack(self: Tensor, **options: Any) -> Any:
     """Export the memory. Raises BufferError for a tensor that requires a gradient, which DLPack cannot carry."""
     if self.node is not None:
         raise BufferError("DLPack carries no gradient; export x.detach()")
     return self.array.__dlpack__(**options)
 
 
-def dlpack_device(self: Variable) -> tuple[int, int]:
+def dlpack_device(self: Tensor) -> tuple[int, int]:
     """Return DLPack's kind and number of the device."""
     return self.array.__dlpack_device__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
@@ -44,7 +44,7 @@ def _linear(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
     return xp.linear(x, weight, bias)
 
 
-def linear(input: Variable, weight: Variable, bias: Variable | None = None) -> Variable:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute input @ weight.T + bias: (..., in), (out, in), (out,) -> (..., out).
 
     A weight (in,) gives (...). Raises RuntimeError for shapes that do not fit. As torch.nn.functional.linear.
@@ -61,7 +61,7 @@ def linear(input: Variable, weight: Variable, bias: Variable | None = None) -> V
     return _linear(input, weight, bias)
 
 
-def _check_linear(name: str, input: Variable, weight: Variable, bias: Variable | None) -> None:
+def _check_linear(name: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
         raise RuntimeError(
             f"{name}: input {tuple(input.shape)} and weight {tuple(weight.shape)} do not fit; the input's last "
@@ -90,7 +90,7 @@ def _linear_gelu(xp: Any, x: Any, weight: Any, bias: Any, *, approximate: str) -
     return xp.linear_gelu(x, weight, bias, approximate)
 
 
-def linear_gelu(input: Variable, weight: Variable, bias: Variable | None = None, approximate: str = "none") -> Variable:
+def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, approximate: str = "none") -> Tensor:
     """Compute gelu(linear(input, weight, bias), approximate) as one operation, with fewer passes over memory.
 
     Example:
@@ -128,12 +128,12 @@ def _embedding_gradient(xp: Any, g: Any, index: Any, *, rows: int, padding_idx: 
     return xp.embedding_gradient(g, index, rows, padding_idx)
 
 
-def embedding_gradient(g: Variable, index: Any, rows: int, padding_idx: int | None = None) -> Variable:
+def embedding_gradient(g: Tensor, index: Any, rows: int, padding_idx: int | None = None) -> Tensor:
     """Add the vectors of `g` (*index, dim) to the rows they were read from: (rows, dim)."""
     return _embedding_gradient(g, index, rows=rows, padding_idx=padding_idx)
 
 
-def embedding(input: Any, weight: Variable, padding_idx: int | None = None) -> Variable:
+def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Look up the rows of `weight` (rows, dim) at the integers `input`: (*input, dim).
 
     padding_idx: this row gets no gradient. Raises TypeError for indices that are not integers, IndexError with the

@@ -6,7 +6,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import masked_fill
@@ -17,7 +17,7 @@ from tinyattn.ops.indexing import check_indices, gather
 from tinyattn.ops.softmaxes import log_softmax
 
 
-def _reduce(losses: Variable, reduction: str) -> Variable:
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "mean":
         return losses.mean()
     if reduction == "sum":
@@ -47,13 +47,13 @@ def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
 
 
 def cross_entropy(
-    input: Variable,
+    input: Tensor,
     target: Any,
-    weight: Variable | None = None,
+    weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Variable:
+) -> Tensor:
     """Compute -log softmax(input)[target], the negative log-likelihood of the target classes.
 
     input: scores (classes,), (batch, classes) or (batch, classes, ...). target: class numbers, of the input's shape
@@ -89,7 +89,7 @@ def cross_entropy(
     return _reduce(mixed.reshape(shape), reduction)
 
 
-def _soft_cross_entropy(input: Variable, target: Variable, weight: Any, reduction: str, smoothing: float) -> Variable:
+def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float) -> Tensor:
     if target.shape != input.shape:
         raise RuntimeError(
             f"cross_entropy: probabilities of shape {tuple(target.shape)} for scores of shape {tuple(input.shape)}; "
@@ -108,8 +108,8 @@ def _soft_cross_entropy(input: Variable, target: Variable, weight: Any, reductio
 
 
 def nll_loss(
-    input: Variable, target: Any, weight: Variable | None = None, ignore_index: int = -100, reduction: str = "mean"
-) -> Variable:
+    input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
     """Compute -input[target] for log-probabilities `input`; other arguments as `cross_entropy`.
 
     As torch.nn.functional.nll_loss.
@@ -124,9 +124,7 @@ def nll_loss(
     return _weighted(losses, safe, ignored, weight, reduction, shape)
 
 
-def _class_rows(
-    name: str, input: Variable, target: Variable, weight: Any
-) -> tuple[Variable, Variable, tuple[int, ...]]:
+def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return the scores as (rows, classes), the labels as (rows,), and the labels' original shape."""
     axis = 0 if input.ndim == 1 else 1
     if input.ndim == 0 or tuple(target.shape) != (*input.shape[:axis], *input.shape[axis + 1 :]):
@@ -144,7 +142,7 @@ def _class_rows(
     return rows, target.reshape(-1), tuple(target.shape)
 
 
-def _without_ignored(name: str, labels: Variable, ignore_index: int, classes: int) -> tuple[Variable, Any]:
+def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Any]:
     ignored = labels == ignore_index
     safe = masked_fill(labels, ignored, 0) if _perhaps(ignored) else labels
     check_indices(name, safe.array, classes, "class")
@@ -156,7 +154,7 @@ def _perhaps(mask: Any) -> bool:
     return bool(backends.of(mask.array).perhaps(mask.array))
 
 
-def _weighted(losses: Variable, safe: Variable, ignored: Variable, weight: Any, reduction: str, shape: Any) -> Variable:
+def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
     """Apply the class weights, zero the ignored losses, and reduce."""
     any_ignored = _perhaps(ignored)
     if weight is None and not any_ignored:
@@ -170,7 +168,7 @@ def _weighted(losses: Variable, safe: Variable, ignored: Variable, weight: Any, 
     return _reduce(losses.reshape(shape), reduction)
 
 
-def one_hot(tensor: Any, num_classes: int = -1) -> Variable:
+def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     """Encode class numbers (...) as int64 vectors (..., num_classes), 1 at the class and 0 elsewhere.
 
     num_classes=-1: the largest class number plus one. Raises TypeError for numbers that are not integers,
@@ -199,12 +197,12 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Variable:
 
 
 def binary_cross_entropy_with_logits(
-    input: Variable,
-    target: Variable,
-    weight: Variable | None = None,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
     reduction: str = "mean",
-    pos_weight: Variable | None = None,
-) -> Variable:
+    pos_weight: Tensor | None = None,
+) -> Tensor:
     """Compute -(t log s(x) pos_weight + (1 - t) log(1 - s(x))) weight, with s the sigmoid, without overflow.
 
     input: logits x. target: probabilities t, of the same shape. weight, pos_weight: broadcast to it. As
@@ -228,7 +226,7 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def mse_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
+def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
 
     Example:
@@ -238,7 +236,7 @@ def mse_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
     return _reduce(square(input - target), reduction)
 
 
-def l1_loss(input: Variable, target: Any, reduction: str = "mean") -> Variable:
+def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute |input - target| and reduce it ("mean", "sum" or "none"). As torch.nn.functional.l1_loss.
 
     Example:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable, recording_namespace
+from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import dims as _dims
 
 
@@ -33,12 +33,12 @@ def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ..
 
 
 def layer_norm(
-    input: Variable,
+    input: Tensor,
     normalized_shape: int | Sequence[int],
-    weight: Variable | None = None,
-    bias: Variable | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Variable:
+) -> Tensor:
     """Shift and scale the last axes to mean 0 and variance 1, then multiply by weight and add bias.
 
     input: (..., *normalized_shape). weight, bias: of shape normalized_shape. eps is added to the variance. Raises

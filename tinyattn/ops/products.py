@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.promotion import same_type
 
@@ -24,7 +24,7 @@ _matmul = Operation(
 )
 
 
-def matmul(input: Variable, other: Variable) -> Variable:
+def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Matrix product with broadcast leading axes; vectors count as one row or column.
 
     (..., n, k) @ (..., k, m) -> (..., n, m). As torch.matmul.
@@ -53,25 +53,25 @@ def matmul(input: Variable, other: Variable) -> Variable:
     return out if out.shape == shape else out.reshape(shape)
 
 
-def mm(input: Variable, mat2: Variable) -> Variable:
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """(n, k) @ (k, m). As torch.mm."""
     return _product_of("mm", 2, input, mat2)
 
 
-def bmm(input: Variable, mat2: Variable) -> Variable:
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """(b, n, k) @ (b, k, m). As torch.bmm."""
     if input.ndim == mat2.ndim == 3 and input.shape[0] != mat2.shape[0]:
         raise RuntimeError(f"bmm: batches of {input.shape[0]} and {mat2.shape[0]} matrices; expected as many")
     return _product_of("bmm", 3, input, mat2)
 
 
-def _product_of(name: str, ndim: int, a: Variable, b: Variable) -> Variable:
+def _product_of(name: str, ndim: int, a: Tensor, b: Tensor) -> Tensor:
     if a.ndim != ndim or b.ndim != ndim:
         raise RuntimeError(f"{name}: shapes {tuple(a.shape)} and {tuple(b.shape)}; expected {ndim} dimensions each")
     return matmul(a, b)
 
 
-def outer(input: Variable, vec2: Variable) -> Variable:
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """(n,) and (m,) -> (n, m), every product of two elements. As torch.outer."""
     if input.ndim != 1 or vec2.ndim != 1:
         raise RuntimeError(f"outer: shapes {tuple(input.shape)} and {tuple(vec2.shape)}; expected two vectors")
@@ -107,7 +107,7 @@ def _einsum(xp: Any, *xs: Any, equation: str) -> Any:
     return xp.einsum(equation, *xs)
 
 
-def einsum(equation: str, *operands: Any) -> Variable:
+def einsum(equation: str, *operands: Any) -> Tensor:
     """Multiply and sum by labelled axes: einsum("bij,bjk->bik", a, b). As torch.einsum.
 
     Knows implicit outputs, "..." and repeated labels (diagonals).
@@ -132,7 +132,7 @@ def einsum(equation: str, *operands: Any) -> Variable:
     return _einsum(*tensors, equation=f"{','.join(labels)}->{output}")
 
 
-def _distinct(x: Variable, term: str, sizes: dict[str, int]) -> tuple[Variable, str]:
+def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]:
     """Take diagonals until no label repeats, and drop axes of size 1 that broadcast."""
     for label in dict.fromkeys(term):
         while term.count(label) > 1:
@@ -148,7 +148,7 @@ def _distinct(x: Variable, term: str, sizes: dict[str, int]) -> tuple[Variable, 
     return x, "".join(term[k] for k in keep)
 
 
-def _parse(equation: str, tensors: list[Variable]) -> tuple[list[str], str]:
+def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
     """Spell "..." and the output out in single letters."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     labels = inputs.split(",")

@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import maximum, minimum
 from tinyattn.ops.copies import cast
@@ -35,11 +35,11 @@ def _sum(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.sum(x, dim, keepdim)
 
 
-def sum(input: Variable, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Variable:
+def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum over `dim` (an integer, a tuple; None or () for all). Integers give int64. As torch.sum."""
     if dtype is not None:
         input = cast(input, dtype)
-    out: Variable = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+    out: Tensor = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
@@ -48,7 +48,7 @@ def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.mean(x, dim, keepdim)
 
 
-def mean(input: Variable, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Variable:
+def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean over `dim`, as in `sum`. As torch.mean.
 
     Raises TypeError for integers, whose mean would not be one.
@@ -82,7 +82,7 @@ def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
 
 
 def _spread_options(
-    input: Variable, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
+    input: Tensor, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
 ) -> dict[str, Any]:
     if isinstance(dim, bool):  # torch's older spelling: var(input, unbiased)
         dim, unbiased = None, dim
@@ -96,42 +96,42 @@ def _spread_options(
 
 
 def var(
-    input: Variable,
+    input: Tensor,
     dim: Any = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
     correction: float | None = None,
-) -> Variable:
+) -> Tensor:
     """Variance over `dim`: the squares' sum over n - correction (1 unless said). As torch.var."""
     return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
 def std(
-    input: Variable,
+    input: Tensor,
     dim: Any = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
     *,
     correction: float | None = None,
-) -> Variable:
+) -> Tensor:
     """Standard deviation over `dim`, the square root of `var`. As torch.std."""
     return _std(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
-def var_mean(input: Variable, *args: Any, **kwargs: Any) -> tuple[Variable, Variable]:
+def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """`var` and the mean over the same dimensions. As torch.var_mean."""
     return var(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
-def std_mean(input: Variable, *args: Any, **kwargs: Any) -> tuple[Variable, Variable]:
+def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """`std` and the mean over the same dimensions. As torch.std_mean."""
     return std(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
 def _same_mean(
-    input: Variable, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
-) -> Variable:
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Tensor:
     return mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
@@ -153,7 +153,7 @@ def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.amin(x, dim, keepdim)
 
 
-def _nonempty(name: str, input: Variable, dim: tuple[int, ...]) -> tuple[int, ...]:
+def _nonempty(name: str, input: Tensor, dim: tuple[int, ...]) -> tuple[int, ...]:
     if _count(input.shape, dim) == 0 and (input.ndim == len(dim) or input.numel() == 0):
         empty = [d for d in dim if input.shape[d] == 0]
         if empty:
@@ -163,12 +163,12 @@ def _nonempty(name: str, input: Variable, dim: tuple[int, ...]) -> tuple[int, ..
     return dim
 
 
-def amax(input: Variable, dim: Any = (), keepdim: bool = False) -> Variable:
+def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """Largest element over `dim`; equal elements share the gradient. As torch.amax."""
     return _amax(input, dim=_nonempty("amax", input, _dims.several(dim, input.ndim)), keepdim=keepdim)
 
 
-def amin(input: Variable, dim: Any = (), keepdim: bool = False) -> Variable:
+def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """Smallest element over `dim`; equal elements share the gradient. As torch.amin."""
     return _amin(input, dim=_nonempty("amin", input, _dims.several(dim, input.ndim)), keepdim=keepdim)
 
@@ -176,8 +176,8 @@ def amin(input: Variable, dim: Any = (), keepdim: bool = False) -> Variable:
 class Extreme(NamedTuple):
     """What `max` and `min` along a dimension return."""
 
-    values: Variable
-    indices: Variable
+    values: Tensor
+    indices: Tensor
 
 
 @operation(
@@ -199,7 +199,7 @@ def _pick_rule(xp: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) 
     return xp.scatter(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
 
 
-def _extreme(name: str, input: Variable, dim: Any, keepdim: bool) -> Any:
+def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     whole, pairwise = (amax, maximum) if name == "max" else (amin, minimum)
     if dim is None:
         return whole(input, (), keepdim)
@@ -209,7 +209,7 @@ def _extreme(name: str, input: Variable, dim: Any, keepdim: bool) -> Any:
     return Extreme(*_pick(input, dim=dim, keepdim=keepdim, largest=name == "max"))
 
 
-def max(input: Variable, dim: Any = None, keepdim: bool = False) -> Any:
+def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The largest element; with `dim`, (values, indices) along it; with a tensor, `maximum`.
 
     As torch.max, in its three forms.
@@ -217,16 +217,16 @@ def max(input: Variable, dim: Any = None, keepdim: bool = False) -> Any:
     return _extreme("max", input, dim, keepdim)
 
 
-def min(input: Variable, dim: Any = None, keepdim: bool = False) -> Any:
+def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The smallest element, in the three forms of `max`. As torch.min."""
     return _extreme("min", input, dim, keepdim)
 
 
-def _arg(name: str, input: Variable, dim: Any, keepdim: bool) -> Variable:
+def _arg(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
     if input.numel() == 0 and (dim is None or input.shape[_dims.one(dim, input.ndim)] == 0):
         raise IndexError(f"{name}: a tensor of shape {tuple(input.shape)} is empty there; nothing has no {name}")
     if dim is None and keepdim:
-        found: Variable = _ARG[name](input, dim=None, keepdim=False)
+        found: Tensor = _ARG[name](input, dim=None, keepdim=False)
         return found.reshape((1,) * input.ndim)
     if input.ndim == 0:
         return _ARG[name](input, dim=None, keepdim=False)
@@ -239,12 +239,12 @@ _ARG = {
 }
 
 
-def argmax(input: Variable, dim: int | None = None, keepdim: bool = False) -> Variable:
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the largest element (the first of equals), int64. As torch.argmax."""
     return _arg("argmax", input, dim, keepdim)
 
 
-def argmin(input: Variable, dim: int | None = None, keepdim: bool = False) -> Variable:
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the smallest element (the first of equals), int64. As torch.argmin."""
     return _arg("argmin", input, dim, keepdim)
 
@@ -273,14 +273,14 @@ def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.prod(x, dim, keepdim)
 
 
-def prod(input: Variable, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Variable:
+def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product over one dimension, or over all. As torch.prod; its gradient is exact at zeros too."""
     if dtype is not None:
         input = cast(input, dtype)
     if dim is None or input.ndim == 0:
-        found: Variable = _prod(input.reshape(-1), dim=(0,), keepdim=False)
+        found: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
         return found.reshape((1,) * input.ndim) if keepdim else found
-    out: Variable = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+    out: Tensor = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
@@ -298,7 +298,7 @@ def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:
     return out, out == -math.inf, 0.0  # a row of -inf: exp(-inf - 0) = 0 instead of NaN
 
 
-def logsumexp(input: Variable, dim: Any, keepdim: bool = False) -> Variable:
+def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over `dim`, without overflow. As torch.logsumexp."""
     return _logsumexp(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
@@ -308,7 +308,7 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
-def cumsum(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running sum along `dim`. As torch.cumsum."""
     if dtype is not None:
         input = cast(input, dtype)
@@ -317,13 +317,13 @@ def cumsum(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
     return _cumsum(input, dim=_dims.one(dim, input.ndim)) if input.ndim else input.clone()
 
 
-def sum_to(input: Variable, shape: tuple[int, ...]) -> Variable:
+def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum over the axes that broadcasting `shape` to the input's shape had added or stretched."""
     ahead = input.ndim - len(shape)
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and input.shape[i] != 1)
     return sum(input, (*range(ahead), *stretched), keepdim=True).reshape(shape) if ahead or stretched else input
 
 
-def any(input: Variable) -> bool:
+def any(input: Tensor) -> bool:
     """Whether one element is true, as a Python bool; on a GPU, waits for it."""
     return bool(input.any())

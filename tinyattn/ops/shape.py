@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.promotion import same_type
@@ -20,7 +20,7 @@ def _reshape(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return xp.reshape(x, shape)
 
 
-def reshape(input: Variable, shape: Any, *more: Any) -> Variable:
+def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
     """The same elements in another shape; one size may be -1. A view where memory allows it.
 
     As torch.reshape (and Tensor.view, which here never fails).
@@ -40,7 +40,7 @@ def reshape(input: Variable, shape: Any, *more: Any) -> Variable:
 view = reshape
 
 
-def flatten(input: Variable, start_dim: int = 0, end_dim: int = -1) -> Variable:
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Join the axes from `start_dim` to `end_dim` into one. As torch.flatten."""
     start, end = _dims.one(start_dim, input.ndim), _dims.one(end_dim, input.ndim)
     if start > end:
@@ -49,7 +49,7 @@ def flatten(input: Variable, start_dim: int = 0, end_dim: int = -1) -> Variable:
     return reshape(input, (*input.shape[:start], joined, *input.shape[end + 1 :]))
 
 
-def squeeze(input: Variable, dim: Any = None) -> Variable:
+def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Drop axes of size 1: all of them, or those in `dim`. As torch.squeeze."""
     if dim is None:
         drop = set(range(input.ndim))
@@ -58,7 +58,7 @@ def squeeze(input: Variable, dim: Any = None) -> Variable:
     return reshape(input, tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in drop))
 
 
-def unsqueeze(input: Variable, dim: int) -> Variable:
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """Insert an axis of size 1 before `dim`. As torch.unsqueeze."""
     dim = _dims.one(dim, input.ndim + 1)
     return reshape(input, (*input.shape[:dim], 1, *input.shape[dim:]))
@@ -76,7 +76,7 @@ def _permute(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return xp.permute(x, dims)
 
 
-def permute(input: Variable, dims: Any, *more: Any) -> Variable:
+def permute(input: Tensor, dims: Any, *more: Any) -> Tensor:
     """Reorder the axes; a view. As torch.permute."""
     given = _dims.sizes((dims, *more))
     order = tuple(_dims.one(d, input.ndim) for d in given)
@@ -85,7 +85,7 @@ def permute(input: Variable, dims: Any, *more: Any) -> Variable:
     return _permute(input, dims=order)
 
 
-def transpose(input: Variable, dim0: int, dim1: int) -> Variable:
+def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Swap two axes; a view. As torch.transpose."""
     order = list(range(input.ndim))
     a, b = _dims.one(dim0, input.ndim), _dims.one(dim1, input.ndim)
@@ -94,7 +94,7 @@ def transpose(input: Variable, dim0: int, dim1: int) -> Variable:
     return _permute(input, dims=tuple(order))
 
 
-def movedim(input: Variable, source: Any, destination: Any) -> Variable:
+def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Move the axes `source` to the places `destination`; a view. As torch.movedim."""
     sources = [_dims.one(d, input.ndim) for d in (source if isinstance(source, tuple | list) else [source])]
     targets = destination if isinstance(destination, tuple | list) else [destination]
@@ -112,7 +112,7 @@ def _flip(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return xp.flip(x, dims)
 
 
-def flip(input: Variable, dims: Any, *more: Any) -> Variable:
+def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
     """Reverse the order along `dims`; a copy. As torch.flip."""
     order = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims, *more)))
     if len(set(order)) < len(order):
@@ -125,7 +125,7 @@ def _roll(xp: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) ->
     return xp.roll(x, shifts, dims)
 
 
-def roll(input: Variable, shifts: Any, dims: Any = None) -> Variable:
+def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Shift along `dims`, what falls out coming back in; without dims, of the flattened tensor. As torch.roll."""
     moves = _dims.sizes((shifts,))
     if dims is None or dims == ():
@@ -144,7 +144,7 @@ def _broadcast_to(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
     return xp.broadcast_to(x, shape)
 
 
-def broadcast_to(input: Variable, size: Any, *more: Any) -> Variable:
+def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
     """Repeat along axes of size 1 and new leading axes, without copying; -1 keeps a size.
 
     As torch.broadcast_to and Tensor.expand.
@@ -173,17 +173,17 @@ def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.triu(x, diagonal)
 
 
-def tril(input: Variable, diagonal: int = 0) -> Variable:
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices (..., rows, columns), zero above `diagonal`. As torch.tril."""
     return _tril(_matrices("tril", input), diagonal=diagonal)
 
 
-def triu(input: Variable, diagonal: int = 0) -> Variable:
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices (..., rows, columns), zero below `diagonal`. As torch.triu."""
     return _triu(_matrices("triu", input), diagonal=diagonal)
 
 
-def _matrices(name: str, input: Variable) -> Variable:
+def _matrices(name: str, input: Tensor) -> Tensor:
     if input.ndim < 2:
         raise RuntimeError(f"{name}: expected matrices (..., rows, columns), got shape {tuple(input.shape)}")
     return input
@@ -198,7 +198,7 @@ def _pad(xp: Any, x: Any, *, pad: Any, value: float) -> Any:
     return xp.pad(x, pad, value)
 
 
-def pad(input: Variable, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Variable:
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Add elements around: `pad` holds (before, after) of the last axis, then of the last but one ...
 
     Negative numbers crop. mode: "constant" (with `value`), "reflect", "replicate" or "circular".
@@ -255,7 +255,7 @@ def _cat(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.cat(xs, dim)
 
 
-def cat(tensors: Sequence[Variable], dim: int = 0) -> Variable:
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors along an axis they have; the other sizes are equal. As torch.cat."""
     tensors = [creation.as_tensor(t) for t in tensors]
     if not tensors:
@@ -287,7 +287,7 @@ def _stack(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.stack(xs, dim)
 
 
-def stack(tensors: Sequence[Variable], dim: int = 0) -> Variable:
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis. As torch.stack."""
     tensors = [creation.as_tensor(t) for t in tensors]
     if not tensors:
@@ -298,7 +298,7 @@ def stack(tensors: Sequence[Variable], dim: int = 0) -> Variable:
     return _stack(*tensors, dim=_dims.one(dim, tensors[0].ndim + 1))
 
 
-def split(tensor: Variable, split_size_or_sections: Any, dim: int = 0) -> tuple[Variable, ...]:
+def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Cut along `dim` into views of a given size (the last may be smaller) or of given sizes. As torch.split."""
     dim = _dims.one(dim, tensor.ndim)
     if tensor.ndim == 0:
@@ -319,7 +319,7 @@ def split(tensor: Variable, split_size_or_sections: Any, dim: int = 0) -> tuple[
     return tuple(parts)
 
 
-def chunk(input: Variable, chunks: int, dim: int = 0) -> tuple[Variable, ...]:
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """Cut along `dim` into at most `chunks` views of equal size (the last may be smaller). As torch.chunk."""
     if chunks < 1:
         raise ValueError(f"chunk: chunks={chunks}; expected at least 1")
@@ -328,7 +328,7 @@ def chunk(input: Variable, chunks: int, dim: int = 0) -> tuple[Variable, ...]:
     return split(input, -(-n // chunks) if n else [0] * chunks, dim)
 
 
-def unbind(input: Variable, dim: int = 0) -> tuple[Variable, ...]:
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along `dim`, as views without it. As torch.unbind."""
     dim = _dims.one(dim, input.ndim)
     if input.ndim == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
@@ -44,7 +44,7 @@ def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.log_softmax(x, dim)
 
 
-def softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
+def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Divide exp(input) by its sum along `dim`; the result has the shape of `input`.
 
     dtype: that of the result; the input is cast to it first. A slice that holds only -inf gives NaN. As torch.softmax.
@@ -56,7 +56,7 @@ def softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
     return _softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
 
 
-def log_softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
+def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Compute log(softmax(input, dim)) without overflow or underflow; arguments as `softmax`. As torch.log_softmax.
 
     Example:
@@ -66,5 +66,5 @@ def log_softmax(input: Variable, dim: int, *, dtype: Any = None) -> Variable:
     return _log_softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
 
 
-def _ready(input: Variable, dtype: Any) -> Variable:
+def _ready(input: Tensor, dtype: Any) -> Tensor:
     return cast(input, dtype) if dtype is not None else floating(input)[0]
