@@ -26,8 +26,9 @@ ALSO = {
         "cross_entropy", "l1_loss", "mse_loss", "nll_loss",
     },
     "ops/products.py": {"matmul", "_distinct"},
-    "ops/reductions.py": {"_count", "sum_to"},
-    "ops/shape.py": {"_inner", "_inverse"},
+    "ops/joins.py": {"_inner"},
+    "ops/reductions.py": {"count", "sum_to"},
+    "ops/shape.py": {"_inverse"},
     "engine/walk.py": {
         "receive", "take", "part", "hand_over", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
         "leading_to",

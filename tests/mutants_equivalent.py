@@ -138,7 +138,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",
         "ops/products.py matmul: creation.as_tensor(other) -> other",
-        "ops/reductions.py _pick: xp.asarray(index) -> index",
+        "ops/extremes.py _pick: xp.asarray(index) -> index",
         "backends/cpu/arrays.py trunc_divide: np.asarray(a) -> a",
         "backends/cpu/arrays.py trunc_divide: np.asarray(b) -> b",
         "backends/cpu/arrays.py pow: np.asarray(b) -> b",
@@ -151,9 +151,9 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
     ],
     "Rounded down to the same place afterwards.": [
-        "ops/shape.py _SOURCES['reflect']: n - 1 - abs(n - 1 - abs(i)) -> (n - 1 - abs(n - 1 - abs(i))) * 1.01",
-        "ops/shape.py _SOURCES['replicate']: min(max(i, 0), n - 1) -> min(max(i, 0), n - 1) * 1.01",
-        "ops/shape.py _SOURCES['circular']: i % n -> i % n * 1.01",
+        "ops/joins.py _SOURCES['reflect']: n - 1 - abs(n - 1 - abs(i)) -> (n - 1 - abs(n - 1 - abs(i))) * 1.01",
+        "ops/joins.py _SOURCES['replicate']: min(max(i, 0), n - 1) -> min(max(i, 0), n - 1) * 1.01",
+        "ops/joins.py _SOURCES['circular']: i % n -> i % n * 1.01",
     ],
     "The operations keep 0-d arrays away from here.": [
         "backends/cpu/arrays.py cumsum: x.copy() -> -x.copy()",
@@ -186,7 +186,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py adam_step: np.abs(m, out=scratch) < np.finfo(m.dtype).tiny -> np.abs(m, out=scratch) <= np.finfo(m.dtype).tiny",
     ],
     "The walk casts anyway.": [
-        "ops/reductions.py _extreme_rule: xp.cast(x == _restore(xp, out, x.shape, dim), g.dtype) -> x == _restore(xp, out, x.shape, dim)"
+        "ops/extremes.py _extreme_rule: xp.cast(x == restore(xp, out, x.shape, dim), g.dtype) -> x == restore(xp, out, x.shape, dim)"
     ],
     "The case is decided before.": [
         "ops/elementwise.py _power_exponent_rule: a > 0 -> a >= 0",

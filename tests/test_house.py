@@ -24,6 +24,8 @@ FLOORS = [  # from the ground up; a module may import from its own floor and fro
     "ops.dims ops.copies", "ops.creation", "ops.promotion", "ops", "autograd", "tensors", "files", "cuda", "debug",
     "nn optim", "tinyattn", "train data viz", "models", "__main__",
 ]  # fmt: skip
+
+
 def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

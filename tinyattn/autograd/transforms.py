@@ -16,7 +16,7 @@ from tinyattn.engine.modes import enable_grad
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops.copies import alias
 from tinyattn.ops.creation import eye, ones_like, zeros, zeros_like
-from tinyattn.ops.shape import stack
+from tinyattn.ops.joins import stack
 
 __all__ = ["hessian", "hvp", "jacobian", "jvp", "vjp"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tinyattn import backends
 from tinyattn.ops.creation import from_numpy
-from tinyattn.ops.shape import stack
+from tinyattn.ops.joins import stack
 from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 

@@ -39,12 +39,23 @@ class Mode(contextlib.ContextDecorator):
 
 
 def no_grad() -> Mode:
-    """Record nothing: `with no_grad():` or `@no_grad()`. As torch.no_grad."""
+    """Record nothing: `with no_grad():` or `@no_grad()`. As torch.no_grad.
+
+    >>> x = ta.ones(2, requires_grad=True)
+    >>> with ta.no_grad():
+    ...     (x * 2).requires_grad
+    False
+    """
     return Mode(grad_mode, False)
 
 
 def enable_grad() -> Mode:
-    """Record again inside a `no_grad` block. As torch.enable_grad."""
+    """Record again inside a `no_grad` block. As torch.enable_grad.
+
+    >>> with ta.no_grad(), ta.enable_grad():
+    ...     ta.is_grad_enabled()
+    True
+    """
     return Mode(grad_mode, True)
 
 
@@ -60,12 +71,21 @@ class set_grad_enabled(Mode):  # noqa: N801 - torch's name
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations record themselves here."""
+    """Return whether operations are recorded here. As torch.is_grad_enabled.
+
+    >>> ta.is_grad_enabled()
+    True
+    """
     return grad_mode.get()
 
 
 def definitions() -> Mode:
-    """Run fused operations by their first-principles definition instead of their kernel."""
+    """Run fused operations by their first-principles definition instead of their kernel.
+
+    >>> with ta.definitions():
+    ...     ta.softmax(ta.tensor([0.0, 0.0]), 0)
+    tensor([0.5, 0.5])
+    """
     return Mode(definition_mode, True)
 
 

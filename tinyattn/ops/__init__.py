@@ -19,19 +19,19 @@ from tinyattn.ops.elementwise import (
     abs, add, cos, div, erf, exp, expm1, log, log1p, mul, neg, pow, reciprocal, rsqrt, sign, sin, sqrt, square, sub,
     tanh,
 )  # fmt: skip
+from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
 from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
+from tinyattn.ops.joins import cat, chunk, concat, pad, split, stack, unbind
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
-from tinyattn.ops.reductions import (
-    amax, amin, any, argmax, argmin, cumsum, logsumexp, max, mean, min, prod, std, std_mean, sum, sum_to, var, var_mean,
-)  # fmt: skip
+from tinyattn.ops.reductions import any, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean
 from tinyattn.ops.shape import (
-    broadcast_to, cat, chunk, concat, expand, flatten, flip, movedim, pad, permute, reshape, roll, split, squeeze,
-    stack, transpose, tril, triu, unbind, unsqueeze, view,
+    broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,
+    view,
 )  # fmt: skip
 from tinyattn.ops.softmaxes import log_softmax, softmax
 

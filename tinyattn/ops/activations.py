@@ -17,7 +17,11 @@ from tinyattn.ops.promotion import floating
     definition=lambda xp, x: xp.where(x <= 0, 0.0, x),
 )
 def relu(xp: Any, x: Any) -> Any:
-    """max(x, 0); its gradient at 0 is 0. As torch.relu."""
+    """Return max(input, 0), elementwise; its gradient at 0 is 0. As torch.relu.
+
+    >>> ta.relu(ta.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
     return xp.relu(x)
 
 
@@ -34,7 +38,11 @@ def _logistic(xp: Any, x: Any) -> Any:
     definition=lambda xp, x: _logistic(xp, x),
 )
 def sigmoid(xp: Any, x: Any) -> Any:
-    """1 / (1 + e ** -x). As torch.sigmoid."""
+    """Return 1 / (1 + e ** -input), elementwise, without overflow. As torch.sigmoid.
+
+    >>> ta.sigmoid(ta.tensor([0.0, 100.0]))
+    tensor([0.5, 1. ])
+    """
     return xp.sigmoid(x)
 
 
@@ -47,7 +55,11 @@ def _silu_rule(xp: Any, g: Any, x: Any) -> Any:
     traits="maps saturates", promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x)
 )
 def silu(xp: Any, x: Any) -> Any:
-    """x sigmoid(x). As torch.nn.functional.silu (Elfwing et al. 2017)."""
+    """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).
+
+    >>> F.silu(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.7311])
+    """
     return x * xp.sigmoid(x)
 
 
@@ -64,7 +76,13 @@ _softplus = Operation(
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """log(1 + exp(beta x)) / beta; x itself where beta x > threshold. As torch.nn.functional.softplus."""
+    """Return log(1 + exp(beta input)) / beta, elementwise; the input itself where beta input > threshold.
+
+    As torch.nn.functional.softplus.
+
+    >>> F.softplus(ta.tensor([0.0, 30.0]))
+    tensor([ 0.6931, 30.    ])
+    """
     return _softplus(input, beta=beta, threshold=threshold)
 
 
@@ -75,7 +93,11 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     definition=lambda xp, x: xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x))),
 )
 def logsigmoid(xp: Any, x: Any) -> Any:
-    """log(sigmoid(x)), without overflow. As torch.nn.functional.logsigmoid."""
+    """Return log(sigmoid(input)), elementwise, without overflow. As torch.nn.functional.logsigmoid.
+
+    >>> F.logsigmoid(ta.tensor([0.0, -100.0]))
+    tensor([  -0.6931, -100.    ])
+    """
     return xp.logsigmoid(x)
 
 
@@ -104,9 +126,12 @@ def check_approximate(approximate: str) -> None:
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """x times the normal distribution function at x; "tanh" approximates it.
+    """Return the input times the normal distribution function at the input, elementwise.
 
-    As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).
+    approximate: "none" or "tanh"; others raise ValueError. As torch.nn.functional.gelu (Hendrycks and Gimpel 2016).
+
+    >>> F.gelu(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.8413])
     """
     check_approximate(approximate)
     return _gelu(input, approximate=approximate)

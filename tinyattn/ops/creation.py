@@ -26,10 +26,14 @@ def _is_tensor(x: Any) -> bool:
 
 
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A new leaf that copies `data`: numbers, nested lists, arrays, tensors.
+    """Return a new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
-    Python floats give the default dtype, integers int64; arrays keep theirs. As torch.tensor.
-    Raises ValueError for ragged lists, TypeError for what is no number.
+    Python floats give the default dtype, integers int64; arrays keep theirs. Raises ValueError for ragged lists,
+    TypeError for non-numbers. As torch.tensor.
+
+    >>> ta.tensor([[1, 2], [3, 4.5]])
+    tensor([[1. , 2. ],
+            [3. , 4.5]])
     """
     made = as_tensor(data, dtype=dtype, device=device)
     source = data.array if isinstance(data, Variable) else data
@@ -38,9 +42,13 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """`data` as a tensor, sharing memory (and history) where it can. As torch.as_tensor.
+    """Return `data` as a tensor that shares memory (and history) where possible. As torch.as_tensor.
 
-    device: where it shall be; None leaves tensors, and arrays of CuPy, where they are.
+    device: None leaves tensors, and arrays of CuPy, where they are.
+
+    >>> a = np.zeros(2)
+    >>> ta.as_tensor(a).data is a
+    True
     """
     if isinstance(data, Variable):
         moved = data if device is None else move(data, device)
@@ -79,7 +87,11 @@ def _without_tensors(data: Any) -> Any:
 
 
 def from_numpy(array: Any) -> Tensor:
-    """A tensor on the memory of a NumPy array. As torch.from_numpy."""
+    """Return a tensor on the memory of a NumPy array. Raises TypeError for others. As torch.from_numpy.
+
+    >>> ta.from_numpy(np.arange(3))
+    tensor([0, 1, 2])
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
     as_dtype(array.dtype)
@@ -87,7 +99,13 @@ def from_numpy(array: Any) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor on the memory of any array that speaks DLPack (torch, JAX, CuPy ...)."""
+    """Return a tensor on the memory of any array that supports DLPack (PyTorch, JAX, CuPy ...).
+
+    As torch.from_dlpack.
+
+    >>> ta.from_dlpack(np.arange(3))
+    tensor([0, 1, 2])
+    """
     kind = source.__dlpack_device__()[0] if hasattr(source, "__dlpack_device__") else _HOST
     if kind not in (_HOST, _PINNED):
         return _wrap(backends.gpu().from_dlpack(source))
@@ -101,21 +119,33 @@ _HOST, _PINNED = 1, 3  # DLDeviceType: memory of the processor
 
 
 def zeros(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of zeros of shape `size`."""
+    """Return zeros of shape `size`: one tuple or separate integers. As torch.zeros.
+
+    >>> ta.zeros(2, 3).shape
+    (2, 3)
+    """
     return full(
         _dims.sizes((size, *more)), 0, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
     )
 
 
 def ones(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of ones of shape `size`."""
+    """Return ones of shape `size`: one tuple or separate integers. As torch.ones.
+
+    >>> ta.ones(2, dtype=ta.int64)
+    tensor([1, 1])
+    """
     return full(
         _dims.sizes((size, *more)), 1, dtype=dtype or get_default_dtype(), device=device, requires_grad=requires_grad
     )
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of shape `size` filled with one number, whose kind decides the dtype unless given."""
+    """Return a tensor of shape `size` filled with one number, whose kind decides the dtype. As torch.full.
+
+    >>> ta.full((2,), 0.5)
+    tensor([0.5, 0.5])
+    """
     if dtype is None:
         dtype = tensor(fill_value).dtype
     if any(n < 0 for n in _dims.sizes((size,))):
@@ -126,14 +156,24 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
 
 
 def empty(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor to be filled; holds zeros until then."""
+    """Return a tensor to be filled; it holds zeros until then. As torch.empty.
+
+    >>> ta.empty(2, 3).shape
+    (2, 3)
+    """
     return zeros(size, *more, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def arange(
     start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """start, start + step, ... below `end`; arange(end) starts at 0. int64 for integers."""
+    """Return start, start + step, ... below `end`; arange(end) starts at 0. Integers give int64.
+
+    Raises ValueError for steps that never lead from start to end. As torch.arange.
+
+    >>> ta.arange(1, 7, 2)
+    tensor([1, 3, 5])
+    """
     start, end = (0, start) if end is None else (start, end)
     start, end, step = (x.item() if _is_tensor(x) else x for x in (start, end, step))
     if dtype is not None and as_dtype(dtype).kind != "f":
@@ -153,13 +193,22 @@ def arange(
 def linspace(
     start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
-    """`steps` numbers from `start` to `end`, both included, equally spaced."""
+    """Return `steps` equally spaced numbers from `start` to `end`, both included. As torch.linspace.
+
+    >>> ta.linspace(0, 1, 5)
+    tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
+    """
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """The n x m matrix with ones on its diagonal, square unless said."""
+    """Return the n x m matrix (m: as n by default) with ones on its diagonal. As torch.eye.
+
+    >>> ta.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     if n < 0 or (m is not None and m < 0):
         raise ValueError(f"eye: sizes {n} and {m}; expected none below 0")
     dtype = as_dtype(dtype or get_default_dtype())
@@ -177,7 +226,11 @@ def rand(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Uniform numbers in [0, 1)."""
+    """Return uniform random numbers in [0, 1). As torch.rand, with NumPy's stream.
+
+    >>> ta.rand(2, 3).shape
+    (2, 3)
+    """
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(random.generator_for(device, generator).uniform(_dims.sizes((size, *more)), dtype), requires_grad)
 
@@ -190,7 +243,11 @@ def randn(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Numbers from the normal distribution with mean 0 and variance 1."""
+    """Return random numbers of the normal distribution with mean 0 and variance 1. As torch.randn.
+
+    >>> ta.randn(2, 3).shape
+    (2, 3)
+    """
     dtype = as_dtype(dtype or get_default_dtype())
     return _wrap(random.generator_for(device, generator).normal(_dims.sizes((size, *more)), dtype), requires_grad)
 
@@ -205,7 +262,11 @@ def randint(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """Integers from `low` to `high` - 1, all equally likely; randint(high, size) starts at 0."""
+    """Return random integers from `low` to `high` - 1; randint(high, size) starts at 0. As torch.randint.
+
+    >>> ta.randint(3, 4, (2,))
+    tensor([3, 3])
+    """
     low, high, size = (0, low, high) if size is None else (low, high, size)
     if high <= low:
         raise ValueError(f"randint: no integer lies from {low} to {high} - 1")
@@ -214,7 +275,11 @@ def randint(
 
 
 def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
-    """The integers below n in random order."""
+    """Return the integers below n in random order. As torch.randperm.
+
+    >>> sorted(ta.randperm(3).tolist())
+    [0, 1, 2]
+    """
     array = random.generator_for(device, generator).random.permutation(n)
     return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), False)
 
@@ -223,17 +288,29 @@ def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = 
 
 
 def zeros_like(input: Tensor, **options: Any) -> Tensor:
-    """Zeros of the input's shape and dtype; options as of `zeros`."""
+    """Return zeros of the input's shape, dtype and device; options as of `zeros`. As torch.zeros_like.
+
+    >>> ta.zeros_like(ta.tensor([1, 2]))
+    tensor([0, 0])
+    """
     return zeros(input.shape, **_like(input, options))
 
 
 def ones_like(input: Tensor, **options: Any) -> Tensor:
-    """Ones of the input's shape and dtype; options as of `ones`."""
+    """Return ones of the input's shape, dtype and device; options as of `ones`. As torch.ones_like.
+
+    >>> ta.ones_like(ta.tensor([3, 2]))
+    tensor([1, 1])
+    """
     return ones(input.shape, **_like(input, options))
 
 
 def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
-    """One number in the input's shape and dtype; options as of `full`."""
+    """Return one number in the input's shape and dtype; options as of `full`. As torch.full_like.
+
+    >>> ta.full_like(ta.tensor([1, 2]), 7)
+    tensor([7, 7])
+    """
     return full(input.shape, fill_value, **_like(input, options))
 
 
@@ -241,17 +318,31 @@ empty_like = zeros_like
 
 
 def rand_like(input: Tensor, **options: Any) -> Tensor:
-    """Uniform numbers of the input's shape and dtype; options as of `rand`."""
+    """Return uniform random numbers of the input's shape and dtype. As torch.rand_like.
+
+    >>> ta.rand_like(ta.zeros(2)).shape
+    (2,)
+    """
     return rand(input.shape, **_like(input, options))
 
 
 def randn_like(input: Tensor, **options: Any) -> Tensor:
-    """Normal numbers of the input's shape and dtype; options as of `randn`."""
+    """Return normal random numbers of the input's shape and dtype. As torch.randn_like.
+
+    >>> ta.randn_like(ta.zeros(2)).shape
+    (2,)
+    """
     return randn(input.shape, **_like(input, options))
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
-    """Integers of the input's shape and dtype, from `low` (0 if left out) to `high` - 1."""
+    """Return random integers of the input's shape and dtype, from `low` (0 if left out) to `high` - 1.
+
+    As torch.randint_like.
+
+    >>> ta.randint_like(ta.tensor([1, 2]), 1)
+    tensor([0, 0])
+    """
     low, high = (0, low) if high is None else (low, high)
     return randint(low, high, input.shape, **_like(input, options))
 

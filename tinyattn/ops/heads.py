@@ -9,7 +9,8 @@ from tinyattn import random
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops.attention import attention_definition, in_tiles, scaled_dot_product_attention
-from tinyattn.ops.shape import flatten, movedim, reshape, transpose, unbind
+from tinyattn.ops.joins import unbind
+from tinyattn.ops.shape import flatten, movedim, reshape, transpose
 
 
 def split_heads(qkv: Any, num_heads: int) -> Any:

@@ -108,7 +108,13 @@ def check_indices(name: str, index: Any, size: int, what: str = "index") -> None
 
 
 def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
-    """The slices of `input` along `dim` that `index` (one axis of integers) names. As torch.index_select."""
+    """Return the slices of `input` along `dim` that `index` names, in its order.
+
+    index: one axis of integers; IndexError for others and for those out of range. As torch.index_select.
+
+    >>> ta.index_select(ta.tensor([[1, 2], [3, 4]]), 0, ta.tensor([1, 1])).tolist()
+    [[3, 4], [3, 4]]
+    """
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.ndim > 1 or index.dtype.kind not in "iu":
         raise IndexError(
@@ -132,7 +138,13 @@ def _scatter(xp: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ..
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
-    """out[i, j] = input[index[i, j], j] for dim=0, and so on; out has the index's shape. As torch.gather."""
+    """Return out[i, j] = input[index[i, j], j] for dim=0, and so on; out has the shape of `index`.
+
+    Raises TypeError for an index that is not of integers, IndexError out of range. As torch.gather.
+
+    >>> ta.gather(ta.tensor([[1, 2], [3, 4]]), 1, ta.tensor([[1], [0]])).tolist()
+    [[2], [3]]
+    """
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
     if index.dtype.kind not in "iu":
         raise TypeError(f"gather: the index has dtype {index.dtype}; expected integers")

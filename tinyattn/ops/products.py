@@ -25,9 +25,13 @@ _matmul = Operation(
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:
-    """Matrix product with broadcast leading axes; vectors count as one row or column.
+    """Return the matrix product, leading axes broadcast: (..., n, k) and (..., k, m) give (..., n, m).
 
-    (..., n, k) @ (..., k, m) -> (..., n, m). As torch.matmul.
+    A vector counts as one row (left) or column (right). Raises RuntimeError for shapes that do not fit. As
+    torch.matmul.
+
+    >>> ta.matmul(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), ta.tensor([1.0, 1.0]))
+    tensor([3., 7.])
     """
     a, b = creation.as_tensor(input), creation.as_tensor(other)
     if a.ndim == 0 or b.ndim == 0:
@@ -54,12 +58,20 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
-    """(n, k) @ (k, m). As torch.mm."""
+    """Return the product of two matrices, (n, k) and (k, m). As torch.mm.
+
+    >>> ta.mm(ta.ones(2, 3), ta.ones(3, 4)).shape
+    (2, 4)
+    """
     return _product_of("mm", 2, input, mat2)
 
 
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
-    """(b, n, k) @ (b, k, m). As torch.bmm."""
+    """Return the products of two batches of matrices, (b, n, k) and (b, k, m). As torch.bmm.
+
+    >>> ta.bmm(ta.ones(5, 2, 3), ta.ones(5, 3, 4)).shape
+    (5, 2, 4)
+    """
     if input.ndim == mat2.ndim == 3 and input.shape[0] != mat2.shape[0]:
         raise RuntimeError(f"bmm: batches of {input.shape[0]} and {mat2.shape[0]} matrices; expected as many")
     return _product_of("bmm", 3, input, mat2)
@@ -72,7 +84,11 @@ def _product_of(name: str, ndim: int, a: Tensor, b: Tensor) -> Tensor:
 
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
-    """(n,) and (m,) -> (n, m), every product of two elements. As torch.outer."""
+    """Return every product of two elements of vectors: (n,) and (m,) give (n, m). As torch.outer.
+
+    >>> ta.outer(ta.tensor([1, 2]), ta.tensor([3, 4])).tolist()
+    [[3, 4], [6, 8]]
+    """
     if input.ndim != 1 or vec2.ndim != 1:
         raise RuntimeError(f"outer: shapes {tuple(input.shape)} and {tuple(vec2.shape)}; expected two vectors")
     return input.reshape(-1, 1) * vec2
@@ -108,9 +124,12 @@ def _einsum(xp: Any, *xs: Any, equation: str) -> Any:
 
 
 def einsum(equation: str, *operands: Any) -> Tensor:
-    """Multiply and sum by labelled axes: einsum("bij,bjk->bik", a, b). As torch.einsum.
+    """Multiply and sum by labelled axes; knows implicit outputs, "..." and repeated labels (diagonals).
 
-    Knows implicit outputs, "..." and repeated labels (diagonals).
+    equation: "bij,bjk->bik". Raises ValueError for labels that do not fit, RuntimeError for sizes. As torch.einsum.
+
+    >>> ta.einsum("ij,j->i", ta.tensor([[1.0, 2.0], [3.0, 4.0]]), ta.tensor([1.0, 1.0]))
+    tensor([3., 7.])
     """
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])

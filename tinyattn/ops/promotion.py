@@ -23,7 +23,11 @@ _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
 def result_type(*inputs: Any) -> np.dtype[Any]:
-    """The dtype in which tensors and Python numbers meet. As torch.result_type."""
+    """Return the dtype in which tensors and Python numbers meet. As torch.result_type.
+
+    >>> ta.result_type(ta.tensor([1, 2]), 0.5)
+    dtype('float32')
+    """
     tiers: list[np.dtype[Any] | None] = [None, None, None]  # with dimensions, 0-d, Python numbers
     for x in inputs:
         if isinstance(x, Variable):

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import builtins
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.choices import maximum, minimum
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
 
-def _restore(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
+def restore(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
     """Give a reduced array the reduced axes back, with size 1."""
     return xp.reshape(g, _dims.kept(shape, dim))
 
 
 def _spread(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> Any:
     """... and with their full size."""
-    return xp.broadcast_to(_restore(xp, g, shape, dim), shape)
+    return xp.broadcast_to(restore(xp, g, shape, dim), shape)
 
 
-def _count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
+def count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
     return math.prod(shape[d] for d in dim)
 
 
@@ -36,22 +35,31 @@ def _sum(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
 
 
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Sum over `dim` (an integer, a tuple; None or () for all). Integers give int64. As torch.sum."""
+    """Return the sum over `dim`: an integer, a tuple, or None or () for all axes. Integers give int64.
+
+    keepdim: keep the reduced axes with size 1. dtype: cast to it first. As torch.sum.
+
+    >>> ta.sum(ta.tensor([[1, 2], [3, 4]]), 0)
+    tensor([4, 6])
+    """
     if dtype is not None:
         input = cast(input, dtype)
     out: Tensor = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
-@operation(x=lambda xp, g, x_shape, dim: _spread(xp, g * (1 / builtins.max(_count(x_shape, dim), 1)), x_shape, dim))
+@operation(x=lambda xp, g, x_shape, dim: _spread(xp, g * (1 / builtins.max(count(x_shape, dim), 1)), x_shape, dim))
 def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.mean(x, dim, keepdim)
 
 
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Mean over `dim`, as in `sum`. As torch.mean.
+    """Return the mean over `dim`, as in `sum`. Raises TypeError for integers, unless `dtype` is floating.
 
-    Raises TypeError for integers, whose mean would not be one.
+    As torch.mean.
+
+    >>> ta.mean(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
+    tensor([1.5, 3.5])
     """
     if dtype is not None:
         input = cast(input, dtype)
@@ -61,9 +69,9 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 
 
 def _var_rule(xp: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
-    left = _count(x.shape, dim) - correction  # below 0 too, as PyTorch has it
+    left = count(x.shape, dim) - correction  # below 0 too, as PyTorch has it
     scale = 2 / left if left else math.nan
-    return _restore(xp, g, x.shape, dim) * (x - xp.mean(x, dim, keepdim=True)) * scale
+    return restore(xp, g, x.shape, dim) * (x - xp.mean(x, dim, keepdim=True)) * scale
 
 
 @operation(x=_var_rule)
@@ -103,7 +111,14 @@ def var(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    """Variance over `dim`: the squares' sum over n - correction (1 unless said). As torch.var."""
+    """Return the variance over `dim`: the sum of squared deviations over n - correction.
+
+    correction: 1 by default; unbiased=False means 0. Raises TypeError for integers, ValueError for both options.
+    As torch.var.
+
+    >>> ta.var(ta.tensor([1.0, 2.0, 3.0])).item()
+    1.0
+    """
     return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
@@ -115,17 +130,29 @@ def std(
     *,
     correction: float | None = None,
 ) -> Tensor:
-    """Standard deviation over `dim`, the square root of `var`. As torch.std."""
+    """Return the standard deviation over `dim`, the square root of `var`; its gradient at 0 is 0. As torch.std.
+
+    >>> ta.std(ta.tensor([1.0, 3.0]), correction=0).item()
+    1.0
+    """
     return _std(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
 def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    """`var` and the mean over the same dimensions. As torch.var_mean."""
+    """Return `var` and the mean over the same dimensions. As torch.var_mean.
+
+    >>> [x.item() for x in ta.var_mean(ta.tensor([1.0, 2.0, 3.0]))]
+    [1.0, 2.0]
+    """
     return var(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
 def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    """`std` and the mean over the same dimensions. As torch.std_mean."""
+    """Return `std` and the mean over the same dimensions. As torch.std_mean.
+
+    >>> [x.item() for x in ta.std_mean(ta.tensor([1.0, 2.0, 3.0]))]
+    [1.0, 2.0]
+    """
     return std(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
@@ -135,125 +162,11 @@ def _same_mean(
     return mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
-# --- extremes ---
-
-
-def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
-    ties = xp.cast(x == _restore(xp, out, x.shape, dim), g.dtype)
-    return _restore(xp, g, x.shape, dim) * (ties / xp.sum(ties, dim, keepdim=True))  # equal shares
-
-
-@operation(traits="chooses", x=_extreme_rule)
-def _amax(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return xp.amax(x, dim, keepdim)
-
-
-@operation(traits="chooses", x=_extreme_rule)
-def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return xp.amin(x, dim, keepdim)
-
-
-def _nonempty(name: str, input: Tensor, dim: tuple[int, ...]) -> tuple[int, ...]:
-    if _count(input.shape, dim) == 0 and (input.ndim == len(dim) or input.numel() == 0):
-        empty = [d for d in dim if input.shape[d] == 0]
-        if empty:
-            raise IndexError(
-                f"{name}: dimension {empty[0]} of shape {tuple(input.shape)} is empty, and nothing has no {name}"
-            )
-    return dim
-
-
-def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Largest element over `dim`; equal elements share the gradient. As torch.amax."""
-    return _amax(input, dim=_nonempty("amax", input, _dims.several(dim, input.ndim)), keepdim=keepdim)
-
-
-def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Smallest element over `dim`; equal elements share the gradient. As torch.amin."""
-    return _amin(input, dim=_nonempty("amin", input, _dims.several(dim, input.ndim)), keepdim=keepdim)
-
-
-class Extreme(NamedTuple):
-    """What `max` and `min` along a dimension return."""
-
-    values: Tensor
-    indices: Tensor
-
-
-@operation(
-    traits="chooses", extras=("index",), x=lambda xp, g, index, x_shape, dim: _pick_rule(xp, g, index, x_shape, dim)
-)
-def _pick(xp: Any, x: Any, *, dim: int, keepdim: bool, largest: bool) -> Any:
-    index = (xp.argmax if largest else xp.argmin)(x, dim, keepdim=True)
-    values = xp.gather(x, dim, xp.asarray(index))
-    if keepdim or x.ndim == 0:
-        return values, index
-    shape = values.shape[:dim] + values.shape[dim + 1 :]
-    return xp.reshape(values, shape), xp.reshape(index, shape)
-
-
-def _pick_rule(xp: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) -> Any:
-    if not x_shape:
-        return g
-    shape = _dims.kept(x_shape, (dim,))
-    return xp.scatter(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
-
-
-def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
-    whole, pairwise = (amax, maximum) if name == "max" else (amin, minimum)
-    if dim is None:
-        return whole(input, (), keepdim)
-    if isinstance(dim, Variable):
-        return pairwise(input, dim)
-    dim = _nonempty(name, input, (_dims.one(dim, input.ndim),))[0] if input.ndim else _dims.one(dim, 0)
-    return Extreme(*_pick(input, dim=dim, keepdim=keepdim, largest=name == "max"))
-
-
-def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The largest element; with `dim`, (values, indices) along it; with a tensor, `maximum`.
-
-    As torch.max, in its three forms.
-    """
-    return _extreme("max", input, dim, keepdim)
-
-
-def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """The smallest element, in the three forms of `max`. As torch.min."""
-    return _extreme("min", input, dim, keepdim)
-
-
-def _arg(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    if input.numel() == 0 and (dim is None or input.shape[_dims.one(dim, input.ndim)] == 0):
-        raise IndexError(f"{name}: a tensor of shape {tuple(input.shape)} is empty there; nothing has no {name}")
-    if dim is None and keepdim:
-        found: Tensor = _ARG[name](input, dim=None, keepdim=False)
-        return found.reshape((1,) * input.ndim)
-    if input.ndim == 0:
-        return _ARG[name](input, dim=None, keepdim=False)
-    return _ARG[name](input, dim=None if dim is None else _dims.one(dim, input.ndim), keepdim=keepdim)
-
-
-_ARG = {
-    "argmax": Operation(lambda xp, x, *, dim, keepdim: xp.argmax(x, dim, keepdim), name="argmax"),
-    "argmin": Operation(lambda xp, x, *, dim, keepdim: xp.argmin(x, dim, keepdim), name="argmin"),
-}
-
-
-def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Index of the largest element (the first of equals), int64. As torch.argmax."""
-    return _arg("argmax", input, dim, keepdim)
-
-
-def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Index of the smallest element (the first of equals), int64. As torch.argmin."""
-    return _arg("argmin", input, dim, keepdim)
-
-
 # --- products, sums of exponentials, running sums ---
 
 
 def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
-    g, out = _restore(xp, g, x.shape, dim), _restore(xp, out, x.shape, dim)
+    g, out = restore(xp, g, x.shape, dim), restore(xp, out, x.shape, dim)
     if not xp.any(x == 0):
         return g * (out / x)
     # With zeros, the product of the others: put x on a matrix's rows with ones on its diagonal.
@@ -274,7 +187,11 @@ def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Product over one dimension, or over all. As torch.prod; its gradient is exact at zeros too."""
+    """Return the product over one dimension, or over all; its gradient is exact at zeros too. As torch.prod.
+
+    >>> ta.prod(ta.tensor([[1, 2], [3, 4]]), 1)
+    tensor([ 2, 12])
+    """
     if dtype is not None:
         input = cast(input, dtype)
     if dim is None or input.ndim == 0:
@@ -287,7 +204,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 @operation(
     promote=floating,
     x=lambda xp, g, x, out, dim: (
-        _restore(xp, g, x.shape, dim) * xp.exp(x - xp.masked_fill(*_finite(xp, _restore(xp, out, x.shape, dim))))
+        restore(xp, g, x.shape, dim) * xp.exp(x - xp.masked_fill(*_finite(xp, restore(xp, out, x.shape, dim))))
     ),
 )
 def _logsumexp(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
@@ -299,7 +216,11 @@ def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:
 
 
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    """log(sum(exp(input))) over `dim`, without overflow. As torch.logsumexp."""
+    """Return log(sum(exp(input))) over `dim`, without overflow. As torch.logsumexp.
+
+    >>> ta.logsumexp(ta.tensor([1000.0, 1000.0]), 0)
+    tensor(1000.6932)
+    """
     return _logsumexp(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
@@ -309,7 +230,11 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
 
 
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Running sum along `dim`. As torch.cumsum."""
+    """Return the running sum along `dim`; integers give int64. As torch.cumsum.
+
+    >>> ta.cumsum(ta.tensor([1, 2, 3]), 0)
+    tensor([1, 3, 6])
+    """
     if dtype is not None:
         input = cast(input, dtype)
     elif input.dtype.kind != "f":

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
-from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.promotion import same_type
 
 # --- the same elements under another shape ---
 
@@ -21,9 +18,14 @@ def _reshape(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
 
 
 def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
-    """The same elements in another shape; one size may be -1. A view where memory allows it.
+    """Return the same elements in another shape, a view where memory allows it.
 
-    As torch.reshape (and Tensor.view, which here never fails).
+    shape: one tuple or separate integers; one size may be -1. Raises RuntimeError if the number of elements
+    differs. As torch.reshape (and Tensor.view, which never fails here).
+
+    >>> ta.reshape(ta.arange(6), 2, -1)
+    tensor([[0, 1, 2],
+            [3, 4, 5]])
     """
     target = _dims.sizes((shape, *more))
     wild = [i for i, n in enumerate(target) if n == -1]
@@ -41,7 +43,11 @@ view = reshape
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Join the axes from `start_dim` to `end_dim` into one. As torch.flatten."""
+    """Return the axes from `start_dim` to `end_dim` joined into one. As torch.flatten.
+
+    >>> ta.flatten(ta.zeros(2, 3, 4), 1).shape
+    (2, 12)
+    """
     start, end = _dims.one(start_dim, input.ndim), _dims.one(end_dim, input.ndim)
     if start > end:
         raise RuntimeError(f"flatten: start_dim={start_dim} lies behind end_dim={end_dim}")
@@ -50,7 +56,11 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 
 def squeeze(input: Tensor, dim: Any = None) -> Tensor:
-    """Drop axes of size 1: all of them, or those in `dim`. As torch.squeeze."""
+    """Return the input without axes of size 1: all of them, or those in `dim`. As torch.squeeze.
+
+    >>> ta.squeeze(ta.zeros(1, 3, 1)).shape
+    (3,)
+    """
     if dim is None:
         drop = set(range(input.ndim))
     else:
@@ -59,7 +69,11 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
 
 
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
-    """Insert an axis of size 1 before `dim`. As torch.unsqueeze."""
+    """Return the input with an axis of size 1 inserted before `dim`. As torch.unsqueeze.
+
+    >>> ta.unsqueeze(ta.zeros(3), -1).shape
+    (3, 1)
+    """
     dim = _dims.one(dim, input.ndim + 1)
     return reshape(input, (*input.shape[:dim], 1, *input.shape[dim:]))
 
@@ -77,7 +91,11 @@ def _permute(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
 
 
 def permute(input: Tensor, dims: Any, *more: Any) -> Tensor:
-    """Reorder the axes; a view. As torch.permute."""
+    """Return a view with the axes in the order `dims`, which names each once. As torch.permute.
+
+    >>> ta.permute(ta.zeros(2, 3, 4), 2, 0, 1).shape
+    (4, 2, 3)
+    """
     given = _dims.sizes((dims, *more))
     order = tuple(_dims.one(d, input.ndim) for d in given)
     if len(order) != input.ndim or len(set(order)) != input.ndim:
@@ -86,7 +104,11 @@ def permute(input: Tensor, dims: Any, *more: Any) -> Tensor:
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Swap two axes; a view. As torch.transpose."""
+    """Return a view with two axes swapped. As torch.transpose.
+
+    >>> ta.transpose(ta.zeros(2, 3, 4), -2, -1).shape
+    (2, 4, 3)
+    """
     order = list(range(input.ndim))
     a, b = _dims.one(dim0, input.ndim), _dims.one(dim1, input.ndim)
     if order:
@@ -95,7 +117,11 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
 
 
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
-    """Move the axes `source` to the places `destination`; a view. As torch.movedim."""
+    """Return a view with the axes `source` moved to the positions `destination`. As torch.movedim.
+
+    >>> ta.movedim(ta.zeros(2, 3, 4), 0, -1).shape
+    (3, 4, 2)
+    """
     sources = [_dims.one(d, input.ndim) for d in (source if isinstance(source, tuple | list) else [source])]
     targets = destination if isinstance(destination, tuple | list) else [destination]
     targets = [_dims.one(d, input.ndim) for d in targets]
@@ -113,7 +139,11 @@ def _flip(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
 
 
 def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
-    """Reverse the order along `dims`; a copy. As torch.flip."""
+    """Return a copy with the order along `dims` reversed. As torch.flip.
+
+    >>> ta.flip(ta.tensor([1, 2, 3]), 0)
+    tensor([3, 2, 1])
+    """
     order = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims, *more)))
     if len(set(order)) < len(order):
         raise RuntimeError(f"flip: dims={order} names a dimension twice")
@@ -126,7 +156,14 @@ def _roll(xp: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) ->
 
 
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
-    """Shift along `dims`, what falls out coming back in; without dims, of the flattened tensor. As torch.roll."""
+    """Return the elements shifted along `dims`; those that leave one end enter at the other.
+
+    shifts, dims: integers, or tuples of one length (RuntimeError otherwise); without `dims`, the flattened tensor is
+    shifted. As torch.roll.
+
+    >>> ta.roll(ta.tensor([1, 2, 3]), 1)
+    tensor([3, 1, 2])
+    """
     moves = _dims.sizes((shifts,))
     if dims is None or dims == ():
         return _roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)).reshape(input.shape)
@@ -145,9 +182,12 @@ def _broadcast_to(xp: Any, x: Any, *, shape: tuple[int, ...]) -> Any:
 
 
 def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
-    """Repeat along axes of size 1 and new leading axes, without copying; -1 keeps a size.
+    """Return a view repeated along axes of size 1 and along new leading axes; -1 keeps a size.
 
-    As torch.broadcast_to and Tensor.expand.
+    Raises RuntimeError for a shape that the input does not broadcast to. As torch.broadcast_to and Tensor.expand.
+
+    >>> ta.broadcast_to(ta.tensor([1, 2]), (2, 2)).tolist()
+    [[1, 2], [1, 2]]
     """
     target = list(_dims.sizes((size, *more)))
     ahead = len(target) - input.ndim
@@ -174,12 +214,22 @@ def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
 
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The lower triangle of matrices (..., rows, columns), zero above `diagonal`. As torch.tril."""
+    """Return the lower triangle of matrices (..., rows, columns), with zeros above `diagonal`. As torch.tril.
+
+    >>> ta.tril(ta.ones(2, 2))
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
     return _tril(_matrices("tril", input), diagonal=diagonal)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
-    """The upper triangle of matrices (..., rows, columns), zero below `diagonal`. As torch.triu."""
+    """Return the upper triangle of matrices (..., rows, columns), with zeros below `diagonal`. As torch.triu.
+
+    >>> ta.triu(ta.ones(2, 2), 1)
+    tensor([[0., 1.],
+            [0., 0.]])
+    """
     return _triu(_matrices("triu", input), diagonal=diagonal)
 
 
@@ -187,150 +237,3 @@ def _matrices(name: str, input: Tensor) -> Tensor:
     if input.ndim < 2:
         raise RuntimeError(f"{name}: expected matrices (..., rows, columns), got shape {tuple(input.shape)}")
     return input
-
-
-def _inner(pad: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(before, before + n) for (before, _), n in zip(pad, shape, strict=True))
-
-
-@operation(traits="moves chooses", x=lambda xp, g, x_shape, pad: g[_inner(pad, x_shape)])
-def _pad(xp: Any, x: Any, *, pad: Any, value: float) -> Any:
-    return xp.pad(x, pad, value)
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Add elements around: `pad` holds (before, after) of the last axis, then of the last but one ...
-
-    Negative numbers crop. mode: "constant" (with `value`), "reflect", "replicate" or "circular".
-    As torch.nn.functional.pad.
-    """
-    if len(pad) % 2 or len(pad) > 2 * input.ndim:
-        raise ValueError(f"pad: {tuple(pad)} must hold a (before, after) for at most {input.ndim} axes")
-    pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
-    if any(a + b < -n for n, (a, b) in zip(input.shape, pairs, strict=True)):
-        raise ValueError(f"pad: {tuple(pad)} crops more than shape {tuple(input.shape)} has")
-    if mode == "constant":
-        crop = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(input.shape, pairs, strict=True))
-        if any(a < 0 or b < 0 for a, b in pairs):
-            input = input[crop]
-        grow = tuple((max(a, 0), max(b, 0)) for a, b in pairs)
-        return _pad(input, pad=grow, value=0.0 if value is None else value)
-    if mode not in _SOURCES:
-        raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
-    for axis, (before, after) in enumerate(pairs):
-        if before or after:
-            if mode == "circular":  # what is cropped does not come round again
-                input = input[(slice(None),) * axis + (slice(max(-before, 0), input.shape[axis] - max(-after, 0)),)]
-                before, after = max(before, 0), max(after, 0)
-            n = input.shape[axis]
-            if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
-                raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
-            source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
-            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64", device=input.device),)]
-    return input
-
-
-# Which element stands at place i of an axis of size n that is padded beyond its ends.
-_SOURCES = {
-    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
-    "replicate": lambda i, n: min(max(i, 0), n - 1),
-    "circular": lambda i, n: i % n,
-}
-
-
-# --- together and apart ---
-
-
-def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
-    parts, start = [], 0
-    for shape in xs_shapes:
-        stop = start + shape[dim]
-        parts.append(g[(slice(None),) * dim + (slice(start, stop),)])
-        start = stop
-    return parts
-
-
-@operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
-def _cat(xp: Any, *xs: Any, dim: int) -> Any:
-    return xp.cat(xs, dim)
-
-
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors along an axis they have; the other sizes are equal. As torch.cat."""
-    tensors = [creation.as_tensor(t) for t in tensors]
-    if not tensors:
-        raise ValueError("cat: expected at least one tensor, got none")
-    full = [t for t in tensors if t.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
-    if any(t.ndim == 0 for t in full):
-        raise RuntimeError("cat: a 0-d tensor has no axis to join along; use stack, or unsqueeze it")
-    dim = _dims.one(dim, full[0].ndim)
-    for i, t in enumerate(full):
-        if t.ndim != full[0].ndim or any(
-            a != b for d, (a, b) in enumerate(zip(t.shape, full[0].shape, strict=True)) if d != dim
-        ):
-            raise RuntimeError(
-                f"cat: tensor {i} has shape {tuple(t.shape)} and tensor 0 {tuple(full[0].shape)}; "
-                f"they may differ in dimension {dim} only"
-            )
-    return _cat(*full, dim=dim)
-
-
-concat = cat
-
-
-def _stack_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
-    return [g[(slice(None),) * dim + (i,)] for i in range(len(xs_shapes))]
-
-
-@operation(traits="moves chooses", promote=same_type, backward=_stack_rule)
-def _stack(xp: Any, *xs: Any, dim: int) -> Any:
-    return xp.stack(xs, dim)
-
-
-def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis. As torch.stack."""
-    tensors = [creation.as_tensor(t) for t in tensors]
-    if not tensors:
-        raise ValueError("stack: expected at least one tensor, got none")
-    shapes = {tuple(t.shape) for t in tensors}
-    if len(shapes) > 1:
-        raise RuntimeError(f"stack: tensors must have one shape, got {sorted(shapes)}")
-    return _stack(*tensors, dim=_dims.one(dim, tensors[0].ndim + 1))
-
-
-def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Cut along `dim` into views of a given size (the last may be smaller) or of given sizes. As torch.split."""
-    dim = _dims.one(dim, tensor.ndim)
-    if tensor.ndim == 0:
-        raise RuntimeError("split: a 0-d tensor has no axis to cut")
-    n, given = tensor.shape[dim], split_size_or_sections
-    if isinstance(given, int):
-        if given < 0 or (given == 0 and n):
-            raise ValueError(f"split: a size of {given} never ends; expected a positive one")
-        lengths = [min(given, n - i) for i in range(0, n, given)] if n else [0]
-    else:
-        lengths = [_dims.as_int(s) for s in given]
-        if sum(lengths) != n or any(s < 0 for s in lengths):
-            raise ValueError(f"split: sizes {lengths} must add up to {n}, the size of dimension {dim}")
-    parts, start = [], 0
-    for length in lengths:
-        parts.append(tensor[(slice(None),) * dim + (slice(start, start + length),)])
-        start += length
-    return tuple(parts)
-
-
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Cut along `dim` into at most `chunks` views of equal size (the last may be smaller). As torch.chunk."""
-    if chunks < 1:
-        raise ValueError(f"chunk: chunks={chunks}; expected at least 1")
-    dim = _dims.one(dim, input.ndim)
-    n = input.shape[dim] if input.ndim else 0
-    return split(input, -(-n // chunks) if n else [0] * chunks, dim)
-
-
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
-    """The slices along `dim`, as views without it. As torch.unbind."""
-    dim = _dims.one(dim, input.ndim)
-    if input.ndim == 0:
-        raise RuntimeError("unbind: a 0-d tensor has no axis to take apart")
-    return tuple(input[(slice(None),) * dim + (i,)] for i in range(input.shape[dim]))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.ops.shape import stack
+from tinyattn.ops.joins import stack
 from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
 from tinyattn.train.checkpoints import Checkpoints, NonFiniteError

@@ -12,7 +12,7 @@ from typing import Any
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn import Module
 from tinyattn.ops.creation import as_tensor
-from tinyattn.ops.shape import cat
+from tinyattn.ops.joins import cat
 from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
 

@@ -1,0 +1,186 @@
+"""Tensors joined, cut apart and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
+from tinyattn.ops import dims as _dims
+from tinyattn.ops.promotion import same_type
+
+
+def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
+    parts, start = [], 0
+    for shape in xs_shapes:
+        stop = start + shape[dim]
+        parts.append(g[(slice(None),) * dim + (slice(start, stop),)])
+        start = stop
+    return parts
+
+
+@operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
+def _cat(xp: Any, *xs: Any, dim: int) -> Any:
+    return xp.cat(xs, dim)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return the tensors joined along an axis that they have; their other sizes are equal.
+
+    Raises ValueError for no tensors, RuntimeError for shapes that do not fit. As torch.cat.
+
+    >>> ta.cat([ta.tensor([1, 2]), ta.tensor([3])])
+    tensor([1, 2, 3])
+    """
+    tensors = [creation.as_tensor(t) for t in tensors]
+    if not tensors:
+        raise ValueError("cat: expected at least one tensor, got none")
+    full = [t for t in tensors if t.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
+    if any(t.ndim == 0 for t in full):
+        raise RuntimeError("cat: a 0-d tensor has no axis to join along; use stack, or unsqueeze it")
+    dim = _dims.one(dim, full[0].ndim)
+    for i, t in enumerate(full):
+        if t.ndim != full[0].ndim or any(
+            a != b for d, (a, b) in enumerate(zip(t.shape, full[0].shape, strict=True)) if d != dim
+        ):
+            raise RuntimeError(
+                f"cat: tensor {i} has shape {tuple(t.shape)} and tensor 0 {tuple(full[0].shape)}; "
+                f"they may differ in dimension {dim} only"
+            )
+    return _cat(*full, dim=dim)
+
+
+concat = cat
+
+
+def _stack_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
+    return [g[(slice(None),) * dim + (i,)] for i in range(len(xs_shapes))]
+
+
+@operation(traits="moves chooses", promote=same_type, backward=_stack_rule)
+def _stack(xp: Any, *xs: Any, dim: int) -> Any:
+    return xp.stack(xs, dim)
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return tensors of one shape joined along a new axis. As torch.stack.
+
+    >>> ta.stack([ta.zeros(2), ta.ones(2)], 1).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+    tensors = [creation.as_tensor(t) for t in tensors]
+    if not tensors:
+        raise ValueError("stack: expected at least one tensor, got none")
+    shapes = {tuple(t.shape) for t in tensors}
+    if len(shapes) > 1:
+        raise RuntimeError(f"stack: tensors must have one shape, got {sorted(shapes)}")
+    return _stack(*tensors, dim=_dims.one(dim, tensors[0].ndim + 1))
+
+
+def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Return views along `dim`, each of a given size (the last may be smaller), or of the given sizes.
+
+    Raises ValueError for sizes that do not add up. As torch.split.
+
+    >>> [x.tolist() for x in ta.split(ta.arange(5), 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    dim = _dims.one(dim, tensor.ndim)
+    if tensor.ndim == 0:
+        raise RuntimeError("split: a 0-d tensor has no axis to cut")
+    n, given = tensor.shape[dim], split_size_or_sections
+    if isinstance(given, int):
+        if given < 0 or (given == 0 and n):
+            raise ValueError(f"split: a size of {given} never ends; expected a positive one")
+        lengths = [min(given, n - i) for i in range(0, n, given)] if n else [0]
+    else:
+        lengths = [_dims.as_int(s) for s in given]
+        if sum(lengths) != n or any(s < 0 for s in lengths):
+            raise ValueError(f"split: sizes {lengths} must add up to {n}, the size of dimension {dim}")
+    parts, start = [], 0
+    for length in lengths:
+        parts.append(tensor[(slice(None),) * dim + (slice(start, start + length),)])
+        start += length
+    return tuple(parts)
+
+
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """Return at most `chunks` views along `dim`, of equal size (the last may be smaller). As torch.chunk.
+
+    >>> [x.tolist() for x in ta.chunk(ta.arange(5), 2)]
+    [[0, 1, 2], [3, 4]]
+    """
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks={chunks}; expected at least 1")
+    dim = _dims.one(dim, input.ndim)
+    n = input.shape[dim] if input.ndim else 0
+    return split(input, -(-n // chunks) if n else [0] * chunks, dim)
+
+
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """Return the slices along `dim` as a tuple of views without that axis. As torch.unbind.
+
+    >>> [x.tolist() for x in ta.unbind(ta.tensor([[1, 2], [3, 4]]), 1)]
+    [[1, 3], [2, 4]]
+    """
+    dim = _dims.one(dim, input.ndim)
+    if input.ndim == 0:
+        raise RuntimeError("unbind: a 0-d tensor has no axis to take apart")
+    return tuple(input[(slice(None),) * dim + (i,)] for i in range(input.shape[dim]))
+
+
+# --- padded ---
+
+
+def _inner(pad: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(before, before + n) for (before, _), n in zip(pad, shape, strict=True))
+
+
+@operation(traits="moves chooses", x=lambda xp, g, x_shape, pad: g[_inner(pad, x_shape)])
+def _pad(xp: Any, x: Any, *, pad: Any, value: float) -> Any:
+    return xp.pad(x, pad, value)
+
+
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Return the input with elements added around it; negative numbers crop.
+
+    pad: (before, after) of the last axis, then of the last but one ... mode: "constant" (with `value`), "reflect",
+    "replicate" or "circular". Raises ValueError for too many axes and too wide pads. As torch.nn.functional.pad.
+
+    >>> ta.pad(ta.tensor([1, 2]), (1, 2), value=9)
+    tensor([9, 1, 2, 9, 9])
+    """
+    if len(pad) % 2 or len(pad) > 2 * input.ndim:
+        raise ValueError(f"pad: {tuple(pad)} must hold a (before, after) for at most {input.ndim} axes")
+    pairs = [(0, 0)] * (input.ndim - len(pad) // 2) + [(pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2)]
+    if any(a + b < -n for n, (a, b) in zip(input.shape, pairs, strict=True)):
+        raise ValueError(f"pad: {tuple(pad)} crops more than shape {tuple(input.shape)} has")
+    if mode == "constant":
+        crop = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(input.shape, pairs, strict=True))
+        if any(a < 0 or b < 0 for a, b in pairs):
+            input = input[crop]
+        grow = tuple((max(a, 0), max(b, 0)) for a, b in pairs)
+        return _pad(input, pad=grow, value=0.0 if value is None else value)
+    if mode not in _SOURCES:
+        raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
+    for axis, (before, after) in enumerate(pairs):
+        if before or after:
+            if mode == "circular":  # what is cropped does not come round again
+                input = input[(slice(None),) * axis + (slice(max(-before, 0), input.shape[axis] - max(-after, 0)),)]
+                before, after = max(before, 0), max(after, 0)
+            n = input.shape[axis]
+            if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
+                raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
+            source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
+            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64", device=input.device),)]
+    return input
+
+
+# Which element stands at place i of an axis of size n that is padded beyond its ends.
+_SOURCES = {
+    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
+    "replicate": lambda i, n: min(max(i, 0), n - 1),
+    "circular": lambda i, n: i % n,
+}
