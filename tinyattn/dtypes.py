@@ -14,7 +14,11 @@ _default_dtype = float32
 
 
 def get_default_dtype() -> np.dtype[Any]:
-    """Return the dtype of new tensors made from Python floats: float32 by default. As torch.get_default_dtype."""
+    """Return the dtype of new tensors made from Python floats: float32 by default. As torch.get_default_dtype.
+
+    >>> ta.get_default_dtype()
+    dtype('float32')
+    """
     return _default_dtype
 
 

@@ -169,5 +169,10 @@ def process_wide_generators() -> list[Generator]:
 
 
 def initial_seed() -> int:
-    """Return the seed of the process-wide generator. As torch.initial_seed."""
+    """Return the seed of the process-wide generator. As torch.initial_seed.
+
+    >>> _ = ta.manual_seed(3)
+    >>> ta.initial_seed()
+    3
+    """
     return current_generator().initial_seed()

@@ -28,6 +28,10 @@ def grad(
     create_graph: record the computation of the gradients too, so that they can be differentiated.
     allow_unused: None instead of an error for an input the outputs do not depend on.
     As torch.autograd.grad.
+
+    >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
+    >>> ta.grad((x * x).sum(), x)
+    (tensor([2., 4.]),)
     """
     outputs = [outputs] if isinstance(outputs, Variable) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Variable) else list(inputs)

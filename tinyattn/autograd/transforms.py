@@ -42,6 +42,9 @@ def vjp(
     """(func(*inputs), v' J): one walk back. As torch.autograd.functional.vjp.
 
     v: of the form of the output; may be left out for a single number.
+
+    >>> ta.vjp(lambda x: x * x, ta.tensor([1.0, 2.0]), ta.tensor([1.0, 10.0]))[1]
+    tensor([ 2., 40.])
     """
     xs, out = _call("vjp", func, inputs)
     found = _pull("vjp", out.all, xs.all, _direction("vjp", v, out, "output"), create_graph, strict)
@@ -56,6 +59,9 @@ def jvp(
 
     v: of the form of the inputs; may be left out for a single number. The engine only walks back, so this
     walks twice: u' J is linear in u, and its own gradient there, weighed with v, is J v.
+
+    >>> ta.jvp(lambda x: x * x, ta.tensor([1.0, 2.0]), ta.tensor([1.0, 10.0]))[1]
+    tensor([ 2., 40.])
     """
     xs, out = _call("jvp", func, inputs)
     direction = _direction("jvp", v, xs, "input")
@@ -69,6 +75,9 @@ def jvp(
 def jacobian(func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False) -> Any:
     """d func(*inputs)[i] / d inputs[j], of shape (*output.shape, *input.shape): one walk for each number in
     the output. As torch.autograd.functional.jacobian.
+
+    >>> ta.jacobian(lambda x: x * x, ta.tensor([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
     """
     xs, out = _call("jacobian", func, inputs)
     blocks = []
@@ -84,6 +93,9 @@ def jacobian(func: Function, inputs: Tensors, create_graph: bool = False, strict
 def hessian(func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False) -> Any:
     """The second derivatives of a `func` that gives a single number: the Jacobian of its gradient, of shape
     (*input.shape, *input.shape). As torch.autograd.functional.hessian.
+
+    >>> ta.hessian(lambda x: (x**3).sum(), ta.tensor([1.0, 2.0])).tolist()
+    [[6.0, 0.0], [0.0, 12.0]]
     """
     given = _take("hessian", inputs, "inputs")
 
@@ -103,6 +115,9 @@ def hvp(
 
     v: of the form of the inputs. H is symmetric, so H v is the gradient of <gradient, v>: two walks. As
     torch.autograd.functional.hvp (and vhp).
+
+    >>> ta.hvp(lambda x: (x**3).sum(), ta.tensor([1.0, 2.0]), ta.tensor([1.0, 1.0]))[1]
+    tensor([ 6., 12.])
     """
     xs, out = _call("hvp", func, inputs)
     y = _number("hvp", out)

@@ -97,7 +97,11 @@ def device_of(array: Any) -> device:
 
 
 def get_default_device() -> device:
-    """Where tensors are made that are not told where: the CPU unless `set_default_device` has said otherwise."""
+    """Where tensors are made that are not told where: the CPU unless `set_default_device` has said otherwise.
+
+    >>> str(ta.get_default_device())
+    'cpu'
+    """
     return full_name(_default)
 
 

@@ -15,6 +15,9 @@ class device(str):  # noqa: N801 - torch's name
     A string with two attributes more (`index` is no longer str's method), so a name will do wherever a device is
     expected, and the other way round.
     type: "cpu" or "cuda". index: which GPU; None for the processor and for the GPU that is current.
+
+    >>> ta.device("cuda:1").index
+    1
     """
 
     type: str

@@ -24,12 +24,20 @@ __all__ = [
 
 
 def is_available() -> bool:
-    """Return whether a GPU can be used; `why_not()` returns what is missing."""
+    """Return whether a GPU can be used; `why_not()` returns what is missing.
+
+    >>> ta.cuda.is_available() == (ta.cuda.why_not() == "")
+    True
+    """
     return not why_not()
 
 
 def device_count() -> int:
-    """Return the number of GPUs that can be used."""
+    """Return the number of GPUs that can be used.
+
+    >>> ta.cuda.device_count() >= ta.cuda.is_available()
+    True
+    """
     return backends.gpu().device_count() if is_available() else 0
 
 

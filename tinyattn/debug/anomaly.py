@@ -44,6 +44,10 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
 
     check_nan: False checks for writes alone. Costs some passes over every array, and nothing outside of the `with`;
     forward and backward must both be inside. As torch.autograd.detect_anomaly.
+
+    >>> with ta.detect_anomaly():
+    ...     ta.tensor(1.0, requires_grad=True).log().item()
+    0.0
     """
 
     def __init__(self, check_nan: bool = True) -> None:

@@ -47,6 +47,9 @@ def gradcheck(
     raise_exception: GradcheckError names input, element and both values; False returns False instead.
     seed: of the random directions. Raises ValueError for what cannot be checked, such as float32. As
     torch.autograd.gradcheck.
+
+    >>> ta.gradcheck(lambda x: (x**3).sum(), (ta.ones(2, dtype=ta.float64, requires_grad=True),))
+    True
     """
     xs = _tuple(inputs)
     hint = "Look at the rule for that input."
@@ -63,6 +66,9 @@ def gradgradcheck(
 
     grad_outputs: a gradient for each output; random ones by default, which are checked as inputs too. The other
     arguments are those of `gradcheck`. As torch.autograd.gradgradcheck.
+
+    >>> ta.gradgradcheck(lambda x: (x**3).sum(), (ta.ones(2, dtype=ta.float64, requires_grad=True),))
+    True
     """
     xs = _tuple(inputs)
     wanted = [i for i, x in enumerate(xs) if isinstance(x, Tensor) and x.requires_grad]

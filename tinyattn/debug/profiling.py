@@ -218,6 +218,11 @@ def profile(wait: Callable[[], object] | None = None) -> Profile:
     profile's own time is left out of all of these; it is `p.overhead`. Retains no array.
 
     wait: called before the clock is read, for an asynchronous device: its `synchronize`.
+
+    >>> with ta.profile() as p:
+    ...     y = ta.ones(2) * 2
+    >>> str(p).startswith("profile: ")
+    True
     """
     return Profile(wait)
 

@@ -60,7 +60,12 @@ def enable_grad() -> Mode:
 
 
 class set_grad_enabled(Mode):  # noqa: N801 - torch's name
-    """Switch recording at once; as a context manager, until the end of the block."""
+    """Switch recording at once; as a context manager, until the end of the block.
+
+    >>> with ta.set_grad_enabled(False):
+    ...     ta.is_grad_enabled()
+    False
+    """
 
     def __init__(self, mode: bool) -> None:
         super().__init__(grad_mode, bool(mode))

@@ -61,6 +61,11 @@ class Operation:
     Callers receive the extras too, after the output, unless there is a definition, which has none.
 
     Raises TypeError for a rule that names something unknown.
+
+    >>> cube = ta.Operation(lambda xp, x: x * x * x, name="cube", x=lambda xp, g, x: g * x * x * 3)
+    >>> x = ta.tensor(2.0, requires_grad=True)
+    >>> ta.grad(cube(x), x)
+    (tensor(12.),)
     """
 
     def __init__(
@@ -243,7 +248,14 @@ class Operation:
 
 
 def operation(**how: Any) -> Callable[[Callable[..., Any]], Operation]:
-    """`Operation` as a decorator of its forward: `@operation(x=lambda xp, g, out: g * out)`."""
+    """`Operation` as a decorator of its forward: `@operation(x=lambda xp, g, out: g * out)`.
+
+    >>> @ta.operation(x=lambda xp, g, x: g * x * 2)
+    ... def squared(xp, x):
+    ...     return x * x
+    >>> squared(ta.tensor(3.0)).item()
+    9.0
+    """
     return lambda forward: Operation(forward, **how)
 
 

@@ -44,6 +44,10 @@ def save(path: str | os.PathLike[str], state: Any, metadata: Mapping[str, str] |
     Raises TypeError for any other object in the state (the message says where), ValueError for a state that is nested
     too deep or has too much outside its tensors, OSError if the file cannot be written (an old one is then unchanged),
     and ImportError if safetensors is not installed.
+
+    >>> ta.save("state.safetensors", {"step": 3, "weights": [ta.ones(2)]})
+    >>> ta.load("state.safetensors")["step"]
+    3
     """
     library = require("safetensors.numpy", "ta.save")
     words = dict(metadata or {})
@@ -100,7 +104,12 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the strings that were saved with a file, from its header alone. Raises FileFormatError as `load`."""
+    """Read the strings that were saved with a file, from its header alone. Raises FileFormatError as `load`.
+
+    >>> ta.save("weights.safetensors", {"w": ta.ones(2)}, metadata={"epoch": "3"})
+    >>> ta.load_metadata("weights.safetensors")["epoch"]
+    '3'
+    """
     with opened(path) as file:
         words, _ = _read_header(file, os.fspath(path))
     words.pop(STATE, None)

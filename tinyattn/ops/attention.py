@@ -147,6 +147,11 @@ def tiled_attention(mode: bool | None = True) -> Mode:
     8 MiB and each head has more than 512 x 512. Query, key, value and output are saved; the backward pass computes the
     scores again. Dropout, a mask that requires a gradient, and second derivatives use plain attention in every mode.
     After Dao et al. 2022, "FlashAttention".
+
+    >>> q = ta.zeros(1, 2, 4)
+    >>> with ta.tiled_attention():
+    ...     F.scaled_dot_product_attention(q, q, q).shape
+    (1, 2, 4)
     """
     return Mode(_tiled_mode, mode)
 
@@ -256,6 +261,10 @@ def scaled_dot_product_attention(
     NaN). Long sequences are computed in blocks: see `tiled_attention`.
     Raises RuntimeError for shapes or dtypes that do not fit, TypeError for the dtype of a mask, ValueError for
     attn_mask with is_causal. As torch.nn.functional.scaled_dot_product_attention.
+
+    >>> q = ta.zeros(1, 2, 4)  # equal scores: the mean of the values
+    >>> F.scaled_dot_product_attention(q, q, ta.tensor([[[1.0], [3.0]]]))[0, :, 0]
+    tensor([2., 2.])
     """
     _check_shapes(query, key, value, enable_gqa)
     if enable_gqa:

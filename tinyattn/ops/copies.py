@@ -14,7 +14,12 @@ clone = Operation(
     name="clone",
     traits="moves",
     x=lambda xp, g: g,
-    doc="A copy; gradients pass. As torch.clone.",
+    doc="""Return a copy; gradients pass. As torch.clone.
+
+    >>> x = ta.ones(2)
+    >>> ta.clone(x).data is x.data
+    False
+    """,
 )
 alias = Operation(
     lambda xp, x: x,

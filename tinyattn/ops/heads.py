@@ -56,6 +56,9 @@ def packed_attention(
     qkv: query, key and value side by side, each of num_heads heads side by side. The same as splitting
     it, `scaled_dot_product_attention` of (..., heads, tokens, head_dim) and joining the heads, whose
     arguments the others are; but read and written in place, as one operation where nothing is masked.
+
+    >>> F.packed_attention(ta.zeros(8, 5, 3 * 6), num_heads=2).shape
+    (8, 5, 6)
     """
     if qkv.ndim < 2 or num_heads < 1 or qkv.shape[-1] % (3 * num_heads):
         raise RuntimeError(
