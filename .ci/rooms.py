@@ -18,25 +18,26 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_450,
-    "ops/": 2_900,
-    "tensors.py": 450,
-    "autograd/": 500,
-    "backends/cpu/": 1_500,
-    "backends/cuda/": 4_000,
-    "backends/": 400,  # its other files
+    "engine/": 1_360,
+    "ops/": 3_700,
+    "tensors.py": 400,
+    "autograd/": 530,
+    "backends/cpu/": 1_170,
+    "backends/cuda/": 2_960,
+    "backends/": 350,  # its other files
     "cuda/": 350,
-    "files/": 550,
-    "nn/": 1_850,
-    "optim/": 1_250,
-    "models.py": 350,
-    "data/": 900,
+    "files/": 560,
+    "nn/": 2_150,
+    "optim/": 1_420,
+    "models.py": 380,
+    "data/": 880,
     "train/": 1_150,
-    "debug/": 2_350,
-    "viz/": 5_700,
-    TOP: 500,
+    "debug/": 2_340,
+    "viz/": 5_680,
+    TOP: 480,
 }
-TOTAL, CORE, FILE, FUNCTION = 22_500, 1_900, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_700  # half of the growth since 0.1.0 is docstrings; to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

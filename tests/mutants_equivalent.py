@@ -17,6 +17,8 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/sums.py row_sums: -1 -> 0",
     ],
     "It is multiplied by a weight of 0 afterwards.": [
+        "ops/attention.py _finite: 0 -> 1",
+        "ops/attention.py _gradients: 0 -> 1 (no. 2)",
         "ops/attention.py attention_definition: 0 -> 1",
         "ops/attention.py attention_definition: 0 -> 1 (no. 2)",
         "ops/attention.py attention_definition: 0 -> 1 (no. 5)",
@@ -98,6 +100,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py _norm: 1.0 -> 1.01",
     ],
     "One more copy is made, or one more view.": [
+        "engine/walk.py Walk.hand_on: True -> False (no. 2)",
         "backends/cpu/layers.py layer_norm_backward: False -> True",
         "ops/indexing.py _integers_first: type(p) is int -> type(p) is not int",
         "ops/products.py _distinct: len(keep) < len(term) -> len(keep) <= len(term)",
@@ -123,6 +126,8 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/error_function.py erf: 1.0 -> 1.01",
     ],
     "The number stands for true or for a direction; any other of its sign does too.": [
+        "engine/walk.py Walk.free: node.free() -> -node.free()",
+        "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> -xp.perhaps(xp.logical_not(xp.isfinite(x)))",
         "backends/cpu/arrays.py any: bool(np.any(x)) -> -bool(np.any(x))",
         "backends/cpu/arrays.py any: bool(np.any(x)) -> bool(np.any(x)) * 1.01",
         "backends/cpu/optimizer.py _norm: 0 -> 1",
@@ -219,8 +224,16 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/attention.py packed_attention_backward: heads * tokens * tokens -> tokens",
         "backends/cpu/attention.py packed_attention_backward: heads * tokens -> tokens",
     ],
-    "The memory is written to before it is read.": [],
+    "The memory is written to before it is read.": [
+        "ops/attention.py _heads_last: xp.zeros(shape, dtype) -> -xp.zeros(shape, dtype)",
+        "ops/attention.py _heads_last: xp.zeros(shape, dtype) -> xp.zeros(shape, dtype) * 1.01",
+        "ops/attention.py _heads_last: xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3)) -> -xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3))",
+    ],
     "No array lies at this address.": ["backends/cpu/optimizer.py overlapping: 0 -> 1"],
+    "It is about steps that a GPU replays.": [
+        "engine/walk.py _accumulate: backends.check_accumulation(tensor.grad.array) -> (nothing)",
+        "engine/walk.py _accumulate: backends.check_accumulation(tensor.grad.array) -> tensor.grad.array",
+    ],
     "Nobody writes there.": ["backends/cpu/sums.py _ones: False -> True"],
     "No node has this number: it was used up for one that nobody sees.": [
         "engine/walk.py Pending.receive: key > self.floor -> key >= self.floor",

@@ -425,6 +425,24 @@ def test_several_outputs_and_retain_graph():
     assert ta.grad([a, b], x, [ta.tensor([1.0]), ta.tensor([10.0])])[0].tolist() == [43]
 
 
+def test_hooks_in_a_recorded_backward_pass_return_the_gradient():
+    x = leaf(2.0)
+    y = x * x
+    y.register_hook(lambda g: None)
+    (slope,) = ta.grad((y * y).sum(), x, create_graph=True)
+    assert slope.tolist() == [32]
+    assert ta.grad(slope, x)[0].tolist() == [48]
+
+
+def test_hooks_of_0d_tensors_get_tensors_and_may_return_a_kept_one():
+    kept, seen = ta.tensor(5.0, dtype=ta.float64), []
+    x = ta.tensor(1.0, dtype=ta.float64, requires_grad=True)
+    x.register_hook(lambda g: seen.append(type(g.data)) or kept)
+    (x * 2 + x).backward()
+    x.grad.data += 1
+    assert seen == [np.ndarray] and x.grad.item() == 6 and kept.item() == 5
+
+
 def test_hooks_see_and_replace_the_complete_gradient():
     x = leaf(1, 2)
     y = x * 2

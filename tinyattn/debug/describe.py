@@ -135,3 +135,12 @@ def table(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
     signs = ["<" if i in left else ">" for i in range(len(widths))]
     cells = ([f"{x:{sign}{w}}" for x, sign, w in zip(row, signs, widths, strict=True)] for row in rows)
     return ["  " + "  ".join(row).rstrip() for row in cells]
+
+
+def arrays_in(x: Any) -> Iterator[Any]:
+    """The arrays in an input or option, which may be an index."""
+    if isinstance(x, Tensor | np.ndarray):
+        yield array_of(x)
+    elif isinstance(x, tuple | list):
+        for part in x:
+            yield from arrays_in(part)

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
-
-from tinyattn.debug.describe import array_of, input_names, owner, saved_by, size, table, trace
+from tinyattn.debug.describe import array_of, arrays_in, input_names, owner, saved_by, size, table, trace
 from tinyattn.engine.modes import Site, call_site
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
@@ -213,7 +211,7 @@ class MemoryLedger(Observer):
         with self._account():
             about = _About(op.name, "", call_site())
             for name, x in [*zip(input_names(op, len(inputs)), inputs, strict=False), *options.items()]:
-                for array in _arrays(x):
+                for array in arrays_in(x):
                     self._note(array, "outside", about, name, len(self.timeline) - 1)
             self._begin(op)
 
@@ -388,15 +386,6 @@ def memory_ledger() -> MemoryLedger:
 
 def _about(node: Node) -> _About:
     return _About(node.op.name if node.op else "leaf", node.module, node.site)
-
-
-def _arrays(x: Any) -> Iterator[Any]:
-    """The arrays in an input or option, which may be an index."""
-    if isinstance(x, Tensor | np.ndarray):
-        yield array_of(x)
-    elif isinstance(x, tuple | list):
-        for part in x:
-            yield from _arrays(part)
 
 
 def _place(x: MemoryRow | MemoryMoment) -> str:
