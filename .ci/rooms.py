@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_700  # half of the growth since 0.1.0 is docstrings; to be brought down to 22,500
+TOTAL = 25_700  # 4,052 of them docstrings (2,849 in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
