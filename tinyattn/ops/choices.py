@@ -18,35 +18,36 @@ def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
     return xp.where(ties, g * 0.5, xp.where(lost, 0.0, g))
 
 
-maximum = Operation(
-    lambda xp, a, b: xp.maximum(a, b),
-    name="maximum",
-    doc="""Return the larger of both, elementwise and broadcast; equal elements share the gradient. As torch.maximum.
-
-    >>> ta.maximum(ta.tensor([1.0, 5.0]), 3)
-    tensor([3., 5.])
-    """,
+@operation(
     traits="maps chooses",
-    fresh=True,
     promote=same_type,
+    fresh=True,
     a=lambda xp, g, a, b: _share(xp, g, a < b, a == b),
     b=lambda xp, g, a, b: _share(xp, g, b < a, a == b),
 )
+def maximum(xp: Any, a: Any, b: Any) -> Any:
+    """Return the larger of both, elementwise and broadcast; equal elements share the gradient. As torch.maximum.
 
-minimum = Operation(
-    lambda xp, a, b: xp.minimum(a, b),
-    name="minimum",
-    doc="""Return the smaller of both, elementwise and broadcast; equal elements share the gradient. As torch.minimum.
+    >>> ta.maximum(ta.tensor([1.0, 5.0]), 3)
+    tensor([3., 5.])
+    """
+    return xp.maximum(a, b)
 
-    >>> ta.minimum(ta.tensor([1.0, 5.0]), 3)
-    tensor([1., 3.])
-    """,
+
+@operation(
     traits="maps chooses",
-    fresh=True,
     promote=same_type,
+    fresh=True,
     a=lambda xp, g, a, b: _share(xp, g, a > b, a == b),
     b=lambda xp, g, a, b: _share(xp, g, b > a, a == b),
 )
+def minimum(xp: Any, a: Any, b: Any) -> Any:
+    """Return the smaller of both, elementwise and broadcast; equal elements share the gradient. As torch.minimum.
+
+    >>> ta.minimum(ta.tensor([1.0, 5.0]), 3)
+    tensor([1., 3.])
+    """
+    return xp.minimum(a, b)
 
 
 def _within(xp: Any, x: Any, min: Any, max: Any) -> Any:

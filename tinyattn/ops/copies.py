@@ -6,29 +6,27 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.dtypes import as_dtype
-from tinyattn.engine.operation import Operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 
-clone = Operation(
-    lambda xp, x: xp.clone(x),
-    name="clone",
-    traits="moves",
-    x=lambda xp, g: g,
-    doc="""Return a copy; gradients pass. As torch.clone.
+
+@operation(traits="moves", x=lambda xp, g: g)
+def clone(xp: Any, x: Any) -> Any:
+    """Return a copy; gradients pass. As torch.clone.
 
     >>> x = ta.ones(2)
     >>> ta.clone(x).data is x.data
     False
-    """,
-)
-alias = Operation(
-    lambda xp, x: x,
-    name="alias",
-    traits="moves",
-    view=True,
-    x=lambda xp, g: g,
-    doc="The same array under a node of its own.",
-)
+    """
+    return xp.clone(x)
+
+
+@operation(traits="moves", view=True, x=lambda xp, g: g)
+def alias(xp: Any, x: Any) -> Any:
+    """Return the same array under a node of its own."""
+    return x
+
+
 _cast = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast", view=True, traits="moves", x=lambda xp, g: g)
 _to_integers = Operation(lambda xp, x, *, dtype: xp.cast(x, dtype), name="cast")  # no rule: rounding has no slope
 

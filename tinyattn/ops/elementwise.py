@@ -17,22 +17,19 @@ _plain: dict[str, Any] = {"promote": same_type, "quiet": False, "fresh": True}
 _add = Operation(lambda xp, a, b: a + b, name="add", traits="maps", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
 _sub = Operation(lambda xp, a, b: a - b, name="sub", traits="maps", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
 
-mul = Operation(
-    lambda xp, a, b: a * b,
-    name="mul",
-    traits="maps multiplies",
-    a=lambda xp, g, b: g * b,
-    b=lambda xp, g, a: g * a,
-    doc="""Return input * other, elementwise and broadcast.
+
+@operation(traits="maps multiplies", a=lambda xp, g, b: g * b, b=lambda xp, g, a: g * a, **_plain)
+def mul(xp: Any, a: Any, b: Any) -> Any:
+    """Return input * other, elementwise and broadcast.
 
     input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`.
     As torch.mul.
 
     >>> ta.mul(ta.tensor([1.0, 2.0]), 3.0)
     tensor([3., 6.])
-    """,
-    **_plain,
-)
+    """
+    return a * b
+
 
 _div = Operation(
     lambda xp, a, b: xp.div(a, b),
@@ -44,18 +41,15 @@ _div = Operation(
     b=lambda xp, g, b, out: -g * out / b,
 )
 
-neg = Operation(
-    lambda xp, x: -x,
-    name="neg",
-    traits="maps",
-    fresh=True,
-    x=lambda xp, g: -g,
-    doc="""Return -input, elementwise, in the input's shape and dtype. As torch.neg.
+
+@operation(traits="maps", fresh=True, x=lambda xp, g: -g)
+def neg(xp: Any, x: Any) -> Any:
+    """Return -input, elementwise, in the input's shape and dtype. As torch.neg.
 
     >>> ta.neg(ta.tensor([1, -2]))
     tensor([-1,  2])
-    """,
-)
+    """
+    return -x
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
