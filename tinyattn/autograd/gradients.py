@@ -64,9 +64,15 @@ def backward(
     retain_graph: bool | None = None,
     create_graph: bool = False,
 ) -> None:
-    """Add the gradients of `tensors` to the `.grad` of every leaf they depend on.
+    """Add the gradients of `tensors` to the `.grad` of every leaf that they depend on. As torch.autograd.backward.
 
-    As torch.autograd.backward.
+    grad_tensors: one gradient for each tensor, of its shape; may be left out for single numbers (else RuntimeError).
+    retain_graph, create_graph: as in `grad`.
+
+    >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
+    >>> ta.autograd.backward(x * x, ta.ones(2))
+    >>> x.grad
+    tensor([2., 4.])
     """
     roots = [tensors] if isinstance(tensors, Variable) else list(tensors)
     seeds: Sequence[Tensor | None]

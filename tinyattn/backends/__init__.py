@@ -109,6 +109,10 @@ def set_default_device(device: Any) -> None:
     """Make new tensors on `device` where none is named (None: on the CPU). As torch.set_default_device.
 
     Raises ImportError or RuntimeError where no GPU can be used.
+
+    >>> ta.set_default_device("cpu")
+    >>> ta.zeros(2).device
+    device(type='cpu')
     """
     global _default
     _default = CPU if device is None else full_name(device)

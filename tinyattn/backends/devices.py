@@ -60,7 +60,11 @@ _INSTALL = (
 
 
 def why_not() -> str:
-    """In one sentence, why no GPU can be used; "" if one can."""
+    """Return in one sentence why no GPU can be used; "" if one can.
+
+    >>> (ta.cuda.why_not() == "") == ta.cuda.is_available()
+    True
+    """
     try:
         check_driver()
     except (ImportError, RuntimeError) as error:

@@ -52,6 +52,10 @@ def set_float32_matmul_precision(precision: str) -> None:
 
     "highest": float32 throughout. "high" and "medium": tensor cores round each factor to 10 bits first (TF32), several
     times faster. The CPU always computes in float32. Raises ValueError for another word.
+
+    >>> ta.set_float32_matmul_precision("highest")
+    >>> ta.get_float32_matmul_precision()
+    'highest'
     """
     global _precision
     if precision not in ("highest", "high", "medium"):
@@ -60,5 +64,9 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 
 def get_float32_matmul_precision() -> str:
-    """Return what `set_float32_matmul_precision` has set; "highest" by default."""
+    """Return what `set_float32_matmul_precision` has set; "highest" by default.
+
+    >>> ta.get_float32_matmul_precision()
+    'highest'
+    """
     return _precision

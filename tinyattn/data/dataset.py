@@ -23,6 +23,10 @@ class ImageDataset:
     note: why this data set replaces the requested one; empty otherwise.
 
     Raises DataError if the shapes of images and labels do not match, or a label is not one of 0 to 9.
+
+    >>> images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4)
+    >>> ta.data.ImageDataset("zeros", images, labels, images, labels).name
+    'zeros'
     """
 
     name: str

@@ -50,7 +50,10 @@ def explain(
     No `.grad` changes. Raises TypeError for other arguments, RuntimeError for a loss that is not a single number or
     whose graph has been freed.
 
-    >>> print(explain(model.fc.weight, lambda: F.cross_entropy(model(x), y)))
+    >>> w = ta.tensor(-1.0, requires_grad=True)
+    >>> why = ta.explain(w, lambda: ta.relu(w))  # print(why) tells it in words, with the path from the loss
+    >>> why.verdict, why.culprit
+    ('dead_relu', 'relu')
     """
     if not isinstance(parameter, Tensor):
         raise TypeError(f"explain: expected a parameter, which is a Tensor, got {type(parameter).__name__}")
