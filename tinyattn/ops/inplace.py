@@ -90,32 +90,32 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
 
 
 def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """self += alpha * other"""
+    """Add alpha * other, in place."""
     return self._inplace("add_", add, other, alpha=alpha)
 
 
 def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """self -= alpha * other"""
+    """Subtract alpha * other, in place."""
     return self._inplace("sub_", sub, other, alpha=alpha)
 
 
 def mul_(self: Tensor, other: Any) -> Tensor:
-    """self *= other"""
+    """Multiply by `other`, in place."""
     return self._inplace("mul_", mul, other)
 
 
 def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """self /= other"""
+    """Divide by `other`, in place."""
     return self._inplace("div_", div, other, rounding_mode=rounding_mode)
 
 
 def pow_(self: Tensor, exponent: Any) -> Tensor:
-    """self **= exponent"""
+    """Raise to the power `exponent`, in place."""
     return self._inplace("pow_", pow, exponent)
 
 
 def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Limit the elements in place."""
+    """Limit the elements to [min, max], in place."""
     return self._inplace("clamp_", clamp, min, max)
 
 
@@ -150,5 +150,5 @@ def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: An
 
 
 def write_item(self: Tensor, index: Any, value: Any) -> None:
-    """self[index] = value"""
+    """Write `value` (broadcast) at `index`: what `self[index] = value` runs."""
     self._write("__setitem__", write_index(index, self.array), value)

@@ -26,6 +26,7 @@ def _spread(xp: Any, g: Any, shape: tuple[int, ...], dim: tuple[int, ...]) -> An
 
 
 def count(shape: tuple[int, ...], dim: tuple[int, ...]) -> int:
+    """Return how many elements the axes `dim` of `shape` hold."""
     return math.prod(shape[d] for d in dim)
 
 
