@@ -27,8 +27,7 @@ _MOST_STRETCHES = 65535  # what a grid's second axis may count
 
 
 def index_for(x: Array, index: Any, check: bool = True) -> Any:
-    """`index` with its arrays in the memory of the GPU, and a look-up on the way whether their integers are in range
-    (CuPy would wrap them)."""
+    """Return `index` with its arrays on the GPU; a kernel checks their integers, which CuPy would wrap."""
     parts = index if isinstance(index, tuple) else (index,)
     if not any(isinstance(p, np.ndarray | cp.ndarray) for p in parts):
         return index
