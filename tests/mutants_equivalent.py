@@ -24,6 +24,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/attention.py attention_definition: 0 -> 1 (no. 5)",
     ],
     "Zero times anything, or with the other sign, is zero.": [
+        "ops/attention.py _heads_last: xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3)) -> xp.permute(xp.zeros((batch, tokens, heads, dim), dtype), (0, 2, 1, 3)) * 1.01",
         "ops/elementwise.py _rounded_div.a: xp.zeros_like(g) -> -xp.zeros_like(g)",
         "ops/elementwise.py _rounded_div.a: xp.zeros_like(g) -> xp.zeros_like(g) * 1.01",
         "ops/elementwise.py _rounded_div.b: xp.zeros_like(g) -> -xp.zeros_like(g)",
@@ -54,6 +55,8 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/softmaxes.py _top: -np.inf -> np.inf",
     ],
     "It only chooses the faster of two ways to one result.": [
+        "ops/attention.py _attend: (mask is not None or allowed is not None) and _may_leak(xp, out) -> (mask is not None or allowed is not None) or _may_leak(xp, out)",
+        "ops/attention.py _gradients: masked and _may_leak(xp, dscores) -> masked or _may_leak(xp, dscores)",
         "backends/cpu/softmaxes.py _softmax_of_rows: total.min() > LEAST -> total.min() >= LEAST",
         "ops/heads.py packed_attention: 1 -> 2 (no. 2)",
         "ops/heads.py packed_attention: 0 -> 1",
@@ -125,7 +128,12 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/error_function.py erf: np.minimum(square, 1.0) -> square",
         "backends/cpu/error_function.py erf: 1.0 -> 1.01",
     ],
+    "A product of NumPy takes booleans, too; cuBLAS does not.": [
+        "ops/attention.py _attend: xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype) -> xp.logical_not(xp.isfinite(v))"
+    ],
     "The number stands for true or for a direction; any other of its sign does too.": [
+        "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> xp.perhaps(xp.logical_not(xp.isfinite(x))) * 1.01",
+        "ops/attention.py _mask: attn_mask -> attn_mask * 1.01",
         "engine/walk.py Walk.free: node.free() -> -node.free()",
         "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> -xp.perhaps(xp.logical_not(xp.isfinite(x)))",
         "backends/cpu/arrays.py any: bool(np.any(x)) -> -bool(np.any(x))",

@@ -1,7 +1,7 @@
-"""Array libraries under our names: the same modules and functions for each kind of memory.
+"""Array libraries with one interface: NumPy (`cpu/`) and CuPy (`cuda/`) have the same functions.
 
-An operation asks `of(array)` for the library its arrays belong to and calls it `xp`. What `xp` must
-offer is what `cpu/` offers; `tinyattn.ops` offers the same names for Tensors.
+`of(array)` returns the library of an array, which operations call `xp`. `tinyattn.ops` has the same functions for
+Tensors, so a rule can run on arrays and on Tensors.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
     "set_float32_matmul_precision", "why_not",
 ]  # fmt: skip
 
-_cuda: Any = None  # the library of GPUs, once somebody has asked for one: until then there is nothing to tell apart
+_cuda: Any = None  # the CuPy library after the first use of a GPU; until then every array is NumPy's
 
 
 def of(*arrays: Any) -> Any:
-    """The array library that `arrays` (among numbers and None) belong to; that of the processor for none.
+    """Return the array library of `arrays` (numbers and None are ignored); the CPU's if no array is given.
 
-    Raises MixedDevicesError where they lie on different devices.
+    Raises MixedDevicesError if they are on different devices.
     """
     if _cuda is None:
         return cpu
@@ -54,7 +54,7 @@ def of(*arrays: Any) -> Any:
 
 
 def get(device: Any) -> Any:
-    """The array library of `device`, given by name; that of the default device for None.
+    """Return the array library of `device`, a name or None (the default device).
 
     Raises ValueError for a name that is no device, RuntimeError (or ImportError, if CuPy is missing) for a GPU that
     cannot be used here.
@@ -68,7 +68,7 @@ def get(device: Any) -> Any:
 
 
 def gpu() -> Any:
-    """The array library of GPUs.
+    """Return the array library of GPUs.
 
     Raises ImportError or RuntimeError, with what to install, where it cannot be used.
     """
@@ -80,7 +80,7 @@ def gpu() -> Any:
 
 
 def on_gpu(index: int | None) -> Any:
-    """The array library of GPUs, at work on GPU `index` (None: the current one).
+    """Return the array library of GPUs and make it work on GPU `index` (None: the current one).
 
     Raises as `gpu`, and RuntimeError for a GPU that is not there.
     """
@@ -90,7 +90,7 @@ def on_gpu(index: int | None) -> Any:
 
 
 def device_of(array: Any) -> device:
-    """Where an array lies."""
+    """Return the device of an array."""
     if type(array) is np.ndarray or _cuda is None or not isinstance(array, _cuda.ndarray):
         return CPU
     return _cuda.device_of(array)
@@ -125,31 +125,31 @@ def full_name(device: Any) -> device:
 
 
 def move(array: Any, device: Any) -> Any:
-    """A copy of `array` in the memory of another device."""
+    """Return a copy of `array` on another device."""
     if get(device) is cpu:
         return array.copy() if isinstance(array, np.ndarray) else of(array).to_host(array)
     return get(device).asarray(array)
 
 
 def check() -> None:
-    """Raise what a GPU has found wrong so far, such as an index out of range; does not wait for it."""
+    """Raise the errors that a GPU has reported so far, such as an index out of range, without synchronisation."""
     if _cuda is not None:
         _cuda.check()
 
 
 def in_use() -> bool:
-    """Whether somebody has asked for a GPU in this process."""
+    """Whether this process has used a GPU."""
     return _cuda is not None
 
 
 def check_accumulation(grad: Any) -> None:
-    """Raise CaptureError where a graph would add to a gradient from before it."""
+    """Raise CaptureError if a CUDA graph would accumulate into a gradient from before the capture."""
     if _cuda is not None and not isinstance(grad, np.ndarray):
         _cuda.check_accumulation(grad)
 
 
 def refuse_in_capture(why: str) -> None:
-    """Raise CaptureError, which says `why`, while launches are being captured into a CUDA graph."""
+    """Raise CaptureError with the message `why` while a CUDA graph is being captured."""
     if _cuda is not None:
         _cuda.refuse_in_capture(why)
 

@@ -12,9 +12,8 @@ _NAME = re.compile(r"(cpu|cuda)(?::(\d+))?")
 class device(str):  # noqa: N801 - torch's name
     """A device by name: device("cpu"), device("cuda"), device("cuda", 1), device("cuda:1"). As torch.device.
 
-    A string with two attributes more (`index` is no longer str's method), so a name will do wherever a device is
-    expected, and the other way round.
-    type: "cpu" or "cuda". index: which GPU; None for the processor and for the GPU that is current.
+    A string with two more attributes, so that names and devices are interchangeable (`index` replaces str's method).
+    type: "cpu" or "cuda". index: the number of the GPU; None for the CPU and for the current GPU.
 
     >>> ta.device("cuda:1").index
     1
@@ -73,9 +72,9 @@ def why_not() -> str:
 
 
 def check_driver() -> None:
-    """Do nothing if CuPy, a driver that suits it and a GPU are there.
+    """Check that CuPy, a driver of a matching version and a GPU are present.
 
-    Raises ImportError where CuPy is missing or does not load, RuntimeError for the driver and the GPU.
+    Raises ImportError if CuPy is missing or does not load, RuntimeError for the driver and the GPU.
     """
     cupy = _cupy()
     runtime = cupy.cuda.runtime

@@ -205,7 +205,8 @@ def _tiles(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, causal: bool) -> It
         seen = k.shape[-2]
         ms, sees = (x if x is None else x[rows] for x in (mask, allowed))
         if causal:  # which comes without a mask
-            first, last, _ = rows[-1].indices(queries) if len(rows) > len(lead) else (0, queries, 1)
+            block = rows[-1] if len(rows) > len(lead) else slice(0, queries)
+            first, last = block.start, min(block.stop, queries)
             seen = min(last, seen)
             sees = xp.arange(first, 1, last - first, np.int64)[:, None] >= xp.arange(0, 1, seen, np.int64)
         yield rows, (*rows[: len(lead)], ..., slice(seen), slice(None)), ms, sees

@@ -155,7 +155,7 @@ def any(x: Array) -> bool:
 
 
 def perhaps(x: Array) -> bool:
-    """Whether one element may be true. Here that is known; a GPU says yes rather than wait."""
+    """Whether an element may be true: exact here; always True on a GPU, which is not synchronised."""
     return bool(np.any(x))
 
 

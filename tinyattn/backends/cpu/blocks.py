@@ -36,13 +36,12 @@ def rows(count: int, width: int) -> Iterator[slice]:
 
 
 def keep_freed_memory(size: int = 1 << 30) -> None:
-    """Have the C library keep what is freed, up to `size` bytes (1 GiB), for the next allocation.
+    """Make the C library keep up to `size` bytes (1 GiB) of freed memory for the next allocation.
 
-    glibc asks the system for every large array and gives it back when it is freed, and the system
-    clears it page by page: a fifth to a third of a training step. It is told here to keep arrays of
-    up to 32 MB, the most that it allows, and to have one heap for all threads, since it gives back
-    whole heaps of others (mallopt(3)). Who has told it otherwise in the environment, is left alone;
-    with another C library this does nothing.
+    By default glibc returns every large array to the system, which clears its pages for the next one: a fifth to a
+    third of a training step. Here it keeps arrays of up to 32 MB, its maximum, and uses one heap for all threads,
+    since it returns whole heaps of other threads (mallopt(3)). Settings in the environment take precedence; with
+    another C library this does nothing.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return

@@ -1,7 +1,6 @@
 """CuPy under our names: plain array functions, random numbers, and the kernels of fused operations.
 
-Imported when somebody first asks for a GPU. What stands in `cpu/` stands here under the same names; `.cu` files beside
-this one hold the kernels that are written by hand.
+Imported at the first use of a GPU. The functions are those of `cpu/`; hand-written kernels are in `kernels/*.cu`.
 """
 
 from tinyattn.backends.cuda.activations import *

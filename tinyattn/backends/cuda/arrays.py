@@ -1,7 +1,6 @@
 """What rules and definitions may call on plain arrays: CuPy's functions under PyTorch's names.
 
-Nothing here waits for the GPU or copies between it and the processor, but for `any`, `nonzero` and `to_host`, whose
-answer the processor needs.
+Only `any`, `nonzero` and `to_host` synchronise the GPU, because the CPU needs their result.
 """
 
 from __future__ import annotations
@@ -178,18 +177,18 @@ def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
 
 
 def any(x: Array) -> bool:
-    """Whether one element is true; waits for the answer."""
+    """Whether an element is true; synchronises the GPU."""
     refuse_in_capture("the processor asks whether an element is true")
     return bool(cp.any(x))
 
 
 def perhaps(x: Array) -> bool:
-    """Whether one element may be true: yes, since to know would mean to wait."""
+    """Whether an element may be true: always True, since the exact answer would need a synchronisation."""
     return True
 
 
 def nonzero(x: Array) -> tuple[Array, ...]:
-    """The indices of the true elements; waits, for their number is the shape."""
+    """Return the indices of the true elements; synchronises the GPU, because their number is the shape."""
     refuse_in_capture("the processor asks how many elements are true")
     return cp.nonzero(x)
 

@@ -1,7 +1,7 @@
 """Which GPU: the user's current one, and the one that CuPy must work on for a given array.
 
 CuPy computes on its own current device, whichever the arrays lie on. Every way into this library leads through
-`select`, which sets that to the device of the arrays, so that a user who has not chosen a GPU need not know of it.
+`select`, which sets that to the device of the arrays, so that users need not choose a GPU.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Errors that are found on the GPU and raised on the processor.
+"""Errors that are found on the GPU and raised on the CPU, without synchronisation.
 
-CuPy wraps an index that is out of range, and to look whether one is means to wait for the GPU. So the GPU looks: a
-kernel that finds one writes what and where into a flag, and the processor reads it whenever it comes by, at the latest
-at the next step of an optimizer, and raises what it would have raised at once on the CPU. The kernels of the
-optimizers do nothing while the flag is up, so no weight is spoiled.
+CuPy wraps an index that is out of range, and checking it on the CPU would synchronise the GPU. So a kernel checks
+indices and writes value and position of a bad one into a flag. The CPU reads the flag at the latest at the next step of
+an optimizer, and raises the error that NumPy arrays raise at once. While the flag is set, the optimizers' kernels do
+nothing, so no weight is corrupted.
 
-The flag has two copies: one in the memory of the GPU, for the kernels, and one in memory of the processor that the GPU
-can write to, which the processor can read without asking.
+The flag has two copies: one in GPU memory for the kernels, and one in pinned CPU memory, which the CPU reads without
+synchronisation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _numbers: dict[_Lookup, int] = {}  # of each, its place in the list, counted fro
 
 
 def flag() -> Array:
-    """The flag of the current GPU, int64 (4,): up where its first number is not 0."""
+    """Return the flag of the current GPU, int64 (4,): set if its first number is not 0."""
     return _own().device
 
 
@@ -56,7 +56,7 @@ def _own() -> _Flag:
 
 
 def check_indices(name: str, index: Array, size: int, what: str = "index", least: int = 0) -> None:
-    """Raise the flag for an index outside [least, size), with the value and where it stands."""
+    """Set the flag for an index outside [least, size), with its value and position."""
     if not index.size:
         return
     lookup = (name, what, tuple(index.shape), least, size)
@@ -70,7 +70,7 @@ def check_indices(name: str, index: Array, size: int, what: str = "index", least
 
 
 def check() -> None:
-    """Raise IndexError if a flag is up, and lower it. Does not wait: what has not run yet is not seen yet."""
+    """Raise IndexError if a flag is set, and reset it. Launches that have not run yet are not covered."""
     for own in _flags.values():
         number = int(own.host[0])
         if number:
@@ -83,8 +83,8 @@ def check() -> None:
 
 
 def update_if(condition: Array, update: Callable[[], Any]) -> None:
-    """Call `update`, a step of optimizers; where `condition`, a bool (), is False, its kernels find a flag up and do
-    nothing. Only the GPU knows, so this can be part of a graph."""
+    """Call `update`, a step of optimizers; if `condition`, a bool (), is False, its kernels find the flag set and do
+    nothing. The condition stays on the GPU, so this can be part of a CUDA graph."""
     number = flag()[0]
     held = ~condition & (number == 0)  # where a flag is up anyway it stays as it is
     number += held

@@ -1,7 +1,7 @@
 """Launches captured into a CUDA graph, which is launched as one afterwards.
 
 A graph repeats launches with the arguments they had, addresses and numbers. So its memory comes from a pool of its own,
-from which nobody else takes any while the graph lives, and numbers that change from step to step lie in that memory
+which no other code uses while the graph lives, and numbers that change from step to step are in that memory
 (`live`). What cannot be part of a graph (waiting for the GPU, copying from the processor) raises CaptureError here.
 """
 
@@ -30,14 +30,14 @@ def capturing() -> bool:
 
 
 def refuse_in_capture(why: str) -> None:
-    """Raise CaptureError, which says `why`, while launches are being captured."""
+    """Raise CaptureError with the message `why` while launches are being captured."""
     if capturing():
         raise CaptureError(why)
 
 
 def check_accumulation(grad: Array) -> None:
-    """Raise CaptureError where a gradient would be added to one from before the capture: after a zero_grad() outside
-    of the graph, a replay would go on adding to what nobody looks at any more."""
+    """Raise CaptureError if a gradient would be accumulated into one from before the capture: after a zero_grad()
+    outside of the graph, a replay would accumulate into an array that is no longer the gradient."""
     if capturing() and grad.data.ptr not in _own.made:
         raise CaptureError("gradients are added to those from before: call zero_grad() inside of the step")
 

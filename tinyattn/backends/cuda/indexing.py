@@ -27,8 +27,7 @@ _MOST_STRETCHES = 65535  # what a grid's second axis may count
 
 
 def index_for(x: Array, index: Any, check: bool = True) -> Any:
-    """`index` with its arrays in the memory of the GPU, and a look-up on the way whether their integers are in range
-    (CuPy would wrap them)."""
+    """Return `index` with its arrays on the GPU; a kernel checks their integers, which CuPy would wrap."""
     parts = index if isinstance(index, tuple) else (index,)
     if not any(isinstance(p, np.ndarray | cp.ndarray) for p in parts):
         return index
@@ -68,8 +67,12 @@ def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
 def index_add(buffer: Array, index: Any, values: Array) -> None:
     """`buffer[index] += values`, counting a position as often as it occurs in `index`, always in the same order."""
     parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, cp.ndarray) for p in parts):
+        view = buffer[index]  # `buffer[index] += values` would copy the view onto itself afterwards
+        view += values
+        return
     if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
-        buffer[index] += values  # slices, integers and masks name every position once
+        buffer[index] += values  # a mask names every position once
         return
     if len(parts) == 1:  # whole rows
         row = buffer.shape[1:]

@@ -1,7 +1,7 @@
 """Launches the kernels of `kernels/*.cu`, which are compiled when they are first needed.
 
 A source is compiled for one dtype (`-Dreal=float` or `double`), by NVRTC, which CuPy calls; CuPy keeps what it made in
-~/.cupy/kernel_cache, so that only the first process ever waits.
+~/.cupy/kernel_cache, so only the first process waits for the compiler.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _module(source: str, dtype: str) -> Any:
 
 
 def options(dtype: str) -> tuple[str, ...]:
-    """What the compiler must be told to make kernels for `dtype`."""
+    """Return the compiler options for kernels of `dtype`."""
     return ("-std=c++17", f"-Dreal={REALS[dtype]}")
 
 

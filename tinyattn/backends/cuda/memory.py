@@ -61,7 +61,7 @@ class _Peak(cp.cuda.MemoryHook):
         self.now[what["device_id"]] -= what["mem_size"]
 
 
-_peak: list[_Peak] = []  # one, once somebody wants to know
+_peak: list[_Peak] = []  # one, after the first `reset_peak_memory`
 
 
 def reset_peak_memory() -> None:

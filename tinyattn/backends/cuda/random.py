@@ -1,8 +1,8 @@
 """Streams of random numbers on a GPU: a counter, encrypted (Philox: Salmon et al. 2011, "Parallel random numbers: as
 easy as 1, 2, 3").
 
-Seed and counter lie in the memory of the GPU, and every launch moves the counter on there: nothing waits, and a graph
-that is launched again draws new numbers.
+Seed and counter are in GPU memory, and every launch increments the counter there: no synchronisation is needed, and a
+replayed graph draws new numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Counter:
 
     @property
     def state(self) -> dict[str, Any]:
-        """As plain numbers; waits for the GPU."""
+        """Seed and counter as Python numbers; synchronises the GPU."""
         seed, counter = self.array.get().tolist()
         return {"key": seed, "counter": counter}
 
