@@ -409,6 +409,6 @@ def test_random_shift_refuses_wrong_arguments():
 @pytest.mark.parametrize("name", ["data.idx", "data.loader", "data.augment", "files.serialization"])
 def test_docstring_examples_of_data_and_files_run(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    done = doctest.testmod(importlib.import_module(f"tinyattn.{name}"))
+    done = doctest.testmod(importlib.import_module(f"tinyattn.{name}"), extraglobs={"ta": ta})
     assert done.attempted
     assert not done.failed
