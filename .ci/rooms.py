@@ -24,7 +24,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "autograd/": 530,
     "backends/cpu/": 1_170,
     "backends/cuda/": 2_960,
-    "backends/": 350,  # its other files
+    "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
     "nn/": 2_150,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_700  # 4,052 of them docstrings (2,849 in 0.1.0); to be brought down to 22,500
+TOTAL = 25_720  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

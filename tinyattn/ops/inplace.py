@@ -90,65 +90,113 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
 
 
 def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """Add alpha * other, in place."""
+    """Add alpha * other in place; returns the tensor. As torch.Tensor.add_.
+
+    >>> ta.ones(2).add_(ta.tensor([1.0, 2.0]), alpha=10)
+    tensor([11., 21.])
+    """
     return self._inplace("add_", add, other, alpha=alpha)
 
 
 def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """Subtract alpha * other, in place."""
+    """Subtract alpha * other in place; returns the tensor. As torch.Tensor.sub_.
+
+    >>> ta.ones(2).sub_(3)
+    tensor([-2., -2.])
+    """
     return self._inplace("sub_", sub, other, alpha=alpha)
 
 
 def mul_(self: Tensor, other: Any) -> Tensor:
-    """Multiply by `other`, in place."""
+    """Multiply by `other` in place; returns the tensor. As torch.Tensor.mul_.
+
+    >>> ta.ones(2).mul_(3)
+    tensor([3., 3.])
+    """
     return self._inplace("mul_", mul, other)
 
 
 def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """Divide by `other`, in place."""
+    """Divide by `other` in place, rounded as in `div`; returns the tensor. As torch.Tensor.div_.
+
+    >>> ta.ones(2).div_(4)
+    tensor([0.25, 0.25])
+    """
     return self._inplace("div_", div, other, rounding_mode=rounding_mode)
 
 
 def pow_(self: Tensor, exponent: Any) -> Tensor:
-    """Raise to the power `exponent`, in place."""
+    """Raise to `exponent` in place; returns the tensor. As torch.Tensor.pow_.
+
+    >>> ta.tensor([2.0, 3.0]).pow_(2)
+    tensor([4., 9.])
+    """
     return self._inplace("pow_", pow, exponent)
 
 
 def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Limit the elements to [min, max], in place."""
+    """Limit the elements to [min, max] in place; returns the tensor. As torch.Tensor.clamp_.
+
+    >>> ta.tensor([-2.0, 0.5]).clamp_(min=0)
+    tensor([0. , 0.5])
+    """
     return self._inplace("clamp_", clamp, min, max)
 
 
 def masked_fill_(self: Tensor, mask: Any, value: Any) -> Tensor:
-    """Write `value` where `mask` holds."""
+    """Write `value` where the booleans `mask` hold; returns the tensor. As torch.Tensor.masked_fill_.
+
+    >>> ta.zeros(2).masked_fill_(ta.tensor([True, False]), -1)
+    tensor([-1.,  0.])
+    """
     return self._inplace("masked_fill_", masked_fill, mask, value)
 
 
 def copy_(self: Tensor, source: Any) -> Tensor:
-    """Write the elements of `source` here, broadcast and cast."""
+    """Write the elements of `source`, broadcast and cast; returns the tensor. As torch.Tensor.copy_.
+
+    >>> ta.zeros(2).copy_(ta.tensor([3, 4]))
+    tensor([3., 4.])
+    """
     return self._write("copy_", ..., source)
 
 
 def fill_(self: Tensor, value: Any) -> Tensor:
-    """Write one number everywhere."""
+    """Write one number everywhere; returns the tensor. As torch.Tensor.fill_.
+
+    >>> ta.zeros(2).fill_(7)
+    tensor([7., 7.])
+    """
     return self._write("fill_", ..., value)
 
 
 def zero_(self: Tensor) -> Tensor:
-    """Write zeros."""
+    """Write zeros; returns the tensor. As torch.Tensor.zero_.
+
+    >>> ta.ones(2).zero_()
+    tensor([0., 0.])
+    """
     return self._write("zero_", ..., 0)
 
 
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
-    """Fill with normal random numbers."""
+    """Draw from the normal distribution, in place; returns the tensor. As torch.Tensor.normal_.
+
+    >>> ta.zeros(2, 3).normal_(std=0.02).shape
+    (2, 3)
+    """
     return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
 
 
 def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
-    """Fill with uniform random numbers from [low, high)."""
+    """Draw uniform numbers in [low, high), in place; returns the tensor. As torch.Tensor.uniform_.
+
+    >>> bool((ta.zeros(9).uniform_(2, 3) >= 2).all())
+    True
+    """
     return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
 
 
 def write_item(self: Tensor, index: Any, value: Any) -> None:
-    """Write `value` (broadcast) at `index`: what `self[index] = value` runs."""
+    """self[index] = value"""
     self._write("__setitem__", write_index(index, self.array), value)
