@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_360,
+    "engine/": 1_400,
     "ops/": 3_700,
     "tensors.py": 400,
     "autograd/": 530,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_720  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 25_760  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

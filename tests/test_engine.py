@@ -718,6 +718,44 @@ def test_the_error_function_is_exact():
     assert math.isnan(ta.erf(ta.tensor(math.nan)).item())
 
 
+# --- inputs by keyword, and rules that nobody needs ---
+
+
+def affine(log=None):
+    def rule(name, gradient):
+        def run(xp, g, x, w):
+            if log is not None:
+                log.append(name)
+            return gradient(g, x, w)
+
+        return run
+
+    return ta.operation(
+        x=rule("x", lambda g, x, w: g if w is None else g * w), w=rule("w", lambda g, x, w: g * x), b=lambda xp, g: g
+    )(lambda xp, x, w=None, b=None: (x if w is None else x * w) + (0 if b is None else b))
+
+
+def test_operation_keyword_after_an_omitted_input():
+    x, b = ta.tensor([1.0, 2.0], requires_grad=True), ta.tensor([10.0, 20.0], requires_grad=True)
+    y = affine()(x, b=b)
+    assert y.tolist() == [11, 22]
+    y.sum().backward()
+    assert x.grad.tolist() == b.grad.tolist() == [1, 1]
+    both = ta.operation(x=lambda xp, g: g)(lambda xp, x, w, b=0.0: x * w + b)
+    with pytest.raises(TypeError, match=r"an input before 'b' is missing; its inputs are \['x', 'w', 'b'\]"):
+        both(x, b=b)
+    assert both(x, other=b).tolist() == [10, 40]
+
+
+def test_grad_runs_only_the_rules_it_needs():
+    log, x, w = [], ta.tensor(2.0, requires_grad=True), ta.tensor(3.0, requires_grad=True)
+    y = affine(log)(x, w)
+    assert ta.grad(y, x, retain_graph=True)[0].item() == 3
+    assert log == ["x"]
+    assert ta.grad(y, (x, w))[1].item() == 2
+    assert log == ["x", "x", "w"]
+
+
 # --- the two namespaces of xp ---
 
 

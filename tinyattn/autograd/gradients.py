@@ -96,7 +96,7 @@ def _backward(
     with Mode(grad_mode, create_graph), backends.quiet():
         return walk(
             [(root.node, seed if create_graph else seed.array) for root, seed in pairs],
-            recording=create_graph,
+            create_graph=create_graph,
             inputs=inputs,
             retain_graph=create_graph if retain_graph is None else retain_graph,
         )

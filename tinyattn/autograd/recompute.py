@@ -116,13 +116,13 @@ class _Forgotten(SavedValues):
     def __init__(self, segment: _Segment) -> None:
         self._segment = segment
 
-    def read(self, name: str, owner: Node, recording: bool) -> Any:
+    def read(self, name: str, owner: Node, create_graph: bool) -> Any:
         """Recompute the saved values of the whole segment, then read this one."""
         with self._segment.lock:
             if owner.saved is self:  # else another thread has recomputed them meanwhile
                 self._segment.remember()
         assert owner.saved is not None
-        return owner.saved.read(name, owner, recording)
+        return owner.saved.read(name, owner, create_graph)
 
 
 class _FirstRun(Observer):

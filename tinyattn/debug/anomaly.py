@@ -84,15 +84,15 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
         raise AnomalyError(text, where, [*arrays.items(), ("out", out)])
 
     def before_backward(self, node: Node, g: Any) -> None:
-        recording = isinstance(g, Tensor)
-        self._verify(node, recording)
+        create_graph = isinstance(g, Tensor)
+        self._verify(node, create_graph)
         if self.check_nan and fault(g):
             raise AnomalyError(
                 f"backward: the gradient that reaches {node} has {count(g)}, and no rule made it: it was "
                 "given to backward(), returned by a hook, or overflowed in a sum of gradients.",
                 node,
             )
-        self._here.in_rule = recording
+        self._here.in_rule = create_graph
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         self._here.in_rule = False
@@ -112,9 +112,9 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
     def freed(self, node: Node) -> None:
         self._sums.pop(node, None)
 
-    def _verify(self, node: Node, recording: bool) -> None:
+    def _verify(self, node: Node, create_graph: bool) -> None:
         """Compare what the rules of `node` are about to read with its checksums."""
-        sums, asked = self._sums.get(node, {}), _asked(node, recording)
+        sums, asked = self._sums.get(node, {}), _asked(node, create_graph)
         for label, saved in saved_by(node) if sums else ():
             name = label.partition("[")[0]
             if name in asked and saved.storage.version == saved.version and checksum(saved.array) != sums[label]:
@@ -126,13 +126,13 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
                 )
 
 
-def _asked(node: Node, recording: bool) -> set[str]:
+def _asked(node: Node, create_graph: bool) -> set[str]:
     """The names of what the rules of `node` are about to read."""
     op = node.op
     if op is None:
         return set()
     if op.backward is not None:
-        return {*(op.inputs if recording and op.definition else op.joint)}
+        return {*(op.inputs if create_graph and op.definition else op.backward_asks)}
     needed = [name for name, edge in zip(op.inputs, node.edges, strict=False) if edge is not None]
     return {asked for name in needed for asked in op.asks.get(name, ())}
 

@@ -116,7 +116,7 @@ def _some(passed: Passed) -> Reason:
 def _times(passed: Passed) -> Reason:
     """Blame the factor, which is the first input that the rule takes, or the operation that made zeros of it."""
     node, op = passed.node, passed.op
-    asked = op.asks.get(passed.name) or [name for name in op.joint if name != passed.name]
+    asked = op.asks.get(passed.name) or [name for name in op.backward_asks if name != passed.name]
     name = next(name for name in asked if name in op.inputs)
     factor = value(node, name)
     size = largest(factor) if hasattr(factor, "dtype") else abs(factor)

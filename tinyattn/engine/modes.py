@@ -14,7 +14,8 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
-current_walk: ContextVar[object] = ContextVar("current_walk", default=None)  # what gradients are carried by
+# The backward pass that is running: an object of its own, by which tools tell one from the next.
+current_walk: ContextVar[object] = ContextVar("current_walk", default=None)
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
 # Who looks on (see observer.py), in the order of entering.
 observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())

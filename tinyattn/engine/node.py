@@ -20,8 +20,8 @@ class Saved:
         self.storage = storage = variable._storage or variable.storage
         self.version = storage.version
 
-    def read(self, name: str, owner: Node, recording: bool) -> Any:
-        """The array; as a Variable with its history if the rules are being recorded.
+    def read(self, name: str, owner: Node, create_graph: bool) -> Any:
+        """The array; with `create_graph`, which records the rules, as a Variable with its history.
 
         Raises RuntimeError if an in-place write has changed it since, with the lines of both.
         """
@@ -33,7 +33,10 @@ class Saved:
                 f"at {where} changed it in place before backward. Use the out-of-place form there, "
                 "or clone() the tensor before changing it."
             )
-        return Variable._from(self.array, owner if name == "out" else self.node, storage) if recording else self.array
+        if not create_graph:
+            return self.array
+        # An output was saved before it had a node, which is the owner; to keep that here would make a cycle.
+        return Variable._from(self.array, owner if name == "out" else self.node, storage)
 
 
 class Several(tuple[Any, ...]):
@@ -41,9 +44,9 @@ class Several(tuple[Any, ...]):
 
     __slots__ = ()
 
-    def read(self, name: str, owner: Node, recording: bool) -> tuple[Any, ...]:
+    def read(self, name: str, owner: Node, create_graph: bool) -> tuple[Any, ...]:
         """All of them."""
-        return tuple(x.read(name, owner, recording) if type(x) is Saved else x for x in self)
+        return tuple(x.read(name, owner, create_graph) if type(x) is Saved else x for x in self)
 
 
 def save(value: Any) -> Any:
@@ -58,13 +61,13 @@ class SavedValues(dict[str, Any]):
 
     __slots__ = ()
 
-    def read(self, name: str, owner: Node, recording: bool) -> Any:
+    def read(self, name: str, owner: Node, create_graph: bool) -> Any:
         """One value, as a rule receives it."""
         value = self[name]
         if type(value) is Saved:
-            unchanged = value.version == value.storage.version  # nearly always: then one call less
-            return value.array if unchanged and not recording else value.read(name, owner, recording)
-        return value.read(name, owner, recording) if type(value) is Several else value
+            unchanged = value.version == value.storage.version  # Saved.read's check, here to save a call
+            return value.array if unchanged and not create_graph else value.read(name, owner, create_graph)
+        return value.read(name, owner, create_graph) if type(value) is Several else value
 
     def arrays(self) -> Iterator[tuple[str, Saved]]:
         """Every saved array with its name; those of Several are called xs[0], xs[1] ..."""
@@ -102,11 +105,11 @@ class Node:
         self.options = options or _NO_OPTIONS
         self.saved: SavedValues | None = _NOTHING  # None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
-        self.tensor: Callable[[], Any] | None = None  # weak: the Variable whose .grad is to be filled
+        self.tensor: Callable[[], Any] | None = None  # a weak reference: the Variable whose .grad is to be filled
         self.site: Site | None = None  # the line of the program that ran it
         self.modules: tuple[Any, ...] = ()  # those whose forward was running, outermost first
 
-    def read(self, names: Sequence[str], recording: bool) -> list[Any]:
+    def read(self, names: Sequence[str], create_graph: bool) -> list[Any]:
         """The values of these names for a rule: options, saved values, and `needed`."""
         found: list[Any] = []
         for name in names:
@@ -121,7 +124,7 @@ class Node:
                     "or pass retain_graph=True to the first backward."
                 )
             else:
-                found.append(self.saved.read(name, self, recording))
+                found.append(self.saved.read(name, self, create_graph))
         return found
 
     def free(self) -> bool:

@@ -6,14 +6,14 @@ A rule is an ordinary function, and its parameter names say what it needs:
 
 The rule of `a` needs the incoming gradient `g` and the input `b`, so `b` is what gets saved. `xp` is the
 array library. With `create_graph=True` it is `tinyattn.ops` instead, `b` is a Tensor, and the same line
-records itself: that is all there is to second derivatives.
+records itself: second derivatives need nothing more. (An operation with one `backward` for all its inputs
+has them from its `definition`.)
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -56,9 +56,10 @@ class Operation:
                 copies. Without it, a rule may return any array, which is then never written to.
     traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them.
     view:       the output may share its memory with the first input.
-    quiet:      silence NumPy's floating-point warnings, which takes a microsecond.
+    quiet:      silence NumPy's floating-point warnings, which takes a microsecond; views compute nothing that warns.
     doc:        the docstring of an operation whose forward is a lambda.
-    Callers receive the extras too, after the output, unless there is a definition, which has none.
+    An operation with extras returns them to its caller after the output, as a tuple, when `forward` made them
+    (with `recorded`: while recording). With a definition, which makes none, the caller gets the output alone.
 
     Raises TypeError for a rule that names something unknown.
 
@@ -96,10 +97,11 @@ class Operation:
         parameters = list(inspect.signature(forward).parameters.values())[1:]
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.inputs = [p.name for p in inputs]
+        self._defaults = [p.default for p in inputs]
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         self.options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
-        self.joint = _asked(backward) if backward else []
+        self.backward_asks = _asked(backward) if backward else []
         self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
         self._plans: dict[tuple[bool, ...], Plan] = {}
         self._check_names()
@@ -111,7 +113,7 @@ class Operation:
     def _check_names(self) -> None:
         known = {"out", "needed", *self.inputs, *self.options, *self.extras, *map(self._shape_name, self.inputs)}
         unknown = set(self.rules) - set(self.inputs)
-        for asks in (*self.asks.values(), self.joint):
+        for asks in (*self.asks.values(), self.backward_asks):
             unknown |= set(asks) - known
         if unknown:
             raise TypeError(f"{self.name}: {sorted(unknown)} in its rules; they may name {sorted(known)}")
@@ -130,7 +132,7 @@ class Operation:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run on tensors; record a node if one of them requires a gradient."""
         if options and len(inputs) < len(self.inputs):
-            inputs += self._by_keyword(len(inputs), options)
+            inputs = (*inputs, *self._by_keyword(len(inputs), options))
         if self.promote is not None and not agree(inputs):
             inputs = tuple(self.promote(*inputs))
         if backends.in_use():
@@ -141,30 +143,42 @@ class Operation:
             return self._run_watched(inputs, options)
         return self._run_and_record(inputs, options)
 
-    def _by_keyword(self, given: int, options: dict[str, Any]) -> tuple[Any, ...]:
-        """Take the inputs that were given by keyword out of `options`: by their own names, or PyTorch's."""
-        names = zip_longest(self.inputs[given:], TORCH_NAMES[given : len(self.inputs)])
-        return tuple(options.pop(name) for pair in names for name in pair if name in options)
+    def _by_keyword(self, given: int, options: dict[str, Any]) -> list[Any]:
+        """The inputs after the first `given`, taken out of `options`: by their own names, or PyTorch's.
+
+        An input that was left out before one that is given has its default.
+        """
+        found, gap = [], []
+        for i in range(given, len(self.inputs)):
+            name = next((n for n in (self.inputs[i], *TORCH_NAMES[i : i + 1]) if n in options), None)
+            if name is None:
+                gap.append(self._defaults[i])
+                continue
+            if inspect.Parameter.empty in gap:
+                raise TypeError(f"{self.name}: an input before {name!r} is missing; its inputs are {self.inputs}")
+            found += [*gap, options.pop(name)]
+            gap = []
+        return found
 
     def _run_and_record(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
-        arrays, edges, tracked = [], [], False
+        arrays, edges, requires_grad = [], [], False
         for x in inputs:
             if isinstance(x, Variable):
                 arrays.append(x.array)
                 edges.append(x.node)
                 if x.node is not None:
-                    tracked = True
-                if x._storage is not None and x._version < x._storage.tracked:
+                    requires_grad = True
+                if x._storage is not None and x._version < x._storage.last_recorded:
                     _refuse_stale(x, self)
             else:
                 arrays.append(x)
                 edges.append(None)
-        tracked = tracked and grad_mode.get()
+        requires_grad = requires_grad and grad_mode.get()
         xp = backends.of(*arrays)
         try:
-            result = (self._run_recorded if tracked else self._run)(xp, *arrays, **options)
+            result = (self._run_recorded if requires_grad else self._run)(xp, *arrays, **options)
         except ValueError as error:
-            self._name_shapes(error, arrays)
+            self._raise_if_not_broadcastable(error, arrays)
             raise
         extras: Sequence[Variable] = ()
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
@@ -173,7 +187,7 @@ class Operation:
         out = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
         if self.view:
             _share_storage(out, inputs[0])
-        if tracked and self.differentiable:
+        if requires_grad and self.differentiable:
             out.node = self._record(inputs, arrays, tuple(edges), options, (out, *extras))
         return (out, *extras) if extras and self.definition is None else out
 
@@ -203,8 +217,8 @@ class Operation:
             for observer in watching:
                 observer.after_definition(self)
 
-    def _name_shapes(self, error: Exception, arrays: Sequence[Any]) -> None:
-        """Add the operation and the rule to NumPy's message about shapes that do not broadcast."""
+    def _raise_if_not_broadcastable(self, error: Exception, arrays: Sequence[Any]) -> None:
+        """If NumPy's `error` is about broadcasting, raise one that names the operation and the shapes."""
         if "broadcast" in str(error):
             shapes = " and ".join(str(tuple(a.shape)) for a in arrays if hasattr(a, "shape"))
             raise RuntimeError(
@@ -234,15 +248,19 @@ class Operation:
 
     def _plan(self, needed: tuple[bool, ...]) -> Plan:
         """What must be saved when the inputs marked in `needed` require gradients."""
-        names = list(self.joint)
+        names = list(self.backward_asks)
         if self.backward and self.definition:
             names += self.inputs  # second derivatives run the definition, from the inputs
-        for name, need in zip(self.inputs, needed, strict=False):
+        for name, need in zip(self.inputs, needed, strict=False):  # optional inputs may have been left out
             names += self.asks.get(name, []) if need else []
-        at: dict[str, Any] = {name: slice(None) if self.variadic else i for i, name in enumerate(self.inputs)}
-        shapes = {self._shape_name(name): i for name, i in at.items()}
+        inputs: dict[str, Any] = {name: slice(None) if self.variadic else i for i, name in enumerate(self.inputs)}
+        shapes = {self._shape_name(name): i for name, i in inputs.items()}
         results = {name: i for i, name in enumerate(("out", *self.extras))}
-        plan = Plan(*([(n, where[n]) for n in dict.fromkeys(names) if n in where] for where in (at, shapes, results)))
+        plan = Plan(
+            [(name, inputs[name]) for name in dict.fromkeys(names) if name in inputs],
+            [(name, shapes[name]) for name in dict.fromkeys(names) if name in shapes],
+            [(name, results[name]) for name in dict.fromkeys(names) if name in results],
+        )
         self._plans[needed] = plan if any(plan) else NOTHING
         return self._plans[needed]
 

@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 
 from tinyattn.engine.modes import Site
 
-Tensor: TypeAlias = Any  # in the signatures of operations, which cannot name the class that is made of them
+# What operations take and return, in their signatures. The class Tensor itself is defined on top of them
+# (tensors.py), so that they cannot import it.
+Tensor: TypeAlias = Any
 
 _new_storage = threading.Lock()
 
@@ -16,11 +18,11 @@ _new_storage = threading.Lock()
 class Storage:
     """The version counter of one piece of memory. A variable and its views share one."""
 
-    __slots__ = ("tracked", "version", "writer")
+    __slots__ = ("last_recorded", "version", "writer")
 
     def __init__(self) -> None:
         self.version = 0  # how many in-place writes there have been
-        self.tracked = 0  # the last version whose write was itself recorded for gradients
+        self.last_recorded = 0  # the version after the last write that was itself recorded for gradients
         self.writer: tuple[str, Site] | None = None  # the last write: its name and its line
 
 

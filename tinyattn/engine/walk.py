@@ -8,7 +8,7 @@ a saved input, a view of one, or an array that the rule keeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
@@ -25,12 +25,14 @@ from tinyattn.engine.variable import Variable, recording_namespace
 class Pending:
     """The gradients that have arrived so far, by node.
 
+    A gradient may come as `Placed`: zero but for the part that indexing took, and added to the others in place.
+    Rules return one only where nothing is recorded.
     floor: in a branch of a Fork, only newer nodes are taken; older ones and leaves, which branches may share,
     stay until the branch is done.
     """
 
-    def __init__(self, recording: bool, floor: int = 0) -> None:
-        self.recording, self.floor = recording, floor
+    def __init__(self, create_graph: bool, floor: int = 0) -> None:
+        self.create_graph, self.floor = create_graph, floor
         self.gradients: dict[int, Any] = {}
         self.nodes: dict[int, Node] = {}
         self.heap: list[int] = []  # negative ids: the newest first
@@ -49,25 +51,21 @@ class Pending:
             if owned:
                 self.owned.add(key)
             return
-        if type(g) is Placed:  # a few rows: added in place
+        if type(g) is Placed:
             if key not in self.owned:
                 gradients[key] = gradients[key].copy()
             g.add_into(gradients[key])
-        elif key in self.owned and not self.recording:
+        elif key in self.owned and not self.create_graph:
             gradients[key] += g
         else:
             gradients[key] = gradients[key] + g
         self.owned.add(key)
 
-    def take(self) -> tuple[Node, Any, bool]:
-        """The newest node, its gradient, and whether only the walk refers to that."""
-        key = -heappop(self.heap)
-        return self.nodes.pop(key), self.gradients.pop(key), key in self.owned
-
-    def hand_over(self, keys: Iterable[int], to: Pending) -> None:
-        """Move what has arrived at these nodes into another Pending."""
-        for key in list(keys):
-            to.receive(self.nodes.pop(key), self.gradients.pop(key), key in self.owned)
+    def take(self, key: int) -> tuple[Node, Any, bool]:
+        """The node with this id, its gradient, and whether only the walk refers to that."""
+        owned = key in self.owned
+        self.owned.discard(key)  # another gradient may arrive at the same node after a Fork
+        return self.nodes.pop(key), self.gradients.pop(key), owned
 
     def part(self, fork: Fork) -> list[Pending]:
         """The gradients of each branch of `fork`, taken out of here.
@@ -78,9 +76,9 @@ class Pending:
         inside = [key for key in self.nodes if key > fork.floor]
         if not all(key in fork.branch_of for key in inside):
             return []
-        parts = [Pending(self.recording, fork.floor) for _ in range(fork.branches)]
+        parts = [Pending(self.create_graph, fork.floor) for _ in range(fork.count)]
         for key in inside:
-            self.hand_over([key], parts[fork.branch_of[key]])
+            parts[fork.branch_of[key]].receive(*self.take(key))
         self.heap = sorted(key for key in self.heap if -key in self.nodes)  # a sorted list is a heap
         return parts
 
@@ -88,14 +86,14 @@ class Pending:
 class Walk:
     """One backward pass.
 
-    recording: whether it is recorded itself (create_graph).
-    wanted: the nodes whose gradients are to be returned; None to add every leaf's to its `.grad`.
+    create_graph: whether the walk is recorded itself, so that gradients have gradients.
+    wanted: the nodes whose gradients are returned; None to add every leaf's to its `.grad`.
     useful: ids of the nodes that lead to wanted ones; None for all.
     retain: keep the saved arrays.
     """
 
-    def __init__(self, recording: bool, wanted: set[Node] | None, useful: set[int] | None, retain: bool) -> None:
-        self.recording, self.wanted, self.useful, self.retain = recording, wanted, useful, retain
+    def __init__(self, create_graph: bool, wanted: set[Node] | None, useful: set[int] | None, retain: bool) -> None:
+        self.create_graph, self.wanted, self.useful, self.retain = create_graph, wanted, useful, retain
         self.found: dict[Node, Any] = {}
 
     def run(self, pending: Pending) -> Pending:
@@ -105,15 +103,16 @@ class Walk:
         of ids is the whole schedule.
         """
         while pending.heap:
-            node, g, owned = pending.take()
+            node, g, owned = pending.take(-heappop(pending.heap))  # the newest
             if type(node) is Fork:
                 self.branch(node, pending)
                 continue
-            xp = recording_namespace() if self.recording else backends.of(g)  # branches may lie on several devices
+            xp = recording_namespace() if self.create_graph else backends.of(g)  # branches may lie on several devices
             g = self.arrive(xp, node, g, owned)
             if node.op is None:
                 continue
-            for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
+            gradients = self.apply_rules(xp, node, g)
+            for edge, gi in zip(node.edges, gradients, strict=False):  # a backward may return more: see there
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
             if not self.retain and node.saved:
@@ -123,27 +122,30 @@ class Walk:
     def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
         """The gradient of `node` is complete: run its hooks, and keep it where it is asked for."""
         if node.hooks:
-            g, owned = _run_hooks(xp, node, g, self.recording), False
+            g, owned = _run_hooks(xp, node, g, self.create_graph), False
         if self.wanted is None:
             if node.tensor is not None:
-                _accumulate(xp, node, g, owned, self.recording)
+                _accumulate(xp, node, g, owned, self.create_graph)
         elif node in self.wanted:
-            self.found[node] = _given(xp, node, g, owned, self.recording)
+            self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
-        """The gradient at each edge of `node`, None where none is required."""
-        op, recording = node.op, self.recording
+        """The gradient at each edge of `node`, None where none is required.
+
+        An operation may have more inputs than the node has edges: optional ones that were left out.
+        """
+        op, create_graph, useful = node.op, self.create_graph, self.useful
         if op.backward is not None:
-            if recording and op.definition is not None:
+            if create_graph and op.definition is not None:
                 return _through_definition(xp, node, g)
-            return op.backward(xp, g, *node.read(op.joint, recording))
+            return op.backward(xp, g, *node.read(op.backward_asks, create_graph))
         found: list[Any] = []
         for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
-            if edge is None or rule is None:
+            if edge is None or rule is None or (useful is not None and edge.id not in useful):
                 found.append(None)
             elif asks:
-                found.append(rule(xp, g, *node.read(asks, recording)))
+                found.append(rule(xp, g, *node.read(asks, create_graph)))
             else:
                 found.append(rule(xp, g))
         return found
@@ -152,7 +154,7 @@ class Walk:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
         if g.shape != edge.shape:
             _check_broadcast(node, g, edge)
-            g, owned = xp.sum_to(g, edge.shape), True  # of another shape: a new array, in every library
+            g, owned = xp.sum_to(g, edge.shape), True  # a new array in every library, also where only 1s are added
         if g.dtype != edge.dtype:
             g, owned = xp.cast(g, edge.dtype), True
         pending.receive(edge, g, owned)
@@ -165,8 +167,9 @@ class Walk:
     def branch(self, fork: Fork, pending: Pending) -> None:
         """Walk the branches of `fork` side by side."""
         branches = [partial(self.run, part) for part in pending.part(fork)]
-        for part in side_by_side(branches, threads=not self.recording):
-            part.hand_over(reversed(part.nodes), pending)
+        for part in side_by_side(branches, threads=not self.create_graph):
+            for key in list(part.nodes):  # leaves, and nodes older than the branches
+                pending.receive(*part.take(key))
 
 
 class WatchedWalk(Walk):
@@ -200,7 +203,7 @@ class WatchedWalk(Walk):
 def walk(
     roots: Sequence[tuple[Node, Any]],
     *,
-    recording: bool,
+    create_graph: bool,
     inputs: Sequence[Node] | None = None,
     retain_graph: bool = False,
 ) -> dict[Node, Any]:
@@ -209,20 +212,23 @@ def walk(
     Returns the gradients of `inputs` if given; otherwise adds them to `.grad` of the leaves and of Variables
     that retain theirs.
     """
-    pending = Pending(recording)
+    pending = Pending(create_graph)
     for node, seed in roots:
         pending.receive(node, seed, False)
     wanted = None if inputs is None else set(inputs)
     useful = None if inputs is None else leading_to(inputs, [node for node, _ in roots])
     kind = WatchedWalk if observers.get() else Walk
-    this = kind(recording, wanted, useful, retain_graph)
+    this = kind(create_graph, wanted, useful, retain_graph)
     with Mode(current_walk, object()):
         this.run(pending)
     return this.found
 
 
 def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
-    """Ids of the nodes from which one of `inputs` can be reached: no other gradient is needed."""
+    """Ids of the nodes from which one of `inputs` can be reached: the walk passes no others.
+
+    A Fork leads nowhere (it has no edges), and must be passed for its branches.
+    """
     oldest = min((node.id for node in inputs), default=0)
     reached = {node.id: node for node in roots}
     stack = list(reached.values())
@@ -244,11 +250,11 @@ def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:
     Every input gets a node of its own, so that attention(x, x, x) counts each once.
     """
     op, required = node.op, [edge is not None for edge in node.edges]
-    inputs = node.read(op.inputs, recording=True)
+    inputs = node.read(op.inputs, create_graph=True)
     inputs = [ops.alias(x) if require else x for x, require in zip(inputs, required, strict=False)]
     out = op.definition(ops, *inputs, **node.options)
     nodes = [x.node if require else None for x, require in zip(inputs, required, strict=False)]
-    found = walk([(out.node, g)], recording=True, inputs=[n for n in nodes if n is not None], retain_graph=True)
+    found = walk([(out.node, g)], create_graph=True, inputs=[n for n in nodes if n is not None], retain_graph=True)
     return [None if n is None else found.get(n) for n in nodes]
 
 
@@ -262,31 +268,32 @@ def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
         )
 
 
-def _run_hooks(xp: Any, node: Node, g: Any, recording: bool) -> Any:
-    tensor = g if recording else Variable._from(xp.asarray(g))
+def _run_hooks(xp: Any, node: Node, g: Any, create_graph: bool) -> Any:
+    tensor = g if create_graph else Variable._from(xp.asarray(g))
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
         tensor = tensor if replaced is None else replaced
-    return tensor if recording else tensor.array
+    return tensor if create_graph else tensor.array
 
 
-def _given(xp: Any, node: Node, g: Any, owned: bool, recording: bool) -> Any:
+def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
     """`g` as it may leave the engine: an array that nothing else refers to.
 
-    The rules of an inner node receive it too, and might keep it; what is recorded has a version counter for that.
+    The gradient of an inner node goes to that node's rules as well, which may keep it: it is copied. With
+    `create_graph` it need not be, since the version counter reports a write into it to whoever saved it.
     """
-    return g if owned and (recording or node.op is None) else xp.clone(g)
+    return g if owned and (create_graph or node.op is None) else xp.clone(g)
 
 
-def _accumulate(xp: Any, node: Node, g: Any, owned: bool, recording: bool) -> None:
+def _accumulate(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> None:
     """Add `g` to the `.grad` of the node's Variable, if that still exists."""
     tensor = node.tensor() if node.tensor is not None else None
     if tensor is None:
         return
     if tensor.grad is None:
-        g = _given(xp, node, g, owned, recording)
-        tensor.grad = g if recording else Variable._from(xp.asarray(g))
-    elif recording:
+        g = _given(xp, node, g, owned, create_graph)
+        tensor.grad = g if create_graph else Variable._from(xp.asarray(g))
+    elif create_graph:
         tensor.grad = tensor.grad + g
     else:
         backends.check_accumulation(tensor.grad.array)

@@ -84,7 +84,7 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
     storage.version += 1
     storage.writer = (name, site or modes.call_site())
     if node is not None:
-        storage.tracked = storage.version
+        storage.last_recorded = storage.version
         self.node = node
     self._version = storage.version
 
