@@ -124,7 +124,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/choices.py maximum.b: b < a -> b <= a",
         "ops/choices.py minimum.a: a > b -> a >= b",
         "ops/choices.py minimum.b: b > a -> b >= a",
-        "backends/cpu/activations.py softplus: np.minimum(scaled, threshold) -> scaled",
         "backends/cpu/error_function.py erf: np.minimum(square, 1.0) -> square",
         "backends/cpu/error_function.py erf: 1.0 -> 1.01",
     ],

@@ -549,7 +549,7 @@ def test_anomalies_are_seen_on_a_gpu():
 
 @only_on_the_stand_in
 def test_tensor_cores_round_only_where_that_was_asked_for():
-    from tinyattn.backends.cuda import blas
+    from tinyattn.backends.cuda import products
 
     x, found = {d: ta.ones(2, 2, device="cuda", dtype=d) for d in ("float16", "float32", "float64")}, {}
     assert ta.get_float32_matmul_precision() == "highest"
@@ -558,7 +558,7 @@ def test_tensor_cores_round_only_where_that_was_asked_for():
             ta.set_float32_matmul_precision(precision)
             for dtype, matrix in x.items():
                 assert (matrix @ matrix).tolist() == [[2.0, 2.0]] * 2
-                found[precision, dtype] = blas.library().compute
+                found[precision, dtype] = products.library().compute
     finally:
         ta.set_float32_matmul_precision("highest")
     single, double, rounded = 68, 70, 77  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32

@@ -173,8 +173,8 @@ def install() -> None:
     if "cupy" in sys.modules:
         raise RuntimeError("the stand-in comes too late: cupy is imported already")
     sys.modules.update(_modules())
-    from tinyattn.backends.cuda import blas
+    from tinyattn.backends.cuda import products
 
     guarded.know_memory(_bounds)
     library = cublas.Library()
-    blas.library = lambda: library  # type: ignore[assignment]
+    products.library = lambda: library  # type: ignore[assignment]

@@ -95,6 +95,8 @@ class ndarray:  # noqa: N801 - CuPy's name
         known = getattr(functions, ufunc.__name__, None)
         if known is None or method != "__call__":
             raise TypeError(f"np.{ufunc.__name__} of an array on a GPU")
+        if "out" in options:
+            (options["out"],) = options["out"]  # NumPy hands it over as a tuple
         return known(*inputs, **options)
 
     def __array_function__(self, function: Any, *_: Any) -> Any:

@@ -64,13 +64,12 @@ def silu(xp: Any, x: Any) -> Any:
 
 
 _softplus = Operation(
-    lambda xp, x, *, beta, threshold: xp.softplus(x, beta, threshold),
+    lambda xp, x, *, beta, threshold: xp.where(
+        x * beta > threshold, x, xp.log1p(xp.exp(xp.clamp(x * beta, max=threshold))) / beta
+    ),
     name="softplus",
     traits="maps saturates",
     fresh=True,
-    definition=lambda xp, x, beta, threshold: xp.where(
-        x * beta > threshold, x, xp.log1p(xp.exp(xp.clamp(x * beta, max=threshold))) / beta
-    ),
     x=lambda xp, g, x, beta, threshold: g * xp.where(x * beta > threshold, 1.0, xp.sigmoid(x * beta)),
 )
 
@@ -86,19 +85,14 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _softplus(input, beta=beta, threshold=threshold)
 
 
-@operation(
-    traits="maps saturates",
-    fresh=True,
-    x=lambda xp, g, x: g * xp.sigmoid(-x),
-    definition=lambda xp, x: xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x))),
-)
+@operation(traits="maps saturates", fresh=True, x=lambda xp, g, x: g * xp.sigmoid(-x))
 def logsigmoid(xp: Any, x: Any) -> Any:
     """Return log(sigmoid(input)), elementwise, without overflow. As torch.nn.functional.logsigmoid.
 
     >>> F.logsigmoid(ta.tensor([0.0, -100.0]))
     tensor([  -0.6931, -100.    ])
     """
-    return xp.logsigmoid(x)
+    return xp.minimum(x, 0.0) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
 def _gelu_definition(xp: Any, x: Any, *, approximate: str) -> Any:

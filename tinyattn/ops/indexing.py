@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,9 @@ def write_index(index: Any, array: Any) -> Any:
     if integers is None:
         return library.index_for(array, index)
     positions = library.arange(0, 1, array.size, np.int64).reshape(array.shape)[integers]
-    return library.unravel_index(positions[library.index_for(positions, index)], array.shape)
+    positions = positions[library.index_for(positions, index)]
+    steps = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    return tuple(positions // step % n for n, step in zip(array.shape, steps, strict=True))
 
 
 def as_index(index: Any) -> Any:

@@ -209,7 +209,12 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     ),
 )
 def _logsumexp(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
-    return xp.logsumexp(x, dim, keepdim)
+    if 0 in x.shape:
+        return xp.log(xp.sum(x, dim, keepdim))  # -inf
+    top = xp.amax(x, dim, keepdim=True)
+    top = xp.masked_fill(top, ~xp.isfinite(top), 0.0)  # inf - inf is NaN
+    total = xp.log(xp.sum(xp.exp(x - top), dim, keepdim=True)) + top
+    return total if keepdim else xp.reshape(total, tuple(n for d, n in enumerate(x.shape) if d not in dim))
 
 
 def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:

@@ -31,7 +31,8 @@ def _softmax(xp: Any, x: Any, *, dim: int) -> Any:
 def _log_softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     if x.numel() == 0:
         return x
-    return x - xp.logsumexp(x, dim, keepdim=True)
+    shifted = x - xp.amax(x, dim, keepdim=True).detach()
+    return shifted - xp.log(xp.sum(xp.exp(shifted), dim, keepdim=True))
 
 
 @operation(

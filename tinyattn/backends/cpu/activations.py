@@ -10,7 +10,7 @@ import numpy as np
 from tinyattn.backends.cpu.blocks import stretches
 from tinyattn.backends.cpu.error_function import erf
 
-__all__ = ["gelu", "gelu_and_slope", "logsigmoid", "relu", "sigmoid", "softplus"]
+__all__ = ["gelu", "gelu_and_slope", "relu", "sigmoid"]
 
 Array = Any
 _SLOPE = math.sqrt(2 / math.pi)
@@ -28,18 +28,6 @@ def sigmoid(x: Array) -> Array:
     out = np.exp(out, out=out if out.ndim else None)
     out += 1
     return np.reciprocal(out, out=out if out.ndim else None)
-
-
-def softplus(x: Array, beta: float = 1.0, threshold: float = 20.0) -> Array:
-    """log(1 + e ** (beta x)) / beta; x where beta x is above the threshold."""
-    scaled = x * beta
-    return np.where(scaled > threshold, x, np.log1p(np.exp(np.minimum(scaled, threshold))) / beta)
-
-
-def logsigmoid(x: Array) -> Array:
-    """log(sigmoid(x))"""
-    # min(x, 0) - log(1 + exp(-|x|)) never overflows
-    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:

@@ -101,13 +101,13 @@ def to_host(x: Array) -> Array:
 
 
 def _total(x: Array) -> Any:
-    return x.dtype if x.dtype.kind == "f" else np.int64  # NumPy would count uint8 in uint64
+    return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)  # NumPy would count uint8 in uint64
 
 
 def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     if has_short_rows(x, dim):
         return row_sums(x) if keepdim else row_sums(x)[..., 0]
-    return np.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
+    return x.sum(dim, keepdims=keepdim, dtype=_total(x))
 
 
 def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
@@ -127,27 +127,27 @@ def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False)
 
 
 def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return np.max(x, axis=dim, keepdims=keepdim)
+    return x.max(dim, keepdims=keepdim)
 
 
 def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return np.min(x, axis=dim, keepdims=keepdim)
+    return x.min(dim, keepdims=keepdim)
 
 
 def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return np.prod(x, axis=dim, keepdims=keepdim, dtype=_total(x))
+    return x.prod(dim, keepdims=keepdim, dtype=_total(x))
 
 
 def cumsum(x: Array, dim: int) -> Array:
-    return np.cumsum(x, axis=dim, dtype=x.dtype) if x.ndim else x.copy()
+    return x.cumsum(dim, dtype=x.dtype) if x.ndim else x.copy()
 
 
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return np.argmax(x, axis=dim, keepdims=keepdim)
+    return x.argmax(dim, keepdims=keepdim)
 
 
 def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return np.argmin(x, axis=dim, keepdims=keepdim)
+    return x.argmin(dim, keepdims=keepdim)
 
 
 def any(x: Array) -> bool:
@@ -182,7 +182,7 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def permute(x: Array, dims: tuple[int, ...]) -> Array:
-    return np.transpose(x, dims)
+    return x.transpose(dims)
 
 
 def cat(tensors: Any, dim: int = 0) -> Array:

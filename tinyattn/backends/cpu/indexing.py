@@ -12,7 +12,7 @@ from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
     "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place",
-    "scatter", "setitem", "unravel_index",
+    "scatter", "setitem",
 ]  # fmt: skip
 
 Array = Any
@@ -37,11 +37,6 @@ def index_for(x: Array, index: Any, check: bool = True) -> Any:
         if hasattr(part, "__cuda_array_interface__"):
             raise RuntimeError("a tensor on the CPU was indexed by one on a GPU: bring the index here with index.cpu()")
     return index
-
-
-def unravel_index(positions: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """Flat positions in an array of `shape` as an index for each axis."""
-    return np.unravel_index(positions, shape)
 
 
 def getitem(x: Array, index: Any) -> Array:

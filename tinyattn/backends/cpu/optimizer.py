@@ -35,11 +35,14 @@ Array = NDArray[Any]
 _FLUSH_EVERY = 128
 
 
-def overlapping(arrays: Sequence[Array]) -> set[int]:
-    """Places of the arrays to leave out so that no two of those that remain share memory."""
+def overlapping(arrays: Sequence[Array], bounds: Callable[[Array], tuple[int, int]] = byte_bounds) -> set[int]:
+    """Places of the arrays to leave out so that no two of those that remain share memory.
+
+    bounds: the addresses of the first byte of an array and of the one after its last.
+    """
     places = set()
     end = 0
-    for low, high, i in sorted((*byte_bounds(array), i) for i, array in enumerate(arrays)):
+    for low, high, i in sorted((*bounds(array), i) for i, array in enumerate(arrays)):
         if low < end:
             places.add(i)
         else:

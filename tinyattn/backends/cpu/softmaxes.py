@@ -1,4 +1,4 @@
-"""Kernels of softmax, log_softmax and logsumexp."""
+"""Kernels of softmax and log_softmax."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.arrays import Dim
 from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
-__all__ = ["log_softmax", "logsumexp", "softmax"]
+__all__ = ["log_softmax", "softmax"]
 
 Array = Any
 
@@ -49,14 +48,7 @@ def log_softmax(x: Array, dim: int) -> Array:
     return shifted
 
 
-def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
-    top = _top(x, dim)
-    top = np.where(np.isfinite(top), top, np.zeros_like(top))  # inf - inf is NaN
-    total = np.log(np.sum(np.exp(x - top), axis=dim, keepdims=True)) + top
-    return total if keepdim else np.squeeze(total, axis=dim)
-
-
-def _top(x: Array, dim: Dim) -> Array:
+def _top(x: Array, dim: int) -> Array:
     if x.ndim == 0:
         return x
     if x.size == 0:

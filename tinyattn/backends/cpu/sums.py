@@ -40,7 +40,8 @@ def column_sums(x: Array) -> Array:
 def has_short_rows(x: Array, dim: Any, longest: int = _SHORT) -> bool:
     """Whether `row_sums` is the faster way to add along `dim`: many rows, each too short for NumPy's loops."""
     return (
-        dim in (x.ndim - 1, (x.ndim - 1,))
+        isinstance(x, np.ndarray)
+        and dim in (x.ndim - 1, (x.ndim - 1,))
         and x.ndim > 1
         and 1 < x.shape[-1] <= longest
         and x.size >= _MANY * x.shape[-1]

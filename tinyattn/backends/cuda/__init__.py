@@ -3,16 +3,12 @@
 Imported at the first use of a GPU. The functions are those of `cpu/`; hand-written kernels are in `kernels/*.cu`.
 """
 
-from tinyattn.backends.cuda.activations import *
 from tinyattn.backends.cuda.arrays import *
-from tinyattn.backends.cuda.attention import *
 from tinyattn.backends.cuda.device import *
 from tinyattn.backends.cuda.flags import *
 from tinyattn.backends.cuda.graphs import *
 from tinyattn.backends.cuda.indexing import *
 from tinyattn.backends.cuda.layers import *
-from tinyattn.backends.cuda.loss import *
-from tinyattn.backends.cuda.memory import *
 from tinyattn.backends.cuda.optimizer import *
 from tinyattn.backends.cuda.random import *
 from tinyattn.backends.cuda.softmaxes import *

@@ -5,6 +5,7 @@ Only `any`, `nonzero` and `to_host` synchronise the GPU, because the CPU needs t
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 from typing import Any
 
@@ -12,19 +13,19 @@ import cupy as cp
 import numpy as np
 from cupy import ndarray
 
+from tinyattn.backends import cpu
 from tinyattn.backends.cuda.flags import check
 from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.cuda.products import einsum, matmul
-from tinyattn.backends.cuda.rows import contiguous
-from tinyattn.backends.cuda.sums import column_sums
+from tinyattn.backends.cuda.rows import column_sums, contiguous
 
 __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
     "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
-    "quiet", "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "sum",
-    "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "quiet", "reciprocal", "relu", "reshape", "roll", "rsqrt", "shift", "sigmoid", "sign", "sin", "sqrt", "square",
+    "stack", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -35,6 +36,13 @@ def quiet() -> Any:
     """Nothing to silence: a GPU never warns."""
     return contextlib.nullcontext()
 
+
+# --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
+
+cast, clamp, square, rsqrt, relu, sigmoid = cpu.cast, cpu.clamp, cpu.square, cpu.rsqrt, cpu.relu, cpu.sigmoid
+sum, mean, var, prod, cumsum = cpu.sum, cpu.mean, cpu.var, cpu.prod, cpu.cumsum
+amax, amin, argmax, argmin = cpu.amax, cpu.amin, cpu.argmax, cpu.argmin
+permute, reshape = cpu.permute, cpu.reshape
 
 # --- elementwise ---
 
@@ -51,16 +59,8 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     return cp.where(condition, a, b)
 
 
-def square(x: Array) -> Array:
-    return cp.square(x.astype(_total(x)) if x.dtype.kind == "b" else x)
-
-
 def sign(x: Array) -> Array:
     return x if x.dtype.kind == "b" else cp.sign(cp.where(cp.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
-
-
-def rsqrt(x: Array) -> Array:
-    return 1.0 / cp.sqrt(x)
 
 
 def trunc_divide(a: Array, b: Array) -> Array:
@@ -82,11 +82,6 @@ def pow(a: Array, b: Array) -> Array:
     return cp.power(a, b)
 
 
-def clamp(x: Array, min: Array = None, max: Array = None) -> Array:
-    x = x if min is None else cp.maximum(x, min)
-    return x if max is None else cp.minimum(x, max)
-
-
 def masked_fill(x: Array, mask: Array, value: Array) -> Array:
     return cp.where(mask, x.dtype.type(value) if not hasattr(value, "dtype") else value, x)
 
@@ -96,10 +91,6 @@ def erf(x: Any) -> Any:
     from cupyx.scipy import special  # which takes a while to import
 
     return special.erf(x).astype(x.dtype, copy=False)
-
-
-def cast(x: Array, dtype: Any) -> Array:
-    return x.astype(dtype, copy=False)
 
 
 def clone(x: Array) -> Array:
@@ -127,53 +118,6 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
 
 
 # --- reductions ---
-
-
-def _total(x: Array) -> Any:
-    return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)
-
-
-def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return cp.sum(x, axis=dim, keepdims=keepdim, dtype=_total(x))
-
-
-def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    count = 1
-    for d in axes:
-        count *= x.shape[d]
-    return cp.true_divide(sum(x, dim, keepdim), float(count), dtype=x.dtype)
-
-
-def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
-    centred = x - mean(x, dim, keepdim=True)
-    total = sum(cp.square(centred), dim, keepdim)
-    left = max(x.size // max(total.size, 1) - correction, 0) if x.size else 0
-    return cp.true_divide(total, float(left), dtype=x.dtype)
-
-
-def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return cp.max(x, axis=dim, keepdims=keepdim)
-
-
-def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return cp.min(x, axis=dim, keepdims=keepdim)
-
-
-def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return cp.prod(x, axis=dim, keepdims=keepdim, dtype=_total(x))
-
-
-def cumsum(x: Array, dim: int) -> Array:
-    return cp.cumsum(x, axis=dim, dtype=x.dtype) if x.ndim else x.copy()
-
-
-def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return cp.argmax(x, axis=dim, keepdims=keepdim)
-
-
-def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return cp.argmin(x, axis=dim, keepdims=keepdim)
 
 
 def any(x: Array) -> bool:
@@ -207,31 +151,16 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 broadcast_to = cp.broadcast_to
 
 
-def reshape(x: Array, shape: tuple[int, ...]) -> Array:
-    return x.reshape(shape)
-
-
-def permute(x: Array, dims: tuple[int, ...]) -> Array:
-    return cp.transpose(x, dims)
-
-
 def cat(tensors: Any, dim: int = 0) -> Array:
     """One after the other along `dim`, each by a copy of its own: `cp.concatenate` sends a table of addresses."""
     shape = list(tensors[0].shape)
-    shape[dim] = _count(t.shape[dim] for t in tensors)
+    shape[dim] = builtins.sum(t.shape[dim] for t in tensors)
     out = cp.empty(shape, cp.result_type(*tensors))
     start = 0
     for t in tensors:
         out[(slice(None),) * dim + (slice(start, start + t.shape[dim]),)] = t
         start += t.shape[dim]
     return out
-
-
-def _count(sizes: Any) -> int:
-    total = 0
-    for n in sizes:
-        total += n
-    return total
 
 
 def stack(tensors: Any, dim: int = 0) -> Array:

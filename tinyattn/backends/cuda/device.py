@@ -1,4 +1,4 @@
-"""Which GPU: the user's current one, and the one that CuPy must work on for a given array.
+"""Which GPU: the user's current one, and the one that CuPy must work on for a given array; and its memory.
 
 CuPy computes on its own current device, whichever the arrays lie on. Every way into this library leads through
 `select`, which sets that to the device of the arrays, so that users need not choose a GPU.
@@ -7,22 +7,28 @@ CuPy computes on its own current device, whichever the arrays lie on. Every way 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from functools import cache
 from typing import Any
 
 import cupy as cp
 
+from tinyattn.backends.cuda.graphs import recorders
 from tinyattn.backends.devices import device
 
-__all__ = ["current_device", "device_count", "device_of", "select", "set_device"]
+__all__ = [
+    "current_device", "device_count", "device_of", "driver_memory", "memory_in_use", "memory_reserved", "peak_memory",
+    "release_memory", "reset_peak_memory", "runtime", "select", "set_device",
+]  # fmt: skip
 
+runtime = cp.cuda.runtime
 _own = threading.local()
 
 
 @cache
 def device_count() -> int:
     """How many GPUs there are."""
-    return int(cp.cuda.runtime.getDeviceCount())
+    return int(runtime.getDeviceCount())
 
 
 @cache
@@ -59,3 +65,68 @@ def select(index: int | None) -> None:
     index = current_device() if index is None else index
     if device_count() > 1 or index:
         cp.cuda.Device(_checked(index)).use()
+
+
+# --- memory: in use, kept for later, and the most that was in use ---
+
+
+def _pools() -> list[Any]:
+    return [cp.get_default_memory_pool(), *(recorder.pool for recorder in recorders)]
+
+
+def memory_in_use() -> int:
+    """Bytes of the current GPU."""
+    return sum(pool.used_bytes() for pool in _pools())
+
+
+def memory_reserved() -> int:
+    """Bytes of the current GPU, those kept for later included."""
+    return sum(pool.total_bytes() for pool in _pools())
+
+
+def release_memory() -> None:
+    """Give back what is kept for later, except where graphs compute."""
+    cp.get_default_memory_pool().free_all_blocks()
+
+
+def driver_memory() -> tuple[int, int]:
+    """Free and total bytes of the current GPU."""
+    return cp.cuda.Device().mem_info
+
+
+class _Peak(cp.cuda.MemoryHook):
+    """Counts, on each GPU, the bytes in use and the most there were."""
+
+    name = "tinyattn-peak"
+
+    def __init__(self) -> None:
+        self.now: defaultdict[int, int] = defaultdict(int)
+        self.most: defaultdict[int, int] = defaultdict(int)
+
+    def malloc_postprocess(self, **what: Any) -> None:
+        """Memory was taken from a pool."""
+        device = what["device_id"]
+        self.now[device] += what["mem_size"]
+        self.most[device] = max(self.most[device], self.now[device])
+
+    def free_postprocess(self, **what: Any) -> None:
+        """Memory went back to a pool."""
+        self.now[what["device_id"]] -= what["mem_size"]
+
+
+_peak: list[_Peak] = []  # one, after the first `reset_peak_memory`
+
+
+def reset_peak_memory() -> None:
+    """Count from here on."""
+    if not _peak:
+        hook = _Peak()
+        hook.__enter__()  # for as long as this thread lives
+        _peak.append(hook)
+    device = cp.cuda.Device().id
+    _peak[0].now[device] = _peak[0].most[device] = memory_in_use()
+
+
+def peak_memory() -> int:
+    """The most bytes in use since `reset_peak_memory`, or else that were reserved."""
+    return _peak[0].most[cp.cuda.Device().id] if _peak else memory_reserved()

@@ -8,6 +8,7 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
+from tinyattn.backends.cpu.indexing import setitem
 from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.flags import check_indices
 from tinyattn.backends.cuda.graphs import refuse_in_capture
@@ -17,7 +18,6 @@ from tinyattn.backends.shared import Placed
 
 __all__ = [
     "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem",
-    "unravel_index",
 ]  # fmt: skip
 
 Array = Any
@@ -51,12 +51,6 @@ def _axes(parts: tuple[Any, ...], ndim: int) -> list[int]:
 
 def getitem(x: Array, index: Any) -> Array:
     return x[index]
-
-
-def setitem(x: Array, value: Array, index: Any) -> Array:
-    out = x.copy()
-    out[index] = value
-    return out
 
 
 def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
@@ -106,15 +100,6 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
         grid.append(cp.arange(n).reshape([-1 if i == axis else 1 for i in range(index.ndim)]))
     grid[dim] = index
     return tuple(grid)
-
-
-def unravel_index(positions: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """Flat positions in an array of `shape` as an index for each axis."""
-    index = []
-    for n in reversed(shape):
-        index.append(positions % n)
-        positions = positions // n
-    return tuple(reversed(index))
 
 
 # --- tables ---

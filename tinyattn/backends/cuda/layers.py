@@ -1,4 +1,4 @@
-"""Kernels of layers: the affine map, with or without a GELU after it, and layer normalisation."""
+"""Kernels of layers: GELU, the affine map with or without a GELU after it, and layer normalisation."""
 
 from __future__ import annotations
 
@@ -8,24 +8,63 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cuda.activations import bias_gelu
 from tinyattn.backends.cuda.launch import blocks, launch
 from tinyattn.backends.cuda.products import matmul
-from tinyattn.backends.cuda.rows import can_hold, contiguous, in_float32, launch_rows, team
-from tinyattn.backends.cuda.sums import add_stripes, column_sums
+from tinyattn.backends.cuda.rows import (
+    add_stripes,
+    can_hold,
+    column_sums,
+    contiguous,
+    in_float32,
+    launch_elements,
+    launch_rows,
+    team,
+)  # fmt: skip
 
-__all__ = ["layer_norm", "layer_norm_backward", "linear", "linear_gelu", "linear_gelu_and_slope"]
+__all__ = [
+    "gelu",
+    "gelu_and_slope",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_gelu",
+    "linear_gelu_and_slope",
+]
 
 Array = Any
 _BLOCKS = 256  # of the backward kernel, each of which leaves a row of sums to be added up
 
 
+@in_float32
+def gelu(x: Array, approximate: str = "none") -> Array:
+    """x times the normal distribution function at x, or "tanh", which approximates it."""
+    return bias_gelu(x, None, approximate)
+
+
+@in_float32
+def gelu_and_slope(x: Array, approximate: str = "none") -> tuple[Array, Array]:
+    """`gelu` at x and its derivative there."""
+    x = contiguous(x)
+    slope = cp.empty(x.shape, x.dtype)
+    return bias_gelu(x, None, approximate, slope), slope
+
+
+def bias_gelu(x: Array, bias: Array, approximate: str, slope: Array = None) -> Array:
+    """gelu(x + bias) in one pass: x (..., width), bias (width,) or None.
+
+    slope: where to write the derivative, if anywhere; it may be x itself.
+    """
+    x, out = contiguous(x), cp.empty(x.shape, x.dtype)
+    width = 1 if bias is None else bias.size
+    bias = bias if bias is None else contiguous(bias)
+    args = [x, bias, out, slope, x.size, width, approximate == "tanh"]
+    launch_elements("activations", "gelu_forward", args, x.size)
+    return out
+
+
 def linear(x: Array, weight: Array, bias: Array = None) -> Array:
     """(..., in) -> (..., out) by one product over all rows, never one for each sample."""
-    rows = 1
-    for n in x.shape[:-1]:
-        rows *= n
-    out = matmul(x.reshape(rows, x.shape[-1]), weight.T)  # (rows, out)
+    out = matmul(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight.T)  # (rows, out)
     if bias is not None:
         out += bias
     return out.reshape(*x.shape[:-1], weight.shape[0])

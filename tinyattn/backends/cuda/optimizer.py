@@ -6,16 +6,18 @@ What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyatt
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import cupy as cp
 import numpy as np
 
+from tinyattn.backends import cpu
 from tinyattn.backends.cuda.flags import flag
 from tinyattn.backends.cuda.launch import blocks, launch
 from tinyattn.backends.cuda.rows import contiguous
-from tinyattn.backends.cuda.tensors import THREADS, launch_on, lists, share_of
+from tinyattn.backends.cuda.tensors import THREADS, Roles, launch_on, lists, share_of
 
 __all__ = [
     "adam_step", "adam_steps", "clip_to_norm", "clip_to_value", "count", "counted", "overlapping", "sgd_step",
@@ -23,18 +25,12 @@ __all__ = [
 ]  # fmt: skip
 
 Array = Any
+Arrays: TypeAlias = Sequence[Array]
 
 
-def overlapping(arrays: Sequence[Array]) -> set[int]:
+def overlapping(arrays: Arrays) -> set[int]:
     """Places of the arrays to leave out so that no two of those that remain share memory."""
-    places = set()
-    end = 0
-    for low, high, i in sorted((*_bounds(array), i) for i, array in enumerate(arrays)):
-        if low < end:
-            places.add(i)
-        else:
-            end = high
-    return places
+    return cpu.overlapping(arrays, _bounds)
 
 
 def _bounds(array: Array) -> tuple[int, int]:
@@ -57,99 +53,75 @@ def counted(step: Array) -> Array:
     return step.astype(np.float64)
 
 
-def sgd_step(
-    param: Array, grad: Array, momentum_buffer: Array | None, *, first: bool, lr: float, momentum: float,
-    dampening: float, weight_decay: float, nesterov: bool, maximize: bool,
-) -> None:  # fmt: skip
+@functools.wraps(cpu.sgd_step)
+def sgd_step(param: Array, grad: Array, momentum_buffer: Array | None, *, first: bool, **options: Any) -> None:
     """One step of SGD for one parameter, see `sgd_steps`."""
-    buffers = None if momentum_buffer is None else [momentum_buffer]
-    sgd_steps(
-        [param], [grad], buffers, first=[first], lr=lr, momentum=momentum, dampening=dampening,
-        weight_decay=weight_decay, nesterov=nesterov, maximize=maximize,
-    )  # fmt: skip
+    sgd_steps([param], [grad], None if momentum_buffer is None else [momentum_buffer], first=[first], **options)
 
 
 def sgd_steps(
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    momentum_buffers: Sequence[Array] | None,
-    *,
-    first: Sequence[bool],
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    maximize: bool,
-) -> None:
+    params: Arrays, grads: Arrays, momentum_buffers: Arrays | None, *, first: Sequence[bool], lr: float,
+    momentum: float, dampening: float, weight_decay: float, nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
     """One step of SGD, in place in `params` and, where there are any, in `momentum_buffers`.
 
     All arrays of a parameter have one shape. `first`, of each: the buffer holds nothing yet and becomes the gradient.
     """
-    options = [float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize)]
+    options = [float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize), flag()]
     rate = _number(lr, np.float64)
     for beginning in dict.fromkeys(first):
         places = [i for i, is_first in enumerate(first) if is_first == beginning]
         roles = [None if role is None else [role[i] for i in places] for role in (params, grads, momentum_buffers)]
-        _step("sgd_step", roles, [rate, bool(beginning), *options])
+        args = [rate, bool(beginning), *options]
+        _in_place("optimizer", "sgd_step", roles, lambda dtype, args=args: args)  # type: ignore[misc]
 
 
+@functools.wraps(cpu.adam_step)
 def adam_step(
-    param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array | None, step: Any, *,
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, decoupled: bool, maximize: bool,
+    param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array | None, step: Any, **options: Any
 ) -> None:  # fmt: skip
     """One step of Adam for one parameter, see `adam_steps`."""
     tops = None if max_exp_avg_sq is None else [max_exp_avg_sq]
-    adam_steps(
-        [param], [grad], [exp_avg], [exp_avg_sq], tops, [step], lr=lr, beta1=beta1, beta2=beta2, eps=eps,
-        weight_decay=weight_decay, decoupled=decoupled, maximize=maximize,
-    )  # fmt: skip
+    adam_steps([param], [grad], [exp_avg], [exp_avg_sq], tops, [step], **options)
 
 
 def adam_steps(
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    exp_avgs: Sequence[Array],
-    exp_avg_sqs: Sequence[Array],
-    max_exp_avg_sqs: Sequence[Array] | None,
-    steps: Sequence[Any],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    maximize: bool,
-) -> None:
+    params: Arrays, grads: Arrays, exp_avgs: Arrays, exp_avg_sqs: Arrays, max_exp_avg_sqs: Arrays | None,
+    steps: Sequence[Any], *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    decoupled: bool, maximize: bool,
+) -> None:  # fmt: skip
     """A step of Adam or AdamW, in place in `params` and their moments.
 
     All arrays of a parameter have one shape; `max_exp_avg_sqs` is None without amsgrad; steps: of each parameter the
     number of its step, from 1. The same numbers as `tinyattn.optim.adam.adam_definition` but for rounding: the bias
     corrections are taken out of the root and out of the quotient.
     """
-    options = [float(beta1), float(beta2), float(eps), float(weight_decay), bool(decoupled), bool(maximize)]
+    rate = _number(lr, np.float64)
+    options = [float(beta1), float(beta2), float(eps), float(weight_decay), bool(decoupled), bool(maximize), flag()]
     roles = [params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs]
     numbers = [_number(step, np.float32) for step in steps]
-    _step("adam_step", roles, [_number(lr, np.float64), *options], numbers, shared_bytes=2 * 8)
+    _in_place("optimizer", "adam_step", roles, lambda dtype: [rate, *options], numbers, shared_bytes=2 * 8)
 
 
-def _step(
-    kernel: str, roles: Sequence[Sequence[Array] | None], args: list[Any], steps: Sequence[Array] = (),
+def _in_place(
+    source: str, kernel: str, roles: Roles, args: Callable[[Any], list[Any]], steps: Arrays = (),
     shared_bytes: int = 0,
 ) -> None:  # fmt: skip
-    """Run an optimizer's kernel on parameters; all roles but the second, the gradients, are written to."""
-    args = [*args, flag()]
+    """Run a kernel on tensors; all roles but the second, the gradients, are written to.
+
+    args: what the kernel takes after the tensors, by the dtype that it computes in.
+    """
     for dtype, places in _together(roles[0] or ()):
         some = [None if role is None else [role[i] for i in places] for role in roles]
         flat = [None if role is None else _flat(role, dtype) for role in some]
-        launch_on("optimizer", kernel, flat, args, dtype, [steps[i] for i in places] if steps else (), shared_bytes)
-        for place, (arrays, results) in enumerate(zip(some, flat, strict=True)):
-            if place != 1:
-                _write_back(arrays or (), results or ())
+        launch_on(source, kernel, flat, args(dtype), dtype, [steps[i] for i in places] if steps else (), shared_bytes)
+        for arrays, results in zip(some[:1] + some[2:], flat[:1] + flat[2:], strict=True):
+            for array, result in zip(arrays or (), results or (), strict=True):
+                if result is not array:  # it could not be written in place
+                    array[...] = result
 
 
-def _together(arrays: Sequence[Array]) -> Iterator[tuple[Any, list[int]]]:
+def _together(arrays: Arrays) -> Iterator[tuple[Any, list[int]]]:
     """Places of arrays that one launch can do, with the dtype that it computes in: all of one dtype, or, where arrays
     share memory, one after the other."""
     dtypes = [_flat_dtype(array.dtype) for array in arrays]
@@ -164,16 +136,9 @@ def _flat_dtype(dtype: Any) -> Any:
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-def _flat(arrays: Sequence[Array], dtype: Any) -> list[Array]:
+def _flat(arrays: Arrays, dtype: Any) -> list[Array]:
     """As the kernels want them: contiguous and in the dtype of the parameters, but float32 instead of float16."""
     return [contiguous(array.astype(dtype, copy=False)) for array in arrays]
-
-
-def _write_back(arrays: Sequence[Array], results: Sequence[Array]) -> None:
-    """Results that could not be written in place."""
-    for array, result in zip(arrays, results, strict=True):
-        if result is not array:
-            array[...] = result
 
 
 def _number(value: Any, dtype: Any) -> Array:
@@ -183,7 +148,7 @@ def _number(value: Any, dtype: Any) -> Array:
     return cp.full((), float(value), dtype)
 
 
-def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
+def total_norm(arrays: Arrays, norm_type: float) -> Array:
     """The p-norm of all arrays read as one vector, a 0-d array of their dtype; 0 for none."""
     dtype = np.result_type(*(array.dtype for array in arrays)) if arrays else np.dtype(np.float32)
     sizes = [array.size for array in arrays]
@@ -202,20 +167,11 @@ def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
     return total.astype(dtype, copy=False)
 
 
-def clip_to_norm(arrays: Sequence[Array], norm: Array, max_norm: float) -> None:
+def clip_to_norm(arrays: Arrays, norm: Array, max_norm: float) -> None:
     """Multiply every array, in place, by max_norm / norm unless that is above one."""
-    _change("clip_to_norm", arrays, lambda dtype: [_number(norm, dtype), float(max_norm)])
+    _in_place("norms", "clip_to_norm", [arrays], lambda dtype: [_number(norm, dtype), float(max_norm)])
 
 
-def clip_to_value(arrays: Sequence[Array], limit: float) -> None:
+def clip_to_value(arrays: Arrays, limit: float) -> None:
     """Bring every element, in place, between -limit and limit; NaN stays."""
-    _change("clip_to_value", arrays, lambda dtype: [float(limit)])
-
-
-def _change(kernel: str, arrays: Sequence[Array], args: Callable[[Any], list[Any]]) -> None:
-    """Run a kernel of norms.cu on arrays; args: what it takes after them, by their dtype."""
-    for dtype, places in _together(arrays):
-        some = [arrays[i] for i in places]
-        flat = _flat(some, dtype)
-        launch_on("norms", kernel, [flat], args(dtype), dtype)
-        _write_back(some, flat)
+    _in_place("norms", "clip_to_value", [arrays], lambda dtype: [float(limit)])

@@ -1,16 +1,54 @@
-"""Matrix products and Einstein sums, every floating one a single call of cuBLAS."""
+"""Matrix products and Einstein sums, every floating one a single call of cuBLAS.
+
+CuPy refuses to call cuBLAS while launches are being captured into a graph, copies operands of batched products into
+row order first, and may take its workspace from anywhere. So the one routine that is needed is called here through
+ctypes, on handles of our own, each with its own workspace, and with the operands where they lie.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import ctypes
+import math
+import threading
+from functools import cache
+from typing import Any, NamedTuple
 
 import cupy as cp
+import numpy as np
 
-from tinyattn.backends.cuda.blas import KINDS, gemm
+from tinyattn.backends.shared import get_float32_matmul_precision
 
 __all__ = ["einsum", "matmul"]
 
 Array = Any
+_WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper; earlier GPUs want 4 MiB
+_PLAIN, _TRANSPOSED = 0, 1  # cublasOperation_t
+_DEFAULT_ALGORITHM = -1  # cublasGemmAlgo_t
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_TF32 = 68, 70, 77  # cublasComputeType_t
+
+
+class _Kind(NamedTuple):
+    """A dtype in cuBLAS's words: cudaDataType_t, cublasComputeType_t, and the type of alpha and beta."""
+
+    data: int
+    compute: int
+    scalar: Any
+
+
+KINDS = {
+    np.dtype("float32"): _Kind(0, _COMPUTE_32F, ctypes.c_float),
+    np.dtype("float64"): _Kind(1, _COMPUTE_64F, ctypes.c_double),
+    np.dtype("float16"): _Kind(2, _COMPUTE_32F, ctypes.c_float),  # sums are kept in float32
+}
+
+
+class _Operand(NamedTuple):
+    """A stack of matrices as cuBLAS, which counts down the columns, sees the rows of ours."""
+
+    array: Array  # keeps the memory, which may be a copy
+    flag: int  # whether it must be transposed
+    width: int  # elements from one row (or column) to the next
+    stride: int  # elements from one matrix to the next; 0: the same one again
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -46,7 +84,7 @@ def _contract(a: Array, mine: str, b: Array, theirs: str, needed: set[str]) -> t
 
     def matrices(x: Array, own: str, *groups: list[str]) -> Array:
         moved = cp.transpose(x, [own.index(c) for group in groups for c in group])
-        return moved.reshape([_product(size[c] for c in group) for group in groups])
+        return moved.reshape([math.prod(size[c] for c in group) for group in groups])
 
     out = matmul(matrices(a, mine, stack, rows, inner), matrices(b, theirs, stack, inner, columns))
     return out.reshape([size[c] for c in (*stack, *rows, *columns)]), "".join([*stack, *rows, *columns])
@@ -57,8 +95,105 @@ def _summed(x: Array, own: str, needed: set[str]) -> tuple[Array, str]:
     return (cp.sum(x, axis=over, dtype=x.dtype), "".join(c for c in own if c in needed)) if over else (x, own)
 
 
-def _product(sizes: Any) -> int:
-    total = 1
-    for n in sizes:
-        total *= n
-    return total
+# --- one product ---
+
+
+def gemm(a: Array, b: Array, out: Array) -> Array:
+    """out = a b, for stacks of matrices (..., n, k) (..., k, m) (..., n, m), of one dtype in KINDS; returns out.
+
+    The leading axes of a and b broadcast to those of `out`, which is in row order.
+    """
+    *lead, n, m = out.shape
+    k = a.shape[-1]
+    if not out.size:
+        return out
+    if not k:
+        out.fill(0)
+        return out
+    kind, exact = KINDS[out.dtype], get_float32_matmul_precision() == "highest"
+    compute = _COMPUTE_TF32 if out.dtype == np.float32 and not exact else kind.compute
+    # In columns, out' = b' a': what lies row by row is the transpose, column by column.
+    left, right = _operand(b, lead), _operand(a, lead)
+    _call(
+        "cublasGemmStridedBatchedEx",
+        _handle(),
+        *(ctypes.c_int(number) for number in (left.flag, right.flag, m, n, k)),
+        ctypes.byref(kind.scalar(1)),
+        *_described(left, kind.data),
+        *_described(right, kind.data),
+        ctypes.byref(kind.scalar(0)),
+        ctypes.c_void_p(out.data.ptr),
+        ctypes.c_int(kind.data),
+        ctypes.c_int(m),
+        ctypes.c_longlong(n * m),
+        ctypes.c_int(out.size // (n * m)),
+        ctypes.c_int(compute),
+        ctypes.c_int(_DEFAULT_ALGORITHM),
+    )
+    return out
+
+
+def _described(x: _Operand, data: int) -> tuple[Any, ...]:
+    return ctypes.c_void_p(x.array.data.ptr), ctypes.c_int(data), ctypes.c_int(x.width), ctypes.c_longlong(x.stride)
+
+
+def _operand(x: Array, lead: list[int]) -> _Operand:
+    """`x`, broadcast to the leading axes, where it lies if one stride leads through it, else copied."""
+    rows, columns = x.shape[-2:]
+    if tuple(x.shape[:-2]) != tuple(lead):
+        x = cp.broadcast_to(x, (*lead, rows, columns))
+    *ahead, down, along = (step // x.itemsize for step in x.strides)
+    stride = _single_stride(lead, ahead)
+    if stride is not None:
+        if (along == 1 or columns == 1) and (down >= columns or rows == 1):
+            return _Operand(x, _PLAIN, max(down if rows > 1 else 0, columns), stride)
+        if (down == 1 or rows == 1) and (along >= rows or columns == 1):
+            return _Operand(x, _TRANSPOSED, max(along if columns > 1 else 0, rows), stride)
+    return _Operand(cp.ascontiguousarray(x), _PLAIN, columns, rows * columns)
+
+
+def _single_stride(sizes: list[int], steps: list[int]) -> int | None:
+    """The one step that leads through all of these axes in row order, or None."""
+    stride, inner = 0, 1
+    for size, step in zip(reversed(sizes), reversed(steps), strict=True):
+        if size == 1:
+            continue
+        if inner == 1:
+            stride = step
+        elif step != stride * inner:
+            return None
+        inner *= size
+    return stride
+
+
+# --- the library, and a handle of it for each stream ---
+
+_lock = threading.Lock()
+_handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}
+
+
+@cache
+def library() -> Any:
+    """cuBLAS, as CuPy finds it: in the wheels beside it, in conda, or in the toolkit."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+
+
+def _call(name: str, *args: Any) -> None:
+    with _lock:
+        status = getattr(library(), name)(*args)
+    if status:
+        raise RuntimeError(f"{name} failed with cublasStatus_t {status}")
+
+
+def _handle() -> ctypes.c_void_p:
+    """The handle of the current stream. Its first use allocates, so it must come before a capture."""
+    key = cp.cuda.Device().id, cp.cuda.get_current_stream().ptr
+    if key not in _handles:
+        handle, workspace = ctypes.c_void_p(), cp.empty(_WORKSPACE, np.uint8)
+        _call("cublasCreate_v2", ctypes.byref(handle))
+        _call("cublasSetStream_v2", handle, ctypes.c_void_p(key[1]))  # first: it takes the workspace away
+        _call("cublasSetWorkspace_v2", handle, ctypes.c_void_p(workspace.data.ptr), ctypes.c_size_t(_WORKSPACE))
+        _handles[key] = handle, workspace
+    return _handles[key][0]

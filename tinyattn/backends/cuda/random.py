@@ -32,29 +32,38 @@ class Stream:
 
     def random(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Uniform numbers in [0, 1), float32 or float64."""
-        return uniform(_room(size, dtype), self.bit_generator.array)
+        return self._draw("philox_uniform", size, dtype, dtype)
 
     def standard_normal(self, size: Any = (), dtype: Any = np.float64) -> Array:
         """Normal numbers with mean 0 and variance 1, float32 or float64."""
-        return normal(_room(size, dtype), self.bit_generator.array)
+        return self._draw("philox_normal", size, dtype, dtype)
+
+    def bits(self, size: Any = ()) -> Array:
+        """Words of 64 random bits, uint64."""
+        return self._draw("philox_bits", size, np.uint64, np.float64)
 
     def integers(self, low: int, high: int | None = None, size: Any = (), *, endpoint: bool = False) -> Array:
         """int64 numbers from `low` to `high` - 1 (`high` with `endpoint`); from 64 bits, so that none is favoured."""
         low, high = (0, low) if high is None else (low, high)
-        words = bits(_room(size, np.uint64), self.bit_generator.array)
-        return (words % np.uint64(high - low + endpoint)).astype(np.int64) + low
+        return (self.bits(size) % np.uint64(high - low + endpoint)).astype(np.int64) + low
 
     def permutation(self, n: int) -> Array:
         """The integers below n in random order."""
-        return cp.argsort(bits(_room(n, np.uint64), self.bit_generator.array))
+        return cp.argsort(self.bits(n))
 
     def keep(self, size: Any, p: float) -> Array:
-        """Booleans, each False with probability p: what dropout multiplies with."""
-        return keep(_room(size, np.bool_), p, self.bit_generator.array)
+        """Booleans, each False with probability p: what dropout multiplies with. False where `random` in float32
+        would have drawn less than p."""
+        return self._draw("philox_keep", size, np.bool_, np.float32, float(p))
 
-
-def _room(size: Any, dtype: Any) -> Array:
-    return cp.empty((size,) if isinstance(size, int) else tuple(size), dtype)
+    def _draw(self, kernel: str, size: Any, dtype: Any, real: Any, *options: float) -> Array:
+        """Fill a new array by one launch, and increment the counter by another. real: that of kernels/philox.cu, of
+        which 128 random bits, which is one step of the counter, give 4 or 2."""
+        out, state = cp.empty((size,) if isinstance(size, int) else tuple(size), dtype), self.bit_generator.array
+        steps = -(-out.size // (16 // np.dtype(real).itemsize))
+        launch("philox", kernel, (blocks(steps, 256),), (256,), [out, out.size, *options, state], dtype=real)
+        launch("philox", "philox_advance", (1,), (1,), [state, steps], dtype=real)
+        return out
 
 
 class _Counter:
@@ -81,33 +90,3 @@ class _Counter:
         twin = _Counter(0)
         twin.array[...] = self.array
         return twin
-
-
-# --- one launch to fill a contiguous array, one to move the counter on: see kernels/philox.cu ---
-
-
-def uniform(out: Array, state: Array) -> Array:
-    """Numbers in [0, 1), float32 or float64."""
-    return _draw("philox_uniform", out, state, 16 // out.itemsize, out.dtype)
-
-
-def normal(out: Array, state: Array) -> Array:
-    """Numbers of the normal distribution with mean 0 and variance 1, float32 or float64."""
-    return _draw("philox_normal", out, state, 16 // out.itemsize, out.dtype)
-
-
-def bits(out: Array, state: Array) -> Array:
-    """Words of 64 random bits, uint64."""
-    return _draw("philox_bits", out, state, 2)
-
-
-def keep(out: Array, p: float, state: Array, dtype: Any = np.float32) -> Array:
-    """Booleans, True with probability 1 - p: where `uniform`, with numbers of `dtype`, would have drawn p or more."""
-    return _draw("philox_keep", out, state, 16 // np.dtype(dtype).itemsize, dtype, float(p))
-
-
-def _draw(kernel: str, out: Array, state: Array, at_once: int, dtype: Any = np.float32, *options: float) -> Array:
-    places = -(-out.size // at_once)  # on the counter; each gives 128 random bits
-    launch("philox", kernel, (blocks(places, 256),), (256,), [out, out.size, *options, state], dtype=dtype)
-    launch("philox", "philox_advance", (1,), (1,), [state, places], dtype=dtype)
-    return out

@@ -1,4 +1,4 @@
-"""Kernels of softmax, log_softmax and logsumexp."""
+"""Kernels of softmax and its logarithm, and of what is made of them: cross-entropy, the exponentials of attention."""
 
 from __future__ import annotations
 
@@ -6,55 +6,61 @@ import math
 from typing import Any
 
 import cupy as cp
+import numpy as np
 
-from tinyattn.backends.cuda.launch import blocks, launch
+from tinyattn.backends.cuda.arrays import masked_fill
 from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_rows
 
-__all__ = ["log_softmax", "logsumexp", "softmax"]
+__all__ = ["SCORES_AT_ONCE", "cross_entropy", "exponentials", "log_softmax", "one_hot", "softmax"]
 
 Array = Any
-Dim = int | tuple[int, ...] | None
+SCORES_AT_ONCE = 1 << 24  # in `tiled_attention`: enough to keep a GPU busy, 64 MiB of float32
 
 
 @in_float32
 def softmax(x: Array, dim: int) -> Array:
     """Divide exp(x) by its sum along `dim`; x is shifted by the maximum, so that exp cannot overflow."""
-    return _along("softmax", x, dim)
+    return _along("softmax_rows", x, dim)
 
 
 @in_float32
 def log_softmax(x: Array, dim: int) -> Array:
     """Compute log(softmax(x)) without overflow or underflow."""
-    return _along("log_softmax", x, dim)
-
-
-@in_float32
-def logsumexp(x: Array, dim: Dim, keepdim: bool = False) -> Array:
-    named = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    axes = sorted(axis % x.ndim for axis in named) if x.ndim else []
-    left = [axis for axis in range(x.ndim) if axis not in axes]
-    kept = [x.shape[axis] for axis in left]
-    width = math.prod(x.shape[axis] for axis in axes)
-    rows = contiguous(x.transpose(*left, *axes) if x.ndim else x)
-    out = cp.empty(kept, x.dtype)
-    if width:
-        launch_rows("softmax", "logsumexp_rows", [rows, out], out.size, width)
-    else:
-        out.fill(-math.inf)
-    return out.reshape([1 if axis in axes else n for axis, n in enumerate(x.shape)]) if keepdim else out
+    return _along("log_softmax_rows", x, dim)
 
 
 def _along(kernel: str, x: Array, dim: int) -> Array:
-    """Launch a kernel of softmax.cu: for contiguous rows if `dim` is the last axis, else for strided columns."""
-    x = contiguous(x)
-    out = cp.empty(x.shape, x.dtype)
-    if x.size == 0:
-        return out
-    n = x.shape[dim] if x.ndim else 1
-    inner = math.prod(x.shape[dim % x.ndim + 1 :]) if x.ndim else 1  # the stride along `dim`, in elements
-    if inner == 1:
-        launch_rows("softmax", f"{kernel}_rows", [x, out], x.size // n, n)
-    else:
-        grid = (blocks(x.size // n, 128),)
-        launch("softmax", f"{kernel}_columns", grid, (128,), [x, out, x.size // n // inner, n, inner])
-    return out
+    """Launch a kernel for rows: `dim` becomes the last axis, which it nearly always is, and returns to its place."""
+    if not x.ndim:
+        return _along(kernel, x.reshape(1), 0).reshape(())
+    rows = contiguous(x.swapaxes(dim, -1))
+    out = cp.empty(rows.shape, x.dtype)
+    if x.size:
+        launch_rows("softmax", kernel, [rows, out], x.size // rows.shape[-1], rows.shape[-1])
+    return contiguous(out.swapaxes(dim, -1))
+
+
+@in_float32
+def cross_entropy(x: Array, target: Array) -> Array:
+    """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
+    x, target = contiguous(x), contiguous(target.astype(np.int64, copy=False))
+    losses = cp.empty(len(x), x.dtype)
+    launch_rows("softmax", "cross_entropy_forward", [x, target, losses], *x.shape)
+    return losses
+
+
+def one_hot(target: Array, num_classes: int) -> Array:
+    """Encode class numbers (rows,) as booleans (rows, classes), True at the class; one out of range gives no True."""
+    return target[:, None] == cp.arange(num_classes)
+
+
+def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
+    """exp(scores - c), 0 where `hidden`, and its sums along the last axis.
+
+    c, a number for each row, is such that the sums are 1 but for rounding.
+    """
+    one = cp.ones((), scores.dtype)
+    if hidden is None:
+        return softmax(scores, -1), one
+    e = softmax(masked_fill(scores, hidden, -math.inf), -1)  # over NaN too
+    return masked_fill(e, hidden, 0), one  # all hidden: softmax of nothing but -inf is NaN

@@ -33,55 +33,41 @@ __device__ inline Words philox(Bits seed, Bits place) {
 // How many numbers four words give: four of float32, two of float64.
 constexpr int NUMBERS = 16 / sizeof(real);
 
+__device__ inline Bits word(const Words& words, int j) { return Bits(words.at[2 * j + 1]) << 32 | words.at[2 * j]; }
+
 // The j-th number in [0, 1): 24 or 53 random bits, so that 1 itself is never reached by rounding.
 __device__ inline real unit(const Words& words, int j) {
   if (sizeof(real) == 4) return real(words.at[j] >> 8) * real(1.0 / (1 << 24));
-  Bits bits = Bits(words.at[2 * j + 1]) << 32 | words.at[2 * j];
-  return real((bits >> 11) * (1.0 / (1ull << 53)));
+  return real((word(words, j) >> 11) * (1.0 / (1ull << 53)));
 }
 
-extern "C" __global__ void philox_uniform(real* out, Size n, const Bits* state) {
+// out[i] = f(words, j), where i is the j-th number that comes from these words.
+template <typename T, typename F> __device__ inline void draw(T* out, Size n, const Bits* state, F f) {
   for (Size block = position(); block * NUMBERS < n; block += crowd()) {
     Words words = philox(state[0], state[1] + block);
 #pragma unroll
     for (int j = 0; j < NUMBERS; j++)
-      if (block * NUMBERS + j < n) out[block * NUMBERS + j] = unit(words, j);
+      if (block * NUMBERS + j < n) out[block * NUMBERS + j] = f(words, j);
   }
 }
+
+extern "C" __global__ void philox_uniform(real* out, Size n, const Bits* state) { draw(out, n, state, unit); }
 
 // Two numbers of the normal distribution from two uniform ones (Box and Muller 1958).
 extern "C" __global__ void philox_normal(real* out, Size n, const Bits* state) {
-  for (Size block = position(); block * NUMBERS < n; block += crowd()) {
-    Words words = philox(state[0], state[1] + block);
-#pragma unroll
-    for (int j = 0; j < NUMBERS; j += 2) {
-      real radius = sqrt(-2 * log(1 - unit(words, j)));  // 1 - u is never zero
-      real angle = real(6.283185307179586) * unit(words, j + 1);
-      Size i = block * NUMBERS + j;
-      if (i < n) out[i] = radius * cos(angle);
-      if (i + 1 < n) out[i + 1] = radius * sin(angle);
-    }
-  }
+  draw(out, n, state, [](const Words& words, int j) {
+    real radius = sqrt(-2 * log(1 - unit(words, j & ~1)));  // 1 - u is never zero
+    real angle = real(6.283185307179586) * unit(words, j | 1);
+    return radius * (j % 2 ? sin(angle) : cos(angle));
+  });
 }
 
-// Words of 64 random bits.
-extern "C" __global__ void philox_bits(Bits* out, Size n, const Bits* state) {
-  for (Size block = position(); block * 2 < n; block += crowd()) {
-    Words words = philox(state[0], state[1] + block);
-#pragma unroll
-    for (int j = 0; j < 2; j++)
-      if (block * 2 + j < n) out[block * 2 + j] = Bits(words.at[2 * j + 1]) << 32 | words.at[2 * j];
-  }
-}
+// Words of 64 random bits; `real` is double.
+extern "C" __global__ void philox_bits(Bits* out, Size n, const Bits* state) { draw(out, n, state, word); }
 
 // What dropout keeps: true with probability 1 - p, where `philox_uniform` would have drawn p or more.
 extern "C" __global__ void philox_keep(bool* out, Size n, double p, const Bits* state) {
-  for (Size block = position(); block * NUMBERS < n; block += crowd()) {
-    Words words = philox(state[0], state[1] + block);
-#pragma unroll
-    for (int j = 0; j < NUMBERS; j++)
-      if (block * NUMBERS + j < n) out[block * NUMBERS + j] = unit(words, j) >= real(p);
-  }
+  draw(out, n, state, [=](const Words& words, int j) { return unit(words, j) >= real(p); });
 }
 
 extern "C" __global__ void philox_advance(Bits* state, Size places) {

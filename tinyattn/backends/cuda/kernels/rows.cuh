@@ -4,7 +4,7 @@
 // HELD of them in registers, so that a row of up to HELD times the team comes from memory once however often a kernel
 // looks at it. What is beyond is read again (backends/cuda/rows.py chooses teams so that this is rare).
 #pragma once
-#include "warps.cuh"
+#include "common.cuh"
 
 constexpr int QUADS = sizeof(real) == 4 ? 4 : 2, HELD = 4 * QUADS;  // 16 registers, whatever the type
 constexpr int ROW_THREADS = 512;                                     // of a block, at most: so each may have 128
@@ -16,6 +16,18 @@ struct Team {
 
 __device__ inline Team team_of(Size size) { return {int(size), int(threadIdx.x % size)}; }
 
+constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr int WARP = 32;
+
+// The larger of two; NaN is larger than anything.
+__device__ inline real larger(real a, real b) { return a > b || a != a ? a : b; }
+__device__ inline real plus(real a, real b) { return a + b; }
+
+// What `size` lanes side by side (a power of two) have, combined: the same bits in each of them. All lanes must call it.
+template <typename F> __device__ inline real combine_lanes(int size, real x, F f) {
+  for (int distance = size / 2; distance > 0; distance /= 2) x = f(x, __shfl_xor_sync(ALL_LANES, x, distance));
+  return x;
+}
 
 // x of all threads of the team combined, in an order that does not depend on timing; all of them must call it.
 template <typename F> __device__ inline real combine(Team team, real x, F f) {

@@ -1,10 +1,23 @@
-// Softmax, its logarithm and its sum.
-//
-// *_rows: the axis lies side by side in memory; a team does a row, which is read and written once.
-// *_columns: other axes are further in: x (outer, n, inner); a thread does a column, neighbours side by side.
-#include "exponentials.cuh"
+// Softmax, its logarithm, and cross-entropy, along rows: a team does a row, which is read and written once.
+#include "rows.cuh"
 
-__device__ inline real finite_or_zero(real top) { return top - top == 0 ? top : real(0); }
+// top: what was taken from the elements, the largest of them, so that exp cannot overflow. total: the sum of exp(x - top).
+struct Sum {
+  real top, total;
+};
+
+// keep: the elements that the row holds become exp(x - top).
+__device__ inline Sum exponentials(Team team, Row& row, int width, bool keep = false) {
+  real top = -infinity(), total = 0;
+  each_column(team, width, [&](int i, int column) { top = larger(top, row.at(i, column)); });
+  top = team_max(team, top);
+  each_column(team, width, [&](int i, int column) {
+    real e = exp(row.at(i, column) - top);
+    if (keep && i < HELD) row.held[i] = e;
+    total += e;
+  });
+  return {top, team_sum(team, total)};
+}
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
     softmax_rows(const real* x, real* out, Size rows, Size width, Size size) {
@@ -31,46 +44,16 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
   });
 }
 
-// out (rows): log(sum(exp(x))); of nothing but -inf it is -inf.
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
-    logsumexp_rows(const real* x, real* out, Size rows, Size width, Size size) {
+// -log softmax(x)[target]: x (rows, classes), target (rows). A target out of range gives NaN and reads no memory; `check_indices` reports it.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forward(
+    const real* x, const Size* target, real* losses, Size rows, Size classes, Size size) {
   Team team = team_of(size);
-  each_row(team, rows, width, [&](Size r, int wide) {
-    Row row = read_row(team, x + r * width, wide);
-    real top = -infinity(), total = 0;
-    each_column(team, wide, [&](int i, int column) { top = larger(top, row.at(i, column)); });
-    top = finite_or_zero(team_max(team, top));  // inf - inf is NaN
-    each_column(team, wide, [&](int i, int column) { total += exp(row.at(i, column) - top); });
-    total = team_sum(team, total);
-    if (team.rank == 0 && wide > 0) out[r] = log(total) + top;
-  });
-}
-
-// --- along another axis ---
-
-// f(where the column starts) for every column of (outer, n, inner); its elements are `inner` apart.
-template <typename F> __device__ inline void each_strided_column(Size outer, Size n, Size inner, F f) {
-  for (Size i = position(); i < outer * inner; i += crowd()) f(i / inner * n * inner + i % inner);
-}
-
-__device__ inline Sum strided_sum(const real* x, Size n, Size inner) {
-  real top = -infinity(), total = 0;
-  for (Size i = 0; i < n; i++) top = larger(top, x[i * inner]);
-  for (Size i = 0; i < n; i++) total += exp(x[i * inner] - top);
-  return {top, total};
-}
-
-extern "C" __global__ void softmax_columns(const real* x, real* out, Size outer, Size n, Size inner) {
-  each_strided_column(outer, n, inner, [&](Size start) {
-    Sum sum = strided_sum(x + start, n, inner);
-    for (Size i = start; i < start + n * inner; i += inner) out[i] = exp(x[i] - sum.top) / sum.total;
-  });
-}
-
-extern "C" __global__ void log_softmax_columns(const real* x, real* out, Size outer, Size n, Size inner) {
-  each_strided_column(outer, n, inner, [&](Size start) {
-    Sum sum = strided_sum(x + start, n, inner);
-    real logarithm = log(sum.total);
-    for (Size i = start; i < start + n * inner; i += inner) out[i] = x[i] - sum.top - logarithm;
+  each_row(team, rows, classes, [&](Size r, int wide) {
+    Row row = read_row(team, x + r * classes, wide);
+    Sum sum = exponentials(team, row, wide);
+    if (team.rank != 0 || wide == 0) return;
+    bool known = target[r] >= 0 && target[r] < classes;
+    real score = known ? x[r * classes + target[r]] : infinity() - infinity();
+    losses[r] = log(sum.total) - (score - sum.top);
   });
 }
