@@ -28,11 +28,6 @@ Array = Any
 Arrays: TypeAlias = Sequence[Array]
 
 
-def overlapping(arrays: Arrays) -> set[int]:
-    """Places of the arrays to leave out so that no two of those that remain share memory."""
-    return cpu.overlapping(arrays, _bounds)
-
-
 def _bounds(array: Array) -> tuple[int, int]:
     """The addresses of the first byte of an array and of the one after its last."""
     reach = [stride * (n - 1) for n, stride in zip(array.shape, array.strides, strict=True)]
@@ -40,6 +35,9 @@ def _bounds(array: Array) -> tuple[int, int]:
     if not array.size:
         return start, start
     return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + array.itemsize
+
+
+overlapping = functools.partial(cpu.overlapping, bounds=_bounds)
 
 
 def count(steps: Array, mask: Array) -> None:
@@ -78,7 +76,8 @@ def sgd_steps(
 
 @functools.wraps(cpu.adam_step)
 def adam_step(
-    param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array | None, step: Any, **options: Any
+    param: Array, grad: Array, exp_avg: Array, exp_avg_sq: Array, max_exp_avg_sq: Array | None, step: Any,
+    **options: Any,
 ) -> None:  # fmt: skip
     """One step of Adam for one parameter, see `adam_steps`."""
     tops = None if max_exp_avg_sq is None else [max_exp_avg_sq]
