@@ -26,17 +26,9 @@ from tinyattn.data.loader import DataLoader, TensorDataset
 from tinyattn.data.mnist import DownloadError, load_mnist
 
 __all__ = [
-    "DataError",
-    "DataLoader",
-    "DownloadError",
-    "ImageDataset",
-    "TensorDataset",
-    "load",
-    "load_digits",
-    "load_mnist",
-    "random_shift",
-    "read_idx",
-]
+    "DataError", "DataLoader", "DownloadError", "ImageDataset", "TensorDataset", "load", "load_digits", "load_mnist",
+    "random_shift", "read_idx",
+]  # fmt: skip
 
 
 def load(

@@ -59,10 +59,16 @@ def unpack(source: str | os.PathLike[str] | bytes, name: str, shape: tuple[int, 
     name: the file's name in error messages.
     shape: the only shape to accept, of uint8; others are refused before the data are read.
     """
-    if isinstance(source, bytes):
-        return _unpack(io.BytesIO(source), name, shape)
-    with opened(source, DataError, DataError) as file:
-        return _unpack(file, name, shape)
+    with io.BytesIO(source) if isinstance(source, bytes) else opened(source, DataError, DataError) as file:
+        packed = file.read(2) == GZIP_MAGIC
+        size = None if packed else file.seek(0, os.SEEK_END)
+        file.seek(0)
+        try:
+            return _read(gzip.GzipFile(fileobj=file) if packed else file, name, shape, size)
+        except EOFError as error:
+            raise DataError(f"{name} is cut short: its gzip data end without an end mark.") from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{name} is damaged: {error}.") from error
 
 
 def decode(content: bytearray) -> NDArray[Any]:
@@ -72,21 +78,6 @@ def decode(content: bytearray) -> NDArray[Any]:
     dtype = DTYPES[content[2]]
     array = np.frombuffer(content, dtype, offset=4 + 4 * ndim).reshape(shape)
     return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _unpack(file: IO[bytes], name: str, shape: tuple[int, ...] | None) -> bytearray:
-    packed = file.read(2) == GZIP_MAGIC
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if not packed:
-        return _read(file, name, shape, size)
-    try:
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            return _read(unpacked, name, shape, None)
-    except EOFError as error:
-        raise DataError(f"{name} is cut short: its gzip data end without an end mark.") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{name} is damaged: {error}.") from error
 
 
 def _read(file: IO[bytes] | gzip.GzipFile, name: str, shape: tuple[int, ...] | None, size: int | None) -> bytearray:

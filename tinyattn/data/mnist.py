@@ -154,10 +154,8 @@ def _not_there(folder: Path, missing: Sequence[File], *, source: str) -> DataErr
 
 def _download(missing: Sequence[File], say: Callable[[str], object]) -> dict[File, NDArray[Any]]:
     """Fetch and cache the missing files; the first that no mirror delivers ends it."""
-    mirrors, until, arrays = list(MIRRORS), time.monotonic() + LONGEST, {}
-    for file in missing:
-        arrays[file] = _download_one(file, mirrors, until, say)
-    return arrays
+    mirrors, until = list(MIRRORS), time.monotonic() + LONGEST
+    return {file: _download_one(file, mirrors, until, say) for file in missing}
 
 
 def _download_one(file: File, mirrors: list[str], until: float, say: Callable[[str], object]) -> NDArray[Any]:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinyattn import ops
 from tinyattn.engine.operation import Operation
 
 Shape = tuple[int, ...]
@@ -55,7 +54,7 @@ def _softmax(scores: int, rows: int) -> int:
 
 
 def _log_softmax(shape: Shape, dim: int) -> int:
-    return 5 * size(shape) + 2 * size(shape) // max(shape[dim] if shape else 1, 1)
+    return 5 * size(shape) + size(shape) // max(shape[dim] if shape else 1, 1)
 
 
 def _attention(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
@@ -83,15 +82,11 @@ def _gelu(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     return (5 if options["approximate"] == "none" else 8) * size(out)
 
 
-_MOVES = """alias broadcast_to cast cat clone detach embedding flip gather getitem isfinite join logical_and logical_not
-logical_or masked_fill pad permute place reshape roll scatter setitem stack to tril triu where"""
-_ELEMENTWISE = """abs add clamp cos div eq erf exp expm1 ge gt le log log1p lt maximum minimum mul ne neg pow reciprocal
-relu rounded_div rsqrt sign sin sqrt square sub tanh"""
+_MOVES = "cast detach isfinite join logical_and logical_not logical_or masked_fill place scatter setitem where"
 _REDUCTIONS = "amax amin argmax argmin cumsum embedding_gradient mean pick prod sum"
 
 COUNTS: dict[str, Count] = {
     **dict.fromkeys(_MOVES.split(), _given(0)),
-    **dict.fromkeys(_ELEMENTWISE.split(), _given(1)),
     **dict.fromkeys(_REDUCTIONS.split(), _read(1)),
     "dropout": _given(2), "sigmoid": _given(4), "silu": _given(5), "softplus": _given(7), "logsigmoid": _given(6),
     "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2), "softmax": _read(5),
@@ -103,20 +98,24 @@ COUNTS: dict[str, Count] = {
 }  # fmt: skip
 
 
-def forward_flops(name: str, shapes: Shapes, out: Shape, options: dict[str, Any]) -> int | None:
+def forward_flops(op: Operation, shapes: Shapes, out: Shape, options: dict[str, Any]) -> int | None:
     """FLOPs of an operation with inputs of these shapes (None: no array).
 
-    An operation of tinyattn.ops that is not in the table counts 1 per output element. None for a custom operation.
+    An operation of this package that is not in the table counts 1 per output element, or 0 if it only moves elements
+    (its traits say so). None for a custom operation.
     """
-    count = COUNTS.get(name) or (_given(1) if isinstance(getattr(ops, name, None), Operation) else None)
-    return None if count is None else count(tuple(shapes), out, options)
+    if op.name in COUNTS:
+        return COUNTS[op.name](tuple(shapes), out, options)
+    if op.forward.__module__.startswith("tinyattn."):
+        return 0 if "moves" in op.traits else size(out)
+    return None
 
 
 def backward_flops(
-    name: str, shapes: Shapes, out: Shape, options: dict[str, Any], needed: Sequence[bool]
+    op: Operation, shapes: Shapes, out: Shape, options: dict[str, Any], needed: Sequence[bool]
 ) -> int | None:
     """FLOPs of its gradients, for the inputs that need one."""
-    forward = forward_flops(name, shapes, out, options)
+    name, forward = op.name, forward_flops(op, shapes, out, options)
     if forward is None:
         return None
     if name in ("linear", "linear_gelu"):

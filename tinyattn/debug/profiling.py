@@ -79,7 +79,7 @@ class Profile(Observer, ProfileReport):
         if call := self._end(op, now):
             shapes = [getattr(x, "shape", () if x is not None else None) for x in inputs]
             moved = 0 if op.view and out._is_view else _nbytes(out, *inputs)
-            flops = forward_flops(op.name, shapes, tuple(out.shape), {**op.options, **call.options})
+            flops = forward_flops(op, shapes, tuple(out.shape), {**op.options, **call.options})
             if node is not None:
                 self._shapes[node.id] = shapes
             self._note("forward", op.name, call, now, moved, flops, shapes, node)
@@ -106,7 +106,7 @@ class Profile(Observer, ProfileReport):
         if call is not None and op is not None:
             shapes, options = self._shapes.get(node.id) or _known_shapes(node), {**op.options, **node.options}
             needed = [edge is not None for edge in node.edges]
-            flops = backward_flops(op.name, shapes, tuple(node.shape), options, needed)
+            flops = backward_flops(op, shapes, tuple(node.shape), options, needed)
             moved = 0 if op.view else _nbytes(g, *gradients, *(saved.array for _, saved in saved_by(node)))
             self._here.event = self._note("backward", op.name, call, now, moved, flops, shapes, node)
         self._close(now)

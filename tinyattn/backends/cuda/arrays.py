@@ -185,16 +185,11 @@ def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
 
 
 def tril(x: Array, diagonal: int = 0) -> Array:
-    return cp.where(_below(x, diagonal), x, x.dtype.type(0))
+    return cp.tril(x, diagonal)
 
 
 def triu(x: Array, diagonal: int = 0) -> Array:
-    return cp.where(_below(x, diagonal - 1), x.dtype.type(0), x)
-
-
-def _below(x: Array, diagonal: int) -> Array:
-    """(rows, columns), True on the given diagonal and below it."""
-    return cp.arange(x.shape[-2])[:, None] + diagonal >= cp.arange(x.shape[-1])
+    return cp.triu(x, diagonal)
 
 
 def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array:
