@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from tinyattn.debug.describe import checksum, count, describe, fault, fitted, input_names, made, saved_by, trace
+from tinyattn.debug.describe import checksum, count, describe, fault, fitted, input_names, made, saved_by, shares, trace
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
@@ -96,11 +96,8 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         self._here.in_rule = False
-        if not self.check_nan or node.op is None:
-            return
-        names = input_names(node.op, len(node.edges))
-        for name, edge, gradient in zip(names, node.edges, gradients, strict=False):
-            if edge is None or gradient is None or not fault(gradient := fitted(gradient, edge)):
+        for name, edge, gradient in shares(node, gradients) if self.check_nan else ():
+            if gradient is None or not fault(gradient := fitted(gradient, edge)):
                 continue
             saved = [(f"saved {n}", s.array) for n, s in saved_by(node)]
             text = (

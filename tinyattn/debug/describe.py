@@ -83,6 +83,14 @@ def input_names(op: Operation, count: int) -> list[str]:
     return [f"{op.inputs[0]}[{i}]" for i in range(count)] if op.variadic else op.inputs[:count]
 
 
+def shares(node: Node, gradients: Sequence[Any]) -> Iterator[tuple[str, Node, Any]]:
+    """The name, the node and the gradient (or None) of each input of `node` that has a node; none for a leaf."""
+    names = input_names(node.op, len(node.edges)) if node.op else []
+    for name, edge, gradient in zip(names, node.edges, gradients, strict=False):
+        if edge is not None:
+            yield name, edge, gradient
+
+
 def saved_by(node: Node) -> Iterator[tuple[str, Saved]]:
     """The arrays that `node` has saved, by name: x, out; or xs[0], xs[1] ...; none once they are freed."""
     return iter(()) if node.saved is None else node.saved.arrays()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-from tinyattn.debug.describe import array_of, arrays_in, input_names, owner, saved_by, size, table, trace
+from tinyattn.debug.describe import array_of, arrays_in, input_names, owner, saved_by, shares, size, table, trace
 from tinyattn.engine.modes import Site, call_site
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
@@ -236,9 +236,8 @@ class MemoryLedger(Observer):
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         with self._account():
             about = _about(node)
-            names = input_names(node.op, len(node.edges)) if node.op else []
-            for name, edge, gradient in zip(names, node.edges, gradients, strict=False):
-                if edge is None or gradient is None:
+            for name, edge, gradient in shares(node, gradients):
+                if gradient is None:
                     continue
                 leaf = edge.op is None and gradient.shape == edge.shape
                 self._note(gradient, "leaf gradient" if leaf else "gradient", about, name)

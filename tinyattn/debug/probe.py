@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.debug.describe import array_of, fitted, input_names, saved_by, value
+from tinyattn.debug.describe import array_of, fitted, saved_by, shares, value
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
@@ -72,9 +72,9 @@ class Probe(Observer):
 
     def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
         assert node.op is not None
-        names, kept = input_names(node.op, len(node.edges)), self.passed.setdefault(node, [])
-        for name, edge, gradient in zip(names, node.edges, gradients, strict=False):
-            if edge is not None and edge in self._useful:
+        kept = self.passed.setdefault(node, [])
+        for name, edge, gradient in shares(node, gradients):
+            if edge in self._useful:
                 spread = 0.0 if gradient is None else total(array_of(gradient))
                 array = None if gradient is None else fitted(gradient, edge).copy()
                 kept.append(Passed(node.op, node, self.gradients[node], name, edge, array, spread))

@@ -53,7 +53,6 @@ class Profile(Observer, ProfileReport):
         self.wall = self.overhead_ns = 0
         self._entered: list[int] = []
         self._here = _Thread()
-        self._shapes: dict[int, Sequence[Shape | None]] = {}  # of the inputs of each node, for its backward
         self._names: WeakKeyDictionary[Any, tuple[str, dict[int, str]]] = WeakKeyDictionary()  # by outermost module
 
     def __enter__(self) -> Self:
@@ -66,7 +65,6 @@ class Profile(Observer, ProfileReport):
         if not self._entered:
             self.wall += perf_counter_ns() - started
             self._here.open.clear()
-            self._shapes.clear()
         super().__exit__(*exception)
 
     # --- what it observes ---
@@ -80,8 +78,6 @@ class Profile(Observer, ProfileReport):
             shapes = [getattr(x, "shape", () if x is not None else None) for x in inputs]
             moved = 0 if op.view and out._is_view else _nbytes(out, *inputs)
             flops = forward_flops(op, shapes, tuple(out.shape), {**op.options, **call.options})
-            if node is not None:
-                self._shapes[node.id] = shapes
             self._note("forward", op.name, call, now, moved, flops, shapes, node)
         self._close(now)
 
@@ -104,7 +100,7 @@ class Profile(Observer, ProfileReport):
         now = self._now()
         call, op = self._end(node, now), node.op
         if call is not None and op is not None:
-            shapes, options = self._shapes.get(node.id) or _known_shapes(node), {**op.options, **node.options}
+            shapes, options = _known_shapes(node), {**op.options, **node.options}
             needed = [edge is not None for edge in node.edges]
             flops = backward_flops(op, shapes, tuple(node.shape), options, needed)
             moved = 0 if op.view else _nbytes(g, *gradients, *(saved.array for _, saved in saved_by(node)))
@@ -232,7 +228,7 @@ def _nbytes(*values: Any) -> int:
 
 
 def _known_shapes(node: Node) -> list[Shape | None]:
-    """The shapes of the inputs of a node that was recorded before the profile began, as far as it has them."""
+    """The shapes of a node's inputs, as far as it has them: of those with a gradient, and of those that were saved."""
     assert node.op is not None
     known = {name: tuple(saved.array.shape) for name, saved in saved_by(node)}
     names = input_names(node.op, len(node.edges))

@@ -11,7 +11,6 @@ import numpy as np
 from tinyattn.backends.cuda.launch import blocks, launch
 from tinyattn.backends.cuda.products import matmul
 from tinyattn.backends.cuda.rows import (
-    add_stripes,
     can_hold,
     column_sums,
     contiguous,
@@ -19,7 +18,7 @@ from tinyattn.backends.cuda.rows import (
     launch_elements,
     launch_rows,
     team,
-)  # fmt: skip
+)
 
 __all__ = [
     "gelu",
@@ -131,7 +130,7 @@ def layer_norm_backward(
     if not len(gs):
         both = (cp.zeros(width, gs.dtype), cp.zeros(width, gs.dtype))
     elif sums is not None:
-        both = (add_stripes(sums[0]), add_stripes(sums[1]))
+        both = (column_sums(sums[0], cuts=1), column_sums(sums[1], cuts=1))
     else:
         both = (column_sums(gs, normal) if needed[1] else None, column_sums(gs) if needed[2] else None)
     dweight, dbias = (d if n else None for d, n in zip(both, needed[1:], strict=True))

@@ -39,15 +39,11 @@ def team(width: int, itemsize: int) -> int:
 
 def launch_rows(source: str, kernel: str, args: list[Any], rows: int, width: int) -> None:
     """A kernel in which teams do the rows of a matrix; args: what it takes before (rows, width, size)."""
-    size = team(width, args[0].dtype.itemsize)
+    itemsize = args[0].dtype.itemsize
+    size = team(width, itemsize)
     block = max(size, _SMALL)
-    grid = blocks(rows, block // size)
-    launch(source, kernel, (grid,), (block,), [*args, rows, width, size], shared_bytes=_scratch(size, args[0].dtype))
-
-
-def _scratch(size: int, dtype: Any) -> int:
-    """Bytes for what the warps of a team tell each other."""
-    return size // _WARP * dtype.itemsize if size > _WARP else 0
+    between_warps = size // _WARP * itemsize if size > _WARP else 0  # bytes
+    launch(source, kernel, (blocks(rows, block // size),), (block,), [*args, rows, width, size], between_warps)
 
 
 def launch_elements(source: str, kernel: str, args: list[Any], count: int, **more: Any) -> None:
@@ -89,24 +85,14 @@ def stripes(rows: int) -> int:
     return max(min(rows // (8 * _DOWN), _STRIPES), 1)
 
 
-def launch_columns(source: str, kernel: str, args: list[Any], width: int, cuts: int) -> None:
-    """A kernel that sums down columns; `cuts` stripes of the rows."""
-    grid = (-(-width // _ACROSS), cuts)
-    launch(source, kernel, grid, (32 * _DOWN,), args, shared_bytes=4 * 32 * _DOWN * args[0].dtype.itemsize)
+def column_sums(x: Array, by: Array = None, cuts: int | None = None) -> Array:
+    """(rows, width) -> (width,), contiguous; of x, or of its products with `by`. The same bits every time.
 
-
-def add_stripes(sums: Array) -> Array:
-    """(stripes, width) -> (width,)"""
-    cuts, width = sums.shape
-    out = cp.empty(width, sums.dtype)
-    launch_columns("sums", "column_sums", [sums, None, out, cuts, width], width, 1)
-    return out
-
-
-def column_sums(x: Array, by: Array = None) -> Array:
-    """(rows, width) -> (width,), contiguous; of x, or of its products with `by`. The same bits every time."""
+    cuts: how many stripes of the rows are added up separately; then another launch adds their sums.
+    """
     rows, width = x.shape
-    cuts = stripes(rows)
-    out = cp.empty(width if cuts == 1 else (cuts, width), x.dtype)
-    launch_columns("sums", "column_sums", [x, by, out, rows, width], width, cuts)
-    return out if cuts == 1 else add_stripes(out)
+    cuts = stripes(rows) if cuts is None else cuts
+    out = cp.empty((cuts, width), x.dtype)
+    grid, shared_bytes = (-(-width // _ACROSS), cuts), 4 * 32 * _DOWN * x.dtype.itemsize
+    launch("sums", "column_sums", grid, (32 * _DOWN,), [x, by, out, rows, width], shared_bytes)
+    return out.reshape(width) if cuts == 1 else column_sums(out, cuts=1)

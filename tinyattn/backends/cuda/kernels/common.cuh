@@ -42,15 +42,3 @@ __device__ inline void write_quad(real* to, const Quad& quad, Size left, bool wh
   for (int j = 0; j < 4; j++)
     if (j < left) to[j] = quad.at[j];
 }
-
-// out[i] = f(i, x[i]) for all i < n.
-template <typename F> __device__ inline void each_element(const real* x, real* out, Size n, F f) {
-  bool whole = in_quads(x) && in_quads(out);
-  for (Size i = 4 * position(); i < n; i += 4 * crowd()) {
-    Quad quad = read_quad(x + i, n - i, whole);
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-      if (i + j < n) quad.at[j] = f(i + j, quad.at[j]);
-    write_quad(out + i, quad, n - i, whole);
-  }
-}

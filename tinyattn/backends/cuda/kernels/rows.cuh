@@ -21,17 +21,11 @@ constexpr int WARP = 32;
 
 // The larger of two; NaN is larger than anything.
 __device__ inline real larger(real a, real b) { return a > b || a != a ? a : b; }
-__device__ inline real plus(real a, real b) { return a + b; }
-
-// What `size` lanes side by side (a power of two) have, combined: the same bits in each of them. All lanes must call it.
-template <typename F> __device__ inline real combine_lanes(int size, real x, F f) {
-  for (int distance = size / 2; distance > 0; distance /= 2) x = f(x, __shfl_xor_sync(ALL_LANES, x, distance));
-  return x;
-}
 
 // x of all threads of the team combined, in an order that does not depend on timing; all of them must call it.
 template <typename F> __device__ inline real combine(Team team, real x, F f) {
-  x = combine_lanes(team.size < WARP ? team.size : WARP, x, f);
+  for (int distance = (team.size < WARP ? team.size : WARP) / 2; distance > 0; distance /= 2)
+    x = f(x, __shfl_xor_sync(ALL_LANES, x, distance));  // without memory in between, and the same bits in each lane
   if (team.size <= WARP) return x;
   real* of_warps = reinterpret_cast<real*>(block_memory);
   if (threadIdx.x % WARP == 0) of_warps[threadIdx.x / WARP] = x;
@@ -42,7 +36,7 @@ template <typename F> __device__ inline real combine(Team team, real x, F f) {
   return x;
 }
 
-__device__ inline real team_sum(Team team, real x) { return combine(team, x, plus); }
+__device__ inline real team_sum(Team team, real x) { return combine(team, x, [](real a, real b) { return a + b; }); }
 __device__ inline real team_max(Team team, real x) { return combine(team, x, larger); }
 
 // One row, as one thread of its team sees it.

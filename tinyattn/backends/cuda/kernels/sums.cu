@@ -6,16 +6,19 @@
 
 constexpr int ACROSS = 32, DOWN = 8;
 
-// f(row, column, left), for every row of the block's stripe and this thread's four columns, of which `left` exist
-// (maybe none), gives a Quad; to[column] becomes the sum of all.
-template <typename F> __device__ inline void sum_columns(Size rows, Size width, real* to, F f) {
+// x (rows, width) -> out (gridDim.y, width): one row of sums for each stripe; of products with `by`, of the shape of x,
+// where that is not null. Summing the sums with one stripe gives the whole.
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums(const real* x, const real* by, real* out, Size rows, Size width) {
   int lane = threadIdx.x % ACROSS, line = threadIdx.x / ACROSS;
-  Size column = 4 * (Size(blockIdx.x) * ACROSS + lane), left = width - column;
+  Size column = 4 * (Size(blockIdx.x) * ACROSS + lane), left = width - column;  // of four columns, `left` exist, or none
+  bool whole = width % 4 == 0 && in_quads(x) && in_quads(by);
   Quad sum = {};
   for (Size row = Size(blockIdx.y) * DOWN + line; row < rows; row += Size(gridDim.y) * DOWN) {
-    Quad more = f(row, column, left);
+    Quad more = read_quad(x + row * width + column, left, whole), factor;
+    if (by) factor = read_quad(by + row * width + column, left, whole);
 #pragma unroll
-    for (int j = 0; j < 4; j++) sum.at[j] += more.at[j];
+    for (int j = 0; j < 4; j++) sum.at[j] += by ? more.at[j] * factor.at[j] : more.at[j];
   }
   Quad* of_lines = reinterpret_cast<Quad*>(block_memory);  // (DOWN, ACROSS)
   of_lines[threadIdx.x] = sum;
@@ -26,22 +29,5 @@ template <typename F> __device__ inline void sum_columns(Size rows, Size width, 
 #pragma unroll
     for (int j = 0; j < 4; j++) sum.at[j] += more.at[j];
   }
-  write_quad(to + column, sum, left, false);
-}
-
-// x (rows, width) -> out (gridDim.y, width): one row of sums for each stripe; of products with `by`, of the shape of x,
-// where that is not null. Summing the sums with one stripe gives the whole.
-extern "C" __global__ void __launch_bounds__(256)
-    column_sums(const real* x, const real* by, real* out, Size rows, Size width) {
-  out += Size(blockIdx.y) * width;
-  bool whole = width % 4 == 0 && in_quads(x) && in_quads(by);
-  sum_columns(rows, width, out, [&](Size row, Size column, Size left) {
-    Quad quad = read_quad(x + row * width + column, left, whole);
-    if (by) {
-      Quad factor = read_quad(by + row * width + column, left, whole);
-#pragma unroll
-      for (int j = 0; j < 4; j++) quad.at[j] *= factor.at[j];
-    }
-    return quad;
-  });
+  write_quad(out + Size(blockIdx.y) * width + column, sum, left, false);
 }
