@@ -22,21 +22,21 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 3_700,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_170,
-    "backends/cuda/": 2_960,
+    "backends/cpu/": 1_140,
+    "backends/cuda/": 2_560,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
     "nn/": 2_150,
     "optim/": 1_420,
     "models.py": 380,
-    "data/": 880,
+    "data/": 860,
     "train/": 1_150,
-    "debug/": 2_340,
+    "debug/": 2_320,
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_760  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 25_330  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
