@@ -19,7 +19,7 @@ from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import Mode, current_walk, observers
 from tinyattn.engine.node import Node
 from tinyattn.engine.threads import side_by_side
-from tinyattn.engine.variable import Variable, recording_namespace
+from tinyattn.engine.variable import Variable, check_gradient, recording_namespace
 
 
 class Pending:
@@ -58,7 +58,8 @@ class Pending:
         elif key in self.owned and not self.create_graph:
             gradients[key] += g
         else:
-            gradients[key] = gradients[key] + g
+            total = gradients[key] + g
+            gradients[key] = total if self.create_graph else backends.of(g).asarray(total)  # of 0-d arrays: a scalar
         self.owned.add(key)
 
     def take(self, key: int) -> tuple[Node, Any, bool]:
@@ -139,16 +140,19 @@ class Walk:
         if op.backward is not None:
             if create_graph and op.definition is not None:
                 return _through_definition(xp, node, g)
-            return op.backward(xp, g, *node.read(op.backward_asks, create_graph))
-        found: list[Any] = []
-        for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
-            if edge is None or rule is None or (useful is not None and edge.id not in useful):
-                found.append(None)
-            elif asks:
-                found.append(rule(xp, g, *node.read(asks, create_graph)))
-            else:
-                found.append(rule(xp, g))
-        return found
+            found = op.backward(xp, g, *node.read(op.backward_asks, create_graph))
+            _check_number(node, found)
+        else:
+            found = []
+            for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
+                if edge is None or rule is None or (useful is not None and edge.id not in useful):
+                    found.append(None)
+                elif asks:
+                    found.append(rule(xp, g, *node.read(asks, create_graph)))
+                else:
+                    found.append(rule(xp, g))
+        kind = type(g)
+        return [gi if gi is None or type(gi) is kind else _as_gradient(node, gi, create_graph) for gi in found]
 
     def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
@@ -258,6 +262,25 @@ def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:
     return [None if n is None else found.get(n) for n in nodes]
 
 
+def _check_number(node: Node, found: Any) -> None:
+    """A `backward` returns a gradient, or None, for each input; those of optional ones left out have no edge."""
+    several, given = isinstance(found, tuple | list), len(node.edges)
+    if not several or not given <= len(found) <= max(given, len(node.op.inputs)):
+        gave = f"{len(found)} gradients" if several else f"a {type(found).__name__}"
+        raise RuntimeError(f"{node}: its backward gave {gave}; expected a tuple of {given}, one for each input.")
+
+
+def _as_gradient(node: Node, g: Any, create_graph: bool) -> Any:
+    """What a rule gave, as the backward pass carries it: NumPy's functions of 0-d arrays return scalars."""
+    recorded = isinstance(g, Variable)
+    if type(g) is Placed or (recorded and create_graph):
+        return g
+    if recorded or not hasattr(g, "dtype"):
+        raise TypeError(f"{node}: its rule gave a {type(g).__name__}; expected an array, or None for no gradient.")
+    g = backends.of(g).asarray(g)
+    return Variable._from(g) if create_graph else g
+
+
 def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
     """A rule may return a gradient of the shape that the input was broadcast to, and of no other."""
     ahead = len(g.shape) - len(edge.shape)
@@ -272,7 +295,9 @@ def _run_hooks(xp: Any, node: Node, g: Any, create_graph: bool) -> Any:
     tensor = g if create_graph else Variable._from(xp.asarray(g))
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
-        tensor = tensor if replaced is None else replaced
+        if replaced is not None:
+            check_gradient(replaced, tensor, "the result of hook", getattr(hook, "__name__", hook), "on", node)
+            tensor = replaced
     return tensor if create_graph else tensor.array
 
 
@@ -296,6 +321,7 @@ def _accumulate(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) ->
     elif create_graph:
         tensor.grad = tensor.grad + g
     else:
+        check_gradient(tensor.grad, tensor, "the .grad of", node)
         backends.check_accumulation(tensor.grad.array)
         tensor.grad.array += g
         tensor.grad._wrote("backward")

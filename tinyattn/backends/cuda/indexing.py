@@ -16,8 +16,8 @@ from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem",
-    "unravel_index",
+    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes", "place", "scatter",
+    "setitem", "unravel_index",
 ]  # fmt: skip
 
 Array = Any
@@ -54,9 +54,37 @@ def getitem(x: Array, index: Any) -> Array:
 
 
 def setitem(x: Array, value: Array, index: Any) -> Array:
-    out = x.copy()
-    out[index] = value
-    return out
+    stays = last_writes(index, x.shape)
+    if stays is None:
+        out = x.copy()
+        out[index] = value
+        return out
+    out = cp.empty(x.size + 1, x.dtype)  # values that do not stay go to the end: CuPy writes in any order
+    out[:-1] = x.reshape(-1)
+    out[cp.where(stays, _positions(index, x.shape), x.size)] = value
+    return out[:-1].reshape(x.shape)
+
+
+def last_writes(index: Any, shape: tuple[int, ...]) -> Array | None:
+    """Where in `out[index]`, for `out` of `shape`, an assigned value is not overwritten by a later one.
+
+    None if an index cannot name a position twice.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
+        return None
+    positions = _positions(index, shape)
+    flat = _numbers(positions)
+    stays = cp.ones(flat.size, bool)
+    if flat.size > 1:
+        order = _sorted(flat, math.prod(shape))  # equal positions are neighbours, in the order of the writes
+        ordered = flat[order]
+        stays[order[:-1]] = ordered[1:] != ordered[:-1]
+    return stays.reshape(positions.shape)
+
+
+def _positions(index: Any, shape: tuple[int, ...]) -> Array:
+    return cp.arange(math.prod(shape)).reshape(shape)[index]
 
 
 def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
