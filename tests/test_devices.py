@@ -73,7 +73,9 @@ def test_moving_there_and_back():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
-@pytest.mark.parametrize("index", [[1, 1], [2, 0, 2, 2], [], ([0, 0, 1], [1, -2, 1]), (slice(None), [0, 0, -1])], ids=str)
+@pytest.mark.parametrize(
+    "index", [[1, 1], [2, 0, 2, 2], [], ([0, 0, 1], [1, -2, 1]), (slice(None), [0, 0, -1])], ids=str
+)
 def test_setitem_with_repeated_indices_keeps_the_last_value_as_on_the_cpu(index, dtype):
     results = []
     for device in ("cpu", "cuda"):
