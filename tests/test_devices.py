@@ -100,7 +100,7 @@ def test_gradients_of_another_device_are_refused():
         (x * 2).backward(ta.ones(2))
     y = x * 2
     y.register_hook(lambda g: g.cpu())
-    with pytest.raises(RuntimeError, match="the result of hook <lambda> on mul .* has device cpu; expected cuda:0"):
+    with pytest.raises(RuntimeError, match=r"the result of hook <lambda> on mul .* has device cpu; expected cuda:0"):
         y.sum().backward()
     x.sum().backward(ta.tensor(3.0))  # a single number is moved, as in PyTorch
     assert x.grad.tolist() == [3, 3]

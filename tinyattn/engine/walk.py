@@ -115,6 +115,8 @@ class Walk:
             gradients = self.apply_rules(xp, node, g)
             for edge, gi in zip(node.edges, gradients, strict=False):  # a backward may return more: see there
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
+                    if type(gi) is not type(g):
+                        gi = _as_gradient(node, gi, self.create_graph)
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
             if not self.retain and node.saved:
                 self.free(node)
@@ -142,17 +144,16 @@ class Walk:
                 return _through_definition(xp, node, g)
             found = op.backward(xp, g, *node.read(op.backward_asks, create_graph))
             _check_number(node, found)
-        else:
-            found = []
-            for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
-                if edge is None or rule is None or (useful is not None and edge.id not in useful):
-                    found.append(None)
-                elif asks:
-                    found.append(rule(xp, g, *node.read(asks, create_graph)))
-                else:
-                    found.append(rule(xp, g))
-        kind = type(g)
-        return [gi if gi is None or type(gi) is kind else _as_gradient(node, gi, create_graph) for gi in found]
+            return found
+        found = []
+        for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
+            if edge is None or rule is None or (useful is not None and edge.id not in useful):
+                found.append(None)
+            elif asks:
+                found.append(rule(xp, g, *node.read(asks, create_graph)))
+            else:
+                found.append(rule(xp, g))
+        return found
 
     def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
@@ -186,7 +187,8 @@ class WatchedWalk(Walk):
         return g
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
-        gradients = super().apply_rules(xp, node, g)
+        found = super().apply_rules(xp, node, g)
+        gradients = [None if gi is None else _as_gradient(node, gi, self.create_graph) for gi in found]
         for observer in observers.get():
             observer.after_backward(node, g, gradients)
         return gradients
