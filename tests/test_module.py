@@ -374,23 +374,23 @@ def test_backward_hooks_and_kinds_of_output():
     assert record[0].filename == __file__
 
 
-def test_backward_hook_cannot_change_shapes():
+def test_backward_hook_cannot_change_shapes_or_dtypes():
     layer, x = nn.Linear(2, 2), ta.ones(1, 2, requires_grad=True)
     with layer.register_full_backward_hook(lambda m, gi, go: (None,)):
         layer(x).sum().backward()
         assert x.grad.tolist() == [[0.0, 0.0]]
-    for wrong in (ta.ones(2, 2), (ta.ones(1, 2),) * 2, (3.0,)):
+    for wrong in (ta.ones(2, 2), (ta.ones(1, 2),) * 2, (3.0,), ta.ones(1, 2).double()):
         with (
             layer.register_full_backward_hook(lambda m, gi, go, wrong=wrong: wrong),
             pytest.raises(
                 RuntimeError,
-                match=r"hook of Linear returned .* for grad_input; expected None, or a tuple \(shape \(1, 2\)\)",
+                match=r"hook of Linear returned .* for grad_input; expected None, or a tuple \(shape \(1, 2\) float32\)",
             ),
         ):
             layer(x).sum().backward()
     with (
         layer.register_full_backward_pre_hook(lambda m, go: (ta.ones(3),)),
-        pytest.raises(RuntimeError, match=r"\(shape \(3,\)\) for grad_output"),
+        pytest.raises(RuntimeError, match=r"\(shape \(3,\) float32\) for grad_output"),
     ):
         layer(x).sum().backward()
 

@@ -114,5 +114,5 @@ class BackwardHooks:
 
 
 def _shapes(gradients: Iterable[Any]) -> str:
-    listed = (f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else str(g) for g in gradients)
+    listed = (f"shape {tuple(g.shape)} {g.dtype}" if isinstance(g, Tensor) else str(g) for g in gradients)
     return f"a tuple ({', '.join(listed)})"

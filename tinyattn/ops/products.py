@@ -55,7 +55,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     else:
         out = _matmul(left, right)
     shape = (*ahead, *a.shape[-2:-1], *(b.shape[-1:] if b.ndim > 1 else ()))
-    return reshape_result(out, shape)
+    return out if out.shape == shape else reshape_result(out, shape)
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:

@@ -44,9 +44,8 @@ view = reshape
 
 def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place."""
-    if out.shape != shape:
-        out = reshape(out, shape)
-        out._is_view = False
+    out = reshape(out, shape)
+    out._is_view = False
     return out
 
 
