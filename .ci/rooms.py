@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_400,
-    "ops/": 3_700,
+    "engine/": 1_450,
+    "ops/": 3_725,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_140,
-    "backends/cuda/": 2_560,
+    "backends/cpu/": 1_160,
+    "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_330  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_800, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_560  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -78,7 +78,11 @@ TABLE: dict[str, list[Case]] = {
         Case(lambda op, x: op(x, index=(MASK.data,)), (2, 3)),
     ],
     "place": [Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),), shape=(4, 2)), (3, 2))],
-    "setitem": [Case(lambda op, x, value: op(x, value, index=(slice(None), np.array([0, 2]))), (2, 3), (2,))],
+    "setitem": [
+        Case(lambda op, x, value: op(x, value, index=(slice(None), np.array([0, 2]))), (2, 3), (2,)),
+        Case(lambda op, x, value: op(x, value, index=(slice(None), np.array([0, 2, -1]))), (2, 3), (3,)),
+        Case(lambda op, x, value: op(x, value, index=np.array([1, 1])), (2, 3), ()),
+    ],
     "gather": [Case(lambda op, x: op(x, INDEX, dim=1), (2, 3))],
     "scatter": [Case(lambda op, x: op(x, INDEX, dim=1, shape=(2, 4)), (2, 3))],
     "dropout": [Case(lambda op, x: op(x, KEEP, scale=1.5), (2, 3))],

@@ -16,7 +16,7 @@ from oracle import host
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from tinyattn import backends, data, models, nn, optim, train
+from tinyattn import backends, data, models, nn, ops, optim, train
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -70,6 +70,40 @@ def test_moving_there_and_back():
     there[0, 0] = 9
     assert x[0, 0] == 1
     assert there.cpu().T.tolist() == there.T.cpu().tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize(
+    "index", [[1, 1], [2, 0, 2, 2], [], ([0, 0, 1], [1, -2, 1]), (slice(None), [0, 0, -1])], ids=str
+)
+def test_setitem_with_repeated_indices_keeps_the_last_value_as_on_the_cpu(index, dtype):
+    results = []
+    for device in ("cpu", "cuda"):
+        shape = np.zeros((3, 3))[np.array(index, int) if index == [] else index].shape
+        v = ta.arange(1, 1 + int(np.prod(shape)), device=device).reshape(shape).to(dtype).detach()
+        out = ops.setitem(ta.zeros(3, 3, dtype=dtype, device=device), v, ops.indexing.write_index(index, v.array))
+        results.append([out.tolist()])
+        if dtype == "float32":
+            v.requires_grad_()
+            y = ta.zeros(3, 3, device=device)
+            y[index] = v
+            weights = ta.arange(9, device=device).reshape(3, 3).float()
+            results[-1] += [y.tolist(), ta.grad((y * weights).sum(), v)[0].tolist()]
+    assert results[0] == results[1]
+
+
+def test_gradients_of_another_device_are_refused():
+    x = ta.ones(2, device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError, match="grad: the gradient has device cpu; expected cuda:0"):
+        x.grad = ta.ones(2)
+    with pytest.raises(RuntimeError, match="backward: the gradient has device cpu; expected cuda:0"):
+        (x * 2).backward(ta.ones(2))
+    y = x * 2
+    y.register_hook(lambda g: g.cpu())
+    with pytest.raises(RuntimeError, match=r"the result of hook <lambda> on mul .* has device cpu; expected cuda:0"):
+        y.sum().backward()
+    x.sum().backward(ta.tensor(3.0))  # a single number is moved, as in PyTorch
+    assert x.grad.tolist() == [3, 3]
 
 
 def test_gradients_find_their_way_back():

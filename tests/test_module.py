@@ -278,6 +278,49 @@ def test_backward_hooks_as_torch(create_graph):
     assert seen[ta][0] == ("pre", (1.0, 20.0))
 
 
+class Cube(nn.Module):
+    """x ** 3, whose gradient needs x again."""
+
+    def forward(self, x):
+        return x * x * x
+
+
+class TorchCube(torch.nn.Module):
+    def forward(self, x):
+        return x * x * x
+
+
+THROUGH = {  # what is differentiated again: the gradient g of the output y, or a mix of both
+    "the gradient": lambda y, g: g,
+    "gradient and output": lambda y, g: g * g + y,
+    "the gradient twice": lambda y, g: g * g,
+}
+
+
+@pytest.mark.parametrize("combine", THROUGH.values(), ids=THROUGH)
+def test_backward_hooks_in_a_double_backward_as_torch(combine):
+    results = []
+    for library, module, grad in ((ta, Cube(), ta.grad), (torch, TorchCube(), torch.autograd.grad)):
+        told = []
+        module.register_full_backward_hook(lambda m, gi, go, told=told: told.append((gi[0].item(), go[0].item())))
+        module.register_full_backward_hook(lambda m, gi, go: (gi[0] * 0.5,))
+        module.register_full_backward_pre_hook(lambda m, go, told=told: told.append(go[0].item()))
+        x = library.tensor(2.0, requires_grad=True)
+        y = module(x)
+        (g,) = grad(y, x, create_graph=True)
+        (h,) = grad(combine(y, g), x, create_graph=True)
+        (again,) = grad(h, x)
+        results.append([g.item(), h.item(), again.item(), told])
+    assert results[0] == results[1]
+
+
+def test_backward_hook_that_halves_halves_the_second_derivative_once():
+    module, x = Cube(), ta.tensor(2.0, requires_grad=True)
+    module.register_full_backward_hook(lambda m, gi, go: (gi[0] * 0.5,))
+    (g,) = ta.grad(module(x), x, create_graph=True)
+    assert (g.item(), ta.grad(g, x)[0].item()) == (6.0, 6.0)
+
+
 def test_backward_hooks_without_input_gradients():
     layer, seen = nn.Linear(2, 3), []
     layer.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go[0].shape)))
@@ -331,23 +374,23 @@ def test_backward_hooks_and_kinds_of_output():
     assert record[0].filename == __file__
 
 
-def test_backward_hook_cannot_change_shapes():
+def test_backward_hook_cannot_change_shapes_or_dtypes():
     layer, x = nn.Linear(2, 2), ta.ones(1, 2, requires_grad=True)
     with layer.register_full_backward_hook(lambda m, gi, go: (None,)):
         layer(x).sum().backward()
         assert x.grad.tolist() == [[0.0, 0.0]]
-    for wrong in (ta.ones(2, 2), (ta.ones(1, 2),) * 2, (3.0,)):
+    for wrong in (ta.ones(2, 2), (ta.ones(1, 2),) * 2, (3.0,), ta.ones(1, 2).double()):
         with (
             layer.register_full_backward_hook(lambda m, gi, go, wrong=wrong: wrong),
             pytest.raises(
                 RuntimeError,
-                match=r"hook of Linear returned .* for grad_input; expected None, or a tuple \(shape \(1, 2\)\)",
+                match=r"hook of Linear returned .* for grad_input; expected None, or a tuple \(shape \(1, 2\) float32\)",
             ),
         ):
             layer(x).sum().backward()
     with (
         layer.register_full_backward_pre_hook(lambda m, go: (ta.ones(3),)),
-        pytest.raises(RuntimeError, match=r"\(shape \(3,\)\) for grad_output"),
+        pytest.raises(RuntimeError, match=r"\(shape \(3,\) float32\) for grad_output"),
     ):
         layer(x).sum().backward()
 

@@ -18,6 +18,7 @@ from samples import TABLE
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn.backends.cpu import blocks
+from tinyattn.engine.observer import Observer
 from tinyattn.ops.attention import _attention, tiled_attention
 
 ON_EVERY_DEVICE = True
@@ -738,27 +739,33 @@ def test_dropout_keeps_the_mean_and_scales_the_gradient():
 # --- definitions and kernels ---
 
 
-def in_tiles(q, k, v):
+def in_tiles(q, k, v, **options):
     with tiled_attention():
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, **({"is_causal": True} | options))
 
 
 FUSED = {
     "linear": (lambda x, w, b: F.linear(x, w, b), [(2, 3, 4), (5, 4), (5,)]),
     "linear alone": (lambda x, w: F.linear(x, w), [(2, 3, 4), (5, 4)]),
     "embedding": (lambda w: F.embedding(ta.tensor([[0, 2], [2, 3]]), w), [(4, 3)]),
+    "embedding with a padding row": (lambda w: F.embedding(ta.tensor([[0, 2], [2, 3]]), w, padding_idx=-2), [(4, 3)]),
     "embedding of a large table": (lambda w: F.embedding(ta.tensor([[0, 66], [66, 3]]), w), [(67, 3)]),
     "softmax": (lambda x: F.softmax(x, 1), [(2, 3, 4)]),
+    "softmax over columns": (lambda x: F.softmax(x, 0), [(3, 4)]), "log_softmax over columns": (lambda x: F.log_softmax(x, 0), [(3, 4)]),
     "log_softmax": (lambda x: F.log_softmax(x, -1), [(2, 3, 4)]),
     "sigmoid": (ta.sigmoid, [(3, 4)]), "silu": (ta.silu, [(3, 4)]), "relu": (ta.relu, [(3, 4)]),
     "gelu": (F.gelu, [(3, 4)]), "gelu tanh": (lambda x: F.gelu(x, "tanh"), [(3, 4)]),
     "linear_gelu": (F.linear_gelu, [(2, 3, 4), (5, 4), (5,)]), "linear_gelu without bias": (F.linear_gelu, [(3, 4), (5, 4)]),
     "linear_gelu tanh": (lambda x, w, b: F.linear_gelu(x, w, b, "tanh"), [(2, 3, 4), (5, 4), (5,)]),
     "layer_norm": (lambda x, w, b: F.layer_norm(x, (4,), w, b), [(2, 3, 4), (4,), (4,)]),
+    "layer_norm with a large eps": (lambda x, w, b: F.layer_norm(x, (4,), w, b, 0.5), [(2, 3, 4), (4,), (4,)]),
     "layer_norm scaled": (lambda x, w: F.layer_norm(x, (4,), w), [(2, 3, 4), (4,)]),
     "layer_norm shifted": (lambda x, b: F.layer_norm(x, (4,), None, b), [(2, 3, 4), (4,)]),
     "layer_norm alone": (lambda x: F.layer_norm(x, (3, 4)), [(2, 3, 4)]),
     "packed_attention": (lambda x: F.packed_attention(x, 2), [(5, 4, 18)]),
+    "packed_attention of three heads": (lambda x: F.packed_attention(x, 3), [(5, 4, 18)]),
+    "packed_attention causal": (lambda x: F.packed_attention(x, 2, is_causal=True), [(5, 4, 18)]),
+    "packed_attention masked": (lambda x: F.packed_attention(x, 2, ta.tensor([True, False, True, True])), [(5, 4, 18)]),
     "packed_attention with one query far down": (
         lambda x: F.packed_attention(x + ta.tensor([[11.0 * (i == 0)] * 4 + [-11.0] * 4 + [0.0] * 4 for i in range(3)]).to(x.dtype), 2, scale=0.5),
         [(5, 3, 12)],
@@ -773,9 +780,18 @@ FUSED = {
     "packed_attention scaled": (lambda x: F.packed_attention(x + ta.tensor([11.0] * 8 + [0.0] * 4), 2, scale=0.5), [(5, 3, 12)]),
     "cross_entropy": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2])), [(3, 4)]),
     "cross_entropy weighted": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), ta.tensor([1.0, 2, 3, 4]).to(x.dtype)), [(3, 4)]),
+    "cross_entropy smoothed": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), label_smoothing=0.3), [(3, 4)]),
+    "cross_entropy of some": (lambda x: F.cross_entropy(x, ta.tensor([1, 0, 2]), ignore_index=0, reduction="none"), [(3, 4)]),
+    "cross_entropy of probabilities": (lambda x: F.cross_entropy(x, ta.tensor([[0.1, 0.2, 0.3, 0.4]] * 3).to(x.dtype), reduction="sum"), [(3, 4)]),
+    "attention scaled": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=2.0), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
+    "attention grouped": (lambda q, k: F.scaled_dot_product_attention(q, k, k, enable_gqa=True), [(4, 4, 3), (2, 5, 3)]),
+    "attention dropped": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=0.4, generator=seeded(1)), [(2, 4, 3), (2, 5, 3), (2, 5, 6)],
+    ),
     "attention": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
     "attention of one sample": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v), [(4, 3), (5, 3), (5, 6)]),
     "attention causal": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), [(2, 4, 3)]),
+    "tiled_attention of all keys": (lambda q, k, v: in_tiles(q, k, v, is_causal=False, scale=2.0), [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
     "tiled_attention": (in_tiles, [(2, 4, 3), (2, 5, 3), (2, 5, 6)]),
     "attention both masks": (
         lambda q, k, v: _attention(q, k, v, ta.tensor([0.0, 1.0, -np.inf]).to(q.dtype), ta.tensor([True, False, True]), None, scale=0.5),
@@ -783,6 +799,7 @@ FUSED = {
     ),
     "attention mask": (lambda x, m: F.scaled_dot_product_attention(x, x, x, m), [(2, 4, 3), (4, 4)]),
     "dropout": (lambda x: F.dropout(x, 0.4, generator=seeded(1)), [(3, 4)]),
+    "dropout of most": (lambda x: F.dropout(x, 0.8, generator=seeded(1)), [(3, 4)]),
 }  # fmt: skip
 
 
@@ -873,8 +890,26 @@ def test_definitions_of_hardly_anything(name, shape):
         compare(getattr(F, name), theirs, (x(*shape),), options)
 
 
-def test_every_operation_with_a_definition_is_in_the_table_above():
+def defined_operations():
     modules = [m for name, m in sys.modules.items() if name.startswith("tinyattn.ops.")]
     operations = {value for m in modules for value in vars(m).values() if isinstance(value, ta.Operation)}
-    defined = {op.name for op in operations if op.definition}
-    assert {name.split()[0] for name in FUSED} == defined
+    return {op for op in operations if op.definition}
+
+
+def test_every_operation_with_a_definition_is_in_the_table_above():
+    assert {name.split()[0] for name in FUSED} == {op.name for op in defined_operations()}
+
+
+def test_every_option_of_a_definition_varies_in_the_table_above():
+    """A definition that forgets an option differs from its kernel only where the option is not always the same."""
+    seen = {(op.name, option): set() for op in defined_operations() for option in op.options}
+
+    class Options(Observer):
+        def before_forward(self, op, inputs, options):
+            for option in options if op.definition else ():
+                seen[op.name, option].add(options[option])
+
+    with Options():
+        for function, shapes in FUSED.values():
+            function(*(ta.ones(*s, requires_grad=True) for s in shapes))
+    assert {key for key, values in seen.items() if len(values) < 2} == set()

@@ -133,6 +133,67 @@ def test_a_mask_may_add_what_no_exponential_can_hold(shift):
     assert_same(attend(True, q, k, v, mask), attend(False, q, k, v, mask), 1e-12 * abs(shift))
 
 
+LOWEST = np.finfo(np.float32).min
+EXTREMES = {  # what a query finds added to its scores
+    "nothing": 0.0, "a large number": -1e9, "another": -3e4, "the lowest": LOWEST, "half the lowest": LOWEST / 2,
+    "minus infinity": -np.inf, "a large positive": 1e9,
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", EXTREMES.values(), ids=EXTREMES)
+def test_a_finite_mask_on_all_keys_of_a_query_leaves_weights_that_sum_to_1(value, dtype):
+    q, k, v = (array(2, n, d, seed=i, dtype=dtype) for i, (n, d) in enumerate(((Q, 4), (K, 4), (K, 6))))
+    mask = np.zeros((Q, K), dtype)
+    mask[::3] = value
+    ours, plain = (attend(tiled, q, k, v, mask) for tiled in (True, False))
+    with ta.definitions():
+        defined = attend_defined(q, k, v, mask)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    assert_same(ours, defined, tolerance)
+    assert_same(plain, defined, tolerance)
+    if np.isfinite(value):  # the gradient of the values then sums to that of the output, weights being shares of 1
+        np.testing.assert_allclose(ours[3].sum(-2), array(2, Q, 6, seed=7).sum(-2), rtol=1e-4, atol=1e-4)
+
+
+def attend_defined(q, k, v, mask):
+    """Output and gradients from first principles."""
+    leaves = [ta.tensor(x, requires_grad=True) for x in (q, k, v)]
+    out = F.scaled_dot_product_attention(*leaves, ta.tensor(mask))
+    return [
+        x.numpy() for x in (out.detach(), *ta.grad(out, leaves, ta.tensor(array(*out.shape, seed=7, dtype=out.dtype))))
+    ]
+
+
+@pytest.mark.usefixtures("small_tiles")
+@settings(max_examples=80, deadline=None)
+@given(
+    mask=hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 9), st.integers(1, 16)), elements=st.sampled_from(list(EXTREMES.values()))
+    ),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 99),
+)
+def test_any_extreme_mask_in_tiles_equals_the_definition(mask, dtype, seed):
+    queries, keys = mask.shape
+    mask = mask.astype(dtype)
+    q, k, v = (array(n, d, seed=seed + i, dtype=dtype) for i, (n, d) in enumerate(((queries, 3), (keys, 3), (keys, 2))))
+    ours, plain = (attend(tiled, q, k, v, mask) for tiled in (True, False))
+    with ta.definitions():
+        defined = attend_defined(q, k, v, mask)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    assert_same(ours, defined, tolerance)
+    assert_same(plain, defined, tolerance)
+
+
+def test_1100_tokens_of_which_some_see_only_keys_masked_by_a_finite_number():
+    q, k, v = (array(1, 8, 1100, 4, seed=i, dtype="float32") for i in range(3))
+    mask = np.zeros((1100, 1100), "float32")
+    mask[[5, 700]], mask[[7, 1099]], mask[9] = -1e9, LOWEST, -np.inf
+    assert_same(attend(True, q, k, v, mask), attend(False, q, k, v, mask), 1e-5)
+
+
 @pytest.mark.usefixtures("small_tiles")
 def test_scores_that_float16_cannot_take_to_the_power():
     q, k, v = (array(n, 3, seed=i, dtype="float16") * 2 for i, n in enumerate((Q, K, K)))

@@ -66,10 +66,8 @@ class Tensor(variable.Variable):
         self.requires_grad_(requires_grad)
 
     def _set(self, array: Any) -> None:
-        self.array, self.node, self.grad = array, None, None
+        self.array, self.node, self._grad = array, None, None
         self._storage, self._version, self._is_view = None, 0, False
-
-    # --- what it is ---
 
     @property
     def data(self) -> Any:
@@ -82,6 +80,8 @@ class Tensor(variable.Variable):
     @data.setter
     def data(self, array: Any) -> None:
         self.array = array
+        if self.node is not None and self.node.op is None:  # gradients are like the new array
+            self.node.shape, self.node.dtype = array.shape, array.dtype
 
     @property
     def device(self) -> backends.device:
@@ -150,7 +150,7 @@ class Tensor(variable.Variable):
 
         gradient: of this tensor's shape; may be left out for a single number. As torch.Tensor.backward.
         """
-        autograd.backward(self, gradient, retain_graph, create_graph)
+        autograd.backward(self, [gradient], retain_graph, create_graph)
 
     def detach(self) -> Tensor:
         """The same memory without the history: gradients stop here."""

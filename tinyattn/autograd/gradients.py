@@ -8,10 +8,10 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.engine.modes import Mode, grad_mode
 from tinyattn.engine.node import Node
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.variable import Tensor, Variable, check_gradient
 from tinyattn.engine.walk import walk
 from tinyattn.ops import creation
-from tinyattn.ops.copies import cast
+from tinyattn.ops.copies import cast, move
 
 
 def grad(
@@ -36,7 +36,7 @@ def grad(
     outputs = [outputs] if isinstance(outputs, Variable) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Variable) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, Variable):
-        grad_outputs = [grad_outputs] * len(outputs)
+        grad_outputs = [None] * len(outputs) if grad_outputs is None else [grad_outputs]
     for i, x in enumerate(inputs):
         if x.node is None:
             raise RuntimeError(
@@ -75,12 +75,9 @@ def backward(
     tensor([2., 4.])
     """
     roots = [tensors] if isinstance(tensors, Variable) else list(tensors)
-    seeds: Sequence[Tensor | None]
     if grad_tensors is None or isinstance(grad_tensors, Variable):
-        seeds = [grad_tensors] * len(roots)
-    else:
-        seeds = grad_tensors
-    _backward(roots, seeds, retain_graph, create_graph, None)
+        grad_tensors = [None] * len(roots) if grad_tensors is None else [grad_tensors]
+    _backward(roots, grad_tensors, retain_graph, create_graph, None)
 
 
 def _backward(
@@ -90,6 +87,11 @@ def _backward(
     create_graph: bool,
     inputs: Sequence[Node] | None,
 ) -> dict[Node, Any]:
+    if not isinstance(seeds, tuple | list):
+        raise TypeError(
+            f"backward: the gradient is a {type(seeds).__name__}; expected a tensor, None, or a list with one of these "
+            "for each output"
+        )
     if len(seeds) != len(roots):
         raise ValueError(f"backward: {len(roots)} outputs but {len(seeds)} gradients for them")
     pairs = [(root, _seed(root, seed)) for root, seed in zip(roots, seeds, strict=True)]
@@ -119,11 +121,12 @@ def _seed(root: Tensor, seed: Any) -> Tensor:
                 "gradient of the same shape."
             )
         return creation.ones_like(root)
-    if not isinstance(seed, Variable):
-        seed = creation.as_tensor(seed)
-    if seed.shape != root.shape:
-        raise RuntimeError(
-            f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
-            f"{tuple(root.shape)}; they must be equal."
-        )
-    return seed if seed.dtype == root.dtype else cast(seed, root.dtype)
+    if isinstance(seed, Variable):
+        if seed.shape != root.shape:
+            raise RuntimeError(
+                f"backward: the gradient has shape {tuple(seed.shape)}, but the tensor has shape "
+                f"{tuple(root.shape)}; they must be equal."
+            )
+        seed = cast(seed if seed.ndim else move(seed, root.device), root.dtype)  # as PyTorch does
+    check_gradient(seed, root, "backward")
+    return seed

@@ -6,6 +6,7 @@ import threading
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from tinyattn import backends
 from tinyattn.engine.modes import Site
 
 # What operations take and return, in their signatures. The class Tensor itself is defined on top of them
@@ -31,14 +32,14 @@ class Variable:
 
     array: of NumPy or CuPy.
     node: the recorded operation that gave it (an engine Node); None if it requires no gradient.
-    grad: its gradient, a Variable of the same shape, once `backward` has filled it.
+    grad: its gradient, a Variable of its shape, dtype and device, once `backward` has filled it.
     """
 
-    __slots__ = ("__weakref__", "_is_view", "_storage", "_version", "array", "grad", "node")
+    __slots__ = ("__weakref__", "_is_view", "_storage", "_grad", "_version", "array", "node")
 
     array: Any
     node: Any
-    grad: Any
+    _grad: Any
     _storage: Storage | None
     _version: int  # of the storage, when this variable was made or last written to
     _is_view: bool
@@ -47,10 +48,23 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self.array, self.node, self.grad = array, node, None
+        self.array, self.node, self._grad = array, node, None
         self._storage, self._is_view = storage, False
         self._version = 0 if storage is None else storage.version
         return self
+
+    @property
+    def grad(self) -> Any:
+        """The gradient, a tensor of the same shape, dtype and device, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is self:
+            raise RuntimeError("grad: a tensor cannot be its own gradient; assign a copy, x.grad = x.detach().clone()")
+        if value is not None:
+            check_gradient(value, self, "grad")
+        self._grad = value
 
     @property
     def storage(self) -> Storage:
@@ -75,6 +89,24 @@ class Variable:
     def ndim(self) -> int:
         """The number of axes."""
         return self.array.ndim
+
+
+def check_gradient(g: Any, like: Variable, *place: Any) -> None:
+    """Raise TypeError unless `g` is a tensor, RuntimeError unless it has the shape, dtype and device of `like`.
+
+    place: what the message begins with; turned into text only there.
+    """
+    if not isinstance(g, Variable):
+        text = f"expected a tensor or None as the gradient, got {type(g).__name__}"
+        raise TypeError(f"{' '.join(map(str, place))}: {text}")
+    a, b = g.array, like.array
+    if a.shape == b.shape and a.dtype == b.dtype and not backends.in_use():
+        return
+    found, expected = ((tuple(x.shape), x.dtype, backends.device_of(x)) for x in (a, b))
+    for what, x, y in zip(("shape", "dtype", "device"), found, expected, strict=True):
+        if x != y:
+            text = f"the gradient has {what} {x}; expected {y}, as the tensor has"
+            raise RuntimeError(f"{' '.join(map(str, place))}: {text}")
 
 
 # --- the two things that the engine cannot know by itself: tensors.py calls `use` once ---

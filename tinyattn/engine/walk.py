@@ -19,7 +19,7 @@ from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import Mode, current_walk, observers
 from tinyattn.engine.node import Node
 from tinyattn.engine.threads import side_by_side
-from tinyattn.engine.variable import Variable, recording_namespace
+from tinyattn.engine.variable import Variable, check_gradient, recording_namespace
 
 
 class Pending:
@@ -58,7 +58,8 @@ class Pending:
         elif key in self.owned and not self.create_graph:
             gradients[key] += g
         else:
-            gradients[key] = gradients[key] + g
+            total = gradients[key] + g
+            gradients[key] = total if self.create_graph else backends.of(g).asarray(total)  # of 0-d arrays: a scalar
         self.owned.add(key)
 
     def take(self, key: int) -> tuple[Node, Any, bool]:
@@ -114,6 +115,8 @@ class Walk:
             gradients = self.apply_rules(xp, node, g)
             for edge, gi in zip(node.edges, gradients, strict=False):  # a backward may return more: see there
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
+                    if type(gi) is not type(g):
+                        gi = _as_gradient(node, gi, self.create_graph)
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
             if not self.retain and node.saved:
                 self.free(node)
@@ -139,8 +142,10 @@ class Walk:
         if op.backward is not None:
             if create_graph and op.definition is not None:
                 return _through_definition(xp, node, g)
-            return op.backward(xp, g, *node.read(op.backward_asks, create_graph))
-        found: list[Any] = []
+            found = op.backward(xp, g, *node.read(op.backward_asks, create_graph))
+            _check_number(node, found)
+            return found
+        found = []
         for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
             if edge is None or rule is None or (useful is not None and edge.id not in useful):
                 found.append(None)
@@ -182,7 +187,8 @@ class WatchedWalk(Walk):
         return g
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
-        gradients = super().apply_rules(xp, node, g)
+        found = super().apply_rules(xp, node, g)
+        gradients = [None if gi is None else _as_gradient(node, gi, self.create_graph) for gi in found]
         for observer in observers.get():
             observer.after_backward(node, g, gradients)
         return gradients
@@ -258,6 +264,25 @@ def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:
     return [None if n is None else found.get(n) for n in nodes]
 
 
+def _check_number(node: Node, found: Any) -> None:
+    """A `backward` returns a gradient, or None, for each input; those of optional ones left out have no edge."""
+    several, given = isinstance(found, tuple | list), len(node.edges)
+    if not several or not given <= len(found) <= max(given, len(node.op.inputs)):
+        gave = f"{len(found)} gradients" if several else f"a {type(found).__name__}"
+        raise RuntimeError(f"{node}: its backward gave {gave}; expected a tuple of {given}, one for each input.")
+
+
+def _as_gradient(node: Node, g: Any, create_graph: bool) -> Any:
+    """What a rule gave, as the backward pass carries it: NumPy's functions of 0-d arrays return scalars."""
+    recorded = isinstance(g, Variable)
+    if type(g) is Placed or (recorded and create_graph):
+        return g
+    if recorded or not hasattr(g, "dtype"):
+        raise TypeError(f"{node}: its rule gave a {type(g).__name__}; expected an array, or None for no gradient.")
+    g = backends.of(g).asarray(g)
+    return Variable._from(g) if create_graph else g
+
+
 def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
     """A rule may return a gradient of the shape that the input was broadcast to, and of no other."""
     ahead = len(g.shape) - len(edge.shape)
@@ -272,7 +297,9 @@ def _run_hooks(xp: Any, node: Node, g: Any, create_graph: bool) -> Any:
     tensor = g if create_graph else Variable._from(xp.asarray(g))
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
-        tensor = tensor if replaced is None else replaced
+        if replaced is not None:
+            check_gradient(replaced, tensor, "the result of hook", getattr(hook, "__name__", hook), "on", node)
+            tensor = replaced
     return tensor if create_graph else tensor.array
 
 
@@ -296,6 +323,7 @@ def _accumulate(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) ->
     elif create_graph:
         tensor.grad = tensor.grad + g
     else:
+        check_gradient(tensor.grad, tensor, "the .grad of", node)
         backends.check_accumulation(tensor.grad.array)
         tensor.grad.array += g
         tensor.grad._wrote("backward")

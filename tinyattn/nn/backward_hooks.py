@@ -58,6 +58,7 @@ class BackwardHooks:
     def __init__(self, module: Any, pre_hooks: Iterable[Any], hooks: Iterable[Any]) -> None:
         self.module, self.pre_hooks, self.hooks = module, tuple(pre_hooks), tuple(hooks)
         self.grad_output: Gradients = ()
+        self.walk: object = None  # the backward pass that has come through the outputs
         self.arguments, self.waits = 0, False  # their number, and whether one of them requires a gradient
 
     def enter(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,12 +85,14 @@ class BackwardHooks:
     def _on_outputs(self, grad_output: Gradients) -> Gradients:
         for hook in self.pre_hooks:
             grad_output = self._replace(grad_output, hook(self.module, grad_output), "grad_output")
-        self.grad_output = grad_output
+        self.grad_output, self.walk = grad_output, current_walk.get()
         if not self.waits:  # no argument requires a gradient, so no gate will call it
             self._on_inputs((None,) * self.arguments)
         return grad_output
 
     def _on_inputs(self, grad_input: Gradients) -> Gradients:
+        if self.walk is not current_walk.get():  # from a gradient's own graph (double backward), past the outputs
+            return grad_input
         for hook in self.hooks:
             grad_input = self._replace(grad_input, hook(self.module, grad_input, self.grad_output), "grad_input")
         return grad_input
@@ -99,7 +102,7 @@ class BackwardHooks:
             return old
         given = new if isinstance(new, tuple | list) else (new,)
         fits = [
-            g is None or x is None or (isinstance(x, Tensor) and x.shape == g.shape)
+            x is None or (isinstance(x, Tensor) and (g is None or (x.shape, x.dtype) == (g.shape, g.dtype)))
             for g, x in zip(old, given, strict=False)
         ]
         if len(given) != len(old) or not all(fits):
@@ -111,5 +114,5 @@ class BackwardHooks:
 
 
 def _shapes(gradients: Iterable[Any]) -> str:
-    listed = (f"shape {tuple(g.shape)}" if isinstance(g, Tensor) else str(g) for g in gradients)
+    listed = (f"shape {tuple(g.shape)} {g.dtype}" if isinstance(g, Tensor) else str(g) for g in gradients)
     return f"a tuple ({', '.join(listed)})"

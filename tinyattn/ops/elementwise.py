@@ -38,7 +38,7 @@ _div = Operation(
     promote=floating,
     fresh=True,
     a=lambda xp, g, b: g / b,
-    b=lambda xp, g, b, out: -g * out / b,
+    b=lambda xp, g, a, b: -g * (a / b) / b,  # not from `out`, so that the quotient may be changed in place
 )
 
 

@@ -12,6 +12,7 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.shape import reshape_result
 
 
 @operation(traits="moves chooses", view=True, x=lambda xp, g, x_shape, index: xp.place(g, index, x_shape))
@@ -61,7 +62,13 @@ def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     return _place(values, index=backends.of(values.array).index_for(values.array, as_index(index), False), shape=shape)
 
 
-@operation(traits="overwrites", x=lambda xp, g, index: xp.setitem(g, 0.0, index), value=lambda xp, g, index: g[index])
+def _value_rule(xp: Any, g: Any, index: Any) -> Any:
+    """Of the values for one position, the last is there, and only that one has a gradient."""
+    stays = backends.of(*(index if type(index) is tuple else (index,))).last_writes(index, g.shape)
+    return g[index] if stays is None else xp.where(stays, g[index], 0.0)
+
+
+@operation(traits="overwrites", x=lambda xp, g, index: xp.setitem(g, 0.0, index), value=_value_rule)
 def _setitem(xp: Any, x: Any, value: Any, *, index: Any) -> Any:
     return xp.setitem(x, value, index)
 
@@ -152,7 +159,7 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     if index.dtype.kind not in "iu":
         raise TypeError(f"gather: the index has dtype {index.dtype}; expected integers")
     if index.numel() == 0:  # torch lets an empty index have any number of axes
-        return getitem(input.reshape(-1), index.reshape(-1)).reshape(index.shape)
+        return reshape_result(getitem(input.reshape(-1), index.reshape(-1)), index.shape)
     if (index.ndim or 1) != (input.ndim or 1) or any(
         i > n for d, (i, n) in enumerate(zip(index.shape, input.shape, strict=False)) if d != dim
     ):

@@ -34,6 +34,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
         )
     if self.dtype.kind != "f" and result.dtype.kind == "f":
         raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
+    result = cast(result, self.dtype)
     self.array[...] = result.array
     self._wrote(name, result.node if tracked else None)
     return self
@@ -85,6 +86,8 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
     storage.writer = (name, site or modes.call_site())
     if node is not None:
         storage.last_recorded = storage.version
+        if self.node is not None:  # what `retain_grad` keeps is the gradient of the new values
+            node.tensor, self.node.tensor = self.node.tensor, None
         self.node = node
     self._version = storage.version
 

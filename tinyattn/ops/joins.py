@@ -15,6 +15,9 @@ from tinyattn.ops.promotion import same_type
 def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     parts, start = [], 0
     for shape in xs_shapes:
+        if shape == (0,):  # which may have stood among tensors of any shape
+            parts.append(xp.reshape(g[(slice(0, 0),) * len(g.shape)], (0,)))
+            continue
         stop = start + shape[dim]
         parts.append(g[(slice(None),) * dim + (slice(start, stop),)])
         start = stop
@@ -23,7 +26,7 @@ def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
 
 @operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
 def _cat(xp: Any, *xs: Any, dim: int) -> Any:
-    return xp.cat(xs, dim)
+    return xp.cat([x for x in xs if x.shape != (0,)] or xs, dim)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -49,7 +52,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
                 f"cat: tensor {i} has shape {tuple(t.shape)} and tensor 0 {tuple(full[0].shape)}; "
                 f"they may differ in dimension {dim} only"
             )
-    return _cat(*full, dim=dim)
+    return _cat(*tensors, dim=dim)
 
 
 concat = cat

@@ -10,6 +10,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import same_type
+from tinyattn.ops.shape import reshape_result
 
 
 def _rows(xp: Any, x: Any) -> Any:
@@ -56,7 +57,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.ndim == 1:
         bias = None if bias is None else bias.reshape(-1)
         out = linear(input, weight.reshape(1, -1), bias)
-        return out.reshape(out.shape[:-1])
+        return reshape_result(out, out.shape[:-1])
     _check_linear("linear", input, weight, bias)
     return _linear(input, weight, bias)
 
@@ -102,9 +103,14 @@ def linear_gelu(input: Tensor, weight: Tensor, bias: Tensor | None = None, appro
     return _linear_gelu(input, weight, bias, approximate=approximate)
 
 
+def _embedding_definition(xp: Any, weight: Any, index: Any, *, padding_idx: int | None) -> Any:
+    rows = weight[index]  # (*index, dim)
+    return rows if padding_idx is None else xp.where((index == padding_idx)[..., None], rows.detach(), rows)
+
+
 @operation(
     traits="moves chooses",
-    definition=lambda xp, weight, index, *, padding_idx: weight[index],
+    definition=_embedding_definition,
     fresh=True,
     weight=lambda xp, g, index, weight_shape, padding_idx: xp.embedding_gradient(
         g, index, weight_shape[0], padding_idx

@@ -14,6 +14,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 
 
@@ -86,7 +87,7 @@ def cross_entropy(
     if reduction == "mean":
         counted = cast(~ignored, rows.dtype)
         return mixed.sum() / (counted if weight is None else counted * weight[safe]).sum()
-    return _reduce(mixed.reshape(shape), reduction)
+    return _reduce(reshape_result(mixed, shape), reduction)
 
 
 def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float) -> Tensor:
@@ -158,14 +159,14 @@ def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduct
     """Apply the class weights, zero the ignored losses, and reduce."""
     any_ignored = _perhaps(ignored)
     if weight is None and not any_ignored:
-        return _reduce(losses.reshape(shape), reduction)
+        return _reduce(reshape_result(losses, shape), reduction)
     if weight is not None:
         losses = losses * weight[safe]
     losses = masked_fill(losses, ignored, 0.0) if any_ignored else losses
     if reduction == "mean":
         counted = cast(~ignored, losses.dtype)
         return losses.sum() / (counted if weight is None else counted * weight[safe]).sum()
-    return _reduce(losses.reshape(shape), reduction)
+    return _reduce(reshape_result(losses, shape), reduction)
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:

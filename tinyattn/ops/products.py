@@ -11,6 +11,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.promotion import same_type
+from tinyattn.ops.shape import reshape_result
 
 # With matrices (..., n, k) and (..., k, m): d(ab) = da b + a db.
 _matmul = Operation(
@@ -54,7 +55,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     else:
         out = _matmul(left, right)
     shape = (*ahead, *a.shape[-2:-1], *(b.shape[-1:] if b.ndim > 1 else ()))
-    return out if out.shape == shape else out.reshape(shape)
+    return out if out.shape == shape else reshape_result(out, shape)
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:

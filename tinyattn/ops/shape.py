@@ -42,6 +42,13 @@ def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
 view = reshape
 
 
+def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place."""
+    out = reshape(out, shape)
+    out._is_view = False
+    return out
+
+
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Return the axes from `start_dim` to `end_dim` joined into one. As torch.flatten.
 
@@ -166,7 +173,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """
     moves = _dims.sizes((shifts,))
     if dims is None or dims == ():
-        return _roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)).reshape(input.shape)
+        return reshape_result(_roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)), input.shape)
     axes = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims,)))
     if len(axes) != len(moves):
         raise RuntimeError(f"roll: {len(moves)} shifts for {len(axes)} dimensions; expected as many")

@@ -11,8 +11,8 @@ from tinyattn.backends.cpu.blocks import rows as blocks_of
 from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
-    "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place",
-    "scatter", "setitem",
+    "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
+    "last_writes", "place", "scatter", "setitem",
 ]  # fmt: skip
 
 Array = Any
@@ -50,6 +50,21 @@ def setitem(x: Array, value: Array, index: Any) -> Array:
     out = x.copy()
     out[index] = value
     return out
+
+
+def last_writes(index: Any, shape: tuple[int, ...]) -> Array | None:
+    """Where in `out[index]`, for `out` of `shape`, an assigned value is not overwritten by a later one.
+
+    None if an index cannot name a position twice.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, np.ndarray) and p.dtype != bool for p in parts):
+        return None
+    positions = np.arange(math.prod(shape)).reshape(shape)[index]
+    order = np.arange(positions.size).reshape(positions.shape)
+    last = np.zeros(math.prod(shape), np.int64)
+    last[positions] = order
+    return last[positions] == order
 
 
 def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:

@@ -8,7 +8,6 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cpu.indexing import setitem
 from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.flags import check_indices
 from tinyattn.backends.cuda.graphs import refuse_in_capture
@@ -17,7 +16,8 @@ from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "place", "scatter", "setitem",
+    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes", "place", "scatter",
+    "setitem",
 ]  # fmt: skip
 
 Array = Any
@@ -51,6 +51,40 @@ def _axes(parts: tuple[Any, ...], ndim: int) -> list[int]:
 
 def getitem(x: Array, index: Any) -> Array:
     return x[index]
+
+
+def setitem(x: Array, value: Array, index: Any) -> Array:
+    stays = last_writes(index, x.shape)
+    if stays is None:
+        out = x.copy()
+        out[index] = value
+        return out
+    out = cp.empty(x.size + 1, x.dtype)  # values that do not stay go to the end: CuPy writes in any order
+    out[:-1] = x.reshape(-1)
+    out[cp.where(stays, _positions(index, x.shape), x.size)] = value
+    return out[:-1].reshape(x.shape)
+
+
+def last_writes(index: Any, shape: tuple[int, ...]) -> Array | None:
+    """Where in `out[index]`, for `out` of `shape`, an assigned value is not overwritten by a later one.
+
+    None if an index cannot name a position twice.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
+        return None
+    positions = _positions(index, shape)
+    flat = _numbers(positions)
+    stays = cp.ones(flat.size, bool)
+    if flat.size > 1:
+        order = _sorted(flat, math.prod(shape))  # equal positions are neighbours, in the order of the writes
+        ordered = flat[order]
+        stays[order[:-1]] = ordered[1:] != ordered[:-1]
+    return stays.reshape(positions.shape)
+
+
+def _positions(index: Any, shape: tuple[int, ...]) -> Array:
+    return cp.arange(math.prod(shape)).reshape(shape)[index]
 
 
 def place(values: Array, index: Any, shape: tuple[int, ...]) -> Placed:
