@@ -92,6 +92,9 @@ def make_boxes(vertices: list[Vertex], stacks: dict[int, Stack]) -> list[Box]:
     for box in boxes.boxes:
         if box.kind == "repeat":
             box.members = [boxes.contents(index) for _, index in boxes.inside[box.index]]
+        for place, member in enumerate(box.members):
+            for vertex, twin in zip(member, box.members[0], strict=True):
+                vertices[vertex].turns[box.index] = place, twin
     return boxes.boxes
 
 

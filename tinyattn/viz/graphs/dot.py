@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -80,8 +81,7 @@ def heading(boxes: list[Box], box: Box) -> str:
     """Return the name of a box, how many it stands for, and its type, as an HTML-like label."""
     name, times = name_of(boxes, box)
     count = f' <font color="#7377b8"><b>×{times}</b></font>' if times else ""
-    kind = box.type if box.type != box.name else ""
-    kind = "definition" if box.kind == "definition" else kind
+    kind = type_text(box)
     return f"<b>{_escape(name)}</b>{count}" + (f'  <font color="#64748b">{_escape(kind)}</font>' if kind else "")
 
 
@@ -93,12 +93,12 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
     if is_brief(vertex) and not stats and not times:
         words = [f"<b>{vertex.op}</b>", *_small(option_text(vertex)), *_small(shape_text(vertex.shape))]
         return f"label=<{'  '.join(words)}>, {_style(look, vertex.recorded)}"
-    rows = [f"<b>{_escape(_title_in(trace.boxes, vertex))}</b>"]
+    rows = [f"<b>{_escape(name_inside(trace.boxes, vertex))}</b>"]
     if vertex.is_operation:
         rows += [_formula_row(vertex)] if formula_text(vertex) + option_text(vertex) else []
     if vertex.kind == "failed":
         sources = [f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs]
-        rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in _wrapped(vertex.error)]
+        rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in wrapped(vertex.error, 61)]
     else:
         rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
     rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
@@ -107,19 +107,16 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
 
 
 def _box_label(trace: Trace, index: int, times: bool) -> str:
-    box = trace.boxes[index]
     members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
-    size = sum(math.prod(v.shape) for v in members if v.kind == "parameter")
-    rows, own = [heading(trace.boxes, box)], [v for v in members if v.is_operation]
-    if len(own) == 1:  # a Linear layer is its operation
-        rows += [_formula_row(own[0])] if formula_text(own[0]) + option_text(own[0]) else []
-        rows += _small(shape_text(own[0].shape) + f", {size:,} parameters" * (size > 0))
-    else:
-        words = [f"{len(own)} operation{'s' * (len(own) != 1)}"] + [f"{size:,} parameters"] * (size > 0)
-        rows += _small(", ".join(words))
+    rows, own = [heading(trace.boxes, trace.boxes[index])], only_operation(members)
+    counts = contents_text(members)
+    if own is not None:
+        rows += [_formula_row(own)] if formula_text(own) + option_text(own) else []
+        counts = counts.replace("1 operation", shape_text(own.shape))
+    rows += _small(counts)
     if times:
         rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
-    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (len(own) != 1)}"
+    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (own is None)}"
 
 
 def _heat(trace: Trace, seen: View) -> dict[Item, float]:
@@ -187,10 +184,28 @@ def title(vertex: Vertex) -> str:
     return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
 
 
-def _title_in(boxes: list[Box], vertex: Vertex) -> str:
+def name_inside(boxes: list[Box], vertex: Vertex) -> str:
     """Return the title, for a parameter inside its module without the path."""
     path = boxes[vertex.box].path if vertex.box >= 0 else ""
     return title(vertex).removeprefix(f"{path}.") if path else title(vertex)
+
+
+def only_operation(members: list[Vertex]) -> Vertex | None:
+    """Return the operation of a box with a single one: a Linear layer is shown as its operation."""
+    own = [vertex for vertex in members if vertex.is_operation]
+    return own[0] if len(own) == 1 else None
+
+
+def contents_text(members: list[Vertex]) -> str:
+    """Return the numbers of operations and parameters in a box: "3 operations, 1,200 parameters"."""
+    count = sum(vertex.is_operation for vertex in members)
+    size = sum(math.prod(vertex.shape) for vertex in members if vertex.kind == "parameter")
+    return f"{count} operation{'s' * (count != 1)}" + f", {size:,} parameters" * (size > 0)
+
+
+def type_text(box: Box) -> str:
+    """Return the type of a box, "" if its name says it already."""
+    return "definition" if box.kind == "definition" else box.type if box.type != box.name else ""
 
 
 def is_brief(vertex: Vertex) -> bool:
@@ -245,13 +260,9 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms"
 
 
-def _wrapped(text: str, width: int = 60) -> list[str]:
-    words, lines = text.split(), [""]
-    for word in words:
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+def wrapped(text: str, width: int) -> list[str]:
+    """Return the lines of a text, which break only between words."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _name(item: Item) -> str:

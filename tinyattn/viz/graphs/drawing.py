@@ -12,7 +12,7 @@ from typing import Any
 from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.dot import dot_text, rendered
-from tinyattn.viz.graphs.fold import MODES, chain, folds, view
+from tinyattn.viz.graphs.fold import MODES, contents, folds, view
 from tinyattn.viz.graphs.model import Edge, Step, Trace, Vertex
 from tinyattn.viz.graphs.page import graph_page
 from tinyattn.viz.graphs.tracing import callers_variables, trace_of_run, trace_of_tensors
@@ -166,10 +166,7 @@ def _check(mode: str, depth: Any, profile: Any, output: Any) -> None:
 
 def _too_many(trace: Trace, count: int) -> str:
     """Return the message for too many visible items, with what to fold."""
-    held = [0] * len(trace.boxes)
-    for vertex in trace.vertices:
-        for box in chain(trace.boxes, vertex.box):
-            held[box] += 1
+    held = [len(inside) for inside in contents(trace)]
     largest = sorted((b for b in trace.boxes if b.kind != "pass"), key=lambda b: -held[b.index])[:3]
     names = ", ".join(f"{b.path or b.name} ({held[b.index]})" for b in largest)
     return (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tinyattn.viz.graphs.model import Box, Trace
+from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
+GROUPS = ("repeat", "pass")  # kinds of boxes that are no level of their own
 MODES = ("modules", "operations", "definitions")
 
 
@@ -45,6 +46,15 @@ def chain(boxes: list[Box], index: int) -> list[int]:
     return found[::-1]
 
 
+def contents(trace: Trace) -> list[list[Vertex]]:
+    """Return the vertices in each box, however deep."""
+    found: list[list[Vertex]] = [[] for _ in trace.boxes]
+    for vertex in trace.vertices:
+        for box in chain(trace.boxes, vertex.box):
+            found[box].append(vertex)
+    return found
+
+
 def frame_of(boxes: list[Box], index: int) -> int:
     """Return the nearest box that has a frame: repeats have none, since their first box stands for all."""
     while index >= 0 and boxes[index].kind == "repeat":
@@ -63,13 +73,22 @@ def name_of(boxes: list[Box], box: Box) -> tuple[str, int]:
 
 def depths(boxes: list[Box]) -> list[int]:
     """Return how many modules, definitions and parts are around each box."""
-    counted = ("module", "definition", "part")
-    return [sum(boxes[b].kind in counted for b in chain(boxes, i)[:-1]) for i in range(len(boxes))]
+    return [sum(boxes[b].kind not in GROUPS for b in chain(boxes, i)[:-1]) for i in range(len(boxes))]
 
 
 def folded_at(boxes: list[Box], depth: int) -> set[int]:
     """Return the boxes to fold so that modules show down to `depth`; 0: the outermost as one item each."""
-    return {i for i, d in enumerate(depths(boxes)) if d >= depth and boxes[i].kind not in ("repeat", "pass")}
+    return {i for i, d in enumerate(depths(boxes)) if d >= depth and boxes[i].kind not in GROUPS}
+
+
+def levels(boxes: list[Box], single: list[bool]) -> list[int]:
+    """Return the highest level of the page at which each box is folded; -1: at none.
+
+    Boxes with several operations unfold by their depth, those with a `single` one after all others.
+    """
+    found = [-1 if boxes[i].kind in GROUPS else depth for i, depth in enumerate(depths(boxes))]
+    last = max((level for level, one in zip(found, single, strict=True) if not one), default=-1) + 1
+    return [last if one and level >= 0 else level for level, one in zip(found, single, strict=True)]
 
 
 def folded_in(boxes: list[Box], mode: str) -> set[int]:
@@ -104,58 +123,35 @@ def folds(trace: Trace, mode: str, depth: int | None, most: int) -> set[int]:
 
 def view(trace: Trace, folded: set[int]) -> View:
     """Return the graph with `folded` boxes closed. The first of repeated boxes stands for all."""
-    boxes, exemplars = trace.boxes, _exemplars(trace)
+    boxes, drawn = trace.boxes, [_exemplar(trace, vertex) for vertex in trace.vertices]
     of: list[Item] = []
-    for vertex in trace.vertices:
-        seen = exemplars.get(vertex.index, vertex.index)
-        closed = next((b for b in chain(boxes, trace.vertices[seen].box) if b in folded), None)
-        of.append(Item("vertex", seen) if closed is None else Item("box", closed))
+    for vertex in drawn:
+        closed = next((b for b in chain(boxes, vertex.box) if b in folded), None)
+        of.append(Item("vertex", vertex.index) if closed is None else Item("box", closed))
     items = {}
     for item in dict.fromkeys(of):
         box = trace.vertices[item.number].box if item.kind == "vertex" else boxes[item.number].parent
         items[item] = frame_of(boxes, box)
     framed = {b for box in items.values() for b in chain(boxes, box) if boxes[b].kind != "repeat"}
-    return View(items, _wires(trace, of, exemplars), sorted(framed), of)
-
-
-def _wires(trace: Trace, of: list[Item], exemplars: dict[int, int]) -> list[Wire]:
-    places = _places(trace)
-    found: dict[tuple[Item, Item], set[tuple[int, int, str]]] = {}
-    shapes: dict[tuple[Item, Item], tuple[int, ...]] = {}
+    wires: dict[tuple[Item, Item], tuple[tuple[int, ...], set[Any]]] = {}  # ends -> shape and different edges
     for edge in trace.edges:
+        source, target = trace.vertices[edge.source], trace.vertices[edge.target]
         ends = of[edge.source], of[edge.target]
-        if ends[0] == ends[1] or _carried(places.get(edge.source, {}), places.get(edge.target, {})):
+        if ends[0] == ends[1] or _in_different_turns(source, target):
             continue
-        drawn = exemplars.get(edge.source, edge.source), exemplars.get(edge.target, edge.target), edge.slot
-        found.setdefault(ends, set()).add(drawn)
-        shapes[ends] = trace.vertices[edge.source].shape
-    return [Wire(*ends, shapes[ends], len(edges)) for ends, edges in found.items()]
+        shape, edges = wires.setdefault(ends, (source.shape, set()))
+        edges.add((drawn[edge.source].index, drawn[edge.target].index, edge.slot))
+    listed = [Wire(*ends, shape, len(edges)) for ends, (shape, edges) in wires.items()]
+    return View(items, listed, sorted(framed), of)
 
 
-def _carried(source: dict[int, int], target: dict[int, int]) -> bool:
+def _exemplar(trace: Trace, vertex: Vertex) -> Vertex:
+    """Return the vertex drawn in place of `vertex`: itself, or its twin in the first of repeated boxes."""
+    while (twin := next((twin for place, twin in vertex.turns.values() if place > 0), None)) is not None:
+        vertex = trace.vertices[twin]
+    return vertex
+
+
+def _in_different_turns(source: Vertex, target: Vertex) -> bool:
     """Whether an edge leads from one repeated box to another, while the first stands for both."""
-    return any(group in target and target[group] != place for group, place in source.items())
-
-
-def _places(trace: Trace) -> dict[int, dict[int, int]]:
-    """Return, for each vertex in repeated boxes, group -> which of its boxes."""
-    found: dict[int, dict[int, int]] = {}
-    for box in trace.boxes:
-        for place, member in enumerate(box.members):
-            for vertex in member:
-                found.setdefault(vertex, {})[box.index] = place
-    return found
-
-
-def _exemplars(trace: Trace) -> dict[int, int]:
-    """Return, for each vertex that another stands for, which: the corresponding one in the group's first box."""
-    found: dict[int, int] = {}
-    groups = [box for box in trace.boxes if box.members]
-    for box in sorted(groups, key=lambda b: len(chain(trace.boxes, b.index)), reverse=True):  # innermost first
-        for member in box.members[1:]:
-            found.update(zip(member, box.members[0], strict=True))
-    for vertex, stand_in in list(found.items()):
-        while stand_in in found:
-            stand_in = found[stand_in]
-        found[vertex] = stand_in
-    return found
+    return any(box in target.turns and target.turns[box][0] != place for box, (place, _) in source.turns.items())

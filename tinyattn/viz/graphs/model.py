@@ -50,6 +50,7 @@ class Vertex:
     recorded: bool  # whether it has a node that a gradient of the output can reach
     rule: str = ""  # the key of its formula and of the source of its rules
     box: int = -1  # the innermost, -1 for none
+    turns: dict[int, tuple[int, int]] = field(default_factory=dict)  # repeat -> which of its boxes, twin in the first
     inputs: list[Edge] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)  # inputs that are plain numbers

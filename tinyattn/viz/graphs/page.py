@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
-from tinyattn.viz.graphs.dot import formula_text, is_brief, option_text, times_text, title
+from tinyattn.viz.graphs import dot
+from tinyattn.viz.graphs.fold import contents, levels
 from tinyattn.viz.graphs.formulas import formula
-from tinyattn.viz.graphs.model import Trace, Vertex
+from tinyattn.viz.graphs.model import Box, Trace, Vertex
 from tinyattn.viz.page import html_page
 
 SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
-    "index", "kind", "op", "rule", "shape", "dtype", "bytes", "recorded", "box", "options", "numbers", "value",
-    "gradient", "saved", "site", "inner", "error", "output",
+    "index", "kind", "op", "rule", "dtype", "recorded", "box", "turns", "options", "numbers", "value", "gradient",
+    "saved", "site", "inner", "error", "output",
 )  # fmt: skip
+Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 
 def graph_page(trace: Trace, folded: set[int], auto: bool, times: bool) -> str:
@@ -32,7 +35,7 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
         "note": trace.note,
         "unused": trace.unused,
         "vertices": [_vertex(trace, vertex, times) for vertex in trace.vertices],
-        "boxes": [asdict(box) for box in trace.boxes],
+        "boxes": _boxes(trace, times),
         "steps": [asdict(step) for step in trace.steps],
         "arrays": trace.gallery.shrunk(CELLS),
         "formulas": {key: formula(key).rules for key in rules},
@@ -43,17 +46,65 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
 
 
 def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
+    title, shape, path = dot.title(vertex), dot.shape_text(vertex.shape), _path(trace, vertex.box)
+    kind = "" if vertex.is_operation else f"{vertex.kind} "
+    time = dot.times_text(vertex.seconds, vertex.seconds_back) if times else ""
     return {name: getattr(vertex, name) for name in _PLAIN} | {
         "operation": vertex.is_operation,
-        "title": title(vertex),
-        "formula": formula_text(vertex),
-        "details": option_text(vertex),
-        "brief": is_brief(vertex),
-        "path": _path(trace, vertex.box),
+        "title": title,
+        "formula": dot.formula_text(vertex),
+        "path": path,
+        "shape": shape,
+        "size": math.prod(vertex.shape),
+        "about": f"{shape} {vertex.dtype}, {dot.size_text(vertex.bytes)}" + f", {time}" * bool(time),
+        "lines": _lines(trace, vertex, time),
+        "spoken": f"{kind}{title}{f' in {path}' if path else ''}, {shape}",
         "inputs": [[edge.source, edge.slot, edge.recorded] for edge in vertex.inputs],
-        "time": times_text(vertex.seconds, vertex.seconds_back) if times else "",
         "seconds": vertex.seconds + vertex.seconds_back if times else 0,
     }
+
+
+def _lines(trace: Trace, vertex: Vertex, time: str) -> Lines:
+    shape, options = _shape(vertex), dot.option_text(vertex)
+    if not vertex.is_operation:
+        return [[("name", dot.name_inside(trace.boxes, vertex)), ("quiet", shape)]]
+    if vertex.kind == "failed":
+        inputs = ",  ".join(f"{e.slot} {dot.shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs)
+        rows = [inputs, *dot.wrapped(vertex.error, 53)]
+        return [[("name", f"✗ {dot.title(vertex)}")], *([("quiet", row)] for row in rows)]
+    if dot.is_brief(vertex):
+        return [[("name", vertex.op), ("quiet", options), ("quiet", time or shape)]]
+    return [[("name", dot.title(vertex)), ("quiet", shape)], *_formula_and_time(vertex, time)]
+
+
+def _formula_and_time(vertex: Vertex, time: str) -> Lines:
+    text, options = dot.formula_text(vertex), dot.option_text(vertex)
+    lines = [[("formula", text), ("quiet", options)]] if text or options else []
+    return lines + [[("quiet", time)]] * bool(time)
+
+
+def _shape(vertex: Vertex) -> str:
+    return dot.shape_text(vertex.shape) + ("" if vertex.dtype in ("float32", "") else f" {vertex.dtype}")
+
+
+def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
+    """Return the boxes; `label` and `lines` are the texts beside and below the name of a folded one."""
+    inside = contents(trace)
+    single = [dot.only_operation(members) for members in inside]
+    boxes = []
+    for box, own, members, level in zip(
+        trace.boxes, single, inside, levels(trace.boxes, [own is not None for own in single]), strict=True
+    ):
+        kind, counts = dot.type_text(box), dot.contents_text(members)
+        time = dot.times_text(own.seconds, own.seconds_back) if times and own is not None else ""
+        boxes.append(asdict(box) | {
+            "level": level,
+            "type": kind,
+            "label": kind if own is None else f"{kind}  {_shape(own)}",
+            "lines": [[("quiet", counts)]] if own is None else _formula_and_time(own, time),
+            "spoken": f"{box.path or box.name}, folded, {counts}",
+        })  # fmt: skip
+    return boxes
 
 
 def _path(trace: Trace, box: int) -> str:

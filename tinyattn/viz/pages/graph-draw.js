@@ -41,35 +41,15 @@ class Picture {
 
   // --- words ---
 
-  // Lines of text, each a list of [class, text].
+  // Lines of text, each a list of [style, text].
   linesOf(item) {
-    const vertex = item.isBox ? this.model.only[item.index] : this.model.vertices[item.index];
-    const shape = vertex && `${shapeText(vertex.shape)}${["float32", ""].includes(vertex.dtype) ? "" : " " + vertex.dtype}`;
-    const lines = [];
-    if (item.isBox) {
-      const box = this.model.boxes[item.index];
-      const type = this.typeOf(box);
-      const [name, times] = this.model.nameOf(item.index);
-      lines.push([["name", name], ["times", times ? `×${times}` : ""], ["quiet", vertex ? `${type}  ${shape}` : type]]);
-      if (!vertex) return [...lines, [["quiet", this.model.contents(item.index)]]];
-    } else if (!vertex.operation) return [[["name", this.relative(vertex)], ["quiet", shape]]];
-    else if (vertex.kind === "failed") return this.linesOfFailure(vertex);
-    else if (vertex.brief) return [[["name", vertex.op], ["quiet", vertex.details], ["quiet", vertex.time || shape]]];
-    else lines.push([["name", vertex.title], ["quiet", shape]]);
-    if (vertex.formula || vertex.details) lines.push([["formula", vertex.formula], ["quiet", vertex.details]]);
-    if (vertex.time) lines.push([["quiet", vertex.time]]);
-    return lines;
+    const lines = item.isBox ? this.linesOfBox(item.index) : this.model.vertices[item.index].lines;
+    return lines.map((line) => line.filter(([, text]) => text));
   }
 
-  linesOfFailure(vertex) {
-    const inputs = vertex.inputs.map(([source, slot]) => `${slot} ${shapeText(this.model.vertices[source].shape)}`);
-    return [[["name", `✗ ${vertex.title}`]], [["quiet", inputs.join(",  ")]], ...wrapped(vertex.error, 52).map((part) => [["quiet", part]])];
-  }
-
-  // A parameter's name inside its module, "weight"; all of it elsewhere.
-  relative(vertex) {
-    const path = vertex.box < 0 ? "" : this.model.boxes[vertex.box].path;
-    return path && vertex.title.startsWith(path + ".") ? vertex.title.slice(path.length + 1) : vertex.title;
+  linesOfBox(index) {
+    const { label, lines } = this.model.boxes[index], [name, times] = this.model.nameOf(index);
+    return [[["name", name], ["times", times ? `×${times}` : ""], ["quiet", label]], ...lines];
   }
 
   width(style, text) {
@@ -78,7 +58,7 @@ class Picture {
   }
 
   lineWidth(line) {
-    return line.filter(([, text]) => text).reduce((sum, [style, text]) => sum + this.width(style, text) + SPACE, -SPACE);
+    return line.reduce((sum, [style, text]) => sum + this.width(style, text) + SPACE, -SPACE);
   }
 
   sizeOf(item) {
@@ -89,7 +69,7 @@ class Picture {
 
   headingWidth(box) {
     const [name, times] = this.model.nameOf(box);
-    return this.width("name", name + (times ? ` ×${times}` : "")) + this.width("quiet", this.typeOf(this.model.boxes[box])) + 40;
+    return this.width("name", name + (times ? ` ×${times}` : "")) + this.width("quiet", this.model.boxes[box].type) + 40;
   }
 
   // --- elements ---
@@ -97,7 +77,7 @@ class Picture {
   item(item) {
     const { x, y, w, h } = this.layout.items.get(item.key);
     const lines = this.lines.get(item.key);
-    const g = svg("g", { class: `item ${this.classesOf(item)}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "data-key": item.key, "aria-label": this.spoken(item) });
+    const g = svg("g", { class: `item ${this.classesOf(item)}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "data-key": item.key, "aria-label": (item.isBox ? this.model.boxes : this.model.vertices)[item.index].spoken });
     const square = item.leaf && this.model.vertices[item.index].kind !== "input" && this.model.vertices[item.index].kind !== "constant";
     const radius = item.leaf ? (square ? 0 : h / 2) : 8;
     if (item.isBox) {
@@ -112,7 +92,7 @@ class Picture {
     const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
     lines.forEach((line, i) => {
       let x = (w - this.lineWidth(line)) / 2;
-      for (const [style, text] of line.filter(([, text]) => text)) {
+      for (const [style, text] of line) {
         g.append(svg("text", { class: style, x, y: top + i * step }, text));
         x += this.width(style, text) + SPACE;
       }
@@ -127,16 +107,9 @@ class Picture {
     return [vertex.kind, vertex.output ? "output" : "", vertex.operation && !vertex.recorded && vertex.kind !== "failed" && this.model.anyRecorded ? "unrecorded" : ""].join(" ").trim();
   }
 
-  spoken(item) {
-    if (item.isBox) return `${this.model.boxes[item.index].path || this.model.boxes[item.index].name}, folded, ${this.model.contents(item.index)}`;
-    const vertex = this.model.vertices[item.index];
-    const kind = vertex.operation ? "" : vertex.kind + " ";
-    return `${kind}${vertex.title}${vertex.path ? " in " + vertex.path : ""}, ${shapeText(vertex.shape)}`;
-  }
-
   frame(index) {
     const box = this.model.boxes[index], times = this.model.nameOf(index)[1], { x, y, w, h } = this.layout.boxes.get(index);
-    const g = svg("g", { class: `frame ${box.kind}${times ? " repeat" : ""}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "aria-expanded": "true", "data-box": index, "aria-label": `${box.path || box.name} ${this.typeOf(box)}, unfolded` });
+    const g = svg("g", { class: `frame ${box.kind}${times ? " repeat" : ""}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "aria-expanded": "true", "data-box": index, "aria-label": `${box.path || box.name} ${box.type}, unfolded` });
     g.append(svg("rect", { width: w, height: h, rx: 10 }), svg("rect", { class: "heading", x: 1, y: 1, width: w - 2, height: HEAD - 2, rx: 9 }));
     this.elements.set("o" + index, g);
     return g;
@@ -147,12 +120,8 @@ class Picture {
     const text = svg("text", { class: "title", x: x + 12, y: y + 17.5, "data-box": index }, svg("tspan", { class: "name" }, name));
     const count = times || box.members.length;
     if (count) text.append(svg("tspan", { class: "times", dx: 7 }, `×${count}`));
-    if (this.typeOf(box)) text.append(svg("tspan", { class: "quiet", dx: 7 }, this.typeOf(box)));
+    if (box.type) text.append(svg("tspan", { class: "quiet", dx: 7 }, box.type));
     return text;
-  }
-
-  typeOf(box) {
-    return box.type && box.type !== box.name ? box.type : box.kind === "definition" ? "definition" : "";
   }
 
   drawWire(wire) {
@@ -163,7 +132,7 @@ class Picture {
     const from = this.view.items.get(wire.from), to = this.view.items.get(wire.to);
     if (from.leaf || (from.box === to.box && !from.isBox && points.length < 3)) return;
     const [x, y] = points[0];
-    this.scene.append(svg("text", { class: "wire-label", x: x + 6, y: y + 15, "data-wire": wire.key }, shapeText(wire.shape)));
+    this.scene.append(svg("text", { class: "wire-label", x: x + 6, y: y + 15, "data-wire": wire.key }, wire.shape));
   }
 
   // --- a step ---
@@ -194,9 +163,8 @@ class Picture {
   // Whether a vertex is in the same one of the repeated blocks as `now`: the block on the screen shows that one.
   inTheSameTurn(now) {
     const { model } = this;
-    const groups = now === null ? [] : model.chain(model.vertices[now].box).filter((b) => model.boxes[b].members.length && model.stands(b));
-    const turns = groups.map((b) => [model.places[b], model.places[b].get(now)[0]]);
-    return (i) => turns.every(([places, turn]) => !places.has(i) || places.get(i)[0] === turn);
+    const turns = now === null ? [] : model.turns(now).filter(([box]) => model.stands(box));
+    return (i) => turns.every(([box, turn]) => (model.vertices[i].turns[box]?.[0] ?? turn) === turn);
   }
 }
 
@@ -215,12 +183,3 @@ function curve(points) {
 }
 
 const round = (x) => Math.round(x * 10) / 10;
-
-function wrapped(text, width) {
-  const lines = [""];
-  for (const word of text.split(/\s+/)) {
-    if ((lines[lines.length - 1] + word).length > width) lines.push("");
-    lines[lines.length - 1] = (lines[lines.length - 1] + " " + word).trim();
-  }
-  return lines;
-}

@@ -30,7 +30,7 @@ class Page {
   // Unfolds as much at first as can be read without moving the picture.
   foldToFit() {
     const asked = new Set(this.model.folded);
-    for (let depth = this.deepest; depth >= 1; depth--) {
+    for (let depth = this.model.deepest; depth >= 1; depth--) {
       this.model.foldTo(depth);
       for (const box of asked) this.model.folded.add(box);
       this.redraw();
@@ -53,7 +53,6 @@ class Page {
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
     byId("phase-backward").hidden = byId("turn").hidden = !model.steps.length;
-    this.deepest = model.levels();
   }
 
   // --- drawing ---
@@ -66,7 +65,7 @@ class Page {
     }
     byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
-    byId("depth").textContent = `${this.model.level()}/${this.deepest}`;
+    byId("depth").textContent = `${this.model.level()}/${this.model.deepest}`;
     this.paint();
     this.offerTab();
   }
@@ -186,7 +185,7 @@ class Page {
     else model.folded[model.folded.has(box) ? "delete" : "add"](box);
     this.keepInPlace(box, () => this.redraw());
     const key = ["b" + box, "o" + box].find((k) => this.picture.elements.has(k));
-    this.focus(key || this.picture.view.of[model.inside[box][0]]);
+    this.focus(key || this.picture.view.of[model.vertices.find((v) => model.chain(v.box).includes(box)).index]);
   }
 
   // Switches the repeat around an item between one box for all and all of them.
@@ -216,7 +215,7 @@ class Page {
   }
 
   depth(change) {
-    this.model.foldTo(Math.max(0, Math.min(this.deepest, this.model.level() + change)));
+    this.model.foldTo(Math.max(0, Math.min(this.model.deepest, this.model.level() + change)));
     this.model.spread.clear();
     this.selected = null;
     this.redraw();
@@ -263,7 +262,7 @@ class Page {
 
   search(text) {
     const { model } = this, wanted = text.trim().toLowerCase();
-    const found = wanted ? model.vertices.filter((v) => `${v.title} ${v.op} ${v.path} ${v.site ? v.site.join(" ") : ""} ${shapeText(v.shape)}`.toLowerCase().includes(wanted)) : [];
+    const found = wanted ? model.vertices.filter((v) => `${v.title} ${v.op} ${v.path} ${v.site ? v.site.join(" ") : ""} ${v.shape}`.toLowerCase().includes(wanted)) : [];
     this.found = found.map((v) => v.index);
     this.foundAt = -1;
     this.hits = [...new Set(this.found.map((i) => this.picture.view.of[i]))];

@@ -25,7 +25,7 @@ class Panel {
   overview() {
     const { model } = this;
     const parameters = model.vertices.filter((v) => v.kind === "parameter");
-    const elements = parameters.reduce((n, v) => n + sizeOf(v.shape), 0);
+    const elements = parameters.reduce((n, v) => n + v.size, 0);
     const row = (name, value) => html("div", {}, html("b", {}, String(value)), ` ${name}`);
     this.show(
       html("span", { className: "phase" }, "Overview"),
@@ -83,12 +83,15 @@ class Panel {
   // --- parts ---
 
   head(vertex, phase, count, isBack = false) {
-    const turn = this.model.turn(vertex.index);
+    const turns = this.model.turns(vertex.index).map(([box, which]) => {
+      const { name, members } = this.model.boxes[box];
+      return `${name}: ${which + 1} of ${members.length}`;
+    });
     return [
       html("span", { className: isBack ? "phase back" : "phase" }, count ? `${phase}, ${count}` : phase),
       html("h2", {}, vertex.title),
-      html("p", { className: "path" }, [vertex.path, turn].filter(Boolean).join(" · ")),
-      vertex.kind === "failed" ? null : html("p", { className: "path" }, `${shapeText(vertex.shape)} ${vertex.dtype}, ${bytesText(vertex.bytes)}${vertex.time ? ", " + vertex.time : ""}`)];
+      html("p", { className: "path" }, [vertex.path, turns.join(", ")].filter(Boolean).join(" · ")),
+      vertex.kind === "failed" ? null : html("p", { className: "path" }, vertex.about)];
   }
 
   equation(vertex) {
@@ -106,7 +109,7 @@ class Panel {
     return [heading("Inputs"), vertex.inputs.map(([source, slot]) => {
       const from = this.model.vertices[source];
       const head = html("div", { className: "head" }, html("b", {}, slot), " from ", this.link(source));
-      return card(head, from.value === null ? html("span", { className: "shape-text" }, `${shapeText(from.shape)} ${from.dtype}`) : this.array(from.value));
+      return card(head, from.value === null ? html("span", { className: "shape-text" }, `${from.shape} ${from.dtype}`) : this.array(from.value));
     })];
   }
 
@@ -136,7 +139,7 @@ class Panel {
   array(place) {
     const entry = this.model.arrays[place];
     const element = html("div", { className: "array", "data-array": place });
-    element.append(html("div", { className: "shape-text" }, `${shapeText(entry.shape)} ${entry.dtype}`));
+    element.append(html("div", { className: "shape-text" }, `${entry.shape.join("×") || "scalar"} ${entry.dtype}`));
     if (entry.values) element.append(numbers(entry), entry.values.length > 1 ? stats(summary(entry.values)) : "");
     else element.append(heatMap(entry), stats(entry));
     return element;
@@ -192,7 +195,7 @@ function heatMap(entry) {
     holder.append(canvas);
   }
   const more = entry.frames > frames ? `the first ${frames} of ${entry.frames} matrices; ` : "";
-  const cells = rows * columns * frames < sizeOf(entry.shape) && !more ? "a cell is a mean of several; " : "";
+  const cells = rows * columns * frames < entry.shape.reduce((n, m) => n * m, 1) && !more ? "a cell is a mean of several; " : "";
   const scale = html("div", { className: "scale" }, shortNumber(-reach), html("i"), shortNumber(reach), more || cells ? html("span", {}, (more + cells).replace(/; $/, "")) : null);
   return html("div", {}, holder, scale);
 }
