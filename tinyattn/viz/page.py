@@ -13,12 +13,15 @@ from typing import Any
 def html_page(name: str, scripts: Sequence[str], title: str, data: Any) -> str:
     """Return pages/`name`.html with its style sheets, `scripts` of pages/ and `data` as JSON inside."""
     folder = resources.files("tinyattn.viz") / "pages"
-    files = [f"{name}.html", "common.css", f"{name}.css", "common.js", *scripts]
-    template, *parts = ((folder / file).read_text(encoding="utf-8") for file in files)
-    return Template(template).substitute(
+
+    def text(*names: str) -> str:
+        return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+    return Template(text("page.html")).substitute(
         title=html.escape(title),
-        style="\n".join(parts[:2]),
-        script="\n".join(parts[2:]),
+        style=text("common.css", f"{name}.css"),
+        body=text(f"{name}.html"),
+        script=text("common.js", *scripts),
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),  # no </script>
     )
 

@@ -56,14 +56,10 @@ class Boxes:
         return chain(self.boxes, box)
 
     def operations(self, box: int) -> Iterator[int]:
-        """Iterate over all operations in a box, in order."""
-        stack = [iter(self.inside[box])]
-        while stack:
-            kind, index = next(stack[-1], ("", -1))
-            if not kind:
-                stack.pop()
-            elif kind == "box":
-                stack.append(iter(self.inside[index]))
+        """Iterate over all operations in a box, in order. Recurses as deep as modules are nested."""
+        for kind, index in self.inside[box]:
+            if kind == "box":
+                yield from self.operations(index)
             else:
                 yield index
 

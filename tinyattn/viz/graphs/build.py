@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyattn.debug.describe import input_names
+from tinyattn.debug.describe import arrays_in, input_names, saved_by
 from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
@@ -111,7 +111,7 @@ class Builder:
         vertex = self._vertex("operation", op.name, out, recorded=node is not None)
         self.stacks[vertex.index] = stack
         for name, value in options.items():
-            for i, array in enumerate(_arrays(value)):
+            for i, array in enumerate(arrays_in(value)):
                 slot = f"{name}[{i}]" if i else name
                 vertex.inputs.append(Edge(self.constant(array, name), vertex.index, slot, False))
             vertex.options[name] = option_repr(value)
@@ -119,7 +119,7 @@ class Builder:
         if node is not None:
             self.nodes[node] = vertex.index
             vertex.site = line_of(node.site)
-            vertex.saved = {name: self.gallery.add(saved.array) for name, saved in saved_in(node).arrays()}
+            vertex.saved = {name: self.gallery.add(saved.array) for name, saved in saved_by(node)}
         return vertex
 
     def _rule(self, op: Operation) -> str:
@@ -201,11 +201,3 @@ def option_repr(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "…" if value is Ellipsis else str(value)
-
-
-def _arrays(value: Any) -> list[Any]:
-    if isinstance(value, Tensor):
-        return [value.array]
-    if isinstance(value, tuple | list):
-        return [array for part in value for array in _arrays(part)]
-    return [value] if isinstance(value, np.ndarray) else []

@@ -13,7 +13,7 @@ from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.dot import dot_text, rendered
 from tinyattn.viz.graphs.fold import MODES, contents, folds, view
-from tinyattn.viz.graphs.model import Edge, Step, Trace, Vertex
+from tinyattn.viz.graphs.model import Trace
 from tinyattn.viz.graphs.page import graph_page
 from tinyattn.viz.graphs.tracing import callers_variables, trace_of_run, trace_of_tensors
 from tinyattn.viz.page import framed
@@ -28,32 +28,19 @@ class Graph:
     """The picture of a computation: `.dot`, `.svg`, `.html`, `.save(path)`, and itself in a notebook.
 
     Keeps no tensor and no array alive.
+
+    Attributes:
+        vertices: operations and their inputs, in the order of the forward pass.
+        edges: which vertex is an input of which.
+        steps: the nodes of the backward pass, in its order.
+        error: what stopped the forward pass; "" if it finished.
     """
 
     def __init__(self, trace: Trace, mode: str, depth: int | None, stats: bool, times: bool) -> None:
         self.trace, self._stats, self._times = trace, stats, times
+        self.vertices, self.edges, self.steps, self.error = trace.vertices, trace.edges, trace.steps, trace.error
         self._mode, self._depth = mode, depth
         self._folded = folds(trace, mode, depth, MOST_AT_FIRST)
-
-    @property
-    def vertices(self) -> list[Vertex]:
-        """Operations and their inputs, in the order of the forward pass."""
-        return self.trace.vertices
-
-    @property
-    def edges(self) -> list[Edge]:
-        """Which vertex is an input of which."""
-        return self.trace.edges
-
-    @property
-    def steps(self) -> list[Step]:
-        """The nodes of the backward pass, in its order."""
-        return self.trace.steps
-
-    @property
-    def error(self) -> str:
-        """What stopped the forward pass; "" if it finished."""
-        return self.trace.error
 
     @cached_property
     def dot(self) -> str:

@@ -139,8 +139,9 @@ def view(trace: Trace, folded: set[int]) -> View:
         ends = of[edge.source], of[edge.target]
         if ends[0] == ends[1] or _in_different_turns(source, target):
             continue
-        shape, edges = wires.setdefault(ends, (source.shape, set()))
-        edges.add((drawn[edge.source].index, drawn[edge.target].index, edge.slot))
+        wires.setdefault(ends, (source.shape, set()))[1].add(
+            (drawn[edge.source].index, drawn[edge.target].index, edge.slot)
+        )
     listed = [Wire(*ends, shape, len(edges)) for ends, (shape, edges) in wires.items()]
     return View(items, listed, sorted(framed), of)
 

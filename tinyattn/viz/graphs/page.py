@@ -9,7 +9,7 @@ from typing import Any
 from tinyattn.viz.graphs import dot
 from tinyattn.viz.graphs.fold import contents, levels
 from tinyattn.viz.graphs.formulas import formula
-from tinyattn.viz.graphs.model import Box, Trace, Vertex
+from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.page import html_page
 
 SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from traceback import walk_tb
 from typing import Any
 
-from tinyattn.debug.describe import input_names
+from tinyattn.debug.describe import input_names, saved_by
+from tinyattn.debug.flow import DETACH
+from tinyattn.debug.probe import graph_of
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import call_site, module_stack
 from tinyattn.engine.node import Node, Saved
@@ -22,25 +24,14 @@ from tinyattn.viz.graphs.source import arguments_of, is_model, is_operation, lin
 # --- nodes ---
 
 
-def nodes_behind(roots: Sequence[Node]) -> list[Node]:
-    """Return the nodes that `roots` were computed from and `roots` themselves, oldest first."""
-    found = {node.id: node for node in roots}
-    stack = list(found.values())
-    while stack:
-        for edge in stack.pop().edges:
-            if edge is not None and type(edge) is not Fork and edge.id not in found:
-                found[edge.id] = edge
-                stack.append(edge)
-    return [found[key] for key in sorted(found)]
-
-
 def from_nodes(builder: Builder, outputs: Sequence[Tensor], around: Sequence[Tensor] = ()) -> None:
     """Add the graph behind tensors that are computed already. around: other tensors whose values may be in it."""
     roots = [x.node for x in outputs if x.node is not None]
     values = {x.node: x.array for x in (*around, *outputs) if x.node is not None}
-    nodes = nodes_behind(roots)
+    behind = {node for root in roots for node in graph_of(root) if type(node) is not Fork}
+    nodes = sorted(behind, key=lambda node: node.id)
     for node in nodes:  # a saved input is the output of another node
-        for _, saved in saved_in(node).arrays():
+        for _, saved in saved_by(node):
             if saved.node is not None and saved.version == saved.storage.version:
                 values.setdefault(saved.node, saved.array)
     for node in nodes:
@@ -127,16 +118,13 @@ class Recorder(Observer):
     def detached(self, tensor: Tensor, out: Tensor) -> None:
         self._held.append((tensor, out))
         source = self.builder.source(tensor)
-        vertex = self.builder.operation(_DETACH, out, None, self._stack(), {})
+        vertex = self.builder.operation(DETACH, out, None, self._stack(), {})
         vertex.inputs = [Edge(source, vertex.index, "x", False)]
         vertex.value, vertex.site = self.builder.gallery.add(out.array), line_of(call_site())
         self.builder.register(out, vertex.index)
 
     def _stack(self) -> Stack:
         return Stack(module_stack.get(), tuple(self._definitions))
-
-
-_DETACH = Operation(lambda xp, x: x, name="detach", x=lambda xp, g: None)
 
 
 # --- a run that failed ---

@@ -86,7 +86,7 @@ def local_tensors() -> list[tuple[str, Any]]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        arguments = inspect.getargs(code).args
         in_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_nlocals > len(arguments)
         if in_function and not code.co_filename.startswith(_WRAPPERS):
             tensors = [(name, x) for name, x in variables_of(frame).items() if isinstance(x, Tensor)]
@@ -98,12 +98,9 @@ def local_tensors() -> list[tuple[str, Any]]:
 def arguments_of(frame: FrameType) -> list[tuple[str, Any]]:
     """Return (name, value) of the arguments of a running function, each of *args by itself."""
     code, values = frame.f_code, variables_of(frame)
-    names = code.co_varnames
-    found = [(name, values[name]) for name in names[: code.co_argcount] if name in values]
-    if code.co_flags & inspect.CO_VARARGS:
-        several = names[code.co_argcount + code.co_kwonlyargcount]
-        found += [(several, x) for x in values.get(several, ())]
-    return found
+    found = [(name, values[name]) for name in code.co_varnames[: code.co_argcount] if name in values]
+    several = inspect.getargs(code).varargs or ""
+    return found + [(several, x) for x in values.get(several, ())]
 
 
 def variables_of(frame: FrameType) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -61,9 +61,14 @@ def trace_of_run(
     function: Callable[..., Any], inputs: Any, kwargs: Any, variables: dict[str, Any], mode: str, gradient: Any
 ) -> Trace:
     """Run a model or function and return the trace; an error ends the trace and is not raised."""
-    _check_arguments(function, inputs, kwargs)
+    arguments = _arguments(function, inputs, kwargs)
     builder = Builder(names_in([], variables))
-    _name_arguments(builder, function, inputs, kwargs)
+    for module in (x for x in (function, *arguments.values()) if isinstance(x, Module)):
+        builder.add_names_of(module)
+    for name, x in arguments.items():
+        for i, tensor in enumerate(parts := _tensors(x)):
+            builder.names.setdefault(id(tensor), f"{name}[{i}]" if len(parts) > 1 else name)
+            builder.source(tensor, "input")
     generator = current_generator()
     state = generator.get_state()
     result = failed = None
@@ -86,30 +91,18 @@ def trace_of_run(
     return _finished(builder, name, [x for x in outputs if x.node is not None], gradient)
 
 
-def _check_arguments(function: Any, inputs: Any, kwargs: Any) -> None:
-    """Raise for a call that cannot start, which is no failed forward pass."""
+def _arguments(function: Any, inputs: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name. Raises for one that cannot start, which is no failed forward pass."""
     try:
-        inspect.signature(function.forward if isinstance(function, Module) else function).bind(*inputs, **kwargs)
+        signature = inspect.signature(function.forward if isinstance(function, Module) else function)
+        bound = signature.bind(*inputs, **kwargs).arguments
+        named = (name for name in bound if signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD)
+        return {name: bound[name] for name in named} | kwargs
     except TypeError as error:
         name = getattr(function, "__name__", type(function).__name__)
         raise TypeError(f"graph: {name}: {error}; the inputs follow the model: graph(model, images)") from None
-    except ValueError:
-        pass  # a function without a signature
-
-
-def _name_arguments(builder: Builder, function: Any, inputs: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Add a vertex for each input, named as the function names it; name parameters by their paths."""
-    inner = function.forward if isinstance(function, Module) else function
-    code = getattr(inner, "__code__", None)
-    names = list(code.co_varnames[: code.co_argcount]) if code is not None else []
-    names = names[1:] if names[:1] == ["self"] else names
-    names += [f"input {i}" for i in range(len(names), len(inputs))]
-    for module in (x for x in (function, *inputs, *kwargs.values()) if isinstance(x, Module)):
-        builder.add_names_of(module)
-    for name, x in [*zip(names, inputs, strict=False), *kwargs.items()]:
-        for i, tensor in enumerate(parts := _tensors(x)):
-            builder.names.setdefault(id(tensor), f"{name}[{i}]" if len(parts) > 1 else name)
-            builder.source(tensor, "input")
+    except ValueError:  # a function without a signature
+        return {f"input {i}": x for i, x in enumerate(inputs)} | kwargs
 
 
 def callers_variables(frame: FrameType | None) -> dict[str, Any]:

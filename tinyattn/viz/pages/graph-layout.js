@@ -13,12 +13,15 @@ function layOut(view, boxes, frameOf, size, title) {
     return found;
   };
   const levels = new Map([[-1, newLevel()]]);
-  const orders = new Map();
-  view.of.forEach((key, i) => orders.has(key) || orders.set(key, i));
+  const orders = new Map(), ends = new Map(); // the first and the last vertex of each item
+  view.of.forEach((key, i) => {
+    if (!orders.has(key)) orders.set(key, i);
+    ends.set(key, i);
+  });
   for (const box of view.open) levels.set(box, newLevel());
   for (const item of view.items.values()) {
     const [w, h] = size(item);
-    levels.get(item.box).nodes.set(item.key, { key: item.key, w, h, leaf: item.leaf, order: orders.get(item.key) });
+    levels.get(item.box).nodes.set(item.key, { key: item.key, w, h, leaf: item.leaf, order: orders.get(item.key), last: ends.get(item.key) });
   }
   for (const box of view.open) levels.get(parent(box)).nodes.set("o" + box, { key: "o" + box, box, order: Infinity });
   for (const wire of view.wires.values()) addPieces(levels, view, chain, wire);
@@ -32,6 +35,7 @@ function layOut(view, boxes, frameOf, size, title) {
     node.shift = (node.w - level.w) / 2;
     node.ports = level.ports;
     node.order = Math.min(...[...level.nodes.values()].map((n) => n.order));
+    node.last = Math.max(...[...level.nodes.values()].map((n) => n.last));
   }
   arrange(levels.get(-1));
   return gather(levels, (box) => chain(box).length);
@@ -85,25 +89,17 @@ function arrange(level) {
 
 // Ranks by the longest path from the top; then moves late inputs down, next to their first user.
 function rank(nodes, edges) {
-  const after = new Map(nodes.map((n) => [n.key, []])), waiting = new Map(nodes.map((n) => [n.key, 0]));
-  for (const e of edges) { after.get(e.from).push(e.to); waiting.set(e.to, waiting.get(e.to) + 1); }
   const byKey = new Map(nodes.map((n) => [n.key, n]));
-  for (const n of nodes) n.rank = 0;
-  const queue = nodes.filter((n) => !waiting.get(n.key));
-  for (let i = 0; i < queue.length; i++) {
-    for (const key of after.get(queue[i].key)) {
-      const node = byKey.get(key);
-      node.rank = Math.max(node.rank, queue[i].rank + 1);
-      waiting.set(key, waiting.get(key) - 1);
-      if (!waiting.get(key)) queue.push(node);
-    }
+  for (const n of nodes) Object.assign(n, { rank: 0, before: [], after: new Set() });
+  for (const { from, to } of edges) {
+    byKey.get(from).after.add(byKey.get(to));
+    byKey.get(to).before.push(byKey.get(from));
   }
-  const before = new Map(nodes.map((n) => [n.key, []]));
-  for (const e of edges) before.get(e.to).push(e.from);
-  for (const n of queue.reverse()) {
-    const users = after.get(n.key).map((key) => byKey.get(key).rank);
-    if (users.length && before.get(n.key).every((key) => new Set(after.get(key)).size === 1)) {
-      n.rank = Math.min(...users) - 1;
+  const inOrder = [...nodes].sort((a, b) => a.last - b.last); // inputs of a node ran before it
+  for (const n of inOrder) n.rank = Math.max(0, ...n.before.map((m) => m.rank + 1));
+  for (const n of inOrder.reverse()) {
+    if (n.after.size && n.before.every((m) => m.after.size === 1)) {
+      n.rank = Math.min(...[...n.after].map((m) => m.rank)) - 1;
       n.late = true;
     }
   }

@@ -286,12 +286,12 @@ class Page {
   // --- input ---
 
   controls() {
-    const buttons = {
-      first: () => this.goTo(0), previous: () => this.goTo(this.step - 1), next: () => this.goTo(this.step + 1),
-      play: () => this.play(), turn: () => this.goTo(this.model.forward.length + 1), less: () => this.depth(-1),
-      more: () => this.depth(1), fit: () => this.eye.fit(), theme: () => chooseTheme(), "help-button": () => byId("help").showModal(),
-    };
-    for (const [id, action] of Object.entries(buttons)) byId(id).addEventListener("click", action);
+    this.actions = {}; // by key
+    for (const [keys, text, actions] of this.keys()) {
+      Object.assign(this.actions, actions);
+      byId("keys").append(html("dt", {}, ...keys.split(" ").flatMap((key) => [html("kbd", {}, key), " "])), html("dd", {}, text));
+    }
+    for (const button of document.querySelectorAll("[data-press]")) button.addEventListener("click", this.actions[button.dataset.press]);
     byId("slider").addEventListener("input", (event) => this.goTo(Number(event.target.value)));
     byId("search").addEventListener("input", (event) => this.search(event.target.value));
     document.addEventListener("theme", () => this.panel.repaint());
@@ -333,34 +333,34 @@ class Page {
       return this.enter(event.target.closest("[data-key], [data-box]"));
     }
     if (byId("panel").contains(event.target) && /^Arrow(Up|Down)$/.test(event.key)) return; // scrolls it
-    const action = this.keys()[event.key];
+    const action = this.actions[event.key];
     if (!action) return;
     event.preventDefault();
     action(event);
   }
 
+  // [keys, what they do, actions by the names of the keys]: the keyboard, the buttons with data-press, and the help.
   keys() {
     const far = (event) => (event.shiftKey ? 10 : 1);
-    const pan = (x, y) => () => this.eye.move(x, y);
-    return {
-      ArrowRight: (event) => this.goTo(this.step + far(event)),
-      ArrowLeft: (event) => this.goTo(this.step - far(event)),
-      ArrowUp: () => this.neighbour(-1),
-      ArrowDown: () => this.neighbour(1),
-      Home: () => this.goTo(0),
-      End: () => this.goTo(this.last),
-      b: () => this.goTo(this.model.forward.length + 1),
-      " ": () => this.play(),
-      f: () => this.foldAround(),
-      x: () => this.spreadAround(),
-      "[": () => this.depth(-1),
-      "]": () => this.depth(1),
-      "/": () => byId("search").focus(),
-      "+": () => this.eye.zoom(1.25), "=": () => this.eye.zoom(1.25), "-": () => this.eye.zoom(0.8), 0: () => this.eye.fit(),
-      w: pan(0, 60), a: pan(60, 0), s: pan(0, -60), d: pan(-60, 0),
-      t: () => chooseTheme(),
-      "?": () => byId("help").showModal(),
-    };
+    const zoom = (factor) => () => this.eye.zoom(factor);
+    const move = (x, y) => () => this.eye.move(x, y);
+    return [
+      ["← →", "previous, next step; with Shift ten steps", { ArrowLeft: (event) => this.goTo(this.step - far(event)), ArrowRight: (event) => this.goTo(this.step + far(event)) }],
+      ["Home End b", "overview, last step, first backward step", { Home: () => this.goTo(0), End: () => this.goTo(this.last), b: () => this.goTo(this.model.forward.length + 1) }],
+      ["Space", "play, stop", { " ": () => this.play() }],
+      ["↑ ↓", "to the first input, to the first user of the item", { ArrowUp: () => this.neighbour(-1), ArrowDown: () => this.neighbour(1) }],
+      ["Tab", "next item of the graph, in the order of the forward pass", {}],
+      ["Esc", "from the graph to the panel", {}],
+      ["Enter", "fold or unfold a box; show the details of an operation", {}],
+      ["f", "fold the box around the item", { f: () => this.foldAround() }],
+      ["x", "repeated blocks (×12): show all of them, or one for all", { x: () => this.spreadAround() }],
+      ["[ ]", "fold, unfold by one level everywhere", { "[": () => this.depth(-1), "]": () => this.depth(1) }],
+      ["/", "search; Enter shows the next hit", { "/": () => byId("search").focus() }],
+      ["+ − 0", "zoom, show everything", { "+": zoom(1.25), "=": zoom(1.25), "-": zoom(0.8), 0: () => this.eye.fit() }],
+      ["w a s d", "move the picture", { w: move(0, 60), a: move(60, 0), s: move(0, -60), d: move(-60, 0) }],
+      ["t", "light, dark", { t: () => chooseTheme() }],
+      ["?", "this list", { "?": () => byId("help").showModal() }],
+    ];
   }
 
   keyInSearch(event) {
