@@ -1,4 +1,4 @@
-"""Recording: the nodes behind a tensor, a run that is watched, and a run that failed."""
+"""Recording: the nodes behind a tensor, a run that is watched, its backward pass, and a run that failed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from traceback import walk_tb
 from typing import Any
 
+from tinyattn import autograd
 from tinyattn.debug.describe import input_names, saved_by
 from tinyattn.debug.flow import DETACH
 from tinyattn.debug.probe import graph_of
@@ -16,9 +17,10 @@ from tinyattn.engine.node import Node, Saved
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module
+from tinyattn.ops.creation import ones_like
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.build import Builder, Definition, Stack, named_inputs, saved_in
-from tinyattn.viz.graphs.model import Edge, Vertex
+from tinyattn.viz.graphs.model import Arrival, Edge, Step, Vertex
 from tinyattn.viz.graphs.source import arguments_of, is_model, is_operation, line_at, line_of, local_tensors, model_line
 
 # --- nodes ---
@@ -125,6 +127,60 @@ class Recorder(Observer):
 
     def _stack(self) -> Stack:
         return Stack(module_stack.get(), tuple(self._definitions))
+
+
+# --- the backward pass ---
+
+
+class BackwardRecorder(Observer):
+    """Records each step of a backward pass over the nodes that `builder` knows."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.steps: list[Step] = []
+        self._slot = 0  # the next input of the last node
+        self._started = 0.0
+
+    def before_backward(self, node: Node, g: Any) -> None:
+        index = self.builder.nodes.get(node)
+        if index is not None:
+            self.steps.append(Step(index, self.builder.gallery.add(g)))
+        self._slot, self._started = 0, time.perf_counter()
+
+    def after_backward(self, node: Node, g: Any, gradients: Sequence[Any]) -> None:
+        if node in self.builder.nodes:
+            self.builder.vertices[self.steps[-1].vertex].seconds_back = time.perf_counter() - self._started
+
+    def received(self, edge: Node, node: Node, gradient: Any, total: Any) -> None:
+        slot = self._slot
+        while node.edges[slot] is not edge:
+            slot += 1
+        self._slot = slot + 1
+        vertex = self.builder.nodes.get(edge)
+        if vertex is None or node not in self.builder.nodes or node.op is None:
+            return  # outside of the picture, or the Fork of a DataParallel
+        name, add = input_names(node.op, len(node.edges))[slot], self.builder.gallery.add
+        self.steps[-1].arrivals.append(Arrival(vertex, name, add(gradient), add(total)))
+
+
+def backward_steps(
+    builder: Builder, outputs: Sequence[Tensor], gradients: Sequence[Tensor | None] | None
+) -> list[Step]:
+    """Return the steps of `grad(outputs, all leaves)`. Changes no `.grad` and frees nothing.
+
+    gradients: of the outputs; ones by default.
+    """
+    leaves = [Tensor._from(None, node) for node in builder.leaves]
+    if not leaves or not outputs:
+        return []
+    given = [None] * len(outputs) if gradients is None else gradients
+    seeds = [ones_like(x) if seed is None else seed for x, seed in zip(outputs, given, strict=True)]
+    recorder = BackwardRecorder(builder)
+    with recorder:
+        autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True)
+    for step in recorder.steps:
+        builder.vertices[step.vertex].gradient = step.gradient
+    return recorder.steps
 
 
 # --- a run that failed ---

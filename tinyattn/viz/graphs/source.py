@@ -8,7 +8,7 @@ import linecache
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from types import CodeType, FrameType
 from typing import Any
@@ -154,12 +154,10 @@ def _lambdas(text: str) -> list[ast.Lambda]:
 
 def _is_of(node: ast.Lambda, code: CodeType) -> bool:
     """Whether `code` was compiled from `node`: all its instructions lie within the body."""
-    body = node.body
-    start, end = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
-    return all(start <= place <= end for place in _places(code))
-
-
-def _places(code: CodeType) -> Iterator[tuple[int, int]]:
-    for line, _, column, end in code.co_positions():
-        if line is not None and column is not None and end is not None and column < end:
-            yield line, column
+    start, end = (node.body.lineno, node.body.col_offset), (node.body.end_lineno or 0, node.body.end_col_offset or 0)
+    for line, _, first, last in code.co_positions():
+        if line is None or first is None or last is None or first >= last:
+            continue  # an instruction without a place in the source
+        if not start <= (line, first) <= end:
+            return False
+    return True

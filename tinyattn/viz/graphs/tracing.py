@@ -12,11 +12,10 @@ from tinyattn.engine.modes import Mode, definition_mode
 from tinyattn.nn import Module
 from tinyattn.random import current_generator
 from tinyattn.tensors import Tensor
-from tinyattn.viz.graphs.backward import backward_steps
 from tinyattn.viz.graphs.boxes import make_boxes
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
 from tinyattn.viz.graphs.model import Trace
-from tinyattn.viz.graphs.record import Recorder, add_failure, from_nodes
+from tinyattn.viz.graphs.record import Recorder, add_failure, backward_steps, from_nodes
 from tinyattn.viz.graphs.source import PACKAGE, variables_of
 
 # --- from a tensor ---
