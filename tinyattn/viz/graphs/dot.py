@@ -160,18 +160,14 @@ def _wire(trace: Trace, wire: Wire) -> str:
 
 
 def _stats(trace: Trace, vertex: Vertex) -> list[str]:
+    arrays = (vertex.value, vertex.gradient)
+    value, gradient = ({} if i is None else summary(trace.gallery.entries[i]) for i in arrays)
     rows = []
-    if vertex.value is not None:
-        found = summary(trace.gallery.entries[vertex.value])
-        if vertex.shape == () and "min" in found:
-            rows.append(f"value {float(found['min']):.6g}")
-        elif "min" in found:
-            rows.append(" ".join(f"{name} {float(found[name]):.3g}" for name in ("min", "mean", "max")))
-    if vertex.gradient is not None:
-        found = summary(trace.gallery.entries[vertex.gradient])
-        if "norm" in found:
-            rows.append(f"gradient norm {float(found['norm']):.3g}")
-    return rows
+    if "min" in value and vertex.shape == ():
+        rows.append(f"value {float(value['min']):.6g}")
+    elif "min" in value:
+        rows.append(" ".join(f"{name} {float(value[name]):.3g}" for name in ("min", "mean", "max")))
+    return rows + ([f"gradient norm {float(gradient['norm']):.3g}"] if "norm" in gradient else [])
 
 
 # --- texts, also of the page ---

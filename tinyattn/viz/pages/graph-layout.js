@@ -128,7 +128,7 @@ function dummy(layers, rank, wire) {
   return node;
 }
 
-// Sorts each layer by the places of its neighbours in the layer before, then swaps neighbours to reduce crossings.
+// Sorts each layer by the places of its neighbours in the layer before, which reduces crossings.
 function reorder(layers, downward) {
   for (const layer of layers) layer.forEach((n, i) => (n.at = i));
   const sequence = downward ? layers : [...layers].reverse();
@@ -140,26 +140,7 @@ function reorder(layers, downward) {
     }
     layer.sort((a, b) => a.mean - b.mean || a.at - b.at);
     layer.forEach((n, i) => (n.at = i));
-    for (let i = 1; i < layer.length; i++) {
-      if (crossings(layer[i - 1], layer[i]) > crossings(layer[i], layer[i - 1])) {
-        [layer[i - 1], layer[i]] = [layer[i], layer[i - 1]];
-        layer[i - 1].at = i - 1;
-        layer[i].at = i;
-      }
-    }
   }
-}
-
-function crossings(left, right) {
-  let count = 0;
-  for (const [mine, theirs] of [[left.up, right.up], [left.down, right.down]]) {
-    for (const l of mine) for (const r of theirs) {
-      const a = mine === left.up ? l.a.at + l.atA / 1e6 : l.b.at + l.atB / 1e6;
-      const b = mine === left.up ? r.a.at + r.atA / 1e6 : r.b.at + r.atB / 1e6;
-      if (a > b) count++;
-    }
-  }
-  return count;
 }
 
 // Moves each node towards the mean of its neighbours; in each layer, to the closest places that keep order and gaps

@@ -43,14 +43,12 @@ class Panel {
   }
 
   forward(vertex, number) {
-    this.show(this.head(vertex, "Forward", `step ${number} of ${this.model.forward.length}`),
-      this.equation(vertex), this.failure(vertex), this.line(vertex), this.inputs(vertex), this.output(vertex), this.saved(vertex));
+    this.show(this.head(vertex, "Forward", `step ${number} of ${this.model.forward.length}`), this.values(vertex), this.saved(vertex));
   }
 
   vertex(vertex) {
     const users = this.model.users[vertex.index];
-    this.show(this.head(vertex, vertex.operation ? "Operation" : vertex.kind[0].toUpperCase() + vertex.kind.slice(1), ""),
-      this.equation(vertex), this.failure(vertex), this.line(vertex), this.inputs(vertex), this.output(vertex),
+    this.show(this.head(vertex, vertex.operation ? "Operation" : vertex.kind[0].toUpperCase() + vertex.kind.slice(1), ""), this.values(vertex),
       vertex.gradient === null ? null : [heading("Gradient"), back(this.array(vertex.gradient))],
       this.saved(vertex),
       users.length ? [heading("Used by"), html("p", { className: "goes" }, ...users.slice(0, 40).flatMap((u) => [this.link(u), html("br")]))] : null);
@@ -100,8 +98,10 @@ class Panel {
       vertex.operation && !vertex.recorded && vertex.kind !== "failed" ? note("Not recorded: no gradient flows here.") : null];
   }
 
-  failure(vertex) {
-    return vertex.error ? card(html("b", {}, "The forward pass failed here"), html("pre", {}, vertex.error)) : null;
+  // What went in and what came out.
+  values(vertex) {
+    const failure = vertex.error ? card(html("b", {}, "The forward pass failed here"), html("pre", {}, vertex.error)) : null;
+    return [this.equation(vertex), failure, this.line(vertex), this.inputs(vertex), this.output(vertex)];
   }
 
   inputs(vertex) {
