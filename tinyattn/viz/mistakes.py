@@ -13,6 +13,7 @@ from tinyattn.train import predict
 from tinyattn.viz.figure import headed, new_figure
 from tinyattn.viz.maps.attention import NoAttentionError, attention
 from tinyattn.viz.maps.figures import show_map
+from tinyattn.viz.maps.flow import softmax
 from tinyattn.viz.maps.grid import Grid, pictures
 from tinyattn.viz.maps.record import unwrapped
 
@@ -82,8 +83,7 @@ def confusion_figure(labels: Any, predicted: Any, names: Sequence[str] | None = 
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.set(xlabel="predicted class; below, its precision", ylabel="label", xlim=(-0.5, n + 0.6), ylim=(n + 0.1, -0.5))
     ax.xaxis.label.set_size(9)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     right, whole = int(np.diag(matrix).sum()), int(matrix.sum())
     share = f", {100 * right / whole:.2f} % right" if whole else ""
     return headed(figure, title, f"{whole - right} mistakes in {whole}{share}")
@@ -129,9 +129,8 @@ def worst_mistakes(scores: Any, labels: Any, count: int = 8) -> Any:
         raise ValueError(
             f"mistakes: labels {labels.shape} for scores {scores.shape}; expected (images,), (images, classes)"
         )
-    top = scores.max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        loss = np.log(np.exp(scores - top).sum(1)) + top[:, 0] - scores[np.arange(len(labels)), labels]
+        loss = np.logaddexp.reduce(scores, 1) - scores[np.arange(len(labels)), labels]
     loss = np.where(np.isnan(loss), np.inf, loss)
     wrong = np.flatnonzero((scores.argmax(1) != labels) | np.isinf(loss))
     return wrong[np.argsort(-loss[wrong], kind="stable")][:count]
@@ -163,8 +162,8 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
     figure = new_figure(1.35 * len(worst) + 0.4, 1.4 * len(lines) + 0.75)
     axes = figure.subplots(len(lines), len(worst), squeeze=False)
     for column, i in enumerate(worst):
-        e = np.exp(scores[i] - scores[i].max())
-        heading = f"no. {i}: label {labels[i]},\npredicted {predicted[i]} ({100 * e[predicted[i]] / e.sum():.0f} %)"
+        share = softmax(scores[i])[predicted[i]]
+        heading = f"no. {i}: label {labels[i]},\npredicted {predicted[i]} ({100 * share:.0f} %)"
         for (name, values, classes), ax in zip(lines, axes[:, column], strict=True):
             show_map(ax, shown[column], grid, None if values is None else values[column])
             if column == 0:

@@ -78,8 +78,7 @@ class Builder:
         if tensor is not None:
             return self.source(tensor)
         if node not in self.nodes:
-            array = np.broadcast_to(np.zeros((), node.dtype), node.shape)  # only its shape and dtype are used
-            vertex = self._vertex("leaf", "", array, recorded=True)
+            vertex = self._vertex("leaf", "", node, recorded=True)
             vertex.name = self.names.get(id(node), "")
             self.nodes[node] = self.leaves[node] = vertex.index
         return self.nodes[node]

@@ -11,6 +11,7 @@ from tinyattn.viz.maps.flow import AttentionFlow
 
 WARM = (0.84, 0.37, 0.0)  # drawn over grey images, more opaque for larger values; the colours of the page
 COLD = (0.0, 0.45, 0.70)  # negative values
+_BARE = {"xticks": [], "yticks": [], "frame_on": False}  # axes that show nothing of their own
 
 
 class Map(NamedTuple):
@@ -41,9 +42,7 @@ def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], tit
     bands = -(-len(images) // columns)
     rows = 1 + len(maps)
     figure = new_figure(1.5 * columns + 0.3, 1.5 * rows * bands + 0.3 * bands + 0.5)
-    axes = figure.subplots(rows * bands, columns, squeeze=False)
-    for ax in axes.flat:
-        _bare(ax)
+    axes = figure.subplots(rows * bands, columns, squeeze=False, subplot_kw=_BARE)
     height, width = images.shape[1:]
     extent = (0, width, height, 0)  # maps of any grid cover the image
     centres = [np.arange(n) + 0.5 for n in (width, height)]
@@ -134,10 +133,7 @@ def _over_image(flow: AttentionFlow, item: int, token: int | None, rows: list[tu
     assert grid is not None
     columns = 1 + max(len(maps) for _, maps in rows)
     figure = new_figure(1.45 * columns, 1.62 * len(rows) + 0.45)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for ax in axes.flat:
-        _bare(ax)
-        ax.set_visible(False)
+    axes = figure.subplots(len(rows), columns, squeeze=False, subplot_kw=_BARE | {"visible": False})
     for (name, maps), line in zip(rows, axes, strict=True):
         for ax, one in zip(line[1:], maps, strict=False):
             show_map(ax, image, grid, one.values, None if one.of_output else token)
@@ -172,10 +168,8 @@ def show_map(ax: Any, image: Any, grid: Any, values: Any, token: int | None = No
     if token is not None and token >= grid.extra:
         left, top, right, bottom = grid.boxes[token - grid.extra]
         ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="black", linewidth=1.2))
-    ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], visible=True)
-    ax.set_frame_on(True)
-    for spine in ax.spines.values():
-        spine.set(color="0.7", linewidth=0.6)
+    ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], visible=True, frame_on=True)
+    ax.spines[:].set(color="0.7", linewidth=0.6)
 
 
 def _over_words(flow: AttentionFlow, item: int, token: int | None, rows: list[tuple[str, list[Map]]]) -> Any:
@@ -198,8 +192,3 @@ def _over_words(flow: AttentionFlow, item: int, token: int | None, rows: list[tu
     if token is not None:
         ax.get_xticklabels()[token].set_fontweight("bold")
     return figure
-
-
-def _bare(ax: Any) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.set_frame_on(False)

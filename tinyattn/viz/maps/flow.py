@@ -50,8 +50,7 @@ class AttentionFlow:
     @property
     def probabilities(self) -> Any:
         """The softmax of the scores, (batch, classes)."""
-        e = np.exp(self.scores - self.scores.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
+        return softmax(self.scores)
 
     @property
     def can_follow(self) -> bool:
@@ -104,3 +103,8 @@ class AttentionFlow:
                 f"attention: the layers have queries x keys {shapes}, but rollout and relevance need {self.tokens} x "
                 f"{self.tokens} in all; look at the layers one by one"
             )
+
+
+def softmax(scores: Any) -> Any:
+    """Return the probabilities of scores (..., classes)."""
+    return np.exp(scores - np.logaddexp.reduce(scores, -1, keepdims=True))

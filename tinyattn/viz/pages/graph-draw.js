@@ -27,8 +27,7 @@ class Picture {
     for (const box of frames) this.scene.append(this.frame(box));
     for (const wire of view.wires.values()) this.drawWire(wire);
     for (const box of frames) this.scene.append(this.heading(box)); // above the wires
-    const inOrder = [...view.items.values()].sort((a, b) => view.of.indexOf(a.key) - view.of.indexOf(b.key));
-    for (const item of inOrder) this.scene.append(this.item(item));
+    for (const item of view.items.values()) this.scene.append(this.item(item));
     return true;
   }
 

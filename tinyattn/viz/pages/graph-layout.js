@@ -13,16 +13,11 @@ function layOut(view, boxes, frameOf, size, title) {
     return found;
   };
   const levels = new Map([[-1, newLevel()]]);
-  const orders = new Map(), ends = new Map(); // the first and the last vertex of each item
-  view.of.forEach((key, i) => {
-    if (!orders.has(key)) orders.set(key, i);
-    ends.set(key, i);
-  });
   for (const box of view.open) levels.set(box, newLevel());
-  for (const item of view.items.values()) {
-    const [w, h] = size(item);
-    levels.get(item.box).nodes.set(item.key, { key: item.key, w, h, leaf: item.leaf, order: orders.get(item.key), last: ends.get(item.key) });
-  }
+  [...view.items.values()].forEach((item, order) => {
+    const { key, leaf, last } = item, [w, h] = size(item);
+    levels.get(item.box).nodes.set(key, { key, w, h, leaf, order, last });
+  });
   for (const box of view.open) levels.get(parent(box)).nodes.set("o" + box, { key: "o" + box, box, order: Infinity });
   for (const wire of view.wires.values()) addPieces(levels, view, chain, wire);
   const deepestFirst = [...view.open].sort((a, b) => chain(b).length - chain(a).length || a - b);

@@ -42,16 +42,15 @@ class Model {
     return closed === undefined ? "v" + seen : "b" + closed;
   }
 
-  // What is visible: items by key with the box around them, wires between them, open boxes.
+  // What is visible: items by key and in order, with the box around them, wires between them, open boxes.
   view() {
     const of = this.vertices.map((vertex) => this.itemOf(vertex.index));
     const items = new Map();
-    for (const key of of) {
-      if (items.has(key)) continue;
-      const index = Number(key.slice(1));
-      const isBox = key[0] === "b";
-      const place = this.frameOf(isBox ? this.boxes[index].parent : this.vertices[index].box);
-      items.set(key, { key, index, isBox, box: place, leaf: !isBox && !this.vertices[index].operation });
+    for (const [last, key] of of.entries()) { // last: the last vertex that is part of the item
+      const index = Number(key.slice(1)), isBox = key[0] === "b";
+      const box = this.frameOf(isBox ? this.boxes[index].parent : this.vertices[index].box);
+      if (items.has(key)) items.get(key).last = last;
+      else items.set(key, { key, index, isBox, box, last, leaf: !isBox && !this.vertices[index].operation });
     }
     const wires = new Map();
     for (const vertex of this.vertices) {
