@@ -69,7 +69,7 @@ def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespa
             stats.step()  # optimizer.step(), and measures one step in `every`
             schedule.step()
             losses, seen = losses + loss.item() * len(labels), seen + len(labels)
-            hits += int((scores.data.argmax(1) == labels.data).sum())
+            hits += int((scores.array.argmax(1) == labels.array).sum())
             if stats.steps % max(steps // 40, 1) == 0:
                 rows.append({"step": stats.steps, "train_loss": losses / seen, "train_accuracy": hits / seen})
                 losses, hits, seen = 0.0, 0, 0

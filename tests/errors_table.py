@@ -115,16 +115,16 @@ def directional(function: Any, leaves: Sequence[ta.Tensor], rng: np.random.Gener
     found = ta.grad(outputs, leaves, seeds, allow_unused=True)
     backward = sum(float(np.sum(g.numpy() * v)) for g, v in zip(found, directions, strict=True) if g is not None)
     ends = []
-    here = [x.data.copy() for x in leaves]
+    here = [x.array.copy() for x in leaves]
     for h in (step, -step):
         for x, start, v in zip(leaves, here, directions, strict=True):
-            x.data[...] = start + h * v
+            x.array[...] = start + h * v
         with ta.no_grad():
             out = function()
         moved = [y for y in out if y.dtype.kind == "f"][: len(seeds)]
         ends.append(sum(float(np.sum(y.numpy() * u.numpy())) for y, u in zip(moved, seeds, strict=True)))
     for x, start in zip(leaves, here, strict=True):
-        x.data[...] = start
+        x.array[...] = start
     return distance(np.asarray(backward), np.asarray((ends[0] - ends[1]) / (2 * step)))
 
 

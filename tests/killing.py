@@ -226,8 +226,8 @@ def weights_of(model: Any) -> bytes:
 def load(model: Any, weights: bytes) -> None:
     place = 0
     for tensor in model.state_dict().values():
-        size = tensor.data.nbytes
-        tensor.data[...] = ta.tensor(memoryview(weights[place : place + size]).cast("f").tolist()).numpy().reshape(tensor.shape)  # fmt: skip
+        size = tensor.array.nbytes
+        tensor.array[...] = ta.tensor(memoryview(weights[place : place + size]).cast("f").tolist()).numpy().reshape(tensor.shape)  # fmt: skip
         place += size
 
 

@@ -75,7 +75,7 @@ TABLE: dict[str, list[Case]] = {
     "getitem": [
         Case(lambda op, x: op(x, index=(slice(None), 1)), (3, 3)),
         Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),)), (3, 2)),
-        Case(lambda op, x: op(x, index=(MASK.data,)), (2, 3)),
+        Case(lambda op, x: op(x, index=(MASK.array,)), (2, 3)),
     ],
     "place": [Case(lambda op, x: op(x, index=(np.array([0, 0, 2]),), shape=(4, 2)), (3, 2))],
     "setitem": [

@@ -126,7 +126,7 @@ def gradients(case: str, world: Any, run: Any, order: int) -> list[Any]:
     for _ in range(order):
         loss = sum((t * t).sum() for t in found[-len(leaves) :] if t is not None and t.requires_grad)
         found += ta.grad(loss, leaves, create_graph=order > 1, allow_unused=True)
-    return [None if g is None else g.data for g in found] + [ta.rand(2).data]
+    return [None if g is None else g.array for g in found] + [ta.rand(2).array]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -403,7 +403,7 @@ def test_a_checkpointed_data_parallel_runs_again_once():
             ta.manual_seed(1)
             net.zero_grad()
             run().square().mean().backward()
-            results.append([p.grad.data.tobytes() for p in net.parameters()] + [ta.rand(1).item()])
+            results.append([p.grad.array.tobytes() for p in net.parameters()] + [ta.rand(1).item()])
         assert all(result == results[0] for result in results)
     finally:
         sys.setswitchinterval(before)

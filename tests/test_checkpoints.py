@@ -201,7 +201,7 @@ def test_nonfinite_weights_are_not_saved(tmp_path):
     training = Training(tmp_path).step(2)
     training.save()
     training.step()
-    training.model.head.weight.data[3, 4] = np.inf
+    training.model.head.weight.array[3, 4] = np.inf
     with pytest.raises(train.NonFiniteError, match=r"head\.weight holds a NaN or an infinity at step 3.*step-00000002"):
         training.save()
     assert [path.stem for path in training.checkpoints.paths()] == ["step-00000002"]

@@ -242,9 +242,9 @@ def test_dataloader_stacks_items_of_any_kind():
 
 def test_dataloader_batches_in_order_are_views():
     for x, _ in DataLoader((X, Y), 4):
-        assert np.shares_memory(x.data, X)
+        assert np.shares_memory(x.array, X)
     for x, _ in DataLoader((X, Y), 4, shuffle=True):
-        assert not np.shares_memory(x.data, X)
+        assert not np.shares_memory(x.array, X)
 
 
 def test_dataloader_shuffling_is_repeated_by_its_seed():

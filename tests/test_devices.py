@@ -165,7 +165,7 @@ def test_made_on_a_device(name):
 def test_copies_and_pickles_stay_on_their_device():
     x = ta.tensor([1.0, 2.0], device="cuda", requires_grad=True)
     for twin in (copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
-        assert twin.is_cuda and twin.requires_grad and twin.tolist() == [1.0, 2.0] and twin.data is not x.data
+        assert twin.is_cuda and twin.requires_grad and twin.tolist() == [1.0, 2.0] and twin.array is not x.array
 
 
 def test_several_gpus():
@@ -189,7 +189,7 @@ def test_several_gpus():
 
 def test_no_array_without_a_copy():
     x = ta.ones(2, device="cuda")
-    for attempt in (x.numpy, lambda: np.asarray(x), lambda: np.array(x), lambda: ta.from_numpy(x.data)):
+    for attempt in (x.numpy, lambda: np.asarray(x), lambda: np.array(x), lambda: ta.from_numpy(x.array)):
         with pytest.raises(TypeError):
             attempt()
     with pytest.raises(

@@ -101,7 +101,7 @@ def raw_data_comes_back():
 
     def loss():
         hidden = (w * 2).exp()
-        values = ta.from_numpy(hidden.data[1:])
+        values = ta.from_numpy(hidden.array[1:])
         return (values * v[1:]).sum()  # here
 
     return w, loss
@@ -548,10 +548,10 @@ def symptom_of(parameter):
     g = parameter.grad
     if g is None:
         return "not kept" if parameter.requires_grad and not parameter.is_leaf else "None"
-    size = float(abs(g.data).max())
+    size = float(abs(g.array).max())
     return (
         "not finite"
-        if not np.isfinite(g.data).all()
+        if not np.isfinite(g.array).all()
         else "zero"
         if size == 0
         else "tiny"

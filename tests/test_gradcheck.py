@@ -223,7 +223,7 @@ def test_gradcheck_restores_inputs_after_an_error() -> None:
     x = leaf([1.0, 2.0])
 
     def fails(x: ta.Tensor) -> ta.Tensor:
-        if x.data[0] != 1.0:
+        if x.array[0] != 1.0:
             raise KeyError("moved")
         return x * 2
 

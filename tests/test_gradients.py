@@ -130,7 +130,7 @@ def assigned(x, v, index):
 def test_setitem_with_repeated_indices_has_the_gradient_of_what_is_there(index, broadcast):
     rng = np.random.default_rng(0)
     x = leaf(ta, rng.normal(size=(3, 3)))
-    shape = x.data[index if not isinstance(index, list) else np.array(index, int)].shape
+    shape = x.array[index if not isinstance(index, list) else np.array(index, int)].shape
     v = leaf(ta, rng.normal(size=shape[1:] if broadcast else shape))
     for transposed in (False, True):
         value = v.mT.contiguous().mT if transposed and v.ndim > 1 else v
@@ -216,7 +216,7 @@ def own_gradient():
 def spoiled():
     x = ta.ones(2, requires_grad=True)
     x.sum().backward()
-    x.grad.data = np.ones((3, 2), "float32")
+    x.grad.array = np.ones((3, 2), "float32")
     x.sum().backward()
 
 

@@ -328,7 +328,7 @@ import tinyattn as ta
 ta.load(sys.argv[2])  # what the libraries need themselves
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 state = ta.load(sys.argv[1])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / state["a"].data.nbytes)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / state["a"].array.nbytes)
 """
 
 

@@ -91,7 +91,7 @@ def sample_of(case):
     """The inputs and options with which a case of the shared table calls its operation."""
     arrays = [RNG.uniform(case.low, case.high, shape) for shape in case.shapes]
     return case.call(
-        lambda *inputs, **options: ([x.data if isinstance(x, ta.Tensor) else x for x in inputs], options), *arrays
+        lambda *inputs, **options: ([x.array if isinstance(x, ta.Tensor) else x for x in inputs], options), *arrays
     )
 
 
@@ -207,12 +207,12 @@ def test_writing_by_a_method_is_caught_where_it_harms(name, sample):
 
 
 def check_one_write(run, target, tensor, method, change, clean):
-    if not tensor.data.flags.writeable:
+    if not tensor.array.flags.writeable:
         return  # expand gives a view that nobody can write to
-    before = tensor.data.copy()
+    before = tensor.array.copy()
     with ta.no_grad():
         change(tensor)
-    assert not np.array_equal(tensor.data, before), (target, method)
+    assert not np.array_equal(tensor.array, before), (target, method)
     if target not in read_by_rules(run.op, run.node.edges):
         assert same(run.gradients(), clean), (target, method)  # and no false alarm
         return
@@ -244,7 +244,7 @@ def test_writing_to_raw_memory_is_caught_by_checksums(name, sample):
 
     run = Run(name, sample)
     for k in range(len(run.targets)):
-        attempt(lambda run, k=k: (run.targets[k][0], run.targets[k][1].data))
+        attempt(lambda run, k=k: (run.targets[k][0], run.targets[k][1].array))
     for key, value in run.node.saved.items():  # a kernel's own extras too, which no Tensor holds
         for j, each in enumerate(value if isinstance(value, tuple) else (value,)):
             if type(each) is Saved:
@@ -265,7 +265,7 @@ def test_second_derivatives_are_right_or_refused(name, sample, moment):
 
         def write():
             tensor = run.targets[k][1]
-            if tensor.data.flags.writeable:
+            if tensor.array.flags.writeable:
                 with ta.no_grad():
                     CHANGES["copy_"](tensor)
 
@@ -298,7 +298,7 @@ def test_only_views_share_memory_and_they_share_its_counter(name, sample):
     run = Run(name, sample)
     for tensor in run.outs:
         for x in run.inputs:
-            if isinstance(x, ta.Tensor) and np.shares_memory(tensor.data, x.data):
+            if isinstance(x, ta.Tensor) and np.shares_memory(tensor.array, x.array):
                 assert run.op.view and tensor.storage is x.storage
 
 
@@ -371,7 +371,7 @@ def test_a_write_through_an_alias_is_a_write(name):
     z = (y * y).sum()
     with ta.no_grad():
         other = ALIASES[name](y)
-        if not other.data.flags.writeable:
+        if not other.array.flags.writeable:
             pytest.skip("a read-only view")
         other.zero_()
     with pytest.raises(RuntimeError, match=r"zero_ at .* changed it in place"):
@@ -379,8 +379,8 @@ def test_a_write_through_an_alias_is_a_write(name):
 
 
 RAW = {
-    ".data": lambda y, array: y.data, ".numpy() of a detached tensor": lambda y, array: y.detach().numpy(),
-    "the array of from_numpy()": lambda y, array: array, "a second from_numpy()": lambda y, array: ta.from_numpy(array).data,
+    ".data": lambda y, array: y.array, ".numpy() of a detached tensor": lambda y, array: y.detach().numpy(),
+    "the array of from_numpy()": lambda y, array: array, "a second from_numpy()": lambda y, array: ta.from_numpy(array).array,
 }  # fmt: skip
 
 
@@ -509,22 +509,9 @@ def test_the_same_programs_as_in_pytorch(name):
             np.testing.assert_allclose(np.array(a, float), np.array(b, float), rtol=1e-12)
 
 
-def test_the_documented_difference_views_that_need_gradients_refuse():
-    def change_a_view(lib):
-        y = lib.ones(3, requires_grad=True) * 2
-        y[:1].add_(1)
-        return y.tolist()
-
-    assert change_a_view(torch) == [3, 2, 2]
-    with pytest.raises(
-        RuntimeError, match=r"add_: a view that needs gradients cannot be changed in place; change the tensor"
-    ):
-        change_a_view(ta)
-
-
 def test_a_refused_write_has_not_written():
     for x, write in [
-        (leaf(1, 2), lambda x: x.add_(1)), ((leaf(1, 2) * 1)[:1], lambda x: x.zero_()), (ta.ones(2), lambda x: x.add_(ta.ones(3, 2))),
+        (leaf(1, 2), lambda x: x.add_(1)), (leaf(1, 2)[:1], lambda x: x.zero_()), (ta.ones(2), lambda x: x.add_(ta.ones(3, 2))),
         (ta.ones(2, dtype=ta.int64), lambda x: x.mul_(0.5)), (ta.ones(2, dtype=ta.int64), lambda x: x.mul_(leaf(2, 3))),
     ]:  # fmt: skip
         before, version = x.tolist(), x.storage.version

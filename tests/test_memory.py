@@ -274,7 +274,7 @@ def test_memory_between_operations_is_only_in_measured():
     x = leaf(1000)
     with memory_ledger() as m:
         y = x.exp()
-        y.data += np.ones((10, 1000), np.float32).sum(0)
+        y.array += np.ones((10, 1000), np.float32).sum(0)
         y.sum()
     assert m.peak < 10_000 and m.measured > 40_000
 
@@ -360,11 +360,11 @@ def test_memory_ledger_retains_nothing():
     with memory_ledger() as m:
         y = x.exp()
         z = y.sum()
-        refs = [weakref.ref(a) for a in (y.data, z.data, z.node)]
+        refs = [weakref.ref(a) for a in (y.array, z.array, z.node)]
         z.backward()
         del y, z
         assert [ref() for ref in refs] == [None] * 3
-        kept = weakref.ref(x.sin().data)
+        kept = weakref.ref(x.sin().array)
         assert kept() is None
         model = nn.Linear(3, 3)
         gone = weakref.ref(model)

@@ -576,7 +576,7 @@ def test_packed_attention_of_extreme_numbers(mode, bad):
     a[1, 2, 0] = bad  # in a query of the first head
     with np.errstate(all="ignore"), mode():
         expected = primitive_packed_attention(torch.from_numpy(a), 2).numpy()
-        out = F.packed_attention(ta.from_numpy(a), 2).data
+        out = F.packed_attention(ta.from_numpy(a), 2).array
     np.testing.assert_allclose(out, expected, atol=1e-12)
 
 
@@ -589,8 +589,8 @@ def test_attention_in_float16(q, k, v):
     expected = primitive_packed_attention(qkv.double(), 1, scale=1.0).numpy()
     x = ta.from_numpy(qkv.numpy()).requires_grad_()
     for out in (F.packed_attention(x, 1, scale=1.0), F.scaled_dot_product_attention(*x.split(1, -1), scale=1.0)):
-        np.testing.assert_allclose(out.data, expected, rtol=2e-3)
-        assert np.isfinite(ta.grad(out.sum(), x)[0].data).all()
+        np.testing.assert_allclose(out.array, expected, rtol=2e-3)
+        assert np.isfinite(ta.grad(out.sum(), x)[0].array).all()
 
 
 def test_layer_norm_in_float16():
@@ -601,25 +601,25 @@ def test_layer_norm_in_float16():
     ours_in = [ta.from_numpy(t.numpy()).requires_grad_() for t in (a, w, b)]
     ours = F.layer_norm(ours_in[0], (64,), *ours_in[1:])
     assert ours.dtype == np.float16
-    np.testing.assert_allclose(ours.data, theirs.detach().numpy(), rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(ours.array, theirs.detach().numpy(), rtol=5e-3, atol=5e-3)
     ours_g, theirs_g = (
         ta.grad((ours * ours).sum() / 64, ours_in),
         torch.autograd.grad((theirs * theirs).sum() / 64, leaves),
     )
     for mine, other in zip(ours_g, theirs_g, strict=True):
         assert mine.dtype == np.float16
-        np.testing.assert_allclose(mine.data, other.numpy(), rtol=2e-2, atol=2e-2)
+        np.testing.assert_allclose(mine.array, other.numpy(), rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("low", [-57.0, -30.0, -8.0])
 def test_softmax_of_low_scores_keeps_small_probabilities(low):
     a = np.full((64, 2), low, "float32")
     a[:, 1] -= 47
-    np.testing.assert_allclose(F.softmax(ta.from_numpy(a), -1).data[:, 1], np.exp(-47.0), rtol=1e-5)
+    np.testing.assert_allclose(F.softmax(ta.from_numpy(a), -1).array[:, 1], np.exp(-47.0), rtol=1e-5)
     q = np.stack([np.full(64, low), np.tile([1.0, 1 + 47 / abs(low)], 32), np.tile([0.0, 1.0], 32)], -1)[None]
     expected = primitive_packed_attention(torch.from_numpy(q), 1, scale=1.0).numpy()
     out = F.packed_attention(ta.from_numpy(q.astype("float32")), 1, scale=1.0)
-    np.testing.assert_allclose(out.data, expected, rtol=1e-4)
+    np.testing.assert_allclose(out.array, expected, rtol=1e-4)
 
 
 def test_both_masks_at_once_hide_what_either_hides():
@@ -638,7 +638,7 @@ def test_weights_of_attention_where_a_hidden_key_is_nan():
     q, k = ta.randn(2, 4), ta.randn(3, 4)
     allowed = ta.tensor([True, True, False])
     plain = ta.ops.attention_weights(q, k, allowed)
-    k.data[2] = np.nan
+    k.array[2] = np.nan
     np.testing.assert_allclose(host(ta.ops.attention_weights(q, k, allowed)), host(plain), rtol=1e-6)
     assert (host(plain).sum(-1) - 1 < 1e-6).all() and (host(plain)[:, :2] > 0).all()
 

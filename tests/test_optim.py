@@ -299,13 +299,13 @@ def halves(params):
 
 
 def transposed(params):
-    params[0].data = params[0].data.T.copy().T
+    params[0].array = params[0].array.T.copy().T
     return params
 
 
 def widened(params):
     for p in params[3:]:
-        p.data = p.data.astype("float64")
+        p.array = p.array.astype("float64")
     return params
 
 
@@ -331,11 +331,11 @@ KINDS = [  # shapes, what is done to the parameters, which are then together, wh
 @pytest.mark.parametrize(("shapes", "change", "together", "without"), [k[1:] for k in KINDS], ids=[k[0] for k in KINDS])
 def test_which_parameters_are_bundled(name, options, shapes, change, together, without):
     both = pair(name, options, shapes, change=change or (lambda params: params))
-    arrays = [p.data for p in both[0][0]]
+    arrays = [p.array for p in both[0][0]]
     for i in range(4):
         step_pair(both, i, without)
     assert bundled(both[0][1]) == together
-    assert all(p.data is array for p, array in zip(both[0][0], arrays, strict=True))  # never moved elsewhere
+    assert all(p.array is array for p, array in zip(both[0][0], arrays, strict=True))  # never moved elsewhere
     assert not any(p in both[0][1].state for k, p in enumerate(both[0][0]) if k in without)
 
 
@@ -351,16 +351,16 @@ def append(params, optimizer):
 
 
 def replace_array(params, optimizer):
-    params[1].data = params[1].data + 1
+    params[1].array = params[1].array + 1
 
 
 def widen_arrays(params, optimizer):
     for p in params:
-        p.data = p.data.astype("float64")
+        p.array = p.array.astype("float64")
 
 
 def share_array(params, optimizer):
-    params[7].data = params[6].data.reshape(-1)[8:]
+    params[7].array = params[6].array.reshape(-1)[8:]
 
 
 def replace_state(params, optimizer):
@@ -368,7 +368,7 @@ def replace_state(params, optimizer):
 
 
 def replace_step(params, optimizer):
-    optimizer.state[params[1]]["step"].data = np.array(9, np.float32)
+    optimizer.state[params[1]]["step"].array = np.array(9, np.float32)
 
 
 def new_option(**options):
@@ -476,8 +476,8 @@ def test_subclass_with_its_own_update_is_not_fused():
 
     class Signs(optim.Optimizer):
         def update(self, param, grad, state, group):
-            state.setdefault("seen", ta.zeros_like(param)).data += 1
-            param.data -= group["lr"] * np.sign(grad)
+            state.setdefault("seen", ta.zeros_like(param)).array += 1
+            param.array -= group["lr"] * np.sign(grad)
 
     for make in (lambda params: Normed(params), lambda params: Signs(params, {"lr": 0.1})):
         params, others = twins("float32", MANY)[0], twins("float32", MANY)[0]
@@ -542,7 +542,7 @@ def test_step_with_a_wrong_gradient_changes_no_group():
     p, q = one(), ta.ones(2, requires_grad=True)
     optimizer = optim.SGD([{"params": p}, {"params": q}], lr=1.0)
     p.grad, q.grad = ta.ones(1), ta.ones(2)
-    q.grad.data = np.ones(3, "float32")
+    q.grad.array = np.ones(3, "float32")
     with pytest.raises(ValueError, match=r"gradient of shape \(3,\)"):
         optimizer.step()
     assert p.tolist() == [1.0]
@@ -660,7 +660,7 @@ def test_step_refuses_gradient_of_another_shape():
     p = ta.ones(2, 3, requires_grad=True)
     optimizer = optim.SGD([p])
     p.grad = ta.ones(2, 3)
-    p.grad.data = np.ones(3, "float32")
+    p.grad.array = np.ones(3, "float32")
     with pytest.raises(ValueError, match=r"gradient of shape \(3,\), .* \(2, 3\)"):
         optimizer.step()
 

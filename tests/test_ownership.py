@@ -68,7 +68,7 @@ def test_a_gradient_kept_by_a_rule_is_not_changed_by_its_user():
     op = operation(x=lambda xp, g: seen.append(g) or g)(lambda xp, x: x * 1)
     x = leaf(1.0, 2.0)
     (inner,) = ta.grad((op(x) * 3).sum(), x)
-    inner.data[:] = 0
+    inner.array[:] = 0
     assert seen[0].tolist() == [3, 3]
 
 

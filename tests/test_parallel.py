@@ -124,7 +124,7 @@ def same(ours: Any, plain: Any) -> None:
     for a, b in zip(ours, plain, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            np.testing.assert_allclose(a.data, b.data, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(a.array, b.array, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -199,15 +199,15 @@ def test_data_parallel_gradients_of_inner_tensors():
     world = World()
     module = Calls(kept, w=world.p, seen=[])
     out = nn.DataParallel(module, 2)(world.x)
-    expected = (ta.ones_like(out) @ world.p.detach().T).data
+    expected = (ta.ones_like(out) @ world.p.detach().T).array
     for h in module.seen:
         h.retain_grad()
-    order = np.argsort([h.data[0, 0, 0] != (world.x[0] @ world.p).tanh().data[0, 0] for h in module.seen])
+    order = np.argsort([h.array[0, 0, 0] != (world.x[0] @ world.p).tanh().array[0, 0] for h in module.seen])
     found = ta.grad(out.sum(), [module.seen[i] for i in order], retain_graph=True)
-    np.testing.assert_allclose(np.concatenate([g.data for g in found]), expected)
+    np.testing.assert_allclose(np.concatenate([g.array for g in found]), expected)
     assert all(h.grad is None for h in module.seen)
     out.sum().backward()
-    np.testing.assert_allclose(np.concatenate([module.seen[i].grad.data for i in order]), expected)
+    np.testing.assert_allclose(np.concatenate([module.seen[i].grad.array for i in order]), expected)
 
 
 # --- threads ---
@@ -245,7 +245,7 @@ def test_data_parallel_runs_module_hooks():
     net(world.x).sum().backward()
     assert sorted(inside) == [((2, 3, 6), (2, 3, 2)), ((3, 3, 6), (3, 3, 2))]
     assert outside == [((5, 3, 6), (5, 3, 2))]
-    assert not module.weight.grad.data.any() and module.bias.grad.data.all()
+    assert not module.weight.grad.array.any() and module.bias.grad.array.all()
 
 
 def test_data_parallel_modes_reach_workers():
@@ -264,9 +264,9 @@ def test_data_parallel_frees_saved_tensors_unless_retained():
     module = Calls(kept, w=world.p, seen=[])
     out = nn.DataParallel(module, 2)(world.x)
     out.sum().backward(retain_graph=True)
-    once = world.p.grad.data.copy()
+    once = world.p.grad.array.copy()
     out.sum().backward()
-    np.testing.assert_array_equal(world.p.grad.data, 2 * once)
+    np.testing.assert_array_equal(world.p.grad.array, 2 * once)
     assert all(h.node.saved is None for h in module.seen)
     with pytest.raises(RuntimeError, match="backward a second time"):
         out.sum().backward()
@@ -288,7 +288,7 @@ def test_two_models_in_two_threads():
         net, x = nn.DataParallel(module, 2), ta.tensor(rng.normal(size=(40, 6)))
         for _ in range(20):
             net(x).tanh().sum().backward()
-        found[seed] = module.weight.grad.data.tobytes()
+        found[seed] = module.weight.grad.array.tobytes()
 
     alone: dict[int, bytes] = {}
     side: dict[int, bytes] = {}
@@ -347,7 +347,7 @@ def bits(net: nn.Module, x: ta.Tensor, **how: Any) -> list[bytes]:
     outs = [net(x), net(x)]
     sum(loss_of(out) for out in outs).backward(**how)
     grads = [x.grad, *(p.grad for p in net.parameters())]
-    return [*(t.data.tobytes() for t in (*outs, *grads)), str(ta.default_generator.get_state()).encode()]
+    return [*(t.array.tobytes() for t in (*outs, *grads)), str(ta.default_generator.get_state()).encode()]
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -389,7 +389,7 @@ def test_data_parallel_backward_and_grad_bits_are_equal():
             found = [leaf.grad for leaf in leaves]
         else:
             found = ta.grad(loss, leaves, create_graph=how == "create_graph")
-        results.append([g.data.tobytes() for g in found])
+        results.append([g.array.tobytes() for g in found])
     assert results[0] == results[1] == results[2]
 
 
@@ -397,10 +397,10 @@ def test_data_parallel_workers_draw_different_random_numbers():
     ta.manual_seed(0)
     net = nn.DataParallel(Calls(lambda s, x: ta.rand(len(x))), 2)
     x = ta.zeros(4, 1)
-    drawn = np.concatenate([net(x).data, net(x).data])
+    drawn = np.concatenate([net(x).array, net(x).array])
     assert len(set(drawn.tolist())) == 8
     ta.manual_seed(0)
-    np.testing.assert_array_equal(np.concatenate([net(x).data, net(x).data]), drawn)
+    np.testing.assert_array_equal(np.concatenate([net(x).array, net(x).array]), drawn)
 
 
 def test_default_generator_given_explicitly_draws_from_the_worker():
@@ -433,7 +433,7 @@ def test_data_parallel_splits_generator_arguments():
     drawn = []
     for late in (0, 1):  # the worker that comes last
         net = nn.DataParallel(
-            Calls(lambda s, x, g, late=late: time.sleep((x.data[0] == late) * 0.05) or ta.rand(1, generator=g)), 2
+            Calls(lambda s, x, g, late=late: time.sleep((x.array[0] == late) * 0.05) or ta.rand(1, generator=g)), 2
         )
         drawn.append(net(ta.arange(2), ta.Generator().manual_seed(1)).tolist())
     assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2
@@ -468,8 +468,8 @@ def test_data_parallel_raises_the_first_shares_error():
         time.sleep(0.02 * (8 - x[0, 0].item()))  # the later, the sooner it fails
         with lock:
             running[0] -= 1
-        if x.data[0, 0] > 0:
-            raise ValueError(f"from row {x.data[0, 0]:.0f}")
+        if x.array[0, 0] > 0:
+            raise ValueError(f"from row {x.array[0, 0]:.0f}")
         return x
 
     net = nn.DataParallel(Calls(function), 4)
@@ -539,7 +539,7 @@ def test_data_parallel_waits_for_workers_on_ctrl_c():
     ended = []
 
     def function(s: Any, x: Any) -> Any:
-        if x.data[0]:
+        if x.array[0]:
             interrupt()
             time.sleep(0.2)
             ended.append(True)
@@ -557,7 +557,7 @@ def test_data_parallel_second_ctrl_c_does_not_wait(busy: bool, interruptible: th
     there, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def function(s: Any, x: Any) -> Any:
-        if x.data[0]:  # the share of another thread
+        if x.array[0]:  # the share of another thread
             there.wait(20)
             time.sleep(0.1)
             interrupt()
@@ -636,11 +636,11 @@ ERRORS = {
     ),
     "a string": (lambda: nn.DataParallel(Calls(lambda s, x: "x"), 2)(ta.zeros(4)), TypeError, "returned a str; expected a Tensor"),
     "different types": (
-        lambda: nn.DataParallel(Calls(lambda s, x: x if x.data[0] else None), 2)(ta.arange(2)),
+        lambda: nn.DataParallel(Calls(lambda s, x: x if x.array[0] else None), 2)(ta.arange(2)),
         TypeError, "one worker returned a NoneType, another a Tensor",
     ),
     "different lengths": (
-        lambda: nn.DataParallel(Calls(lambda s, x: [x] * (1 + x.data[0])), 2)(ta.arange(2)),
+        lambda: nn.DataParallel(Calls(lambda s, x: [x] * (1 + x.array[0])), 2)(ta.arange(2)),
         TypeError, "one worker returned a list 1, another a list 2",
     ),
 }  # fmt: skip
@@ -759,9 +759,9 @@ def test_data_parallel_backward_never_shares_the_seed():
     x, seed = ta.ones(4, 3, requires_grad=True), ta.tensor(np.arange(12.0).reshape(4, 3), dtype=ta.float32)
     nn.DataParallel(module, 2)(x).backward(seed)
     assert seed.tolist() == np.arange(12.0).reshape(4, 3).tolist()
-    assert module.b.grad.tolist() == (seed.data[:2] + seed.data[2:]).tolist()
+    assert module.b.grad.tolist() == (seed.array[:2] + seed.array[2:]).tolist()
     for gradient in (module.b.grad, x.grad, *(out.grad for out in module.kept)):
-        assert not np.shares_memory(gradient.data, seed.data)
+        assert not np.shares_memory(gradient.array, seed.array)
 
 
 @pytest.mark.parametrize("order", range(12))
@@ -778,5 +778,5 @@ def test_data_parallel_backward_keeps_node_order(order):
     gradients = []
     for model in (module, nn.DataParallel(module, 3)):
         several = outputs(model)
-        gradients.append(ta.grad(several, x, [ta.ones_like(y) for y in several])[0].data)
+        gradients.append(ta.grad(several, x, [ta.ones_like(y) for y in several])[0].array)
     np.testing.assert_allclose(*gradients, rtol=1e-12)

@@ -321,14 +321,14 @@ def test_profile_retains_no_array(step):
     x = ta.rand(50, 50, requires_grad=True)
     with ta.profile() as p:
         y = (x * 2).exp()
-        gone = weakref.ref(y.data)
+        gone = weakref.ref(y.array)
         y.sum().backward()
         del y
     assert gone() is None and len(p.events) > 5
     layer = nn.Linear(50, 50)
     with p:
         layer(x)
-    used = [weakref.ref(x.data), weakref.ref(layer.weight.data)]
+    used = [weakref.ref(x.array), weakref.ref(layer.weight.array)]
     del x, layer
     assert [ref() for ref in used] == [None, None]
 

@@ -66,7 +66,7 @@ def test_every_differentiable_operation_is_in_the_table() -> None:
 
 def along(function: Any, xs: list[ta.Tensor], vs: list[Any], step: float = 1e-6) -> Any:
     """J v by central differences, which know nothing of rules."""
-    sides = [function(*(leaf(x.data + h * v) for x, v in zip(xs, vs, strict=True))).data for h in (step, -step)]
+    sides = [function(*(leaf(x.array + h * v) for x, v in zip(xs, vs, strict=True))).array for h in (step, -step)]
     return (sides[0] - sides[1]) / (2 * step)
 
 
@@ -88,9 +88,9 @@ def test_the_rule_is_the_adjoint_of_the_derivative(name: str, seed: int, definit
         pulled = ta.grad(out, xs, leaf(u))  # each rule in turn, so that nothing hides in the sum
         for i, g in enumerate(pulled):
             alone = [v if j == i else v * 0 for j, v in enumerate(vs)]
-            close(np.sum(along(function, xs, alone) * u), np.sum(g.data * vs[i]), 1e-6)
+            close(np.sum(along(function, xs, alone) * u), np.sum(g.array * vs[i]), 1e-6)
         _, pushed = transforms.jvp(function, tuple(xs), tuple(map(leaf, vs)))  # by the recorded rules
-        close(np.sum(pushed.data * u), sum(np.sum(g.data * v) for g, v in zip(pulled, vs, strict=True)), 1e-10)
+        close(np.sum(pushed.array * u), sum(np.sum(g.array * v) for g, v in zip(pulled, vs, strict=True)), 1e-10)
 
 
 # --- linearity, broadcasting, the chain rule ---
@@ -129,7 +129,7 @@ def test_the_gradient_is_linear(f: str, g: str, a: float, b: float, x: Any, seed
 
 BINARY: dict[str, Any] = {
     "add": ta.add, "sub": ta.sub, "mul": ta.mul, "div": lambda x, y: x / (y * y + 1), "maximum": ta.maximum,
-    "where": lambda x, y: ta.where(ta.as_tensor(y.data > 0), x, y), "pow": lambda x, y: (x * x + 1) ** y,
+    "where": lambda x, y: ta.where(ta.as_tensor(y.array > 0), x, y), "pow": lambda x, y: (x * x + 1) ** y,
 }  # fmt: skip
 
 
@@ -142,14 +142,14 @@ BINARY: dict[str, Any] = {
 def test_broadcasting_sums_the_gradient_over_what_it_repeated(name: str, shapes: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     small = [random(rng, shape) for shape in shapes.input_shapes]
-    full = [leaf(np.broadcast_to(x.data, shapes.result_shape)) for x in small]
+    full = [leaf(np.broadcast_to(x.array, shapes.result_shape)) for x in small]
     u = leaf(rng.standard_normal(shapes.result_shape))
     function = BINARY[name]
     for g, x, whole in zip(ta.grad(function(*small), small, u), small, ta.grad(function(*full), full, u), strict=True):
         ahead = whole.ndim - x.ndim
         axes = (*range(ahead), *(i + ahead for i, n in enumerate(x.shape) if n == 1))
         assert g.shape == x.shape
-        close(g, whole.data.sum(axes).reshape(x.shape))
+        close(g, whole.array.sum(axes).reshape(x.shape))
 
 
 @examples(60)
@@ -158,7 +158,7 @@ def test_the_chain_rule(f: str, g: str, x: Any) -> None:
     x = leaf(x)
     f, g = FUNCTIONS[f], FUNCTIONS[g]
     whole = transforms.jacobian(lambda z: g(f(z)), x)
-    close(whole, transforms.jacobian(g, f(x)).data @ transforms.jacobian(f, x).data, 1e-9)
+    close(whole, transforms.jacobian(g, f(x)).array @ transforms.jacobian(f, x).array, 1e-9)
 
 
 @examples(40)
@@ -181,7 +181,7 @@ def test_softmax_does_not_notice_a_shift(x: Any, shift: float, data: Any) -> Non
         u = leaf(np.cos(np.arange(x.size).reshape(x.shape)))
         (g,) = ta.grad(function(a, dim), a, u)
         close(g, ta.grad(function(b, dim), b, u)[0], 1e-9)
-        close(g.data.sum(dim), np.zeros_like(x.sum(dim)))  # no slope along the shift
+        close(g.array.sum(dim), np.zeros_like(x.sum(dim)))  # no slope along the shift
 
 
 # --- attention ---
@@ -205,12 +205,12 @@ def test_attention_is_permutation_equivariant(way: str, seed: int, queries: int,
     i, j = rng.permutation(queries), rng.permutation(keys)
     with WAYS[way]():
         out = F.scaled_dot_product_attention(q, k, v, ta.tensor(mask))
-        moved = [leaf(q.data[..., i, :]), leaf(k.data[..., j, :]), leaf(v.data[..., j, :])]
+        moved = [leaf(q.array[..., i, :]), leaf(k.array[..., j, :]), leaf(v.array[..., j, :])]
         moved_out = F.scaled_dot_product_attention(*moved, ta.tensor(mask[i][:, j]))
-    close(moved_out, out.data[..., i, :])
+    close(moved_out, out.array[..., i, :])
     expected = ta.grad(out, [q, k, v], leaf(u))
     for found, g, order in zip(ta.grad(moved_out, moved, leaf(u[..., i, :])), expected, (i, j, j), strict=True):
-        close(found, g.data[..., order, :])
+        close(found, g.array[..., order, :])
 
 
 @examples(15)
@@ -219,7 +219,7 @@ def test_a_transformer_layer_is_permutation_equivariant(seed: int, tokens: int, 
     layer = nn.TransformerEncoderLayer(4, heads, 8, dropout=0.0).double()
     rng = np.random.default_rng(seed)
     x, order = rng.standard_normal((2, tokens, 4)), rng.permutation(tokens)
-    close(layer(leaf(x[:, order])), layer(leaf(x)).data[:, order], 1e-10)
+    close(layer(leaf(x[:, order])), layer(leaf(x)).array[:, order], 1e-10)
 
 
 class Drawn:
@@ -262,7 +262,7 @@ class Drawn:
         mask = None if self.mask is None else ta.tensor(self.mask)
         with WAYS[way]():
             out = F.scaled_dot_product_attention(*leaves, mask, is_causal=self.kind == "causal")
-        return [x.data for x in (out, *ta.grad(out, leaves, leaf(self.u), create_graph=way == "recorded"))]
+        return [x.array for x in (out, *ta.grad(out, leaves, leaf(self.u), create_graph=way == "recorded"))]
 
 
 def attentions(*kinds: str) -> Any:
@@ -341,12 +341,12 @@ def test_an_additive_mask_has_the_gradient_of_the_scores(way: str, d: Drawn) -> 
     mask = leaf(np.where(np.isfinite(d.mask), d.mask, -1.0))
     with WAYS[way]():
         out = F.scaled_dot_product_attention(leaf(d.q), leaf(d.k), leaf(d.v), mask)
-    d.sees, d.bias = np.ones_like(d.sees), np.broadcast_to(mask.data, d.sees.shape)
+    d.sees, d.bias = np.ones_like(d.sees), np.broadcast_to(mask.array, d.sees.shape)
     close(out, by_deleting_keys(d)[0])
     (g,) = ta.grad(out, mask, leaf(d.u))
     v = np.random.default_rng(0).standard_normal(mask.shape)
     slope = along(lambda m: F.scaled_dot_product_attention(leaf(d.q), leaf(d.k), leaf(d.v), m), [mask], [v])
-    close(np.sum(slope * d.u), np.sum(g.data * v), 1e-6)
+    close(np.sum(slope * d.u), np.sum(g.array * v), 1e-6)
 
 
 @examples(25)

@@ -133,9 +133,9 @@ def test_options_are_known(script):
 def data_is_the_array() -> None:
     x = ta.tensor([1.0, 2.0], requires_grad=True)
     y = x * x
-    x.data[0] = 5.0  # unseen by the guard
+    x.array[0] = 5.0  # unseen by the guard
     y.sum().backward()
-    assert type(x.data) is np.ndarray
+    assert type(x.array) is np.ndarray
     assert x.grad.tolist() == [10.0, 4.0]
     assert ta.float32 == np.dtype("float32")
 
@@ -143,7 +143,7 @@ def data_is_the_array() -> None:
 def numpy_is_a_read_only_view() -> None:
     x = ta.ones(2, requires_grad=True)
     assert not x.numpy().flags.writeable
-    assert np.shares_memory(x.numpy(), x.data)
+    assert np.shares_memory(x.numpy(), x.array)
     with pytest.raises(RuntimeError):
         torch.ones(2, requires_grad=True).numpy()
 
@@ -191,7 +191,7 @@ def device_is_a_string_and_some_dtypes_are_missing() -> None:
 
 def nan_where_pytorch_has_it() -> None:
     scores, labels, hidden = np.zeros((2, 3)), np.array([-100, -100]), np.full(2, -np.inf)
-    assert ta.cross_entropy(ta.tensor(scores), ta.tensor(labels)).data == pytest.approx(
+    assert ta.cross_entropy(ta.tensor(scores), ta.tensor(labels)).array == pytest.approx(
         torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(labels)).numpy(), nan_ok=True
     )
     np.testing.assert_array_equal(ta.softmax(ta.tensor(hidden), 0).data, torch.tensor(hidden).softmax(0).numpy())

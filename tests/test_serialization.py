@@ -71,7 +71,7 @@ def test_save_and_load_exchange_files_with_torch(tmp_path, dtype, shape):
         {name: loaded[name] for name in ("b", "a.weight")}, {"b": ta.tensor(array), "a.weight": ta.tensor(array.T)}
     )
     assert ta.load_metadata(path) == {"format": "pt"}
-    assert all(t.data.flags.writeable and t.data.flags.c_contiguous and not t.requires_grad for t in loaded.values())
+    assert all(t.array.flags.writeable and t.array.flags.c_contiguous and not t.requires_grad for t in loaded.values())
 
 
 def test_load_reads_unsigned_integers(tmp_path):

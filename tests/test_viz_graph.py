@@ -635,7 +635,7 @@ def test_dot_labels_are_escaped():
     for mode in ("modules", "operations"):
         picture = graph(Odd(), ta.rand(1, 2), mode=mode, title=NASTY)
         tree = xml.dom.minidom.parseString(picture.svg)  # well-formed
-        text = "".join(t.firstChild.data for t in tree.getElementsByTagName("text") if t.firstChild)
+        text = "".join(t.firstChild.array for t in tree.getElementsByTagName("text") if t.firstChild)
         assert '<b>&"' in text.replace("\u00a0", " ")
         assert picture.html.count("</script>") == 2
 
@@ -721,7 +721,7 @@ def test_graph_keeps_no_array_alive():
     out = loss_of(model)(images, labels)
     pictures = [graph(loss_of(model), images, labels), graph(out), crashed()]
     assert all(p.html and p.dot for p in pictures)
-    gone = [weakref.ref(x) for x in (model, images, images.data, out, out.node, model.head.weight.data)]
+    gone = [weakref.ref(x) for x in (model, images, images.array, out, out.node, model.head.weight.array)]
     del model, images, labels, out
     gc.collect()
     assert [ref() for ref in gone] == [None] * len(gone)

@@ -67,21 +67,25 @@ class Tensor(variable.Variable):
 
     def _set(self, array: Any) -> None:
         self.array, self.node, self._grad = array, None, None
-        self._storage, self._version, self._is_view = None, 0, False
+        self._storage, self._version, self._base = None, 0, None
 
     @property
-    def data(self) -> Any:
-        """The array itself, past the engine: writing through it escapes the version counter.
+    def data(self) -> Tensor:
+        """The same memory without the history, as `detach()`; may be set to another tensor, whose memory it shares.
 
-        Saved arrays that are spoiled so are found by `detect_anomaly` alone.
+        A write through it is counted: a backward pass that needs the old values refuses. As torch.Tensor.data.
         """
-        return self.array
+        return Tensor._from(self.array, None, self.storage)
 
     @data.setter
-    def data(self, array: Any) -> None:
-        self.array = array
+    def data(self, source: Any) -> None:
+        source = as_tensor(source)
+        if self.requires_grad and source.dtype.kind != "f":
+            raise RuntimeError(f"data: {source.dtype} cannot require a gradient, as this tensor does; cast it first")
+        self.array, self._storage, self._base = source.array, source.storage, None
+        self._version = source.storage.version
         if self.node is not None and self.node.op is None:  # gradients are like the new array
-            self.node.shape, self.node.dtype = array.shape, array.dtype
+            self.node.shape, self.node.dtype = source.shape, source.dtype
 
     @property
     def device(self) -> backends.device:

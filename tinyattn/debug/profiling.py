@@ -76,7 +76,7 @@ class Profile(Observer, ProfileReport):
         now = self._now()
         if call := self._end(op, now):
             shapes = [getattr(x, "shape", () if x is not None else None) for x in inputs]
-            moved = 0 if op.view and out._is_view else _nbytes(out, *inputs)
+            moved = 0 if op.view and out._base is not None else _nbytes(out, *inputs)
             flops = forward_flops(op, shapes, tuple(out.shape), {**op.options, **call.options})
             self._note("forward", op.name, call, now, moved, flops, shapes, node)
         self._close(now)

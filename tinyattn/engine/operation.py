@@ -164,12 +164,12 @@ class Operation:
         arrays, edges, requires_grad = [], [], False
         for x in inputs:
             if isinstance(x, Variable):
+                if x._storage is not None and x._version < x._storage.last_recorded:
+                    _catch_up(x, self)
                 arrays.append(x.array)
                 edges.append(x.node)
                 if x.node is not None:
                     requires_grad = True
-                if x._storage is not None and x._version < x._storage.last_recorded:
-                    _refuse_stale(x, self)
             else:
                 arrays.append(x)
                 edges.append(None)
@@ -314,7 +314,7 @@ def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
     if a is b or (a.base is not None and (a.base is b or a.base is b.base)):
-        out._storage, out._is_view = source.storage, True
+        out._storage, out._base = source.storage, source if source._base is None else source._base
         out._version = out._storage.version
 
 
@@ -331,6 +331,17 @@ def _on_one_device(inputs: Sequence[Any]) -> Sequence[Any]:
     backends.of(*(x.array for x in tensors if id(x) not in movable))
     target = next(device for device in devices.values() if device != "cpu")
     return [recording_namespace().move(x, target) if id(x) in movable else x for x in inputs]
+
+
+def _catch_up(x: Variable, op: Operation) -> None:
+    """`x` shares memory with a tensor that a recorded write has changed since: its history is now that of this one.
+
+    Raises RuntimeError if it is not a view of that tensor.
+    """
+    if x._base is not None:
+        recording_namespace().view_again(x)
+    elif x.node is not None:
+        _refuse_stale(x, op)
 
 
 def _refuse_stale(x: Variable, op: Operation) -> None:

@@ -35,21 +35,21 @@ class Variable:
     grad: its gradient, a Variable of its shape, dtype and device, once `backward` has filled it.
     """
 
-    __slots__ = ("__weakref__", "_is_view", "_storage", "_grad", "_version", "array", "node")
+    __slots__ = ("__weakref__", "_base", "_storage", "_grad", "_version", "array", "node")
 
     array: Any
     node: Any
     _grad: Any
     _storage: Storage | None
     _version: int  # of the storage, when this variable was made or last written to
-    _is_view: bool
+    _base: Variable | None  # of a view: the variable that owns the memory
 
     @classmethod
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
         self.array, self.node, self._grad = array, node, None
-        self._storage, self._is_view = storage, False
+        self._storage, self._base = storage, None
         self._version = 0 if storage is None else storage.version
         return self
 

@@ -22,6 +22,7 @@ from tinyattn.ops.elementwise import (
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
 from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
+from tinyattn.ops.inplace import view_again
 from tinyattn.ops.joins import cat, chunk, concat, pad, split, stack, unbind
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
@@ -37,6 +38,6 @@ from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
 alias any attention_weights cast embedding_gradient getitem linear_gelu move packed_attention place scatter setitem
-split_heads sum_to write_index
+split_heads sum_to view_again write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

@@ -15,7 +15,7 @@ def clone(xp: Any, x: Any) -> Any:
     """Return a copy; gradients pass. As torch.clone.
 
     >>> x = ta.ones(2)
-    >>> ta.clone(x).data is x.data
+    >>> ta.clone(x).array is x.array
     False
     """
     return xp.clone(x)

@@ -47,7 +47,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     device: None leaves tensors, and arrays of CuPy, where they are.
 
     >>> a = np.zeros(2)
-    >>> ta.as_tensor(a).data is a
+    >>> ta.as_tensor(a).array is a
     True
     """
     if isinstance(data, Variable):

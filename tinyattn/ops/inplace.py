@@ -6,8 +6,11 @@ increments the storage's version, which saved arrays check before use. These are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
@@ -16,7 +19,8 @@ from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, masked_fill
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add, div, mul, pow, sub
-from tinyattn.ops.indexing import setitem, write_index
+from tinyattn.ops.indexing import getitem, setitem, write_index
+from tinyattn.ops.shape import reshape
 
 
 def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
@@ -72,10 +76,11 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
             f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
             "as an optimizer does, or use the out-of-place form."
         )
-    if self._is_view:
+    base = self._base
+    if base is not None and base.node is not None and (base.node.op is None or self.node is None):
         raise RuntimeError(
-            f"{name}: a view that needs gradients cannot be changed in place; change the tensor it was "
-            "taken from, or clone() the view first."
+            f"{name}: this is a view of a leaf that requires a gradient, or was taken under no_grad(), and cannot be "
+            "changed in place while recording. Do it under no_grad(), or clone() the view first."
         )
 
 
@@ -86,10 +91,48 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
     storage.writer = (name, site or modes.call_site())
     if node is not None:
         storage.last_recorded = storage.version
-        if self.node is not None:  # what `retain_grad` keeps is the gradient of the new values
-            node.tensor, self.node.tensor = self.node.tensor, None
-        self.node = node
+        if self._base is not None:
+            _rebase(self, self._base, node)
+        _set_node(self, node)
     self._version = storage.version
+
+
+def _set_node(x: Tensor, node: Node) -> None:
+    if x.node is not None:  # what `retain_grad` keeps is the gradient of the new values
+        node.tensor, x.node.tensor = x.node.tensor, None
+    x.node = node
+
+
+def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
+    """Record that `base` consists of its old values and, in the part that `view` shows, those that `node` gave."""
+    base._version = base.storage.version
+    written = Variable._from(view.array, node)
+    with modes.enable_grad():
+        flat = setitem(reshape(base, -1), written, positions(view, base))
+        _set_node(base, reshape(flat, base.shape).node)
+
+
+def view_again(view: Tensor) -> None:
+    """Give a view the history that its base has now, after a recorded write into the memory of both."""
+    base = view._base
+    if base.node is not None and view.dtype.kind == "f":
+        with modes.enable_grad():
+            _set_node(view, getitem(reshape(base, -1), positions(view, base)).node)
+    view._version = view.storage.version
+
+
+def positions(view: Tensor, base: Tensor) -> Tensor:
+    """The number in `base`, counted in row order, of each element of `view`, as integers of its shape."""
+    known, wanted = _addresses(base.array).reshape(-1), _addresses(view.array)
+    order = np.argsort(known, kind="stable")
+    return creation.tensor(order[np.searchsorted(known, wanted, sorter=order)], device=base.device)
+
+
+def _addresses(array: Any) -> Any:
+    """Where each element lies in memory."""
+    start = array.data.ptr if hasattr(array.data, "ptr") else array.ctypes.data
+    steps = [np.arange(n) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    return functools.reduce(np.add.outer, steps, np.asarray(start))
 
 
 def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:

@@ -45,7 +45,7 @@ view = reshape
 def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place."""
     out = reshape(out, shape)
-    out._is_view = False
+    out._base = None
     return out
 
 

@@ -116,7 +116,7 @@ def epoch(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
             schedule.step()
             seen += len(labels)
             loss_sum += loss.item() * len(labels)
-            hits += int((scores.data.argmax(1) == labels.data).sum())
+            hits += int((scores.array.argmax(1) == labels.array).sum())
             progress.update(len(labels), loss=loss_sum / seen, accuracy=hits / seen)
 
     return whole if options.get("whole") else steps

@@ -44,10 +44,10 @@ class Run:
             self._call()
 
     def _numbers(self, *shape: int) -> Any:
-        return ta.randn(*(shape or (self._rows, WIDTH)), device=self._device).data
+        return ta.randn(*(shape or (self._rows, WIDTH)), device=self._device).array
 
     def _classes(self, most: int) -> Any:
-        return ta.randint(0, most, (self._rows,), device=self._device).data
+        return ta.randint(0, most, (self._rows,), device=self._device).array
 
     def _plain(self, kernel: Callable[..., Any], *arrays: Any) -> tuple[Any, list[Any], list[Any]]:
         """A kernel whose arguments are arrays and whose results are new ones."""
@@ -89,16 +89,16 @@ class Run:
 
     def _dropout(self) -> Any:
         x = ta.Tensor._from(self._numbers())
-        keep = ta.empty(*x.shape, dtype="bool", device=self._device).data  # a byte an element, written once
-        return lambda: F.dropout(x, 0.1), [x.data], [F.dropout(x, 0.1).data, keep]
+        keep = ta.empty(*x.shape, dtype="bool", device=self._device).array  # a byte an element, written once
+        return lambda: F.dropout(x, 0.1), [x.array], [F.dropout(x, 0.1).array, keep]
 
     def _adam(self) -> Any:
         param, grad = (ta.Tensor._from(self._numbers()) for _ in range(2))
         optimizer = ta.optim.Adam([param.requires_grad_()])
         param.grad = grad
         optimizer.step()
-        changed = [param.data, *(optimizer.state[param][name].data for name in ("exp_avg", "exp_avg_sq"))]
-        return optimizer.step, [grad.data, *changed], changed
+        changed = [param.array, *(optimizer.state[param][name].array for name in ("exp_avg", "exp_avg_sq"))]
+        return optimizer.step, [grad.array, *changed], changed
 
     def _embedding_gradient(self) -> Any:
         arrays = [self._numbers(), self._classes(TABLE)]
