@@ -18,8 +18,8 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_450,
-    "ops/": 3_725,
+    "engine/": 1_470,
+    "ops/": 3_780,
     "tensors.py": 400,
     "autograd/": 530,
     "backends/cpu/": 1_160,
@@ -37,7 +37,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     TOP: 480,
 }
 TOTAL = 25_390  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 1_870, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

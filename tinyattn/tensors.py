@@ -71,10 +71,7 @@ class Tensor(variable.Variable):
 
     @property
     def data(self) -> Tensor:
-        """The same memory without the history, as `detach()`; may be set to another tensor, whose memory it shares.
-
-        A write through it is counted: a backward pass that needs the old values refuses. As torch.Tensor.data.
-        """
+        """The same memory without the history; set it to share another tensor's. As torch.Tensor.data, but writes count."""
         return Tensor._from(self.array, None, self.storage)
 
     @data.setter
