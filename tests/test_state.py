@@ -237,6 +237,40 @@ def test_children_forked_beside_data_parallel_do_not_hang():
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+HELD_LOCK = """
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore")
+import tinyattn as ta
+from tinyattn import random
+from tinyattn.data import loader
+from tinyattn.debug import memory
+from tinyattn.engine import threads, variable
+locks = [threads._OneBlasThread.lock, variable._new_storage, loader._drawing_order, memory.MemoryLedger._lock, random._spawning]
+for lock in locks:
+    held = threading.Event()
+    def hold():
+        with lock:
+            held.set()
+            time.sleep(0.1)
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if lock.acquire(timeout=5) else 3)
+    print(os.waitpid(child, 0)[1], end=" ")
+    other.join()
+"""
+
+
+@FORKS
+def test_a_lock_held_by_another_thread_is_free_in_a_forked_child():
+    done = subprocess.run(
+        [sys.executable, "-c", HELD_LOCK], cwd=Path(ta.__file__).parents[1], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout.split(), done.stderr) == (["0"] * 5, "")
+
+
 @FORKS
 def test_every_lock_of_the_package_survives_a_fork():
     """A lock is made by fork_safe, or renewed after a fork (those of checkpoints), or belongs to one call."""
