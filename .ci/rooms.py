@@ -18,26 +18,26 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_470,
+    "engine/": 1_510,
     "ops/": 3_780,
     "tensors.py": 400,
-    "autograd/": 530,
+    "autograd/": 550,
     "backends/cpu/": 1_160,
     "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
     "nn/": 2_150,
-    "optim/": 1_420,
+    "optim/": 1_455,
     "models.py": 380,
-    "data/": 860,
+    "data/": 885,
     "train/": 1_150,
     "debug/": 2_320,
     "viz/": 5_510,
-    TOP: 480,
+    TOP: 565,
 }
-TOTAL = 25_390  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_870, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_570  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_910, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -667,9 +667,11 @@ def test_matrix_products_have_one_thread_each():
         outside = blas_threads()
         net(ta.zeros(4))
         assert blas_threads() == outside
-        with parallel._one_blas_thread():  # another thread's call, still running
-            net(ta.zeros(4))
-            assert blas_threads() == {1}
+        other = parallel._OneBlasThread()  # another call, still running
+        other.begin()
+        net(ta.zeros(4))
+        assert blas_threads() == {1}
+        other.end()
         assert blas_threads() == outside
     assert seen == [{1}] * 4
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 
 from tinyattn import backends
+from tinyattn.locks import fork_safe
 
 
 class Generator:
     """An independent stream of random numbers on one device. As torch.Generator.
 
     device: "cpu" or a GPU; raises ImportError or RuntimeError if that GPU cannot be used.
-    `random` is the underlying numpy.random.Generator (PCG64), or its counterpart on a GPU (Philox). The algorithms
-    differ from torch's, so the same seed gives other numbers.
+    `random` has the methods of the underlying numpy.random.Generator (PCG64), or its counterpart on a GPU (Philox). The
+    algorithms differ from torch's, so the same seed gives other numbers.
 
     Example:
         >>> g = ta.Generator().manual_seed(0)
@@ -32,10 +34,16 @@ class Generator:
         self.device = backends.full_name(device)
         self.seed()
 
+    @property
+    def random(self) -> Any:
+        """The stream to draw from; while a `Tape` is active, one that obeys it."""
+        tapes = _tapes.get()
+        return _Taped(self._stream, tapes) if tapes and self.device == "cpu" else self._stream
+
     def manual_seed(self, seed: int) -> Generator:
         """Restart the stream from `seed`, any integer; returns the generator."""
         self._seed = int(seed)
-        self.random = backends.get(self.device).stream(self._seed % 2**64)  # torch allows negative seeds too
+        self._stream = backends.get(self.device).stream(self._seed % 2**64)  # torch allows negative seeds too
         return self
 
     def seed(self) -> int:
@@ -55,8 +63,8 @@ class Generator:
         """Restore a state returned by `get_state`; returns the generator."""
         state = dict(state)
         self._seed = state.pop("seed")
-        self.random = backends.get(self.device).stream(0)
-        self.random.bit_generator.state = state
+        self._stream = backends.get(self.device).stream(0)
+        self._stream.bit_generator.state = state
         return self
 
     def bookmark(self) -> Any:
@@ -93,6 +101,60 @@ class Generator:
         return array.astype(dtype, copy=False)
 
 
+class Tape:
+    """What a computation draws from CPU streams, for `checkpoint`: the state before each draw.
+
+    A second run of the computation draws the same numbers from copies of the streams. The streams themselves stay
+    untouched, so other threads can draw from them during both runs.
+    """
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+        self.left: Iterator[Any] | None = None  # those that a second run has not used yet
+
+    def __enter__(self) -> Self:
+        self._token = _tapes.set((*_tapes.get(), self))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _tapes.reset(self._token)
+
+
+def replay(tape: Tape | None) -> None:
+    """Repeat the draws of a tape from here on, in this context; None: draw from the streams, and record nothing."""
+    again = Tape()
+    again.left = None if tape is None else iter(tape.states)
+    _tapes.set(() if tape is None else (again,))
+
+
+class _Taped:
+    """The methods of a NumPy stream, recorded on tapes, or repeated from the first of them."""
+
+    def __init__(self, stream: Any, tapes: tuple[Tape, ...]) -> None:
+        self.bit_generator, self._tapes = stream.bit_generator, tapes
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return partial(self._draw, method)
+
+    def _draw(self, method: str, *args: Any, **options: Any) -> Any:
+        left, copied = self._tapes[0].left, backends.get("cpu").stream(0)
+        with self.bit_generator.lock:  # NumPy's own: between state and draw, no other thread can draw
+            state = self.bit_generator.state if left is None else next(left, None)
+            if state is None:
+                raise RuntimeError(
+                    "checkpoint: the function draws more random numbers when it runs a second time, for the "
+                    "gradients; it must do the same twice."
+                )
+            copied.bit_generator.state = state
+            drawn = getattr(copied, method)(*args, **options)
+            if left is None:
+                self.bit_generator.state = copied.bit_generator.state
+        for tape in self._tapes[left is not None :]:
+            tape.states.append(state)
+        return drawn
+
+
+_tapes: ContextVar[tuple[Tape, ...]] = ContextVar("tapes", default=())
 default_generator = Generator()  # the process-wide stream of the CPU
 _of_gpus: dict[str, Generator] = {}  # the process-wide stream of each GPU that has drawn random numbers
 # Inside a worker of nn.DataParallel: a function that returns the stream of that worker.
@@ -108,6 +170,9 @@ def current_generator() -> Generator:
     return default_generator if stream is None else stream()
 
 
+_spawning = fork_safe(threading.RLock())  # reentrant: the caller's stream may be one of other Streams
+
+
 class Streams:
     """One stream for each of n workers, so that their numbers do not depend on which worker draws first.
 
@@ -115,19 +180,22 @@ class Streams:
     """
 
     def __init__(self, n: int) -> None:
-        self._n, self._lock = n, threading.Lock()
-        self._caller = _worker_stream.get()
+        self._n = n
+        self._caller, self._tapes = _worker_stream.get(), _tapes.get()
         self._streams: list[Generator] = []
 
     def take(self, i: int) -> None:
-        """Make stream i the current one in this context."""
+        """Make stream i the current one in this context, without tapes: its seed was drawn, and is on them."""
+        _tapes.set(())
         _worker_stream.set(lambda: self[i])
 
     def __getitem__(self, i: int) -> Generator:
-        with self._lock:
+        with _spawning:
             if not self._streams:
                 caller = default_generator if self._caller is None else self._caller()
+                token = _tapes.set(self._tapes)
                 self._streams = caller.spawn(self._n)
+                _tapes.reset(token)
         return self._streams[i]
 
 

@@ -8,10 +8,11 @@ again, and this time every node keeps what it saves, until the walk has passed i
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tinyattn.engine.modes import is_grad_enabled, observers
@@ -19,7 +20,7 @@ from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.random import Generator, process_wide_generators
+from tinyattn.random import Generator, Tape, process_wide_generators, replay
 
 __all__ = ["checkpoint"]
 
@@ -33,8 +34,8 @@ def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: boo
 
     function: runs twice, so it must do the same twice: what it is given or captures may not be changed in
     place before backward (RuntimeError), forward hooks and prints happen twice.
-    preserve_rng_state: the second run draws the same random numbers (dropout) from the process-wide
-    generator and from the Generators among the arguments; others it must seed itself.
+    preserve_rng_state: the second run draws the same random numbers (dropout), whatever other threads draw
+    meanwhile. On a GPU, this holds for the process-wide generator and Generators among the arguments, in one thread.
     As torch.utils.checkpoint.checkpoint with use_reentrant=False.
 
     >>> x = ta.ones(2, requires_grad=True)
@@ -45,8 +46,9 @@ def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: boo
     if not is_grad_enabled():
         return function(*args, **kwargs)
     generators = [x for x in (*process_wide_generators(), *args, *kwargs.values()) if isinstance(x, Generator)]
-    segment = _Segment(lambda: function(*args, **kwargs), generators if preserve_rng_state else [])
-    with _FirstRun(segment):
+    tape = Tape() if preserve_rng_state else None
+    segment = _Segment(lambda: function(*args, **kwargs), generators if tape else [], tape)
+    with _FirstRun(segment), tape or nullcontext():
         result = function(*args, **kwargs)
     segment.running = False
     return result
@@ -55,14 +57,15 @@ def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: boo
 class _Segment:
     """A function that can be run again, and the trace of its first run."""
 
-    def __init__(self, run: Callable[[], Any], generators: list[Generator]) -> None:
-        self.run = run
-        self.states = [(generator, generator.bookmark()) for generator in generators]
+    def __init__(self, run: Callable[[], Any], generators: list[Generator], tape: Tape | None) -> None:
+        self.run, self.generators, self.tape = run, generators, tape
+        self.states = [(generator, generator.bookmark()) for generator in generators if generator.device != "cpu"]
         self.context = contextvars.copy_context()  # modes such as definitions() hold in the second run too
         self.context.run(observers.set, ())  # but who watches now need not watch then
         self.trace: list[tuple[Operation, tuple[int, ...]]] = []  # each operation, the versions of its inputs
         self.nodes: dict[int, weakref.ref[Node]] = {}  # what it left behind, by its place in the trace
         self.running = True
+        _segments.add(self)
         self.lock = threading.RLock()  # the branches of a DataParallel in it may miss values at the same time
 
     def remember(self) -> None:
@@ -87,13 +90,17 @@ class _Segment:
 
     @contextmanager
     def _random_numbers(self) -> Iterator[None]:
-        """The generators stand where they stood before the first run, and do not notice the second."""
+        """Every draw is that of the first run, and the generators do not notice the second."""
         now = [(generator, generator.bookmark()) for generator, _ in self.states]
+        streams = [(generator, vars(generator).copy()) for generator in self.generators]  # if the function seeds them
         try:
             for generator, state in self.states:
                 generator.go_to(state)
+            replay(self.tape)
             yield
         finally:
+            for generator, stream in streams:
+                vars(generator).update(stream)
             for generator, state in now:
                 generator.go_to(state)
 
@@ -108,6 +115,19 @@ class _Segment:
             node.tensor = tensor
             for key in set(node.hooks or ()) - hooks:
                 del node.hooks[key]  # type: ignore[union-attr]
+
+
+_segments: weakref.WeakSet[_Segment] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """After a fork: the threads that held the locks of segments are in the parent."""
+    for segment in _segments:
+        segment.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class _Forgotten(SavedValues):

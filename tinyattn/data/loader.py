@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyattn import backends
+from tinyattn.locks import fork_safe
 from tinyattn.ops.creation import from_numpy
 from tinyattn.ops.joins import stack
 from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 
-_drawing_order = threading.Lock()  # an order takes several steps on a generator that threads may share
+_drawing_order = fork_safe(threading.Lock())  # an order takes several steps on a generator that threads may share
 
 
 class TensorDataset:
@@ -47,6 +48,13 @@ class TensorDataset:
         return tuple(t[index] for t in self.tensors)
 
 
+class _Pass:
+    """A pass over a loader's data set: the batches that it has returned, and the generator's state at its start."""
+
+    def __init__(self, position: int, state: Any) -> None:
+        self.position, self.state = position, state
+
+
 class DataLoader:
     """Iterates over a data set in batches. As torch.utils.data.DataLoader.
 
@@ -63,7 +71,7 @@ class DataLoader:
     transform: called with the parts of each batch, `transform(images, labels)`; its result replaces the batch.
 
     `indices` are the indices of the last batch's items. `state_dict` holds the position within a pass, from which
-    another loader can continue.
+    another loader can continue; only one pass may be under way then.
 
     Raises ValueError for a batch_size under 1, and TypeError for another kind of data set.
 
@@ -93,8 +101,8 @@ class DataLoader:
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
         self.indices = np.empty(0, np.int64)
-        self._position = 0  # batches returned in this pass; 0 between passes
-        self._pass_state: Any = None  # the generator's state at the start of this pass
+        self._last = _Pass(0, None)  # the pass that returned the last batch
+        self._unfinished: set[_Pass] = set()
         self._resuming = False
 
     def __len__(self) -> int:
@@ -103,21 +111,35 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         with _drawing_order:
-            first, order = self._begin()
-        for position in range(first, len(self)):
-            start = position * self.batch_size
-            stop = min(start + self.batch_size, len(self.dataset))
-            self.indices = np.arange(start, stop) if order is None else order[start:stop]
-            batch = self._batch(slice(start, stop) if order is None else self.indices)
-            if self.transform is not None:
-                batch = self.transform(*batch) if isinstance(batch, tuple) else self.transform(batch)
-            self._position = position + 1
-            yield batch
-        self._position = 0
+            own, order = self._begin()
+        try:
+            for position in range(own.position, len(self)):
+                start = position * self.batch_size
+                stop = min(start + self.batch_size, len(self.dataset))
+                indices = np.arange(start, stop) if order is None else order[start:stop]
+                batch = self._batch(slice(start, stop) if order is None else indices)
+                if self.transform is not None:
+                    batch = self.transform(*batch) if isinstance(batch, tuple) else self.transform(batch)
+                own.position = position + 1
+                self.indices, self._last = indices, own
+                yield batch
+            own.position = 0
+        finally:
+            self._unfinished.discard(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the loader's position; a loader that loads it continues with the batch after the last one."""
-        return {"position": self._position, "pass_state": self._pass_state, "generator": self._random_state()}
+        """Return the loader's position; a loader that loads it continues with the batch after the last one.
+
+        Raises RuntimeError if several passes are under way: a state holds the position of one.
+        """
+        last, unfinished = self._last, [*self._unfinished]
+        if unfinished not in ([], [last]):
+            raise RuntimeError(
+                f"DataLoader: {len(unfinished)} iterators are under way, at batches "
+                f"{sorted(one.position for one in unfinished)}, or one before the last; a state holds the position of "
+                "one pass. End or close() the others, or give each its own DataLoader."
+            )
+        return {"position": last.position, "pass_state": last.state, "generator": self._random_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`; the data set and the arguments must be the same.
@@ -127,27 +149,31 @@ class DataLoader:
         position = operator.index(state["position"])
         if not 0 <= position <= len(self):
             raise ValueError(f"DataLoader: the state is at batch {position}, but this loader has {len(self)}.")
-        self._position, self._pass_state = position, state["pass_state"]
+        self._last, self._unfinished = _Pass(position, state["pass_state"]), set()
         self._resuming = position > 0
         if self.generator is not None:
             self.generator.set_state(state["generator"])
 
-    def _begin(self) -> tuple[int, Any]:
-        """Return the first batch of a pass, and the order of its items, or None for the data set's own."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_unfinished": set()}  # a copy is in no pass
+
+    def _begin(self) -> tuple[_Pass, Any]:
+        """Return a new pass, and the order of its items, or None for the data set's own."""
         resuming, self._resuming = self._resuming, False
-        if not resuming:
-            self._position, self._pass_state = 0, self._random_state()
+        own = self._last if resuming else _Pass(0, self._random_state())
+        self._last = own
+        self._unfinished.add(own)
         if not self.shuffle or self.generator is None:
-            return self._position, None
+            return own, None
         now = self.generator.get_state()
-        self.generator.set_state(self._pass_state)
+        self.generator.set_state(own.state)
         order = self.generator.random.permutation(len(self.dataset))
         if resuming:  # the interrupted pass has its order again, but the generator stays where it was
             self.generator.set_state(now)
         if isinstance(self.dataset, TensorDataset | Tensor):
             first = self.dataset if isinstance(self.dataset, Tensor) else self.dataset.tensors[0]
             order = backends.move(order, first.device)
-        return self._position, order
+        return own, order
 
     def _batch(self, chosen: Any) -> Any:
         if isinstance(self.dataset, TensorDataset | Tensor):

@@ -16,6 +16,7 @@ from tinyattn.engine.modes import Site, call_site
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
+from tinyattn.locks import fork_safe
 from tinyattn.tensors import Tensor
 
 __all__ = ["MemoryLedger", "MemoryMoment", "MemoryRow", "memory_ledger"]
@@ -104,7 +105,7 @@ class MemoryLedger(Observer):
 
     _active: ClassVar[list[MemoryLedger]] = []
     _own: ClassVar[int] = 0  # traced bytes that belong to ledgers
-    _lock = threading.RLock()
+    _lock = fork_safe(threading.RLock())
 
     def __init__(self) -> None:
         self.rows: list[MemoryRow] = []

@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.engine.modes import Site
+from tinyattn.locks import fork_safe
 
 # What operations take and return, in their signatures. The class Tensor itself is defined on top of them
 # (tensors.py), so that they cannot import it.
 Tensor: TypeAlias = Any
 
-_new_storage = threading.Lock()
+_new_storage = fork_safe(threading.Lock())
 
 
 class Storage:

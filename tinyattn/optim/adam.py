@@ -175,6 +175,13 @@ class AdamW(Adam):
 
     def check(self, options: Group) -> None:
         super().check(options)
+        self._check_decoupled(options)
+
+    def check_loaded(self, options: Group) -> None:
+        super().check_loaded(options)
+        self._check_decoupled(options)
+
+    def _check_decoupled(self, options: Group) -> None:
         if not options["decoupled_weight_decay"]:
             raise ValueError("AdamW has decoupled weight decay; a state saved by Adam goes into Adam.")
 

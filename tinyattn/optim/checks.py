@@ -15,6 +15,17 @@ def check_number(options: Mapping[str, Any], name: str, *, least: float = 0.0) -
     _check_in_range(options[name], name, least, math.inf)
 
 
+def check_kind(value: Any, name: str, like: Any) -> None:
+    """Raise unless an option has the kind of its default: a finite number, or a sequence of as many, for these."""
+    if isinstance(like, tuple | list):
+        if not isinstance(value, tuple | list) or len(value) != len(like):
+            raise TypeError(f"{name} must be {len(like)} numbers such as {like}, but got {value!r}.")
+        for i, (one, default) in enumerate(zip(value, like, strict=True)):
+            check_kind(one, f"{name}[{i}]", default)
+    elif isinstance(like, Real) and not isinstance(like, bool):
+        _check_in_range(value, name, -math.inf, math.inf)
+
+
 def check_betas(options: Mapping[str, Any]) -> None:
     """Raise TypeError or ValueError unless options["betas"] is a pair of numbers in [0, 1)."""
     betas = options["betas"]
@@ -27,8 +38,8 @@ def check_betas(options: Mapping[str, Any]) -> None:
 def _check_in_range(value: Any, name: str, least: float, below: float) -> None:
     if not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, but got {described(value)}.")
-    if not least <= float(value) < below:  # NaN fails every comparison
-        finite = f"a finite number of at least {least:g}"
+    if not (least <= float(value) < below and math.isfinite(value)):  # NaN fails every comparison
+        finite = "a finite number" + f" of at least {least:g}" * math.isfinite(least)
         limits = finite if below == math.inf else f"in [{least:g}, {below:g})"
         raise ValueError(f"{name} must be {limits}, but got {value}.")
 

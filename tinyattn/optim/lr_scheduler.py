@@ -124,15 +124,17 @@ class LinearLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        rise = self.end_factor - self.start_factor
         if self.last_epoch == 0:
             change = self.start_factor
         elif self.last_epoch > self.total_iters:
             change = 1.0
-        else:  # the quotient of two neighbours on the line, start + rise * epoch / total
-            before = self.total_iters * self.start_factor + (self.last_epoch - 1) * rise
-            change = 1.0 + rise / before
+        else:  # the quotient of two neighbours on the line
+            change = self._on_the_line(self.last_epoch) / self._on_the_line(self.last_epoch - 1)
         return [rate * change for rate in self._current_lr()]
+
+    def _on_the_line(self, epoch: int) -> float:
+        """total_iters times the factor: a sum without cancellation, so never below 0, and 0 exactly at an end of 0."""
+        return (self.total_iters - epoch) * self.start_factor + epoch * self.end_factor
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -162,13 +164,16 @@ class CosineAnnealingLR(LRScheduler):
         rates, low, epoch = self._current_lr(), self.eta_min, self.last_epoch
         if epoch == 0:
             return rates
-        before = 1 + math.cos(math.pi * (epoch - 1) / self.T_max)
-        if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # coming from eta_min: no quotient
-            rise = (1 - math.cos(math.pi / self.T_max)) / 2
+        before, now = self._height(epoch - 1), self._height(epoch)
+        if before == 0.0:  # coming from eta_min: no quotient
             pairs = zip(rates, self.base_lrs, strict=True)
-            return [rate + (base - low) * rise for rate, base in pairs]
-        change = (1 + math.cos(math.pi * epoch / self.T_max)) / before
-        return [change * (rate - low) + low for rate in rates]
+            return [rate + (base - low) * now for rate, base in pairs]
+        return [(rate - low) * (now / before) + low for rate in rates]
+
+    def _height(self, epoch: int) -> float:
+        """(1 + cos(pi * epoch / T_max)) / 2 as the square of a sine: no cancellation, and 0 exactly at the bottom."""
+        after_bottom = (epoch - self.T_max) % (2 * self.T_max)
+        return math.sin(math.pi * after_bottom / (2 * self.T_max)) ** 2
 
 
 class _Combined(LRScheduler):

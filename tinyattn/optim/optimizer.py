@@ -12,7 +12,7 @@ from tinyattn import backends
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import call_site, enable_grad, observers
 from tinyattn.ops.creation import as_tensor
-from tinyattn.optim.checks import check_number, check_parameter, described, named_tensors, ordered, plain
+from tinyattn.optim.checks import check_kind, check_number, check_parameter, described, named_tensors, ordered, plain
 from tinyattn.tensors import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -145,6 +145,14 @@ class Optimizer:
         if "lr" in options:
             check_number(options, "lr")
 
+    def check_loaded(self, options: Group) -> None:
+        """Raise ValueError or TypeError for loaded options that are not of the kind of the defaults.
+
+        Schedules and users may set any finite number, such as a negative rate, and it must load again.
+        """
+        for name, default in self.defaults.items():
+            check_kind(options[name], name, default)
+
     def state_names(self, group: Group) -> tuple[str, ...]:
         """Return the names in the state of an updated parameter of this group."""
         return ()
@@ -197,7 +205,7 @@ class Optimizer:
         for group in self.param_groups:
             options = {key: value for key, value in group.items() if key != "params"}
             groups.append({**options, "params": [places[id(p)] for p in group["params"]]})
-        state = {places[id(p)]: value for p, value in self.state.items() if value}
+        state = {places[id(p)] if isinstance(p, Tensor) else p: value for p, value in self.state.items() if value}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -220,15 +228,17 @@ class Optimizer:
                     f"parameter group {i} of the loaded state has no {missing[0]!r}; "
                     f"it was not saved by {type(self).__name__}."
                 )
-            options = {key: value for key, value in saved.items() if key != "params"}
+            options = {key: plain(value) for key, value in saved.items() if key != "params"}
             if "param_names" in group:
                 options.setdefault("param_names", group["param_names"])
-            self.check(options)
+            self.check_loaded(options)
             groups.append({**options, "params": group["params"]})
             for param, place in zip(group["params"], saved["params"], strict=True):
                 if left.get(place):
                     state[param] = self._restored(param, left[place], options, place)
                 left.pop(place, None)
+        for name in [name for name in left if isinstance(name, str)]:  # about no parameter, of a user's own algorithm
+            state[name] = copy.deepcopy(left.pop(name))  # type: ignore[index]
         if left:
             raise ValueError(
                 f"the loaded state is about parameter {next(iter(left))!r}, "

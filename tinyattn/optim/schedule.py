@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral
@@ -97,8 +98,14 @@ class LRScheduler(ABC):
                 f"optimizer now has {len(groups)}; add the groups first and make the schedule afterwards."
             )
         self.last_epoch = epoch
-        for group, rate in zip(groups, self.get_lr(), strict=True):
-            group["lr"] = float(rate)
+        rates = [float(rate) for rate in self.get_lr()]
+        if not all(map(math.isfinite, rates)):
+            raise ValueError(
+                f"{type(self).__name__} gives the learning rates {rates} at epoch {epoch}; "
+                "expected finite numbers, so check the factors of the schedule."
+            )
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         self._last_lr = self._current_lr()
 
 

@@ -17,6 +17,7 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.shared import get_float32_matmul_precision
+from tinyattn.locks import fork_safe
 
 __all__ = ["einsum", "matmul"]
 
@@ -168,7 +169,7 @@ def _single_stride(sizes: list[int], steps: list[int]) -> int | None:
 
 # --- the library, and a handle of it for each stream ---
 
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 _handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}
 
 
