@@ -19,11 +19,11 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_450,
-    "ops/": 3_725,
+    "ops/": 3_930,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_160,
-    "backends/cuda/": 2_610,
+    "backends/cpu/": 1_190,
+    "backends/cuda/": 2_960,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 860,
     "train/": 1_150,
     "debug/": 2_320,
-    "viz/": 5_510,
-    TOP: 480,
+    "viz/": 5_680,
+    TOP: 510,
 }
-TOTAL = 25_820  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 26_100  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
