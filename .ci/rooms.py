@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_450,
+    "engine/": 1_480,
     "ops/": 3_930,
     "tensors.py": 400,
     "autograd/": 530,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 510,
 }
-TOTAL = 26_100  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 26_140  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_880, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -62,7 +62,7 @@ def as_number(value: Any, dtype: np.dtype[Any], name: str = "", wrap: bool = Tru
     """Return the Python number `value` in this dtype; integers round toward 0.
 
     name: of the function, for the message.
-    wrap: whether an unsigned dtype takes negative numbers down to minus its largest, as in PyTorch (-1 is its largest).
+    wrap: whether an unsigned dtype takes negative integers down to minus its largest, as in PyTorch (-1: its largest).
     Raises RuntimeError for a number beyond the dtype: infinity or NaN among integers, 300 in uint8, 1e39 in float32.
     """
     if dtype.kind == "b":
@@ -72,7 +72,8 @@ def as_number(value: Any, dtype: np.dtype[Any], name: str = "", wrap: bool = Tru
         fits = least <= value <= most or value in (math.inf, -math.inf) or value != value
     else:
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        fits = (-most if wrap and dtype.kind == "u" else least) <= value <= most
+        wrap = wrap and dtype.kind == "u" and isinstance(value, int)
+        fits = (-most if wrap else least) <= value <= most
     if not fits:
         raise RuntimeError(
             f"{name and f'{name}: '}{value} cannot be converted to {dtype} without overflow; expected {least} to "

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.dtypes import as_number
+from tinyattn.dtypes import as_number, get_default_dtype
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import comparable, integral, operand, same_type
+from tinyattn.ops.promotion import comparable, modular, operand, same_type
 
 
 def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
@@ -77,14 +77,18 @@ def _promote_present(*inputs: Any) -> Any:
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Return every element limited to [min, max], in the input's shape.
 
-    min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are. The
-    gradient passes where the input is inside, bounds included. As torch.clamp.
+    min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are,
+    RuntimeError for a number that the dtype cannot hold. The gradient passes where the input is inside, bounds
+    included. As torch.clamp.
 
     >>> ta.clamp(ta.tensor([-2.0, 0.5, 3.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
     """
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both; got neither")
+    for bound in (min, max):
+        if isinstance(bound, float) and not -65504 <= bound <= 65504:  # beyond float16
+            as_number(bound, input.dtype if input.dtype.kind == "f" else get_default_dtype(), "clamp")
     return _clamp(input, min, max)
 
 
@@ -217,7 +221,15 @@ def _bitwise(name: str, words: str, forward: Callable[..., Any]) -> Operation:
     >>> ta.{name}(ta.tensor([6, 5]), 3).tolist()
     {[forward(None, x, 3) for x in (6, 5)]}
     """
-    return Operation(forward, name=name, promote=integral, doc=doc)
+    return Operation(lambda xp, a, b: forward(xp, _bits(name, a), _bits(name, b)), name=name, promote=modular, doc=doc)
+
+
+def _bits(name: str, x: Any) -> Any:
+    if isinstance(x, float) or (hasattr(x, "dtype") and x.dtype.kind == "f"):
+        raise TypeError(
+            f"{name}: got {getattr(x, 'dtype', x)}; expected integers or booleans (cast it first: x.long())"
+        )
+    return x
 
 
 bitwise_and = _bitwise("bitwise_and", "that are set in both", lambda xp, a, b: a & b)
@@ -225,7 +237,7 @@ bitwise_or = _bitwise("bitwise_or", "that are set in one of both", lambda xp, a,
 bitwise_xor = _bitwise("bitwise_xor", "in which both differ", lambda xp, a, b: a ^ b)
 
 
-@operation(promote=integral)
+@operation(promote=modular)
 def bitwise_not(xp: Any, x: Any) -> Any:
     """Return the bits inverted, elementwise; of booleans, the opposite. Raises TypeError for floats.
 
@@ -234,7 +246,7 @@ def bitwise_not(xp: Any, x: Any) -> Any:
     >>> ta.bitwise_not(ta.tensor([6, -1])).tolist()
     [-7, 0]
     """
-    return ~x
+    return ~_bits("bitwise_not", x)
 
 
 @operation()

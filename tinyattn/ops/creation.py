@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends, random
-from tinyattn.dtypes import as_dtype, as_number, float64, get_default_dtype, int64
+from tinyattn.dtypes import as_dtype, as_number, bool_, float64, get_default_dtype, int64
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, move
@@ -62,7 +62,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
         wanted = get_default_dtype()  # Python floats
     elif isinstance(data, list | tuple | int | float) and array.size:
-        bounds = int64 if wanted is None else wanted
+        bounds = wanted or (int64 if array.dtype.kind != "f" else array.dtype)
         if bounds.kind in "iu" and array.dtype != bounds:
             for extreme in (array.min(), array.max()):  # NaN is both
                 as_number(extreme.item(), bounds, "tensor")
@@ -156,11 +156,13 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
     >>> ta.full((2,), 0.5)
     tensor([0.5, 0.5])
     """
+    value = fill_value.item() if hasattr(fill_value, "item") else fill_value
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"full: fill_value={value!r}; expected a real number")
     if dtype is None:
-        dtype = tensor(fill_value).dtype
+        dtype = bool_ if isinstance(value, bool) else int64 if isinstance(value, int) else get_default_dtype()
     if any(n < 0 for n in _dims.sizes((size,))):
         raise ValueError(f"a tensor of size {_dims.sizes((size,))} cannot be made; sizes are 0 or more")
-    value = fill_value.item() if _is_tensor(fill_value) else fill_value
     dtype = as_dtype(dtype)
     array = backends.get(device).full(_dims.sizes((size,)), as_number(value, dtype, "full"), dtype)
     return _wrap(array, requires_grad)

@@ -75,16 +75,6 @@ def modular(*inputs: Any) -> Sequence[Any]:
     return inputs if agree(inputs) else _numbers_in(_align(inputs), wrap=True)
 
 
-def integral(*inputs: Any) -> Sequence[Any]:
-    """As `modular`, of integers and booleans alone. Raises TypeError for others."""
-    aligned = _align(inputs)
-    for x in aligned:
-        if isinstance(x, float) or (isinstance(x, Variable) and x.dtype.kind == "f"):
-            given = x.dtype if isinstance(x, Variable) else x
-            raise TypeError(f"bitwise operations take integers and booleans, got {given}; cast it first (x.long())")
-    return _numbers_in(aligned, wrap=True)
-
-
 def comparable(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and numbers may be of any size."""
     return inputs if agree(inputs) else _align(inputs)
