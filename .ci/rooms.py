@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_480,
-    "ops/": 3_930,
+    "ops/": 3_950,
     "tensors.py": 400,
     "autograd/": 530,
     "backends/cpu/": 1_190,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 510,
 }
-TOTAL = 26_140  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 26_160  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_880, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -468,3 +468,66 @@ def test_deepcopy_of_memory_with_gaps_is_right():
     x = ta.from_numpy(owner)
     twins = copy.deepcopy([x, x[1:], ta.from_numpy(np.arange(3)[::-1])])
     assert [t.tolist() for t in twins] == [[0, 2, 4], [2, 4], [2, 1, 0]]
+
+
+# --- PyTorch's dtypes of data, comparisons, indices ---
+
+NUMBER = {"float64": np.float64(1.5), "float32": np.float32(1.5), "float16": np.float16(1.5), "uint8": np.uint8(3)}
+DATA = {
+    **{f"[{name}]": [x] for name, x in NUMBER.items()}, **{f"[2.0, {name}]": [2.0, x] for name, x in NUMBER.items()},
+    **{f"[[{name}], [2]]": [[x], [2]] for name, x in NUMBER.items() if name != "float16"}, "float64": np.float64(1.5),
+    "[array]": [np.zeros(2)], "[array32]": [np.zeros(2, np.float32)], "[int32]": [np.int32(1)], "numbers": [1, 2.5],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+@pytest.mark.filterwarnings("ignore:Creating a tensor from a list")
+def test_tensor_of_numpy_numbers_has_the_dtype_of_torch(data):
+    assert str(ta.tensor(data).dtype) == str(torch.tensor(data).dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "uint8"])
+def test_tensor_of_tensors_has_the_dtype_of_torch(dtype):
+    for rest in ([], [1.0]):
+        ours, theirs = both(lambda lib, rest=rest: lib.tensor([lib.tensor(1, dtype=getattr(lib, dtype)), *rest]))
+        assert agree(ours, theirs), (ours, theirs)
+
+
+@pytest.mark.parametrize("value", [np.sqrt(2.0), np.float32(2), np.int32(1), True, 1, 1.5, np.float64(1)])
+def test_full_has_the_dtype_of_torch(value):
+    same(lambda lib: lib.full((2,), value))
+    with pytest.raises(TypeError, match="full: fill_value='a'; expected a real number"):
+        ta.full((2,), "a")
+
+
+def test_comparison_with_a_list_is_false_as_in_torch():
+    for lib in (ta, torch):
+        assert (lib.ones(2) == [1, 1]) is False
+        assert (lib.ones(2) != (1, 1)) is True
+
+
+@pytest.mark.parametrize("index", [np.array([1, 0, 1], np.uint8), [True, False, True]])
+def test_uint8_index_is_a_mask_as_in_torch(index):
+    index = ta.tensor(index)
+    x = ta.tensor([5, 6, 7])
+    assert x[index].tolist() == x[index.numpy()].tolist() == [5, 7]
+    x[index] = 0
+    assert x.tolist() == [0, 6, 0]
+    with pytest.raises(IndexError):
+        ta.ones(2)[index]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_one_number_is_assigned_to_any_index_as_in_torch(shape):
+    def assign(lib, index, value):
+        x = lib.zeros(2, 2, requires_grad=True)
+        y = x * 1
+        value = (value * 1).requires_grad_() if value.requires_grad else value
+        y[index] = value
+        z = lib.zeros(2, 2)
+        z[index] = value.detach()
+        return y.detach() + 10 * z
+
+    for index in (0, (0, 1), (slice(None), 1), ...):
+        if len(shape) <= 1 or index is not ...:
+            same(lambda lib, value, index=index: assign(lib, index, value), np.full(shape, 5.0, np.float32))

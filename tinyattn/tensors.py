@@ -20,11 +20,11 @@ from tinyattn.ops.creation import as_tensor
 
 
 def _comparison(op: Callable[..., Tensor]) -> Any:
-    """`op` as a method: comparing with a non-number (None, a string) returns NotImplemented instead of raising."""
+    """`op` as a method: comparing with a non-number (None, a list) returns NotImplemented instead of raising."""
 
     def compare(self: Tensor, other: Any) -> Any:
         try:
-            return op(self, other)
+            return NotImplemented if isinstance(other, list | tuple) else op(self, other)
         except TypeError:
             return NotImplemented
 

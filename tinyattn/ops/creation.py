@@ -28,8 +28,8 @@ def _is_tensor(x: Any) -> bool:
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Return a new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
-    Python floats give the default dtype, integers int64; arrays keep theirs. Raises ValueError for ragged lists,
-    TypeError for non-numbers and masked arrays, RuntimeError for numbers beyond an integer dtype. As torch.tensor.
+    Python floats give the default dtype, integers int64; arrays and NumPy's numbers keep theirs. Raises ValueError
+    for ragged lists, TypeError for non-numbers and masked arrays, RuntimeError for numbers beyond an integer dtype. As torch.tensor.
 
     >>> ta.tensor([[1, 2], [3, 4.5]])
     tensor([[1. , 2. ],
@@ -59,7 +59,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     library = backends.get(device)
     wanted = None if dtype is None else as_dtype(dtype)
     array = _as_array(data)
-    if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
+    if wanted is None and array.dtype == float64 and not _holds_float64(data):
         wanted = get_default_dtype()  # Python floats
     elif isinstance(data, list | tuple | int | float) and array.size:
         bounds = wanted or (int64 if array.dtype.kind != "f" else array.dtype)
@@ -89,7 +89,14 @@ def _without_tensors(data: Any) -> Any:
         return [_without_tensors(x) for x in data]
     if isinstance(data, np.ma.MaskedArray):
         raise TypeError("a masked array was given, and tensors have no mask; fill it first: array.filled(0)")
-    return data.tolist() if _is_tensor(data) else data
+    return data._on_host() if _is_tensor(data) else data
+
+
+def _holds_float64(data: Any) -> bool:
+    """Whether a number or an array among `data` is of NumPy's or a tensor's float64, which Python's floats are not."""
+    if isinstance(data, list | tuple):
+        return any(map(_holds_float64, data))
+    return hasattr(data, "dtype") and "float64" in str(data.dtype)  # torch.float64 too
 
 
 def from_numpy(array: Any) -> Tensor:

@@ -51,6 +51,8 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     elif isinstance(value, list | tuple):
         value = creation.as_tensor(value, self.dtype)
     value = creation.as_tensor(value, device=self.device)
+    if value.ndim and value.array.size == 1:  # one number fits everywhere, even into one element
+        value = value.reshape(())
     if self.node is not None or value.node is not None:
         value = cast(value, self.dtype)
         extra = value.ndim - self.array[index].ndim  # NumPy lets a value have more axes of size 1
