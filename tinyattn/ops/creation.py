@@ -29,7 +29,8 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     """Return a new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
     Python floats give the default dtype, integers int64; arrays and NumPy's numbers keep theirs. Raises ValueError
-    for ragged lists, TypeError for non-numbers and masked arrays, RuntimeError for numbers beyond an integer dtype. As torch.tensor.
+    for ragged lists, TypeError for non-numbers and masked arrays, RuntimeError for numbers beyond an integer
+    dtype. As torch.tensor.
 
     >>> ta.tensor([[1, 2], [3, 4.5]])
     tensor([[1. , 2. ],
