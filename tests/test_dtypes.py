@@ -223,8 +223,8 @@ STORES = {
 @pytest.mark.parametrize("name", STORES)
 @given(ARRAYS, NUMBERS)
 def test_numbers_are_stored_as_in_torch_or_refused(name, a, v):
-    if name == "pad" and a.dtype == bool:
-        return
+    if name == "pad" and (a.dtype == bool or (isinstance(v, int) and abs(v) > 2**53)):
+        return  # which PyTorch takes as a float64
     fraction = name == "masked_fill" and isinstance(v, float) and a.dtype.kind != "f"  # which we refuse
     same(lambda lib, x: STORES[name](lib, x, v), a, stricter=fraction)
 

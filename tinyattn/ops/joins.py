@@ -166,7 +166,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         if any(a < 0 or b < 0 for a, b in pairs):
             input = input[crop]
         grow = tuple((max(a, 0), max(b, 0)) for a, b in pairs)
-        return _pad(input, pad=grow, value=as_number(value or 0, input.dtype, "pad").item())
+        return _pad(input, pad=grow, value=as_number(value or 0, input.dtype, "pad", wrap=False).item())
     if mode not in _SOURCES:
         raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
     for axis, (before, after) in enumerate(pairs):
