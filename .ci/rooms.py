@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_480,
-    "ops/": 3_950,
+    "engine/": 1_535,
+    "ops/": 3_970,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_190,
-    "backends/cuda/": 2_960,
+    "backends/cpu/": 1_185,
+    "backends/cuda/": 2_620,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 510,
 }
-TOTAL = 26_160  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_880, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_870  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_930, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
