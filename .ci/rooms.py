@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 860,
     "train/": 1_150,
     "debug/": 2_320,
-    "viz/": 5_680,
+    "viz/": 5_510,
     TOP: 510,
 }
-TOTAL = 25_870  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 25_700  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_930, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
