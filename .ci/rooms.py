@@ -18,11 +18,11 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_510,
-    "ops/": 3_780,
+    "engine/": 1_590,
+    "ops/": 4_010,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_160,
+    "backends/cpu/": 1_180,
     "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
@@ -34,10 +34,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_150,
     "debug/": 2_320,
     "viz/": 5_510,
-    TOP: 565,
+    TOP: 600,
 }
-TOTAL = 25_570  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_910, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_960  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_990, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

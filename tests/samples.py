@@ -59,7 +59,7 @@ TABLE: dict[str, list[Case]] = {
     **{name: unary(name) for name in "relu sigmoid silu logsigmoid neg exp expm1 square sin cos tanh erf abs sign clone alias".split()},
     **{name: unary(name, low=0.5) for name in "log log1p sqrt rsqrt reciprocal".split()},
     **{name: binary(name) for name in "add sub mul maximum minimum".split()},
-    **{name: binary(name, low=0.5) for name in "div pow".split()},
+    **{name: binary(name, low=0.5) for name in "div pow remainder".split()},
     "rounded_div": [Case(lambda op, a, b: op(a, b, mode="floor"), (2, 3), (3,), low=0.5)],
     "softplus": [Case(lambda op, x: op(x, beta=1.5, threshold=2.0), (2, 3))],
     "gelu": [Case(lambda op, x, how=how: op(x, approximate=how), (2, 3)) for how in ("none", "tanh")],

@@ -17,12 +17,13 @@ ON_EVERY_DEVICE = True
 
 NAMES = """
     add sub mul div neg pow abs exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid erf clamp
+    floor_divide remainder bitwise_and bitwise_or bitwise_xor bitwise_not
     maximum minimum where masked_fill eq ne lt le gt ge logical_not logical_and logical_or sign isfinite
     sum mean var std var_mean std_mean amax amin max min prod logsumexp cumsum argmax argmin
     reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze cat stack split chunk unbind
     flip roll tril triu movedim index_select gather matmul mm bmm outer einsum softmax log_softmax clone
     zeros ones full arange eye zeros_like ones_like full_like
-    __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__
+    __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
     nn.functional.nll_loss nn.functional.binary_cross_entropy_with_logits nn.functional.mse_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,35 @@ def as_dtype(dtype: Any) -> np.dtype[Any]:
         found = np.dtype(dtype)
     except TypeError:
         found = np.dtype(object)
-    if found.kind not in "biuf" or found.itemsize > 8:
-        raise TypeError(f"dtype {dtype!r} is not supported; expected bool, an integer or float16, float32, float64")
+    if found.kind not in "biuf" or found.itemsize > 8 or not found.isnative:
+        raise TypeError(
+            f"dtype {dtype!r} is not supported; expected bool, an integer or float16, float32, float64"
+            + ("" if found.isnative else " in this machine's byte order: array.astype(array.dtype.newbyteorder('='))")
+        )
     return found
+
+
+def as_number(value: Any, dtype: np.dtype[Any], name: str = "", wrap: bool = True) -> np.generic:
+    """Return the Python number `value` in this dtype; integers round toward 0.
+
+    name: of the function, for the message.
+    wrap: whether an unsigned dtype takes negative integers down to minus its largest, as in PyTorch (-1: its largest).
+    Raises RuntimeError for a number beyond the dtype: infinity or NaN among integers, 300 in uint8, 1e39 in float32.
+    """
+    if dtype.kind == "b":
+        return np.bool_(bool(value))
+    if dtype.kind == "f":
+        least, most = -float(np.finfo(dtype).max), float(np.finfo(dtype).max)
+        fits = least <= value <= most or value in (math.inf, -math.inf) or value != value
+    else:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        wrap = wrap and dtype.kind == "u" and isinstance(value, int)
+        fits = (-most if wrap else least) <= value <= most
+    if not fits:
+        raise RuntimeError(
+            f"{name and f'{name}: '}{value} cannot be converted to {dtype} without overflow; expected {least} to "
+            f"{most}, or a tensor of a wider dtype."
+        )
+    if dtype.kind == "f":
+        return dtype.type(value)
+    return np.uint64(int(value) % (int(most) - int(least) + 1)).astype(dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import copy
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,16 @@ from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
-from tinyattn.ops import dims, inplace, interop
+from tinyattn.ops import copies, dims, inplace, interop
 from tinyattn.ops.creation import as_tensor
 
 
 def _comparison(op: Callable[..., Tensor]) -> Any:
-    """`op` as a method: comparing with a non-number (None, a string) returns NotImplemented instead of raising."""
+    """`op` as a method: comparing with a non-number (None, a list) returns NotImplemented instead of raising."""
 
     def compare(self: Tensor, other: Any) -> Any:
         try:
-            return op(self, other)
+            return NotImplemented if isinstance(other, list | tuple) else op(self, other)
         except TypeError:
             return NotImplemented
 
@@ -71,7 +70,7 @@ class Tensor(variable.Variable):
 
     @property
     def data(self) -> Tensor:
-        """The same memory without the history; set it to share another tensor's. As torch.Tensor.data, but writes count."""
+        """The same memory without the history, or another tensor's once set. As torch.Tensor.data; writes count."""
         return Tensor._from(self.array, None, self.storage)
 
     @data.setter
@@ -229,15 +228,7 @@ class Tensor(variable.Variable):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be deep-copied, and this tensor was computed by {self.node}")
-        twin: Tensor = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin._set(self.array.copy())
-        twin.requires_grad_(self.requires_grad)
-        twin.grad = copy.deepcopy(self.grad, memo)
-        return twin
+    __deepcopy__ = copies.deepcopy
 
     def __reduce__(self) -> Any:
         if not self.is_leaf:
@@ -253,9 +244,15 @@ class Tensor(variable.Variable):
     __rmul__ = ops.mul
     __truediv__ = ops.div
     __pow__ = ops.pow
+    __floordiv__ = ops.floor_divide
+    __mod__ = ops.remainder
     __matmul__ = ops.matmul
     __neg__ = ops.neg
     __abs__ = ops.abs
+    __invert__ = ops.bitwise_not
+    __and__ = __rand__ = ops.bitwise_and
+    __or__ = __ror__ = ops.bitwise_or
+    __xor__ = __rxor__ = ops.bitwise_xor
     __lt__ = ops.lt
     __le__ = ops.le
     __gt__ = ops.gt
@@ -269,21 +266,18 @@ class Tensor(variable.Variable):
     __imul__ = inplace.mul_
     __itruediv__ = inplace.div_
     __ipow__ = inplace.pow_
+    __ifloordiv__ = inplace.floor_divide_
+    __imod__ = inplace.remainder_
+    __iand__ = inplace.bitwise_and_
+    __ior__ = inplace.bitwise_or_
+    __ixor__ = inplace.bitwise_xor_
 
     __rsub__ = _reflected(ops.sub)
     __rtruediv__ = _reflected(ops.div)
     __rpow__ = _reflected(ops.pow)
     __rmatmul__ = _reflected(ops.matmul)
-    __invert__ = ops.logical_not
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return ops.div(self, other, rounding_mode="floor")
-
-    def __and__(self, other: Any) -> Tensor:
-        return ops.logical_and(self, as_tensor(other))
-
-    def __or__(self, other: Any) -> Tensor:
-        return ops.logical_or(self, as_tensor(other))
+    __rfloordiv__ = _reflected(ops.floor_divide)
+    __rmod__ = _reflected(ops.remainder)
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """This tensor where `condition` holds, `other` elsewhere."""
@@ -384,12 +378,16 @@ class Tensor(variable.Variable):
 
 METHODS = """
 abs exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf neg sign sigmoid relu isfinite
-add sub mul div pow maximum minimum clamp masked_fill eq ne lt le gt ge logical_and logical_or logical_not clone
+add sub mul div floor_divide remainder pow maximum minimum clamp masked_fill eq ne lt le gt ge clone
+logical_and logical_or logical_not bitwise_and bitwise_or bitwise_xor bitwise_not
 sum mean var std prod cumsum amax amin max min argmax argmin logsumexp softmax log_softmax
 reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze movedim flip roll tril triu
 split chunk unbind index_select gather matmul mm bmm outer
 """.split()  # of ops, where the list of an operation's places ends
-IN_PLACE = "add_ sub_ mul_ div_ pow_ clamp_ masked_fill_ copy_ fill_ zero_ normal_ uniform_".split()
+IN_PLACE = """
+add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_
+zero_ normal_ uniform_
+""".split()
 
 for _name in METHODS:
     setattr(Tensor, _name, getattr(ops, _name))

@@ -5,13 +5,17 @@ Modes are context variables, so that every thread and every task has its own.
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
 import os
 import sys
 import threading
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
 # The backward pass that is running: an object of its own, by which tools tell one from the next.
@@ -23,24 +27,91 @@ observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())
 module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=())
 
 
-class Mode(contextlib.ContextDecorator):
-    """Sets a mode inside a `with` block or a decorated function, and restores it afterwards."""
+# The modes that surround this line, innermost last: who set it, and the value that returns when it ends. They are
+# found by context and not kept in a Mode, so that one Mode can serve in itself, in recursion and in several threads.
+_entered: ContextVar[tuple[tuple[Mode, Any], ...]] = ContextVar("entered", default=())
+
+
+class Mode:
+    """Sets a mode inside a `with` block or a decorated function, and restores it afterwards.
+
+    A decorated generator function has the mode while it runs, and its caller does not. In a decorated coroutine
+    function the mode ends where the coroutine is made, as in PyTorch: use `with` inside it.
+    """
 
     def __init__(self, mode: ContextVar[Any], value: Any) -> None:
         self._mode, self._value = mode, value
 
-    def _recreate_cm(self) -> Mode:  # a decorated function may recurse or run in two threads
-        return Mode(self._mode, self._value)
+    def __call__(self, function: Function) -> Function:
+        """Decorate a function."""
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                result = function(*args, **kwargs)
+            return _resumed_in(self, result) if generates else result
+
+        generates = inspect.isgeneratorfunction(function)
+        return cast(Function, run)
+
+    def _previous(self) -> Any:
+        return self._mode.get()
 
     def __enter__(self) -> None:
-        self._token = self._mode.set(self._value)
+        _entered.set((*_entered.get(), (self, self._previous())))
+        self._mode.set(self._value)
 
     def __exit__(self, *exception: object) -> None:
-        self._mode.reset(self._token)
+        surrounding = _entered.get()
+        for i in reversed(range(len(surrounding))):
+            if surrounding[i][0] is self:
+                _entered.set(surrounding[:i] + surrounding[i + 1 :])
+                self._mode.set(surrounding[i][1])
+                return  # a generator that is closed in another context has changed nothing there
 
 
+def _resumed_in(mode: Mode, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """The same generator, which runs in `mode` between its yields."""
+    resume: Callable[[Any], Any] = generator.send
+    given: Any = None
+    while True:
+        try:
+            with mode:
+                made = resume(given)
+        except StopIteration as end:
+            return end.value
+        try:
+            resume, given = generator.send, (yield made)
+        except GeneratorExit:
+            with mode:
+                generator.close()
+            raise
+        except BaseException as error:
+            resume, given = generator.throw, error
+
+
+class _Maker(Protocol):
+    @overload
+    def __call__(self) -> Mode: ...
+    @overload
+    def __call__(self, function: Function, /) -> Function: ...
+
+
+def _with_or_without_brackets(make: Callable[[], Mode]) -> _Maker:
+    """Let a function that makes a mode decorate a function without brackets too: `@no_grad`."""
+
+    @functools.wraps(make)
+    def made(*function: Any) -> Any:
+        if function and not callable(function[0]):
+            raise TypeError(f"{make.__name__} was given {function[0]!r}; it takes nothing but a function to decorate")
+        return make()(*function) if function else make()
+
+    return made
+
+
+@_with_or_without_brackets
 def no_grad() -> Mode:
-    """Record nothing: `with no_grad():` or `@no_grad()`. As torch.no_grad.
+    """Record nothing: `with no_grad():`, or `@no_grad()` before a function. As torch.no_grad.
 
     >>> x = ta.ones(2, requires_grad=True)
     >>> with ta.no_grad():
@@ -50,6 +121,7 @@ def no_grad() -> Mode:
     return Mode(grad_mode, False)
 
 
+@_with_or_without_brackets
 def enable_grad() -> Mode:
     """Record again inside a `no_grad` block. As torch.enable_grad.
 
@@ -61,7 +133,9 @@ def enable_grad() -> Mode:
 
 
 class set_grad_enabled(Mode):  # noqa: N801 - torch's name
-    """Switch recording at once; as a context manager, until the end of the block.
+    """Switch recording at once; as a context manager or decorator, only there. As torch.set_grad_enabled.
+
+    Raises TypeError for anything but True and False.
 
     >>> with ta.set_grad_enabled(False):
     ...     ta.is_grad_enabled()
@@ -69,11 +143,18 @@ class set_grad_enabled(Mode):  # noqa: N801 - torch's name
     """
 
     def __init__(self, mode: bool) -> None:
-        super().__init__(grad_mode, bool(mode))
-        self._token = grad_mode.set(bool(mode))
+        if not isinstance(mode, bool):
+            raise TypeError(f"set_grad_enabled: got {mode!r}; expected True or False")
+        super().__init__(grad_mode, mode)
+        self._before = grad_mode.get()
+        grad_mode.set(mode)
 
-    def __enter__(self) -> None:
-        pass  # already set: a bare call has the effect too
+    def __call__(self, function: Function) -> Function:
+        grad_mode.set(self._before)  # a decorator changes the function alone
+        return Mode(grad_mode, self._value)(function)
+
+    def _previous(self) -> Any:  # a block ends with the mode before the call that switched, nested ones do not
+        return grad_mode.get() if any(mode is self for mode, _ in _entered.get()) else self._before
 
 
 def is_grad_enabled() -> bool:
@@ -85,6 +166,7 @@ def is_grad_enabled() -> bool:
     return grad_mode.get()
 
 
+@_with_or_without_brackets
 def definitions() -> Mode:
     """Run fused operations by their first-principles definition instead of their kernel.
 

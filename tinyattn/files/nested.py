@@ -129,7 +129,8 @@ class _Encoder:
                 f" strings, booleans, None, and dicts, lists and tuples of them{hint}."
             )
         try:
-            array = as_tensor(value).cpu().numpy()
+            swapped = isinstance(value, np.ndarray) and not value.dtype.isnative
+            array = as_tensor(value.astype(value.dtype.newbyteorder("=")) if swapped else value).cpu().numpy()
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"ta.save: {_where(path)} is not a tensor that can be saved ({error}).") from error
         name = self._free_name(path)

@@ -7,7 +7,8 @@ names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
 from tinyattn.ops.choices import (
-    clamp, eq, ge, gt, isfinite, le, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, ne, where,
+    bitwise_and, bitwise_not, bitwise_or, bitwise_xor, clamp, eq, ge, gt, isfinite, le, logical_and, logical_not,
+    logical_or, lt, masked_fill, maximum, minimum, ne, where,
 )  # fmt: skip
 from tinyattn.ops.copies import alias, cast, clone, move
 from tinyattn.ops.creation import (
@@ -16,8 +17,8 @@ from tinyattn.ops.creation import (
 )  # fmt: skip
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
-    abs, add, cos, div, erf, exp, expm1, log, log1p, mul, neg, pow, reciprocal, rsqrt, sign, sin, sqrt, square, sub,
-    tanh,
+    abs, add, cos, div, erf, exp, expm1, floor_divide, log, log1p, mul, neg, pow, reciprocal, remainder, rsqrt, sign,
+    sin, sqrt, square, sub, tanh,
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
 from tinyattn.ops.heads import packed_attention, split_heads

@@ -146,13 +146,15 @@ def tiled_attention(mode: bool | None = True) -> Mode:
     mode: True: always; False: never; None (the default outside of any `with`): if all scores together need more than
     8 MiB and each head has more than 512 x 512. Query, key, value and output are saved; the backward pass computes the
     scores again. Dropout, a mask that requires a gradient, and second derivatives use plain attention in every mode.
-    After Dao et al. 2022, "FlashAttention".
+    Raises TypeError for another mode. After Dao et al. 2022, "FlashAttention".
 
     >>> q = ta.zeros(1, 2, 4)
     >>> with ta.tiled_attention():
     ...     F.scaled_dot_product_attention(q, q, q).shape
     (1, 2, 4)
     """
+    if mode is not None and not isinstance(mode, bool):
+        raise TypeError(f"tiled_attention: mode={mode!r}; expected True, False or None")
     return Mode(_tiled_mode, mode)
 
 

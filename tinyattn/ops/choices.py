@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
+from tinyattn.dtypes import as_number, get_default_dtype
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import operand, same_type
+from tinyattn.ops.promotion import comparable, modular, operand, same_type
 
 
 def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
@@ -76,14 +77,18 @@ def _promote_present(*inputs: Any) -> Any:
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Return every element limited to [min, max], in the input's shape.
 
-    min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are. The
-    gradient passes where the input is inside, bounds included. As torch.clamp.
+    min, max: numbers or tensors that broadcast; either may be None. Raises ValueError if both are,
+    RuntimeError for a number that the dtype cannot hold. The gradient passes where the input is inside, bounds
+    included. As torch.clamp.
 
     >>> ta.clamp(ta.tensor([-2.0, 0.5, 3.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
     """
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both; got neither")
+    for bound in (min, max):
+        if isinstance(bound, float) and not -65504 <= bound <= 65504:  # beyond float16
+            as_number(bound, input.dtype if input.dtype.kind == "f" else get_default_dtype(), "clamp")
     return _clamp(input, min, max)
 
 
@@ -92,16 +97,24 @@ _where = Operation(
     name="where",
     traits="maps chooses",
     fresh=True,
-    promote=lambda condition, a, b: (condition, *same_type(a, b)),
+    promote=lambda condition, a, b: (condition, *_chosen(a, b)),
     a=lambda xp, g, condition: xp.where(condition, g, 0.0),
     b=lambda xp, g, condition: xp.where(condition, 0.0, g),
 )
 
 
+def _chosen(*inputs: Any) -> list[Any]:
+    """Dtypes aligned, and the numbers in that dtype."""
+    aligned = comparable(*inputs)
+    dtype = next(x.dtype for x in aligned if isinstance(x, Variable))
+    return [x if isinstance(x, Variable) else as_number(x, dtype, "where").item() for x in aligned]
+
+
 def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """Return `input` where `condition` holds and `other` elsewhere, broadcast.
 
-    condition: booleans (or uint8); other dtypes raise TypeError. With the condition alone, returns the indices
+    condition: booleans (or uint8); other dtypes raise TypeError. A number that the dtype cannot hold raises
+    RuntimeError. With the condition alone, returns the indices
     where it holds, one int64 tensor for each axis. As torch.where.
 
     >>> ta.where(ta.tensor([True, False]), 1.0, ta.tensor([7.0, 8.0]))
@@ -129,7 +142,7 @@ def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
     """Return `value` where `mask` holds and `input` elsewhere.
 
     mask: booleans that broadcast to the input's shape (other dtypes raise TypeError). value: a number or a 0-d
-    tensor. As torch.masked_fill.
+    tensor; RuntimeError if the input's dtype cannot hold it. As torch.masked_fill.
 
     >>> ta.masked_fill(ta.zeros(2), ta.tensor([True, False]), -1)
     tensor([-1.,  0.])
@@ -140,9 +153,13 @@ def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
     if isinstance(value, Variable):
         if value.ndim:
             raise ValueError(f"masked_fill: the value has shape {value.shape}; expected a number or a 0-d tensor")
+        if input.dtype.kind in "iu" and value.dtype != input.dtype:
+            as_number(value.array.item(), input.dtype, "masked_fill")
         value = cast(value, input.dtype)
     elif isinstance(value, float) and input.dtype.kind != "f":
         raise TypeError(f"masked_fill: {value} does not fit into {input.dtype}; cast the tensor first (x.float())")
+    else:
+        value = as_number(value, input.dtype, "masked_fill").item()
     return _masked_fill(input, mask, value)
 
 
@@ -155,7 +172,7 @@ def _compare(name: str, words: str, forward: Callable[..., Any]) -> Operation:
     >>> ta.{name}(ta.tensor([1, 2, 3]), 2).tolist()
     {[bool(forward(None, x, 2)) for x in (1, 2, 3)]}
     """
-    return Operation(forward, name=name, promote=same_type, doc=doc)
+    return Operation(forward, name=name, promote=comparable, doc=doc)
 
 
 eq = _compare("eq", "equals", lambda xp, a, b: a == b)
@@ -194,6 +211,42 @@ def logical_or(xp: Any, a: Any, b: Any) -> Any:
     [True, True, False]
     """
     return xp.logical_or(a, b)
+
+
+def _bitwise(name: str, words: str, forward: Callable[..., Any]) -> Operation:
+    doc = f"""Return the bits {words}, elementwise and broadcast; of booleans, a boolean. As torch.{name}.
+
+    input, other: tensors of integers or booleans, or such numbers. Raises TypeError for floats.
+
+    >>> ta.{name}(ta.tensor([6, 5]), 3).tolist()
+    {[forward(None, x, 3) for x in (6, 5)]}
+    """
+    return Operation(lambda xp, a, b: forward(xp, _bits(name, a), _bits(name, b)), name=name, promote=modular, doc=doc)
+
+
+def _bits(name: str, x: Any) -> Any:
+    if isinstance(x, float) or (hasattr(x, "dtype") and x.dtype.kind == "f"):
+        raise TypeError(
+            f"{name}: got {getattr(x, 'dtype', x)}; expected integers or booleans (cast it first: x.long())"
+        )
+    return x
+
+
+bitwise_and = _bitwise("bitwise_and", "that are set in both", lambda xp, a, b: a & b)
+bitwise_or = _bitwise("bitwise_or", "that are set in one of both", lambda xp, a, b: a | b)
+bitwise_xor = _bitwise("bitwise_xor", "in which both differ", lambda xp, a, b: a ^ b)
+
+
+@operation(promote=modular)
+def bitwise_not(xp: Any, x: Any) -> Any:
+    """Return the bits inverted, elementwise; of booleans, the opposite. Raises TypeError for floats.
+
+    As torch.bitwise_not.
+
+    >>> ta.bitwise_not(ta.tensor([6, -1])).tolist()
+    [-7, 0]
+    """
+    return ~_bits("bitwise_not", x)
 
 
 @operation()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from tinyattn import backends
 from tinyattn.dtypes import as_dtype
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.variable import Storage, Tensor, Variable
 
 
 @operation(traits="moves", x=lambda xp, g: g)
@@ -19,6 +20,31 @@ def clone(xp: Any, x: Any) -> Any:
     False
     """
     return xp.clone(x)
+
+
+def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
+    """Return a leaf like this one; those that share memory, such as a tensor and its view, share the copy too.
+
+    memo: of copy.deepcopy. Raises RuntimeError for a tensor that is not a leaf. As torch.Tensor.__deepcopy__.
+    """
+    if not self.is_leaf:
+        raise RuntimeError(f"only leaves can be deep-copied, and this tensor was computed by {self.node}")
+    kind: Any = type(self)
+    twin: Tensor = kind.__new__(kind)
+    memo[id(self)] = twin
+    owner = self.array  # of the memory
+    while backends.is_array(owner.base):
+        owner = owner.base
+    key = "tensor memory", id(owner)
+    if key not in memo:
+        memo[key] = owner, owner.copy(order="K"), Storage()  # `owner` stays, so that its id does too
+    _, copied, storage = memo[key]
+    twin._set(backends.of(owner).view_like(self.array, owner, copied))
+    if self._storage is not None:
+        twin._storage = storage
+    twin.requires_grad_(self.requires_grad)
+    twin.grad = copy.deepcopy(self.grad, memo)
+    return twin
 
 
 @operation(traits="moves", view=True, x=lambda xp, g: g)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends, random
-from tinyattn.dtypes import as_dtype, float64, get_default_dtype
+from tinyattn.dtypes import as_dtype, as_number, bool_, float64, get_default_dtype, int64
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, move
@@ -28,8 +28,9 @@ def _is_tensor(x: Any) -> bool:
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Return a new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
-    Python floats give the default dtype, integers int64; arrays keep theirs. Raises ValueError for ragged lists,
-    TypeError for non-numbers. As torch.tensor.
+    Python floats give the default dtype, integers int64; arrays and NumPy's numbers keep theirs. Raises ValueError
+    for ragged lists, TypeError for non-numbers and masked arrays, RuntimeError for numbers beyond an integer
+    dtype. As torch.tensor.
 
     >>> ta.tensor([[1, 2], [3, 4.5]])
     tensor([[1. , 2. ],
@@ -59,16 +60,20 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     library = backends.get(device)
     wanted = None if dtype is None else as_dtype(dtype)
     array = _as_array(data)
-    if wanted is None and not hasattr(data, "dtype") and array.dtype == float64:
+    if wanted is None and array.dtype == float64 and not _holds_float64(data):
         wanted = get_default_dtype()  # Python floats
+    elif isinstance(data, list | tuple | int | float) and array.size:
+        bounds = wanted or (int64 if array.dtype.kind != "f" else array.dtype)
+        if bounds.kind in "iu" and array.dtype != bounds:
+            for extreme in (array.min(), array.max()):  # NaN is both
+                as_number(extreme.item(), bounds, "tensor")
     return _wrap(library.asarray(array, as_dtype(array.dtype) if wanted is None else wanted))
 
 
 def _as_array(data: Any) -> Any:
     if hasattr(data, "detach") and hasattr(data, "numpy"):  # a tensor of torch
         data = data.detach().cpu().numpy()
-    if isinstance(data, list | tuple):
-        data = _without_tensors(data)
+    data = _without_tensors(data)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -83,11 +88,22 @@ def _as_array(data: Any) -> Any:
 def _without_tensors(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_tensors(x) for x in data]
-    return data.tolist() if _is_tensor(data) else data
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError("a masked array was given, and tensors have no mask; fill it first: array.filled(0)")
+    return data._on_host() if _is_tensor(data) else data
+
+
+def _holds_float64(data: Any) -> bool:
+    """Whether a number or an array among `data` is of NumPy's or a tensor's float64, which Python's floats are not."""
+    if isinstance(data, list | tuple):
+        return any(map(_holds_float64, data))
+    return hasattr(data, "dtype") and "float64" in str(data.dtype)  # torch.float64 too
 
 
 def from_numpy(array: Any) -> Tensor:
-    """Return a tensor on the memory of a NumPy array. Raises TypeError for others. As torch.from_numpy.
+    """Return a tensor on the memory of a NumPy array (of np.matrix and its like, too).
+
+    Raises TypeError for others, masked arrays, and dtypes that are not ours. As torch.from_numpy.
 
     >>> ta.from_numpy(np.arange(3))
     tensor([0, 1, 2])
@@ -95,7 +111,7 @@ def from_numpy(array: Any) -> Tensor:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
     as_dtype(array.dtype)
-    return _wrap(array)
+    return _wrap(np.asarray(_without_tensors(array)))
 
 
 def from_dlpack(source: Any) -> Tensor:
@@ -141,17 +157,22 @@ def ones(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, requ
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Return a tensor of shape `size` filled with one number, whose kind decides the dtype. As torch.full.
+    """Return a tensor of shape `size` filled with one number, whose kind decides the dtype.
+
+    Raises RuntimeError for a number that `dtype` cannot hold. As torch.full.
 
     >>> ta.full((2,), 0.5)
     tensor([0.5, 0.5])
     """
+    value = fill_value.item() if hasattr(fill_value, "item") else fill_value
+    if not isinstance(value, bool | int | float):
+        raise TypeError(f"full: fill_value={value!r}; expected a real number")
     if dtype is None:
-        dtype = tensor(fill_value).dtype
+        dtype = bool_ if isinstance(value, bool) else int64 if isinstance(value, int) else get_default_dtype()
     if any(n < 0 for n in _dims.sizes((size,))):
         raise ValueError(f"a tensor of size {_dims.sizes((size,))} cannot be made; sizes are 0 or more")
-    value = fill_value.item() if _is_tensor(fill_value) else fill_value
-    array = backends.get(device).full(_dims.sizes((size,)), value, as_dtype(dtype))
+    dtype = as_dtype(dtype)
+    array = backends.get(device).full(_dims.sizes((size,)), as_number(value, dtype, "full"), dtype)
     return _wrap(array, requires_grad)
 
 
@@ -187,6 +208,8 @@ def arange(
     if dtype.kind == "b":
         raise TypeError("arange: a range of booleans has no meaning; choose a dtype of numbers")
     count = math.ceil((end - start) / step)
+    for number in (start, start + max(count - 1, 0) * step):
+        as_number(number, dtype, "arange")
     return _wrap(backends.get(device).arange(start, step, count, dtype), requires_grad)
 
 
@@ -199,6 +222,8 @@ def linspace(
     tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     dtype = as_dtype(dtype or get_default_dtype())
+    for number in (start, end):
+        as_number(number, dtype, "linspace")
     return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
 
 
@@ -270,8 +295,11 @@ def randint(
     low, high, size = (0, low, high) if size is None else (low, high, size)
     if high <= low:
         raise ValueError(f"randint: no integer lies from {low} to {high} - 1")
+    dtype = as_dtype(dtype or np.int64)
+    for number in (low, high - 1):
+        as_number(number, dtype, "randint", wrap=False)
     array = random.generator_for(device, generator).random.integers(low, high, _dims.sizes((size,)))
-    return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), requires_grad)
+    return _wrap(backends.of(array).cast(array, dtype), requires_grad)
 
 
 def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:

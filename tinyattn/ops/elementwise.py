@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from tinyattn.dtypes import as_number
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.ops.promotion import floating, operand, same_type
+from tinyattn.ops.copies import cast
+from tinyattn.ops.promotion import floating, modular, operand, same_type
 
 # --- arithmetic ---
 
-_plain: dict[str, Any] = {"promote": same_type, "quiet": False, "fresh": True}
+_plain: dict[str, Any] = {"promote": modular, "quiet": False, "fresh": True}
 
 _add = Operation(lambda xp, a, b: a + b, name="add", traits="maps", a=lambda xp, g: g, b=lambda xp, g: g, **_plain)
 _sub = Operation(lambda xp, a, b: a - b, name="sub", traits="maps", a=lambda xp, g: g, b=lambda xp, g: -g, **_plain)
@@ -55,13 +57,13 @@ def neg(xp: Any, x: Any) -> Any:
 def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """Return input + alpha * other, elementwise and broadcast.
 
-    input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`.
-    As torch.add.
+    input, other: tensors or numbers; shapes must broadcast (RuntimeError), dtypes meet as in `result_type`. Raises
+    TypeError for a fractional alpha among integers. As torch.add.
 
     >>> ta.add(ta.ones(2), ta.tensor([1.0, 2.0]), alpha=10)
     tensor([11., 21.])
     """
-    return _add(input, other if alpha == 1 else mul(other, alpha))
+    return _add(input, other) if alpha == 1 else _add(*_scaled("add", input, other, alpha))
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
@@ -74,16 +76,38 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """
     if _is_boolean(input) and _is_boolean(other):
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
-    return _sub(input, other if alpha == 1 else mul(other, alpha))
+    return _sub(input, other) if alpha == 1 else _sub(*_scaled("sub", input, other, alpha))
+
+
+def _scaled(name: str, input: Any, other: Any, alpha: Any) -> tuple[Any, Any]:
+    """`input` and alpha * `other`, multiplied in the dtype of the sum."""
+    input, other = (operand(x) for x in modular(operand(input), operand(other)))
+    if not isinstance(other, Variable):
+        return input, other * alpha
+    if other.dtype.kind != "f" and (
+        alpha.dtype.kind == "f" if isinstance(alpha, Variable) else isinstance(alpha, float)
+    ):
+        raise TypeError(f"{name}: alpha is {alpha}, and the sum has dtype {other.dtype}; cast the tensors (x.float())")
+    if other.dtype.kind != "b" and not isinstance(alpha, Variable):
+        alpha = as_number(alpha, other.dtype, name).item()
+    return input, cast(mul(other, alpha), other.dtype)
 
 
 def _is_boolean(x: Any) -> bool:
     return isinstance(x, bool) or (isinstance(x, Variable) and x.dtype.kind == "b")
 
 
+def _divisible(a: Any, b: Any) -> Any:
+    """Dtypes aligned, and booleans refused, whose quotients have no meaning."""
+    a, b = same_type(a, b)
+    if _is_boolean(a) and _is_boolean(b):
+        raise TypeError("division with rounding has no meaning for booleans; cast them first (x.long())")
+    return a, b
+
+
 @operation(
     traits="maps stairs",
-    promote=same_type,
+    promote=_divisible,
     a=lambda xp, g: xp.zeros_like(g),  # the slope of a staircase
     b=lambda xp, g: xp.zeros_like(g),
 )
@@ -95,7 +119,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """Return input / other, elementwise and broadcast; integers give the default dtype.
 
     rounding_mode: "floor" or "trunc" round the quotient and keep integers; anything else but None raises
-    ValueError. As torch.div.
+    ValueError, and then an integer divisor of 0 on the CPU raises ZeroDivisionError. As torch.div.
 
     >>> ta.div(ta.tensor([7, -7]), 2, rounding_mode="floor")
     tensor([ 3, -4])
@@ -105,6 +129,29 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode not in ("floor", "trunc"):
         raise ValueError(f"div: rounding_mode={rounding_mode!r}; expected None, 'floor' or 'trunc'")
     return _rounded_div(input, other, mode=rounding_mode)
+
+
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """Return the quotient rounded down, elementwise and broadcast: `input // other`.
+
+    Raises what `div` with rounding_mode="floor" raises. As torch.floor_divide.
+
+    >>> ta.floor_divide(ta.tensor([7, -7]), 2)
+    tensor([ 3, -4])
+    """
+    return div(input, other, rounding_mode="floor")
+
+
+@operation(traits="maps stairs", promote=_divisible, a=lambda xp, g: g, b=lambda xp, g, a, b, out: -g * ((a - out) / b))
+def remainder(xp: Any, a: Any, b: Any) -> Any:
+    """Return what floor_divide leaves, with the sign of `other`, elementwise and broadcast: `input % other`.
+
+    Raises ZeroDivisionError for an integer divisor of 0 on the CPU; floats give NaN. As torch.remainder.
+
+    >>> ta.remainder(ta.tensor([7, -7]), 3)
+    tensor([1, 2])
+    """
+    return xp.remainder(a, b)
 
 
 # --- powers ---
@@ -139,7 +186,8 @@ _pow = Operation(
 def pow(input: Any, exponent: Any) -> Tensor:
     """Return input ** exponent, elementwise and broadcast.
 
-    input, exponent: tensors or numbers. Raises ValueError for integers to a negative power. As torch.pow.
+    input, exponent: tensors or numbers. Raises ValueError for integers to a negative power, TypeError for two
+    booleans. As torch.pow.
 
     >>> ta.pow(ta.tensor([1.0, 2.0, 3.0]), 2)
     tensor([1., 4., 9.])
@@ -147,6 +195,8 @@ def pow(input: Any, exponent: Any) -> Tensor:
     input, exponent = operand(input), operand(exponent)
     if isinstance(exponent, int) and exponent < 0 and isinstance(input, Variable) and input.dtype.kind in "iub":
         raise ValueError(f"pow: integers to a negative power ({exponent}) are not integers; cast first (x.float())")
+    if _is_boolean(input) and _is_boolean(exponent):
+        raise TypeError("pow: booleans have no powers; cast them first (x.long())")
     return _pow(input, exponent)
 
 

@@ -28,7 +28,8 @@ def _place(xp: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
 def getitem(input: Tensor, index: Any) -> Tensor:
     """`input[index]` with everything NumPy takes: slices, None, ..., integers, arrays, masks.
 
-    Slices and integers give views. Raises IndexError naming the position that does not exist.
+    Slices and integers give views; uint8 counts as a mask, as in PyTorch. Raises IndexError naming the position that
+    does not exist.
     """
     integers, index = _integers_first(as_index(index))
     if integers is not None:
@@ -106,6 +107,8 @@ def as_index(index: Any) -> Any:
         return index
     if index.dtype.kind not in "iub":
         raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
+    if index.dtype == np.uint8:
+        return index != 0  # a mask in PyTorch
     if index.ndim == 0 and index.dtype.kind != "b":
         return int(index)  # a 0-d index array would turn a view into a copy
     return index.copy()  # the rule needs it as it is now

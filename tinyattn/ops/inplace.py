@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.dtypes import as_number
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
-from tinyattn.ops.choices import clamp, masked_fill
+from tinyattn.ops.choices import bitwise_and, bitwise_or, bitwise_xor, clamp, masked_fill
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import add, div, mul, pow, sub
+from tinyattn.ops.elementwise import add, div, floor_divide, mul, pow, remainder, sub
 from tinyattn.ops.indexing import getitem, setitem, write_index
+from tinyattn.ops.promotion import RANK
 from tinyattn.ops.shape import reshape
 
 
@@ -36,7 +38,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
         raise RuntimeError(
             f"{name}: the result has shape {tuple(result.shape)} and does not fit into {tuple(self.shape)}"
         )
-    if self.dtype.kind != "f" and result.dtype.kind == "f":
+    if RANK[result.dtype.kind] > RANK[self.dtype.kind]:
         raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
     result = cast(result, self.dtype)
     self.array[...] = result.array
@@ -46,7 +48,13 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
 
 def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     """Write `value` into the elements that `index` names, as the operation `name`."""
+    if isinstance(value, bool | int | float | np.number | np.bool_):
+        value = as_number(value, self.dtype, name)
+    elif isinstance(value, list | tuple):
+        value = creation.as_tensor(value, self.dtype)
     value = creation.as_tensor(value, device=self.device)
+    if value.ndim and value.array.size == 1:  # one number fits everywhere, even into one element
+        value = value.reshape(())
     if self.node is not None or value.node is not None:
         value = cast(value, self.dtype)
         extra = value.ndim - self.array[index].ndim  # NumPy lets a value have more axes of size 1
@@ -180,6 +188,31 @@ def pow_(self: Tensor, exponent: Any) -> Tensor:
     return self._inplace("pow_", pow, exponent)
 
 
+def _written(op: Callable[..., Tensor], words: str, result: str) -> Callable[[Tensor, Any], Tensor]:
+    """The method that writes `op(self, other)` into the tensor."""
+    name = f"{op.__name__}_"
+
+    def method(self: Tensor, other: Any) -> Tensor:
+        return self._inplace(name, op, other)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"""{words} in place; returns the tensor. As torch.Tensor.{name}.
+
+    Raises what {op.__name__} raises, and TypeError if this tensor's dtype cannot hold the result.
+
+    >>> ta.tensor([7, -7]).{name}(4).tolist()
+    {result}
+    """
+    return method
+
+
+floor_divide_ = _written(floor_divide, "Divide and round down", "[1, -2]")
+remainder_ = _written(remainder, "Keep what floor_divide leaves", "[3, 1]")
+bitwise_and_ = _written(bitwise_and, "Keep the bits that `other` has", "[4, 0]")
+bitwise_or_ = _written(bitwise_or, "Set the bits that `other` has", "[7, -3]")
+bitwise_xor_ = _written(bitwise_xor, "Invert the bits that `other` has", "[3, -3]")
+
+
 def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Limit the elements to [min, max] in place; returns the tensor. As torch.Tensor.clamp_.
 
@@ -225,13 +258,22 @@ def zero_(self: Tensor) -> Tensor:
     return self._write("zero_", ..., 0)
 
 
+def _random(self: Tensor, name: str) -> Tensor:
+    """The tensor, if it can hold fractions."""
+    if self.dtype.kind != "f":
+        raise TypeError(
+            f"{name}: a tensor of {self.dtype} cannot hold fractions; use ta.randint, or cast it (x.float())"
+        )
+    return self
+
+
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw from the normal distribution, in place; returns the tensor. As torch.Tensor.normal_.
 
     >>> ta.zeros(2, 3).normal_(std=0.02).shape
     (2, 3)
     """
-    return self._write("normal_", ..., creation.randn_like(self, generator=generator) * std + mean)
+    return self._write("normal_", ..., creation.randn_like(_random(self, "normal_"), generator=generator) * std + mean)
 
 
 def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
@@ -240,7 +282,9 @@ def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: An
     >>> bool((ta.zeros(9).uniform_(2, 3) >= 2).all())
     True
     """
-    return self._write("uniform_", ..., creation.rand_like(self, generator=generator) * (high - low) + low)
+    return self._write(
+        "uniform_", ..., creation.rand_like(_random(self, "uniform_"), generator=generator) * (high - low) + low
+    )
 
 
 def write_item(self: Tensor, index: Any, value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tinyattn.dtypes import as_number
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
@@ -165,7 +166,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         if any(a < 0 or b < 0 for a, b in pairs):
             input = input[crop]
         grow = tuple((max(a, 0), max(b, 0)) for a, b in pairs)
-        return _pad(input, pad=grow, value=0.0 if value is None else value)
+        return _pad(input, pad=grow, value=as_number(value or 0, input.dtype, "pad", wrap=False).item())
     if mode not in _SOURCES:
         raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
     for axis, (before, after) in enumerate(pairs):

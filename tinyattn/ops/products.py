@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,8 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 
 # --- einsum ---
 
+_TERM = re.compile(r"[a-zA-Z]*(\.\.\.)?[a-zA-Z]*")
+
 
 def _einsum_rule(xp: Any, g: Any, xs: Any, equation: str, needed: tuple[bool, ...]) -> list[Any]:
     """The gradient at an operand is the Einstein sum of g and the other operands onto its axes;
@@ -141,6 +144,10 @@ def einsum(equation: str, *operands: Any) -> Tensor:
         for label, n in zip(term, x.shape, strict=True):
             if sizes.setdefault(label, n) == 1:
                 sizes[label] = n
+            if term.count(label) > 1 and n != x.shape[term.index(label)]:
+                raise RuntimeError(
+                    f"einsum: label {label!r} repeats in operand {i} of shape {tuple(x.shape)}; expected equal sizes"
+                )
             if n not in (1, sizes[label]):
                 raise RuntimeError(f"einsum: label {label!r} has size {sizes[label]} and, in operand {i}, {n}")
     for i, term in enumerate(labels):
@@ -176,6 +183,9 @@ def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
         raise ValueError(f"einsum: {equation!r} names {len(labels)} operands, got {len(tensors)}")
     spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
     widest = ""
+    for term in (*labels, output):
+        if not _TERM.fullmatch(term):
+            raise ValueError(f"einsum: {term!r} in {equation!r}; expected letters a-z and A-Z, and '...' at most once")
     for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):
         named = len(term.replace("...", ""))
         if "..." in term and x.ndim >= named:

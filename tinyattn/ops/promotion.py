@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.dtypes import get_default_dtype
+from tinyattn.dtypes import as_number, get_default_dtype
 from tinyattn.engine.operation import agree
 from tinyattn.engine.variable import Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 
-_RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
+RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
 def result_type(*inputs: Any) -> np.dtype[Any]:
@@ -40,16 +40,16 @@ def result_type(*inputs: Any) -> np.dtype[Any]:
         tiers[tier] = dtype if seen is None else _meet(seen, dtype)
     winner: np.dtype[Any] | None = None
     for found in tiers:
-        if found is not None and (winner is None or _RANK[found.kind] > _RANK[winner.kind]):
+        if found is not None and (winner is None or RANK[found.kind] > RANK[winner.kind]):
             winner = found
     assert winner is not None
     return winner
 
 
 def _meet(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
-    if _RANK[a.kind] == _RANK[b.kind]:
+    if RANK[a.kind] == RANK[b.kind]:
         return np.promote_types(a, b)
-    return a if _RANK[a.kind] > _RANK[b.kind] else b  # int64 does not widen float32
+    return a if RANK[a.kind] > RANK[b.kind] else b  # int64 does not widen float32
 
 
 def operand(x: Any) -> Any:
@@ -66,16 +66,35 @@ def operand(x: Any) -> Any:
 
 
 def same_type(*inputs: Any) -> Sequence[Any]:
-    """Cast the tensors among `inputs` to the dtype in which all of them meet."""
-    return inputs if agree(inputs) else _align(inputs, False)
+    """Cast the tensors among `inputs` to the dtype in which all of them meet; numbers must fit into integers."""
+    return inputs if agree(inputs) else _numbers_in(_align(inputs), wrap=False)
+
+
+def modular(*inputs: Any) -> Sequence[Any]:
+    """As `same_type`, and numbers wrap around among integers, as their sums and products do anyway."""
+    return inputs if agree(inputs) else _numbers_in(_align(inputs), wrap=True)
+
+
+def comparable(*inputs: Any) -> Sequence[Any]:
+    """As `same_type`, and numbers may be of any size."""
+    return inputs if agree(inputs) else _align(inputs)
 
 
 def floating(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and integers become the default dtype: what exp and division need."""
-    return inputs if agree(inputs) else _align(inputs, True)
+    return inputs if agree(inputs) else _align(inputs, floating=True)
 
 
-def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
+def _numbers_in(aligned: Sequence[Any], wrap: bool) -> Sequence[Any]:
+    """Give the Python numbers beside integer tensors their dtype. Raises RuntimeError for those that do not fit."""
+    dtype = next(x.dtype for x in aligned if isinstance(x, Variable))
+    if dtype.kind not in "iu":
+        return aligned
+    bounds = np.dtype(np.int64) if wrap else dtype
+    return [x if isinstance(x, Variable) else as_number(x, bounds, wrap=False).astype(dtype).item() for x in aligned]
+
+
+def _align(inputs: Sequence[Any], floating: bool = False) -> Sequence[Any]:
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, Variable)), None)
     if first is None:  # numbers alone: as 0-d tensors

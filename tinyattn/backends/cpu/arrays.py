@@ -16,8 +16,9 @@ __all__ = [
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
     "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
-    "quiet", "reciprocal", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack", "stream",
-    "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "quiet", "reciprocal", "remainder", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack",
+    "stream", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -38,7 +39,7 @@ logical_and, logical_not, logical_or = np.logical_and, np.logical_not, np.logica
 exp, expm1 = np.exp, np.expm1
 log, log1p = np.log, np.log1p
 sqrt, reciprocal = np.sqrt, np.reciprocal
-div, floor_divide = np.true_divide, np.floor_divide
+div = np.true_divide
 
 
 def square(x: Array) -> Array:
@@ -53,11 +54,30 @@ def rsqrt(x: Array) -> Array:
     return 1.0 / np.sqrt(x)
 
 
+def floor_divide(a: Array, b: Array) -> Array:
+    _check_divisor(a, b)
+    return np.floor_divide(a, b)
+
+
+def remainder(a: Array, b: Array) -> Array:
+    _check_divisor(a, b)
+    return np.remainder(a, b)
+
+
+def _check_divisor(a: Array, b: Array) -> None:
+    """Raise ZeroDivisionError where an integer would be divided by 0, which NumPy calls 0."""
+    divisor = np.asarray(b)
+    if np.result_type(a, b).kind != "f" and not divisor.all() and np.broadcast(a, b).size:
+        where = tuple(map(int, np.argwhere(divisor == 0)[0]))
+        at = f" at position {where}" if where else ""
+        raise ZeroDivisionError(f"the divisor is 0{at}, and integers have no infinity; cast first (x.float())")
+
+
 def trunc_divide(a: Array, b: Array) -> Array:
     if np.result_type(a, b).kind == "f":
         return np.trunc(np.true_divide(a, b))
-    quotient = np.floor_divide(np.abs(a), np.abs(b))
-    return np.where((np.asarray(a) < 0) == (np.asarray(b) < 0), quotient, -quotient)
+    quotient = floor_divide(a, b)
+    return quotient + np.not_equal(a, quotient * b).astype(quotient.dtype) * (quotient < 0)
 
 
 def pow(a: Array, b: Array) -> Array:
@@ -86,6 +106,16 @@ def cast(x: Array, dtype: Any) -> Array:
 
 def clone(x: Array) -> Array:
     return np.array(x)
+
+
+def view_like(x: Array, owner: Array, copied: Array) -> Array:
+    """Of a copy of the array that owns the memory of `x`, the view that `x` is of that."""
+    if x is owner:
+        return copied
+    if copied.strides != owner.strides or copied.dtype.hasobject:  # the owner has gaps, which a copy has not
+        return x.copy()
+    offset = x.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+    return ndarray(x.shape, x.dtype, copied.ravel(order="K").view(np.uint8), offset, x.strides)
 
 
 def asarray(x: Any, dtype: Any = None) -> Array:

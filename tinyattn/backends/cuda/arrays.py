@@ -24,8 +24,9 @@ __all__ = [
     "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
     "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
-    "quiet", "reciprocal", "relu", "reshape", "roll", "rsqrt", "shift", "sigmoid", "sign", "sin", "sqrt", "square",
-    "stack", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "where", "zeros", "zeros_like",
+    "quiet", "reciprocal", "relu", "remainder", "reshape", "roll", "rsqrt", "shift", "sigmoid", "sign", "sin", "sqrt",
+    "square", "stack", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where",
+    "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -52,7 +53,7 @@ logical_and, logical_not, logical_or = cp.logical_and, cp.logical_not, cp.logica
 exp, expm1 = cp.exp, cp.expm1
 log, log1p = cp.log, cp.log1p
 sqrt, reciprocal = cp.sqrt, cp.reciprocal
-div, floor_divide = cp.true_divide, cp.floor_divide
+div, floor_divide, remainder = cp.true_divide, cp.floor_divide, cp.remainder
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
@@ -66,8 +67,8 @@ def sign(x: Array) -> Array:
 def trunc_divide(a: Array, b: Array) -> Array:
     if cp.result_type(a, b).kind == "f":
         return cp.trunc(cp.true_divide(a, b))
-    quotient = cp.floor_divide(cp.abs(a), cp.abs(b))
-    return cp.where((a < 0) == (b < 0), quotient, -quotient)
+    quotient = floor_divide(a, b)
+    return quotient + cp.not_equal(a, quotient * b).astype(quotient.dtype) * (quotient < 0)
 
 
 def pow(a: Array, b: Array) -> Array:
@@ -95,6 +96,15 @@ def erf(x: Any) -> Any:
 
 def clone(x: Array) -> Array:
     return x.copy()
+
+
+def view_like(x: Array, owner: Array, copied: Array) -> Array:
+    """Of a copy of the array that owns the memory of `x`, the view that `x` is of that."""
+    if x is owner:
+        return copied
+    if copied.strides != owner.strides:  # the owner has gaps, which a copy has not
+        return x.copy()
+    return ndarray(x.shape, x.dtype, copied.data + (x.data.ptr - owner.data.ptr), x.strides)
 
 
 def asarray(x: Any, dtype: Any = None) -> Array:
