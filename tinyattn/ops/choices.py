@@ -10,7 +10,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import operand, same_type
+from tinyattn.ops.promotion import one_type, operand, same_type
 
 
 def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
@@ -155,7 +155,7 @@ def _compare(name: str, words: str, forward: Callable[..., Any]) -> Operation:
     >>> ta.{name}(ta.tensor([1, 2, 3]), 2).tolist()
     {[bool(forward(None, x, 2)) for x in (1, 2, 3)]}
     """
-    return Operation(forward, name=name, promote=same_type, doc=doc)
+    return Operation(forward, name=name, traits="compares", promote=one_type, doc=doc)
 
 
 eq = _compare("eq", "equals", lambda xp, a, b: a == b)

@@ -7,18 +7,21 @@ gives the default dtype.
 
 from __future__ import annotations
 
+import functools
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import numpy as np
 
-from tinyattn.dtypes import get_default_dtype
+from tinyattn.dtypes import float16, get_default_dtype
 from tinyattn.engine.operation import agree
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.opmath import rounded, widened
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 
+_P = ParamSpec("_P")
 _RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
@@ -66,16 +69,24 @@ def operand(x: Any) -> Any:
 
 
 def same_type(*inputs: Any) -> Sequence[Any]:
-    """Cast the tensors among `inputs` to the dtype in which all of them meet."""
-    return inputs if agree(inputs) else _align(inputs, False)
+    """Cast the tensors among `inputs` to the dtype in which all of them meet.
+
+    A 0-d tensor that meets float16 is not rounded first, as a Python number is not.
+    """
+    return inputs if agree(inputs) else _align(inputs, exact=True)
+
+
+def one_type(*inputs: Any) -> Sequence[Any]:
+    """As `same_type`, 0-d tensors too: comparisons take place in float16."""
+    return inputs if agree(inputs) else _align(inputs)
 
 
 def floating(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and integers become the default dtype: what exp and division need."""
-    return inputs if agree(inputs) else _align(inputs, True)
+    return inputs if agree(inputs) else _align(inputs, floating=True, exact=True)
 
 
-def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
+def _align(inputs: Sequence[Any], floating: bool = False, exact: bool = False) -> Sequence[Any]:
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, Variable)), None)
     if first is None:  # numbers alone: as 0-d tensors
@@ -88,4 +99,19 @@ def _align(inputs: Sequence[Any], floating: bool) -> Sequence[Any]:
             break
     if dtype.kind != "f":
         dtype = get_default_dtype() if floating else result_type(*inputs)
-    return [cast(x, dtype) if isinstance(x, Variable) and x.dtype != dtype else x for x in inputs]
+    wide = exact and dtype == float16
+    return [x if not isinstance(x, Variable) or (wide and not x.ndim) else cast(x, dtype) for x in inputs]
+
+
+def opmath(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
+    """Make a function of several operations compute float16 in float32 and round once, as one operation does."""
+
+    @functools.wraps(function)
+    def computed(*args: _P.args, **options: _P.kwargs) -> Tensor:
+        given = (*args, *options.values())
+        if not any(isinstance(x, Variable) and x.dtype == float16 for x in given):
+            return function(*args, **options)
+        out = function(*map(widened, args), **{name: widened(x) for name, x in options.items()})
+        return rounded(out, given)
+
+    return computed
