@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyattn.dtypes import float16, get_default_dtype
 from tinyattn.engine.operation import agree
-from tinyattn.engine.opmath import rounded, widened
+from tinyattn.engine.opmath import opmath_dtype, rounded, widened
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
@@ -99,8 +99,9 @@ def _align(inputs: Sequence[Any], floating: bool = False, exact: bool = False) -
             break
     if dtype.kind != "f":
         dtype = get_default_dtype() if floating else result_type(*inputs)
-    wide = exact and dtype == float16
-    return [x if not isinstance(x, Variable) or (wide and not x.ndim) else cast(x, dtype) for x in inputs]
+    tensors = [x for x in inputs if isinstance(x, Variable)]
+    single = opmath_dtype(dtype) if exact and any(x.ndim for x in tensors) else dtype  # of 0-d tensors
+    return [cast(x, dtype if x.ndim else single) if isinstance(x, Variable) else x for x in inputs]
 
 
 def opmath(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
