@@ -18,11 +18,11 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_450,
-    "ops/": 3_725,
+    "engine/": 1_520,
+    "ops/": 3_765,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_160,
+    "backends/cpu/": 1_225,
     "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_510,
     TOP: 480,
 }
-TOTAL = 25_390  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 25_455  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_920, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
