@@ -18,26 +18,26 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_590,
-    "ops/": 4_010,
+    "engine/": 1_660,
+    "ops/": 4_040,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_180,
+    "backends/cpu/": 1_260,
     "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
     "nn/": 2_150,
-    "optim/": 1_455,
+    "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
     "train/": 1_150,
-    "debug/": 2_320,
+    "debug/": 2_330,
     "viz/": 5_510,
     TOP: 600,
 }
-TOTAL = 25_960  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_990, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 26_110  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

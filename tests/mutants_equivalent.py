@@ -100,10 +100,8 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "One more copy is made, or one more view.": [
         "engine/walk.py Walk.hand_on: True -> False (no. 2)",
-        "backends/cpu/layers.py layer_norm_backward: False -> True",
         "ops/indexing.py _integers_first: type(p) is int -> type(p) is not int",
         "ops/products.py _distinct: len(keep) < len(term) -> len(keep) <= len(term)",
-        "backends/cpu/arrays.py cast: False -> True",
         "backends/cpu/arrays.py sum_to: True -> False",
         "backends/cpu/indexing.py index_add: np.ascontiguousarray(values) -> values",
         "backends/cpu/softmaxes.py softmax: out.copy() -> out",

@@ -585,7 +585,10 @@ def test_anomalies_are_seen_on_a_gpu():
 def test_tensor_cores_round_only_where_that_was_asked_for():
     from tinyattn.backends.cuda import products
 
-    x, found = {d: ta.ones(2, 2, device="cuda", dtype=d) for d in ("float16", "float32", "float64")}, {}
+    x, found = (
+        {d: ta.ones(2, 2, device="cuda", dtype=d) for d in ("float16", "float32", "float64")},
+        {},
+    )  # the first in float32
     assert ta.get_float32_matmul_precision() == "highest"
     try:
         for precision in ("highest", "high", "medium"):
@@ -597,7 +600,7 @@ def test_tensor_cores_round_only_where_that_was_asked_for():
         ta.set_float32_matmul_precision("highest")
     single, double, rounded = 68, 70, 77  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
     assert found == {
-        (precision, dtype): double if dtype == "float64" else rounded if dtype == "float32" and precision != "highest" else single
+        (precision, dtype): double if dtype == "float64" else single if precision == "highest" else rounded
         for precision in ("highest", "high", "medium") for dtype in x
     }  # fmt: skip
     with pytest.raises(ValueError, match="precision='tf32'; expected 'highest', 'high' or 'medium'"):

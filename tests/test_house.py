@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DESIGN = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
     "locks", "backends", "dtypes random extras",
-    "engine.modes engine.hooks", "engine.threads", "engine.variable", "engine.node", "engine.operation", "engine.fork",
+    "engine.modes engine.hooks", "engine.threads", "engine.variable", "engine.opmath", "engine.node", "engine.operation", "engine.fork",
     "engine.observer engine.walk engine",
     "ops.dims ops.copies", "ops.creation", "ops.promotion", "ops", "autograd", "tensors", "files", "cuda", "debug",
     "nn optim", "tinyattn", "train data viz", "models", "__main__",

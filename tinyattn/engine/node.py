@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tinyattn.engine.modes import Site
+from tinyattn.engine.opmath import widened
 from tinyattn.engine.variable import Variable
 
 
@@ -76,6 +77,16 @@ class SavedValues(dict[str, Any]):
             for i, one in enumerate(value if several else (value,)):
                 if type(one) is Saved:
                     yield f"{name}[{i}]" if several else name, one
+
+
+class WidenedValues(SavedValues):
+    """The saved values of an operation on float16, which rules read in float32."""
+
+    __slots__ = ()
+
+    def read(self, name: str, owner: Node, recording: bool) -> Any:
+        """One value, as a rule receives it."""
+        return widened(super().read(name, owner, recording))
 
 
 _ids = itertools.count(1)

@@ -18,8 +18,10 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from tinyattn import backends
+from tinyattn.dtypes import float16
 from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack, observers
-from tinyattn.engine.node import Node, Saved, SavedValues, save
+from tinyattn.engine.node import Node, Saved, SavedValues, WidenedValues, save
+from tinyattn.engine.opmath import rounded, widened
 from tinyattn.engine.variable import Variable, recording_namespace
 
 TORCH_NAMES = ("input", "other")  # of the first two inputs, in calls by keyword
@@ -44,6 +46,7 @@ class Operation:
     named after an input and returns the gradient there. Its parameters after `xp, g` may be `out`, any input,
     `<input>_shape`, an option or an extra, and exactly those are saved. Broadcasting and dtypes are undone by
     the backward pass, not by rules. The first parameter of a forward or a rule may have any name.
+    All of them receive float16 as float32, and each result is rounded once.
 
     backward:   one function instead of rules, which returns a gradient for every input at once; it may also
                 take `needed`, a tuple of booleans.
@@ -54,7 +57,8 @@ class Operation:
     promote:    called with the inputs; returns them with their dtypes aligned.
     fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. It saves
                 copies. Without it, a rule may return any array, which is then never written to.
-    traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them.
+    traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them. A forward
+                that only "moves" or "compares" elements, or returns a view, receives float16 itself.
     view:       the output may share its memory with the first input.
     quiet:      silence NumPy's floating-point warnings, which takes a microsecond; views compute nothing that warns.
     doc:        the docstring of an operation whose forward is a lambda.
@@ -91,6 +95,7 @@ class Operation:
         self.promote, self.extras, self.fresh, self.view = promote, extras, fresh, view
         self.rules, self.traits = rules, frozenset(traits.split())
         self.differentiable = bool(rules or backward)
+        self.opmath = not (view or {"moves", "compares"} & self.traits)
         silent = backends.quiet() if quiet and not view else lambda function: function
         self._run = silent(forward)
         self._run_recorded = silent(recorded or forward)
@@ -161,12 +166,14 @@ class Operation:
         return found
 
     def _run_and_record(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
-        arrays, edges, requires_grad = [], [], False
+        arrays, edges, requires_grad, half = [], [], False, False
         for x in inputs:
             if isinstance(x, Variable):
                 if x._storage is not None and x._version < x._storage.last_recorded:
                     _catch_up(x, self)
                 arrays.append(x.array)
+                if x.array.dtype == float16:
+                    half = True
                 edges.append(x.node)
                 if x.node is not None:
                     requires_grad = True
@@ -176,7 +183,8 @@ class Operation:
         requires_grad = requires_grad and grad_mode.get()
         xp = backends.of(*arrays)
         try:
-            result = (self._run_recorded if requires_grad else self._run)(xp, *arrays, **options)
+            run = self._run_recorded if requires_grad else self._run
+            result = run(xp, *(widened(arrays) if half and self.opmath else arrays), **options)
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
@@ -184,11 +192,16 @@ class Operation:
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
             result, *extra_arrays = result
             extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
-        out = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
+        out = exact = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
         if self.view:
             _share_storage(out, inputs[0])
+        elif half and self.opmath:
+            out = Variable._from(rounded(exact.array, arrays))
         if requires_grad and self.differentiable:
-            out.node = self._record(inputs, arrays, tuple(edges), options, (out, *extras))
+            node = out.node = self._record(inputs, arrays, tuple(edges), options, (exact, *extras))
+            if half:
+                node.dtype = out.array.dtype
+                node.saved = None if node.saved is None else WidenedValues(node.saved)
         return (out, *extras) if extras and self.definition is None else out
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -212,7 +225,7 @@ class Operation:
         for observer in watching:
             observer.before_definition(self, inputs, options)
         try:
-            return self.definition(recording_namespace(), *inputs, **options)
+            return rounded(self.definition(recording_namespace(), *widened(inputs), **options), inputs)
         finally:
             for observer in watching:
                 observer.after_definition(self)

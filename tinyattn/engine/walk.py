@@ -18,6 +18,7 @@ from tinyattn.backends import Placed
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import Mode, current_walk, observers
 from tinyattn.engine.node import Node
+from tinyattn.engine.opmath import cast, opmath_dtype, widened
 from tinyattn.engine.threads import side_by_side
 from tinyattn.engine.variable import Variable, check_gradient, recording_namespace
 
@@ -161,7 +162,9 @@ class Walk:
             _check_broadcast(node, g, edge)
             g, owned = xp.sum_to(g, edge.shape), True  # a new array in every library, also where only 1s are added
         if g.dtype != edge.dtype:
-            g, owned = xp.cast(g, edge.dtype), True
+            carried = opmath_dtype(edge.dtype)
+            if g.dtype != carried:
+                g, owned = xp.cast(g, carried), True
         pending.receive(edge, g, owned)
         return g
 
@@ -182,8 +185,9 @@ class WatchedWalk(Walk):
 
     def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
         g = super().arrive(xp, node, g, owned)
+        seen = g if g.dtype == node.dtype else cast(g, node.dtype)
         for observer in observers.get():
-            observer.before_backward(node, g)
+            observer.before_backward(node, seen)
         return g
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
@@ -220,7 +224,7 @@ def walk(
     """
     pending = Pending(create_graph)
     for node, seed in roots:
-        pending.receive(node, seed, False)
+        pending.receive(node, widened(seed), False)
     wanted = None if inputs is None else set(inputs)
     useful = None if inputs is None else leading_to(inputs, [node for node, _ in roots])
     kind = WatchedWalk if observers.get() else Walk
@@ -294,13 +298,14 @@ def _check_broadcast(node: Node, g: Any, edge: Node) -> None:
 
 
 def _run_hooks(xp: Any, node: Node, g: Any, create_graph: bool) -> Any:
+    g = g if g.dtype == node.dtype else xp.cast(g, node.dtype)
     tensor = g if create_graph else Variable._from(xp.asarray(g))
     for hook in list((node.hooks or {}).values()):
         replaced = hook(tensor)
         if replaced is not None:
             check_gradient(replaced, tensor, "the result of hook", getattr(hook, "__name__", hook), "on", node)
             tensor = replaced
-    return tensor if create_graph else tensor.array
+    return widened(tensor if create_graph else tensor.array)
 
 
 def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
@@ -309,6 +314,8 @@ def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
     The gradient of an inner node goes to that node's rules as well, which may keep it: it is copied. With
     `create_graph` it need not be, since the version counter reports a write into it to whoever saved it.
     """
+    if g.dtype != node.dtype:
+        return xp.cast(g, node.dtype)
     return g if owned and (create_graph or node.op is None) else xp.clone(g)
 
 
@@ -321,7 +328,7 @@ def _accumulate(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) ->
         g = _given(xp, node, g, owned, create_graph)
         tensor.grad = g if create_graph else Variable._from(xp.asarray(g))
     elif create_graph:
-        tensor.grad = tensor.grad + g
+        tensor.grad = cast(tensor.grad + g, node.dtype)
     else:
         check_gradient(tensor.grad, tensor, "the .grad of", node)
         backends.check_accumulation(tensor.grad.array)

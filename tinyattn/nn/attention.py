@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn import ops
+from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.containers import ModuleList
@@ -228,7 +229,7 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or mask.dtype.kind == "b":
         return ops.attention_weights(query, key, mask)
-    return ops.attention_weights(query, key, None, mask.to(query.dtype))
+    return ops.attention_weights(query, key, None, mask.to(opmath_dtype(query.dtype)))
 
 
 class TransformerEncoderLayer(Module):

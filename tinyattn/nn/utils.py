@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from tinyattn import backends
+from tinyattn.engine.opmath import rounded
 from tinyattn.tensors import Tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -46,7 +47,7 @@ def clip_grad_norm_(
     library.clip_to_norm(arrays, norm, max_norm)
     for grad in grads:
         grad._wrote("clip_grad_norm_")
-    return Tensor._from(norm)
+    return Tensor._from(rounded(norm, arrays))
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:

@@ -13,10 +13,12 @@ import numpy as np
 from tinyattn import random
 from tinyattn.engine.modes import Mode, is_grad_enabled
 from tinyattn.engine.operation import operation
+from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout
+from tinyattn.ops.promotion import opmath
 
 
 def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
@@ -279,12 +281,12 @@ def scaled_dot_product_attention(
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
     if dropout_p == 0 and not (mask is not None and mask.requires_grad and is_grad_enabled()):
         lead = _ahead(*(x for x in (query, key, value, mask, allowed) if x is not None))
-        if in_tiles(math.prod(lead), query.shape[-2], key.shape[-2], query.dtype.itemsize):
+        if in_tiles(math.prod(lead), query.shape[-2], key.shape[-2], opmath_dtype(query.dtype).itemsize):
             return _tiled_attention(query, key, value, mask, allowed, causal=is_causal, scale=scale)
     keep = None
     if dropout_p > 0:
         shape = (*_ahead(query, key, value), query.shape[-2], key.shape[-2])
-        ones = creation.ones(shape, dtype=query.dtype, device=query.device)
+        ones = creation.ones(shape, dtype=opmath_dtype(query.dtype), device=query.device)
         keep = dropout(ones, dropout_p, generator=generator)
     allowed = _causal(query, key) if is_causal else allowed
     return _attention(query, key, value, mask, allowed, keep, scale=scale)
@@ -298,9 +300,10 @@ def _mask(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Tensor 
     if attn_mask.dtype.kind not in "bf":
         raise TypeError(f"attention: attn_mask has dtype {attn_mask.dtype}; expected bool or float")
     _check_mask(attn_mask, query, key)
-    return (None, attn_mask) if attn_mask.dtype.kind == "b" else (cast(attn_mask, query.dtype), None)
+    return (None, attn_mask) if attn_mask.dtype.kind == "b" else (cast(attn_mask, opmath_dtype(query.dtype)), None)
 
 
+@opmath
 def attention_weights(query: Tensor, key: Tensor, allowed: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Return the weights of `scaled_dot_product_attention`, (..., queries, keys)."""
     scale = 1 / math.sqrt(query.shape[-1])

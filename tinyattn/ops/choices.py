@@ -172,7 +172,7 @@ def _compare(name: str, words: str, forward: Callable[..., Any]) -> Operation:
     >>> ta.{name}(ta.tensor([1, 2, 3]), 2).tolist()
     {[bool(forward(None, x, 2)) for x in (1, 2, 3)]}
     """
-    return Operation(forward, name=name, promote=comparable, doc=doc)
+    return Operation(forward, name=name, traits="compares", promote=comparable, doc=doc)
 
 
 eq = _compare("eq", "equals", lambda xp, a, b: a == b)

@@ -10,7 +10,7 @@ from tinyattn.dtypes import as_number
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import floating, modular, operand, same_type
+from tinyattn.ops.promotion import floating, modular, operand, opmath, same_type
 
 # --- arithmetic ---
 
@@ -63,7 +63,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     >>> ta.add(ta.ones(2), ta.tensor([1.0, 2.0]), alpha=10)
     tensor([11., 21.])
     """
-    return _add(input, other) if alpha == 1 else _add(*_scaled("add", input, other, alpha))
+    return _add(input, other) if alpha == 1 else _scaled(_add, input, other, alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
@@ -76,21 +76,24 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """
     if _is_boolean(input) and _is_boolean(other):
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
-    return _sub(input, other) if alpha == 1 else _sub(*_scaled("sub", input, other, alpha))
+    return _sub(input, other) if alpha == 1 else _scaled(_sub, input, other, alpha)
 
 
-def _scaled(name: str, input: Any, other: Any, alpha: Any) -> tuple[Any, Any]:
-    """`input` and alpha * `other`, multiplied in the dtype of the sum."""
+@opmath
+def _scaled(op: Operation, input: Any, other: Any, alpha: Any) -> Any:
+    """`op` of `input` and alpha * `other`, multiplied in the dtype of the result."""
     input, other = (operand(x) for x in modular(operand(input), operand(other)))
     if not isinstance(other, Variable):
-        return input, other * alpha
+        return op(input, other * alpha)
     if other.dtype.kind != "f" and (
         alpha.dtype.kind == "f" if isinstance(alpha, Variable) else isinstance(alpha, float)
     ):
-        raise TypeError(f"{name}: alpha is {alpha}, and the sum has dtype {other.dtype}; cast the tensors (x.float())")
+        raise TypeError(
+            f"{op.name}: alpha is {alpha}, and the sum has dtype {other.dtype}; cast the tensors (x.float())"
+        )
     if other.dtype.kind != "b" and not isinstance(alpha, Variable):
-        alpha = as_number(alpha, other.dtype, name).item()
-    return input, cast(mul(other, alpha), other.dtype)
+        alpha = as_number(alpha, other.dtype, op.name).item()
+    return op(input, cast(mul(other, alpha), other.dtype))
 
 
 def _is_boolean(x: Any) -> bool:

@@ -14,6 +14,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 
@@ -47,6 +48,7 @@ def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
 
 
+@opmath
 def cross_entropy(
     input: Tensor,
     target: Any,
@@ -108,6 +110,7 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
     return _reduce(losses, reduction)
 
 
+@opmath
 def nll_loss(
     input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
@@ -197,6 +200,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
 # --- numbers ---
 
 
+@opmath
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -227,6 +231,7 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
+@opmath
 def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
 
@@ -237,6 +242,7 @@ def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     return _reduce(square(input - target), reduction)
 
 
+@opmath
 def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute |input - target| and reduce it ("mean", "sum" or "none"). As torch.nn.functional.l1_loss.
 

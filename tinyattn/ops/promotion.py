@@ -7,18 +7,21 @@ gives the default dtype.
 
 from __future__ import annotations
 
+import functools
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import numpy as np
 
-from tinyattn.dtypes import as_number, get_default_dtype
+from tinyattn.dtypes import as_number, float16, get_default_dtype
 from tinyattn.engine.operation import agree
-from tinyattn.engine.variable import Variable
+from tinyattn.engine.opmath import opmath_dtype, rounded, widened
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 
+_P = ParamSpec("_P")
 RANK = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
@@ -66,23 +69,26 @@ def operand(x: Any) -> Any:
 
 
 def same_type(*inputs: Any) -> Sequence[Any]:
-    """Cast the tensors among `inputs` to the dtype in which all of them meet; numbers must fit into integers."""
-    return inputs if agree(inputs) else _numbers_in(_align(inputs), wrap=False)
+    """Cast the tensors among `inputs` to the dtype in which all of them meet; numbers must fit into integers.
+
+    A 0-d tensor that meets float16 is not rounded first, as a Python number is not.
+    """
+    return inputs if agree(inputs) else _numbers_in(_align(inputs, exact=True), wrap=False)
 
 
 def modular(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and numbers wrap around among integers, as their sums and products do anyway."""
-    return inputs if agree(inputs) else _numbers_in(_align(inputs), wrap=True)
+    return inputs if agree(inputs) else _numbers_in(_align(inputs, exact=True), wrap=True)
 
 
 def comparable(*inputs: Any) -> Sequence[Any]:
-    """As `same_type`, and numbers may be of any size."""
+    """As `same_type`, and numbers may be of any size; 0-d tensors are cast too: comparisons take place in float16."""
     return inputs if agree(inputs) else _align(inputs)
 
 
 def floating(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and integers become the default dtype: what exp and division need."""
-    return inputs if agree(inputs) else _align(inputs, floating=True)
+    return inputs if agree(inputs) else _align(inputs, floating=True, exact=True)
 
 
 def _numbers_in(aligned: Sequence[Any], wrap: bool) -> Sequence[Any]:
@@ -94,7 +100,7 @@ def _numbers_in(aligned: Sequence[Any], wrap: bool) -> Sequence[Any]:
     return [x if isinstance(x, Variable) else as_number(x, bounds, wrap=False).astype(dtype).item() for x in aligned]
 
 
-def _align(inputs: Sequence[Any], floating: bool = False) -> Sequence[Any]:
+def _align(inputs: Sequence[Any], floating: bool = False, exact: bool = False) -> Sequence[Any]:
     inputs = [operand(x) for x in inputs]
     first = next((x for x in inputs if isinstance(x, Variable)), None)
     if first is None:  # numbers alone: as 0-d tensors
@@ -107,4 +113,20 @@ def _align(inputs: Sequence[Any], floating: bool = False) -> Sequence[Any]:
             break
     if dtype.kind != "f":
         dtype = get_default_dtype() if floating else result_type(*inputs)
-    return [cast(x, dtype) if isinstance(x, Variable) and x.dtype != dtype else x for x in inputs]
+    tensors = [x for x in inputs if isinstance(x, Variable)]
+    single = opmath_dtype(dtype) if exact and any(x.ndim for x in tensors) else dtype  # of 0-d tensors
+    return [cast(x, dtype if x.ndim else single) if isinstance(x, Variable) else x for x in inputs]
+
+
+def opmath(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
+    """Make a function of several operations compute float16 in float32 and round once, as one operation does."""
+
+    @functools.wraps(function)
+    def computed(*args: _P.args, **options: _P.kwargs) -> Tensor:
+        given = (*args, *options.values())
+        if not any(isinstance(x, Variable) and x.dtype == float16 for x in given):
+            return function(*args, **options)
+        out = function(*map(widened, args), **{name: widened(x) for name, x in options.items()})
+        return rounded(out, given)
+
+    return computed

@@ -8,6 +8,7 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import definitions_enabled
+from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim import fused
 from tinyattn.optim.checks import check_betas, check_number
@@ -117,7 +118,7 @@ class Adam(Optimizer):
         step = xp.counted(state["step"].array)
         if definitions_enabled():
             with xp.quiet():
-                overwrite((p, m, v, v_max), adam_definition(p, grad, m, v, v_max, step, **options))
+                overwrite((p, m, v, v_max), adam_definition(*widened((p, grad, m, v, v_max, step)), **options))
         else:
             xp.adam_step(p, grad, m, v, v_max, step, **options)
 
@@ -141,7 +142,8 @@ class Adam(Optimizer):
             if name not in state:
                 counter = name == "step"
                 shape = () if counter else param.shape
-                state[name] = creation.zeros(shape, dtype=float32 if counter else param.dtype, device=param.device)
+                dtype = float32 if counter else opmath_dtype(param.dtype)  # in float16, squares would overflow
+                state[name] = creation.zeros(shape, dtype=dtype, device=param.device)
         v_max = state["max_exp_avg_sq"].array if group["amsgrad"] else None
         return param.array, state["exp_avg"].array, state["exp_avg_sq"].array, v_max
 

@@ -25,6 +25,7 @@ from tinyattn import backends
 from tinyattn.backends import cpu
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import definitions_enabled
+from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.optim.optimizer import Group, Optimizer, State
 from tinyattn.tensors import Tensor
 
@@ -96,7 +97,7 @@ class Bundles:
         self.bundles: list[Bundle] = []
         for dtype, alike in by_dtype.items():
             longest = min(FULL, sum(param.numel() for param in alike))
-            scratch = cpu.zeros((2, longest), dtype)  # shared by bundles, which are updated one after another
+            scratch = cpu.zeros((2, longest), opmath_dtype(dtype))  # shared: bundles take turns
             portions = [portion for portion in _portions(alike) if len(portion) > FEW]
             self.bundles += [Bundle(portion, [state[p] for p in portion], names, scratch) for portion in portions]
         bundled = {param for bundle in self.bundles for param in bundle.params}
@@ -159,7 +160,7 @@ def _is_small(param: Tensor, state: State, names: Sequence[str]) -> bool:
     """Whether a parameter can be bundled: small, on the CPU, and with state from an update before."""
     array = param.array
     kinds = {(state[name].dtype, state[name].shape) for name in state if name != "step"}
-    as_declared = {*state} == {*names} and kinds <= {(array.dtype, array.shape)}
+    as_declared = {*state} == {*names} and kinds <= {(opmath_dtype(array.dtype), array.shape)}
     return param.device == "cpu" and as_declared and array.size <= SMALL and array.flags.c_contiguous
 
 

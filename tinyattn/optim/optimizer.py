@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from tinyattn import backends
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import call_site, enable_grad, observers
+from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.ops.creation import as_tensor
 from tinyattn.optim.checks import check_kind, check_number, check_parameter, described, named_tensors, ordered, plain
 from tinyattn.tensors import Tensor
@@ -263,7 +264,7 @@ class Optimizer:
         return saved
 
     def _restored(self, param: Tensor, saved: State, options: Group, place: Any) -> State:
-        """A copy of the saved state of one parameter, in that parameter's dtype and on its device."""
+        """A copy of the saved state of one parameter, in the dtype in which it is computed and on its device."""
         names = self.state_names(options)
         saved = {name: value for name, value in saved.items() if value is not None}
         missing = [name for name in names if saved and name not in saved]
@@ -280,7 +281,7 @@ class Optimizer:
             if name == "step":
                 state[name] = _step_count(value, place).to(param.device)
                 continue
-            tensor = as_tensor(value, dtype=param.dtype, device=param.device)
+            tensor = as_tensor(value, dtype=opmath_dtype(param.dtype), device=param.device)
             if name in names and tensor.shape != param.shape:
                 raise ValueError(
                     f"the loaded {name!r} of parameter {place} has shape {tuple(tensor.shape)}, "

@@ -7,6 +7,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.modes import definitions_enabled
+from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim import fused
 from tinyattn.optim.checks import check_number
@@ -104,7 +105,7 @@ class SGD(Optimizer):
         xp, options = backends.of(p), self._options(group, p)
         if definitions_enabled():
             with xp.quiet():
-                overwrite((p, buffer), sgd_definition(p, grad, None if first else buffer, **options))
+                overwrite((p, buffer), sgd_definition(*widened((p, grad, None if first else buffer)), **options))
         else:
             xp.sgd_step(p, grad, buffer, first=first, **options)
 
@@ -131,5 +132,5 @@ class SGD(Optimizer):
             return None, False
         first = "momentum_buffer" not in state
         if first:
-            state["momentum_buffer"] = creation.zeros_like(param)
+            state["momentum_buffer"] = creation.zeros_like(param, dtype=opmath_dtype(param.dtype))
         return state["momentum_buffer"].array, first

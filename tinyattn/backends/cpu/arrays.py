@@ -9,6 +9,7 @@ from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyattn.backends.cpu.error_function import erf
+from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import column_sums, has_short_rows, row_sums
 
 __all__ = [
@@ -101,7 +102,11 @@ def masked_fill(x: Array, mask: Array, value: Array) -> Array:
 
 
 def cast(x: Array, dtype: Any) -> Array:
-    return x.astype(dtype, copy=False)
+    if x.dtype == dtype:
+        return x
+    if x.dtype == np.float16 and dtype == np.float32:
+        return widen(x)
+    return narrow(x) if dtype == np.float16 else x.astype(dtype)
 
 
 def clone(x: Array) -> Array:

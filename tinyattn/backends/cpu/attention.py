@@ -25,7 +25,7 @@ def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
 
     c, a number for each row, cancels in softmax: 0 where no score is large, else the row's largest.
     """
-    if scores.size and scores.dtype != np.float16 and scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
+    if scores.size and scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
         e = np.exp(scores, out=scores)
         if hidden is not None:
             e *= ~hidden

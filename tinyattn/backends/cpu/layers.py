@@ -42,10 +42,6 @@ def linear_gelu_and_slope(
 
 def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
     """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
-    if x.dtype == np.float16:  # squares leave its range above 256
-        wide, w, b = (a if a is None else a.astype(np.float32) for a in (x, weight, bias))
-        out, *kept = layer_norm(wide, w, b, shape, eps)
-        return out.astype(x.dtype), *kept
     width = math.prod(shape)
     xs = x.reshape(-1, width)
     out, normal, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
@@ -73,7 +69,6 @@ def layer_norm_backward(
 
     With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)).
     """
-    g = g.astype(normal.dtype, copy=False)  # float32 where x is float16
     width = math.prod(shape)
     gs = g.reshape(-1, width)
     dx = np.empty_like(gs) if needed[0] else None

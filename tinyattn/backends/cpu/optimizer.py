@@ -1,4 +1,4 @@
-"""Optimizer kernels on NumPy: in place, in the parameter's own dtype, without large temporaries.
+"""Optimizer kernels on NumPy: in place, in the parameter's own dtype (float16: in float32), in blocks.
 
 Hyper-parameters go through `float()`: a NumPy scalar would widen float32 to float64 (NEP 50).
 What each kernel computes is written out in `tinyattn/optim/sgd.py` and `tinyattn/optim/adam.py`.
@@ -15,6 +15,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from tinyattn.backends.cpu.blocks import stretches
+from tinyattn.backends.cpu.halves import widen
 
 __all__ = [
     "adam_step",
@@ -90,7 +91,8 @@ def sgd_step(
     lr, momentum, weight_decay = float(lr), float(momentum), float(weight_decay)
     new = 1.0 - float(dampening)
     arrays = (param, grad) if momentum_buffer is None else (param, grad, momentum_buffer)
-    for p, g, *rest in stretches(*arrays):
+    for whole, g, *rest in stretches(*arrays):
+        p, g = widen(whole), widen(g)
         g = _to_minimise(p, g, weight_decay, maximize)
         scratch = np.empty_like(p)
         if rest:
@@ -106,6 +108,8 @@ def sgd_step(
             else:
                 g = buffer
         p -= np.multiply(g, lr, out=scratch)
+        if p is not whole:
+            whole[...] = p
 
 
 @np.errstate(all="ignore")
@@ -127,9 +131,8 @@ def adam_step(
 ) -> None:
     """Step number `step` (from 1) of Adam or AdamW, in place in `param` and its moments.
 
-    All arrays have one shape; `max_exp_avg_sq` is None without amsgrad. The same numbers as
-    `tinyattn.optim.adam.adam_definition` but for rounding: the bias corrections are taken out of
-    the root and out of the quotient, into two scalars, which saves two passes over the arrays.
+    All arrays have one shape; `max_exp_avg_sq` is None without amsgrad. The same numbers as `adam_definition` but for
+    rounding: the bias corrections are taken out of the root and the quotient, which saves two passes over the arrays.
     """
     lr, beta1, beta2, weight_decay = float(lr), float(beta1), float(beta2), float(weight_decay)
     root = math.sqrt(1.0 - beta2**step)
@@ -137,7 +140,8 @@ def adam_step(
     shrink = 1.0 - lr * weight_decay if decoupled else 1.0
     penalty = 0.0 if decoupled else weight_decay
     tops = () if max_exp_avg_sq is None else (max_exp_avg_sq,)
-    for p, g, m, v, *top in stretches(param, grad, exp_avg, exp_avg_sq, *tops):
+    for whole, g, m, v, *top in stretches(param, grad, exp_avg, exp_avg_sq, *tops):
+        p, g = widen(whole), widen(g)
         g = _to_minimise(p, g, penalty, maximize)
         if shrink != 1.0:
             p *= shrink
@@ -155,13 +159,16 @@ def adam_step(
         np.divide(m, scratch, out=scratch)
         scratch *= rate
         p -= scratch
+        if p is not whole:
+            whole[...] = p
         if step % _FLUSH_EVERY == 0:
             m[np.abs(m, out=scratch) < np.finfo(m.dtype).tiny] = 0.0
 
 
 @np.errstate(all="ignore")
 def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
-    """The p-norm of all arrays read as one vector, a 0-d array of their dtype; 0 for none."""
+    """The p-norm of all arrays read as one vector, a 0-d array of their dtype (float16: float32); 0 for none."""
+    arrays = [widen(array) for array in arrays]
     dtype = np.result_type(*arrays) if arrays else np.dtype(np.float32)
     norms = [_norm(array.reshape(-1), norm_type) for array in arrays if array.size]
     total = _norm(np.asarray(norms, dtype=dtype), norm_type) if norms else 0.0
@@ -187,7 +194,7 @@ def clip_to_norm(arrays: Sequence[Array], norm: Array, max_norm: float) -> None:
     if scale >= 1.0:
         return
     for array in arrays:
-        array *= scale
+        np.multiply(array, scale, out=array, dtype=np.result_type(array, np.float32), casting="same_kind")
 
 
 def clip_to_value(arrays: Sequence[Array], limit: float) -> None:

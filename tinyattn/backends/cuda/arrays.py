@@ -40,7 +40,7 @@ def quiet() -> Any:
 
 # --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
 
-cast, clamp, square, rsqrt, relu, sigmoid = cpu.cast, cpu.clamp, cpu.square, cpu.rsqrt, cpu.relu, cpu.sigmoid
+clamp, square, rsqrt, relu, sigmoid = cpu.clamp, cpu.square, cpu.rsqrt, cpu.relu, cpu.sigmoid
 sum, mean, var, prod, cumsum = cpu.sum, cpu.mean, cpu.var, cpu.prod, cpu.cumsum
 amax, amin, argmax, argmin = cpu.amax, cpu.amin, cpu.argmax, cpu.argmin
 permute, reshape = cpu.permute, cpu.reshape
@@ -54,6 +54,10 @@ exp, expm1 = cp.exp, cp.expm1
 log, log1p = cp.log, cp.log1p
 sqrt, reciprocal = cp.sqrt, cp.reciprocal
 div, floor_divide, remainder = cp.true_divide, cp.floor_divide, cp.remainder
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype, copy=False)
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:

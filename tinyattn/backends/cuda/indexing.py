@@ -12,7 +12,7 @@ from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.flags import check_indices
 from tinyattn.backends.cuda.graphs import refuse_in_capture
 from tinyattn.backends.cuda.launch import launch
-from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_elements
+from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
@@ -139,9 +139,10 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
 # --- tables ---
 
 
-@in_float32
 def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Array:
     """The rows of `weight` that `index` names; zeros for one that is out of range."""
+    if weight.dtype == np.float16:  # which the kernels do not know
+        return embedding(weight.astype(np.float32), index, padding_idx).astype(np.float16)
     weight, flat = contiguous(weight), _numbers(index)
     rows, dim = len(weight), math.prod(weight.shape[1:])
     out = cp.empty((*index.shape, *weight.shape[1:]), weight.dtype)
@@ -149,7 +150,6 @@ def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Ar
     return out
 
 
-@in_float32
 def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | None = None) -> Array:
     """Add each vector of `g` to the row of the table it came from; the same bits every time."""
     shape = (rows, *g.shape[index.ndim :])

@@ -6,19 +6,10 @@ import math
 from typing import Any
 
 import cupy as cp
-import numpy as np
 
 from tinyattn.backends.cuda.launch import blocks, launch
 from tinyattn.backends.cuda.products import matmul
-from tinyattn.backends.cuda.rows import (
-    can_hold,
-    column_sums,
-    contiguous,
-    in_float32,
-    launch_elements,
-    launch_rows,
-    team,
-)
+from tinyattn.backends.cuda.rows import can_hold, column_sums, contiguous, launch_elements, launch_rows, team
 
 __all__ = [
     "gelu",
@@ -34,13 +25,11 @@ Array = Any
 _BLOCKS = 256  # of the backward kernel, each of which leaves a row of sums to be added up
 
 
-@in_float32
 def gelu(x: Array, approximate: str = "none") -> Array:
     """x times the normal distribution function at x, or "tanh", which approximates it."""
     return bias_gelu(x, None, approximate)
 
 
-@in_float32
 def gelu_and_slope(x: Array, approximate: str = "none") -> tuple[Array, Array]:
     """`gelu` at x and its derivative there."""
     x = contiguous(x)
@@ -69,13 +58,11 @@ def linear(x: Array, weight: Array, bias: Array = None) -> Array:
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
-@in_float32
 def linear_gelu(x: Array, weight: Array, bias: Array = None, approximate: str = "none") -> Array:
     """gelu(x @ weight.T + bias): bias and GELU in one pass over the product."""
     return bias_gelu(linear(x, weight), _of_width(bias, weight), approximate)
 
 
-@in_float32
 def linear_gelu_and_slope(
     x: Array, weight: Array, bias: Array = None, approximate: str = "none"
 ) -> tuple[Array, Array]:
@@ -94,10 +81,6 @@ def _of_width(bias: Array, weight: Array) -> Array:
 
 def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps: float) -> tuple[Array, ...]:
     """Returns the output, the normalised input (rows, width) and 1 / standard deviation (rows,)."""
-    if x.dtype == np.float16:  # squares leave its range above 256
-        wide, w, b = (a if a is None else a.astype(np.float32) for a in (x, weight, bias))
-        out, *kept = layer_norm(wide, w, b, shape, eps)
-        return out.astype(x.dtype), *kept
     width = math.prod(shape)
     xs = contiguous(x).reshape(-1, width) if x.size else x.reshape(0, width)
     weight, bias = (a if a is None else contiguous(a) for a in (weight, bias))
@@ -115,8 +98,8 @@ def layer_norm_backward(
     With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)).
     """
     width = math.prod(shape)
-    gs = contiguous(g.astype(normal.dtype, copy=False)).reshape(normal.shape)  # float32 where x is float16
-    weight = weight if weight is None else contiguous(weight.astype(normal.dtype, copy=False))
+    gs = contiguous(g).reshape(normal.shape)
+    weight = weight if weight is None else contiguous(weight)
     dx = cp.empty_like(gs) if needed[0] else None
     size = team(width, gs.dtype.itemsize)
     block = max(size, 128)

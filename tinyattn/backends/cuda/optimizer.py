@@ -148,22 +148,22 @@ def _number(value: Any, dtype: Any) -> Array:
 
 
 def total_norm(arrays: Arrays, norm_type: float) -> Array:
-    """The p-norm of all arrays read as one vector, a 0-d array of their dtype; 0 for none."""
-    dtype = np.result_type(*(array.dtype for array in arrays)) if arrays else np.dtype(np.float32)
+    """The p-norm of all arrays read as one vector, a 0-d array of their dtype (float16: float32); 0 for none."""
+    dtype = _flat_dtype(np.result_type(*(array.dtype for array in arrays))) if arrays else np.dtype(np.float32)
     sizes = [array.size for array in arrays]
     share = share_of(sizes) if norm_type else max([4, *sizes]) // 4 * 4 + 4  # for p = 0 a block does a whole array
     flat = [(own, _flat([arrays[i] for i in places], own)) for own, places in _together(arrays)]
     cuts = [(own, *cut) for own, some in flat for cut in lists([some], share)]
     if not cuts:
         return cp.zeros((), dtype)
-    parts, total, start = cp.empty(sum(n for *_, n in cuts), np.float64), cp.empty((), _flat_dtype(dtype)), 0
+    parts, total, start = cp.empty(sum(n for *_, n in cuts), np.float64), cp.empty((), dtype), 0
     for own, some, n in cuts:
         args = [some, parts[start : start + n], float(norm_type)]
         launch("norms", "norm_parts", (n,), (THREADS,), args, 8 * THREADS, own)
         start += n
     args = [parts, total, parts.size, float(norm_type)]
     launch("norms", "norm_whole", (1,), (THREADS,), args, 8 * THREADS, total.dtype)
-    return total.astype(dtype, copy=False)
+    return total
 
 
 def clip_to_norm(arrays: Arrays, norm: Array, max_norm: float) -> None:

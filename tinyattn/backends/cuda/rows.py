@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import cupy as cp
-import numpy as np
 
 from tinyattn.backends.cuda.launch import blocks, launch
 
@@ -54,27 +51,6 @@ def launch_elements(source: str, kernel: str, args: list[Any], count: int, **mor
 def contiguous(x: Array) -> Array:
     """x in memory as the kernels read it, which nearly always it is."""
     return x if x.flags.c_contiguous else cp.ascontiguousarray(x)
-
-
-def in_float32(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """float16 is computed in float32: the kernels know no other, and NumPy's rounding is rougher still."""
-
-    @functools.wraps(kernel)
-    def computed(*args: Any) -> Any:
-        if not any(_is_half(a) for a in args):
-            return kernel(*args)
-        out = kernel(*(a.astype(np.float32) if _is_half(a) else a for a in args))
-        return tuple(_half(o) for o in out) if isinstance(out, tuple) else _half(out)
-
-    return computed
-
-
-def _is_half(x: Any) -> bool:
-    return isinstance(x, cp.ndarray) and x.dtype == np.float16
-
-
-def _half(x: Any) -> Any:
-    return x.astype(np.float16) if isinstance(x, cp.ndarray) and x.dtype == np.float32 else x
 
 
 # --- sums down the columns ---

@@ -9,7 +9,7 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.cuda.arrays import masked_fill
-from tinyattn.backends.cuda.rows import contiguous, in_float32, launch_rows
+from tinyattn.backends.cuda.rows import contiguous, launch_rows
 
 __all__ = ["SCORES_AT_ONCE", "cross_entropy", "exponentials", "log_softmax", "one_hot", "softmax"]
 
@@ -17,13 +17,11 @@ Array = Any
 SCORES_AT_ONCE = 1 << 24  # in `tiled_attention`: enough to keep a GPU busy, 64 MiB of float32
 
 
-@in_float32
 def softmax(x: Array, dim: int) -> Array:
     """Divide exp(x) by its sum along `dim`; x is shifted by the maximum, so that exp cannot overflow."""
     return _along("softmax_rows", x, dim)
 
 
-@in_float32
 def log_softmax(x: Array, dim: int) -> Array:
     """Compute log(softmax(x)) without overflow or underflow."""
     return _along("log_softmax_rows", x, dim)
@@ -40,7 +38,6 @@ def _along(kernel: str, x: Array, dim: int) -> Array:
     return contiguous(out.swapaxes(dim, -1))
 
 
-@in_float32
 def cross_entropy(x: Array, target: Array) -> Array:
     """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
     x, target = contiguous(x), contiguous(target.astype(np.int64, copy=False))

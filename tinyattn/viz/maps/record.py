@@ -15,6 +15,7 @@ from tinyattn.engine.modes import Mode, definition_mode, enable_grad, no_grad
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
+from tinyattn.engine.opmath import widened
 from tinyattn.nn import DataParallel, Module
 from tinyattn.ops import creation
 from tinyattn.ops.attention import attention_definition
@@ -74,6 +75,7 @@ class _Call:
             mask = allowed = None
         else:
             q, k, v, mask, allowed = self.inputs[:5]
+        q, k, mask = widened((q, k, mask))
         if self.options.get("causal"):
             allowed = creation.ones(q.shape[-2], k.shape[-2], dtype=bool, device=q.device).tril()
         return attention_definition(ops, q, k, k, mask, allowed, None, scale=self.options["scale"])[1], v
