@@ -19,10 +19,10 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_660,
-    "ops/": 4_040,
+    "ops/": 4_080,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_260,
+    "backends/cpu/": 1_440,
     "backends/cuda/": 2_610,
     "backends/": 360,  # its other files
     "cuda/": 350,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_510,
     TOP: 600,
 }
-TOTAL = 26_110  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 26_350  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

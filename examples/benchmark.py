@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accuracy, gpu, growth, machine, parts, report
+from bench import accuracy, cases, gpu, growth, machine, parts, report
 from bench.compare import Effort
 from bench.side import PACKAGES
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = {name: args.known[name] for name in args.parts}
     if args.time_to_accuracy:
         wanted["accuracy"] = accuracy.time_to_accuracy
+    if args.operations:
+        wanted = {"table": cases.table}
     with tempfile.TemporaryDirectory() as folder:
         bench = parts.Bench(effort, args.peers, Path(folder), say, args.device, args.tf32)
         for name, part in wanted.items():
@@ -93,6 +95,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
            f"{','.join(gpu.PEERS)}")  # fmt: skip
     option("--tf32", action="store_true", help="on a GPU: let all sides round factors of float32 products to 10 bits")
     option("--time-to-accuracy", action="store_true", help="also the time to 98 and 99 %% on MNIST, in minutes")
+    option("--operations", action="store_true", help="only the table of some 250 operations beside PyTorch, one thread")
     option("--turns", type=whole_number, metavar="N", help="turns of each side (30; 3 when --quick)")
     option("--seconds", type=positive_number, metavar="S", help="length of a turn (1; 0.05 when --quick)")
     option("--quick", action="store_true", help="few short turns, small sizes, nothing that compiles long")
@@ -113,8 +116,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 DEFAULTS = {
-    "device": "cpu", "parts": None, "peers": None, "tf32": False, "time_to_accuracy": False, "turns": None,
-    "seconds": None, "quick": False, "json": None, "write_docs": None,
+    "device": "cpu", "parts": None, "peers": None, "tf32": False, "time_to_accuracy": False, "operations": False,
+    "turns": None, "seconds": None, "quick": False, "json": None, "write_docs": None,
 }  # fmt: skip
 
 

@@ -87,8 +87,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/arrays.py pow: 0 -> 1",
         "backends/cpu/arrays.py sum_to: x.shape[ahead:] == shape -> x.shape[ahead:] != shape",
         "backends/cpu/arrays.py sum_to: x.dtype.kind == 'f' -> x.dtype.kind != 'f'",
-        "backends/cpu/arrays.py einsum: len(operands) > 1 -> len(operands) >= 1",
-        "backends/cpu/arrays.py einsum: len(operands) > 1 -> len(operands) <= 1",
         "backends/cpu/arrays.py einsum: 1 -> 2",
         "backends/cpu/attention.py SAFE_SCORE: 60.0 -> 60.6",
         "backends/cpu/attention.py exponentials: scores.min() > -SAFE_SCORE -> scores.min() >= -SAFE_SCORE",
@@ -103,7 +101,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/indexing.py _integers_first: type(p) is int -> type(p) is not int",
         "ops/products.py _distinct: len(keep) < len(term) -> len(keep) <= len(term)",
         "backends/cpu/arrays.py sum_to: True -> False",
-        "backends/cpu/indexing.py index_add: np.ascontiguousarray(values) -> values",
         "backends/cpu/softmaxes.py softmax: out.copy() -> out",
         "backends/cpu/softmaxes.py log_softmax: np.asarray(x - _top(x, dim)) -> x - _top(x, dim)",
         "engine/walk.py Pending.receive: True -> False",
@@ -118,8 +115,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/choices.py maximum.b: b < a -> b <= a",
         "ops/choices.py minimum.a: a > b -> a >= b",
         "ops/choices.py minimum.b: b > a -> b >= a",
-        "backends/cpu/error_function.py erf: np.minimum(square, 1.0) -> square",
-        "backends/cpu/error_function.py erf: 1.0 -> 1.01",
     ],
     "A product of NumPy takes booleans, too; cuBLAS does not.": [
         "ops/attention.py _attend: xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype) -> xp.logical_not(xp.isfinite(v))"
@@ -154,11 +149,6 @@ EQUIVALENT: dict[str, list[str]] = {
     "0 to a negative power is infinite already.": [
         "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
     ],
-    "Rounded down to the same place afterwards.": [
-        "ops/joins.py _SOURCES['reflect']: n - 1 - abs(n - 1 - abs(i)) -> (n - 1 - abs(n - 1 - abs(i))) * 1.01",
-        "ops/joins.py _SOURCES['replicate']: min(max(i, 0), n - 1) -> min(max(i, 0), n - 1) * 1.01",
-        "ops/joins.py _SOURCES['circular']: i % n -> i % n * 1.01",
-    ],
     "The operations keep 0-d arrays away from here.": [
         "backends/cpu/arrays.py cumsum: x.copy() -> -x.copy()",
         "backends/cpu/arrays.py cumsum: x.copy() -> x.copy() * 1.01",
@@ -169,16 +159,13 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/error_function.py _COEFFICIENTS: -0.000554114343 -> -0.0005596554864300001",
         "backends/cpu/error_function.py _COEFFICIENTS: 3.878605919369807e-09 -> 3.917391978563505e-09",
         "backends/cpu/error_function.py _COEFFICIENTS: -3.645623762373236e-09 -> -3.6820799999969686e-09",
-        "backends/cpu/error_function.py erf: 10.0 -> 10.1",
     ],
     "The maximum only shifts: what its gradient adds to one term it takes from another.": [
         "ops/attention.py attention_definition: xp.amax(scores, -1, keepdim=True).detach() -> xp.amax(scores, -1, keepdim=True)",
         "ops/softmaxes.py _softmax_definition: xp.amax(x, dim, keepdim=True).detach() -> xp.amax(x, dim, keepdim=True)",
     ],
     "Broadcasting adds the axis by itself.": [
-        "ops/reductions.py _prod_rule: xp.broadcast_to(xp.reshape(x, (1, *x.shape)), (n, *x.shape)) -> xp.reshape(x, (1, *x.shape))",
-        "ops/reductions.py _prod_rule: xp.reshape(x, (1, *x.shape)) -> x",
-        "backends/cpu/indexing.py index_add: np.broadcast_to(values, positions.shape) -> values",
+        "backends/cpu/indexing.py index_add: np.broadcast_to(values, positions.shape) -> values"
     ],
     "It only skips a product with one.": [
         "backends/cpu/optimizer.py adam_step: 1.0 -> 1.01 (no. 5)",
@@ -198,7 +185,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "engine/walk.py leading_to: edge.id >= oldest -> edge.id > oldest",
     ],
     "The walk sums over broadcast axes anyway.": ["ops/shape.py _broadcast_to.x: xp.sum_to(g, x_shape) -> g"],
-    "Both branches agree there to the last place.": ["backends/cpu/error_function.py erf: size < 1.0 -> size <= 1.0"],
     "The mean of nothing is NaN, and that of something is its sum over its number.": [
         "ops/loss.py _soft_cross_entropy: losses.mean() -> -losses.mean()",
         "ops/loss.py _soft_cross_entropy: losses.mean() -> losses.mean() * 1.01",

@@ -350,10 +350,10 @@ def test_array_subclasses_become_plain_arrays(make, tmp_path):
         np.load(tmp_path / "a.npy", mmap_mode="r"), np.load(tmp_path / "a.npy", mmap_mode="r+"),
     ):  # fmt: skip
         x = make(array)
-        assert type(x.data) is np.ndarray
+        assert type(x.array) is np.ndarray
         assert (x * x).tolist() == [[v * v for v in row] for row in np.asarray(array).tolist()]
         if make is not ta.tensor:
-            assert np.shares_memory(x.data, array)
+            assert np.shares_memory(x.array, array)
         if make is not ta.tensor and not array.flags.writeable:
             with pytest.raises(RuntimeError, match="read-only"):
                 x.zero_()

@@ -362,7 +362,7 @@ def test_checkpoint_repeats_its_masks_while_other_threads_draw():
         for _ in range(200):
             out = ta.checkpoint(lambda x: F.dropout(F.dropout(x * 1.0, 0.5) * x, 0.5) * x, x)
             (g,) = ta.grad(out.sum(), x)
-            wrong += not np.array_equal(g.data, 3 * out.data)  # of x ** 3 at 1, under the same masks
+            wrong += not np.array_equal(g.array, 3 * out.array)  # of x ** 3 at 1, under the same masks
     finally:
         stop.set()
         other.join()

@@ -16,12 +16,12 @@ def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     return restore(xp, g, x.shape, dim) * (ties / xp.sum(ties, dim, keepdim=True))  # equal shares
 
 
-@operation(traits="chooses", x=_extreme_rule)
+@operation(traits="chooses", fresh=True, x=_extreme_rule)
 def _amax(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.amax(x, dim, keepdim)
 
 
-@operation(traits="chooses", x=_extreme_rule)
+@operation(traits="chooses", fresh=True, x=_extreme_rule)
 def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.amin(x, dim, keepdim)
 

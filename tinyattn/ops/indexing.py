@@ -140,7 +140,7 @@ def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
 
 
-@operation(traits="moves chooses", x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
+@operation(traits="moves chooses", fresh=True, x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
 def _gather(xp: Any, x: Any, index: Any, *, dim: int) -> Any:
     return xp.gather(x, dim, index)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from tinyattn.dtypes import as_number
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.indexing import _getitem
 from tinyattn.ops.promotion import same_type
+from tinyattn.ops.shape import flip
 
 
 def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
@@ -23,6 +25,10 @@ def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
         parts.append(g[(slice(None),) * dim + (slice(start, stop),)])
         start = stop
     return parts
+
+
+def _tensors(tensors: Sequence[Any]) -> list[Tensor]:
+    return [t if isinstance(t, Variable) else creation.as_tensor(t) for t in tensors]
 
 
 @operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
@@ -38,21 +44,23 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     >>> ta.cat([ta.tensor([1, 2]), ta.tensor([3])])
     tensor([1, 2, 3])
     """
-    tensors = [creation.as_tensor(t) for t in tensors]
+    tensors = _tensors(tensors)
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
-    full = [t for t in tensors if t.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
-    if any(t.ndim == 0 for t in full):
+    full = [t for t in tensors if t.array.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
+    if any(not t.array.shape for t in full):
         raise RuntimeError("cat: a 0-d tensor has no axis to join along; use stack, or unsqueeze it")
     dim = _dims.one(dim, full[0].ndim)
-    for i, t in enumerate(full):
-        if t.ndim != full[0].ndim or any(
-            a != b for d, (a, b) in enumerate(zip(t.shape, full[0].shape, strict=True)) if d != dim
-        ):
-            raise RuntimeError(
-                f"cat: tensor {i} has shape {tuple(t.shape)} and tensor 0 {tuple(full[0].shape)}; "
-                f"they may differ in dimension {dim} only"
-            )
+    first = full[0].array.shape
+    others = {t.array.shape for t in full} - {first}
+    if any(s[:dim] != first[:dim] or s[dim + 1 :] != first[dim + 1 :] for s in others):
+        i = next(
+            i for i, t in enumerate(full) if t.shape[:dim] != first[:dim] or t.shape[dim + 1 :] != first[dim + 1 :]
+        )
+        raise RuntimeError(
+            f"cat: tensor {i} has shape {tuple(full[i].shape)} and tensor 0 {tuple(first)}; "
+            f"they may differ in dimension {dim} only"
+        )
     return _cat(*tensors, dim=dim)
 
 
@@ -74,10 +82,10 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     >>> ta.stack([ta.zeros(2), ta.ones(2)], 1).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
-    tensors = [creation.as_tensor(t) for t in tensors]
+    tensors = _tensors(tensors)
     if not tensors:
         raise ValueError("stack: expected at least one tensor, got none")
-    shapes = {tuple(t.shape) for t in tensors}
+    shapes = {t.array.shape for t in tensors}
     if len(shapes) > 1:
         raise RuntimeError(f"stack: tensors must have one shape, got {sorted(shapes)}")
     return _stack(*tensors, dim=_dims.one(dim, tensors[0].ndim + 1))
@@ -105,7 +113,7 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
             raise ValueError(f"split: sizes {lengths} must add up to {n}, the size of dimension {dim}")
     parts, start = [], 0
     for length in lengths:
-        parts.append(tensor[(slice(None),) * dim + (slice(start, start + length),)])
+        parts.append(_getitem(tensor, index=(*(slice(None),) * dim, slice(start, start + length))))
         start += length
     return tuple(parts)
 
@@ -132,7 +140,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     dim = _dims.one(dim, input.ndim)
     if input.ndim == 0:
         raise RuntimeError("unbind: a 0-d tensor has no axis to take apart")
-    return tuple(input[(slice(None),) * dim + (i,)] for i in range(input.shape[dim]))
+    return tuple(_getitem(input, index=(slice(None),) * dim + (i,)) for i in range(input.shape[dim]))
 
 
 # --- padded ---
@@ -167,24 +175,36 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             input = input[crop]
         grow = tuple((max(a, 0), max(b, 0)) for a, b in pairs)
         return _pad(input, pad=grow, value=as_number(value or 0, input.dtype, "pad", wrap=False).item())
-    if mode not in _SOURCES:
+    if mode not in _MODES:
         raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
     for axis, (before, after) in enumerate(pairs):
         if before or after:
             if mode == "circular":  # what is cropped does not come round again
                 input = input[(slice(None),) * axis + (slice(max(-before, 0), input.shape[axis] - max(-after, 0)),)]
                 before, after = max(before, 0), max(after, 0)
-            n = input.shape[axis]
+            ahead, n = (slice(None),) * axis, input.shape[axis]
             if (mode == "reflect" and max(before, after) >= n) or (mode == "circular" and max(before, after) > n):
                 raise ValueError(f"pad: {(before, after)} is too wide to {mode} axis {axis} of size {n}")
-            source = [_SOURCES[mode](i, n) for i in range(-before, n + after)]
-            input = input[(slice(None),) * axis + (creation.tensor(source, dtype="int64", device=input.device),)]
+            sides = [range(-before, min(0, n + after)), range(max(n, -before), n + after)]  # places beyond the ends
+            left, right = (_outside(mode, input, axis, side, n) for side in sides)
+            inside = input[(*ahead, slice(max(-before, 0), max(n + min(after, 0), 0)))]
+            input = cat([x for x in (*left, inside, *right) if x.shape[axis]] or [inside], axis)
     return input
 
 
-# Which element stands at place i of an axis of size n that is padded beyond its ends.
-_SOURCES = {
-    "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
-    "replicate": lambda i, n: min(max(i, 0), n - 1),
-    "circular": lambda i, n: i % n,
-}
+_MODES = ("reflect", "replicate", "circular")
+
+
+def _outside(mode: str, x: Tensor, axis: int, places: range, n: int) -> list[Tensor]:
+    """What stands at `places` before or behind axis `axis` of `x`, of size n: one slice of it, perhaps reversed or
+    repeated."""
+    if not places:
+        return []
+    ahead, before = (slice(None),) * axis, places[0] < 0
+    if mode == "replicate":
+        edge = x[(*ahead, slice(0, 1) if before else slice(n - 1, n))]
+        return [edge] * len(places)
+    if mode == "circular":
+        return [x[(*ahead, slice(places[0] % n, places[-1] % n + 1))]]
+    nearest, furthest = sorted(-i if before else 2 * (n - 1) - i for i in (places[0], places[-1]))
+    return [flip(x[(*ahead, slice(nearest, furthest + 1))], axis)]

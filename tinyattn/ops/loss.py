@@ -85,10 +85,10 @@ def cross_entropy(
     log_p = log_softmax(rows, 1)
     spread = -(log_p if weight is None else log_p * weight).sum(1) / rows.shape[1]  # (rows,)
     hard = losses if weight is None else losses * weight[safe]
-    mixed = masked_fill(hard * (1 - label_smoothing) + spread * label_smoothing, ignored, 0.0)
+    mixed = hard * (1 - label_smoothing) + spread * label_smoothing
+    mixed = mixed if ignored is None else masked_fill(mixed, ignored, 0.0)
     if reduction == "mean":
-        counted = cast(~ignored, rows.dtype)
-        return mixed.sum() / (counted if weight is None else counted * weight[safe]).sum()
+        return mixed.sum() / _counted(mixed, safe, ignored, weight)
     return _reduce(reshape_result(mixed, shape), reduction)
 
 
@@ -147,29 +147,33 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
 
 
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Any]:
-    ignored = labels == ignore_index
-    safe = masked_fill(labels, ignored, 0) if _perhaps(ignored) else labels
-    check_indices(name, safe.array, classes, "class")
-    return safe, ignored
+    """Return the labels with class 0 instead of those ignored, and where these are: None if nowhere. (On a GPU that is
+    not looked up, since reading it would synchronise.)"""
+    ignored = None
+    if backends.of(labels.array).perhaps(labels.array == ignore_index):
+        ignored = labels == ignore_index
+        labels = masked_fill(labels, ignored, 0)
+    check_indices(name, labels.array, classes, "class")
+    return labels, ignored
 
 
-def _perhaps(mask: Any) -> bool:
-    """Return whether an element may be true; on a GPU always True, since reading it would synchronise."""
-    return bool(backends.of(mask.array).perhaps(mask.array))
-
-
-def _weighted(losses: Tensor, safe: Tensor, ignored: Tensor, weight: Any, reduction: str, shape: Any) -> Tensor:
+def _weighted(losses: Tensor, safe: Tensor, ignored: Any, weight: Any, reduction: str, shape: Any) -> Tensor:
     """Apply the class weights, zero the ignored losses, and reduce."""
-    any_ignored = _perhaps(ignored)
-    if weight is None and not any_ignored:
+    if weight is None and ignored is None:
         return _reduce(reshape_result(losses, shape), reduction)
     if weight is not None:
         losses = losses * weight[safe]
-    losses = masked_fill(losses, ignored, 0.0) if any_ignored else losses
+    losses = losses if ignored is None else masked_fill(losses, ignored, 0.0)
     if reduction == "mean":
-        counted = cast(~ignored, losses.dtype)
-        return losses.sum() / (counted if weight is None else counted * weight[safe]).sum()
+        return losses.sum() / _counted(losses, safe, ignored, weight)
     return _reduce(reshape_result(losses, shape), reduction)
+
+
+def _counted(losses: Tensor, safe: Tensor, ignored: Any, weight: Any) -> Any:
+    """The number of the losses not ignored, or the sum of their classes' weights."""
+    if weight is None:
+        return losses.numel() if ignored is None else cast(~ignored, losses.dtype).sum()
+    return (weight[safe] if ignored is None else cast(~ignored, losses.dtype) * weight[safe]).sum()
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:

@@ -12,7 +12,8 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.promotion import same_type
-from tinyattn.ops.shape import reshape_result
+from tinyattn.ops.reductions import sum
+from tinyattn.ops.shape import permute, reshape_result
 
 # With matrices (..., n, k) and (..., k, m): d(ab) = da b + a db.
 _matmul = Operation(
@@ -46,7 +47,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     left = a.reshape(1, -1) if a.ndim == 1 else a
     right = b.reshape(-1, 1) if b.ndim == 1 else b
     try:
-        ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) if left.ndim + right.ndim > 4 else ()
     except ValueError:
         raise RuntimeError(
             f"matmul: the leading axes of {tuple(a.shape)} and {tuple(b.shape)} do not broadcast"
@@ -93,7 +94,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """
     if input.ndim != 1 or vec2.ndim != 1:
         raise RuntimeError(f"outer: shapes {tuple(input.shape)} and {tuple(vec2.shape)}; expected two vectors")
-    return input.reshape(-1, 1) * vec2
+    return einsum("i,j->ij", input, vec2)  # quicker than a product that broadcasts
 
 
 # --- einsum ---
@@ -156,6 +157,11 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     if missing:  # only axes of size 1 are gone: give one operand its own back
         tensors[0] = tensors[0].reshape(*tensors[0].shape, *(1 for _ in missing))
         labels[0] += "".join(missing)
+    if len(tensors) == 1:  # a sum and another order of the axes, which is a view, as in PyTorch
+        (x,), (term,) = tensors, labels
+        gone = tuple(i for i, c in enumerate(term) if c not in output)
+        kept = [c for c in term if c in output]
+        return permute(sum(x, gone) if gone else x, [kept.index(c) for c in output])
     return _einsum(*tensors, equation=f"{','.join(labels)}->{output}")
 
 

@@ -168,21 +168,22 @@ def _same_mean(
 
 def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     g, out = restore(xp, g, x.shape, dim), restore(xp, out, x.shape, dim)
-    if not xp.any(x == 0):
-        return g * (out / x)
-    # With zeros, the product of the others: put x on a matrix's rows with ones on its diagonal.
-    (axis,) = dim
-    n = x.shape[axis]
-    ones = xp.reshape(
-        xp.eye(n, n, dtype=bool, device=x.device), (n, *(n if i == axis else 1 for i in range(len(x.shape))))
-    )
-    others = xp.masked_fill(xp.broadcast_to(xp.reshape(x, (1, *x.shape)), (n, *x.shape)), ones, 1.0)
-    others = xp.prod(others, (axis + 1,))  # (n, the other axes)
-    order = (*range(1, axis + 1), 0, *range(axis + 1, len(x.shape)))
-    return g * xp.permute(others, order)
+    return g * (_others(xp, x, *dim) if xp.any(x == 0) else out / x)
 
 
-@operation(x=_prod_rule)
+def _others(xp: Any, x: Any, axis: int) -> Any:
+    """For each element, the product of all others along `axis`: of its partner, and of the others of their product."""
+    half, odd = divmod(x.shape[axis], 2)
+    if half == 0:
+        return xp.zeros_like(x) + 1
+    ahead = (slice(None),) * axis
+    a, b, last = (x[(*ahead, part)] for part in (slice(half), slice(half, 2 * half), slice(2 * half, None)))
+    others = _others(xp, xp.cat((a * b, last), axis) if odd else a * b, axis)
+    both = others[(*ahead, slice(half))]
+    return xp.cat((both * b, both * a, others[(*ahead, slice(half, None))]), axis)
+
+
+@operation(x=_prod_rule, fresh=True)
 def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.prod(x, dim, keepdim)
 

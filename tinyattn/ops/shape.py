@@ -140,7 +140,7 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     return permute(input, order)
 
 
-@operation(traits="moves", x=lambda xp, g, dims: xp.flip(g, dims))
+@operation(traits="moves", fresh=True, x=lambda xp, g, dims: xp.flip(g, dims))
 def _flip(xp: Any, x: Any, *, dims: tuple[int, ...]) -> Any:
     return xp.flip(x, dims)
 
@@ -157,7 +157,7 @@ def flip(input: Tensor, dims: Any, *more: Any) -> Tensor:
     return _flip(input, dims=order)
 
 
-@operation(traits="moves", x=lambda xp, g, shifts, dims: xp.roll(g, tuple(-s for s in shifts), dims))
+@operation(traits="moves", fresh=True, x=lambda xp, g, shifts, dims: xp.roll(g, tuple(-s for s in shifts), dims))
 def _roll(xp: Any, x: Any, *, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Any:
     return xp.roll(x, shifts, dims)
 
@@ -210,12 +210,12 @@ def broadcast_to(input: Tensor, size: Any, *more: Any) -> Tensor:
 expand = broadcast_to
 
 
-@operation(traits="moves masks", x=lambda xp, g, diagonal: xp.tril(g, diagonal))
+@operation(traits="moves masks", fresh=True, x=lambda xp, g, diagonal: xp.tril(g, diagonal))
 def _tril(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.tril(x, diagonal)
 
 
-@operation(traits="moves masks", x=lambda xp, g, diagonal: xp.triu(g, diagonal))
+@operation(traits="moves masks", fresh=True, x=lambda xp, g, diagonal: xp.triu(g, diagonal))
 def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.triu(x, diagonal)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
+from bench import cases
 from bench.peers.moving import moving  # noqa: F401 (a task)
 from bench.peers.sizes import Sizes
 from bench.problem import Problem
@@ -206,3 +207,8 @@ def _adam(sizes: Sizes) -> Callable[[], Any]:
         return parameters
 
     return run
+
+
+def case(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """A case of the table of operations."""
+    return cases.run(ta, F, ta.grad, options)

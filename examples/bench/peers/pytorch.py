@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench import cases
 from bench.peers.sizes import Sizes
 from bench.problem import Problem
 from bench.recipe import seconds_to_goals
@@ -225,3 +226,9 @@ def _adam(sizes: Sizes, fused: bool | None) -> Callable[[], Any]:
         return parameters
 
     return run
+
+
+def case(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """A case of the table of operations."""
+    torch.set_num_threads(options["threads"])
+    return cases.run(torch, F, torch.autograd.grad, options)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 Array = Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # in malloc.h of glibc
 BLOCK = 1 << 18  # elements: a few float32 arrays of this length fit into the second-level cache
+SMALL_BLOCK = 1 << 16  # where many passes are made over each
 
 
 def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
@@ -19,9 +22,37 @@ def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     if size <= BLOCK or not all(array.flags.c_contiguous for array in arrays):
         yield arrays
         return
+    yield from _pieces(BLOCK, arrays)
+
+
+def _pieces(most: int, arrays: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, size, BLOCK):
-        yield tuple(array[start : start + BLOCK] for array in flat)
+    for start in range(0, arrays[0].size, most):
+        yield tuple(array[start : start + most] for array in flat)
+
+
+def dense(x: Array) -> Array:
+    """`x`, or a copy where it does not fill its memory in some order of its axes."""
+    return x if _in_order(x, x).flags.c_contiguous else x.copy()
+
+
+def blockwise(kernel: Callable[..., Any], x: Array, *others: Array) -> Array:
+    """An array like `x`, into whose pieces `kernel(piece of x, of it, of each of others)` writes.
+
+    others: further outputs, laid out in memory as `x`, which is dense. All pieces have one axis and are contiguous.
+    """
+    x = dense(x)  # one pass with strides instead of each
+    out = np.empty_like(x)
+    for pieces in _pieces(min(SMALL_BLOCK, BLOCK), tuple(_in_order(array, x) for array in (x, out, *others))):
+        kernel(*pieces)
+    return out
+
+
+def _in_order(array: Array, first: Array) -> Array:
+    """`array` with its axes in the order in which they lie in the memory of `first`."""
+    if first.flags.c_contiguous:
+        return array
+    return array.transpose(sorted(range(first.ndim), key=lambda axis: -first.strides[axis]))
 
 
 def rows_at_once(width: int) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.cpu.blocks import blockwise
+
 # dtype: (coefficients below 1, coefficients above), lowest power first
 _COEFFICIENTS = {
     "float32": (
@@ -36,18 +38,31 @@ _COEFFICIENTS = {
 def erf(x: Any) -> Any:
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, elementwise."""
     x = np.asarray(x)
+    return blockwise(_erf, x)
+
+
+def _erf(x: Any, out: Any) -> None:
     below, above = _COEFFICIENTS[x.dtype.name]
-    size = np.minimum(np.abs(x), 10.0)  # erf is 1 long before; keeps inf out of the quotient
-    square = size * size
-    near = _polynomial(below, np.minimum(square, 1.0)) * x
-    far = 1.0 - _polynomial(above, (size - 3.0) / (size + 3.0)) * np.exp(-square)
-    return np.where(size < 1.0, near, np.copysign(far, x))
+    square = np.square(x, out=np.empty_like(x))
+    beyond = np.flatnonzero(square >= 1.0)
+    polynomial(below, np.clip(square, 0.0, 1.0, out=square), out)
+    out *= x
+    if beyond.size:
+        picked = np.take(x, beyond)
+        size = np.clip(np.abs(picked), 0.0, 10.0)  # erf is 1 long before; keeps inf out of the quotient
+        far = polynomial(above, (size - 3.0) / (size + 3.0), np.empty_like(size))
+        np.square(size, out=size)
+        np.negative(size, out=size)
+        far *= np.exp(size, out=size)
+        np.subtract(1.0, far, out=far)
+        out[beyond] = np.copysign(far, picked, out=far)
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
-    """Horner's rule."""
-    total = np.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        total *= x
-        total += c
-    return total
+def polynomial(coefficients: tuple[float, ...], x: Any, out: Any) -> Any:
+    """Horner's rule, into `out`."""
+    np.multiply(x, coefficients[-1], out=out)
+    for c in coefficients[-2:0:-1]:
+        out += c
+        out *= x
+    out += coefficients[0]
+    return out

@@ -16,6 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = Any
+_TURNS = 8  # vectors of one row that are added one by one
 _FEW = 64  # rows of a table for which the product is quicker, by up to ten times
 
 
@@ -78,17 +79,39 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
     if not any(isinstance(p, np.ndarray) and p.dtype != bool for p in parts):
         buffer[index] += values  # slices, integers and masks name every position once
         return
-    # np.add.at is fast only on one axis, so count positions in the flattened buffer
-    positions = np.arange(buffer.size).reshape(buffer.shape)[index]
-    values = np.broadcast_to(values, positions.shape)
-    if buffer.flags.c_contiguous:
-        np.add.at(buffer.reshape(-1), positions.reshape(-1), np.ascontiguousarray(values).reshape(-1))
-    else:
+    if not buffer.flags.c_contiguous:
         np.add.at(buffer, index, values)
+        return
+    first, *others = parts
+    rows = isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype != bool and buffer.ndim > 1 and buffer.size
+    if rows and all(p is Ellipsis or (type(p) is slice and p == slice(None)) for p in others):
+        width = buffer.size // len(buffer)
+        values = np.broadcast_to(values, (len(first), *buffer.shape[1:])).reshape(-1, width)
+        _add_rows(buffer.reshape(-1, width), np.where(first < 0, first + len(buffer), first), values)
+        return
+    # np.add.at is fast only on one axis, so count positions in the flattened buffer
+    positions = _positions(buffer.shape, index, values)
+    np.add.at(buffer.reshape(-1), positions.reshape(-1), np.broadcast_to(values, positions.shape).reshape(-1))
+
+
+def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
+    """Where `index` reads in a flat array of `shape`, in the shape of its result: by the strides of each axis, unless
+    there are fewer elements than results."""
+    count = math.prod(shape)
+    if count <= 4 * values.size:
+        return np.arange(count).reshape(shape)[index]
+    total: Any = 0
+    for axis, n in enumerate(shape):
+        along = np.arange(n) * math.prod(shape[axis + 1 :])
+        along = along.reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        total = total + np.broadcast_to(along, shape)[index]  # a view until here
+    return total
 
 
 def gather(x: Array, dim: int, index: Array) -> Array:
     """As torch.gather: `index` may be shorter than `x` along the other axes."""
+    if x.ndim and x.flags.c_contiguous and index.size:
+        return np.take(x.reshape(-1), _flat(index, dim, x.shape))
     return x[_along(index, dim)] if x.ndim else x[None][index].reshape(index.shape)
 
 
@@ -96,7 +119,8 @@ def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Ar
     """Zeros of `shape` with `values` added where `gather` would have read them."""
     out = np.zeros(shape, values.dtype)
     if out.ndim:
-        index_add(out, _along(index, dim), values)
+        positions = _flat(index, dim, shape)
+        np.add.at(out.reshape(-1), positions.reshape(-1), np.broadcast_to(values, index.shape).reshape(-1))
     else:
         out += values.sum()
     return out
@@ -106,6 +130,16 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
     grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
     grid[dim] = index
     return tuple(grid)
+
+
+def _flat(index: Array, dim: int, shape: tuple[int, ...]) -> Array:
+    """The same as positions in a flat array of `shape`."""
+    total, step = index * math.prod(shape[dim + 1 :]), 1
+    for axis in reversed(range(len(shape))):
+        if axis != dim and index.shape[axis] > 1:
+            total += (np.arange(index.shape[axis]) * step).reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        step *= shape[axis]
+    return total
 
 
 # --- tables ---
@@ -141,9 +175,21 @@ def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
     """Sorted by row, the vectors of one row lie together and one reduceat adds them up; np.add.at would
     take five times as long."""
     out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    _add_rows(out, index, vectors)
+    return out
+
+
+def _add_rows(out: Array, index: Array, vectors: Array) -> None:
     if index.size:
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        out[ordered[starts]] = np.add.reduceat(vectors[order], starts, axis=0)
-    return out
+        turn = np.arange(len(index)) - np.repeat(starts, np.diff(starts, append=len(index)))
+        for i in range(min(int(turn.max()) + 1, _TURNS)):  # quicker than reduceat, whose segments are short
+            chosen = order[turn == i]
+            out[index[chosen]] += vectors[chosen]
+        late = turn >= _TURNS
+        if late.any():
+            ordered, order = ordered[late], order[late]
+            starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+            out[ordered[starts]] += np.add.reduceat(vectors[order], starts, axis=0)

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.softmaxes import log_softmax
+from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.softmaxes import LEAST, SAFE, log_softmax
+from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["cross_entropy", "one_hot"]
 
@@ -15,7 +17,16 @@ Array = Any
 
 def cross_entropy(x: Array, target: Array) -> Array:
     """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
-    return -log_softmax(x, 1)[np.arange(len(target)), target]
+    out = np.empty(len(target), x.dtype)
+    for part in rows(*x.shape):
+        scores, classes = x[part], target[part]
+        total = row_sums(np.exp(scores))[:, 0]
+        if x.dtype != np.float16 and total.min() > LEAST and total.max() < SAFE:  # without the rows' maxima
+            np.log(total, out=total)
+            np.subtract(total, scores[np.arange(len(classes)), classes], out=out[part])
+        else:
+            out[part] = -log_softmax(scores, 1)[np.arange(len(classes)), classes]
+    return out
 
 
 def one_hot(target: Array, num_classes: int) -> Array:

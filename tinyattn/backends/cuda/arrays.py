@@ -40,8 +40,8 @@ def quiet() -> Any:
 
 # --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
 
-clamp, square, rsqrt, relu, sigmoid = cpu.clamp, cpu.square, cpu.rsqrt, cpu.relu, cpu.sigmoid
-sum, mean, var, prod, cumsum = cpu.sum, cpu.mean, cpu.var, cpu.prod, cpu.cumsum
+square, rsqrt = cpu.square, cpu.rsqrt
+sum, mean, var, cumsum = cpu.sum, cpu.mean, cpu.var, cpu.cumsum
 amax, amin, argmax, argmin = cpu.amax, cpu.amin, cpu.argmax, cpu.argmin
 permute, reshape = cpu.permute, cpu.reshape
 
@@ -62,6 +62,25 @@ def cast(x: Array, dtype: Any) -> Array:
 
 def where(condition: Array, a: Array, b: Array) -> Array:
     return cp.where(condition, a, b)
+
+
+def clamp(x: Array, min: Array = None, max: Array = None) -> Array:
+    x = x if min is None else cp.maximum(x, min)
+    return x if max is None else cp.minimum(x, max)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)"""
+    return cp.maximum(x, 0)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e ** -x)"""
+    return cp.reciprocal(cp.exp(-x) + 1)
+
+
+def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return x.prod(dim, keepdims=keepdim, dtype=x.dtype if x.dtype.kind == "f" else np.int64)
 
 
 def sign(x: Array) -> Array:

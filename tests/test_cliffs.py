@@ -1,0 +1,166 @@
+"""Kernels that replaced slow ones: the same values as their definitions, at sizes that reach their fast paths."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn.backends import cpu
+from tinyattn.backends.cpu.choices import select
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from bench import cases
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1001])
+@pytest.mark.parametrize("zeros", [0, 1, 2])
+def test_prod_gradients_with_zeros_equal_torch(size, zeros):
+    x = 1 + RANDOM.normal(size=(3, size)) * 0.03
+    x[:, : min(zeros, size)] = 0
+    ours, theirs = ta.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    (a,) = ta.grad(ta.prod(ours, 1).sum(), ours, create_graph=True)
+    (b,) = torch.autograd.grad(torch.prod(theirs, 1).sum(), theirs, create_graph=True)
+    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-12)
+    if size > 1:
+        (a,), (b,) = ta.grad((a * a).sum(), ours), torch.autograd.grad((b * b).sum(), theirs)
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-11, atol=1e-12)
+
+
+def test_prod_gradient_with_a_zero_takes_linear_memory():
+    x = ta.ones(16000)
+    x[7] = 0
+    out = x.requires_grad_().prod()
+    tracemalloc.start()
+    ta.grad(out, x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # 64 KB an array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floor_division_equals_numpy_exactly(dtype):
+    b = np.concatenate([RANDOM.normal(size=9000), RANDOM.integers(1, 50, 9000) / 10]).astype(dtype)
+    a = np.concatenate([RANDOM.normal(size=9000) * 100, b[9000:] * RANDOM.integers(-99, 99, 9000)]).astype(dtype)
+    special = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-300, 1e30]
+    pairs = np.array(list(itertools.product(special, special)), dtype)
+    a, b = np.concatenate([a, pairs[:, 0]]), np.concatenate([b, pairs[:, 1]])
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(cpu.floor_divide(a, b), np.floor_divide(a, b))
+        np.testing.assert_array_equal(cpu.floor_divide(a, 0.1), np.floor_divide(a, 0.1))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool"])
+def test_select_equals_where_for_every_operand(dtype):
+    mask = RANDOM.random((80, 90)) < 0.4
+    a, b = ((RANDOM.normal(size=s) * 9).astype(dtype) for s in ((80, 90), (90,)))
+    operands = [
+        a,
+        b,
+        a[:, ::-1],
+        a.T.copy().T,
+        np.asarray(a[0, 0]),
+        0,
+        *([0.0, -0.0, np.nan] if a.dtype.kind == "f" else []),
+    ]
+    for x, y in itertools.product(operands, operands):
+        for condition in (mask, np.asfortranarray(mask), mask[:, :1] | mask):
+            found, true = select(condition, x, y), np.where(condition, x, y)
+            assert found.dtype == true.dtype
+            np.testing.assert_array_equal(found, true)
+            if true.dtype.kind == "f":
+                np.testing.assert_array_equal(np.signbit(found), np.signbit(true))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+@pytest.mark.parametrize("limit", [100, 2**40, 2**62])
+def test_integer_matmul_is_exact_or_wraps_as_before(dtype, limit):
+    limit = min(limit, np.iinfo(dtype).max)
+    a, b = (RANDOM.integers(-limit if dtype[0] == "i" else 0, limit, (40, 40)).astype(dtype) for _ in range(2))
+    np.testing.assert_array_equal(cpu.matmul(a, b), np.matmul(a, b))
+
+
+@pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
+def test_pad_modes_name_the_same_elements_as_their_formulas(mode):
+    place = {
+        "reflect": lambda i, n: n - 1 - abs(n - 1 - abs(i)),
+        "replicate": lambda i, n: min(max(i, 0), n - 1),
+        "circular": lambda i, n: i % n,
+    }[mode]
+    for n, before, after in itertools.product(range(1, 5), range(-4, 5), range(-4, 5)):
+        lost = [max(-before, 0), max(-after, 0)] if mode == "circular" else [0, 0]  # does not come round again
+        inside = n - sum(lost)
+        grown = [max(before, 0), max(after, 0)] if mode == "circular" else [before, after]
+        if before + after < -n or inside < 1 or max(before, after) > (n - 1 if mode == "reflect" else inside):
+            continue
+        expected = [lost[0] + place(i, inside) for i in range(-grown[0], inside + grown[1])]
+        found = ta.pad(ta.arange(n), (before, after), mode=mode)
+        assert found.tolist() == expected, (n, before, after)
+
+
+@pytest.mark.parametrize("shape", [(50, 30), (50, 1), (50,)])
+@pytest.mark.parametrize("high", [1, 3, 50])  # one row many times, too
+def test_index_gradients_count_repeated_rows(shape, high):
+    index = RANDOM.integers(-high, high, 60)
+    x = ta.zeros(shape, dtype="float64").requires_grad_()
+    g = RANDOM.normal(size=(60, *shape[1:]))
+    expected = np.zeros(shape)
+    np.add.at(expected, index, g)
+    (found,) = ta.grad(x[index], x, ta.tensor(g))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+def test_index_gradients_of_large_tables_equal_small_ones():
+    x = ta.zeros(40, 30, 20, dtype="float64").requires_grad_()
+    for index in [([1, -1, 1],), (slice(None), [2, 2]), ([0, 5], slice(1, 9, 2), [3, -3]), (..., [4, 4, -1])]:
+        out = x[tuple(np.array(i) if isinstance(i, list) else i for i in index)]
+        g = RANDOM.normal(size=out.shape)
+        expected = np.zeros(x.shape)
+        np.add.at(expected, index, g)
+        np.testing.assert_allclose(ta.grad(out, x, ta.tensor(g))[0].numpy(), expected, atol=1e-12)
+
+
+def test_einsum_of_one_operand_is_a_view():
+    x = ta.randn(3, 4)
+    assert np.shares_memory(ta.einsum("ij->ji", x).numpy(), x.numpy())
+    np.testing.assert_allclose(ta.einsum("ij->", x).item(), x.numpy().sum(), rtol=1e-5)
+
+
+def test_gelu_in_float32_is_within_its_last_places():
+    x = np.concatenate([np.linspace(-9, 9, 90001), [-1e30, -50, 50, 1e30]]).astype("float32")
+    true = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x.astype("float64")])
+    found = F.gelu(ta.tensor(x)).numpy()
+    assert np.abs(found - true)[x < 0].max() < 0.8 * 2**-24
+    assert (np.abs(found - true) / np.spacing(np.maximum(true, 1e-9).astype("float32")))[x > 0].max() < 2.2
+
+
+@pytest.mark.parametrize("name", ["erf", "sigmoid", "sign", "relu"])
+def test_blockwise_kernels_take_any_layout(name):
+    x = RANDOM.normal(size=(300, 500)).astype("float32")
+    x[0, 0] = np.nan
+    expected = getattr(cpu, name)(x)
+    for other in (np.asfortranarray(x), np.repeat(x, 2, 1)[:, ::2], x[::-1][::-1], x[:, ::-1].copy()[:, ::-1]):
+        np.testing.assert_array_equal(getattr(cpu, name)(other), expected)
+    cube = RANDOM.normal(size=(50, 60, 70)).astype("float32").transpose(1, 2, 0)
+    np.testing.assert_array_equal(getattr(cpu, name)(cube), getattr(cpu, name)(np.ascontiguousarray(cube)))
+
+
+def test_every_case_of_the_table_can_be_read():
+    found = cases.cases()
+    assert len(found) > 120 and len(set(found)) == len(found)
+    task = cases.run(
+        torch, torch.nn.functional, torch.autograd.grad, {"expression": "x * y", "inputs": "x 3; y 3", "backward": True}
+    )
+    out, dx, dy = task()
+    assert out.shape == dx.shape == dy.shape == (3,)
