@@ -19,11 +19,11 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_450,
-    "ops/": 3_725,
+    "ops/": 3_735,
     "tensors.py": 400,
     "autograd/": 530,
-    "backends/cpu/": 1_160,
-    "backends/cuda/": 2_610,
+    "backends/cpu/": 1_380,
+    "backends/cuda/": 2_660,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_680,
     TOP: 480,
 }
-TOTAL = 25_560  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 25_780  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_850, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows as blocks_of
+from tinyattn.backends.cpu.sums import total
 from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = Any
-_FEW = 64  # rows of a table for which the product is quicker, by up to ten times
+_FEW = 64  # rows of a table for which the product is quicker, by up to ten times; vectors added in their own dtype
 
 
 def check_indices(name: str, index: Array, size: int, what: str = "index", least: int = 0) -> None:
@@ -78,10 +79,12 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
     if not any(isinstance(p, np.ndarray) and p.dtype != bool for p in parts):
         buffer[index] += values  # slices, integers and masks name every position once
         return
-    # np.add.at is fast only on one axis, so count positions in the flattened buffer
+    # NumPy is fast only on one axis, so count positions in the flattened buffer
     positions = np.arange(buffer.size).reshape(buffer.shape)[index]
     values = np.broadcast_to(values, positions.shape)
-    if buffer.flags.c_contiguous:
+    if buffer.dtype in (np.float16, np.float32):  # in float64: a position may occur often
+        buffer += np.bincount(positions.reshape(-1), values.reshape(-1), buffer.size).reshape(buffer.shape)
+    elif buffer.flags.c_contiguous:
         np.add.at(buffer.reshape(-1), positions.reshape(-1), np.ascontiguousarray(values).reshape(-1))
     else:
         np.add.at(buffer, index, values)
@@ -98,7 +101,7 @@ def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Ar
     if out.ndim:
         index_add(out, _along(index, dim), values)
     else:
-        out += values.sum()
+        out += total(values, None).reshape(())
     return out
 
 
@@ -131,19 +134,27 @@ def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | Non
 def _by_product(vectors: Array, index: Array, rows: int) -> Array:
     """For a small table: a product with a matrix that has a one where a vector belongs to a row, else zeros.
     None where 0 x infinity would spoil rows that never met it."""
-    out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    out = np.zeros((rows, vectors.shape[1]))
     for part in blocks_of(len(index), max(out.shape)):
-        out += (np.arange(rows)[:, None] == index[part]).astype(out.dtype) @ vectors[part]
-    return out if np.isfinite(out).all() else None
+        out += (np.arange(rows)[:, None] == index[part]).astype(vectors.dtype) @ vectors[part]
+    return out.astype(vectors.dtype, copy=False) if np.isfinite(out).all() else None
 
 
 def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
     """Sorted by row, the vectors of one row lie together and one reduceat adds them up; np.add.at would
-    take five times as long."""
+    take five times as long. More than _FEW are added in parts, and these in float64."""
     out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
     if index.size:
         order = np.argsort(index, kind="stable")
         ordered = index[order]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        out[ordered[starts]] = np.add.reduceat(vectors[order], starts, axis=0)
+        begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+        starts = np.flatnonzero(begins)
+        cuts = starts
+        if len(index) > _FEW:
+            begins[::_FEW] = True
+            cuts = np.flatnonzero(begins)
+        sums = np.add.reduceat(vectors[order], cuts, axis=0)
+        if len(cuts) > len(starts):
+            sums = np.add.reduceat(sums.astype(np.float64), np.searchsorted(cuts, starts), axis=0)
+        out[ordered[starts]] = sums
     return out
