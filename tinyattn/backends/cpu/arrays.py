@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.error_function import erf
-from tinyattn.backends.cpu.sums import Dim, axes_of, count, has_short_rows, running, total, variance
+from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
@@ -180,6 +180,9 @@ def nonzero(x: Array) -> tuple[Array, ...]:
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
+    plain = x.dtype in (np.float32, np.float64) and x.flags.c_contiguous and x.size
+    if plain and ahead and len(shape) == 1 and x.shape[ahead:] == shape:
+        return column_sums(x.reshape(-1, shape[0])).astype(x.dtype)  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
     return sum(x, (*range(ahead), *stretched)).astype(x.dtype, copy=False).reshape(shape)
 

@@ -17,10 +17,10 @@ import numpy as np
 Array = Any
 Dim = int | tuple[int, ...] | None
 _SHORT, _MANY = 256, 64
-_FEW = 1024  # elements so few that NumPy adds them fast enough
+_FEW, _FEW_WIDE = 1024, 64  # elements so few that NumPy adds them in float64: float32, and float64 itself
 _CHAIN = 128  # additions one after the other in float32; then float64 goes on
 _LONG = 2048  # elements of a row; the processor adds at least 16 of them side by side
-_WIDE = 1024  # elements beside each other for which a product is fast
+_NARROW, _WIDE = 64, 1024  # elements beside each other for which a product is slow, and fast
 _PIECE = 1 << 16  # elements of an array that is copied piece by piece: in float64, half of a second-level cache
 _SCAN = 16  # running sums in one product
 
@@ -46,9 +46,12 @@ def count(x: Array, dim: Dim) -> int:
     return math.prod(x.shape[d] for d in axes_of(x, dim))
 
 
-def total(x: Array, dim: Dim) -> Array:
-    """The sum of floating-point numbers over `dim`, in float64; the axes stay, with size 1."""
-    if x.size <= _FEW:
+def total(x: Array, dim: Dim, few: int | None = None) -> Array:
+    """The sum of floating-point numbers over `dim`, in float64; the axes stay, with size 1.
+
+    few: so many elements may be added one after the other in float64.
+    """
+    if x.size <= (few or _few(x)):
         return np.add.reduce(x, dim, np.float64, keepdims=True)
     axes = axes_of(x, dim)
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
@@ -64,6 +67,10 @@ def total(x: Array, dim: Dim) -> Array:
             out[place] += _dense(np.ascontiguousarray(y[part], np.result_type(y, np.float32)), added)
     out = out.transpose(np.argsort(order))
     return out * factor if repeats else out
+
+
+def _few(x: Array) -> int:
+    return _FEW_WIDE if x.dtype == np.float64 else _FEW
 
 
 def variance(x: Array, dim: Dim, correction: float) -> Array:
@@ -92,7 +99,7 @@ def _moments(x: Array, mean: Array, axes: tuple[int, ...]) -> tuple[Array, Array
     """The sums of x - mean and of its square."""
     z = x.astype(np.float64)
     z -= mean
-    return total(z, axes), total(np.square(z, out=z), axes)
+    return total(z, axes, _few(x)), total(np.square(z, out=z), axes, _few(x))
 
 
 def _in_memory_order(x: Array, axes: tuple[int, ...]) -> tuple[list[int], Array, tuple[int, ...]]:
@@ -145,8 +152,8 @@ def _middle(x: Array) -> Array:
         if outer > _MANY and n * inner < _SHORT:  # many products, each too small to be worth a call
             return _rows(np.ascontiguousarray(x.swapaxes(1, 2)).reshape(-1, n)).reshape(outer, inner)
         return np.matmul(_ones(n, x.dtype), x).astype(np.float64, copy=False)
-    side = min(_WIDE // inner, n // _CHAIN)
-    if side > 1:  # narrow: several rows beside each other
+    side = min(_WIDE // inner, n // _CHAIN) if inner < _NARROW else 1
+    if side > 1:  # several rows beside each other
         cut = n // side * side
         wide = _middle(x[:, :cut].reshape(outer, -1, side * inner))
         out = _middle(wide.reshape(outer, side, inner))
@@ -174,8 +181,7 @@ def _rows(x: Array) -> Array:
 def running(x: Array, dim: int) -> Array:
     """Sums of all elements up to each along `dim`: in stretches by a product with a triangle, then in float64."""
     outer, n, inner = math.prod(x.shape[:dim]), x.shape[dim], math.prod(x.shape[dim + 1 :])
-    chain = _FEW if x.dtype == np.float32 else 4 * _SCAN  # in float64, float32 can be added for longer
-    if x.dtype not in (np.float32, np.float64) or (x.size <= _FEW and n <= chain):
+    if x.dtype not in (np.float32, np.float64) or (x.size <= _FEW and n <= _few(x)):
         return _running_in_float64(x, dim)
     if 1 < inner < 2 * _SCAN:  # products of narrow matrices are slow
         return np.ascontiguousarray(np.moveaxis(running(np.moveaxis(x, dim, -1), x.ndim - 1), -1, dim))
