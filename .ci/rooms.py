@@ -22,8 +22,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 4_080,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_440,
-    "backends/cuda/": 2_610,
+    "backends/cpu/": 1_680,
+    "backends/cuda/": 2_650,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_510,
     TOP: 600,
 }
-TOTAL = 26_350  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 26_660  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -65,7 +65,7 @@ def silu(xp: Any, x: Any) -> Any:
 
 _softplus = Operation(
     lambda xp, x, *, beta, threshold: xp.where(
-        x * beta > threshold, x, xp.log1p(xp.exp(xp.clamp(x * beta, max=threshold))) / beta
+        x * beta > threshold, x, (xp.maximum(x * beta, 0.0) + xp.log1p(xp.exp(-xp.abs(x * beta)))) / beta
     ),
     name="softplus",
     traits="maps saturates",

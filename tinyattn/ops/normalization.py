@@ -9,11 +9,12 @@ from typing import Any
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.reductions import deviations
 
 
 def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ...], eps: float) -> Any:
     dim = tuple(range(-len(shape), 0))
-    centred = x - xp.mean(x, dim, keepdim=True)
+    centred = deviations(xp, x, dim)
     out = centred * xp.rsqrt(xp.mean(centred * centred, dim, keepdim=True) + eps)
     out = out if weight is None else out * weight
     return out if bias is None else out + bias

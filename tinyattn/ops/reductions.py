@@ -69,10 +69,16 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return _mean(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
+def deviations(xp: Any, x: Any, dim: tuple[int, ...]) -> Any:
+    """Return x - mean(x). The second step takes away how far the rounded mean is off: of equal numbers it leaves 0."""
+    rough = x - xp.mean(x, dim, keepdim=True)
+    return rough - xp.mean(rough, dim, keepdim=True)
+
+
 def _var_rule(xp: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
     left = count(x.shape, dim) - correction  # below 0 too, as PyTorch has it
     scale = 2 / left if left else math.nan
-    return restore(xp, g, x.shape, dim) * (x - xp.mean(x, dim, keepdim=True)) * scale
+    return restore(xp, g, x.shape, dim) * deviations(xp, x, dim) * scale
 
 
 @operation(x=_var_rule)
@@ -81,13 +87,13 @@ def _var(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
 
 
 def _std_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any, correction: float) -> Any:
-    half = xp.where(out == 0, 0.0, g / (out * 2))  # the spread of a constant has no slope
+    half = xp.where(out == 0, 0.0, g * 0.5 / out)  # the spread of a constant has no slope
     return _var_rule(xp, half, x, dim, correction)
 
 
 @operation(x=_std_rule)
 def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
-    return xp.sqrt(xp.var(x, dim, correction, keepdim))
+    return xp.std(x, dim, correction, keepdim)
 
 
 def _spread_options(

@@ -9,10 +9,11 @@ import numpy as np
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.choices import select as where
 from tinyattn.backends.cpu.error_function import erf
 from tinyattn.backends.cpu.halves import narrow, widen
-from tinyattn.backends.cpu.sums import column_sums, has_short_rows, row_sums
+from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
     "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
@@ -20,12 +21,12 @@ __all__ = [
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
     "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
     "quiet", "reciprocal", "remainder", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack",
-    "stream", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where", "zeros",
+    "std", "stream", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where", "zeros",
     "zeros_like",
 ]  # fmt: skip
 
 Array = Any
-Dim = int | tuple[int, ...] | None
+_FOLDED = 16  # columns, at most, that are compared one after the other
 
 
 def quiet() -> Any:
@@ -155,37 +156,50 @@ def to_host(x: Array) -> Array:
 
 
 def _total(x: Array) -> Any:
-    return x.dtype if x.dtype.kind == "f" else np.dtype(np.int64)  # NumPy would count uint8 in uint64
+    return x.dtype if x.dtype.kind == "f" else np.int64
 
 
 def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    if has_short_rows(x, dim):
-        return row_sums(x) if keepdim else row_sums(x)[..., 0]
-    return x.sum(dim, keepdims=keepdim, dtype=_total(x))
+    if x.dtype.kind != "f":
+        return np.sum(x, axis=dim, keepdims=keepdim, dtype=np.int64)  # NumPy would count uint8 in uint64
+    return _of_dtype(total(x, dim), x, dim, keepdim)
 
 
 def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    axes = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    count = 1
-    for d in axes:
-        count *= x.shape[d]
-    # NumPy's own mean warns about empty arrays and divides by a float64 count
-    return np.true_divide(sum(x, dim, keepdim), float(count), dtype=x.dtype)
+    return _of_dtype(total(x, dim) / float(count(x, dim)), x, dim, keepdim)
 
 
 def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
-    centred = x - mean(x, dim, keepdim=True)
-    total = sum(np.square(centred), dim, keepdim)
-    left = max(x.size // max(total.size, 1) - correction, 0) if x.size else 0
-    return np.true_divide(total, float(left), dtype=x.dtype)
+    return _of_dtype(variance(x, dim, correction), x, dim, keepdim)
+
+
+def std(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
+    return _of_dtype(np.sqrt(variance(x, dim, correction)), x, dim, keepdim)
+
+
+def _of_dtype(wide: Array, x: Array, dim: Dim, keepdim: bool) -> Array:
+    """A reduction of `x` over `dim` in float64, rounded to its dtype."""
+    return wide.astype(x.dtype) if keepdim else wide.squeeze(axes_of(x, dim)).astype(x.dtype)
 
 
 def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return x.max(dim, keepdims=keepdim)
+    return _extreme(np.maximum, x, dim, keepdim)
 
 
 def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return x.min(dim, keepdims=keepdim)
+    return _extreme(np.minimum, x, dim, keepdim)
+
+
+def _extreme(larger: Any, x: Array, dim: Dim, keepdim: bool) -> Array:
+    if not has_short_rows(x, dim, longest=_FOLDED):
+        return (x.max if larger is np.maximum else x.min)(dim, keepdims=keepdim)
+    out = np.empty((*x.shape[:-1], 1), x.dtype)
+    xs, ys = x.reshape(-1, x.shape[-1]), out.reshape(-1)
+    for part in rows(*xs.shape):  # column by column, since NumPy starts anew for each row
+        y = larger(xs[part, 0], xs[part, 1], out=ys[part])
+        for column in range(2, x.shape[-1]):
+            larger(y, xs[part, column], out=y)
+    return out if keepdim else out[..., 0]
 
 
 def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
@@ -198,7 +212,7 @@ def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 
 
 def cumsum(x: Array, dim: int) -> Array:
-    return x.cumsum(dim, dtype=x.dtype) if x.ndim else x.copy()
+    return running(x, dim) if x.ndim and x.dtype.kind == "f" else np.cumsum(x, axis=dim, dtype=x.dtype)
 
 
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
@@ -225,10 +239,11 @@ def nonzero(x: Array) -> tuple[Array, ...]:
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
-    if ahead and x.shape[ahead:] == shape and x.dtype.kind == "f" and len(shape) == 1 and x.size:
-        return column_sums(x.reshape(-1, shape[0]))  # the gradient of a bias
+    plain = x.dtype in (np.float32, np.float64) and x.flags.c_contiguous and x.size
+    if plain and ahead and len(shape) == 1 and x.shape[ahead:] == shape:
+        return column_sums(x.reshape(-1, shape[0])).astype(x.dtype)  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
-    return np.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
+    return sum(x, (*range(ahead), *stretched)).astype(x.dtype, copy=False).reshape(shape)
 
 
 # --- shapes ---

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows as blocks_of
+from tinyattn.backends.cpu.sums import total
 from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
@@ -17,7 +18,7 @@ __all__ = [
 
 Array = Any
 _TURNS = 8  # vectors of one row that are added one by one
-_FEW = 64  # rows of a table for which the product is quicker, by up to ten times
+_FEW = 64  # rows of a table for which the product is quicker, by up to ten times; vectors added in their own dtype
 
 
 def check_indices(name: str, index: Array, size: int, what: str = "index", least: int = 0) -> None:
@@ -90,8 +91,16 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
         _add_rows(buffer.reshape(-1, width), np.where(first < 0, first + len(buffer), first), values)
         return
     # np.add.at is fast only on one axis, so count positions in the flattened buffer
-    positions = _positions(buffer.shape, index, values)
-    np.add.at(buffer.reshape(-1), positions.reshape(-1), np.broadcast_to(values, positions.shape).reshape(-1))
+    _add_at(buffer, _positions(buffer.shape, index, values), values)
+
+
+def _add_at(buffer: Array, positions: Array, values: Array) -> None:
+    """Add `values` at `positions` of the flattened buffer; in float64 if many may come to one position."""
+    values = np.broadcast_to(values, positions.shape).reshape(-1)
+    if buffer.dtype == np.float32 and values.size > _FEW:
+        buffer += np.bincount(positions.reshape(-1), values, buffer.size).reshape(buffer.shape)
+    else:
+        np.add.at(buffer.reshape(-1), positions.reshape(-1), values)
 
 
 def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
@@ -119,10 +128,9 @@ def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Ar
     """Zeros of `shape` with `values` added where `gather` would have read them."""
     out = np.zeros(shape, values.dtype)
     if out.ndim:
-        positions = _flat(index, dim, shape)
-        np.add.at(out.reshape(-1), positions.reshape(-1), np.broadcast_to(values, index.shape).reshape(-1))
+        _add_at(out, _flat(index, dim, shape), values)
     else:
-        out += values.sum()
+        out += total(values, None).reshape(())
     return out
 
 
@@ -165,15 +173,15 @@ def embedding_gradient(g: Array, index: Array, rows: int, padding_idx: int | Non
 def _by_product(vectors: Array, index: Array, rows: int) -> Array:
     """For a small table: a product with a matrix that has a one where a vector belongs to a row, else zeros.
     None where 0 x infinity would spoil rows that never met it."""
-    out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
+    out = np.zeros((rows, vectors.shape[1]))
     for part in blocks_of(len(index), max(out.shape)):
-        out += (np.arange(rows)[:, None] == index[part]).astype(out.dtype) @ vectors[part]
-    return out if np.isfinite(out).all() else None
+        out += (np.arange(rows)[:, None] == index[part]).astype(vectors.dtype) @ vectors[part]
+    return out.astype(vectors.dtype, copy=False) if np.isfinite(out).all() else None
 
 
 def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
     """Sorted by row, the vectors of one row lie together and one reduceat adds them up; np.add.at would
-    take five times as long."""
+    take five times as long. More than _FEW are added in parts, and these in float64."""
     out = np.zeros((rows, vectors.shape[1]), vectors.dtype)
     _add_rows(out, index, vectors)
     return out
@@ -191,5 +199,12 @@ def _add_rows(out: Array, index: Array, vectors: Array) -> None:
         late = turn >= _TURNS
         if late.any():
             ordered, order = ordered[late], order[late]
-            starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-            out[ordered[starts]] += np.add.reduceat(vectors[order], starts, axis=0)
+            begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+            starts = cuts = np.flatnonzero(begins)
+            if len(ordered) > _FEW:
+                begins[::_FEW] = True
+                cuts = np.flatnonzero(begins)
+            sums = np.add.reduceat(vectors[order], cuts, axis=0)
+            if len(cuts) > len(starts):
+                sums = np.add.reduceat(sums.astype(np.float64), np.searchsorted(cuts, starts), axis=0)
+            out[ordered[starts]] += sums

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyattn.backends.cpu.activations import gelu, gelu_writing_slope
 from tinyattn.backends.cpu.blocks import rows
-from tinyattn.backends.cpu.sums import column_sums, row_means
+from tinyattn.backends.cpu.sums import column_sums, row_dots, row_means
 
 __all__ = ["layer_norm", "layer_norm_backward", "linear", "linear_gelu", "linear_gelu_and_slope"]
 
@@ -48,7 +48,11 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
     for part in rows(len(xs), width):
         h, r, y = normal[part], rstd[part], out[part]
         np.subtract(xs[part], row_means(xs[part]), out=h)
-        np.vecdot(h, h, out=r)  # width times the variance
+        r[...] = row_dots(h, h)  # width times the variance
+        rest = row_means(h)  # a rounding error of the mean, which is all there is of a constant row
+        if np.any(rest[:, 0] ** 2 * width > r * (8 * np.finfo(x.dtype).eps) ** 2):
+            h -= rest
+            r[...] = row_dots(h, h)
         r += width * eps
         np.sqrt(r, out=r)
         np.divide(math.sqrt(width), r, out=r)
@@ -72,13 +76,12 @@ def layer_norm_backward(
     width = math.prod(shape)
     gs = g.reshape(-1, width)
     dx = np.empty_like(gs) if needed[0] else None
-    dweight, dbias = (np.zeros(width, g.dtype) if n else None for n in needed[1:])
+    dweight, dbias = (np.zeros(width) if n else None for n in needed[1:])
     for part in rows(len(gs), width):
         u, n = gs[part], normal[part]
         if dx is not None:
             h = u.copy() if weight is None else u * weight.reshape(-1)
-            along = np.vecdot(h, n)
-            along /= -width
+            along = (row_dots(h, n) / -width).astype(g.dtype, copy=False)
             h -= row_means(h)
             h += np.multiply(n, along[:, None], out=dx[part])
             np.multiply(h, rstd[part][:, None], out=dx[part])
@@ -86,4 +89,5 @@ def layer_norm_backward(
             dweight += column_sums(u * n)
         if dbias is not None:
             dbias += column_sums(u)
-    return tuple(d if d is None else d.reshape(s) for d, s in ((dx, g.shape), (dweight, shape), (dbias, shape)))
+    found = ((dx, g.shape), (dweight, shape), (dbias, shape))
+    return tuple(d if d is None else d.astype(g.dtype, copy=False).reshape(s) for d, s in found)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinyattn.backends.cpu.blocks import stretches
 from tinyattn.backends.cpu.halves import widen
+from tinyattn.backends.cpu.sums import row_dots, total
 
 __all__ = [
     "adam_step",
@@ -171,20 +172,20 @@ def total_norm(arrays: Sequence[Array], norm_type: float) -> Array:
     arrays = [widen(array) for array in arrays]
     dtype = np.result_type(*arrays) if arrays else np.dtype(np.float32)
     norms = [_norm(array.reshape(-1), norm_type) for array in arrays if array.size]
-    total = _norm(np.asarray(norms, dtype=dtype), norm_type) if norms else 0.0
-    return np.asarray(total, dtype=dtype)
+    norm = _norm(np.asarray(norms, dtype=np.float64), norm_type) if norms else 0.0
+    return np.asarray(norm, dtype=dtype)
 
 
 def _norm(x: Array, p: float) -> Any:
     """(sum |x|^p)^(1/p) of a vector that is not empty; limit at p = +-inf, count at p = 0."""
     if p == 2.0:
-        return np.sqrt(np.dot(x, x))
+        return np.sqrt(row_dots(x[None], x[None])[0])
     if p == 0.0:
         return np.count_nonzero(x)
     size = np.abs(x)
     if math.isinf(p):
         return size.max() if p > 0 else size.min()
-    return np.sum(size if p == 1.0 else size**p) ** (1.0 / p)
+    return total(size if p == 1.0 else size**p, None)[0] ** (1.0 / p)
 
 
 @np.errstate(all="ignore")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.cpu import arrays
 from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
@@ -24,7 +25,7 @@ def softmax(x: Array, dim: int) -> Array:
         return _softmax_of_rows(x)
     out = np.asarray(x - _top(x, dim))
     np.exp(out, out=out)
-    out /= np.sum(out, axis=dim, keepdims=True) if out.ndim else out.copy()
+    out /= arrays.sum(out, dim, keepdim=True) if out.ndim else out.copy()
     return out
 
 
@@ -44,7 +45,7 @@ def _softmax_of_rows(x: Array) -> Array:
 def log_softmax(x: Array, dim: int) -> Array:
     shifted = np.asarray(x - _top(x, dim))
     exponents = np.exp(shifted)
-    shifted -= np.log(np.sum(exponents, axis=dim, keepdims=True)) if shifted.ndim else 0
+    shifted -= np.log(arrays.sum(exponents, dim, keepdim=True)) if shifted.ndim else 0
     return shifted
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 from typing import Any
 
 import cupy as cp
@@ -25,8 +26,8 @@ __all__ = [
     "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
     "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
     "quiet", "reciprocal", "relu", "remainder", "reshape", "roll", "rsqrt", "shift", "sigmoid", "sign", "sin", "sqrt",
-    "square", "stack", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where",
-    "zeros", "zeros_like",
+    "square", "stack", "std", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like",
+    "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -41,7 +42,6 @@ def quiet() -> Any:
 # --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
 
 square, rsqrt = cpu.square, cpu.rsqrt
-sum, mean, var, cumsum = cpu.sum, cpu.mean, cpu.var, cpu.cumsum
 amax, amin, argmax, argmin = cpu.amax, cpu.amin, cpu.argmax, cpu.argmin
 permute, reshape = cpu.permute, cpu.reshape
 
@@ -153,6 +153,62 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
 # --- reductions ---
 
 
+def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    if x.dtype.kind != "f":
+        return cp.sum(x, axis=dim, keepdims=keepdim, dtype=np.int64)
+    return _of_dtype(_wide_sum(x, dim), x, dim, keepdim)
+
+
+def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return _of_dtype(_wide_sum(x, dim) / _added(x, dim), x, dim, keepdim)
+
+
+def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
+    return _of_dtype(_variance(x, dim, correction), x, dim, keepdim)
+
+
+def std(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
+    return _of_dtype(cp.sqrt(_variance(x, dim, correction)), x, dim, keepdim)
+
+
+def _variance(x: Array, dim: Dim, correction: float) -> Array:
+    """As backends/cpu/sums.py: deviations from the rounded mean, in float64, and their own sum as a correction."""
+    n = _added(x, dim)
+    z = cp.subtract(x, mean(x, dim, keepdim=True), dtype=np.float64)
+    sums, squares = _wide_sum(z, dim), _wide_sum(cp.square(z), dim)
+    return cp.maximum(squares - sums * sums / n, 0) / max(n - correction, 0.0)
+
+
+def _wide_sum(x: Array, dim: Dim) -> Array:
+    """The sum in float64; the axes stay, with size 1.
+
+    CUB adds trailing axes as a tree. Along other axes one thread adds a long chain, in float64.
+    """
+    axes = _axes(x, dim)
+    tree = x.flags.c_contiguous and axes == tuple(range(x.ndim - len(axes), x.ndim))
+    return cp.sum(x, axis=axes, keepdims=True, dtype=x.dtype if tree else np.float64).astype(np.float64)
+
+
+def _axes(x: Array, dim: Dim) -> tuple[int, ...]:
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    return tuple(sorted(d % x.ndim for d in dims if x.ndim))
+
+
+def _added(x: Array, dim: Dim) -> float:
+    """How many elements are added up for each that is left."""
+    return float(math.prod(x.shape[d] for d in _axes(x, dim)))
+
+
+def _of_dtype(wide: Array, x: Array, dim: Dim, keepdim: bool) -> Array:
+    """A reduction of `x` over `dim` in float64, rounded to its dtype."""
+    out = wide.astype(x.dtype)
+    return out if keepdim else cp.squeeze(out, axis=_axes(x, dim))
+
+
+def cumsum(x: Array, dim: int) -> Array:
+    return x.cumsum(dim, dtype=x.dtype) if x.ndim else x.copy()
+
+
 def any(x: Array) -> bool:
     """Whether an element is true; synchronises the GPU."""
     refuse_in_capture("the processor asks whether an element is true")
@@ -176,7 +232,7 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     if ahead and x.shape[ahead:] == shape and len(shape) == 1 and x.dtype in (np.float32, np.float64) and x.size:
         return column_sums(contiguous(x).reshape(-1, shape[0]))  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
-    return cp.sum(x, axis=(*range(ahead), *stretched), keepdims=True).reshape(shape)
+    return sum(x, (*range(ahead), *stretched)).astype(x.dtype, copy=False).reshape(shape)
 
 
 # --- shapes ---

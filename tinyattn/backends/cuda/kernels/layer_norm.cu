@@ -11,6 +11,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) layer_norm_forward(
     real mean = 0, squares = 0;
     each_column(team, wide, [&](int i, int column) { mean += row.at(i, column); });
     mean = team_sum(team, mean) / width;
+    // what rounding has left of it: all there is of a constant row
+    real rest = 0;
+    each_column(team, wide, [&](int i, int column) { rest += row.at(i, column) - mean; });
+    mean += team_sum(team, rest) / width;
     // around the mean, not as a difference of two large sums
     each_column(team, wide, [&](int i, int column) {
       real centred = row.at(i, column) - mean;

@@ -5,6 +5,7 @@
 #include "common.cuh"
 
 constexpr int ACROSS = 32, DOWN = 8;
+constexpr int CHAIN = 128;  // rows that a thread adds before they join its sum, in which small numbers would be lost
 
 // x (rows, width) -> out (gridDim.y, width): one row of sums for each stripe; of products with `by`, of the shape of x,
 // where that is not null. Summing the sums with one stripe gives the whole.
@@ -13,13 +14,19 @@ extern "C" __global__ void __launch_bounds__(256)
   int lane = threadIdx.x % ACROSS, line = threadIdx.x / ACROSS;
   Size column = 4 * (Size(blockIdx.x) * ACROSS + lane), left = width - column;  // of four columns, `left` exist, or none
   bool whole = width % 4 == 0 && in_quads(x) && in_quads(by);
-  Quad sum = {};
+  Quad sum = {}, few = {};
+  int count = 0;
   for (Size row = Size(blockIdx.y) * DOWN + line; row < rows; row += Size(gridDim.y) * DOWN) {
     Quad more = read_quad(x + row * width + column, left, whole), factor;
     if (by) factor = read_quad(by + row * width + column, left, whole);
 #pragma unroll
-    for (int j = 0; j < 4; j++) sum.at[j] += by ? more.at[j] * factor.at[j] : more.at[j];
+    for (int j = 0; j < 4; j++) few.at[j] += by ? more.at[j] * factor.at[j] : more.at[j];
+    if (++count % CHAIN) continue;
+#pragma unroll
+    for (int j = 0; j < 4; j++) sum.at[j] += few.at[j], few.at[j] = 0;
   }
+#pragma unroll
+  for (int j = 0; j < 4; j++) sum.at[j] += few.at[j];
   Quad* of_lines = reinterpret_cast<Quad*>(block_memory);  // (DOWN, ACROSS)
   of_lines[threadIdx.x] = sum;
   __syncthreads();
