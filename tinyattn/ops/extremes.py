@@ -79,7 +79,7 @@ def _pick_rule(xp: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) 
     if not x_shape:
         return g
     shape = _dims.kept(x_shape, (dim,))
-    return xp.scatter(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
+    return xp.ungather(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
 
 
 def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
