@@ -309,12 +309,13 @@ class Tensor(variable.Variable):
     # --- other dtypes, other devices ---
 
     def to(
-        self, *target: Any, dtype: Any = None, device: Any = None, non_blocking: builtins.bool = False, copy: builtins.bool = False,
+        self, *target: Any, dtype: Any = None, device: Any = None, copy: Any = False, non_blocking: Any = None,
         memory_format: Any = None,
     ) -> Tensor:  # fmt: skip
         """This tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", float32), to(other).
 
-        copy: always a new one. non_blocking, memory_format: without effect. Gradients find their way back. Raises ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+        copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
+        ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
         """
         for t in target:
             if isinstance(t, Tensor):

@@ -20,11 +20,13 @@ from tinyattn.ops.promotion import floating, same_type
 # --- smooth functions; integers give the default dtype ---
 
 
-def _smooth(name: str, words: str, at: float, python: Callable[[float], float], rule: Any, traits: str = "") -> Operation:
+def _smooth(
+    name: str, words: str, at: float, python: Callable[[float], float], rule: Any, traits: str = ""
+) -> Operation:
     doc = f"""Return {words}, elementwise; integers give the default dtype. As torch.{name}.
 
-    >>> round(ta.{name}(ta.tensor({at})).item(), 3)
-    {builtins.round(python(at), 3)}
+    >>> f"{{ta.{name}(ta.tensor({at})).item():.3f}}"
+    '{python(at):.3f}'
     """
     forward = lambda xp, x: getattr(xp, name)(x)  # noqa: E731
     return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", x=rule)
@@ -37,7 +39,7 @@ sinh = _smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, lambda xp, g, x: g
 cosh = _smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, lambda xp, g, x: g * xp.sinh(x), "valley")
 asin = _smooth("asin", "the angle with this sine", 0.5, math.asin, lambda xp, g, x: g * xp.rsqrt(1 - x * x))
 acos = _smooth("acos", "the angle with this cosine", 0.5, math.acos, lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
-atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1), "saturates")
+atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1))
 arcsin, arccos, arctan = asin, acos, atan
 
 
@@ -102,12 +104,7 @@ def frac(input: Tensor) -> Tensor:
     return input - trunc(input)
 
 
-@operation(
-    traits="maps stairs",
-    promote=same_type,
-    a=lambda xp, g: g,
-    b=lambda xp, g, a, b: -g * xp.trunc(a / b),
-)
+@operation(traits="maps stairs", promote=same_type, a=lambda xp, g: g, b=lambda xp, g, a, b: -g * xp.trunc(a / b))
 def fmod(xp: Any, a: Any, b: Any) -> Any:
     """Return the remainder of input / other with the sign of `input`, elementwise and broadcast. As torch.fmod.
 
@@ -138,9 +135,7 @@ def isinf(input: Tensor) -> Tensor:
     return logical_not(logical_or(isfinite(input), isnan(input)))
 
 
-def isclose(
-    input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
-) -> Tensor:
+def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
     """Return where |input - other| <= atol + rtol * |other|, as booleans; infinities are close to themselves.
 
     Raises RuntimeError for different dtypes. As torch.isclose.

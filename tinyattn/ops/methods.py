@@ -13,7 +13,17 @@ import numpy as np
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import (
-    activations, choices, creation, elementwise, legacy, mathematics, order, rearranging, reductions, scattering, shape,
+    activations,
+    choices,
+    creation,
+    elementwise,
+    legacy,
+    mathematics,
+    order,
+    rearranging,
+    reductions,
+    scattering,
+    shape,
 )  # fmt: skip
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, clone
@@ -82,7 +92,7 @@ def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
 half, byte, short, char = map(_cast_to, ("float16", "uint8", "int16", "int8"))
 
 
-def type(self: Tensor, dtype: Any = None) -> Any:  # noqa: A001 - torch's name
+def type(self: Tensor, dtype: Any = None) -> Any:
     """Return the tensor in another dtype (also "torch.FloatTensor"); without one, the name of its type."""
     prefix = "torch.cuda." if self.is_cuda else "torch."
     if dtype is None:
@@ -145,7 +155,9 @@ def _written(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
         return self._inplace(name, op, *args, **options)
 
     method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}."
+    method.__doc__ = (
+        f"Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}."
+    )
     return method
 
 
@@ -160,7 +172,9 @@ _WRITTEN = {
     reductions: "cumsum",
 }
 IN_PLACE = {
-    f"{name}_": _written(getattr(module, name), f"{name}_") for module, names in _WRITTEN.items() for name in names.split()
+    f"{name}_": _written(getattr(module, name), f"{name}_")
+    for module, names in _WRITTEN.items()
+    for name in names.split()
 }
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.choices import clamp, ne
+from tinyattn.ops.choices import clamp
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs
+from tinyattn.ops.elementwise import abs, sign
 from tinyattn.ops.extremes import amax, amin
 from tinyattn.ops.promotion import floating
 from tinyattn.ops.reductions import restore, sum
+from tinyattn.ops.shape import broadcast_to
 
 
 def _norm_rule(xp: Any, g: Any, x: Any, out: Any, p: float, dim: Any) -> Any:
@@ -47,7 +50,7 @@ def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = Fals
         raise TypeError(f"norm: the tensor has dtype {x.dtype}; cast it first (x.float()) or pass dtype=float32")
     axes = _dims.several(dim, x.ndim)
     if ord == 0:
-        return cast(sum(ne(x, 0), axes, keepdim), x.dtype)
+        return sum(abs(sign(x)), axes, keepdim)
     if ord == 1:
         return sum(abs(x), axes, keepdim)
     if ord in (math.inf, -math.inf):
@@ -66,7 +69,7 @@ def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, 
     return vector_norm(input, 2 if p in (None, "fro") else p, dim, keepdim, dtype=dtype)
 
 
-def linalg_norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:  # noqa: N803 - torch's name
+def linalg_norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return a vector norm, or of a matrix (two axes and an `ord`) "fro", 1, -1, inf or -inf.
 
     Raises ValueError for the norms that need singular values. As torch.linalg.norm.
@@ -104,10 +107,12 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
     As torch.nn.functional.cosine_similarity.
 
-    >>> F.cosine_similarity(ta.tensor([[3.0, 4.0]]), ta.tensor([[4.0, 3.0]])).item()
-    0.9599999785423279
+    >>> F.cosine_similarity(ta.tensor([[3.0, 4.0]]), ta.tensor([[4.0, 3.0]]))
+    tensor([0.96])
     """
     x1, x2 = floating(x1, x2)
+    shape = np.broadcast_shapes(x1.shape, x2.shape)
+    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
     return sum(normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps), dim)
 
 

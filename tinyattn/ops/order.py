@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from tinyattn import backends, random
+from tinyattn import random
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
@@ -92,7 +93,11 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
 ) -> Any:
     """Return the different elements in ascending order, or the different slices along `dim`.
 
@@ -104,7 +109,8 @@ def unique(
     """
     if dim is not None:
         dim = _dims.one(dim, input.ndim)
-        rows = input.movedim(dim, 0).reshape(input.shape[dim], -1)
+        rows = input.movedim(dim, 0)
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         keys = creation.zeros(rows.shape[0], dtype="int64", device=input.device)
         for column in rows.unbind(1):  # slices sort as words do: by their first element, then by the second ...
             keys = keys * rows.shape[0] + unique(column, return_inverse=True)[1]
@@ -123,7 +129,10 @@ def unique(
         out.append(inverse.reshape(input.shape) if dim is None else inverse)
     if return_counts:
         (starts,) = where(first)
-        out.append(cat([starts[1:], creation.tensor([len(keys)] * min(len(keys), 1), dtype="int64", device=input.device)]) - starts)
+        out.append(
+            cat([starts[1:], creation.tensor([len(keys)] * min(len(keys), 1), dtype="int64", device=input.device)])
+            - starts
+        )
     return out[0] if len(out) == 1 else tuple(out)
 
 
@@ -148,17 +157,25 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 
 def searchsorted(
-    sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
 ) -> Tensor:
     """Return where the numbers `input` belong in a sorted sequence: before equal elements, or behind them.
 
-    sorted_sequence: (n,), or (..., n) with the leading axes of `input`. right, or side="right": behind. As
-    torch.searchsorted.
+    sorted_sequence: (n,), or (..., n) with the leading axes of `input`. right, or side="right": behind.
+    sorter: what argsort gives for a sequence that is not sorted. As torch.searchsorted.
 
     >>> ta.searchsorted(ta.tensor([1, 3, 5]), ta.tensor([3, 6]))
     tensor([1, 3])
     """
     value = creation.as_tensor(input, device=sorted_sequence.device)
+    if sorter is not None:
+        sorted_sequence = gather(sorted_sequence, -1, sorter)
     sequence = sorted_sequence if sorted_sequence.ndim == 1 else sorted_sequence.unsqueeze(-2)
     value = value.unsqueeze(-1)
     ahead = (sequence > value) if right or side == "right" else (sequence >= value)
@@ -196,7 +213,7 @@ def multinomial(
     if num_samples < 1 or (not replacement and num_samples > n):
         raise RuntimeError(f"multinomial: {num_samples} draws from {n} numbers; expected 1 to {n} without replacement")
     total = sum(p, -1, keepdim=True)
-    if backends.of(p.array).any((~((p >= 0) & (total > 0) & (total < float("inf")))).array) and input.device == "cpu":
+    if input.device == "cpu" and not bool(((p >= 0) & (total > 0) & (total < float("inf"))).all()):
         raise RuntimeError("multinomial: the probabilities hold a negative number, inf or NaN, or all are 0")
     shape = (*input.shape[:-1], num_samples if replacement and num_samples > 1 else n)
     u = creation.rand(shape, generator=generator, dtype="float64", device=input.device)
@@ -219,7 +236,9 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: random.Generator | Non
     return cast(u < (input.detach() if p is None else p), input.dtype)
 
 
-def normal(mean: Any, std: Any = 1.0, size: Any = None, *, generator: random.Generator | None = None, **options: Any) -> Tensor:
+def normal(
+    mean: Any, std: Any = 1.0, size: Any = None, *, generator: random.Generator | None = None, **options: Any
+) -> Tensor:
     """Draw normal numbers with these means and standard deviations: tensors that broadcast, or numbers with a `size`.
 
     As torch.normal, with NumPy's stream.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
+from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.shape import (
-    broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze,
-)  # fmt: skip
+from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
 
 swapaxes = swapdims = transpose
 moveaxis = movedim
@@ -59,7 +59,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
     if dim is None:
         input, dim = reshape(input, -1), 0
     dim = _dims.one(dim, input.ndim)
-    if isinstance(repeats, Variable) and repeats.numel() == 1:
+    if is_tensor(repeats) and repeats.numel() == 1:
         repeats = repeats.item()
     if isinstance(repeats, int):
         if repeats < 0:
@@ -68,7 +68,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
         wide = broadcast_to(unsqueeze(reshape(input, shape), dim + 1), [*shape[: dim + 1], repeats, *shape[dim + 1 :]])
         shape[dim] *= repeats
         return reshape_result(wide.clone() if repeats == 1 else wide, tuple(shape))
-    counts = np.asarray(repeats.tolist() if isinstance(repeats, Variable) else repeats, dtype=np.int64)
+    counts = np.asarray(repeats.tolist() if is_tensor(repeats) else repeats, dtype=np.int64)
     if counts.shape != (input.shape[dim],) or (counts < 0).any():
         raise RuntimeError(
             f"repeat_interleave: repeats of shape {counts.shape} for dimension {dim} of size {input.shape[dim]}; "
@@ -81,7 +81,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
 # --- diagonals ---
 
 
-def _on_diagonal(rows: int, columns: int, offset: int) -> tuple[Any, ...]:
+def _on_diagonal(offset: int, rows: int, columns: int) -> tuple[Any, ...]:
     i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
     return (Ellipsis, i, i + offset)
 
@@ -103,7 +103,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     if a == b or input.ndim < 2:
         raise RuntimeError(f"diagonal: dim1={dim1} and dim2={dim2} must be two axes of shape {tuple(input.shape)}")
     input = movedim(input, (a, b), (-2, -1))
-    index = as_index(_on_diagonal(*input.shape[-2:], offset))
+    index = as_index(_on_diagonal(offset, *input.shape[-2:]))
     return _diagonal(input, offset=offset, index=backends.of(input.array).index_for(input.array, index, False))
 
 
@@ -114,7 +114,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     [[1, 0], [0, 2]]
     """
     n = input.shape[-1] + abs(offset)
-    out = place(input, _on_diagonal(n, n, offset), (*input.shape[:-1], n, n))
+    out = place(input, _on_diagonal(offset, n, n), (*input.shape[:-1], n, n))
     return movedim(out, (-2, -1), (dim1, dim2))
 
 
@@ -193,7 +193,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     """
     dim, given = _dims.one(dim, input.ndim), indices_or_sections
     n = input.shape[dim]
-    given = given.tolist() if isinstance(given, Variable) else given
+    given = given.tolist() if is_tensor(given) else given
     if isinstance(given, int):
         if given < 1:
             raise RuntimeError(f"tensor_split: {given} sections; expected 1 or more")
@@ -201,7 +201,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     else:
         cuts = list(given)
     edges = [0, *cuts, n]
-    parts = [slice(a if i else 0, b) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+    parts = [slice(a if i else 0, b) for i, (a, b) in enumerate(itertools.pairwise(edges))]
     return tuple(input[(slice(None),) * dim + (part,)] for part in parts)
 
 
@@ -214,7 +214,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     [[0, 1, 2], [2, 3, 4]]
     """
     dim = _dims.one(dimension, input.ndim)
-    input = reshape(input, 1) if input.ndim == 0 else input
+    if input.ndim == 0:
+        return reshape(input, 1)[:size]
     if not 0 <= size <= input.shape[dim] or step < 1:
         raise RuntimeError(
             f"unfold: windows of {size}, {step} apart, along dimension {dim} of size {input.shape[dim]}; "

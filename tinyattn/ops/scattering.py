@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tinyattn import backends
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
@@ -37,7 +39,9 @@ def _cut(source: Tensor, index: Tensor) -> Tensor:
     return source if source.shape == index.shape else source[tuple(slice(0, n) for n in index.shape)]
 
 
-def scatter(input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
+def scatter(
+    input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
     """Return a copy of the input with out[index[i, j], j] = src[i, j] for dim=0, and so on.
 
     src: a tensor that is not smaller than `index`, or a number (or `value`). reduce="add" adds instead. Raises
@@ -54,20 +58,29 @@ def scatter(input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any 
         return input.clone()
     if reduce == "add":
         number = not isinstance(src, Variable)
-        return scatter_add(input, dim, index, creation.full(index.shape, src, dtype=input.dtype, device=input.device) if number else src)
-    if input.ndim == 0:
-        return scatter(input.reshape(1), 0, index.reshape(-1), src).reshape(())
+        return scatter_add(
+            input,
+            dim,
+            index,
+            creation.full(index.shape, src, dtype=input.dtype, device=input.device) if number else src,
+        )
     library = backends.of(index.array)
     grid = [
         library.arange(0, 1, n, index.dtype).reshape([-1 if d == axis else 1 for d in range(index.ndim)])
         for axis, n in enumerate(index.shape)
-    ]
+    ] or [None]
     grid[dim] = index.array
     if isinstance(src, Variable):
         src = cast(_cut(src, index), input.dtype)
     else:
         src = creation.full((), src, dtype=input.dtype, device=input.device)
-    return setitem(input, src, write_index(tuple(grid), input.array))
+    return _assigned(input, src, tuple(grid))
+
+
+def _assigned(input: Tensor, value: Tensor, index: Any) -> Tensor:
+    if input.ndim == 0:  # one element
+        return reshape(_assigned(reshape(input, 1), reshape(value, -1)[-1], index), ())
+    return setitem(input, value, write_index(index, input.array))
 
 
 def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
@@ -87,7 +100,9 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
 def _rows(name: str, input: Tensor, dim: Any, index: Any) -> tuple[Any, ...]:
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index, device=input.device)
     if index.ndim > 1 or index.dtype.kind not in "iu":
-        raise IndexError(f"{name}: the index has shape {tuple(index.shape)} of {index.dtype}; expected one axis of int64")
+        raise IndexError(
+            f"{name}: the index has shape {tuple(index.shape)} of {index.dtype}; expected one axis of int64"
+        )
     check_indices(name, index.array, input.shape[dim] if input.ndim else 1)
     return (slice(None),) * dim + (index.reshape(-1),)
 
@@ -113,7 +128,7 @@ def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:
     >>> ta.index_copy(ta.zeros(3), 0, ta.tensor([2, 0]), ta.tensor([5.0, 6.0]))
     tensor([6., 0., 5.])
     """
-    return setitem(input, source, write_index(_rows("index_copy", input, dim, index), input.array))
+    return _assigned(input, source, _rows("index_copy", input, dim, index))
 
 
 def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
@@ -122,8 +137,9 @@ def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
     >>> ta.index_fill(ta.zeros(3), 0, ta.tensor([2, 0]), 5)
     tensor([5., 0., 5.])
     """
-    value = cast(creation.as_tensor(value, device=input.device), input.dtype)
-    return setitem(input, value, write_index(_rows("index_fill", input, dim, index), input.array))
+    if not isinstance(value, Variable):
+        value = creation.full((), value, dtype=input.dtype, device=input.device)
+    return _assigned(input, cast(value, input.dtype), _rows("index_fill", input, dim, index))
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
@@ -136,7 +152,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """
     if mask.dtype.kind != "b":
         raise RuntimeError(f"masked_select: the mask has dtype {mask.dtype}; expected bool (write mask != 0)")
-    shape = tuple((input if input.shape == mask.shape else input + mask.reshape(mask.shape) * 0).shape)
+    shape = np.broadcast_shapes(input.shape, mask.shape)
     return getitem(broadcast_to(input, shape).reshape(-1), broadcast_to(mask, shape).reshape(-1))
 
 
@@ -146,7 +162,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     >>> ta.masked_scatter(ta.zeros(3), ta.tensor([True, False, True]), ta.tensor([5.0, 6.0]))
     tensor([5., 0., 6.])
     """
-    mask = broadcast_to(mask, input.shape)
+    shape = np.broadcast_shapes(input.shape, mask.shape)
+    input, mask = broadcast_to(input, shape), broadcast_to(mask, shape)
     count = int(mask.sum())
     return setitem(input, source.reshape(-1)[:count], write_index(mask, input.array))
 
@@ -189,6 +206,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         return gather(reshape(input, -1), 0, indices.reshape(-1))
     dim = _dims.one(dim, input.ndim)
     shape = [max(n, m) if 0 not in (n, m) else 0 for n, m in zip(input.shape, indices.shape, strict=True)]
+    indices = where(indices < 0, indices + input.shape[dim], indices)
     ours, theirs = list(shape), list(shape)
     ours[dim], theirs[dim] = input.shape[dim], indices.shape[dim]
     return gather(broadcast_to(input, ours), dim, broadcast_to(indices, theirs))
