@@ -373,7 +373,7 @@ log2 log10 tan sinh cosh asin acos atan atan2 arcsin arccos arctan floor ceil tr
 isclose allclose equal nan_to_num logical_xor clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm mv addmv dot
 any all count_nonzero cumprod norm argsort sort topk median unique bincount multinomial bernoulli numel
 scatter scatter_add index_add index_copy index_fill masked_select masked_scatter nonzero argwhere take take_along_dim
-tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split unfold fliplr flipud
+tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split fliplr flipud
 swapaxes swapdims moveaxis is_floating_point
 """.split()  # of ops, where the list of an operation's places ends
 IN_PLACE = """

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import (
     activations,
@@ -26,7 +27,7 @@ from tinyattn.ops import (
     shape,
 )  # fmt: skip
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.copies import cast, clone
+from tinyattn.ops.copies import cast
 
 # --- shapes ---
 
@@ -132,7 +133,11 @@ def data_ptr(self: Tensor) -> int:
 
 def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
     """Return the same elements, in row order in memory; memory_format is without effect."""
-    return self if self.array.flags.c_contiguous else clone(self)
+    return self if self.array.flags.c_contiguous else _contiguous(self)
+
+
+# `clone` keeps the order in memory, as in PyTorch
+_contiguous = Operation(lambda xp, x: x.copy(), name="contiguous", traits="moves", x=lambda xp, g: g)
 
 
 def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
@@ -205,6 +210,8 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """The method that gives the tensor itself the shape of `op(self, ...)`, a view."""
 
     def method(self: Tensor, *args: Any) -> Tensor:
+        if self.node is not None and self._base is not None:
+            raise RuntimeError(f"{name}: a view that needs gradients cannot change its shape in place; use {name[:-1]}")
         self._may_change(name, is_grad_enabled() and self.node is not None)
         view = op(self, *args)
         self.array, self.node = view.array, view.node
@@ -220,7 +227,7 @@ transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(lambda x: x
 
 METHODS = """
 repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty half byte short char type
-element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_ exponential_ fill_diagonal_
-squeeze_ unsqueeze_ transpose_ t_
+element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
+exponential_ fill_diagonal_ squeeze_ unsqueeze_ transpose_ t_
 """.split()
-ALL = {name: globals()[name] for name in METHODS} | IN_PLACE
+ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
