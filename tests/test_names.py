@@ -149,6 +149,32 @@ def test_linalg_norm_of_a_matrix(order):
     compare(lambda x: ta.linalg.norm(x, order), lambda x: torch.linalg.norm(x, order), (t,), orders=1)
 
 
+SYNONYMS = {
+    **dict.fromkeys("sum mean var std amax amin argmax argmin prod".split(), {"axis": 1, "keepdims": True}),
+    **dict.fromkeys("logsumexp any all max min median".split(), {"axis": 1, "keepdims": True}),
+    **dict.fromkeys("softmax log_softmax cumsum cumprod sort argsort".split(), {"axis": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYNONYMS)
+def test_axis_and_keepdims_are_dim_and_keepdim(name):
+    call = lambda x: getattr(x, name)(**SYNONYMS[name])  # noqa: E731
+    compare(call, call, (A.double().requires_grad_(),), orders=1)
+
+
+def test_out_is_refused_in_a_sentence():
+    with pytest.raises(TypeError, match=r"sum: out= is not supported; write x.copy_\(sum"):
+        ta.sum(ta.ones(2), 0, out=ta.ones(()))
+
+
+def test_inference_mode_records_nothing():
+    x = ta.ones(2, requires_grad=True)
+    with ta.inference_mode():
+        assert not (x * 2).requires_grad
+    with ta.inference_mode(False):
+        assert (x * 2).requires_grad
+
+
 def test_cumprod_has_a_gradient_at_zeros():
     t = torch.tensor([[1.0, 0, 3], [2, 0, 0]], dtype=torch.float64, requires_grad=True)
     compare(lambda x: x.cumprod(1), lambda x: x.cumprod(1), (t,))

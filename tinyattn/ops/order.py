@@ -19,10 +19,12 @@ from tinyattn.ops.joins import cat
 from tinyattn.ops.mathematics import isnan
 from tinyattn.ops.reductions import cumsum, sum
 from tinyattn.ops.shape import flip
+from tinyattn.ops.synonyms import numpy_names
 
 _argsort = Operation(lambda xp, x, *, dim: xp.argsort(x, dim), name="argsort")
 
 
+@numpy_names
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Tensor:
     """Return the indices that sort the input along `dim`; equal elements keep their order. NaN counts as largest.
 
@@ -39,6 +41,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: b
     return input.shape[dim] - 1 - flip(_argsort(flip(input, dim), dim=dim), dim)
 
 
+@numpy_names
 def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
     """Return (values, indices) in ascending order along `dim`; equal elements keep their order. As torch.sort.
 
@@ -49,6 +52,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool
     return Extreme(gather(input, dim, order), order)
 
 
+@numpy_names
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """Return (values, indices) of the k largest elements along `dim`, in descending order; or of the smallest.
 
@@ -66,6 +70,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return Extreme(gather(input, dim, order), order)
 
 
+@numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the median, the lower of two; with `dim`, (values, indices) along it. NaN if there is one.
 

@@ -15,6 +15,7 @@ from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
+from tinyattn.ops.synonyms import numpy_names
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
@@ -39,6 +40,7 @@ def _sum(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.sum(x, dim, keepdim)
 
 
+@numpy_names
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the sum over `dim`: an integer, a tuple, or None or () for all axes. Integers give int64.
 
@@ -58,6 +60,7 @@ def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.mean(x, dim, keepdim)
 
 
+@numpy_names
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the mean over `dim`, as in `sum`. Raises TypeError for integers, unless `dtype` is floating.
 
@@ -108,6 +111,7 @@ def _spread_options(
     return {"dim": _dims.several(dim, input.ndim), "correction": correction, "keepdim": keepdim}
 
 
+@numpy_names
 def var(
     input: Tensor,
     dim: Any = None,
@@ -127,6 +131,7 @@ def var(
     return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
+@numpy_names
 def std(
     input: Tensor,
     dim: Any = None,
@@ -191,6 +196,7 @@ def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.prod(x, dim, keepdim)
 
 
+@numpy_names
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the product over one dimension, or over all; its gradient is exact at zeros too. As torch.prod.
 
@@ -225,6 +231,7 @@ def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:
     return out, out == -math.inf, 0.0  # a row of -inf: exp(-inf - 0) = 0 instead of NaN
 
 
+@numpy_names
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """Return log(sum(exp(input))) over `dim`, without overflow. As torch.logsumexp.
 
@@ -239,6 +246,7 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
+@numpy_names
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return the running sum along `dim`; integers give int64. As torch.cumsum.
 
@@ -274,6 +282,7 @@ def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
     return cast(out, input.dtype) if input.dtype == "uint8" else out
 
 
+@numpy_names
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return whether one element over `dim` (all axes if None) is true, or not 0. As torch.any.
 
@@ -283,6 +292,7 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return _logic("any", input, dim, keepdim)
 
 
+@numpy_names
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return whether all elements over `dim` (all axes if None) are true, or not 0. As torch.all.
 
@@ -292,6 +302,7 @@ def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return _logic("all", input, dim, keepdim)
 
 
+@numpy_names
 def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     """Return how many elements over `dim` (all axes if None) are not 0. As torch.count_nonzero.
 
@@ -301,6 +312,7 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     return sum(ne(input, 0), dim)
 
 
+@numpy_names
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return the running product along `dim`; integers give int64. While recording, of n * n numbers for n.
 
