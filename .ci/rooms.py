@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_660,
-    "ops/": 4_040,
+    "engine/": 1_665,
+    "ops/": 5_715,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_260,
-    "backends/cuda/": 2_610,
+    "backends/cpu/": 1_285,
+    "backends/cuda/": 2_620,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -34,9 +34,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_150,
     "debug/": 2_330,
     "viz/": 5_510,
-    TOP: 600,
+    TOP: 640,
 }
-TOTAL = 26_110  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 27_890  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

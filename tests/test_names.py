@@ -150,9 +150,11 @@ def test_linalg_norm_of_a_matrix(order):
 
 
 SYNONYMS = {
-    **dict.fromkeys("sum mean var std amax amin argmax argmin prod".split(), {"axis": 1, "keepdims": True}),
-    **dict.fromkeys("logsumexp any all max min median".split(), {"axis": 1, "keepdims": True}),
-    **dict.fromkeys("softmax log_softmax cumsum cumprod sort argsort".split(), {"axis": 0}),
+    **{
+        name: {"axis": 1, "keepdims": True}
+        for name in "sum mean var std amax amin argmax argmin prod logsumexp any all max min median".split()
+    },
+    **{name: {"axis": 0} for name in "softmax log_softmax cumsum cumprod sort argsort".split()},
 }  # fmt: skip
 
 
