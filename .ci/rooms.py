@@ -37,7 +37,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     TOP: 640,
 }
 TOTAL = 27_890  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
