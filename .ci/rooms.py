@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_660,
-    "ops/": 4_080,
+    "engine/": 1_665,
+    "ops/": 5_750,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_680,
-    "backends/cuda/": 2_650,
+    "backends/cpu/": 1_700,
+    "backends/cuda/": 2_660,
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
@@ -34,10 +34,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_150,
     "debug/": 2_330,
     "viz/": 5_510,
-    TOP: 600,
+    TOP: 640,
 }
-TOTAL = 26_660  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 28_420  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -23,6 +23,14 @@ NAMES = """
     reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze cat stack split chunk unbind
     flip roll tril triu movedim index_select gather matmul mm bmm outer einsum softmax log_softmax clone
     zeros ones full arange eye zeros_like ones_like full_like
+    acos addcdiv addcmul addmm addmv allclose argsort argwhere asin atan atan2 baddbmm bincount bucketize cdist ceil
+    clamp_max clamp_min column_stack cosh count_nonzero cumprod diag diag_embed diagonal dot dstack equal expand_as
+    fliplr flipud floor fmod frac hstack index_add index_copy index_fill isclose isinf isnan lerp log10 log2 logical_xor
+    masked_scatter masked_select median meshgrid mv nan_to_num narrow nonzero norm repeat repeat_interleave round
+    scatter scatter_add searchsorted select sinh sort take take_along_dim tan tensor_split tile topk trace trunc unflatten
+    unique vstack view_as reshape_as any all new_zeros new_ones new_full swapaxes moveaxis isfinite unfold
+    linalg.vector_norm nn.functional.normalize nn.functional.cosine_similarity nn.functional.pairwise_distance
+    contiguous
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
@@ -30,7 +38,7 @@ NAMES = """
     nn.functional.l1_loss nn.functional.layer_norm nn.functional.one_hot
     nn.functional.scaled_dot_product_attention
 """.split()
-OPS = [op for op in op_db if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex")]
+OPS = [op for op in op_db if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex", "nuc")]
 
 
 def ours(name: str) -> Any:
@@ -44,6 +52,10 @@ def ours(name: str) -> Any:
     if name.startswith("__"):
         method = {"__rdiv__": "__rtruediv__"}.get(name, name)
         return lambda x, *args: getattr(x, method)(*args)
+    if name.startswith("linalg."):
+        return getattr(ta.linalg, name.removeprefix("linalg."))
+    if not name.startswith("nn.") and not hasattr(ta, name):
+        return lambda x, *args, **options: getattr(x, name)(*args, **options)
     return getattr(F, name.removeprefix("nn.functional.")) if name.startswith("nn.") else getattr(ta, name)
 
 

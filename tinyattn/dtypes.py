@@ -82,3 +82,35 @@ def as_number(value: Any, dtype: np.dtype[Any], name: str = "", wrap: bool = Tru
     if dtype.kind == "f":
         return dtype.type(value)
     return np.uint64(int(value) % (int(most) - int(least) + 1)).astype(dtype)
+
+
+class finfo:  # noqa: N801 - torch's name
+    """The limits of a floating-point dtype, as Python numbers: min, max, eps, tiny, bits ... As torch.finfo.
+
+    >>> ta.finfo(ta.float32).eps
+    1.1920928955078125e-07
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        info = np.finfo(as_dtype(_default_dtype if dtype is None else dtype))
+        self.dtype, self.bits = str(info.dtype), int(info.bits)
+        self.min, self.max, self.eps = float(info.min), float(info.max), float(info.eps)
+        self.tiny = self.smallest_normal = float(info.tiny)
+        self.resolution = float(info.resolution)
+
+    def __repr__(self) -> str:
+        return f"finfo({', '.join(f'{key}={value}' for key, value in vars(self).items())})"
+
+
+class iinfo:  # noqa: N801 - torch's name
+    """The limits of an integer dtype: min, max, bits. As torch.iinfo.
+
+    >>> ta.iinfo(ta.int8).max
+    127
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        info = np.iinfo(as_dtype(dtype))
+        self.dtype, self.bits, self.min, self.max = str(info.dtype), int(info.bits), int(info.min), int(info.max)
+
+    __repr__ = finfo.__repr__

@@ -15,7 +15,7 @@ from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
-from tinyattn.ops import copies, dims, inplace, interop
+from tinyattn.ops import copies, dims, inplace, interop, methods
 from tinyattn.ops.creation import as_tensor
 
 
@@ -248,6 +248,7 @@ class Tensor(variable.Variable):
     __mod__ = ops.remainder
     __matmul__ = ops.matmul
     __neg__ = ops.neg
+    __pos__ = ops.alias
     __abs__ = ops.abs
     __invert__ = ops.bitwise_not
     __and__ = __rand__ = ops.bitwise_and
@@ -283,14 +284,6 @@ class Tensor(variable.Variable):
         """This tensor where `condition` holds, `other` elsewhere."""
         return ops.where(condition, self, other)
 
-    def any(self) -> Tensor:
-        """Whether one element is true."""
-        return Tensor._from(backends.of(self.array).asarray(self.array.any()))
-
-    def all(self) -> Tensor:
-        """Whether all elements are true."""
-        return Tensor._from(backends.of(self.array).asarray(self.array.all()))
-
     @property
     def T(self) -> Tensor:
         """The axes in reverse order."""
@@ -313,24 +306,16 @@ class Tensor(variable.Variable):
         """The number of axes."""
         return self.ndim
 
-    def numel(self) -> int:
-        """The number of elements."""
-        return int(self.array.size)
-
-    def contiguous(self) -> Tensor:
-        """The same elements, in row order in memory."""
-        return self if self.array.flags.c_contiguous else ops.clone(self)
-
-    def is_contiguous(self) -> bool:
-        """Whether the elements lie in row order in memory."""
-        return bool(self.array.flags.c_contiguous)
-
     # --- other dtypes, other devices ---
 
-    def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    def to(
+        self, *target: Any, dtype: Any = None, device: Any = None, copy: Any = False, non_blocking: Any = None,
+        memory_format: Any = None,
+    ) -> Tensor:  # fmt: skip
         """This tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", float32), to(other).
 
-        Gradients find their way back. Raises ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+        copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
+        ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
         """
         for t in target:
             if isinstance(t, Tensor):
@@ -340,7 +325,8 @@ class Tensor(variable.Variable):
             elif t is not None:
                 dtype = t
         moved = self if device is None else ops.move(self, device)
-        return moved if dtype is None else ops.cast(moved, dtype)
+        out = moved if dtype is None else ops.cast(moved, dtype)
+        return ops.clone(out) if copy and out is self else out
 
     def type_as(self, other: Tensor) -> Tensor:
         """This tensor in the dtype of another."""
@@ -356,7 +342,7 @@ class Tensor(variable.Variable):
         """In the memory of the processor; of a tensor on a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
         return self.to("cpu")
 
-    def cuda(self, device: Any = None) -> Tensor:
+    def cuda(self, device: Any = None, non_blocking: builtins.bool = False) -> Tensor:
         """In the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
         return self.to(backends.device("cuda" if device is None else device))
 
@@ -383,6 +369,12 @@ logical_and logical_or logical_not bitwise_and bitwise_or bitwise_xor bitwise_no
 sum mean var std prod cumsum amax amin max min argmax argmin logsumexp softmax log_softmax
 reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze movedim flip roll tril triu
 split chunk unbind index_select gather matmul mm bmm outer
+log2 log10 tan sinh cosh asin acos atan atan2 arcsin arccos arctan floor ceil trunc fix round frac fmod isnan isinf
+isclose allclose equal nan_to_num logical_xor clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm mv addmv dot
+any all count_nonzero cumprod norm argsort sort topk median unique bincount multinomial bernoulli numel
+scatter scatter_add index_add index_copy index_fill masked_select masked_scatter nonzero argwhere take take_along_dim
+tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split fliplr flipud
+swapaxes swapdims moveaxis is_floating_point
 """.split()  # of ops, where the list of an operation's places ends
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_
@@ -393,6 +385,8 @@ for _name in METHODS:
     setattr(Tensor, _name, getattr(ops, _name))
 for _name in IN_PLACE:
     setattr(Tensor, _name, getattr(inplace, _name))
+for _name, _method in methods.ALL.items():
+    setattr(Tensor, _name, _method)
 
 
 variable.use(recording=ops, result=Tensor)  # from here on, operations return Tensors and record themselves as ops

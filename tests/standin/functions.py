@@ -45,7 +45,7 @@ class ufunc:  # noqa: N801 - CuPy's name
 
 
 for _name in """abs absolute add subtract multiply true_divide divide floor_divide remainder mod negative power sqrt
-    square reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh arctan sign maximum minimum fmax fmin
+    square reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh arcsin arccos arctan arctan2 fmod sign maximum minimum fmax fmin
     isnan isfinite isinf logical_and logical_or logical_not logical_xor equal not_equal less less_equal greater
     greater_equal bitwise_and bitwise_or bitwise_xor invert trunc floor ceil rint copysign hypot signbit""".split():
     globals()[_name] = ufunc(getattr(np, _name))
@@ -119,6 +119,10 @@ def count_nonzero(a: Any, axis: Any = None) -> ndarray:
 
 def nonzero(a: ndarray) -> tuple[ndarray, ...]:
     return a.nonzero()
+
+
+def cumprod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> ndarray:
+    return compute(lambda x: np.cumprod(x, axis=axis, dtype=dtype), a, out=out)
 
 
 def argsort(a: ndarray, axis: int = -1, kind: Any = None) -> ndarray:

@@ -132,6 +132,16 @@ def enable_grad() -> Mode:
     return Mode(grad_mode, True)
 
 
+def inference_mode(mode: bool = True) -> Mode:
+    """Record nothing, as `no_grad`; with False, leave recording as it is. As torch.inference_mode.
+
+    >>> with ta.inference_mode():
+    ...     ta.is_grad_enabled()
+    False
+    """
+    return Mode(grad_mode, not mode and grad_mode.get())
+
+
 class set_grad_enabled(Mode):  # noqa: N801 - torch's name
     """Switch recording at once; as a context manager or decorator, only there. As torch.set_grad_enabled.
 

@@ -2,6 +2,7 @@
 
 from tinyattn.ops import (
     binary_cross_entropy_with_logits,
+    cosine_similarity,
     cross_entropy,
     dropout,
     embedding,
@@ -14,9 +15,11 @@ from tinyattn.ops import (
     logsigmoid,
     mse_loss,
     nll_loss,
+    normalize,
     one_hot,
     packed_attention,
     pad,
+    pairwise_distance,
     relu,
     scaled_dot_product_attention,
     sigmoid,
@@ -27,7 +30,8 @@ from tinyattn.ops import (
 )  # fmt: skip
 
 __all__ = [
-    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
+    "binary_cross_entropy_with_logits", "cosine_similarity", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss",
+    "layer_norm", "normalize", "pairwise_distance",
     "linear", "linear_gelu", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
     "packed_attention", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip

@@ -22,15 +22,38 @@ from tinyattn.ops.elementwise import (
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
 from tinyattn.ops.heads import packed_attention, split_heads
-from tinyattn.ops.indexing import gather, getitem, index_select, place, scatter, setitem, write_index
+from tinyattn.ops.indexing import gather, getitem, index_select, place, setitem, ungather, write_index
 from tinyattn.ops.inplace import view_again
 from tinyattn.ops.joins import cat, chunk, concat, pad, split, stack, unbind
+from tinyattn.ops.legacy import (
+    BoolTensor, ByteTensor, CharTensor, DoubleTensor, FloatTensor, HalfTensor, IntTensor, LongTensor, ShortTensor,
+    is_floating_point, is_tensor, numel,
+)  # fmt: skip
+from tinyattn.ops.mathematics import (
+    acos, addcdiv, addcmul, addmm, addmv, allclose, arccos, arcsin, arctan, asin, atan, atan2, baddbmm, ceil, clamp_max,
+    clamp_min, cosh, dot, equal, fix, floor, fmod, frac, isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv,
+    nan_to_num, round, sinh, tan, trunc,
+)  # fmt: skip
+from tinyattn.ops.norms import cdist, cosine_similarity, norm, normalize, pairwise_distance
+from tinyattn.ops.order import (
+    argsort, bernoulli, bincount, bucketize, median, multinomial, normal, searchsorted, sort, topk, unique,
+)  # fmt: skip
+from tinyattn.ops.rearranging import (
+    column_stack, diag, diag_embed, diagonal, dstack, fliplr, flipud, hstack, meshgrid, moveaxis, narrow,
+    repeat_interleave, row_stack, select, swapaxes, swapdims, tensor_split, tile, trace, unflatten, vstack,
+)  # fmt: skip
+from tinyattn.ops.scattering import (
+    argwhere, index_add, index_copy, index_fill, masked_scatter, masked_select, nonzero, scatter, scatter_add, take,
+    take_along_dim,
+)  # fmt: skip
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
-from tinyattn.ops.reductions import any, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean
+from tinyattn.ops.reductions import (
+    all, any, count_nonzero, cumprod, cumsum, is_any, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean,
+)  # fmt: skip
 from tinyattn.ops.shape import (
     broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,
     view,
@@ -38,7 +61,7 @@ from tinyattn.ops.shape import (
 from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
-alias any attention_weights cast embedding_gradient getitem linear_gelu move packed_attention place scatter setitem
-split_heads sum_to view_again write_index
+alias attention_weights cast embedding_gradient getitem is_any linear_gelu move normalize packed_attention place
+setitem split_heads sum_to ungather view_again write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

@@ -9,6 +9,7 @@ from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import maximum, minimum
 from tinyattn.ops.reductions import count, restore
+from tinyattn.ops.synonyms import numpy_names
 
 
 def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
@@ -36,6 +37,7 @@ def _nonempty(name: str, input: Tensor, dim: tuple[int, ...]) -> tuple[int, ...]
     return dim
 
 
+@numpy_names
 def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """Return the largest element over `dim`, as in `sum`; equal elements share the gradient.
 
@@ -47,6 +49,7 @@ def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     return _amax(input, dim=_nonempty("amax", input, _dims.several(dim, input.ndim)), keepdim=keepdim)
 
 
+@numpy_names
 def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """Return the smallest element over `dim`, as in `amax`. As torch.amin.
 
@@ -79,7 +82,7 @@ def _pick_rule(xp: Any, g: Any, index: Any, x_shape: tuple[int, ...], dim: int) 
     if not x_shape:
         return g
     shape = _dims.kept(x_shape, (dim,))
-    return xp.scatter(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
+    return xp.ungather(xp.reshape(g, shape), dim, xp.reshape(index, shape), x_shape)
 
 
 def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
@@ -92,6 +95,7 @@ def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     return Extreme(*_pick(input, dim=dim, keepdim=keepdim, largest=name == "max"))
 
 
+@numpy_names
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Return the largest element; with `dim`, (values, indices) along it; with a tensor as `dim`, `maximum`.
 
@@ -103,6 +107,7 @@ def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     return _extreme("max", input, dim, keepdim)
 
 
+@numpy_names
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Return the smallest element, in the three forms of `max`. As torch.min.
 
@@ -129,6 +134,7 @@ _ARG = {
 }
 
 
+@numpy_names
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Return the index of the largest element (the first of equal ones) as int64; None: of the flattened input.
 
@@ -140,6 +146,7 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     return _arg("argmax", input, dim, keepdim)
 
 
+@numpy_names
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Return the index of the smallest element, as in `argmax`. As torch.argmin.
 

@@ -140,14 +140,14 @@ def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
 
 
-@operation(traits="moves chooses", fresh=True, x=lambda xp, g, index, x_shape, dim: xp.scatter(g, dim, index, x_shape))
+@operation(traits="moves chooses", fresh=True, x=lambda xp, g, index, x_shape, dim: xp.ungather(g, dim, index, x_shape))
 def _gather(xp: Any, x: Any, index: Any, *, dim: int) -> Any:
     return xp.gather(x, dim, index)
 
 
 @operation(traits="chooses", values=lambda xp, g, index, dim: xp.gather(g, dim, index))
 def _scatter(xp: Any, values: Any, index: Any, *, dim: int, shape: tuple[int, ...]) -> Any:
-    return xp.scatter(values, dim, index, shape)
+    return xp.ungather(values, dim, index, shape)
 
 
 def gather(input: Tensor, dim: int, index: Any) -> Tensor:
@@ -174,6 +174,6 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
     return _gather(input, index, dim=dim)
 
 
-def scatter(values: Tensor, dim: int, index: Any, shape: tuple[int, ...]) -> Tensor:
+def ungather(values: Tensor, dim: int, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added where `gather` reads: its transpose."""
     return _scatter(values, index, dim=dim, shape=shape)

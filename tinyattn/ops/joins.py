@@ -13,6 +13,7 @@ from tinyattn.ops import dims as _dims
 from tinyattn.ops.indexing import _getitem
 from tinyattn.ops.promotion import same_type
 from tinyattn.ops.shape import flip
+from tinyattn.ops.synonyms import numpy_names
 
 
 def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
@@ -36,6 +37,7 @@ def _cat(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.cat([x for x in xs if x.shape != (0,)] or xs, dim)
 
 
+@numpy_names
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return the tensors joined along an axis that they have; their other sizes are equal.
 
@@ -76,6 +78,7 @@ def _stack(xp: Any, *xs: Any, dim: int) -> Any:
     return xp.stack(xs, dim)
 
 
+@numpy_names
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return tensors of one shape joined along a new axis. As torch.stack.
 
@@ -118,6 +121,7 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     return tuple(parts)
 
 
+@numpy_names
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """Return at most `chunks` views along `dim`, of equal size (the last may be smaller). As torch.chunk.
 
@@ -131,6 +135,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     return split(input, -(-n // chunks) if n else [0] * chunks, dim)
 
 
+@numpy_names
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """Return the slices along `dim` as a tuple of views without that axis. As torch.unbind.
 

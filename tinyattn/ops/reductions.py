@@ -6,11 +6,16 @@ import builtins
 import math
 from typing import Any
 
-from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor
+from tinyattn import backends
+from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.choices import ne
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
+from tinyattn.ops.synonyms import numpy_names
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
@@ -35,6 +40,7 @@ def _sum(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.sum(x, dim, keepdim)
 
 
+@numpy_names
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the sum over `dim`: an integer, a tuple, or None or () for all axes. Integers give int64.
 
@@ -54,6 +60,7 @@ def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.mean(x, dim, keepdim)
 
 
+@numpy_names
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the mean over `dim`, as in `sum`. Raises TypeError for integers, unless `dtype` is floating.
 
@@ -110,6 +117,7 @@ def _spread_options(
     return {"dim": _dims.several(dim, input.ndim), "correction": correction, "keepdim": keepdim}
 
 
+@numpy_names
 def var(
     input: Tensor,
     dim: Any = None,
@@ -129,6 +137,7 @@ def var(
     return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
+@numpy_names
 def std(
     input: Tensor,
     dim: Any = None,
@@ -174,7 +183,7 @@ def _same_mean(
 
 def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     g, out = restore(xp, g, x.shape, dim), restore(xp, out, x.shape, dim)
-    return g * (_others(xp, x, *dim) if xp.any(x == 0) else out / x)
+    return g * (_others(xp, x, *dim) if xp.is_any(x == 0) else out / x)
 
 
 def _others(xp: Any, x: Any, axis: int) -> Any:
@@ -194,6 +203,7 @@ def _prod(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
     return xp.prod(x, dim, keepdim)
 
 
+@numpy_names
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return the product over one dimension, or over all; its gradient is exact at zeros too. As torch.prod.
 
@@ -228,6 +238,7 @@ def _finite(xp: Any, out: Any) -> tuple[Any, Any, float]:
     return out, out == -math.inf, 0.0  # a row of -inf: exp(-inf - 0) = 0 instead of NaN
 
 
+@numpy_names
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """Return log(sum(exp(input))) over `dim`, without overflow. As torch.logsumexp.
 
@@ -242,6 +253,7 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
+@numpy_names
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return the running sum along `dim`; integers give int64. As torch.cumsum.
 
@@ -262,6 +274,69 @@ def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
     return sum(input, (*range(ahead), *stretched), keepdim=True).reshape(shape) if ahead or stretched else input
 
 
-def any(input: Tensor) -> bool:
+def is_any(input: Tensor) -> bool:
     """Whether one element is true, as a Python bool; on a GPU, waits for it."""
     return bool(input.any())
+
+
+# --- logic: without a gradient ---
+
+
+def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    array = input.array if input.dtype.kind == "b" else input.array != 0
+    found = getattr(array, name)(_dims.several(dim, input.ndim), keepdims=keepdim)
+    out: Tensor = Variable._from(backends.of(array).asarray(found))
+    return cast(out, input.dtype) if input.dtype == "uint8" else out
+
+
+@numpy_names
+def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Return whether one element over `dim` (all axes if None) is true, or not 0. As torch.any.
+
+    >>> ta.any(ta.tensor([[0, 1], [0, 0]]), 1).tolist()
+    [True, False]
+    """
+    return _logic("any", input, dim, keepdim)
+
+
+@numpy_names
+def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Return whether all elements over `dim` (all axes if None) are true, or not 0. As torch.all.
+
+    >>> ta.all(ta.tensor([[1, 1], [0, 1]]), 1).tolist()
+    [True, False]
+    """
+    return _logic("all", input, dim, keepdim)
+
+
+@numpy_names
+def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
+    """Return how many elements over `dim` (all axes if None) are not 0. As torch.count_nonzero.
+
+    >>> ta.count_nonzero(ta.tensor([[0, 1], [2, 3]]), 1)
+    tensor([1, 2])
+    """
+    return sum(ne(input, 0), dim)
+
+
+@numpy_names
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Return the running product along `dim`; integers give int64. While recording, of n * n numbers for n.
+
+    As torch.cumprod.
+
+    >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
+    tensor([1, 2, 6])
+    """
+    input = cast(input, dtype or ("int64" if input.dtype.kind != "f" else input.dtype))
+    dim = _dims.one(dim, input.ndim)
+    if input.ndim == 0:
+        return input.clone()
+    if input.node is None or not is_grad_enabled():
+        return _cumprod(input, dim=dim)
+    last, n = input.movedim(dim, -1), input.shape[dim]  # (..., n)
+    later = creation.ones(n, n, dtype="bool", device=input.device).triu(1)
+    return prod(last.unsqueeze(-2).expand(*last.shape[:-1], n, n).masked_fill(later, 1.0), -1).movedim(-1, dim)
+
+
+_cumprod = Operation(lambda xp, x, *, dim: xp.cumprod(x, dim), name="cumprod")  # without a rule: see there

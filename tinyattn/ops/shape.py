@@ -8,6 +8,7 @@ from typing import Any
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.synonyms import numpy_names
 
 # --- the same elements under another shape ---
 
@@ -62,6 +63,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return reshape(input, (*input.shape[:start], joined, *input.shape[end + 1 :]))
 
 
+@numpy_names
 def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Return the input without axes of size 1: all of them, or those in `dim`. As torch.squeeze.
 
@@ -75,6 +77,7 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     return reshape(input, tuple(n for i, n in enumerate(input.shape) if n != 1 or i not in drop))
 
 
+@numpy_names
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """Return the input with an axis of size 1 inserted before `dim`. As torch.unsqueeze.
 

@@ -9,6 +9,7 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
+from tinyattn.ops.synonyms import numpy_names
 
 
 def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
@@ -45,6 +46,7 @@ def _log_softmax(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.log_softmax(x, dim)
 
 
+@numpy_names
 def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Divide exp(input) by its sum along `dim`; the result has the shape of `input`.
 
@@ -57,6 +59,7 @@ def softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return _softmax(_ready(input, dtype), dim=_dims.one(dim, input.ndim))
 
 
+@numpy_names
 def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Compute log(softmax(input, dim)) without overflow or underflow; arguments as `softmax`. As torch.log_softmax.
 

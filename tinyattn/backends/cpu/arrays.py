@@ -16,13 +16,14 @@ from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
-    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
-    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
-    "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
-    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
-    "quiet", "reciprocal", "remainder", "reshape", "roll", "rsqrt", "shift", "sign", "sin", "sqrt", "square", "stack",
-    "std", "stream", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like", "where", "zeros",
-    "zeros_like",
+    "abs", "acos", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "atan", "atan2",
+    "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod", "cumsum", "diagonal", "div",
+    "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod", "from_dlpack", "full", "is_any",
+    "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or",
+    "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow",
+    "prod", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt", "shift", "sign", "sin", "sinh",
+    "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc",
+    "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -41,7 +42,10 @@ abs, sin, cos, tanh = np.abs, np.sin, np.cos, np.tanh
 maximum, minimum, isfinite = np.maximum, np.minimum, np.isfinite
 logical_and, logical_not, logical_or = np.logical_and, np.logical_not, np.logical_or
 exp, expm1 = np.exp, np.expm1
-log, log1p = np.log, np.log1p
+log, log1p, log2, log10 = np.log, np.log1p, np.log2, np.log10
+tan, sinh, cosh = np.tan, np.sinh, np.cosh
+asin, acos, atan, atan2 = np.arcsin, np.arccos, np.arctan, np.arctan2
+floor, ceil, trunc, round, fmod = np.floor, np.ceil, np.trunc, np.rint, np.fmod
 sqrt, reciprocal = np.sqrt, np.reciprocal
 div = np.true_divide
 
@@ -215,6 +219,14 @@ def cumsum(x: Array, dim: int) -> Array:
     return running(x, dim) if x.ndim and x.dtype.kind == "f" else np.cumsum(x, axis=dim, dtype=x.dtype)
 
 
+def cumprod(x: Array, dim: int) -> Array:
+    return x.cumprod(dim, dtype=x.dtype)
+
+
+def argsort(x: Array, dim: int) -> Array:
+    return x.argsort(dim, kind="stable")
+
+
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.argmax(dim, keepdims=keepdim)
 
@@ -223,7 +235,7 @@ def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.argmin(dim, keepdims=keepdim)
 
 
-def any(x: Array) -> bool:
+def is_any(x: Array) -> bool:
     return bool(np.any(x))
 
 
@@ -265,6 +277,13 @@ def cat(tensors: Any, dim: int = 0) -> Array:
 
 def stack(tensors: Any, dim: int = 0) -> Array:
     return np.stack(tensors, axis=dim)
+
+
+def diagonal(x: Array, offset: int) -> Array:
+    """A view of the diagonals of matrices (..., rows, columns)."""
+    out = x.diagonal(offset, -2, -1)
+    out.flags.writeable = x.flags.writeable
+    return out
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:

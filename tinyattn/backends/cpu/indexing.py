@@ -13,7 +13,7 @@ from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
     "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
-    "last_writes", "place", "scatter", "setitem",
+    "last_writes", "place", "setitem", "ungather",
 ]  # fmt: skip
 
 Array = Any
@@ -124,7 +124,7 @@ def gather(x: Array, dim: int, index: Array) -> Array:
     return x[_along(index, dim)] if x.ndim else x[None][index].reshape(index.shape)
 
 
-def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
+def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
     """Zeros of `shape` with `values` added where `gather` would have read them."""
     out = np.zeros(shape, values.dtype)
     if out.ndim:

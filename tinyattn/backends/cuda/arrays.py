@@ -21,13 +21,14 @@ from tinyattn.backends.cuda.products import einsum, matmul
 from tinyattn.backends.cuda.rows import column_sums, contiguous
 
 __all__ = [
-    "abs", "amax", "amin", "any", "arange", "argmax", "argmin", "asarray", "broadcast_to", "cast", "cat", "clamp",
-    "clone", "cos", "cumsum", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor_divide", "from_dlpack",
-    "full", "isfinite", "linspace", "log", "log1p", "logical_and", "logical_not", "logical_or", "masked_fill",
-    "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod",
-    "quiet", "reciprocal", "relu", "remainder", "reshape", "roll", "rsqrt", "shift", "sigmoid", "sign", "sin", "sqrt",
-    "square", "stack", "std", "sum", "sum_to", "tanh", "to_host", "tril", "triu", "trunc_divide", "var", "view_like",
-    "where", "zeros", "zeros_like",
+    "abs", "acos", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "atan", "atan2",
+    "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod", "cumsum", "diagonal", "div",
+    "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod", "from_dlpack", "full", "is_any",
+    "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or",
+    "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow",
+    "prod", "quiet", "reciprocal", "relu", "remainder", "reshape", "roll", "round", "rsqrt", "shift", "sigmoid",
+    "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum", "sum_to", "tan", "tanh", "to_host", "tril",
+    "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -51,7 +52,10 @@ abs, sin, cos, tanh = cp.abs, cp.sin, cp.cos, cp.tanh
 maximum, minimum, isfinite = cp.maximum, cp.minimum, cp.isfinite
 logical_and, logical_not, logical_or = cp.logical_and, cp.logical_not, cp.logical_or
 exp, expm1 = cp.exp, cp.expm1
-log, log1p = cp.log, cp.log1p
+log, log1p, log2, log10 = cp.log, cp.log1p, cp.log2, cp.log10
+tan, sinh, cosh = cp.tan, cp.sinh, cp.cosh
+asin, acos, atan, atan2 = cp.arcsin, cp.arccos, cp.arctan, cp.arctan2
+floor, ceil, trunc, round, fmod = cp.floor, cp.ceil, cp.trunc, cp.rint, cp.fmod
 sqrt, reciprocal = cp.sqrt, cp.reciprocal
 div, floor_divide, remainder = cp.true_divide, cp.floor_divide, cp.remainder
 
@@ -209,7 +213,7 @@ def cumsum(x: Array, dim: int) -> Array:
     return x.cumsum(dim, dtype=x.dtype) if x.ndim else x.copy()
 
 
-def any(x: Array) -> bool:
+def is_any(x: Array) -> bool:
     """Whether an element is true; synchronises the GPU."""
     refuse_in_capture("the processor asks whether an element is true")
     return bool(cp.any(x))
@@ -258,6 +262,20 @@ def stack(tensors: Any, dim: int = 0) -> Array:
     for i, t in enumerate(tensors):
         out[(slice(None),) * dim + (i,)] = t
     return out
+
+
+def argsort(x: Array, dim: int) -> Array:
+    """Return the stable order along `dim`; may wait for the GPU."""
+    return cp.argsort(x, dim)  # always stable
+
+
+def cumprod(x: Array, dim: int) -> Array:
+    return cp.cumprod(x, dim, x.dtype)
+
+
+def diagonal(x: Array, offset: int) -> Array:
+    """A view of the diagonals of matrices (..., rows, columns)."""
+    return cp.diagonal(x, offset, -2, -1)
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:

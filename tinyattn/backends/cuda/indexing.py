@@ -16,8 +16,8 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes", "place", "scatter",
-    "setitem",
+    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes", "place", "setitem",
+    "ungather",
 ]  # fmt: skip
 
 Array = Any
@@ -118,7 +118,7 @@ def gather(x: Array, dim: int, index: Array) -> Array:
     return x[_along(index, dim)] if x.ndim else x[None][index].reshape(index.shape)
 
 
-def scatter(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
+def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
     """Zeros of `shape` with `values` added where `gather` would have read them."""
     out = cp.zeros(shape, values.dtype)
     if out.ndim:

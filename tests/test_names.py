@@ -1,0 +1,182 @@
+"""Methods and names that other people's models use, beside PyTorch's; the differentiable ones have rows in test_ops.py."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracle import compare, host, to_ours
+
+import tinyattn as ta
+
+ON_EVERY_DEVICE = True
+A = torch.arange(12.0).reshape(3, 4) / 4 - 1.3
+UNIT = torch.linspace(-0.9, 0.9, 12).reshape(3, 4)
+INDEX = torch.tensor([[0, 2, 1, 0], [2, 0, 0, 1]])
+
+IN_PLACE = {
+    **dict.fromkeys("abs cos erf exp expm1 neg reciprocal sign sin square tanh relu sigmoid ceil floor trunc round".split(), ()),
+    **dict.fromkeys("frac nan_to_num logical_not tan sinh cosh asin acos atan tril triu".split(), ()),
+    "clamp_min": (0.1,), "clamp_max": (0.1,), "clip": (-0.2, 0.3), "fmod": (0.4,), "cumsum": (1,), "eq": (0.0,),
+    "lerp": (A, 0.3), "addcmul": (A, A), "addcdiv": (A, A + 9), "scatter": (0, INDEX, A), "scatter_add": (0, INDEX, A),
+    "index_add": (0, torch.tensor([1, 1]), A[:2]), "index_copy": (0, torch.tensor([2, 0]), A[:2]),
+    "index_fill": (1, torch.tensor([2, 0]), 5.0), "masked_scatter": (A > 0, A), "fill_diagonal": (7.0,),
+    "addmm": (A[:, :3], A), "squeeze": (0,), "unsqueeze": (1,), "transpose": (0, 1), "t": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_forms_write_and_return_the_tensor(name):
+    t = UNIT.clone()
+    x = to_ours(t)
+    out = getattr(x, f"{name}_")(*to_ours(IN_PLACE[name]))
+    getattr(t, f"{name}_")(*IN_PLACE[name])
+    assert out is x
+    np.testing.assert_allclose(host(x), t.numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in IN_PLACE if name not in ("eq", "logical_not")])
+def test_in_place_forms_have_the_gradient_of_pytorch(name):
+    def run(x, *args):
+        y = x * 1
+        return getattr(y, f"{name}_")(*args)
+
+    args = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in IN_PLACE[name]]
+    compare(run, run, (UNIT.double().requires_grad_(), *args), orders=1)
+
+
+METHODS = {
+    "new_zeros": lambda t: t.new_zeros(2, 3), "new_ones": lambda t: t.new_ones((2,)), "new_full": lambda t: t.new_full((2,), 3.5),
+    "new_empty": lambda t: t.new_empty(2, 0), "new_tensor": lambda t: t.new_tensor([1, 2]), "half": lambda t: t.half(),
+    "byte": lambda t: t.abs().byte(), "short": lambda t: t.short(), "char": lambda t: t.char(), "double": lambda t: t.double(),
+    "type": lambda t: (t.type(), t.type("torch.LongTensor"), t.long().type()), "stride": lambda t: (t.t().stride(), t.stride(0)),
+    "element_size": lambda t: t.double().element_size(), "nelement": lambda t: t.nelement(), "ndimension": lambda t: t.ndimension(),
+    "is_floating_point": lambda t: (t.is_floating_point(), t.long().is_floating_point()), "pos": lambda t: +t,
+    "repeat": lambda t: (t.repeat(2, 3), t.repeat(2, 1, 2), t.repeat((1, 1)), t.repeat(0, 2)),
+    "contiguous": lambda t: t.t().contiguous().stride(), "expand_as": lambda t: t[:1].expand_as(t),
+    "any": lambda t: ((t > 0).any(), (t > 0).any(1), (t > 0).any(0, True), (t > 9).any(dim=1, keepdim=True)),
+    "all": lambda t: ((t > 0).all(), (t > 0).all(1), (t > 0).all(0, True), t[:0].all(0), t.abs().byte().all(1)),
+    "sort": lambda t: (*t.sort(), *t.sort(0, descending=True), *t.sort(stable=True, dim=1)),
+    "topk": lambda t: (*t.topk(2), *t.topk(1, 0, largest=False)), "tolist": lambda t: t.tolist(),
+    "to": lambda t: (t.to("cpu", non_blocking=True, copy=True), t.type(t.dtype)),
+    "unique": lambda t: t.round().unique(return_inverse=True, return_counts=True), "flip": lambda t: t.flip(0).flip([0, 1]),
+    "median": lambda t: (*t.median(1), t.median()), "nonzero": lambda t: ((t > 0).nonzero(), *(t > 0).nonzero(as_tuple=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_return_what_pytorch_returns(name):
+    if name in ("type", "to") and ta.get_default_device() != "cpu":
+        return
+    theirs, ours = METHODS[name](A), METHODS[name](to_ours(A))
+    many = isinstance(theirs, tuple) and not isinstance(ours, ta.Tensor)
+    for a, b in zip(ours, theirs, strict=True) if many else [(ours, theirs)]:
+        if isinstance(b, torch.Tensor):
+            assert host(a).tolist() == b.tolist()
+            assert a.dtype == b.numpy().dtype
+        else:
+            assert a == b
+
+
+def test_sort_puts_nan_last_and_keeps_ties_in_order():
+    t = torch.tensor([2.0, torch.nan, 1.0, 2.0, -torch.inf, 1.0, torch.nan])
+    for descending in (False, True):
+        theirs, ours = t.sort(descending=descending, stable=True), to_ours(t).sort(descending=descending)
+        np.testing.assert_array_equal(host(ours.values), theirs.values.numpy())
+        assert ours.indices.tolist() == theirs.indices.tolist()
+    np.testing.assert_array_equal(host(to_ours(t).median()), t.median().numpy())
+
+
+def test_diagonal_is_a_view():
+    x = ta.zeros(3, 3)
+    x.diagonal().fill_(2)
+    x.diagonal(1).add_(1)
+    assert x.tolist() == [[2, 1, 0], [0, 2, 1], [0, 0, 2]]
+
+
+def test_multinomial_draws_with_the_given_probabilities():
+    p = ta.tensor([[0.0, 1.0, 3.0, 0.0], [2.0, 0.0, 0.0, 2.0]])
+    for n, replacement in ((1, False), (4000, True)):
+        drawn = (
+            ta.multinomial(p.repeat(4000 // n, 1), n, replacement).reshape(-1, 2, n)
+            if n == 1
+            else ta.multinomial(p, n, replacement)
+        )
+        counts = [np.bincount(host(d).reshape(-1), minlength=4) for d in (drawn.unbind(1) if n == 1 else drawn)]
+        np.testing.assert_allclose(np.array(counts) / 4000, host(p / p.sum(1, True)), atol=0.05)
+    both = host(ta.multinomial(p, 2)).tolist()
+    assert [sorted(row) for row in both] == [[1, 2], [0, 3]]
+    with pytest.raises(RuntimeError, match="multinomial: 5 draws from 4"):
+        ta.multinomial(p, 5)
+
+
+def test_bernoulli_and_normal_and_exponential_have_their_moments():
+    x = ta.zeros(20_000)
+    assert abs(x.bernoulli_(0.3).mean().item() - 0.3) < 0.02
+    assert abs(ta.bernoulli(ta.full((20_000,), 0.7)).mean().item() - 0.7) < 0.02
+    assert abs(x.exponential_(2.0).mean().item() - 0.5) < 0.03
+    drawn = ta.normal(ta.full((20_000,), 3.0), 2.0)
+    assert abs(drawn.mean().item() - 3) < 0.1 and abs(drawn.std().item() - 2) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_finfo_has_the_limits_of_pytorch(dtype):
+    theirs, ours = torch.finfo(getattr(torch, dtype)), ta.finfo(getattr(ta, dtype))
+    for name in ("min", "max", "eps", "tiny", "bits", "smallest_normal"):
+        assert getattr(ours, name) == getattr(theirs, name)
+        assert type(getattr(ours, name)) in (int, float)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64"])
+def test_iinfo_has_the_limits_of_pytorch(dtype):
+    theirs, ours = torch.iinfo(getattr(torch, dtype)), ta.iinfo(getattr(ta, dtype))
+    assert (ours.min, ours.max, ours.bits) == (theirs.min, theirs.max, theirs.bits)
+
+
+def test_constants_and_old_constructors():
+    assert (ta.inf, ta.pi, ta.e, ta.newaxis) == (math.inf, math.pi, math.e, None) and math.isnan(ta.nan)
+    for name in ("FloatTensor", "LongTensor", "ByteTensor", "DoubleTensor", "BoolTensor"):
+        ours, theirs = getattr(ta, name)([[0, 1]]), getattr(torch, name)([[0, 1]])
+        assert ours.tolist() == theirs.tolist() and ours.dtype == theirs.numpy().dtype
+    assert ta.FloatTensor(2, 3).shape == (2, 3)
+
+
+@pytest.mark.parametrize("order", [1, -1, math.inf, -math.inf, "fro", None])
+def test_linalg_norm_of_a_matrix(order):
+    t = A.double().requires_grad_()
+    compare(lambda x: ta.linalg.norm(x, order), lambda x: torch.linalg.norm(x, order), (t,), orders=1)
+
+
+SYNONYMS = {
+    **{
+        name: {"axis": 1, "keepdims": True}
+        for name in "sum mean var std amax amin argmax argmin prod logsumexp any all max min median".split()
+    },
+    **{name: {"axis": 0} for name in "softmax log_softmax cumsum cumprod sort argsort".split()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYNONYMS)
+def test_axis_and_keepdims_are_dim_and_keepdim(name):
+    call = lambda x: getattr(x, name)(**SYNONYMS[name])  # noqa: E731
+    compare(call, call, (A.double().requires_grad_(),), orders=1)
+
+
+def test_out_is_refused_in_a_sentence():
+    with pytest.raises(TypeError, match=r"sum: out= is not supported; write x.copy_\(sum"):
+        ta.sum(ta.ones(2), 0, out=ta.ones(()))
+
+
+def test_inference_mode_records_nothing():
+    x = ta.ones(2, requires_grad=True)
+    with ta.inference_mode():
+        assert not (x * 2).requires_grad
+    with ta.inference_mode(False):
+        assert (x * 2).requires_grad
+
+
+def test_cumprod_has_a_gradient_at_zeros():
+    t = torch.tensor([[1.0, 0, 3], [2, 0, 0]], dtype=torch.float64, requires_grad=True)
+    compare(lambda x: x.cumprod(1), lambda x: x.cumprod(1), (t,))

@@ -1,0 +1,304 @@
+"""More functions of each element: trigonometry, rounding, tests of numbers, sums with products."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
+from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
+from tinyattn.ops.elementwise import abs, add, div, mul, sub
+from tinyattn.ops.products import bmm, matmul, mm
+from tinyattn.ops.promotion import floating, same_type
+
+# --- smooth functions; integers give the default dtype ---
+
+
+def _smooth(
+    name: str, words: str, at: float, python: Callable[[float], float], rule: Any, traits: str = ""
+) -> Operation:
+    doc = f"""Return {words}, elementwise; integers give the default dtype. As torch.{name}.
+
+    >>> f"{{ta.{name}(ta.tensor({at})).item():.3f}}"
+    '{python(at):.3f}'
+    """
+    forward = lambda xp, x: getattr(xp, name)(x)  # noqa: E731
+    return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", x=rule)
+
+
+log2 = _smooth("log2", "the logarithm to base 2", 8.0, math.log2, lambda xp, g, x: g / (x * math.log(2)))
+log10 = _smooth("log10", "the logarithm to base 10", 100.0, math.log10, lambda xp, g, x: g / (x * math.log(10)))
+tan = _smooth("tan", "the tangent of radians", 0.5, math.tan, lambda xp, g, out: g * (out * out + 1))
+sinh = _smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, lambda xp, g, x: g * xp.cosh(x))
+cosh = _smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, lambda xp, g, x: g * xp.sinh(x), "valley")
+asin = _smooth("asin", "the angle with this sine", 0.5, math.asin, lambda xp, g, x: g * xp.rsqrt(1 - x * x))
+acos = _smooth("acos", "the angle with this cosine", 0.5, math.acos, lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
+atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1))
+arcsin, arccos, arctan = asin, acos, atan
+
+
+@operation(
+    traits="maps multiplies",
+    promote=floating,
+    fresh=True,
+    a=lambda xp, g, a, b: g * b / (a * a + b * b),
+    b=lambda xp, g, a, b: -g * a / (a * a + b * b),
+)
+def atan2(xp: Any, a: Any, b: Any) -> Any:
+    """Return the angle of the point (other, input), from -pi to pi, elementwise and broadcast. As torch.atan2.
+
+    >>> ta.atan2(ta.tensor([0.0, 1.0]), ta.tensor([1.0, 0.0]))
+    tensor([0.    , 1.5708])
+    """
+    return xp.atan2(a, b)
+
+
+# --- rounding: integers stay as they are, and the gradient is 0 ---
+
+
+def _rounding(name: str, words: str, found: str) -> Operation:
+    doc = f"""Return {words}, elementwise, in the input's dtype; its gradient is 0. As torch.{name}.
+
+    >>> ta.{name}(ta.tensor([-1.5, 0.5, 2.5])).tolist()
+    {found}
+    """
+
+    def forward(xp: Any, x: Any) -> Any:
+        return getattr(xp, name)(x) if x.dtype.kind == "f" else xp.clone(x)
+
+    rule = lambda xp, g: xp.zeros_like(g)  # noqa: E731
+    return Operation(forward, name=name, doc=doc, traits="maps stairs", fresh=True, x=rule)
+
+
+floor = _rounding("floor", "the largest integer that is not above", "[-2.0, 0.0, 2.0]")
+ceil = _rounding("ceil", "the smallest integer that is not below", "[-1.0, 1.0, 3.0]")
+trunc = _rounding("trunc", "the input without its fraction", "[-1.0, 0.0, 2.0]")
+_round = _rounding("round", "the nearest integer, halves to even", "[-2.0, 0.0, 2.0]")
+fix = trunc
+
+
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
+    """Return the input rounded to `decimals` places, halves to even; its gradient is 0. As torch.round.
+
+    >>> ta.round(ta.tensor([-1.5, 0.5, 2.5])).tolist()
+    [-2.0, 0.0, 2.0]
+    """
+    if decimals == 0 or input.dtype.kind != "f":
+        return _round(input)
+    scale = 10.0 ** builtins.abs(decimals)
+    return _round(input * scale) / scale if decimals > 0 else _round(input / scale) * scale
+
+
+def frac(input: Tensor) -> Tensor:
+    """Return the input minus `trunc` of it, elementwise. As torch.frac.
+
+    >>> ta.frac(ta.tensor([1.25, -1.25])).tolist()
+    [0.25, -0.25]
+    """
+    return input - trunc(input)
+
+
+@operation(traits="maps stairs", promote=same_type, a=lambda xp, g: g, b=lambda xp, g, a, b: -g * xp.trunc(a / b))
+def fmod(xp: Any, a: Any, b: Any) -> Any:
+    """Return the remainder of input / other with the sign of `input`, elementwise and broadcast. As torch.fmod.
+
+    >>> ta.fmod(ta.tensor([7.0, -7.0]), 3).tolist()
+    [1.0, -1.0]
+    """
+    return xp.fmod(a, b)
+
+
+# --- tests of numbers: booleans, without a gradient ---
+
+
+def isnan(input: Tensor) -> Tensor:
+    """Return where the input is NaN, as booleans. As torch.isnan.
+
+    >>> ta.isnan(ta.tensor([1.0, float("nan")])).tolist()
+    [False, True]
+    """
+    return ne(input, input)
+
+
+def isinf(input: Tensor) -> Tensor:
+    """Return where the input is infinite, as booleans. As torch.isinf.
+
+    >>> ta.isinf(ta.tensor([1.0, float("-inf")])).tolist()
+    [False, True]
+    """
+    return logical_not(logical_or(isfinite(input), isnan(input)))
+
+
+def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
+    """Return where |input - other| <= atol + rtol * |other|, as booleans; infinities are close to themselves.
+
+    Raises RuntimeError for different dtypes. As torch.isclose.
+
+    >>> ta.isclose(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 2.1])).tolist()
+    [True, False]
+    """
+    if input.dtype != other.dtype:
+        raise RuntimeError(f"isclose: dtypes {input.dtype} and {other.dtype}; expected equal ones (cast with .to)")
+    same = input == other
+    if equal_nan:
+        same = logical_or(same, logical_and(isnan(input), isnan(other)))
+    if input.dtype.kind == "b":
+        return same
+    near = abs(sub(input, other)) <= add(mul(abs(other), rtol), atol)
+    return logical_or(same, logical_and(near, isfinite(sub(input, other))))
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
+    """Return whether `isclose` holds everywhere, as a Python bool. As torch.allclose.
+
+    >>> ta.allclose(ta.tensor([1.0]), ta.tensor([1.0 + 1e-9]))
+    True
+    """
+    return bool(isclose(input, other, rtol, atol, equal_nan).all())
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Return whether shapes and all elements are equal, as a Python bool. As torch.equal.
+
+    >>> ta.equal(ta.tensor([1, 2]), ta.tensor([1, 2]))
+    True
+    """
+    return input.shape == other.shape and bool((input == other).all())
+
+
+def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+    """Return the input with `nan` for NaN, and for infinities `posinf` and `neginf` (the dtype's limits by default).
+
+    As torch.nan_to_num.
+
+    >>> ta.nan_to_num(ta.tensor([1.0, float("nan"), float("inf")]), posinf=9.0)
+    tensor([1., 0., 9.])
+    """
+    if input.dtype.kind != "f":
+        return input.clone()
+    limits = np.finfo(input.dtype)
+    high = float(limits.max) if posinf is None else posinf
+    low = float(limits.min) if neginf is None else neginf
+    out = where(isnan(input), 0.0 if nan is None else nan, input)
+    return where(out == math.inf, high, where(out == -math.inf, low, out))
+
+
+def logical_xor(input: Tensor, other: Tensor) -> Tensor:
+    """Return where exactly one of both is nonzero, elementwise and broadcast, as booleans. As torch.logical_xor.
+
+    >>> ta.logical_xor(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
+    [False, True, False]
+    """
+    return ne(logical_not(input), logical_not(other))
+
+
+def clamp_min(input: Tensor, min: Any) -> Tensor:
+    """Return every element, at least `min`. As torch.clamp_min.
+
+    >>> ta.clamp_min(ta.tensor([-1.0, 2.0]), 0).tolist()
+    [0.0, 2.0]
+    """
+    return clamp(input, min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Tensor:
+    """Return every element, at most `max`. As torch.clamp_max.
+
+    >>> ta.clamp_max(ta.tensor([-1.0, 2.0]), 0).tolist()
+    [-1.0, 0.0]
+    """
+    return clamp(input, None, max)
+
+
+# --- sums with products ---
+
+
+def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """Return input + weight * (end - input), elementwise and broadcast. As torch.lerp.
+
+    >>> ta.lerp(ta.tensor([0.0, 10.0]), ta.tensor([1.0, 20.0]), 0.5)
+    tensor([ 0.5, 15. ])
+    """
+    return input + (end - input) * weight
+
+
+def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Return input + value * tensor1 * tensor2, elementwise and broadcast. As torch.addcmul.
+
+    >>> ta.addcmul(ta.ones(2), ta.tensor([1.0, 2.0]), ta.tensor([3.0, 4.0]), value=10)
+    tensor([31., 81.])
+    """
+    return add(input, mul(tensor1, tensor2), alpha=value)
+
+
+def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Return input + value * tensor1 / tensor2, elementwise and broadcast. As torch.addcdiv.
+
+    >>> ta.addcdiv(ta.ones(2), ta.tensor([1.0, 2.0]), ta.tensor([2.0, 4.0]))
+    tensor([1.5, 1.5])
+    """
+    return add(input, div(tensor1, tensor2), alpha=value)
+
+
+def _plus_product(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    product = product if alpha == 1 else product * alpha
+    return product if beta == 0 else add(product, input, alpha=beta)  # then `input` may hold NaN
+
+
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * mat1 @ mat2, of matrices. As torch.addmm.
+
+    >>> ta.addmm(ta.ones(2), ta.eye(2), ta.eye(2))
+    tensor([[2., 1.],
+            [1., 2.]])
+    """
+    return _plus_product(input, mm(mat1, mat2), beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * batch1 @ batch2, of batches of matrices. As torch.baddbmm.
+
+    >>> ta.baddbmm(ta.ones(1, 1), ta.ones(5, 2, 3), ta.ones(5, 3, 4)).shape
+    (5, 2, 4)
+    """
+    return _plus_product(input, bmm(batch1, batch2), beta, alpha)
+
+
+def mv(input: Tensor, vec: Tensor) -> Tensor:
+    """Return the product of a matrix (n, m) and a vector (m,). Raises RuntimeError for others. As torch.mv.
+
+    >>> ta.mv(ta.ones(2, 3), ta.tensor([1.0, 2.0, 3.0]))
+    tensor([6., 6.])
+    """
+    if input.ndim != 2 or vec.ndim != 1:
+        raise RuntimeError(f"mv: shapes {tuple(input.shape)} and {tuple(vec.shape)}; expected a matrix and a vector")
+    return matmul(input, vec)
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * mat @ vec. As torch.addmv.
+
+    >>> ta.addmv(ta.ones(2), ta.ones(2, 3), ta.ones(3))
+    tensor([4., 4.])
+    """
+    return _plus_product(input, mv(mat, vec), beta, alpha)
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """Return the sum of the products of two vectors of one size. Raises RuntimeError for others. As torch.dot.
+
+    >>> ta.dot(ta.tensor([1, 2]), ta.tensor([3, 4])).item()
+    11
+    """
+    tensor = creation.as_tensor(tensor)
+    if input.ndim != 1 or input.shape != tensor.shape:
+        raise RuntimeError(
+            f"dot: shapes {tuple(input.shape)} and {tuple(tensor.shape)}; expected two vectors of one size"
+        )
+    return matmul(input, tensor)

@@ -1,0 +1,233 @@
+"""Methods of Tensor that are no functions of `ta`: tensors like this one, facts about memory, writes in place.
+
+`tensors.py` makes methods of everything in ALL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.engine.operation import Operation
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import (
+    activations,
+    choices,
+    creation,
+    elementwise,
+    legacy,
+    mathematics,
+    order,
+    rearranging,
+    reductions,
+    scattering,
+    shape,
+)  # fmt: skip
+from tinyattn.ops import dims as _dims
+from tinyattn.ops.copies import cast
+
+# --- shapes ---
+
+
+def repeat(self: Tensor, *sizes: Any) -> Tensor:
+    """Return the tensor repeated along each axis (a number for each, more for new leading axes). As Tensor.repeat."""
+    times = _dims.sizes(sizes)
+    if len(times) < self.ndim:
+        raise RuntimeError(f"repeat: {times} for shape {tuple(self.shape)}; expected a number for each axis at least")
+    return rearranging.tile(self, times)
+
+
+def expand_as(self: Tensor, other: Tensor) -> Tensor:
+    """Return the tensor expanded to the shape of another."""
+    return shape.broadcast_to(self, other.shape)
+
+
+def view_as(self: Tensor, other: Tensor) -> Tensor:
+    """Return the elements in the shape of another tensor."""
+    return shape.reshape(self, other.shape)
+
+
+reshape_as = view_as
+
+
+# --- new tensors, with this one's dtype and device unless said ---
+
+
+def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
+    """Return a tensor that copies `data`."""
+    return creation.tensor(data, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+
+
+def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
+    """Return a tensor of shape `size` filled with one number."""
+    return creation.full(size, fill_value, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+
+
+def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Return zeros of shape `size`: one tuple or separate integers."""
+    return new_full(self, _dims.sizes(size), 0, **options)
+
+
+def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Return ones of shape `size`: one tuple or separate integers."""
+    return new_full(self, _dims.sizes(size), 1, **options)
+
+
+new_empty = new_zeros
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None and key != "pin_memory"}
+
+
+# --- dtypes ---
+
+
+def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
+    return lambda self: cast(self, dtype)
+
+
+half, byte, short, char = map(_cast_to, ("float16", "uint8", "int16", "int8"))
+
+
+def type(self: Tensor, dtype: Any = None) -> Any:
+    """Return the tensor in another dtype (also "torch.FloatTensor"); without one, the name of its type."""
+    prefix = "torch.cuda." if self.is_cuda else "torch."
+    if dtype is None:
+        return prefix + next(name for name, kind in legacy.TENSOR_TYPES.items() if kind == self.dtype)
+    name = dtype.rpartition(".")[2] if isinstance(dtype, str) else getattr(dtype, "__name__", None)
+    return cast(self, legacy.TENSOR_TYPES.get(name, dtype))  # type: ignore[arg-type]
+
+
+# --- facts ---
+
+
+def element_size(self: Tensor) -> int:
+    """Return how many bytes an element takes."""
+    return int(self.dtype.itemsize)
+
+
+def nelement(self: Tensor) -> int:
+    """Return the number of elements."""
+    return int(self.array.size)
+
+
+def ndimension(self: Tensor) -> int:
+    """Return the number of axes."""
+    return int(self.ndim)
+
+
+def stride(self: Tensor, dim: int | None = None) -> Any:
+    """Return how many elements apart neighbours lie in memory, along each axis or along `dim`."""
+    steps = tuple(n // self.dtype.itemsize for n in self.array.strides)
+    return steps if dim is None else steps[_dims.one(dim, self.ndim)]
+
+
+def data_ptr(self: Tensor) -> int:
+    """Return the address of the first element."""
+    return int(self.array.data.ptr if self.is_cuda else self.array.ctypes.data)
+
+
+def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
+    """Return the same elements, in row order in memory; memory_format is without effect."""
+    return self if self.array.flags.c_contiguous else _contiguous(self)
+
+
+# `clone` keeps the order in memory, as in PyTorch
+_contiguous = Operation(lambda xp, x: x.copy(), name="contiguous", traits="moves", x=lambda xp, g: g)
+
+
+def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
+    """Return whether the elements lie in row order in memory."""
+    return bool(self.array.flags.c_contiguous)
+
+
+def get_device(self: Tensor) -> int:
+    """Return the number of the GPU, or -1."""
+    return self.device.index or 0 if self.is_cuda else -1
+
+
+# --- in place ---
+
+
+def _written(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The method that writes `op(self, ...)` into the tensor."""
+
+    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        return self._inplace(name, op, *args, **options)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = (
+        f"Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}."
+    )
+    return method
+
+
+_WRITTEN = {
+    elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
+    activations: "relu sigmoid",
+    mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
+        clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
+    scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
+    choices: "logical_not logical_and logical_or eq ne lt le gt ge",
+    shape: "tril triu",
+    reductions: "cumsum",
+}
+IN_PLACE = {
+    f"{name}_": _written(getattr(module, name), f"{name}_")
+    for module, names in _WRITTEN.items()
+    for name in names.split()
+}
+
+
+def clip_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Limit the elements to [min, max] in place; returns the tensor."""
+    return self._inplace("clip_", choices.clamp, min, max)
+
+
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+    """Draw 1 with probability p, else 0, in place; returns the tensor."""
+    return self._write("bernoulli_", ..., order.bernoulli(self.detach(), p, generator=generator))
+
+
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
+    u = creation.rand_like(self, generator=generator)
+    return self._write("exponential_", ..., -elementwise.log1p(-u) / lambd)
+
+
+def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
+    """Write one number into the diagonal of a matrix; returns the tensor."""
+    n = min(self.shape)
+    i = np.arange(n)
+    return self._write("fill_diagonal_", (i,) * self.ndim, fill_value)
+
+
+def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The method that gives the tensor itself the shape of `op(self, ...)`, a view."""
+
+    def method(self: Tensor, *args: Any) -> Tensor:
+        if self.node is not None and self._base is not None:
+            raise RuntimeError(f"{name}: a view that needs gradients cannot change its shape in place; use {name[:-1]}")
+        self._may_change(name, is_grad_enabled() and self.node is not None)
+        view = op(self, *args)
+        self.array, self.node = view.array, view.node
+        return self
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}."
+    return method
+
+
+squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.unsqueeze, "unsqueeze_")
+transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(lambda x: x.t(), "t_")
+
+METHODS = """
+repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty half byte short char type
+element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
+exponential_ fill_diagonal_ squeeze_ unsqueeze_ transpose_ t_
+""".split()
+ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
