@@ -1,10 +1,27 @@
 """Operations under their names in torch.nn.functional."""
 
 from tinyattn.ops import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    rms_norm,
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
     binary_cross_entropy_with_logits,
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
     cross_entropy,
     dropout,
     embedding,
+    fold,
     gelu,
     l1_loss,
     layer_norm,
@@ -24,10 +41,13 @@ from tinyattn.ops import (
     softmax,
     softplus,
     tanh,
+    unfold,
 )  # fmt: skip
 
 __all__ = [
-    "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
+    "batch_norm", "group_norm", "instance_norm", "rms_norm",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d",
+    "binary_cross_entropy_with_logits", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "fold", "unfold", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm",
     "linear", "linear_gelu", "log_softmax", "logsigmoid", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
     "packed_attention", "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
 ]  # fmt: skip
