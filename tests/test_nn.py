@@ -94,8 +94,10 @@ LAYERS = [
     ("Conv2d", (4, 6, 3), {"padding": 1}, [randn(2, 4, 5, 6)]),
     ("Conv2d", (4, 6, (3, 2)), {"stride": (2, 1), "dilation": (1, 2), "groups": 2, "bias": False}, [randn(2, 4, 7, 6)]),
     ("Conv2d", (4, 4, 3), {"groups": 4, "padding": "same"}, [randn(2, 4, 5, 5)]),
-    *(("Conv2d", (2, 3, 3), {"padding": (1, 2), "padding_mode": mode}, [randn(2, 2, 5, 5)])
-      for mode in ("reflect", "replicate", "circular")),
+    *(
+        ("Conv2d", (2, 3, 3), {"padding": (1, 2), "padding_mode": mode}, [randn(2, 2, 5, 5)])
+        for mode in ("reflect", "replicate", "circular")
+    ),
     ("Conv2d", (2, 3, 4), {"padding": "same", "padding_mode": "reflect"}, [randn(2, 5, 5)]),
     ("Conv1d", (4, 6, 3), {"padding": 1, "stride": 2}, [randn(2, 4, 7)]),
     ("Conv1d", (4, 6, 2), {"padding": "same"}, [randn(4, 7)]),
@@ -103,7 +105,12 @@ LAYERS = [
     ("ConvTranspose1d", (4, 6, 3), {"stride": 2, "dilation": 2}, [randn(2, 4, 3)]),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, [randn(2, 3, 6, 7)]),
     ("MaxPool1d", (2,), {"dilation": 2}, [randn(3, 7)]),
-    ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False}, [randn(2, 3, 6, 7)]),
+    (
+        "AvgPool2d",
+        (3,),
+        {"stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
+        [randn(2, 3, 6, 7)],
+    ),
     ("AvgPool2d", (2,), {"divisor_override": 3}, [randn(2, 3, 6, 7)]),
     ("AvgPool1d", (2,), {"ceil_mode": True}, [randn(2, 3, 7)]),
     ("AdaptiveAvgPool2d", ((3, None),), {}, [randn(2, 3, 7, 4)]),

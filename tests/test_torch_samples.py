@@ -34,7 +34,11 @@ NAMES = """
     nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
     nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
 """.split()
-OPS = [op for op in op_db if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex", "without_cudnn")]
+OPS = [
+    op
+    for op in op_db
+    if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex", "without_cudnn")
+]
 
 
 def ours(name: str) -> Any:

@@ -21,6 +21,10 @@ class Windows(NamedTuple):
     dilation: Pair = (1, 1)
     groups: int = 1
 
+    @classmethod
+    def of(cls, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Windows:
+        return cls(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
+
     def count(self, size: Any) -> Pair:
         """The number of places for a window on images of this size."""
         a, b = (

@@ -49,8 +49,8 @@ class Conv2d(Module):
     ) -> None:
         super().__init__()
         self._set_up(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        shape = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        shape = (shape[0], shape[1] // groups, *self.kernel_size)
+        first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        shape = (first, second // groups, *self.kernel_size)
         self.weight = Parameter(creation.empty(*shape, device=device, dtype=dtype))
         unset = Parameter(creation.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", unset)
@@ -81,7 +81,7 @@ class Conv2d(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros" and padding != "valid":
             if padding == "same":
                 total = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True)]
@@ -169,6 +169,9 @@ class ConvTranspose1d(ConvTranspose2d):
 
 class _Options(Module):
     """A layer without parameters, whose attributes are the options of a function."""
+
+    function: str
+    _names: tuple[str, ...]
 
     def _keep(self, **options: Any) -> None:
         self._names = tuple(options)

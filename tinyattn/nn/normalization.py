@@ -28,8 +28,9 @@ class _Norm(Module):
         """Set weight to one and bias to zero."""
         if self.weight is not None:
             init.ones_(self.weight)
-        if getattr(self, "bias", None) is not None:
-            init.zeros_(self.bias)
+        bias = getattr(self, "bias", None)
+        if bias is not None:
+            init.zeros_(bias)
 
 
 class BatchNorm2d(_Norm):
@@ -47,9 +48,9 @@ class BatchNorm2d(_Norm):
     """
 
     ndims: tuple[int, ...] = (4,)
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    num_batches_tracked: Tensor | None
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
 
     def __init__(
         self,

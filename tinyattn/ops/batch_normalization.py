@@ -52,7 +52,7 @@ def _backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed
     return out, dweight if needed[1] else None, dbias if needed[2] else None, None, None
 
 
-@operation(traits="multiplies", definition=_definition, fresh=True, backward=_backward)
+@operation(traits="maps multiplies", definition=_definition, fresh=True, backward=_backward)
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: Any, *, eps: float) -> Any:
     out = xp.zeros(x.shape, x.dtype)
     for part in xp.channel_blocks(x):
@@ -150,7 +150,7 @@ def group_norm(
     [-1.0, 1.0]
     """
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
-        raise RuntimeError(f"group_norm: cannot divide {tuple(input.shape)}, (n, channels, ...), by {num_groups} groups")
+        raise RuntimeError(f"group_norm: cannot divide {tuple(input.shape)} by {num_groups} groups")
     channels = input.shape[1]
     _check("group_norm", input, channels, weight=weight, bias=bias)
     width = math.prod(input.shape[1:]) // num_groups

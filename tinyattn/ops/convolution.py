@@ -158,8 +158,8 @@ def _conv(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: An
     x, alone = _batched(name, x, n, weight.shape[1] * groups)
     stride, dilation = many(name, "stride", stride, n), many(name, "dilation", dilation, n)
     x, padding = _same(x, padding, weight.shape[2:], stride, dilation, name)
-    how = Windows(*((1,) * (2 - n) + tuple(v) for v in (weight.shape[2:], stride)), (0,) * (2 - n) + padding,
-                  (1,) * (2 - n) + dilation, groups)  # fmt: skip
+    one, none = (1,) * (2 - n), (0,) * (2 - n)
+    how = Windows.of((*one, *weight.shape[2:]), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
     if n == 1:
         x, weight = unsqueeze(x, 2), unsqueeze(weight, 2)
     if any(v < 1 for v in how.count(x.shape[2:])):
@@ -229,8 +229,8 @@ def _transposed(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, paddi
     size = tuple((m - 1) * s - 2 * p + d * (k - 1) + o + 1 for m, k, s, p, d, o in each)
     if any(v < 1 for v in size):
         raise RuntimeError(f"{name}: input {tuple(x.shape)} with padding {padding} would give the size {size}")
-    ahead = 2 - n
-    how = Windows((1,) * ahead + kernel, (1,) * ahead + stride, (0,) * ahead + padding, (1,) * ahead + dilation, groups)
+    one, none = (1,) * (2 - n), (0,) * (2 - n)
+    how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
     if n == 1:
         x, weight, size = unsqueeze(x, 2), unsqueeze(weight, 2), (1, *size)
     if any(places):
@@ -285,7 +285,7 @@ def conv_transpose1d(
 def _sliding(name: str, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Windows:
     kernel, stride = many(name, "kernel_size", kernel, 2), many(name, "stride", stride, 2)
     padding, dilation = many(name, "padding", padding, 2, 0), many(name, "dilation", dilation, 2)
-    return Windows(*((a, b) for a, b in (kernel, stride, padding, dilation)))
+    return Windows.of(kernel, stride, padding, dilation)
 
 
 def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:

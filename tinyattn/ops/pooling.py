@@ -27,14 +27,15 @@ def _max_rule(xp: Any, g: Any, index: Any, x_shape: Any) -> Any:
 @operation(traits="chooses", extras=("index",), x=_max_rule)
 def _max_pool(xp: Any, x: Any, *, how: Windows, places: Any) -> Any:
     """The largest element of each window, and its position in the flattened image: the first, or the last NaN."""
-    (h, w), (rows, columns) = x.shape[2:], places
+    w, (rows, columns) = x.shape[3], places
     (py, px), lowest = how.padding, -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     x = framed(xp, x, how.padding, lowest)
     reach = [(n - 1) * s + (k - 1) * d + 1 - m for n, s, k, d, m in
              zip(places, how.stride, how.kernel, how.dilation, x.shape[2:], strict=True)]  # fmt: skip
     if max(reach) > 0:  # ceil_mode: the last windows hang over the edge
         x = xp.pad(x, ((0, 0), (0, 0), (0, max(reach[0], 0)), (0, max(reach[1], 0))), lowest)
-    out = code = None
+    out: Any = None
+    code: Any = None
     for i, j, part in how.parts(range(rows), columns):
         seen, k = xp.clone(x[part]), i * how.kernel[1] + j
         if out is None:
@@ -74,7 +75,7 @@ def _sliding(
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise RuntimeError(f"{name}: padding={padding} must be at most half of kernel_size={kernel}")
     one, none = (1,) * (2 - n), (0,) * (2 - n)
-    how = Windows(*((*a, *b) for a, b in ((one, kernel), (one, stride), (none, padding), (one, dilation))))
+    how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation))
     places = list(how.count(x.shape[2:]))
     if ceil_mode:
         for i, (m, k, s, p, d) in enumerate(zip(x.shape[2:], *how[:4], strict=True)):
