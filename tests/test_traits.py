@@ -64,7 +64,7 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "convolve_input": ([some(1, 2, 2, 2), some(2, 2, 2, 2)], {"size": (3, 3), "how": Windows((2, 2))}),
     "convolve_weight": ([some(1, 2, 2, 2), some(1, 2, 3, 3)], {"how": Windows((2, 2))}),
     "max_pool": ([some(1, 1, 3, 3)], {"how": Windows((2, 2)), "places": (2, 2)}),
-    "batch_norm": ([X, some(4), some(4), X.mean(0), 1 / X.std(0)], {"eps": 1e-5}),
+    "batch_norm": ([some(3, 4, 2), some(4), some(4), some(4), some(4)], {"eps": 1e-5}),
     "matmul": ([X, some(4, 2)], {}),
     "linear": ([X, some(2, 4), some(2)], {}),
     "linear_gelu": ([X, some(2, 4), some(2)], {"approximate": "none"}),

@@ -25,7 +25,7 @@ class Windows(NamedTuple):
     def of(cls, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Windows:
         return cls(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups)
 
-    def count(self, size: Any) -> Pair:
+    def places(self, size: Any) -> Pair:
         """The number of places for a window on images of this size."""
         a, b = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1
@@ -54,7 +54,7 @@ def framed(xp: Any, x: Array, padding: Pair, value: float = 0.0) -> Array:
 
 def windows(xp: Any, x: Array, how: Windows) -> Array:
     """(n, c, h, w) -> (n, c, *kernel, rows, columns): what every window sees."""
-    rows, columns = how.count(x.shape[2:])
+    rows, columns = how.places(x.shape[2:])
     x = framed(xp, x, how.padding)
     out = xp.zeros((*x.shape[:2], *how.kernel, rows, columns), x.dtype)
     if out.size:
@@ -128,7 +128,7 @@ def _columns(xp: Any, x: Array, how: Windows, rows: range, columns: int, spare: 
 
 def convolve(xp: Any, room: int, x: Array, weight: Array, bias: Array, how: Windows) -> Array:
     """(n, c, h, w), (o, c / groups, *kernel), (o,) or None -> (n, o, rows, columns)."""
-    (n, c), o, (rows, columns) = x.shape[:2], len(weight), how.count(x.shape[2:])
+    (n, c), o, (rows, columns) = x.shape[:2], len(weight), how.places(x.shape[2:])
     spare = _spare(how, True)
     out = xp.zeros((n, o, rows, columns), x.dtype)
     matrix = weight.reshape(how.groups, o // how.groups, c // how.groups * how.kernel[0] * how.kernel[1])

@@ -52,7 +52,7 @@ def _backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed
     return out, dweight if needed[1] else None, dbias if needed[2] else None, None, None
 
 
-@operation(traits="maps multiplies", definition=_definition, fresh=True, backward=_backward)
+@operation(traits="multiplies", definition=_definition, fresh=True, backward=_backward)
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: Any, *, eps: float) -> Any:
     out = xp.zeros(x.shape, x.dtype)
     for part in xp.channel_blocks(x):
@@ -129,8 +129,8 @@ def batch_norm(
     if not math.prod(input.shape):
         return _definition(recording_namespace(), input, weight, bias, None, None, eps=eps)
     if input.dtype == np.float16:  # squares leave its range above 256
-        wide = [x if x is None else x.float() for x in (input, weight, bias)]
-        return batch_norm(wide[0], running_mean, running_var, *wide[1:], training, momentum, eps).to(input.dtype)
+        w, b = (x if x is None else x.float() for x in (weight, bias))
+        return batch_norm(input.float(), running_mean, running_var, w, b, True, momentum, eps).to(input.dtype)
     mean, var = _batch_mean_var(input.detach())
     for running, new in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
         if running is not None:

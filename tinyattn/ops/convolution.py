@@ -162,7 +162,7 @@ def _conv(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: An
     how = Windows.of((*one, *weight.shape[2:]), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
     if n == 1:
         x, weight = unsqueeze(x, 2), unsqueeze(weight, 2)
-    if any(v < 1 for v in how.count(x.shape[2:])):
+    if any(v < 1 for v in how.places(x.shape[2:])):
         raise RuntimeError(
             f"{name}: the input of size {tuple(x.shape[-n:])}, padded by {padding}, is smaller than the kernel "
             f"{tuple(weight.shape[-n:])} with dilation {dilation}"
@@ -298,9 +298,9 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
     """
     how = _sliding("unfold", kernel_size, dilation, padding, stride)
     x = input if input.ndim == 4 else unsqueeze(input, 0)
-    if x.ndim != 4 or any(v < 1 for v in how.count(x.shape[2:])):
+    if x.ndim != 4 or any(v < 1 for v in how.places(x.shape[2:])):
         raise RuntimeError(f"unfold: no window {how.kernel} fits an input of shape {tuple(input.shape)}")
-    rows, columns = how.count(x.shape[2:])
+    rows, columns = how.places(x.shape[2:])
     out = _windows(x, how=how)
     shape = (x.shape[0], x.shape[1] * how.kernel[0] * how.kernel[1], rows * columns)
     return reshape_result(out, shape[4 - input.ndim :])
@@ -318,7 +318,7 @@ def fold(
     """
     how, size = _sliding("fold", kernel_size, dilation, padding, stride), many("fold", "output_size", output_size, 2)
     x = input if input.ndim == 3 else unsqueeze(input, 0)
-    elements, (rows, columns) = how.kernel[0] * how.kernel[1], how.count(size)
+    elements, (rows, columns) = how.kernel[0] * how.kernel[1], how.places(size)
     if x.ndim != 3 or x.shape[1] % elements or x.shape[2] != rows * columns:
         raise RuntimeError(
             f"fold: the input has shape {tuple(input.shape)}; expected (n, a multiple of {elements}, {rows * columns}) "

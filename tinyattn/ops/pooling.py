@@ -76,7 +76,7 @@ def _sliding(
         raise RuntimeError(f"{name}: padding={padding} must be at most half of kernel_size={kernel}")
     one, none = (1,) * (2 - n), (0,) * (2 - n)
     how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation))
-    places = list(how.count(x.shape[2:]))
+    places = list(how.places(x.shape[2:]))
     if ceil_mode:
         for i, (m, k, s, p, d) in enumerate(zip(x.shape[2:], *how[:4], strict=True)):
             places[i] = -(-(m + 2 * p - d * (k - 1) - 1) // s) + 1
