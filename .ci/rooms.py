@@ -19,15 +19,15 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
-    "ops/": 5_750,
+    "ops/": 6_580,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_700,
-    "backends/cuda/": 2_660,
-    "backends/": 360,  # its other files
+    "backends/cpu/": 1_730,
+    "backends/cuda/": 2_690,
+    "backends/": 560,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 2_150,
+    "nn/": 2_770,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_510,
     TOP: 640,
 }
-TOTAL = 28_420  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 30120  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

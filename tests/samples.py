@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import tinyattn as ta
+from tinyattn.backends.windows import Windows
 
 
 class Case:
@@ -54,6 +55,13 @@ def reduction(low: float = -2, high: float = 2, **options: Any) -> list[Case]:
 MASK = ta.tensor([[True, False, True], [False, False, True]])
 INDEX = ta.tensor([[0, 2, 2], [1, 1, 0]])
 KEEP = ta.tensor([[1.5, 0.0, 1.5], [1.5, 1.5, 0.0]], dtype=ta.float64)
+
+
+def statistics(x: Any) -> tuple[Any, Any]:
+    """The mean and 1 / standard deviation of each channel."""
+    dim, x = (0, *range(2, x.ndim)), ta.as_tensor(x).detach()
+    return x.mean(dim), (x.var(dim, correction=0) + 1e-3).rsqrt()
+
 
 TABLE: dict[str, list[Case]] = {
     **{name: unary(name) for name in "relu sigmoid silu logsigmoid neg exp expm1 square sin cos tanh erf abs sign clone alias".split()},
@@ -114,6 +122,27 @@ TABLE: dict[str, list[Case]] = {
     "linear": [
         Case(lambda op, x, w, b: op(x, w, b), (2, 3, 4), (5, 4), (5,)),
         Case(lambda op, x, w: op(x, w, None), (3, 4), (5, 4)),
+    ],
+    "windows": [Case(lambda op, x: op(x, how=Windows((2, 2), (2, 1), (0, 1))), (1, 2, 4, 3))],
+    "overlap_add": [Case(lambda op, g: op(g, size=(3, 4), how=Windows((2, 2), (1, 2))), (1, 2, 2, 2, 2, 2))],
+    "convolve": [
+        Case(lambda op, x, w, b: op(x, w, b, how=Windows((2, 2), padding=(0, 1))), (2, 2, 3, 3), (2, 2, 2, 2), (2,)),
+        Case(lambda op, x, w: op(x, w, None, how=Windows((2, 1), (2, 1), groups=2)), (1, 2, 4, 3), (4, 1, 2, 1)),
+    ],
+    "convolve_input": [
+        Case(lambda op, g, w: op(g, w, size=(3, 3), how=Windows((2, 2))), (2, 2, 2, 2), (2, 3, 2, 2)),
+        Case(lambda op, g, w: op(g, w, size=(4, 3), how=Windows((2, 1), (2, 1))), (1, 2, 2, 3), (2, 1, 2, 1)),
+    ],
+    "convolve_weight": [
+        Case(lambda op, g, x: op(g, x, how=Windows((2, 2))), (2, 2, 2, 2), (2, 3, 3, 3)),
+        Case(lambda op, g, x: op(g, x, how=Windows((2, 1), (2, 1))), (1, 2, 2, 3), (1, 2, 4, 3)),
+    ],
+    "max_pool": [
+        Case(lambda op, x: op(x, how=Windows((2, 2), (1, 2), (0, 1)), places=(2, 2))[0], (1, 2, 3, 3)),
+    ],
+    "batch_norm": [
+        Case(lambda op, x, w, b: op(x, w, b, *statistics(x), eps=1e-3), (3, 2, 2), (2,), (2,)),
+        Case(lambda op, x: op(x, None, None, *statistics(x), eps=1e-3), (4, 2)),
     ],
     "embedding": [Case(lambda op, w, p=p: op(w, INDEX, padding_idx=p), (4, 2)) for p in (None, 3)],
     "embedding_gradient": [Case(lambda op, g, p=p: op(g, INDEX, rows=4, padding_idx=p), (2, 3, 2)) for p in (None, 2)],

@@ -20,6 +20,7 @@ from samples import TABLE
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim
+from tinyattn.backends.windows import Windows
 from tinyattn.debug.anomaly import AnomalyError, detect_anomaly
 from tinyattn.engine.node import Saved
 
@@ -66,6 +67,7 @@ SAMPLES = {
     "getitem": [([f(2, 3)], {"index": (slice(None), 1)}), ([f(2, 3)], {"index": i(1, 1, 0)})],
     "setitem": [([f(2, 3), f(3)], {"index": 1})],
     "place": [([f(2, 3)], {"index": i(4, 1), "shape": (5, 3)})],
+    "max_pool": [([f(1, 1, 3, 3)], {"how": Windows((2, 2)), "places": (2, 2)})],
     "pick": [([f(2, 3)], {"dim": 1, "keepdim": False, "largest": True})],
     "gather": [([f(2, 3), i([0, 2], [1, 1])], {"dim": 1})],
     "scatter": [([f(2, 2), i([0, 2], [1, 1])], {"dim": 1, "shape": (2, 3)})],

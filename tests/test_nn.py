@@ -91,6 +91,42 @@ LAYERS = [
     ("LayerNorm", ((4, 5),), {"eps": 1e-3}, [randn(2, 4, 5)]),
     ("LayerNorm", (5,), {"bias": False}, [randn(2, 5)]),
     ("LayerNorm", (5,), {"elementwise_affine": False}, [randn(2, 5)]),
+    ("Conv2d", (4, 6, 3), {"padding": 1}, [randn(2, 4, 5, 6)]),
+    ("Conv2d", (4, 6, (3, 2)), {"stride": (2, 1), "dilation": (1, 2), "groups": 2, "bias": False}, [randn(2, 4, 7, 6)]),
+    ("Conv2d", (4, 4, 3), {"groups": 4, "padding": "same"}, [randn(2, 4, 5, 5)]),
+    *(
+        ("Conv2d", (2, 3, 3), {"padding": (1, 2), "padding_mode": mode}, [randn(2, 2, 5, 5)])
+        for mode in ("reflect", "replicate", "circular")
+    ),
+    ("Conv2d", (2, 3, 4), {"padding": "same", "padding_mode": "reflect"}, [randn(2, 5, 5)]),
+    ("Conv1d", (4, 6, 3), {"padding": 1, "stride": 2}, [randn(2, 4, 7)]),
+    ("Conv1d", (4, 6, 2), {"padding": "same"}, [randn(4, 7)]),
+    ("ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, [randn(2, 4, 3, 4)]),
+    ("ConvTranspose1d", (4, 6, 3), {"stride": 2, "dilation": 2}, [randn(2, 4, 3)]),
+    ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, [randn(2, 3, 6, 7)]),
+    ("MaxPool1d", (2,), {"dilation": 2}, [randn(3, 7)]),
+    (
+        "AvgPool2d",
+        (3,),
+        {"stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
+        [randn(2, 3, 6, 7)],
+    ),
+    ("AvgPool2d", (2,), {"divisor_override": 3}, [randn(2, 3, 6, 7)]),
+    ("AvgPool1d", (2,), {"ceil_mode": True}, [randn(2, 3, 7)]),
+    ("AdaptiveAvgPool2d", ((3, None),), {}, [randn(2, 3, 7, 4)]),
+    ("AdaptiveAvgPool1d", (2,), {}, [randn(2, 3, 4)]),
+    ("AdaptiveMaxPool2d", (3,), {}, [randn(2, 3, 7, 4)]),
+    ("AdaptiveMaxPool1d", (2,), {}, [randn(2, 3, 5)]),
+    ("Unfold", ((2, 3),), {"padding": 1, "stride": 2}, [randn(2, 3, 5, 6)]),
+    ("Fold", ((4, 5), 2), {"stride": 2, "padding": 1}, [randn(2, 8, 9)]),
+    *(("BatchNorm2d", (3,), {"momentum": m}, [randn(4, 3, 2, 5)]) for m in (0.1, None)),
+    ("BatchNorm2d", (3,), {"affine": False, "track_running_stats": False}, [randn(4, 3, 2, 5)]),
+    ("BatchNorm1d", (3,), {"eps": 0.1}, [randn(4, 3)]),
+    ("BatchNorm1d", (3,), {}, [randn(4, 3, 5)]),
+    ("InstanceNorm2d", (3,), {"affine": True, "track_running_stats": True}, [randn(4, 3, 2, 5)]),
+    ("InstanceNorm1d", (3,), {}, [randn(3, 5)]),
+    ("GroupNorm", (2, 4), {}, [randn(3, 4, 2, 3)]),
+    ("RMSNorm", (5,), {"eps": 1e-3}, [randn(2, 4, 5)]),
     ("Dropout", (0.0,), {}, [randn(3)]),
     ("Dropout", (1.0,), {}, [randn(3)]),
     ("ReLU", (), {}, [randn(2, 3)]),
@@ -501,3 +537,20 @@ def test_calculate_gain_equals_torchs(name):
 def test_layers_refuse_wrong_arguments(act, message):
     with pytest.raises(ValueError, match=message):
         act()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("name", ["BatchNorm1d", "InstanceNorm1d"])
+def test_running_statistics_equal_torchs(name, momentum):
+    momentum = 0.3 if name == "InstanceNorm1d" else momentum
+    theirs = getattr(torch.nn, name)(3, momentum=momentum, track_running_stats=True, affine=True).double()
+    ours = copied(getattr(nn, name)(3, momentum=momentum, track_running_stats=True, affine=True).double(), theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for seed in range(3):
+        x = randn(4, 3, 5, seed=seed)
+        close(ours(to_ours(x)), theirs(x), "training")
+    for key, value in theirs.state_dict().items():
+        if key != "num_batches_tracked" or name == "BatchNorm1d":
+            close(ours.state_dict()[key], value, key)
+    close(ours.eval()(to_ours(x)), theirs.eval()(x), "evaluation")
+    compare(ours, theirs, x)

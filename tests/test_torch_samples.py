@@ -36,9 +36,17 @@ NAMES = """
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
     nn.functional.nll_loss nn.functional.binary_cross_entropy_with_logits nn.functional.mse_loss
     nn.functional.l1_loss nn.functional.layer_norm nn.functional.one_hot
-    nn.functional.scaled_dot_product_attention
+    nn.functional.scaled_dot_product_attention nn.functional.conv1d nn.functional.conv2d
+    nn.functional.conv_transpose1d nn.functional.conv_transpose2d nn.functional.unfold nn.functional.fold
+    nn.functional.batch_norm nn.functional.group_norm nn.functional.instance_norm nn.functional.rms_norm
+    nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
+    nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
 """.split()
-OPS = [op for op in op_db if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex", "nuc")]
+OPS = [
+    op
+    for op in op_db
+    if op.name in NAMES and op.variant_test_name not in ("triton_optimized", "complex", "nuc", "without_cudnn")
+]
 
 
 def ours(name: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 import tinyattn as ta
 from tinyattn.backends import cpu
+from tinyattn.backends.windows import Windows
 from tinyattn.debug.probe import image
 from tinyattn.debug.reasons import ENDS, FLAT
 from tinyattn.engine.operation import Operation
@@ -59,6 +60,13 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "softmax": ([X], {"dim": 0}),
     "log_softmax": ([X], {"dim": 1}),
     "layer_norm": ([X, some(4), some(4)], {"shape": (4,), "eps": 1e-5}),
+    "windows": ([some(1, 1, 3, 4)], {"how": Windows((2, 2))}),
+    "overlap_add": ([some(1, 1, 2, 2, 2, 2)], {"size": (3, 3), "how": Windows((2, 2))}),
+    "convolve": ([some(1, 2, 3, 3), some(2, 2, 2, 2), some(2)], {"how": Windows((2, 2))}),
+    "convolve_input": ([some(1, 2, 2, 2), some(2, 2, 2, 2)], {"size": (3, 3), "how": Windows((2, 2))}),
+    "convolve_weight": ([some(1, 2, 2, 2), some(1, 2, 3, 3)], {"how": Windows((2, 2))}),
+    "max_pool": ([some(1, 1, 3, 3)], {"how": Windows((2, 2)), "places": (2, 2)}),
+    "batch_norm": ([some(3, 4, 2), some(4), some(4), some(4), some(4)], {"eps": 1e-5}),
     "matmul": ([X, some(4, 2)], {}),
     "linear": ([X, some(2, 4), some(2)], {}),
     "linear_gelu": ([X, some(2, 4), some(2)], {"approximate": "none"}),

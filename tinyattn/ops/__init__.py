@@ -6,9 +6,14 @@ names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
+from tinyattn.ops.batch_normalization import batch_norm, group_norm, instance_norm, rms_norm
 from tinyattn.ops.choices import (
     bitwise_and, bitwise_not, bitwise_or, bitwise_xor, clamp, eq, ge, gt, isfinite, le, logical_and, logical_not,
     logical_or, lt, masked_fill, maximum, minimum, ne, where,
+)  # fmt: skip
+from tinyattn.ops.convolution import (
+    conv1d, conv2d, conv_transpose1d, conv_transpose2d, convolve, convolve_input, convolve_weight, fold, overlap_add,
+    unfold, windows,
 )  # fmt: skip
 from tinyattn.ops.copies import alias, cast, clone, move
 from tinyattn.ops.creation import (
@@ -49,6 +54,10 @@ from tinyattn.ops.scattering import (
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import layer_norm
+from tinyattn.ops.pooling import (
+    adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d, avg_pool1d, avg_pool2d,
+    max_pool1d, max_pool2d,
+)  # fmt: skip
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.reductions import (
@@ -61,7 +70,8 @@ from tinyattn.ops.shape import (
 from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
-alias attention_weights cast embedding_gradient getitem is_any linear_gelu move normalize packed_attention place
-setitem split_heads sum_to ungather view_again write_index
+adaptive_avg_pool2d adaptive_max_pool2d alias attention_weights avg_pool2d cast convolve convolve_input
+convolve_weight embedding_gradient fold getitem is_any linear_gelu max_pool2d move normalize overlap_add
+packed_attention place setitem split_heads sum_to unfold ungather view_again windows write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

@@ -4,6 +4,7 @@ Imported at the first use of a GPU. The functions are those of `cpu/`; hand-writ
 """
 
 from tinyattn.backends.cuda.arrays import *
+from tinyattn.backends.cuda.convolution import *
 from tinyattn.backends.cuda.device import *
 from tinyattn.backends.cuda.flags import *
 from tinyattn.backends.cuda.graphs import *

@@ -1,0 +1,229 @@
+"""Layers that normalise over batches, groups and instances, and by root mean squares, as torch.nn's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyattn.nn import functional as F
+from tinyattn.nn import init
+from tinyattn.nn.module import Module, Parameter
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "RMSNorm"]
+
+
+class _Norm(Module):
+    """A layer with a weight, ones, and a bias, zeros."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def _affine(self, shape: Any, affine: bool, bias: bool, device: Any, dtype: Any) -> None:
+        for name, wanted in (("weight", affine), ("bias", affine and bias)):
+            made = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
+            self.register_parameter(name, made)
+
+    def reset_parameters(self) -> None:
+        """Set weight to one and bias to zero."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        bias = getattr(self, "bias", None)
+        if bias is not None:
+            init.zeros_(bias)
+
+
+class BatchNorm2d(_Norm):
+    """Normalise each channel of (n, num_features, h, w) over the batch, then scale and shift. As torch.nn.BatchNorm2d.
+
+    In training by the batch's statistics, of which running_mean and running_var keep an average: they move by
+    `momentum` each time, or with None average all batches, which num_batches_tracked counts. In evaluation by these,
+    unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and all
+    shares move the running ones, in the order in which they arrive; a run is then reproducible only up to that order.
+    Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
+
+    Example:
+        >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+        (2, 3, 4, 4)
+    """
+
+    ndims: tuple[int, ...] = (4,)
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self._affine(num_features, affine, True, device, dtype)
+        for name, fill in (("running_mean", creation.zeros), ("running_var", creation.ones)):
+            self.register_buffer(name, fill(num_features, device=device, dtype=dtype) if track_running_stats else None)
+        count = creation.zeros((), device=device, dtype="int64") if track_running_stats else None
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Set the running statistics to those of no batch."""
+        if self.track_running_stats:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Reset the running statistics, set weight to one and bias to zero."""
+        self.reset_running_stats()
+        super().reset_parameters()
+
+    def _check(self, input: Tensor, channels: int) -> None:
+        name = type(self).__name__
+        if input.ndim not in self.ndims:
+            raise ValueError(f"{name}: the input has shape {tuple(input.shape)}; expected {self.ndims} axes")
+        if input.shape[channels] != self.num_features:
+            raise RuntimeError(f"{name}: expected {self.num_features} channels, got the shape {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check(input, 1)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1 / self.num_batches_tracked.item()
+        by_batch = self.training or self.running_mean is None
+        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        return F.batch_norm(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(BatchNorm2d):
+    """Normalise each channel of (n, num_features) or (n, num_features, length). As torch.nn.BatchNorm1d.
+
+    Example:
+        >>> nn.BatchNorm1d(3)(ta.ones(2, 3)).shape
+        (2, 3)
+    """
+
+    ndims = (2, 3)
+
+
+class InstanceNorm2d(BatchNorm2d):
+    """Normalise each channel of each sample of (n, num_features, h, w). As torch.nn.InstanceNorm2d.
+
+    affine and track_running_stats are False by default. An input without the batch is normalised too.
+
+    Example:
+        >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+        (2, 3, 4, 4)
+    """
+
+    ndims = (3, 4)
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        alone = input.ndim == self.ndims[0]
+        if not alone or self.affine or self.track_running_stats:
+            self._check(input, 0 if alone else 1)
+        x = input.unsqueeze(0) if alone else input
+        own = self.training or not self.track_running_stats
+        momentum = 0.0 if self.momentum is None else self.momentum
+        out = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias, own, momentum, self.eps)
+        return out.squeeze(0) if alone else out
+
+
+class InstanceNorm1d(InstanceNorm2d):
+    """Normalise each channel of each sample of (n, num_features, length). As torch.nn.InstanceNorm1d.
+
+    Example:
+        >>> nn.InstanceNorm1d(3)(ta.ones(2, 3, 4)).shape
+        (2, 3, 4)
+    """
+
+    ndims = (2, 3)
+
+
+class GroupNorm(_Norm):
+    """Normalise each group of channels of each sample, then scale and shift each channel. As torch.nn.GroupNorm.
+
+    Raises ValueError if num_groups does not divide num_channels. Wu and He 2018, "Group normalization".
+
+    Example:
+        >>> nn.GroupNorm(2, 4)(ta.ones(2, 4, 3, 3)).shape
+        (2, 4, 3, 3)
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(f"GroupNorm: num_groups={num_groups} must divide num_channels={num_channels}")
+        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
+        self._affine(num_channels, affine, True, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class RMSNorm(_Norm):
+    """Divide the last axes by their root mean square, then scale. As torch.nn.RMSNorm; eps as F.rms_norm.
+
+    Example:
+        >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        weight = Parameter(creation.empty(shape, device=device, dtype=dtype)) if elementwise_affine else None
+        self.register_parameter("weight", weight)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"

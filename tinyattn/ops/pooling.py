@@ -1,0 +1,279 @@
+"""The largest element, or the mean, of each window of images and sequences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinyattn.backends.windows import Windows, framed
+from tinyattn.engine.operation import operation
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
+from tinyattn.ops.convolution import convolve, many
+from tinyattn.ops.joins import pad
+from tinyattn.ops.shape import reshape, reshape_result
+
+
+def _max_rule(xp: Any, g: Any, index: Any, x_shape: Any) -> Any:
+    """Each gradient goes to the place that was the largest of its window."""
+    images, cells = x_shape[0] * x_shape[1], x_shape[2] * x_shape[3]
+    places = g.shape[2] * g.shape[3]
+    flat = xp.ungather(xp.reshape(g, (images, places)), 1, xp.reshape(index, (images, places)), (images, cells))
+    return xp.reshape(flat, x_shape)
+
+
+@operation(traits="chooses", extras=("index",), x=_max_rule)
+def _max_pool(xp: Any, x: Any, *, how: Windows, places: Any) -> Any:
+    """The largest element of each window, and its position in the flattened image: the first, or the last NaN."""
+    w, (rows, columns) = x.shape[3], places
+    (py, px), lowest = how.padding, -math.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    x = framed(xp, x, how.padding, lowest)
+    reach = [(n - 1) * s + (k - 1) * d + 1 - m for n, s, k, d, m in
+             zip(places, how.stride, how.kernel, how.dilation, x.shape[2:], strict=True)]  # fmt: skip
+    if max(reach) > 0:  # ceil_mode: the last windows hang over the edge
+        x = xp.pad(x, ((0, 0), (0, 0), (0, max(reach[0], 0)), (0, max(reach[1], 0))), lowest)
+    out: Any = None
+    code: Any = None
+    for i, j, part in how.parts(range(rows), columns):
+        seen, k = xp.clone(x[part]), i * how.kernel[1] + j
+        if out is None:
+            out, code = seen, xp.zeros(seen.shape, np.uint8 if math.prod(how.kernel) < 256 else np.int64)
+            continue
+        better = (seen > out) | (seen != seen)
+        code = xp.maximum(code, better * code.dtype.type(k))  # k only grows
+        out = xp.maximum(out, seen)
+    k = xp.arange(0, 1, math.prod(how.kernel), np.int64)
+    offset = k // how.kernel[1] * (how.dilation[0] * w) + k % how.kernel[1] * how.dilation[1]
+    start = (xp.arange(0, 1, rows, np.int64) * how.stride[0] - py)[:, None] * w
+    return out, offset[code] + (start + (xp.arange(0, 1, columns, np.int64) * how.stride[1] - px))
+
+
+def _images(name: str, x: Tensor, n: int) -> Tensor:
+    """The input as (batch, channels, height, width)."""
+    if x.ndim not in (n + 1, n + 2):
+        raise RuntimeError(f"{name}: the input has shape {tuple(x.shape)}; expected {n + 1} or {n + 2} axes")
+    shape = x.shape if x.ndim == n + 2 else (1, *x.shape)
+    shape = shape if n == 2 else (*shape[:2], 1, shape[2])
+    return x if shape == x.shape else reshape(x, shape)
+
+
+def _like(out: Tensor, x: Tensor, n: int) -> Tensor:
+    """A result (batch, channels, rows, columns) with the axes of the input `x`."""
+    shape = (*x.shape[: x.ndim - n], *out.shape[4 - n :])
+    return out if shape == out.shape else reshape_result(out, shape)
+
+
+def _sliding(
+    name: str, x: Tensor, n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Windows, tuple[int, ...]]:
+    """The windows, and how many there are along both axes; the last may hang over the edge with `ceil_mode`."""
+    kernel = many(name, "kernel_size", kernel, n)
+    stride = kernel if stride is None or stride == () or stride == [] else many(name, "stride", stride, n)
+    padding, dilation = many(name, "padding", padding, n, 0), many(name, "dilation", dilation, n)
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise RuntimeError(f"{name}: padding={padding} must be at most half of kernel_size={kernel}")
+    one, none = (1,) * (2 - n), (0,) * (2 - n)
+    how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation))
+    places = list(how.places(x.shape[2:]))
+    if ceil_mode:
+        for i, (m, k, s, p, d) in enumerate(zip(x.shape[2:], *how[:4], strict=True)):
+            places[i] = -(-(m + 2 * p - d * (k - 1) - 1) // s) + 1
+            places[i] -= (places[i] - 1) * s >= m + p  # a window must not start behind the image
+    if min(places) < 1:
+        raise RuntimeError(f"{name}: no window {kernel} fits an input of size {tuple(x.shape[4 - n :])}")
+    return how, tuple(places)
+
+
+def _max(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
+         return_indices: bool) -> Any:  # fmt: skip
+    name = f"max_pool{n}d"
+    x = _images(name, input, n)
+    how, places = _sliding(name, x, n, kernel, stride, padding, dilation, ceil_mode)
+    out, index = (_like(t, input, n) for t in _max_pool(x, how=how, places=places))
+    return (out, index) if return_indices else out
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Return the largest element of each window: (n, c, h, w) -> (n, c, rows, columns).
+
+    stride: kernel_size if None. return_indices: also the positions in the flattened images. As
+    torch.nn.functional.max_pool2d.
+
+    >>> F.max_pool2d(ta.arange(16).float().reshape(1, 4, 4), 2).tolist()
+    [[[5.0, 7.0], [13.0, 15.0]]]
+    """
+    return _max(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Return the largest element of each window: (n, c, length) -> (n, c, places). As `max_pool2d`.
+
+    >>> F.max_pool1d(ta.tensor([[1.0, 3.0, 2.0, 0.0]]), 2).tolist()
+    [[3.0, 2.0]]
+    """
+    return _max(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _avg(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool,
+         divisor: int | None) -> Tensor:  # fmt: skip
+    name = f"avg_pool{n}d"
+    if divisor == 0:
+        raise RuntimeError(f"{name}: divisor_override=0; expected another integer, or None")
+    x = _images(name, input, n)
+    how, places = _sliding(name, x, n, kernel, stride, padding, 1, ceil_mode)
+    counts = []  # elements of each window, along both axes
+    for m, k, s, p, count in zip(x.shape[2:], *how[:3], places, strict=True):
+        starts = np.arange(count) * s - p
+        low, high = (starts, m + p) if count_include_pad else (np.maximum(starts, 0), m)
+        counts.append(np.minimum(starts + k, high) - low)
+    b, c, h, w = x.shape
+    flat = reshape(x, (b * c, 1, h, w))
+    reach = [(q - 1) * s + k - m - 2 * p for q, s, k, m, p in
+             zip(places, how.stride, how.kernel, (h, w), how.padding, strict=True)]  # fmt: skip
+    if max(reach) > 0:
+        flat = pad(flat, (0, max(reach[1], 0), 0, max(reach[0], 0)))
+    ones = creation.ones(1, 1, *how.kernel, dtype=x.dtype, device=x.device)
+    sums = convolve(flat, ones, None, how)
+    sums = sums[:, :, : places[0], : places[1]] if sums.shape[2:] != places else sums
+    sums = reshape_result(sums, (b, c, *places))
+    by = counts[0][:, None] * counts[1] if divisor is None else np.full(places, divisor)
+    even = by.min() == by.max()
+    return _like(sums / (int(by[0, 0]) if even else creation.tensor(by, dtype=x.dtype, device=x.device)), input, n)
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Return the mean of each window: (n, c, h, w) -> (n, c, rows, columns). As torch.nn.functional.avg_pool2d.
+
+    count_include_pad: count the zeros around. divisor_override: divide by this instead.
+
+    >>> F.avg_pool2d(ta.arange(16).float().reshape(1, 4, 4), 2).tolist()
+    [[[2.5, 4.5], [10.5, 12.5]]]
+    """
+    return _avg(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Return the mean of each window: (n, c, length) -> (n, c, places). As `avg_pool2d`.
+
+    >>> F.avg_pool1d(ta.tensor([[1.0, 3.0, 2.0, 0.0]]), 2).tolist()
+    [[2.0, 1.0]]
+    """
+    return _avg(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+# --- adaptive: as many windows as are wanted, of sizes that may differ by one ---
+
+
+def _cells(x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Any, Any]:
+    """The elements of each window (n, c, rows, columns, elements), which of them count, and their positions."""
+    tables = []
+    for m, n in zip(x.shape[2:], size, strict=True):
+        starts, stops = np.arange(n) * m // n, -(-(np.arange(n) + 1) * m // n)
+        at = starts[:, None] + np.arange((stops - starts).max())
+        tables.append((np.minimum(at, stops[:, None] - 1), at < stops[:, None]))
+    (ys, tall), (xs, wide) = tables
+    position = (ys[:, None, :, None] * x.shape[3] + xs[None, :, None, :]).reshape(*size, -1)
+    counted = (tall[:, None, :, None] & wide[None, :, None, :]).reshape(*size, -1)
+    flat = reshape(x, (*x.shape[:2], x.shape[2] * x.shape[3]))
+    return flat[:, :, creation.tensor(position, device=x.device)], counted, position
+
+
+def _adaptive(name: str, n: int, input: Tensor, output_size: Any) -> tuple[Tensor, tuple[int, int]]:
+    x = _images(name, input, n)
+    given = output_size if isinstance(output_size, tuple | list) else (output_size,) * n
+    given = tuple(m if g is None else g for g, m in zip(given, input.shape[-n:], strict=False))
+    wanted = (*(1,) * (2 - n), *many(name, "output_size", given, n))
+    return x, (wanted[0], wanted[1])
+
+
+def _adaptive_avg(n: int, input: Tensor, output_size: Any) -> Tensor:
+    x, size = _adaptive(f"adaptive_avg_pool{n}d", n, input, output_size)
+    if all(m % k == 0 for m, k in zip(x.shape[2:], size, strict=True)):
+        kernel = [m // k for m, k in zip(x.shape[2:], size, strict=True)]
+        b, c = x.shape[:2]
+        return _like(reshape(x, (b, c, size[0], kernel[0], size[1], kernel[1])).mean((3, 5)), input, n)
+    seen, counted, _ = _cells(x, size)
+    some = creation.tensor(counted, device=x.device)
+    return _like(seen.masked_fill(some.logical_not(), 0).sum(-1) / some.to(x.dtype).sum(-1), input, n)
+
+
+def _adaptive_max(n: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
+    x, size = _adaptive(f"adaptive_max_pool{n}d", n, input, output_size)
+    seen, _, position = _cells(x, size)
+    values, chosen = seen.max(-1)
+    values = _like(values, input, n)
+    if not return_indices:
+        return values
+    where = creation.tensor(position, device=x.device).expand(*seen.shape)
+    return values, _like(where.gather(-1, chosen[..., None])[..., 0], input, n)
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """Return means of windows that give `output_size`: one integer, or two; None keeps a size.
+
+    As torch.nn.functional.adaptive_avg_pool2d.
+
+    >>> F.adaptive_avg_pool2d(ta.arange(16).float().reshape(1, 4, 4), 1).tolist()
+    [[[7.5]]]
+    """
+    return _adaptive_avg(2, input, output_size)
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+    """Return means of `output_size` windows of sequences. As torch.nn.functional.adaptive_avg_pool1d.
+
+    >>> F.adaptive_avg_pool1d(ta.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
+    [[2.0, 2.5]]
+    """
+    return _adaptive_avg(1, input, output_size)
+
+
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Return the largest elements of windows that give `output_size`. As torch.nn.functional.adaptive_max_pool2d.
+
+    >>> F.adaptive_max_pool2d(ta.arange(16).float().reshape(1, 4, 4), 1).tolist()
+    [[[15.0]]]
+    """
+    return _adaptive_max(2, input, output_size, return_indices)
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Return the largest elements of `output_size` windows. As torch.nn.functional.adaptive_max_pool1d.
+
+    >>> F.adaptive_max_pool1d(ta.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
+    [[3.0, 3.0]]
+    """
+    return _adaptive_max(1, input, output_size, return_indices)
