@@ -1,9 +1,7 @@
 """Layers, losses and models' building blocks, as torch.nn."""
 
 from tinyattn.nn import functional, init, utils
-from tinyattn.nn.attention import (
-    AdditiveAttentionPooling, MultiheadAttention, TransformerEncoder, TransformerEncoderLayer,
-)  # fmt: skip
+from tinyattn.nn.attention import AdditiveAttentionPooling, MultiheadAttention
 from tinyattn.nn.containers import ModuleList, Sequential
 from tinyattn.nn.layers import (
     GELU, Dropout, Embedding, Flatten, Identity, LayerNorm, Linear, LinearGELU, LogSigmoid, LogSoftmax, ReLU,
@@ -12,11 +10,16 @@ from tinyattn.nn.layers import (
 from tinyattn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.nn.parallel import DataParallel, available_workers
+from tinyattn.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from tinyattn.nn.transformer import (
+    Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
+)  # fmt: skip
 
 __all__ = [
-    "GELU", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel", "Dropout", "Embedding",
+    "GELU", "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel", "Dropout", "Embedding",
     "Flatten", "Identity", "L1Loss", "LayerNorm", "Linear", "LinearGELU", "LogSigmoid", "LogSoftmax", "MSELoss",
     "Module", "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid",
-    "Softmax", "Softplus", "Tanh", "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional",
+    "Softmax", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
+    "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional",
     "init", "utils",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l
 from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
+from tinyattn.ops.recurrent import recurrent
 from tinyattn.ops.reductions import any, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean
 from tinyattn.ops.shape import (
     broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,
@@ -38,7 +39,7 @@ from tinyattn.ops.shape import (
 from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
-alias any attention_weights cast embedding_gradient getitem linear_gelu move packed_attention place scatter setitem
-split_heads sum_to view_again write_index
+alias any attention_weights cast embedding_gradient getitem linear_gelu move packed_attention place recurrent
+scatter setitem split_heads sum_to view_again write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]
