@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_660,
-    "ops/": 4_080,
+    "ops/": 4_255,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_440,
@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 360,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 2_150,
+    "nn/": 2_940,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_510,
     TOP: 600,
 }
-TOTAL = 26_350  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 27_315  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_050, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -16,10 +16,10 @@ from tinyattn.nn.transformer import (
 )  # fmt: skip
 
 __all__ = [
-    "GELU", "GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel", "Dropout", "Embedding",
-    "Flatten", "Identity", "L1Loss", "LayerNorm", "Linear", "LinearGELU", "LogSigmoid", "LogSoftmax", "MSELoss",
-    "Module", "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid",
-    "Softmax", "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
-    "TransformerEncoder", "TransformerEncoderLayer", "available_workers", "functional",
-    "init", "utils",
+    "GELU", "GRU", "LSTM", "RNN", "AdditiveAttentionPooling", "BCEWithLogitsLoss", "CrossEntropyLoss", "DataParallel",
+    "Dropout", "Embedding", "Flatten", "GRUCell", "Identity", "L1Loss", "LSTMCell", "LayerNorm", "Linear", "LinearGELU",
+    "LogSigmoid", "LogSoftmax", "MSELoss", "Module", "ModuleList", "MultiheadAttention", "NLLLoss", "Parameter",
+    "RNNCell", "ReLU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "Transformer",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
+    "available_workers", "functional", "init", "utils",
 ]  # fmt: skip

@@ -274,8 +274,8 @@ class RNNCell(_Recurrence):
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Return the next h, for an LSTMCell (h, c), shaped as hx, which is zeros by default."""
         h, c = self._check(input, (1, 2), hx, (*input.shape[:-1], self.hidden_size))
-        x, h, c = (s if s is None else s.reshape(-1, s.shape[-1]) for s in (input, h, c))
-        states = self._states(x.unsqueeze(0), h, c)  # (1 or 2, 1, batch, hidden_size)
+        h, c = (s if s is None else s.reshape(-1, self.hidden_size) for s in (h, c))
+        states = self._states(input.reshape(1, -1, input.shape[-1]), h, c)  # (1 or 2, 1, batch, hidden_size)
         states = states.reshape(-1, *input.shape[:-1], self.hidden_size)
         return (states[0], states[1]) if self.kind == "lstm" else states[0]
 

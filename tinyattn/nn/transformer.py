@@ -211,9 +211,11 @@ class TransformerDecoderLayer(Module):
             return self.dropout1(self.self_attn(x, x, x, need_weights=False, **masks)[0])
 
         def look(x: Tensor) -> Tensor:
-            masks = {"attn_mask": memory_mask, "key_padding_mask": memory_key_padding_mask}
-            masks["is_causal"] = memory_is_causal
-            return self.dropout2(self.multihead_attn(x, memory, memory, need_weights=False, **masks)[0])
+            return self.dropout2(
+                self.multihead_attn(
+                    x, memory, memory, memory_key_padding_mask, False, memory_mask, is_causal=memory_is_causal
+                )[0]
+            )
 
         def feed(x: Tensor) -> Tensor:
             return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))

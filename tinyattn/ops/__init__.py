@@ -30,7 +30,7 @@ from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l
 from tinyattn.ops.normalization import layer_norm
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
-from tinyattn.ops.recurrent import recurrent
+from tinyattn.ops.recurrences import recurrent
 from tinyattn.ops.reductions import any, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean
 from tinyattn.ops.shape import (
     broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,

@@ -35,9 +35,9 @@ def _definition(
     hs, cs = [h] * steps, [c] * steps
     for t in _order(steps, reverse):
         hidden = xp.matmul(h, weight.mT)
-        new = _cell(xp, kind, x[t], hidden if bias is None else hidden + bias, h, c)
+        new: Any = _cell(xp, kind, x[t], hidden if bias is None else hidden + bias, h, c)
         if alive is not None:  # the state of a sequence that has ended, or not begun, stays
-            new = tuple(a if a is None else xp.where(alive[t], a, b) for a, b in zip(new, (h, c), strict=True))
+            new = [a if a is None else xp.where(alive[t], a, b) for a, b in zip(new, (h, c), strict=True)]
         h, c = hs[t], cs[t] = new
     return xp.stack([xp.stack(hs)] if c is None else [xp.stack(hs), xp.stack(cs)])
 
@@ -49,13 +49,14 @@ def _forward(
     (steps, batch, _), size = x.shape, h.shape[-1]
     states = xp.zeros((1 if c is None else 2, steps, batch, size), x.dtype)
     gates = xp.zeros((steps, batch, {"gru": 4, "lstm": 5}.get(kind, 1), size), x.dtype)
-    across = weight.mT.copy()  # contiguous, as every step reads it: two thirds of the time
+    step: Callable[..., Any] = _STEPS.get(kind, _plain_step)
+    across = weight.mT.copy()  # contiguous: each step's product takes two thirds of the time
     for t in _order(steps, reverse):
         hidden = xp.matmul(h, across)
         if bias is not None:
             hidden += bias
         old = h, c
-        h, c = _STEPS.get(kind, _plain_step)(xp, kind, x[t], hidden, h, c, gates[t])
+        h, c = step(xp, kind, x[t], hidden, h, c, gates[t])
         if alive is not None:
             h, c = (a if a is None else xp.where(alive[t], a, b) for a, b in zip((h, c), old, strict=True))
         states[0, t] = h
@@ -142,12 +143,12 @@ def _backward(
     for t in reversed(order):
         dh = dh + g[0, t]
         dc = None if dc is None else dc + g[1, t]
-        state = [s[t] for s in previous]
-        seen = [s if s is None or alive is None else s * alive[t] for s in (dh, dc)]
-        direct, before = _step_back(kind, gates[t], state[0], state[-1], *seen, d[t], dx[t])
+        was_h, was_c = previous[0][t], previous[-1][t]
+        seen_h, seen_c = (s if s is None or alive is None else s * alive[t] for s in (dh, dc))
+        direct, before = _step_back(kind, gates[t], was_h, was_c, seen_h, seen_c, d[t], dx[t])
         if alive is not None:  # what was not used in this step belongs to the state before
-            direct = direct + (dh - seen[0])
-            before = None if dc is None else before + (dc - seen[1])
+            direct = direct + (dh - seen_h)
+            before = None if dc is None else before + (dc - seen_c)
         dh, dc = xp.matmul(d[t].reshape(batch, -1), weight) + direct, before
     rows = d.reshape(steps * batch, -1)
     d_weight = xp.matmul(rows.mT, previous[0].reshape(steps * batch, size)) if needed[1] else None
