@@ -55,6 +55,7 @@ def reduction(low: float = -2, high: float = 2, **options: Any) -> list[Case]:
 MASK = ta.tensor([[True, False, True], [False, False, True]])
 INDEX = ta.tensor([[0, 2, 2], [1, 1, 0]])
 KEEP = ta.tensor([[1.5, 0.0, 1.5], [1.5, 1.5, 0.0]], dtype=ta.float64)
+ALIVE = ta.tensor([[[True], [True]], [[True], [False]], [[True], [False]]])  # the second sequence has one step
 
 
 def statistics(x: Any) -> tuple[Any, Any]:
@@ -104,6 +105,14 @@ TABLE: dict[str, list[Case]] = {
     "attention": [
         Case(lambda op, q, k, v: op(q, k, v, None, MASK, None, scale=0.7), (2, 2, 4), (2, 3, 4), (2, 3, 2)),
         Case(lambda op, q, k, v, m: op(q, k, v, m, None, KEEP, scale=0.7), (2, 2, 4), (3, 4), (2, 1, 3, 2), (3,)),
+    ],
+    "recurrent": [
+        Case(lambda op, x, w, b, h: op(x, w, b, h, None, None, kind="tanh", reverse=False), (3, 2, 2), (2, 2), (2,), (2, 2)),
+        Case(lambda op, x, w, h: op(x, w, None, h, None, ALIVE, kind="relu", reverse=True), (3, 2, 2), (2, 2), (2, 2)),
+        Case(lambda op, x, w, b, h: op(x, w, b, h, None, ALIVE, kind="gru", reverse=False), (3, 2, 6), (6, 2), (6,), (2, 2)),
+        Case(lambda op, x, w, b, h: op(x, w, b, h, None, None, kind="gru", reverse=True), (3, 2, 6), (6, 2), (6,), (2, 2)),
+        Case(lambda op, x, w, h, c: op(x, w, None, h, c, None, kind="lstm", reverse=False), (3, 2, 8), (8, 2), (2, 2), (2, 2)),
+        Case(lambda op, x, w, h, c: op(x, w, None, h, c, ALIVE, kind="lstm", reverse=True), (3, 2, 8), (8, 2), (2, 2), (2, 2)),
     ],
     "packed_attention": [Case(lambda op, qkv: op(qkv, heads=2, scale=0.7), (2, 3, 12))],
     "tiled_attention": [

@@ -84,6 +84,10 @@ SAMPLES = {
         ([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), None, None, None], {"scale": 0.5}),
         ([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), f(3, 5), b(3, 5), f(2, 3, 5)], {"scale": 0.5}),
     ],
+    "recurrent": [
+        ([f(3, 2, 6), f(6, 2), f(6), f(2, 2), None, b(3, 2, 1)], {"kind": "gru", "reverse": False}),
+        ([f(3, 2, 8), f(8, 2), None, f(2, 2), f(2, 2), b(3, 2, 1)], {"kind": "lstm", "reverse": True}),
+    ],
     "packed_attention": [([f(2, 3, 12)], {"heads": 2, "scale": 0.5})],
     "tiled_attention": [([f(2, 3, 4), f(2, 5, 4), f(2, 5, 4), None, b(3, 5), ], {"causal": False, "scale": 0.5})],
 }  # fmt: skip

@@ -745,6 +745,20 @@ def in_tiles(q, k, v, **options):
 
 
 FUSED = {
+    "recurrent tanh": (
+        lambda x, w, b, h: ta.ops.recurrent(x, w, b, h, None, None, kind="tanh", reverse=False), [(3, 2, 2), (2, 2), (2,), (2, 2)],
+    ),
+    "recurrent relu": (
+        lambda x, w, h: ta.ops.recurrent(x, w, None, h, None, ta.tensor([[[True], [True]], [[False], [True]]]), kind="relu", reverse=True),
+        [(2, 2, 2), (2, 2), (2, 2)],
+    ),
+    "recurrent gru": (
+        lambda x, w, b, h: ta.ops.recurrent(x, w, b, h, None, None, kind="gru", reverse=True), [(3, 2, 6), (6, 2), (6,), (2, 2)],
+    ),
+    "recurrent lstm": (
+        lambda x, w, h, c: ta.ops.recurrent(x, w, None, h, c, ta.tensor([[[True], [True]], [[False], [True]]]), kind="lstm", reverse=False),
+        [(2, 2, 8), (8, 2), (2, 2), (2, 2)],
+    ),
     "linear": (lambda x, w, b: F.linear(x, w, b), [(2, 3, 4), (5, 4), (5,)]),
     "linear alone": (lambda x, w: F.linear(x, w), [(2, 3, 4), (5, 4)]),
     "embedding": (lambda w: F.embedding(ta.tensor([[0, 2], [2, 3]]), w), [(4, 3)]),

@@ -68,6 +68,7 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "max_pool": ([some(1, 1, 3, 3)], {"how": Windows((2, 2)), "places": (2, 2)}),
     "batch_norm": ([some(3, 4, 2), some(4), some(4), some(4), some(4)], {"eps": 1e-5}),
     "matmul": ([X, some(4, 2)], {}),
+    "recurrent": ([some(3, 2, 4), some(4, 4), some(4), some(2, 4), None, None], {"kind": "tanh", "reverse": False}),
     "linear": ([X, some(2, 4), some(2)], {}),
     "linear_gelu": ([X, some(2, 4), some(2)], {"approximate": "none"}),
     "einsum": ([X, some(4, 2)], {"equation": "ij,jk->ik"}),

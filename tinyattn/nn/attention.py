@@ -1,10 +1,8 @@
-"""Attention layers: multi-head attention, the transformer encoder, and pooling by additive attention."""
+"""Attention layers: multi-head attention, and pooling by additive attention."""
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,12 @@ from tinyattn import ops
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
-from tinyattn.nn.containers import ModuleList
-from tinyattn.nn.layers import Dropout, LayerNorm, Linear
+from tinyattn.nn.layers import Linear
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["AdditiveAttentionPooling", "MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = ["AdditiveAttentionPooling", "MultiheadAttention"]
 
 
 class MultiheadAttention(Module):
@@ -63,6 +60,7 @@ class MultiheadAttention(Module):
         if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a positive multiple of num_heads={num_heads}")
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
+        self.head_dim = embed_dim // num_heads
         self.kdim = embed_dim if kdim is None else kdim
         self.vdim = embed_dim if vdim is None else vdim
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
@@ -111,7 +109,7 @@ class MultiheadAttention(Module):
         key_padding_mask (batch, keys) and attn_mask (queries, keys) or (batch * num_heads, queries, keys): True
         *hides* a key, a float is added to the score. is_causal: a query sees no later key; ignored if attn_mask is
         given. need_weights=False is faster. average_attn_weights=False: the weights of each head,
-        (batch, num_heads, queries, keys). Weights are those before dropout. A query that sees no key gets zeros (in
+        (batch, num_heads, queries, keys). Weights are those after dropout. A query that sees no key gets zeros (in
         torch, NaN). Raises ValueError for shapes that do not fit, TypeError for integer masks.
         """
         self._check(query, key, value)
@@ -178,9 +176,13 @@ class MultiheadAttention(Module):
         if mask is not None:  # every query sees the appended keys
             mask = F.pad(mask, (0, key.shape[1] - keys), value=mask.dtype.kind == "b")
         q, k, v = (_split_heads(x, self.num_heads) for x in (query, key, value))  # (batch, heads, tokens, head_dim)
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, self._dropout_p())
-        mixed = mixed.transpose(1, 2).reshape(query.shape)
-        return mixed, _weights(q, k, mask) if need_weights else None
+        weights = _weights(q, k, mask) if need_weights else None
+        if weights is not None and self._dropout_p():  # the weights returned are those used
+            weights = F.dropout(weights, self._dropout_p())
+            mixed = weights @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, self._dropout_p())
+        return mixed.transpose(1, 2).reshape(query.shape), weights
 
     def _mask(
         self, query: Tensor, key: Tensor, attn_mask: Tensor | None, padding: Tensor | None, is_causal: bool
@@ -230,103 +232,6 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None or mask.dtype.kind == "b":
         return ops.attention_weights(query, key, mask)
     return ops.attention_weights(query, key, None, mask.to(opmath_dtype(query.dtype)))
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
-
-    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
-    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
-    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
-    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
-        >>> layer(ta.randn(3, 5, 8)).shape
-        (3, 5, 8)
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-        if not callable(activation) and activation not in known:
-            raise ValueError(f"activation={activation!r}; expected 'relu', 'gelu' or a function")
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
-        self.activation = activation if callable(activation) else known[activation]
-
-    def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """Return a tensor of src's shape. src, src_mask and src_key_padding_mask: query, attn_mask and
-        key_padding_mask of MultiheadAttention."""
-
-        def attend(x: Tensor) -> Tensor:
-            options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
-            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])
-
-        def feed(x: Tensor) -> Tensor:
-            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-        if self.norm_first:
-            x = src + attend(self.norm1(src))
-            return x + feed(self.norm2(x))
-        x = self.norm1(src + attend(src))
-        return self.norm2(x + feed(x))
-
-
-class TransformerEncoder(Module):
-    """num_layers copies of an encoder layer, one after the other, then `norm` if given.
-
-    The copies start with equal parameters. As torch.nn.TransformerEncoder.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
-        >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
-        (3, 5, 8)
-    """
-
-    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
-        super().__init__()
-        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
-        self.num_layers = num_layers
-        self.add_module("norm", norm)
-
-    def forward(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, is_causal)
-        return src if self.norm is None else self.norm(src)
 
 
 class AdditiveAttentionPooling(Module):

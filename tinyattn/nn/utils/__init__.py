@@ -1,4 +1,4 @@
-"""Gradient clipping, as in torch.nn.utils."""
+"""Gradient clipping and, in `rnn`, packed sequences, as in torch.nn.utils."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from tinyattn import backends
 from tinyattn.engine.opmath import rounded
+from tinyattn.nn.utils import rnn
 from tinyattn.tensors import Tensor
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "rnn"]
 
 
 def clip_grad_norm_(

@@ -1,0 +1,316 @@
+"""Recurrent layers and their single steps, as torch.nn's RNN, LSTM, GRU and their cells."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from tinyattn import ops
+from tinyattn.nn import functional as F
+from tinyattn.nn import init
+from tinyattn.nn.module import Module, Parameter
+from tinyattn.nn.utils.rnn import PackedSequence, lengths_of, places, spread
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
+
+__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+
+GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
+
+
+class _Recurrence(Module):
+    """What layers and cells share: parameters of one step under a suffix, their initial values, and the product."""
+
+    kind: str  # "tanh", "relu", "gru" or "lstm"
+    bias: bool
+    hidden_size: int
+
+    def _add_step(self, suffix: str, size: int, device: Any, dtype: Any) -> None:
+        rows = GATES[self.kind] * self.hidden_size
+        shapes = {"weight_ih": (rows, size), "weight_hh": (rows, self.hidden_size), "bias_ih": rows, "bias_hh": rows}
+        for name, shape in shapes.items():
+            wanted = self.bias or name.startswith("weight")
+            parameter = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
+            if wanted or not suffix:  # only cells have the names of absent ones, as in PyTorch
+                self.register_parameter(name + suffix, parameter)
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values, uniformly in ± 1 / sqrt(hidden_size)."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def _states(self, x: Tensor, h: Any, c: Any, suffix: str = "", alive: Any = None, reverse: bool = False) -> Tensor:
+        """Return the states (1 or 2, steps, batch, hidden_size) after all steps of x (steps, batch, size)."""
+        b_ih, b_hh = (getattr(self, name + suffix) if self.bias else None for name in ("bias_ih", "bias_hh"))
+        if self.kind != "gru" and b_ih is not None:  # one sum serves both
+            b_ih, b_hh = b_ih + b_hh, None
+        product = F.linear(x, getattr(self, "weight_ih" + suffix), b_ih)  # all gates of all steps
+        weight = getattr(self, "weight_hh" + suffix)
+        states: Tensor = ops.recurrent(product, weight, b_hh, h, c, alive, kind=self.kind, reverse=reverse)
+        return states
+
+    def _check(self, x: Tensor, sizes: tuple[int, ...], given: Any, shape: tuple[int, ...]) -> list[Any]:
+        """Return the initial h and c (None, except for an LSTM), zeros by default. Raises for what does not fit."""
+        name, weight = type(self).__name__, next(self.parameters())
+        if x.ndim not in sizes:
+            raise RuntimeError(f"{name}: input has {x.ndim} axes, shape {tuple(x.shape)}; expected {sizes}")
+        if x.shape[-1] != weight.shape[1]:
+            raise RuntimeError(f"{name}: input has shape {tuple(x.shape)}; expected input_size={weight.shape[1]} last")
+        if x.dtype != weight.dtype:
+            raise ValueError(
+                f"{name}: input has dtype {x.dtype} and the weights {weight.dtype}; convert the input or the module"
+            )
+        count = 2 if self.kind == "lstm" else 1
+        if given is None:
+            states = [creation.zeros(shape, dtype=x.dtype, device=x.device)] * count
+        else:
+            states = list(given) if count == 2 else [given]
+        for which, state in zip(("h_0", "c_0"), states, strict=False):
+            if tuple(state.shape) != shape or state.dtype != x.dtype:
+                raise RuntimeError(
+                    f"{name}: {which} has shape {tuple(state.shape)} and dtype {state.dtype}; "
+                    f"expected {shape} and {x.dtype}"
+                )
+        return states if count == 2 else [*states, None]
+
+
+class _Layers(_Recurrence):
+    """Several recurrences over sequences, one on the outputs of the other, in one or both directions."""
+
+    def __init__(
+        self, kind: str, mode: str, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
+        dropout: float, bidirectional: bool, proj_size: int, device: Any, dtype: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if input_size <= 0 or hidden_size <= 0 or num_layers <= 0:
+            sizes = f"input_size={input_size}, hidden_size={hidden_size}, num_layers={num_layers}"
+            raise ValueError(f"{mode}: {sizes}; expected positive numbers")
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(f"{mode}: dropout={dropout}; a probability lies between 0 and 1")
+        if proj_size and kind != "lstm":
+            raise ValueError(f"{mode}: proj_size={proj_size}; only an LSTM may have projections")
+        if proj_size:
+            raise NotImplementedError(f"LSTM: proj_size={proj_size} is not supported; put a Linear after the LSTM")
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"{mode}: dropout={dropout} acts between layers, and num_layers=1 has none between", stacklevel=3
+            )
+        self.kind, self.mode, self.input_size, self.hidden_size = kind, mode, input_size, hidden_size
+        self.num_layers, self.bias, self.batch_first, self.dropout = num_layers, bias, batch_first, float(dropout)
+        self.bidirectional, self.proj_size = bidirectional, proj_size
+        for layer, suffix in self._steps():
+            size = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+            self._add_step(suffix, size, device, dtype)
+        self.reset_parameters()
+
+    def _steps(self) -> list[tuple[int, str]]:
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        return [(layer, f"_l{layer}{end}") for layer in range(self.num_layers) for end in ends]
+
+    @property
+    def all_weights(self) -> list[list[Parameter]]:
+        """The parameters of each layer and direction."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        return [[getattr(self, name + suffix) for name in names] for _, suffix in self._steps()]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: PyTorch joins the parameters in memory here, for cuDNN."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Return the outputs of the last layer, shaped or packed as the input, and the last states.
+
+        input: (steps, batch, input_size), with batch_first (batch, steps, input_size), unbatched (steps, input_size),
+        or a PackedSequence. hx: the initial states (layers * directions, batch, hidden_size), zeros by default; for
+        an LSTM a pair (h_0, c_0). Raises RuntimeError for shapes, ValueError for dtypes that do not fit.
+        """
+        if isinstance(input, PackedSequence):
+            return self._packed(input, hx)
+        is_batched, layers = input.ndim == 3, len(self._steps())
+        batch = (input.shape[0 if self.batch_first else 1],) if is_batched else ()
+        h, c = self._check(input, (2, 3), hx, (layers, *batch, self.hidden_size))
+        if not is_batched:
+            h, c = (s if s is None else s.unsqueeze(1) for s in (h, c))
+        swap = is_batched and self.batch_first
+        x = input.transpose(0, 1) if swap else input if is_batched else input.unsqueeze(1)
+        if not x.shape[0]:
+            raise RuntimeError(f"{self.mode}: input has shape {tuple(input.shape)}; expected at least one step")
+        out, last = self._through(x, h, c, None)
+        if not is_batched:
+            return out.squeeze(1), self._as_hidden(last.squeeze(2))
+        return out.transpose(0, 1) if swap else out, self._as_hidden(last)
+
+    def _packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+        there, back = packed.sorted_indices, packed.unsorted_indices
+        lengths = creation.tensor(lengths_of(packed), device=packed.data.device)
+        h, c = self._check(packed.data, (2,), hx, (len(self._steps()), lengths.shape[0], self.hidden_size))
+        if there is not None:
+            h, c = (s if s is None else s[:, there] for s in (h, c))
+        steps = creation.arange(len(packed.batch_sizes), device=packed.data.device)
+        alive = (steps[:, None] < lengths)[..., None]  # (steps, batch, 1)
+        out, last = self._through(spread(packed), h, c, alive)
+        data = out.reshape(-1, out.shape[-1])[places(packed)]
+        last = last if back is None else last[:, :, back]
+        return PackedSequence(data, packed.batch_sizes, there, back), self._as_hidden(last)
+
+    def _through(self, x: Tensor, h: Tensor, c: Tensor | None, alive: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the outputs (steps, batch, directions * hidden_size), and (1 or 2, layers, batch, hidden_size)."""
+        outs: list[Tensor] = []
+        last: list[Tensor] = []
+        for k, (layer, suffix) in enumerate(self._steps()):
+            reverse = suffix.endswith("_reverse")
+            states = self._states(x, h[k], None if c is None else c[k], suffix, alive, reverse)
+            outs.append(states[0])
+            last.append(states[:, 0 if reverse else -1])
+            if reverse or not self.bidirectional:
+                x, outs = ops.cat(outs, -1) if len(outs) > 1 else outs[0], []
+                if self.dropout and layer < self.num_layers - 1:
+                    x = F.dropout(x, self.dropout, self.training)
+        return x, ops.stack(last, 1)
+
+    def _as_hidden(self, last: Tensor) -> Any:
+        return (last[0], last[1]) if self.kind == "lstm" else last[0]
+
+    def extra_repr(self) -> str:
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        others = [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *others])
+
+
+class RNN(_Layers):
+    """Run h = tanh(W x + b + V h + d) over sequences, in num_layers layers. As torch.nn.RNN (Elman 1990).
+
+    nonlinearity: "tanh" or "relu". batch_first: input and output are (batch, steps, size), not (steps, batch, size).
+    dropout: between layers. bidirectional: a second recurrence runs backward; the outputs are joined. Raises
+    ValueError for another nonlinearity or sizes that are not positive.
+
+    Example:
+        >>> out, h = nn.RNN(4, 8, num_layers=2, batch_first=True)(ta.randn(3, 5, 4))
+        >>> out.shape, h.shape
+        ((3, 5, 8), (2, 3, 8))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None,
+        dtype: Any = None, proj_size: int = 0,
+    ) -> None:  # fmt: skip
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"RNN: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
+        super().__init__(
+            nonlinearity, f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
+            dropout, bidirectional, proj_size, device, dtype,
+        )  # fmt: skip
+        self.nonlinearity = nonlinearity
+
+
+class LSTM(_Layers):
+    """Run long short-term memory over sequences; arguments as RNN. As torch.nn.LSTM (Hochreiter, Schmidhuber 1997).
+
+    The states are a pair (h, c). Raises NotImplementedError for a proj_size, ValueError for sizes that are not
+    positive.
+
+    Example:
+        >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
+        >>> out.shape, h.shape, c.shape
+        ((5, 3, 16), (2, 3, 8), (2, 3, 8))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            "lstm", "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device, dtype,
+        )  # fmt: skip
+
+
+class GRU(_Layers):
+    """Run gated recurrent units over sequences; arguments as RNN. As torch.nn.GRU (Cho et al. 2014).
+
+    Example:
+        >>> out, h = nn.GRU(4, 8)(ta.randn(5, 3, 4))
+        >>> out.shape, h.shape
+        ((5, 3, 8), (1, 3, 8))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None, proj_size: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            "gru", "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+            device, dtype,
+        )  # fmt: skip
+
+
+class RNNCell(_Recurrence):
+    """One step of an RNN: (batch, input_size) -> (batch, hidden_size), or without a batch. As torch.nn.RNNCell.
+
+    Raises ValueError for a nonlinearity other than "tanh" and "relu".
+
+    Example:
+        >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
+        (3, 8)
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"RNNCell: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
+        self.nonlinearity = nonlinearity
+        self._build(nonlinearity, input_size, hidden_size, bias, device, dtype)
+
+    def _build(self, kind: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any) -> None:
+        self.kind, self.input_size, self.hidden_size, self.bias = kind, input_size, hidden_size, bias
+        self._add_step("", input_size, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """Return the next h, for an LSTMCell (h, c), shaped as hx, which is zeros by default."""
+        h, c = self._check(input, (1, 2), hx, (*input.shape[:-1], self.hidden_size))
+        h, c = (s if s is None else s.reshape(-1, self.hidden_size) for s in (h, c))
+        states = self._states(input.reshape(1, -1, input.shape[-1]), h, c)  # (1 or 2, 1, batch, hidden_size)
+        states = states.reshape(-1, *input.shape[:-1], self.hidden_size)
+        return (states[0], states[1]) if self.kind == "lstm" else states[0]
+
+    def extra_repr(self) -> str:
+        bias = "" if self.bias else ", bias=False"
+        kind = f", nonlinearity={self.nonlinearity}" if getattr(self, "nonlinearity", "tanh") != "tanh" else ""
+        return f"{self.input_size}, {self.hidden_size}{bias}{kind}"
+
+
+class LSTMCell(RNNCell):
+    """One step of an LSTM: input and (h, c) -> (h, c), each (batch, hidden_size). As torch.nn.LSTMCell.
+
+    Example:
+        >>> h, c = nn.LSTMCell(4, 8)(ta.randn(3, 4))
+        >>> h.shape, c.shape
+        ((3, 8), (3, 8))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:  # fmt: skip
+        Module.__init__(self)
+        self._build("lstm", input_size, hidden_size, bias, device, dtype)
+
+
+class GRUCell(RNNCell):
+    """One step of a GRU: (batch, input_size) -> (batch, hidden_size). As torch.nn.GRUCell.
+
+    Example:
+        >>> nn.GRUCell(4, 8)(ta.randn(3, 4), ta.zeros(3, 8)).shape
+        (3, 8)
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:  # fmt: skip
+        Module.__init__(self)
+        self._build("gru", input_size, hidden_size, bias, device, dtype)

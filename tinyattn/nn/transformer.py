@@ -1,0 +1,354 @@
+"""The transformer's encoder and decoder (Vaswani et al. 2017), as torch.nn's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from tinyattn import ops
+from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.nn import functional as F
+from tinyattn.nn import init
+from tinyattn.nn.attention import MultiheadAttention
+from tinyattn.nn.containers import ModuleList
+from tinyattn.nn.layers import GELU, Dropout, LayerNorm, Linear, ReLU
+from tinyattn.nn.module import Module
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
+
+__all__ = [
+    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
+]  # fmt: skip
+
+
+def _activation(given: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+    if not callable(given) and given not in known:
+        raise ValueError(f"activation={given!r}; expected 'relu', 'gelu' or a function")
+    return given if callable(given) else known[given]
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
+
+    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
+    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
+    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
+    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> layer(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = F.relu,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
+        )
+        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        self.activation = _activation(activation)
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Return a tensor of src's shape. src, src_mask and src_key_padding_mask: query, attn_mask and
+        key_padding_mask of MultiheadAttention."""
+
+        def attend(x: Tensor) -> Tensor:
+            options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
+            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])
+
+        def feed(x: Tensor) -> Tensor:
+            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+        if self.norm_first:
+            x = src + attend(self.norm1(src))
+            return x + feed(self.norm2(x))
+        x = self.norm1(src + attend(src))
+        return self.norm2(x + feed(x))
+
+
+class TransformerEncoder(Module):
+    """num_layers copies of an encoder layer, one after the other, then `norm` if given.
+
+    The copies start with equal parameters. As torch.nn.TransformerEncoder, with its zeros at padded tokens: in
+    evaluation without gradients, for padding at the end only and no mask, unless enable_nested_tensor=False.
+    mask_check=False: the padding is not checked to be at the end.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
+        (3, 5, 8)
+    """
+
+    def __init__(
+        self,
+        encoder_layer: Module,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.add_module("norm", norm)
+        self.enable_nested_tensor, self.mask_check = enable_nested_tensor, mask_check
+        self.use_nested_tensor = enable_nested_tensor and _is_plain(encoder_layer)
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        out = src
+        for layer in self.layers:
+            out = layer(out, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=is_causal is True)
+        if src_key_padding_mask is not None and mask is None and self._drops_padding(src):
+            padded = src_key_padding_mask if src_key_padding_mask.dtype.kind == "b" else src_key_padding_mask != 0
+            at_end = not self.mask_check or not ops.logical_and(padded[:, :-1], ops.logical_not(padded[:, 1:])).any()
+            if at_end:
+                out = out.masked_fill(padded.unsqueeze(-1), 0.0)
+        return out if self.norm is None else self.norm(out)
+
+    def _drops_padding(self, src: Tensor) -> bool:
+        if not self.use_nested_tensor or src.ndim != 3 or self.layers[0].training:
+            return False
+        return not (is_grad_enabled() and any(t.requires_grad for t in (src, *self.layers[0].parameters())))
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether PyTorch computes an encoder of this layer without its padded tokens."""
+    if not isinstance(layer, TransformerEncoderLayer) or layer.norm_first or layer.norm1.eps != layer.norm2.eps:
+        return False
+    attention, kind = layer.self_attn, layer.activation
+    is_known = kind in (F.relu, F.gelu) or isinstance(kind, ReLU | GELU)
+    return is_known and attention.batch_first and attention.in_proj_bias is not None and attention.num_heads % 2 == 0
+
+
+class TransformerDecoderLayer(Module):
+    """Self-attention, attention to the encoder's output, then two linear layers on each token.
+
+    Each part has a residual and a layer norm. Arguments and errors as TransformerEncoderLayer. As
+    torch.nn.TransformerDecoderLayer.
+
+    Example:
+        >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> layer(ta.randn(3, 5, 8), ta.randn(3, 7, 8)).shape
+        (3, 5, 8)
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = F.relu,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        options = {"dropout": dropout, "bias": bias, "batch_first": batch_first, "device": device, "dtype": dtype}
+        self.self_attn = MultiheadAttention(d_model, nhead, **options)
+        self.multihead_attn = MultiheadAttention(d_model, nhead, **options)
+        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
+        self.dropout = Dropout(dropout)
+        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
+        self.norm_first = norm_first
+        norms = [LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype) for _ in range(3)]
+        self.norm1, self.norm2, self.norm3 = norms
+        self.dropout1, self.dropout2, self.dropout3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
+        self.activation = _activation(activation)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Return a tensor of tgt's shape. memory: the encoder's output. Masks as in MultiheadAttention."""
+
+        def attend(x: Tensor) -> Tensor:
+            masks = {"attn_mask": tgt_mask, "key_padding_mask": tgt_key_padding_mask, "is_causal": tgt_is_causal}
+            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **masks)[0])
+
+        def look(x: Tensor) -> Tensor:
+            return self.dropout2(
+                self.multihead_attn(
+                    x, memory, memory, memory_key_padding_mask, False, memory_mask, is_causal=memory_is_causal
+                )[0]
+            )
+
+        def feed(x: Tensor) -> Tensor:
+            return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+        x = tgt
+        for part, norm in ((attend, self.norm1), (look, self.norm2), (feed, self.norm3)):
+            x = x + part(norm(x)) if self.norm_first else norm(x + part(x))
+        return x
+
+
+class TransformerDecoder(Module):
+    """num_layers copies of a decoder layer, one after the other, then `norm` if given.
+
+    The copies start with equal parameters. As torch.nn.TransformerDecoder.
+
+    Example:
+        >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16)
+        >>> nn.TransformerDecoder(layer, num_layers=2)(ta.randn(5, 3, 8), ta.randn(7, 3, 8)).shape
+        (5, 3, 8)
+    """
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.add_module("norm", norm)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        for layer in self.layers:
+            tgt = layer(
+                tgt,
+                memory,
+                tgt_mask=tgt_mask,
+                memory_mask=memory_mask,
+                tgt_key_padding_mask=tgt_key_padding_mask,
+                memory_key_padding_mask=memory_key_padding_mask,
+                tgt_is_causal=tgt_is_causal is True,
+                memory_is_causal=memory_is_causal,
+            )
+        return tgt if self.norm is None else self.norm(tgt)
+
+
+class Transformer(Module):
+    """An encoder and a decoder, each with a last norm; custom ones replace them. As torch.nn.Transformer.
+
+    Other arguments as TransformerEncoderLayer. Matrices are initialised by xavier_uniform_.
+
+    Example:
+        >>> model = nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=16)
+        >>> model(ta.randn(7, 3, 8), ta.randn(5, 3, 8)).shape
+        (5, 3, 8)
+    """
+
+    def __init__(
+        self,
+        d_model: int = 512,
+        nhead: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = F.relu,
+        custom_encoder: Any = None,
+        custom_decoder: Any = None,
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        sizes = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias)
+
+        def norm() -> Module:
+            return LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
+
+        if custom_encoder is None:
+            layer: Module = TransformerEncoderLayer(*sizes, device=device, dtype=dtype)
+            custom_encoder = TransformerEncoder(layer, num_encoder_layers, norm())
+        if custom_decoder is None:
+            layer = TransformerDecoderLayer(*sizes, device=device, dtype=dtype)
+            custom_decoder = TransformerDecoder(layer, num_decoder_layers, norm())
+        self.encoder, self.decoder = custom_encoder, custom_decoder
+        self.d_model, self.nhead, self.batch_first = d_model, nhead, batch_first
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        src: Tensor,
+        tgt: Tensor,
+        src_mask: Tensor | None = None,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        src_is_causal: bool | None = None,
+        tgt_is_causal: bool | None = None,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Return a tensor of tgt's shape. Raises RuntimeError for another batch or d_model."""
+        batch = 0 if self.batch_first else 1
+        shapes = f"src {tuple(src.shape)}, tgt {tuple(tgt.shape)}"
+        if src.ndim == 3 and src.shape[batch] != tgt.shape[batch]:
+            raise RuntimeError(f"Transformer: {shapes}; expected one batch, along axis {batch}")
+        if src.shape[-1] != self.d_model or tgt.shape[-1] != self.d_model:
+            raise RuntimeError(f"Transformer: {shapes}; expected d_model={self.d_model} as last size")
+        memory = self.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask, is_causal=src_is_causal)
+        return self.decoder(
+            tgt,
+            memory,
+            tgt_mask=tgt_mask,
+            memory_mask=memory_mask,
+            tgt_key_padding_mask=tgt_key_padding_mask,
+            memory_key_padding_mask=memory_key_padding_mask,
+            tgt_is_causal=tgt_is_causal,
+            memory_is_causal=memory_is_causal,
+        )
+
+    @staticmethod
+    def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
+        """Return the causal mask (sz, sz) to add to scores: -inf above the diagonal, 0 elsewhere."""
+        return creation.full((sz, sz), -float("inf"), device=device, dtype=dtype).triu(1)
