@@ -1,0 +1,270 @@
+"""After `import tinyattn.as_torch`, `import torch` gives tinyattn: models written for PyTorch run unchanged.
+
+    import tinyattn.as_torch
+    import torch
+    import torch.nn.functional as F
+
+or `python -m tinyattn run script.py ARGUMENTS`. A module of PyTorch is a list of tinyattn's modules in which its names
+are looked up, and a few names of its own: what means nothing here (autocast, the just-in-time compiler, back ends) does
+nothing, and what would compute something else (complex numbers, Fourier transforms, sparse tensors) is refused.
+
+Raises ImportError if PyTorch itself has been imported in this process: its tensors and these do not mix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import tinyattn as ta
+from tinyattn import data, nn, optim
+from tinyattn.nn import functional, init, parallel, utils
+from tinyattn.optim import lr_scheduler
+
+VERSION = "2.13.0"  # of the PyTorch whose names these are
+
+if getattr(sys.modules.get("torch"), "__file__", None) is not None:
+    raise ImportError(
+        "tinyattn.as_torch: PyTorch is already imported in this process, and its tensors do not mix with tinyattn's. "
+        "Import tinyattn.as_torch before anything that imports torch, or leave it out."
+    )
+
+
+class Refused:
+    """A name of PyTorch that tinyattn has not; using it raises."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{self.name} is not part of tinyattn, which runs models of real numbers, eagerly")
+
+
+class Namespace(types.ModuleType):
+    """A module named as PyTorch's, whose names are those of `sources`, in that order, and `own`."""
+
+    def __init__(self, name: str, *sources: Any, **own: Any) -> None:
+        super().__init__(name, f"PyTorch's {name}, by tinyattn.")
+        self.__path__: list[str] = []  # it may have modules inside
+        self._sources = sources
+        self.__dict__.update(own)
+        sys.modules[name] = self
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, self)
+
+    def __getattr__(self, name: str) -> Any:
+        for source in self._sources if not name.startswith("__") else ():
+            if hasattr(source, name):
+                return getattr(source, name)
+        raise AttributeError(
+            f"{self.__name__}.{name} is not part of tinyattn, which covers what attention models use of PyTorch"
+        )
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *(n for source in self._sources for n in dir(source) if n[0] != "_")})
+
+
+class NoSuchModule(importlib.abc.MetaPathFinder):
+    """Says in one sentence that a module of PyTorch is not here."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """Called for modules that are not in `sys.modules`."""
+        if name.startswith("torch."):
+            raise ModuleNotFoundError(f"{name} is not part of tinyattn, which stands in for torch here", name=name)
+        return None
+
+
+# --- what means nothing here: it takes any arguments and does nothing ---
+
+
+class Nothing(contextlib.ContextDecorator):
+    """A context manager, a decorator and a setting, all without effect: autocast and its like."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __enter__(self) -> Nothing:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class GradScaler:
+    """Scales nothing: float16 is computed in float32 here, and gradients do not underflow more than there."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def scale(self, loss: Any) -> Any:
+        """The loss itself."""
+        return loss
+
+    def step(self, optimizer: Any, *args: Any) -> Any:
+        """Step the optimizer."""
+        return optimizer.step(*args)
+
+    def unscale_(self, optimizer: Any) -> None:
+        """Nothing to undo."""
+
+    def update(self, new_scale: Any = None) -> None:
+        """Nothing to adapt."""
+
+    def get_scale(self) -> float:
+        """One."""
+        return 1.0
+
+    def is_enabled(self) -> bool:
+        """Never."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty, as that of a scaler that is switched off."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+def ignored(*args: Any, **kwargs: Any) -> None:
+    """A setting without effect here."""
+
+
+def no(*args: Any, **kwargs: Any) -> bool:
+    """False."""
+    return False
+
+
+def unchanged(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """A function or module as it is; as a decorator with arguments, the decorator that returns it so."""
+    return function if callable(function) else unchanged
+
+
+def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
+    """The tensor; PyTorch has had no separate Variables since 0.4."""
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether `x` is a Tensor."""
+    return isinstance(x, ta.Tensor)
+
+
+class OneProcess(parallel.DataParallel):
+    """DistributedDataParallel where there is one process: one worker; gradients need no exchange."""
+
+    def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(module, workers=1)
+
+    def no_sync(self) -> Nothing:
+        """No exchange to leave out."""
+        return Nothing()
+
+
+def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
+    """The function that repeats a number `count` times and leaves a tuple as it is."""
+    return lambda x: tuple(x) if isinstance(x, typing.Iterable) else (x,) * count
+
+
+def legacy(dtype: Any) -> Callable[..., Any]:
+    """FloatTensor and its like: of sizes (uninitialised), or of numbers."""
+
+    def make(*what: Any, **options: Any) -> Any:
+        sizes = all(isinstance(n, int) for n in what)
+        return ta.empty(what, dtype=dtype) if sizes else ta.tensor(what[0], dtype=dtype)
+
+    return make
+
+
+def _torch() -> None:
+    names = {"Float": "float32", "Double": "float64", "Half": "float16", "Long": "int64", "Int": "int32"}
+    names |= {"Byte": "uint8", "Bool": "bool"}
+    legacy_types = {f"{name}Tensor": legacy(getattr(ta, dtype)) for name, dtype in names.items()}
+    refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
+    layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
+    Namespace(
+        "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32), Size=tuple, is_tensor=is_tensor,
+        compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
+        use_deterministic_algorithms=ignored, set_printoptions=ignored,
+        **{**legacy_types, **refused, **layouts},
+    )  # fmt: skip
+    Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
+    Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
+    Namespace("torch.random", ta, ta.random)
+    Namespace("torch.linalg", ta.linalg)
+    anomaly = {"set_detect_anomaly": Nothing, "detect_anomaly": ta.detect_anomaly}
+    Namespace("torch.autograd", ta.autograd, Variable=variable, **anomaly)
+    Namespace("torch.autograd.variable", Variable=variable)
+
+
+def _nn() -> None:
+    Namespace("torch.nn", nn, Buffer=unchanged)
+    Namespace("torch.nn.functional", functional, ta)
+    Namespace("torch.nn.init", init)
+    Namespace("torch.nn.parameter", nn)
+    Namespace("torch.nn.parallel", parallel, DistributedDataParallel=OneProcess)
+    Namespace("torch.nn.parallel.distributed", DistributedDataParallel=OneProcess)
+    Namespace("torch.nn.utils", utils)
+    Namespace("torch.nn.utils.rnn", utils.rnn)
+    for name in ("clip_grad", "convert_parameters"):
+        Namespace(f"torch.nn.utils.{name}", utils)
+    kernels = types.SimpleNamespace(MATH=0, FLASH_ATTENTION=1, EFFICIENT_ATTENTION=2, CUDNN_ATTENTION=3)
+    Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
+    Namespace("torch.nn.modules", nn)
+    files = (
+        "activation batchnorm container conv dropout fold instancenorm linear loss module normalization padding "
+        "pixelshuffle pooling rnn sparse transformer upsampling"
+    )
+    for name in files.split():
+        Namespace(f"torch.nn.modules.{name}", nn, functional)
+    repeat = {"_single": pair(1), "_pair": pair(2), "_triple": pair(3), "_quadruple": pair(4), "_ntuple": pair}
+    Namespace("torch.nn.modules.utils", **repeat)
+
+
+def _training() -> None:
+    Namespace("torch.optim", optim)
+    for name in ("optimizer", "adam", "adamw", "sgd"):
+        Namespace(f"torch.optim.{name}", optim)
+    Namespace("torch.optim.lr_scheduler", lr_scheduler)
+    Namespace("torch.utils")
+    Namespace("torch.utils.data", data)
+    for name in ("dataset", "dataloader", "sampler"):
+        Namespace(f"torch.utils.data.{name}", data)
+    Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint)
+
+
+def _machinery() -> None:
+    """Devices, compilers and processes, most of which have no effect."""
+    amp = {"autocast": Nothing, "GradScaler": GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
+    Namespace("torch.cuda", ta.cuda, is_bf16_supported=no)
+    for name in ("torch.amp", "torch.cuda.amp"):
+        Namespace(name, **amp)
+    Namespace("torch.backends")
+    Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False)
+    Namespace("torch.backends.mps", is_available=no, is_built=no)
+    kernels = dict.fromkeys(("enable_flash_sdp", "enable_math_sdp", "enable_mem_efficient_sdp"), ignored)
+    Namespace("torch.backends.cuda", matmul=types.SimpleNamespace(allow_tf32=False), sdp_kernel=Nothing, **kernels)
+    script = dict.fromkeys(("script", "ignore", "export", "unused", "script_method"), unchanged)
+    Namespace("torch.jit", **script, is_scripting=no, is_tracing=no, trace=Refused("torch.jit.trace"),
+              ScriptModule=nn.Module, Final=typing.Final)  # fmt: skip
+    Namespace("torch.onnx", is_in_onnx_export=no)
+    Namespace("torch.overrides", has_torch_function=no, handle_torch_function=Refused("torch.overrides"))
+    group = Refused("torch.distributed.init_process_group")
+    Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
+              barrier=ignored, init_process_group=group)  # fmt: skip
+    Namespace("torch.hub", load_state_dict_from_url=Refused("torch.hub.load_state_dict_from_url"))
+
+
+for _make in (_torch, _nn, _training, _machinery):
+    _make()
+sys.meta_path.insert(0, NoSuchModule())
