@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
-    "ops/": 6_750,
+    "ops/": 6_760,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_730,
@@ -27,16 +27,16 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 3_550,
+    "nn/": 3_560,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
     "train/": 1_150,
     "debug/": 2_330,
     "viz/": 5_510,
-    TOP: 640,
+    TOP: 910,
 }
-TOTAL = 31070  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 31350  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

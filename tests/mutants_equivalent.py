@@ -58,7 +58,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/heads.py packed_attention: 0 -> 1",
         "ops/heads.py packed_attention: lead[0] * num_heads -> lead[0]",
         "ops/heads.py packed_attention: lead[0] * num_heads -> num_heads",
-        "backends/cpu/arrays.py sum: has_short_rows(x, dim) -> has_short_rows(x, dim - 1 if isinstance(dim, int) else tuple((d - 1 for d in dim)))",
         "backends/cpu/indexing.py _FEW: 64 -> 65",
         "backends/cpu/indexing.py embedding_gradient: rows <= _FEW -> rows < _FEW",
         "backends/cpu/indexing.py embedding_gradient: rows <= _FEW -> rows > _FEW",
@@ -86,7 +85,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/arrays.py pow: np.asarray(b) < 0 -> np.asarray(b) <= 0",
         "backends/cpu/arrays.py pow: 0 -> 1",
         "backends/cpu/arrays.py sum_to: x.shape[ahead:] == shape -> x.shape[ahead:] != shape",
-        "backends/cpu/arrays.py sum_to: x.dtype.kind == 'f' -> x.dtype.kind != 'f'",
         "backends/cpu/arrays.py einsum: 1 -> 2",
         "backends/cpu/attention.py SAFE_SCORE: 60.0 -> 60.6",
         "backends/cpu/attention.py exponentials: scores.min() > -SAFE_SCORE -> scores.min() >= -SAFE_SCORE",
@@ -100,7 +98,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "engine/walk.py Walk.hand_on: True -> False (no. 2)",
         "ops/indexing.py _integers_first: type(p) is int -> type(p) is not int",
         "ops/products.py _distinct: len(keep) < len(term) -> len(keep) <= len(term)",
-        "backends/cpu/arrays.py sum_to: True -> False",
         "backends/cpu/softmaxes.py softmax: out.copy() -> out",
         "backends/cpu/softmaxes.py log_softmax: np.asarray(x - _top(x, dim)) -> x - _top(x, dim)",
         "engine/walk.py Pending.receive: True -> False",
@@ -124,8 +121,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/attention.py _mask: attn_mask -> attn_mask * 1.01",
         "engine/walk.py Walk.free: node.free() -> -node.free()",
         "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> -xp.perhaps(xp.logical_not(xp.isfinite(x)))",
-        "backends/cpu/arrays.py any: bool(np.any(x)) -> -bool(np.any(x))",
-        "backends/cpu/arrays.py any: bool(np.any(x)) -> bool(np.any(x)) * 1.01",
         "backends/cpu/optimizer.py _norm: 0 -> 1",
         "engine/walk.py leading_to: 0 -> 1",
     ],
@@ -143,16 +138,10 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/arrays.py pow: np.asarray(b) -> b",
         "backends/cpu/error_function.py erf: np.asarray(x) -> x",
         "backends/cpu/optimizer.py total_norm: np.dtype(np.float32) -> np.float32",
-        "backends/cpu/optimizer.py total_norm: np.asarray(norms, dtype=dtype) -> norms",
         "engine/walk.py _accumulate: xp.asarray(g) -> g",
     ],
     "0 to a negative power is infinite already.": [
         "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
-    ],
-    "The operations keep 0-d arrays away from here.": [
-        "backends/cpu/arrays.py cumsum: x.copy() -> -x.copy()",
-        "backends/cpu/arrays.py cumsum: x.copy() -> x.copy() * 1.01",
-        "backends/cpu/arrays.py cumsum: x.copy() -> x",
     ],
     "Below the last place of a float.": [
         "backends/cpu/error_function.py _COEFFICIENTS: 0.000755694763 -> 0.00076325171063",
@@ -163,9 +152,6 @@ EQUIVALENT: dict[str, list[str]] = {
     "The maximum only shifts: what its gradient adds to one term it takes from another.": [
         "ops/attention.py attention_definition: xp.amax(scores, -1, keepdim=True).detach() -> xp.amax(scores, -1, keepdim=True)",
         "ops/softmaxes.py _softmax_definition: xp.amax(x, dim, keepdim=True).detach() -> xp.amax(x, dim, keepdim=True)",
-    ],
-    "Broadcasting adds the axis by itself.": [
-        "backends/cpu/indexing.py index_add: np.broadcast_to(values, positions.shape) -> values"
     ],
     "It only skips a product with one.": [
         "backends/cpu/optimizer.py adam_step: 1.0 -> 1.01 (no. 5)",

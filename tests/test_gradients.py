@@ -543,7 +543,6 @@ REASONS = {  # (what is written to, call): where we refuse and PyTorch does not
     ("input", "cross_entropy of 3 axes"): "as cross_entropy",
     ("input", "cross_entropy of one"): "as cross_entropy",
     ("input", "cross_entropy smoothed"): "as cross_entropy",
-    ("input", "einsum of one"): "one rule for any number of operands saves all of them",
 }
 ALLOWED_HERE = {  # where PyTorch refuses and we need not, since nothing that is needed is written to
     ("output", "x pow a tensor"): "the gradient of the base does not need the power",

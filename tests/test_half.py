@@ -155,7 +155,8 @@ def assert_rounded(ours, expected, exact=True):
         same(np.isnan(ours), np.isnan(expected))
 
 
-@pytest.mark.parametrize("name", sorted(TABLE))
+# The statistics of batch_norm are inputs of the operation; the function computes them in float32 (next test).
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - {"batch_norm"}))
 @settings(max_examples=6, derandomize=True, deadline=None, database=None)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-4, 1, 30, 3e4]), definition=st.booleans())
 def test_float16_operations_round_float32_results_once(name, seed, scale, definition):
@@ -173,6 +174,22 @@ def test_float16_operations_round_float32_results_once(name, seed, scale, defini
             assert (mine.grad is None) == (theirs.grad is None)
             if mine.grad is not None:
                 assert_rounded(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 3e4])
+def test_float16_batch_norm_rounds_float32_results_once(scale):
+    rng = np.random.default_rng(0)
+    arrays = [rounded(rng.normal(size=shape) * scale) for shape in ((8, 3, 5), (3,), (3,))]
+    both = [[ta.tensor(a, dtype=dtype, requires_grad=True) for a in arrays] for dtype in (ta.float16, ta.float32)]
+    running = [ta.zeros(3, dtype=dtype) for dtype in (ta.float16, ta.float32)]
+    outs = [F.batch_norm(x, r, None, w, b, training=True) for (x, w, b), r in zip(both, running, strict=True)]
+    assert_rounded(*(out.detach() for out in outs))
+    assert_rounded(*running)
+    g = rounded(rng.normal(size=outs[0].shape))
+    for out in outs:
+        out.backward(ta.tensor(g, dtype=out.dtype))
+    for mine, theirs in zip(*both, strict=True):
+        assert_rounded(mine.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))

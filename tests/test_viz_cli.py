@@ -149,7 +149,7 @@ def test_docs_show_every_generated_picture():
 
 def words(path):
     return sorted(
-        t.firstChild.array for t in xml.dom.minidom.parse(str(path)).getElementsByTagName("text") if t.firstChild
+        t.firstChild.data for t in xml.dom.minidom.parse(str(path)).getElementsByTagName("text") if t.firstChild
     )
 
 

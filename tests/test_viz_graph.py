@@ -635,7 +635,7 @@ def test_dot_labels_are_escaped():
     for mode in ("modules", "operations"):
         picture = graph(Odd(), ta.rand(1, 2), mode=mode, title=NASTY)
         tree = xml.dom.minidom.parseString(picture.svg)  # well-formed
-        text = "".join(t.firstChild.array for t in tree.getElementsByTagName("text") if t.firstChild)
+        text = "".join(t.firstChild.data for t in tree.getElementsByTagName("text") if t.firstChild)
         assert '<b>&"' in text.replace("\u00a0", " ")
         assert picture.html.count("</script>") == 2
 

@@ -151,6 +151,10 @@ def swapaxes(a: ndarray, axis1: int, axis2: int) -> ndarray:
     return a.swapaxes(axis1, axis2)
 
 
+def diagonal(a: ndarray, offset: int, axis1: int, axis2: int) -> ndarray:
+    return a._view(np.diagonal(a._a, offset, axis1, axis2))
+
+
 def moveaxis(a: ndarray, source: Any, destination: Any) -> ndarray:
     return a._view(np.moveaxis(a._a, source, destination))
 

@@ -75,7 +75,7 @@ def _packed_attention(shapes: Shapes, out: Shape, options: dict[str, Any]) -> in
 
 def _layer_norm(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     affine = sum(shape is not None for shape in shapes[1:3])
-    return (5 + affine) * size(out) + 2 * size(out) // max(size(options["shape"]), 1)
+    return (7 + affine) * size(out) + 2 * size(out) // max(size(options["shape"]), 1)
 
 
 def _gelu(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:

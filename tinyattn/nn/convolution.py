@@ -99,7 +99,7 @@ class Conv2d(Module):
                 "output_padding": (getattr(self, "output_padding", none), none),
                 "groups": (self.groups, 1), "bias": (self.bias is not None, True),
                 "padding_mode": (self.padding_mode, "zeros")}  # fmt: skip
-        return text + "".join(f", {k}={v!r}" for k, (v, usual) in more.items() if v != usual)
+        return text + "".join(f", {k}={v}" for k, (v, usual) in more.items() if v != usual)
 
 
 class Conv1d(Conv2d):
@@ -182,7 +182,12 @@ class _Options(Module):
         return getattr(F, self.function)(input, **{name: getattr(self, name) for name in self._names})
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+        shown = [n for n in self._names if n not in ("return_indices", "divisor_override", "count_include_pad")]
+        average = self.function.startswith("avg")
+        values = {n: getattr(self, n) for n in shown if not (average and n == "ceil_mode")}
+        if self.function == "avg_pool1d":
+            values = {n: (v,) if isinstance(v, int) else tuple(v) for n, v in values.items()}
+        return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 class MaxPool2d(_Options):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import backends
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import dims as _dims
@@ -37,7 +38,7 @@ def _backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed
     """With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)); the means are over the batch."""
     out = xp.zeros(x.shape, x.dtype) if needed[0] else None
     dweight, dbias = xp.zeros(mean.shape, x.dtype), xp.zeros(mean.shape, x.dtype)
-    for part in xp.channel_blocks(x):
+    for part in backends.of(x).channel_blocks(x):
         gs, h = (a[:, part].reshape(len(x), -1, math.prod(x.shape[2:])) for a in (g, x))
         h = (h - mean[part, None]) * rstd[part, None]
         dbias[part] = sums = xp.sum(xp.sum(gs, -1), 0)
@@ -55,7 +56,7 @@ def _backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed
 @operation(traits="multiplies", definition=_definition, fresh=True, backward=_backward)
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: Any, *, eps: float) -> Any:
     out = xp.zeros(x.shape, x.dtype)
-    for part in xp.channel_blocks(x):
+    for part in backends.of(x).channel_blocks(x):
         h = x[:, part].reshape(len(x), -1, math.prod(x.shape[2:])) - mean[part, None]
         h *= (rstd[part] if weight is None else rstd[part] * weight[part])[:, None]
         if bias is not None:
@@ -69,7 +70,7 @@ def _batch_mean_var(xp: Any, x: Any) -> Any:
     """The mean and the biased variance of each channel: (2, channels)."""
     out = xp.zeros((2, x.shape[1]), x.dtype)
     count = float(x.size // x.shape[1])
-    for part in xp.channel_blocks(x):
+    for part in backends.of(x).channel_blocks(x):
         h = x[:, part].reshape(len(x), -1, math.prod(x.shape[2:]))
         out[0, part] = mean = xp.sum(xp.sum(h, -1), 0) / count
         h = h - mean[:, None]

@@ -68,7 +68,7 @@ def _forward(
 def _squash(xp: Any, x: Any) -> None:
     """Write sigmoid(x) over x, as (1 + tanh(x / 2)) / 2, which does not overflow."""
     x *= 0.5
-    xp.tanh(x, out=x)
+    x[...] = xp.tanh(x)
     x *= 0.5
     x += 0.5
 
@@ -87,7 +87,7 @@ def _gru_step(xp: Any, kind: str, x: Any, hidden: Any, h: Any, c: Any, gates: An
     gates[:, 0], gates[:, 1], gates[:, 3] = r, z, hidden[:, 2 * size :]
     n = r * hidden[:, 2 * size :]
     n += x[:, 2 * size :]
-    xp.tanh(n, out=n)
+    n = xp.tanh(n)
     gates[:, 2] = n
     return n + z * (h - n), c
 
