@@ -96,11 +96,15 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
 
 def _add_at(buffer: Array, positions: Array, values: Array) -> None:
     """Add `values` at `positions` of the flattened buffer; in float64 if many may come to one position."""
-    values = np.broadcast_to(values, positions.shape).reshape(-1)
+    values, positions = np.broadcast_to(values, positions.shape).reshape(-1), positions.reshape(-1)
     if buffer.dtype == np.float32 and values.size > _FEW:
-        buffer += np.bincount(positions.reshape(-1), values, buffer.size).reshape(buffer.shape)
+        sums, piece = np.zeros(buffer.size), max(buffer.size, 1 << 15)  # bincount makes float64 of what it is given
+        for start in range(0, values.size, piece):
+            part = slice(start, start + piece)
+            sums += np.bincount(positions[part], values[part], buffer.size)
+        buffer += sums.reshape(buffer.shape)
     else:
-        np.add.at(buffer.reshape(-1), positions.reshape(-1), values)
+        np.add.at(buffer.reshape(-1), positions, values)
 
 
 def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
