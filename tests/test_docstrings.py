@@ -20,7 +20,7 @@ NEEDS_CUPY = "tinyattn.backends.cuda"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(ta.__path__, "tinyattn.", onerror=lambda name: None)
-    if not f"{module.name}.".startswith(f"{NEEDS_CUPY}.") and not module.name.endswith("__main__")
+    if not f"{module.name}.".startswith(f"{NEEDS_CUPY}.") and not module.name.endswith(("__main__", "as_torch"))
 )
 ILLUSTRATIVE = {"tinyattn.viz.graphs.drawing.graph"}  # with the reader's own model
 NAMES = {"ta": ta, "np": np, "nn": nn, "optim": optim, "F": nn.functional}

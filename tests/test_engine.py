@@ -265,7 +265,7 @@ def test_leaves_that_need_gradients_refuse_in_place_writes():
 
 
 VIEWS = {  # of a tensor of shape (3, 4); two levels deep in some
-    "slice": lambda x: x[1:], "column": lambda x: x[:, 1], "steps": lambda x: x[::2, 1::2], "row": lambda x: x[1],
+    "slice": lambda x: x[1:], "one element": lambda x: x[1:2, 2], "column": lambda x: x[:, 1], "steps": lambda x: x[::2, 1::2], "row": lambda x: x[1],
     "transpose": lambda x: x.transpose(0, 1), "reshape": lambda x: x.reshape(-1, 2), "flatten": lambda x: x.flatten(),
     "unsqueeze": lambda x: x.unsqueeze(1), "permute": lambda x: x.permute(1, 0), "view of a view": lambda x: x.t()[1:].unsqueeze(0)[..., 0],
 }  # fmt: skip

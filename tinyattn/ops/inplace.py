@@ -116,7 +116,7 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
     base._version = base.storage.version
     written = Variable._from(view.array, node)
     with modes.enable_grad():
-        flat = setitem(reshape(base, -1), written, positions(view, base))
+        flat = setitem(reshape(base, -1), reshape(written, -1), positions(view, base).array)
         _set_node(base, reshape(flat, base.shape).node)
 
 
@@ -125,13 +125,14 @@ def view_again(view: Tensor) -> None:
     base = view._base
     if base.node is not None and view.dtype.kind == "f":
         with modes.enable_grad():
-            _set_node(view, getitem(reshape(base, -1), positions(view, base)).node)
+            shown = getitem(reshape(base, -1), positions(view, base))
+            _set_node(view, reshape(shown, view.shape).node)
     view._version = view.storage.version
 
 
 def positions(view: Tensor, base: Tensor) -> Tensor:
-    """The number in `base`, counted in row order, of each element of `view`, as integers of its shape."""
-    known, wanted = _addresses(base.array).reshape(-1), _addresses(view.array)
+    """The number in `base`, counted in row order, of each element of `view`, also in row order: a list."""
+    known, wanted = _addresses(base.array).reshape(-1), _addresses(view.array).reshape(-1)
     order = np.argsort(known, kind="stable")
     return creation.tensor(order[np.searchsorted(known, wanted, sorter=order)], device=base.device)
 

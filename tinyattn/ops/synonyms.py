@@ -22,5 +22,6 @@ def numpy_names(function: Function) -> Function:
             raise TypeError(f"{function.__name__}: out= is not supported; write x.copy_({function.__name__}(...))")
         return function(*args, **options)
 
-    call.__code__ = call.__code__.replace(co_name=function.__name__)  # for tracebacks, and pictures of failures
+    code: Any = call  # named as the function in tracebacks, and in pictures of failures
+    code.__code__ = code.__code__.replace(co_name=function.__name__)
     return call  # type: ignore[return-value]

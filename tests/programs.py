@@ -1,0 +1,381 @@
+"""Random programs, run on PyTorch and on tinyattn: every value, dtype, shape and gradient must agree.
+
+    python tests/programs.py                           2,000 programs
+    python tests/programs.py --count 50000 --seed 7    as many as that
+    python tests/programs.py --show 4711               one program, and what becomes of it
+
+A program is text over two names, `T` (torch or tinyattn) and `F` (its functions): leaves of several dtypes and
+layouts, then arithmetic, views, indexing, in-place writes, reductions, layers, hooks, `retain_grad`, `no_grad`,
+`checkpoint` and branches side by side; at the end a backward pass, half of them with second derivatives. Lines that
+PyTorch refuses are left out. tinyattn may refuse what its pages say it refuses (`REFUSALS`), and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+
+import tinyattn as ta
+import tinyattn.nn.functional
+
+REFUSALS = {  # the sentence: why it is right to say it
+    r"saved '.*' .* changed it in place before backward": "a saved value was overwritten",
+    r"view of a leaf that requires a gradient, or was taken": "a write into a view of a leaf",
+    r"has to run once more": "checkpoint() of a tensor that was written to",
+    r"several elements of this tensor .* are one": "a write into an expanded tensor",
+}
+TOLERANCE = {"float64": 1e-9, "float32": 3e-4, "float16": 1e-2}
+WRITE = r"(?<!grad)_\(|\] = | [+*-]= "  # lines that write in place
+UNARY = ("exp log1p sin cos tanh sigmoid relu abs neg square sqrt reciprocal erf sign expm1 rsqrt log floor").split()
+SAFE = {  # a domain on which the function and two derivatives are tame
+    "exp": "tanh", "expm1": "tanh", "log1p": "square", "sqrt": "positive", "reciprocal": "positive", "rsqrt": "positive",
+    "log": "positive",
+}  # fmt: skip
+BINARY = "{a} + {b}|{a} - {b}|{a} * {b}|{a} / ({b} * {b} + 1)|T.maximum({a}, {b})|T.minimum({a}, {b})|{a} > {b}".split(
+    "|"
+)
+REDUCTIONS = (
+    "sum mean amax amin var std logsumexp prod cumsum softmax log_softmax max min argmax all any norm"
+).split()
+IN_PLACE = (
+    "{a}.add_({b})|{a}.mul_({b})|{a} += {b}|{a} *= {s}|{a} -= {s}|{a}.clamp_(-1, 1)|{a}.zero_()|{a}.fill_({s})"
+    "|{a}.copy_({b})|{a}.neg_()|{a}.tanh_()|{a}.relu_()|{a}.masked_fill_({a} > 0, {s})|{a}.sub_({b}, alpha=2)"
+    "|{a}[{i}] = {s}|{a}[{i}] = {b}|{a}[{i}] += {b}|{a}[{i}] *= {s}"
+).split("|")
+VIEWS = (
+    "{a}[{i}]|{a}.transpose({d}, {e})|{a}.reshape(-1)|{a}.unsqueeze({d})|{a}.squeeze()|{a}.flatten()|{a}.expand(2, *{a}.shape)"
+    "|{a}.detach()|{a}.clone()|{a}.contiguous()|{a}.narrow({d}, 0, 1)|{a}.select({d}, 0)|{a}.chunk(2, {d})[0]|{a}.split(1, {d})[-1]"
+    "|{a}.unbind({d})[0]|{a}.movedim({d}, {e})|{a}.reshape(*reversed({a}.shape))|{a}.flip({d})|{a}.mT|{a}.swapaxes({d}, {e})"
+    "|T.broadcast_to({a}, (2, *{a}.shape))|{a}.tril()|{a}.roll(1, {d})|{a}.diagonal()"
+).split("|")
+JOINS = (
+    "T.cat([{a}, {b}], {d})|T.stack([{a}, {b}], {d})|T.where({a} > 0, {a}, {b})|{a} @ {b}|{a} @ {b}.mT|F.linear({a}, {b})"
+    "|T.einsum('...i,...i->...', {a}, {b})|T.einsum('ij,kj->ik', {a}, {b})|T.cat([{a}, {a}], {d})|T.outer({a}.flatten(), {b}.flatten())"
+    "|F.layer_norm({a}, {a}.shape[-1:])|F.gelu({a})|F.silu({a})|F.softplus({a})|F.mse_loss({a}, {b})|F.leaky_relu({a}, 0.1)"
+    "|F.scaled_dot_product_attention({a}, {b}, {b})|F.cross_entropy({a}, T.zeros({a}.shape[0], dtype=T.int64))"
+    "|F.pad({a}, (1, 2), value={s})|F.dropout({a}, 0.5, training=False)|T.addcmul({a}, {b}, {b}, value={s})|T.lerp({a}, {b}, {s})"
+    "|{a}.masked_fill({b} > 0, {s})|{a}.gather({d}, T.zeros_like({a}, dtype=T.int64))|{a}.index_select({d}, T.tensor([0, 0]))"
+    "|T.take_along_dim({a}, T.zeros_like({a}, dtype=T.int64), {d})|{a}.to(T.float32)|{a}.to(T.float64)|{a}.type_as({b})|{a} ** 2"
+    "|({a}.abs() + 1) ** {b}.abs()|F.one_hot({a}.abs().to(T.int64) % 3, 3)|{a}.clamp({s}, {s} + 1)|{a} // {s}|{a} % {s}|{a}.cumsum({d})"
+).split("|")
+WRAPPED = "checkpoint(lambda t: {body}, {a})|checkpoint(lambda t: t * {b}, {a})|branches(lambda t: {body}, {a})".split(
+    "|"
+)
+BODIES = "(t * t).tanh()|t.sin() * 2|(t * 0.5).softmax(-1)".split("|")
+MARKS = (
+    "{a}.retain_grad()|{a}.register_hook(lambda g: g * 2)|{a}.register_hook(lambda g: None)|{a}.requires_grad_()"
+    "|{a} = {a}.detach().requires_grad_()"
+).split("|")
+
+
+class _Branches(ta.nn.Module):
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.forward = function
+
+
+def _side_by_side(function: Callable[[Any], Any], x: Any) -> Any:
+    """`function` on each half of `x`, in two threads."""
+    return ta.nn.DataParallel(_Branches(function), workers=2)(x) if x.ndim and len(x) > 1 else function(x)
+
+
+def namespace(library: types.ModuleType) -> dict[str, Any]:
+    """The names that a program may use."""
+    if library is torch:
+        return {
+            "T": torch, "F": torch.nn.functional, "branches": lambda function, x: function(x),
+            "checkpoint": lambda function, x: torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False),
+        }  # fmt: skip
+    return {"T": ta, "F": tinyattn.nn.functional, "branches": _side_by_side, "checkpoint": ta.checkpoint}
+
+
+class Program:
+    """Lines that PyTorch runs without an error, and the values it gave."""
+
+    def __init__(self, seed: int, length: int = 12) -> None:
+        self.random, self.lines = random.Random(seed), []
+        self.names = namespace(torch)
+        self.leaves: list[str] = []
+        for _ in range(self.random.choice((1, 2, 2, 3))):
+            self._leaf()
+        for _ in range(10 * length):
+            if len(self.lines) >= length:
+                break
+            self._try(self._line())
+
+    def _leaf(self) -> None:
+        pick, name = self.random, f"x{len(self.lines)}"
+        shape = pick.choice([(), (1,), (3,), (2, 3), (3, 2), (2, 2), (1, 3), (2, 3, 2), (0,), (2, 0), (4, 3)])
+        dtype = pick.choice(["float64"] * 6 + ["float32", "int64", "bool", "uint8", "int32"])
+        count = int(np.prod(shape))
+        spread = [
+            pick.randint(0, 3) if dtype == "uint8" else pick.randint(-6, 6) / (1 if "int" in dtype else 4)
+            for _ in range(count)
+        ]
+        numbers = spread if dtype != "bool" else [x > 0 for x in spread]
+        values = np.reshape(np.array(numbers, dtype), shape).tolist()
+        grad = ", requires_grad=True" if "float" in dtype and pick.random() < 0.9 else ""
+        self._try(
+            f"{name} = T.tensor({values}, dtype=T.{dtype}{grad})"
+            if count
+            else f"{name} = T.zeros({shape}, dtype=T.{dtype}{grad})"
+        )
+        if grad:
+            self.leaves.append(name)
+
+    def variables(self) -> list[str]:
+        """The names of the tensors so far."""
+        return [name for name, value in self.names.items() if isinstance(value, torch.Tensor)]
+
+    def _index(self, shape: tuple[int, ...]) -> str:
+        pick, parts = self.random, []
+        for size in shape[: pick.randint(0, len(shape))]:
+            parts.append(
+                pick.choice(
+                    [":", "0", "-1", "1:", ":1", "::2", "[0, 0]", "[-1]", "...", "None", f"[{[True] * size}][0]"]
+                )
+            )
+        if parts.count("...") > 1 or not parts:
+            return pick.choice(["...", ":", "None"]) if shape else "..."
+        return ", ".join(parts)
+
+    def _line(self) -> str:
+        pick, known = self.random, self.variables()
+        a, b = pick.choice(known), pick.choice(known)
+        if pick.random() < 0.3:  # towards the last ones, so that programs grow deep
+            a = known[-1]
+        shape = tuple(self.names[a].shape)
+        d, e = (pick.randrange(-len(shape), len(shape)) if shape else 0 for _ in range(2))
+        words: dict[str, Any] = {
+            "a": a,
+            "b": b,
+            "s": pick.choice([2, 0.5, -1, 3.0, 1]),
+            "d": d,
+            "e": e,
+            "i": self._index(shape),
+        }
+        new = f"v{len(self.lines)} = "
+        kind = pick.choice(
+            (
+                "unary",
+                "binary",
+                "binary",
+                "reduce",
+                "in place",
+                "in place",
+                "view",
+                "view",
+                "join",
+                "join",
+                "wrap",
+                "mark",
+            )
+        )
+        if kind == "unary":
+            function = pick.choice(UNARY)
+            inner = {"tanh": f"{a}.tanh()", "square": f"{a}.square()", "positive": f"({a}.square() + 1)"}.get(
+                SAFE.get(function, ""), a
+            )
+            line = f"{new}{inner}.{function}()"
+        elif kind == "binary":
+            line = new + pick.choice(BINARY).format(a=a, b=pick.choice([b, b, str(words["s"])]))
+        elif kind == "reduce":
+            function, keep = pick.choice(REDUCTIONS), ", keepdim=True" * pick.randint(0, 1)
+            plain = function in ("cumsum", "softmax", "log_softmax")
+            some = (
+                f"dim={d}" + ("" if plain else keep) if plain or function == "logsumexp" or pick.random() < 0.7 else ""
+            )
+            line = f"{new}{a}.{function}({some})" + ("[0]" if function in ("max", "min") and some else "")
+        elif kind == "wrap":
+            body = pick.choice(BODIES).format(**words)
+            line = new + pick.choice(WRAPPED).format(body=body, **words)
+        else:
+            if kind == "in place":  # PyTorch leaves open which of two values at one place stays
+                words["i"] = words["i"].replace("[0, 0]", "[0]")
+            text = pick.choice({"in place": IN_PLACE, "view": VIEWS, "join": JOINS, "mark": MARKS}[kind]).format(
+                **words
+            )
+            line = text if kind in ("in place", "mark") else new + text
+        if pick.random() < 0.06 and kind not in ("mark", "view", "wrap"):  # PyTorch's views there require gradients
+            line = f"with T.no_grad(): {line}"
+        return line
+
+    def _try(self, line: str) -> None:
+        if any(
+            not hasattr(ta.Tensor, name)
+            for name in re.findall(r"[\w\])]\.(\w+)\(", line.replace("T.", "").replace("F.", ""))
+        ):
+            return  # tinyattn has no such method
+        if any(
+            not hasattr(ta if where == "T" else tinyattn.nn.functional, name)
+            for where, name in re.findall(r"\b([TF])\.(\w+)", line)
+        ):
+            return
+        if re.search("retain|hook", line) and any(re.search(WRITE, other) for other in self.lines):
+            return  # on a view whose base was written to, PyTorch 2.13 may crash there
+        try:
+            exec(line, self.names)
+        except Exception:
+            return
+        if any(v.numel() > 4000 or v.is_complex() for v in self.names.values() if isinstance(v, torch.Tensor)):
+            raise RecursionError("too large")
+        self.lines.append(line)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+class DifferenceError(AssertionError):
+    """tinyattn did something else than PyTorch."""
+
+
+def _same(name: str, ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
+    if ours is None or theirs is None:
+        if ours is not theirs and not (ours is None and not theirs.any()):
+            raise DifferenceError(f"{name} is {ours}, PyTorch's {theirs}")
+        return
+    if not isinstance(ours, ta.Tensor):
+        raise DifferenceError(f"{name} is a {type(ours).__name__}, not a tensor")
+    right, wrong = theirs.detach().numpy(force=True), ours.detach().numpy()
+    if not isinstance(ours.array, np.ndarray):
+        raise DifferenceError(f"{name} holds a {type(ours.array).__name__}, not an array")
+    if (right.shape, right.dtype) != (wrong.shape, wrong.dtype):
+        raise DifferenceError(f"{name} is {wrong.dtype} {wrong.shape}, PyTorch's {right.dtype} {right.shape}")
+    if right.dtype.kind != "f":
+        equal = np.array_equal(right, wrong)
+    else:
+        scale = max(TOLERANCE[right.dtype.name], tolerance)
+        equal = np.allclose(
+            wrong,
+            right,
+            rtol=scale,
+            atol=scale * max(1, np.abs(right[np.isfinite(right)]).max(initial=0)),
+            equal_nan=True,
+        )
+    if not equal:
+        raise DifferenceError(f"{name} is\n{wrong}\nPyTorch's\n{right}")
+
+
+def _total(names: dict[str, Any], kind: type, variables: list[str]) -> Any:
+    """A number that depends on every variable that requires a gradient."""
+    parts = [(names[v] * (i + 1)).sum() for i, v in enumerate(variables) if names[v].requires_grad]
+    total = None
+    for part in parts:
+        part = part.to(names["T"].float64)
+        total = part if total is None else total + part
+    return total
+
+
+def _gradients(names: dict[str, Any], variables: list[str], wanted: list[str], second: bool) -> dict[str, Any]:
+    total = _total(names, object, variables)
+    if total is None:
+        return {}
+    if not second:
+        total.backward()
+        return {name: names[name].grad for name in wanted}
+    leaves = [names[name] for name in wanted if names[name].requires_grad]
+    first = names["T"].autograd.grad(total, leaves, create_graph=True, allow_unused=True)
+    norm = None
+    for g in first:
+        if g is not None and g.requires_grad:
+            square = (g * g).sum().to(names["T"].float64)
+            norm = square if norm is None else norm + square
+    found = {f"d{i}": g for i, g in enumerate(first)}
+    if norm is not None:
+        found |= {f"dd{i}": g for i, g in enumerate(names["T"].autograd.grad(norm, leaves, allow_unused=True))}
+    return found
+
+
+def run(seed: int, definitions: bool = False) -> str:
+    """Run one program on both; says how it ended ("same", or why it was given up). Raises DifferenceError."""
+    try:
+        program = Program(seed)
+    except RecursionError:
+        return "too large"
+    theirs, ours = namespace(torch), namespace(ta)
+    random_ = random.Random(seed)
+    second = random_.random() < 0.5
+    tolerance = 0.0  # that of the least precise tensor so far
+    for line in program.lines:
+        exec(line, theirs)
+        try:
+            with ta.definitions() if definitions else warnings.catch_warnings():
+                exec(line, ours)
+        except Exception as error:
+            return _judge(error, f"{line} raised {type(error).__name__}: {error}")
+        changed = program.variables() if re.search(WRITE, line) else [line.split(" ")[0]]
+        for name in changed:
+            if name in theirs and isinstance(theirs[name], torch.Tensor):
+                tolerance = max(tolerance, TOLERANCE.get(str(theirs[name].dtype)[6:], 0))
+                _same(f"{name} after `{line}`", ours[name], theirs[name], tolerance)
+                if theirs[name].requires_grad != ours[name].requires_grad:
+                    raise DifferenceError(f"{name}.requires_grad is {ours[name].requires_grad} after `{line}`")
+    variables = program.variables()
+    wanted = program.leaves + [
+        v for v in variables if f"{v}.retain_grad()" in program.lines and v not in program.leaves
+    ]
+    wanted = [name for name in dict.fromkeys(wanted) if theirs[name].requires_grad]
+    try:
+        right = _gradients(theirs, variables, wanted, second)
+    except RuntimeError as error:
+        return f"PyTorch refuses: {str(error)[:40]}"
+    try:
+        found = _gradients(ours, variables, wanted, second)
+    except Exception as error:
+        return _judge(error, f"backward raised {type(error).__name__}: {error}")
+    for name, gradient in right.items():
+        _same(f"{name}, a {'second-order ' * second}gradient,", found.get(name), gradient, tolerance)
+    return "same"
+
+
+def _judge(error: Exception, text: str) -> str:
+    for pattern, reason in REFUSALS.items():
+        if isinstance(error, RuntimeError) and re.search(pattern, str(error)):
+            return f"refused: {reason}"
+    raise DifferenceError(text) from error
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", type=int, help="print the program of this seed and run it")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    torch.set_num_threads(1)
+    if options.show is not None:
+        print(Program(options.show))
+        print(run(options.show))
+        return 0
+    ends: Counter[str] = Counter()
+    kinds: dict[str, list[int]] = {}
+    for seed in range(options.seed, options.seed + options.count):
+        try:
+            ends[run(seed, definitions=seed % 8 == 7)] += 1
+        except DifferenceError as error:
+            ends["DIFFERENT"] += 1
+            kinds.setdefault(re.sub(r"\b[vx]\d+|-?\d[\d.]*(e-?\d+)?", "#", str(error).split("\n")[0])[:150], []).append(
+                seed
+            )
+    for end, count in ends.most_common():
+        print(f"{count:7,} {end}")
+    for kind, seeds in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        print(f"{len(seeds):7,} {kind}   --show {seeds[0]}")
+    return 1 if kinds else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
