@@ -152,7 +152,9 @@ def swapaxes(a: ndarray, axis1: int, axis2: int) -> ndarray:
 
 
 def diagonal(a: ndarray, offset: int, axis1: int, axis2: int) -> ndarray:
-    return a._view(np.diagonal(a._a, offset, axis1, axis2))
+    view = np.diagonal(a._a, offset, axis1, axis2)
+    view.flags.writeable = True  # as CuPy's is
+    return a._view(view)
 
 
 def moveaxis(a: ndarray, source: Any, destination: Any) -> ndarray:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
@@ -202,7 +200,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
 def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
     """Write one number into the diagonal of a matrix; returns the tensor."""
     n = min(self.shape)
-    i = np.arange(n)
+    i = creation.arange(n, device=self.device).array
     return self._write("fill_diagonal_", (i,) * self.ndim, fill_value)
 
 
