@@ -10,7 +10,7 @@ import numpy as np
 from numpy import broadcast_shapes, dtype, generic, inf, nan, newaxis, pi, promote_types
 
 from standin import machine
-from standin.arrays import compute, ndarray, operand, upload
+from standin.arrays import _index, _wrapped, compute, ndarray, operand, upload
 from standin.arrays import empty as _empty
 
 float16, float32, float64, bool_ = np.float16, np.float32, np.float64, np.bool_
@@ -42,6 +42,18 @@ class ufunc:  # noqa: N801 - CuPy's name
             return found
 
         return compute(run, *args, out=out)
+
+    def at(self, a: ndarray, indices: Any, b: ndarray) -> None:
+        if a.dtype.name not in ("int32", "float16", "float32", "float64", "uint32", "uint64"):
+            raise TypeError(f"{a.dtype} has no atomic addition")
+
+        def add(old: Any, values: Any, *found: Any) -> Any:
+            new = old.copy()
+            self._function.at(new, _wrapped(parts, iter(found), old.shape), values)
+            return new
+
+        parts, arrays = _index(a, indices)
+        a[...] = compute(add, a, b, *arrays)
 
 
 for _name in """abs absolute add subtract multiply true_divide divide floor_divide remainder mod negative power sqrt

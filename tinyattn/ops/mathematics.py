@@ -43,12 +43,18 @@ atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp,
 arcsin, arccos, arctan = asin, acos, atan
 
 
+def _square(xp: Any, a: Any, b: Any) -> Any:
+    """The square of the distance to (a, b); of the origin, where the angle's gradient is said to be 0, 1."""
+    square = a * a + b * b
+    return xp.where(square == 0, 1, square)
+
+
 @operation(
     traits="maps multiplies",
     promote=floating,
     fresh=True,
-    a=lambda xp, g, a, b: g * b / (a * a + b * b),
-    b=lambda xp, g, a, b: -g * a / (a * a + b * b),
+    a=lambda xp, g, a, b: g * b / _square(xp, a, b),
+    b=lambda xp, g, a, b: -g * a / _square(xp, a, b),
 )
 def atan2(xp: Any, a: Any, b: Any) -> Any:
     """Return the angle of the point (other, input), from -pi to pi, elementwise and broadcast. As torch.atan2.
@@ -247,7 +253,10 @@ def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> T
 
 
 def _plus_product(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
-    product = product if alpha == 1 else product * alpha
+    if alpha != 1:
+        product = (
+            product * alpha if product.dtype.kind == "f" else add(creation.zeros_like(product), product, alpha=alpha)
+        )
     return product if beta == 0 else add(product, input, alpha=beta)  # then `input` may hold NaN
 
 

@@ -12,6 +12,7 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.convolution import convolve, many
+from tinyattn.ops.elementwise import div
 from tinyattn.ops.joins import pad
 from tinyattn.ops.shape import reshape, reshape_result
 
@@ -156,7 +157,8 @@ def _avg(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mod
     sums = reshape_result(sums, (b, c, *places))
     by = counts[0][:, None] * counts[1] if divisor is None else np.full(places, divisor)
     even = by.min() == by.max()
-    return _like(sums / (int(by[0, 0]) if even else creation.tensor(by, dtype=x.dtype, device=x.device)), input, n)
+    divisors = int(by[0, 0]) if even else creation.tensor(by, dtype=x.dtype, device=x.device)
+    return _like(div(sums, divisors, rounding_mode=None if x.dtype.kind == "f" else "trunc"), input, n)
 
 
 def avg_pool2d(

@@ -117,7 +117,7 @@ def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: flo
     """
     rows = _rows("index_add", input, dim, index)
     source = source if alpha == 1 else source * alpha
-    return input + place(source, rows, input.shape) if input.ndim else input + source.sum()
+    return input + place(source, rows, input.shape) if input.ndim else input + cast(source.sum(), source.dtype)
 
 
 def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:

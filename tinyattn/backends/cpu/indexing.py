@@ -134,7 +134,7 @@ def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> A
     if out.ndim:
         _add_at(out, _flat(index, dim, shape), values)
     else:
-        out += total(values, None).reshape(())
+        out[...] = total(values, None)
     return out
 
 

@@ -102,7 +102,7 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
     if not any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" for p in parts):
         buffer[index] += values  # a mask names every position once
         return
-    if buffer.dtype.kind in "iu":  # exact in any order
+    if buffer.dtype.kind in "biu":  # exact in any order
         total = cp.zeros(buffer.shape, cp.uint64)  # which has an atomic addition, and wraps around as int64 does
         cp.add.at(total, index, values.astype(cp.uint64))
         buffer += total.astype(buffer.dtype)
@@ -129,7 +129,7 @@ def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> A
     if out.ndim:
         index_add(out, _along(index, dim), values)
     else:
-        out += values.sum()
+        out[...] = values.sum()
     return out
 
 
