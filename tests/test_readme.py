@@ -117,6 +117,14 @@ def test_links_lead_somewhere(page, path):
     assert (ROOT / path).exists()
 
 
+def test_tests_that_correctness_names_exist():
+    text = (ROOT / "docs/correctness.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\w+\.py)` `(\w+)`", text)
+    assert len(named) > 30
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), (file, test)
+
+
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"python (\S+\.py)", SHELL))))
 def test_options_are_known(script):
     said = subprocess.run(
