@@ -18,6 +18,7 @@ from tinyattn import models, nn, optim
 from tinyattn.debug.flops import COUNTS, forward_flops
 from tinyattn.debug.probe import graph_of
 from tinyattn.engine.operation import Operation
+from tinyattn.ops import recurrent
 
 
 def small_classifier():
@@ -106,6 +107,13 @@ FUSED = [
     lambda x: F.scaled_dot_product_attention(x, ta.rand(3, 7, 6), ta.rand(3, 7, 5)),
     lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=ta.rand(4, 4)),
     lambda x: F.packed_attention(x, 2),
+    lambda x: F.batch_norm(x, None, None, training=True),
+    lambda x: F.batch_norm(x, None, None, ta.rand(4), ta.rand(4), training=True),
+    lambda x: F.conv1d(x, ta.rand(6, 2, 3), ta.rand(6), groups=2),
+    lambda x: F.conv2d(x[None], ta.rand(5, 3, 2, 2), padding=1),
+    lambda x: recurrent(x, ta.rand(6, 6), ta.rand(6), ta.rand(4, 6), None, None, kind="tanh", reverse=False),
+    lambda x: recurrent(x, ta.rand(6, 2), ta.rand(6), ta.rand(4, 2), None, None, kind="gru", reverse=False),
+    lambda x: recurrent(x[..., :4], ta.rand(4, 1), None, ta.rand(4, 1), ta.rand(4, 1), None, kind="lstm", reverse=True),
 ]
 
 
@@ -145,6 +153,15 @@ def test_flops_of_products_are_torchs():
     scores = 2 * 3 * 5 * 9
     beside = 5 * scores + 2 * 2 * 3 * 5 + q.numel()  # softmax and scale
     assert p.by_operation["attention"].flops - 3 * beside == counter.get_total_flops()
+
+
+def test_flops_of_convolution_are_torchs():
+    x, w = torch.rand(2, 4, 9, 8, requires_grad=True), torch.rand(6, 4, 3, 2, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.functional.conv2d(x, w, padding=1).sum().backward()
+    with ta.profile() as p:
+        F.conv2d(*(ta.tensor(t.detach().numpy(), requires_grad=True) for t in (x, w)), padding=1).sum().backward()
+    assert p.by_operation["convolve"].flops == counter.get_total_flops()
 
 
 @pytest.mark.parametrize(

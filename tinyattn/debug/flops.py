@@ -78,11 +78,26 @@ def _layer_norm(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     return (7 + affine) * size(out) + 2 * size(out) // max(size(options["shape"]), 1)
 
 
+def _batch_norm(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
+    affine = sum(shape is not None for shape in shapes[1:3])
+    return (5 + affine) * size(out) + 2 * out[1]
+
+
+def _convolve(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
+    return size(out) * (2 * size((shapes[1] or (0,))[1:]) + (shapes[2] is not None))
+
+
+def _recurrent(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
+    h, gates = size(out[1:]), (shapes[1] or (0,))[0] // max(out[-1], 1)
+    return h * (2 * out[-1] * gates + {"gru": 16, "lstm": 22}.get(options["kind"], 2) + gates * (shapes[2] is not None))
+
+
 def _gelu(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
     return (5 if options["approximate"] == "none" else 8) * size(out)
 
 
-_MOVES = "cast detach isfinite join logical_and logical_not logical_or masked_fill place scatter setitem where"
+_MOVES = """batch_mean_var cast detach isfinite join logical_and logical_not logical_or masked_fill place scatter
+    setitem where"""
 _REDUCTIONS = "amax amin argmax argmin cumsum embedding_gradient mean pick prod sum"
 
 COUNTS: dict[str, Count] = {
@@ -92,7 +107,11 @@ COUNTS: dict[str, Count] = {
     "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2), "softmax": _read(5),
     "log_softmax": lambda shapes, out, options: _log_softmax(out, options["dim"]),
     "cross_entropy": lambda shapes, out, options: _log_softmax(shapes[0] or (), 1) + size(out),
-    "layer_norm": _layer_norm, "matmul": _matmul, "linear": _linear, "einsum": _einsum,
+    "layer_norm": _layer_norm, "batch_norm": _batch_norm, "recurrent": _recurrent,
+    "convolve": _convolve,
+    "convolve_input": lambda shapes, out, options: _convolve((out, shapes[1], None), shapes[0] or (), {}),
+    "convolve_weight": lambda shapes, out, options: _convolve((None, out, None), shapes[0] or (), {}),
+    "matmul": _matmul, "linear": _linear, "einsum": _einsum,
     "linear_gelu": lambda shapes, out, options: _linear(shapes, out, options) + _gelu(shapes, out, options),
     "attention": _attention, "tiled_attention": _attention, "packed_attention": _packed_attention,
 }  # fmt: skip
@@ -118,15 +137,22 @@ def backward_flops(
     name, forward = op.name, forward_flops(op, shapes, out, options)
     if forward is None:
         return None
-    if name in ("linear", "linear_gelu"):
-        product = 2 * size(out) * (shapes[1] or shapes[0] or (0,))[-1]
+    if name in ("linear", "linear_gelu", "convolve"):
+        product = (
+            _convolve((*shapes[:2], None), out, {}) if name == "convolve" else _linear((*shapes[:2], None), out, {})
+        )
         times_slope = size(out) if name == "linear_gelu" else 0
         return product * sum(needed[:2]) + size(out) * any(needed[2:3]) + times_slope
-    if name in ("attention", "tiled_attention", "packed_attention"):  # all gradients at once, needed or not
+    if name in (
+        "attention",
+        "tiled_attention",
+        "packed_attention",
+        "recurrent",
+    ):  # all gradients at once, needed or not
         again = name == "tiled_attention"  # the weights are computed again
         return 2 * forward + again * forward // 2
     if name == "embedding":
         return size(out)
-    if name in ("layer_norm", "softmax", "log_softmax", "cross_entropy"):
+    if name in ("layer_norm", "batch_norm", "softmax", "log_softmax", "cross_entropy"):
         return forward
     return forward * sum(needed)
