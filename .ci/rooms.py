@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 3_560,
+    "nn/": 3_570,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_410  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 31_420  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

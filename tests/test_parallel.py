@@ -223,6 +223,22 @@ def together(parties: int) -> Any:
     return meet
 
 
+@pytest.mark.parametrize(("name", "momentum"), [("BatchNorm1d", 0.1), ("BatchNorm1d", None), ("InstanceNorm1d", 0.1)])
+def test_data_parallel_moves_running_statistics_by_the_first_share(name, momentum):
+    for _ in range(20):
+        ta.manual_seed(0)
+        x = ta.randn(12, 3, 5)
+        plain, shared = (getattr(nn, name)(3, momentum=momentum, track_running_stats=True) for _ in range(2))
+        for _ in range(2):
+            plain(x[:4])
+            nn.DataParallel(shared, workers=3)(x)
+        assert shared.running_mean.tolist() == plain.running_mean.tolist()
+        assert shared.running_var.tolist() == plain.running_var.tolist()
+        assert shared.num_batches_tracked.item() == plain.num_batches_tracked.item()
+    plain.eval(), shared.eval()
+    assert nn.DataParallel(shared, workers=3)(x).tolist() == plain(x).tolist()
+
+
 def test_data_parallel_runs_concurrently():
     world, forward, backward = World(), together(3), together(3)
 

@@ -7,6 +7,7 @@ from typing import Any
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.module import Module, Parameter
+from tinyattn.nn.parallel import in_later_share
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
@@ -38,9 +39,8 @@ class BatchNorm2d(_Norm):
 
     In training by the batch's statistics, of which running_mean and running_var keep an average: they move by
     `momentum` each time, or with None average all batches, which num_batches_tracked counts. In evaluation by these,
-    unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and all
-    shares move the running ones, in the order in which they arrive; a run is then reproducible only up to that order.
-    Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
+    unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and the first
+    share moves the running ones. Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
 
     Example:
         >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
@@ -91,15 +91,20 @@ class BatchNorm2d(_Norm):
         if input.shape[channels] != self.num_features:
             raise RuntimeError(f"{name}: expected {self.num_features} channels, got the shape {tuple(input.shape)}")
 
+    def _running(self, by_batch: bool) -> tuple[Any, Any]:
+        """The running statistics; none where there are none, and where another share of the batch moves them."""
+        hidden = not self.track_running_stats or (by_batch and in_later_share.get())
+        return (None, None) if hidden else (self.running_mean, self.running_var)
+
     def forward(self, input: Tensor) -> Tensor:
         self._check(input, 1)
         momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.num_batches_tracked is not None:
+        if self.training and self.num_batches_tracked is not None and not in_later_share.get():
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
         by_batch = self.training or self.running_mean is None
-        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        mean, var = self._running(by_batch)
         return F.batch_norm(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps)
 
     def extra_repr(self) -> str:
@@ -151,7 +156,8 @@ class InstanceNorm2d(BatchNorm2d):
         x = input.unsqueeze(0) if alone else input
         own = self.training or not self.track_running_stats
         momentum = 0.0 if self.momentum is None else self.momentum
-        out = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias, own, momentum, self.eps)
+        mean, var = self._running(own)
+        out = F.instance_norm(x, mean, var, self.weight, self.bias, own, momentum, self.eps)
         return out.squeeze(0) if alone else out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from tinyattn.tensors import Tensor
 
 __all__ = ["DataParallel", "available_workers"]
 
+in_later_share: ContextVar[bool] = ContextVar("in_later_share", default=False)  # of a batch, than the first
+
 
 class DataParallel(Module):
     """Run `module` on equal shares of the batch at the same time, forward and backward. As torch.nn.DataParallel.
@@ -31,8 +34,8 @@ class DataParallel(Module):
 
     Tensors and arrays among the arguments (also in tuples, lists and dicts) are split along dim 0; all other
     arguments, 0-d tensors included, are passed whole to every worker. The module computes over a share what it
-    otherwise computes over the batch, and all workers change its attributes at once. Backward cannot pass through a
-    tensor that one worker stores for another.
+    otherwise computes over the batch, and all workers change its attributes at once; but running statistics are moved
+    by the first share alone, as in PyTorch. Backward cannot pass through a tensor that one worker stores for another.
 
     One seed and one number of workers give the same bits each time: gradients are added in the order of the workers,
     and each worker has its own stream of random numbers. A Generator among the arguments is split likewise; one that
@@ -78,6 +81,7 @@ class DataParallel(Module):
 
         def run(i: int) -> Any:
             streams.take(i)
+            in_later_share.set(in_later_share.get() or i > 0)  # in this worker's own context
             own_args, own_kwargs = shares[i]
             try:
                 return self.module(*own_args, **own_kwargs)
