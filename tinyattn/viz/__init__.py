@@ -8,9 +8,11 @@ from tinyattn.viz.maps.attention import AttentionMaps, attention
 from tinyattn.viz.maps.figures import attention_figure
 from tinyattn.viz.maps.record import AttentionLayer
 from tinyattn.viz.mistakes import confusion_figure, confusion_matrix, mistakes_figure, worst_mistakes
+from tinyattn.viz.playground import Playground, playground
 from tinyattn.viz.training import Live, curves_figure, layers_figure
 
 __all__ = [
-    "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "confusion_figure",
-    "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "worst_mistakes",
+    "AttentionLayer", "AttentionMaps", "Graph", "Live", "Playground", "attention", "attention_figure",
+    "confusion_figure", "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "playground",
+    "worst_mistakes",
 ]  # fmt: skip

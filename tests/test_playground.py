@@ -1,0 +1,187 @@
+"""The playground, in a real browser: its numbers are the engine's, and it can be used with pointer, keyboard and phone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from browser import Browser, needs_chromium
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import models
+
+pytestmark = needs_chromium
+MODELS = {
+    "the recipe's": {"patch_size": 7, "patch_stride": 4, "patch_padding": 2, "stem_dim": 24, "pooling": "attention"},
+    "plain": {"patch_size": 4, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 20, "num_classes": 3},
+    "of another size": {"image_size": 12, "patch_size": 3, "num_layers": 1, "num_heads": 1, "hidden_dim": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    pages = []
+
+    def show(playground, **size):
+        page = browser.open(playground.save(tmp_path / f"{len(pages)}.html"), **size)
+        page.wait("window.page !== undefined")
+        pages.append(page)
+        return page
+
+    yield show
+    for page in pages:
+        assert page.problems == [] and page.requests == []
+
+
+def model_of(name: str = "the recipe's") -> models.AttentionClassifier:
+    ta.manual_seed(0)
+    model = models.AttentionClassifier(**MODELS[name])
+    with ta.no_grad():
+        for p in model.parameters():  # far from the even attention of new weights
+            p += 0.1 * ta.randn(*p.shape)
+    return model
+
+
+def images_of(model, count: int):
+    return np.random.default_rng(0).integers(0, 256, (count, model.image_size, model.image_size)).astype(np.uint8)
+
+
+def engine(model, image, temperature: float, target: int):
+    """Scores, weights and gradient x attention of every head in float64; the queries carry the temperature."""
+    model = models.AttentionClassifier(**MODELS[model.kind]).double()
+    model.load_state_dict({k: v.double() for k, v in engine.states.items()})
+    dim = model.position.shape[1]
+    with ta.no_grad():
+        for block in model.blocks:
+            block.attention.in_proj_weight[:dim] /= temperature
+            block.attention.in_proj_bias[:dim] /= temperature
+    maps = ta.viz.attention(model, ta.tensor(image[None] / 255.0, dtype=ta.float64), target=target)
+    scores = model(ta.tensor(image[None] / 255.0, dtype=ta.float64))[0]
+    layers = maps.layers
+    return scores.tolist(), [x.weights[0] for x in layers], [x.gradient_x_attention[0] for x in layers]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_playground_numbers_are_the_engines(show, name):
+    model = model_of(name)
+    model.kind, engine.states = name, model.state_dict()
+    count = 50 if name == "the recipe's" else 4
+    images = images_of(model, count)
+    page = show(ta.viz.playground(model, images[:1], names=[f"c{i}" for i in range(model.head.out_features)]))
+    worst = 0.0
+    for i, image in enumerate(images):
+        for temperature in (0.3, 1.0, 3.0) if i < 4 else (1.0,):
+            target = i % model.head.out_features
+            found = page.run(
+                f"(() => {{ const r = page.model.forward({json.dumps((image.ravel() / 255).tolist())}, {temperature});"
+                f"const e = page.model.backward(r, {target}), list = (m) => m.map((h) => h.map((x) => [...x]));"
+                "return [[...r.scores], list(r.weights), list(e)]; })()"
+            )
+            for ours, theirs in zip(found, engine(model, image, temperature, target), strict=True):
+                a, b = np.array(ours).ravel(), np.array(theirs).ravel()
+                assert a.shape == b.shape and a.size
+                worst = max(worst, np.abs(a - b).max() / max(np.abs(b).max(), 1))
+    assert worst < 1e-10
+
+
+def test_playground_draws_blanks_and_silences(show):
+    model = model_of()
+    page = show(ta.viz.playground(model, images_of(model, 2)))
+    before = page.text("#classes")
+    page.click("#clear")
+    assert page.run("page.state.image.every((v) => v === 0)")
+    box = page.run("(() => { const r = paper.canvas.getBoundingClientRect(); return [r.x, r.y]; })()")
+    page.drag((box[0] + 30, box[1] + 40), (box[0] + 90, box[1] + 200))
+    image = np.array(page.run("[...page.state.image]")).reshape(28, 28)
+    rows, columns = np.nonzero(image > 0.2)
+    assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 22  # in a box of 20, as MNIST
+    ys, xs = np.mgrid[:28, :28] + 0.5
+    assert abs((image * ys).sum() / image.sum() - 14) < 0.5 and abs((image * xs).sum() / image.sum() - 14) < 0.5
+    drawn = page.text("#classes")
+    assert drawn != before
+    page.click("#seen")
+    assert page.run("page.state.blank.size") == 1 and "1 blank" in page.text("#readout")
+    page.click("#seen")
+    page.click(".cells button")
+    assert page.text("#classes") != drawn and page.run("document.querySelectorAll('.silent').length") == 1
+    page.click("#reset")
+    assert page.text("#classes") == drawn
+    page.click("#erase")
+    page.drag((box[0] + 30, box[1] + 40), (box[0] + 90, box[1] + 200))
+    page.drag((box[0] + 30, box[1] + 40), (box[0] + 90, box[1] + 200))
+    assert page.run("page.state.image.reduce((a, b) => a + b)") < image.sum()
+    page.click("#samples button")
+    assert page.text("#classes") == before
+
+
+def test_playground_is_used_by_keyboard(show):
+    model = model_of()
+    page = show(ta.viz.playground(model, images_of(model, 1)))
+    page.run("document.getElementById('seen').focus()")
+    page.press("ArrowDown")
+    assert page.run("page.state.token") == 7
+    page.press("ArrowRight", times=2)
+    assert "row 2, column 3" in page.text("#readout")
+    page.press("Enter")
+    assert page.run("[...page.state.blank]") == [9]
+    page.press("Escape")
+    assert page.run("page.state.token") is None
+    page.run("document.querySelector('#classes button').focus()")
+    page.press("Enter")
+    assert page.run("page.state.target") == 0
+    page.run("document.querySelector('[value=effect]').click()")
+    assert "score of 0" in page.text("#of")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_playground_can_be_read(show, width, scheme):
+    model = model_of()
+    page = show(ta.viz.playground(model, images_of(model, 10)), width=width)
+    page.prefer(scheme)
+    page.wait(f"document.documentElement.dataset.theme === '{scheme}'")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    page.wait("document.querySelectorAll('#curve path').length === 3")
+    sizes = page.run(
+        "[...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3"
+        " && n.textContent.trim())).map((e) => parseFloat(getComputedStyle(e).fontSize) * (e.ownerSVGElement ?"
+        " e.ownerSVGElement.getBoundingClientRect().width / 420 : 1))"
+    )
+    assert min(sizes) >= 10
+
+
+def test_playground_answers_a_stroke_at_once(show):
+    model = models.AttentionClassifier(
+        patch_size=7, patch_stride=4, patch_padding=2, stem_dim=128, mlp_dim=128, pooling="attention"
+    )
+    playground = ta.viz.playground(model, images_of(model, 10))
+    assert len(playground.html.encode()) < 2_000_000
+    page = show(playground)
+    took = page.run(
+        "(() => { const took = []; for (let i = 0; i < 40; i++) { const t = performance.now(); page.state.image = Float64Array.from("
+        "page.state.image, () => Math.random()); page.update(); took.push(performance.now() - t); } return took.sort((a, b) => a - b); })()"
+    )
+    assert took[10] < 50  # ms; the slower ones are those of a busy machine
+
+
+def test_playground_refuses_other_models():
+    with pytest.raises(TypeError, match="got Linear; expected an AttentionClassifier"):
+        ta.viz.playground(ta.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="2 names for 10 classes"):
+        ta.viz.playground(model_of(), names=["a", "b"])
+    with pytest.raises(ValueError, match="at most 2 MB"):
+        ta.viz.playground(models.AttentionClassifier(hidden_dim=256))
+
+
+def test_playground_in_a_notebook_is_a_frame():
+    model = model_of("of another size")
+    assert F.softmax(model(ta.rand(1, 12, 12)), -1).shape == (1, 10)
+    assert ta.viz.playground(model)._repr_html_().startswith("<iframe srcdoc=")
