@@ -9,6 +9,7 @@ Each picture is a function of its name. Graphs need graphviz' program `dot`, cur
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,70 @@ def cross_entropy(path: Path) -> None:
     plot(path, draw, panels=2)
 
 
-PICTURES = [slope, chain, doubling, broadcasting, softmax, cross_entropy]
+def attention(path: Path) -> None:
+    """Attention weights of eight random tokens, with and without a causal mask."""
+    q, k = ta.randn(8, 4) * 1.5, ta.randn(8, 4)
+
+    def draw(*axes: Any) -> None:
+        for ax, hidden, title in zip(axes, (0.0, -np.inf), ("every token", "causal: no later token"), strict=True):
+            mask = ta.tensor(np.triu(np.full((8, 8), hidden), 1) if hidden else np.zeros((8, 8)), dtype=ta.float32)
+            weights = ta.softmax(q @ k.T / 2 + mask, 1)  # (queries, keys)
+            ax.pcolormesh(weights.numpy(), cmap="Blues", vmin=0, vmax=1)
+            ax.set(xlabel="key", ylabel="query", title=title, aspect="equal")
+            ax.invert_yaxis()
+
+    plot(path, draw, panels=2)
+
+
+def adam(path: Path) -> None:
+    """Gradient descent and Adam in the valley (100 a^2 + b^2) / 2, from (1, 1)."""
+    paths = {}
+    for name, kind, rate in (("gradient descent", ta.optim.SGD, 0.019), ("Adam", ta.optim.Adam, 0.02)):
+        w = ta.tensor([1.0, 1.0], requires_grad=True)
+        optimizer, points = kind([w], lr=rate), [w.tolist()]
+        for _ in range(300):
+            optimizer.zero_grad()
+            (ta.tensor([100.0, 1.0]) * w * w / 2).sum().backward()
+            optimizer.step()
+            points.append(w.tolist())
+        paths[name] = np.array(points)
+
+    def draw(left: Any, right: Any) -> None:
+        for (name, points), style in zip(paths.items(), (".-", "-"), strict=True):
+            left.plot(points[:, 1], points[:, 0], style, linewidth=0.8, markersize=3, label=name)
+            right.semilogy(np.linalg.norm(points, axis=1), label=name)
+        left.set(xlabel="b, flat", ylabel="a, steep", title="path")
+        right.set(xlabel="step", title="distance from the minimum")
+        right.legend(frameon=False)
+
+    plot(path, draw, panels=2)
+
+
+def classifier(path: Path) -> None:
+    """The losses of the program in lesson 9, which runs here."""
+    text = Path(__file__).parents[1].joinpath("docs/learn/09-classifier.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "lesson"}
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if ">>>" not in block:
+            exec(compile(block, "lesson", "exec"), names)
+
+    def draw(ax: Any) -> None:
+        ax.plot(names["losses"])
+        ax.axhline(np.log(10), color="grey", linestyle=":", label="log 10")
+        ax.set(xlabel="step", title="loss", ylim=(0, None))
+        ax.legend(frameon=False)
+
+    plot(path, draw)
+
+
+def engine(path: Path) -> None:
+    """x * x, with value and gradient."""
+    x = ta.tensor(3.0, requires_grad=True)
+    y = x * x
+    ta.viz.graph(y, stats=True, title="y = x * x").save(path)
+
+
+PICTURES = [slope, chain, doubling, broadcasting, softmax, cross_entropy, attention, adam, classifier, engine]
 
 
 def main() -> None:

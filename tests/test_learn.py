@@ -118,7 +118,7 @@ def test_chinese_lesson_has_equal_blocks_formulas_and_links(path):
 def test_lesson_is_short_and_has_a_question_a_picture_and_exercises(path):
     text = text_of(path)
     chinese = path.name.endswith(".zh-CN.md")
-    title, question = [line for line in text.splitlines() if line][:2]
+    title, question = text.split("\n\n")[:2]
     assert re.match(rf"# {int(path.name[:2])}\. ", title)
     assert question.startswith("> ") and ("\uff1f" if chinese else "?") in question
     assert re.search(r"!\[[^]]+\]\(pictures/", text)
