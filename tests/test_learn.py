@@ -13,6 +13,7 @@ import io
 import itertools
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -26,6 +27,7 @@ import tinyattn as ta
 
 ROOT = Path(__file__).parents[1]
 LEARN, STEPS = ROOT / "docs/learn", ROOT / "examples/steps"
+PICTURES = LEARN / "pictures"
 ENGLISH = sorted(path for path in LEARN.glob("[0-9]*.md") if not path.name.endswith(".zh-CN.md"))
 BOTH = [path.with_suffix(suffix) for path in ENGLISH for suffix in (".md", ".zh-CN.md")]
 PAGES = [*BOTH, LEARN / "README.md", LEARN / "README.zh-CN.md"]
@@ -153,6 +155,31 @@ def test_there_are_ten_lessons_and_the_index_lists_them():
     for index, suffix in ((LEARN / "README.md", ".md"), (LEARN / "README.zh-CN.md", ".zh-CN.md")):
         listed = [link for link in LINK.findall(text_of(index)) if link[:2].isdigit()]
         assert listed == [path.with_suffix(suffix).name for path in ENGLISH]
+
+
+def test_the_reading_table_of_lesson_10_names_every_file_of_the_engine():
+    for path in BOTH[-2:]:
+        rows = "".join(line for line in text_of(path).splitlines() if line.startswith("| `"))
+        named = re.findall(r"`(\w+\.py)`", rows)
+        assert sorted(named) == sorted(file.name for file in (ROOT / "tinyattn/engine").glob("[a-z]*.py"))
+
+
+def test_lessons_show_every_picture():
+    shown = {found for path in BOTH for found in re.findall(r"pictures/([\w-]+\.svg)", text_of(path))}
+    assert shown == {path.name for path in PICTURES.iterdir()}
+    assert sum(path.stat().st_size for path in PICTURES.iterdir()) < 500_000
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
+def test_lesson_pictures_are_up_to_date(tmp_path):
+    script = [sys.executable, str(ROOT / "examples/lesson_pictures.py"), "--out", str(tmp_path)]
+    subprocess.run(script, check=True, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in PICTURES.iterdir()}
+    for path in tmp_path.iterdir():
+        old, new = (re.findall(r"<text[^>]*>([^<]*)", text_of(folder / path.name)) for folder in (PICTURES, tmp_path))
+        # Other versions of matplotlib may choose other ticks.
+        letters = [[word for word in words if re.search("[a-z]", word)] for words in (old, new)]
+        assert letters[0] == letters[1], f"run examples/lesson_pictures.py --out docs/learn/pictures: {path.name}"
 
 
 # --- examples/steps ---
