@@ -182,11 +182,14 @@ PICTURES = [slope, chain, doubling, broadcasting, softmax, cross_entropy, attent
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the pictures of docs/learn.")
     parser.add_argument("--out", type=Path, default=Path("runs/lessons"), help="folder to write into (runs/lessons)")
-    folder = parser.parse_args().out
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="not this picture; may be repeated")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     for draw in PICTURES:
+        file = args.out / f"{draw.__name__.replace('_', '-')}.svg"
+        if file.stem in args.skip:
+            continue
         ta.manual_seed(0)  # so that a picture does not depend on the others
-        file = folder / f"{draw.__name__.replace('_', '-')}.svg"
         draw(file)
         print(file)
 
