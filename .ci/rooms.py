@@ -31,12 +31,12 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
-    "train/": 1_150,
+    "train/": 1_235,
     "debug/": 2_350,
     "viz/": 6_270,
     TOP: 910,
 }
-TOTAL = 32_170  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 32_250  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -34,6 +34,9 @@ files of a run, in FOLDER/MODEL-DATA-seedN:
                      safetensors.torch.load_file
   summary.json, curves.png, attention.png
                      the results
+  attention.html, playground.html (the classifier's)
+                     pages to open in a browser: every head's attention to
+                     test images, and to what you draw
 
 stopping and resuming:
   Ctrl-C and SIGTERM save a checkpoint and end the run; a second one ends it at
@@ -218,6 +221,11 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     on_device = ta.from_numpy(images).to(next(model.parameters()).device)
     maps = {"where it looked": model.where_it_looked(on_device).cpu().numpy()}
     viz.attention_figure(images, maps, captions, title).savefig(run.folder / "attention.png")
+    if isinstance(model, ta.models.AttentionClassifier):
+        model.cpu()  # it is not trained any more
+        viz.attention(model, images, labels=digits.test_labels[first], title=title).save(run.folder / "attention.html")
+        viz.playground(model, images, title=f"Playground: {title}").save(run.folder / "playground.html")
+        print(f"open in a browser, and draw a digit: {run.folder / 'playground.html'}")
 
     mistakes = np.flatnonzero(predicted != digits.test_labels)
     print(f"{len(mistakes)} mistakes in {len(predicted)} test images; the first of them:")

@@ -46,7 +46,8 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     assert "digits (scikit-learn, not MNIST) test accuracy" in done.stdout
     assert "mistakes in 355 test images" in done.stdout
     (folder,) = tmp_path.iterdir()
-    assert {f.name for f in folder.iterdir()} == FILES
+    pages = {"attention.html", "playground.html"} if model == "classifier" else set()
+    assert {f.name for f in folder.iterdir()} == FILES | pages
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == COLUMNS
@@ -57,6 +58,24 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     assert (summary["dataset"], summary["parameters"]) == ("digits (scikit-learn, not MNIST)", parameters)
     assert summary["test_accuracy"] == float(rows[1]["test_accuracy"])
     assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
+    run = train.load_run(folder)
+    predicted = train.predict(run.model, run.data.test_images).argmax(1)
+    assert (predicted == run.data.test_labels).mean() == summary["test_accuracy"]
+    (folder / "model.safetensors").unlink()  # as while it runs
+    again = train.load_run(folder).model.state_dict()
+    assert all((again[name] == value).all() for name, value in run.model.state_dict().items())
+
+
+def test_load_run_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(train.RefusedError, match=r"holds no run of mnist\.py"):
+        train.load_run(tmp_path)
+    config = {"format": 1, "arguments": {"model": "other"}, "recipe": {"model": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(train.RefusedError, match=r"model 'other'; expected .* classifier, article"):
+        train.load_run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "arguments": {"model": "classifier"}}))
+    with pytest.raises(train.RefusedError, match="has no weights yet"):
+        train.load_run(tmp_path)
 
 
 def test_mnist_draws_test_sets_without_some_digit(tmp_path):

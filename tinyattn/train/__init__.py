@@ -7,10 +7,11 @@ from tinyattn.train.checkpoints import Checkpoints, NonFiniteError, RandomStates
 from tinyattn.train.tally import BadBatch, Tally, batch_is_not_finite, step_if_finite
 from tinyattn.train.session import Progress, Session, StopSignals
 from tinyattn.train.watch import LayerStats, predict
+from tinyattn.train.loading import LoadedRun, load_run
 from tinyattn.train.parser import Parser, exit_code
 
 __all__ = [
-    "BadBatch", "Checkpoints", "LayerStats", "NonFiniteError", "Parser", "Progress", "RandomStates", "RefusedError",
-    "Run", "Session", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code", "fingerprint",
-    "git_state", "predict", "step_if_finite", "versions",
+    "BadBatch", "Checkpoints", "LayerStats", "LoadedRun", "NonFiniteError", "Parser", "Progress", "RandomStates",
+    "RefusedError", "Run", "Session", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code",
+    "fingerprint", "git_state", "load_run", "predict", "step_if_finite", "versions",
 ]  # fmt: skip

@@ -16,7 +16,16 @@ from typing import Any, Self
 from tinyattn.files.whole import write_whole
 
 FORMAT = 1  # of config.json
-FILES = ("config.json", "metrics.csv", "summary.json", "model.safetensors", "curves.png", "attention.png")
+FILES = (
+    "config.json",
+    "metrics.csv",
+    "summary.json",
+    "model.safetensors",
+    "curves.png",
+    "attention.png",
+    "attention.html",
+    "playground.html",
+)
 _FAR = 1 << 30  # the byte to lock on Windows, where others cannot read a locked part
 
 
