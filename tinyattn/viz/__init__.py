@@ -3,6 +3,7 @@
 Figures need matplotlib, and SVG, PNG and PDF of graphs need graphviz: pip install "tinyattn[viz]".
 """
 
+from tinyattn.viz.by_hand import by_hand
 from tinyattn.viz.graphs import Graph, graph
 from tinyattn.viz.maps.attention import AttentionMaps, attention
 from tinyattn.viz.maps.figures import attention_figure
@@ -11,6 +12,6 @@ from tinyattn.viz.mistakes import confusion_figure, confusion_matrix, mistakes_f
 from tinyattn.viz.training import Live, curves_figure, layers_figure
 
 __all__ = [
-    "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "confusion_figure",
-    "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "worst_mistakes",
+    "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "by_hand",
+    "confusion_figure", "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "worst_mistakes",
 ]  # fmt: skip
