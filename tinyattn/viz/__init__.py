@@ -3,8 +3,8 @@
 Figures need matplotlib, and SVG, PNG and PDF of graphs need graphviz: pip install "tinyattn[viz]".
 """
 
-from tinyattn.viz.by_hand import by_hand
 from tinyattn.viz.graphs import Graph, graph
+from tinyattn.viz.hand import by_hand
 from tinyattn.viz.maps.attention import AttentionMaps, attention
 from tinyattn.viz.maps.figures import attention_figure
 from tinyattn.viz.maps.record import AttentionLayer

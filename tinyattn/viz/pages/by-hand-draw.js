@@ -18,11 +18,11 @@ const current = () => state.turn ?? state.hover ?? state.at;
 
 function digits(x) {
   const size = Math.abs(x), short = size && (size < 0.0005 || size >= 1000);
-  return (x === -Infinity ? "-∞" : short ? x.toExponential(1) : x.toFixed(3)).replaceAll("-", "−");
+  return (x === -Infinity ? "-∞" : short ? x.toExponential(x < 0 ? 0 : 1) : x.toFixed(3)).replaceAll("-", "−");
 }
 const precise = (x) => (Math.abs(x) < 1e-4 && x ? x.toExponential(3) : x.toFixed(8)).replaceAll("-", "−");
 const rough = (x) => x.toExponential(0).replaceAll("-", "−");
-const edited = (x) => String(Number(x.toFixed(4)));
+const edited = (x) => [4, 2].map((n) => String(Number(x.toFixed(n)))).find((text, k) => k || text.length < 6); // fits its cell
 const at = ({ m, i, j }) => now[m][i][j];
 const textOf = (place) => (same(place, state.turn) ? "?" : digits(at(place)));
 
@@ -44,13 +44,11 @@ function nameOf({ m, i, j }) {
 function grid(m) {
   const a = now[m], token = word("tokens"), name = (j) => (SINGLE.includes(m) ? label(m) : BY_KEYS.includes(m) ? token[j] : String(j + 1));
   const field = (i, j) => {
-    const properties = { className: "cell", at: { m, i, j }, tabIndex: i || j ? -1 : 0 };
-    const edit = INPUTS.includes(m) && html("input", { ...properties, inputMode: "text", autocomplete: "off", "aria-label": nameOf({ m, i, j }) });
-    const box = html("td", edit ? { role: "gridcell" } : { ...properties, role: "gridcell" }, edit || null);
-    const element = edit || box;
-    element.at = properties.at;
+    const edit = INPUTS.includes(m) ? { inputMode: "text", autocomplete: "off", "aria-label": nameOf({ m, i, j }) } : null;
+    const element = html(edit ? "input" : "div", { className: "cell", tabIndex: i || j ? -1 : 0, ...edit }, edit ? null : "?");
+    element.at = { m, i, j };
     cells.set(`${m} ${i} ${j}`, element);
-    return box;
+    return html("td", { role: "gridcell" }, element);
   };
   const top = html("tr", {}, html("td", { className: "corner" }, a.length > now.n ? word("head", { h: 1 }) : ""), ...a[0].map((_, j) => html("th", { scope: "col" }, name(j))));
   const rows = a.flatMap((row, i) => {
@@ -62,7 +60,7 @@ function grid(m) {
 
 function card(m, back) {
   const [name, sentence] = word("stations")[m];
-  return html("section", { className: "card" + (back ? " back" : "") },
+  return html("section", { className: "card" + (back ? " back" : ""), style: `--wide: ${now[m][0].length + ({ A: 2, L: 1 }[m] ?? 0)}` },
     html("h3", {}, html("b", {}, m), " ", name), html("p", {}, sentence), html("p", { className: "formula" }, formula(m, state)),
     html("div", { className: "matrices" }, grid(m), m === "A" ? grid("H") : null));
 }
@@ -78,7 +76,6 @@ function build() {
   document.title = word("title");
   document.querySelectorAll("[data-t]").forEach((e) => { e.textContent = word(e.dataset.t); });
   document.querySelectorAll("[data-label]").forEach((e) => e.setAttribute("aria-label", word(e.dataset.label)));
-  root.style.setProperty("--columns", widthOf(state));
   byId("inputs").replaceChildren(...INPUTS.filter((m) => m !== "w" || additive()).map((m) => card(m, false)));
   byId("forward").replaceChildren(...FORWARD.map((m) => card(m, false)));
   byId("backward").replaceChildren(...[...BACKWARD, ...(additive() ? ["dw"] : [])].map((m) => card(m, true)));
@@ -88,14 +85,17 @@ function build() {
 
 function fill() {
   const most = {};
-  for (const [, element] of cells) {
+  for (const element of cells.values()) {
     const { m } = element.at, x = at(element.at), isTurn = same(element.at, state.turn);
     most[m] ??= Math.max(...now[m].flat().map(Math.abs).filter(Number.isFinite));
     const share = Number.isFinite(x) && most[m] && !isTurn ? 0.42 * Math.abs(x) / most[m] : 0;
+    const title = isTurn ? "" : String(x), isInput = element.tagName === "INPUT";
+    if (isInput && element !== state.typing) element.value = edited(x);
+    if (element.title === title && element.share === share) continue; // most numbers of a slider's step are new, not all
+    element.share = share;
+    element.title = title;
     element.style.background = `rgb(var(--${x < 0 ? "minus" : "plus"}) / ${share.toFixed(3)})`;
-    element.title = isTurn ? "" : String(x);
-    if (element.tagName !== "INPUT") element.textContent = textOf(element.at);
-    else if (element !== state.typing) element.value = edited(x);
+    if (!isInput) element.firstChild.nodeValue = textOf(element.at); // which is faster than textContent
   }
 }
 
@@ -154,7 +154,7 @@ function checkNodes(place) {
 }
 
 function sourceOf(m) {
-  if (m.includes(".")) return data.sources.adam;
+  if (m.includes(".")) return [data.sources.adam[Object.keys(MOMENTS).indexOf(m.split(".")[0])]];
   const name = ["Q", "K", "V", "w"].includes(m) ? `d${m}` : m === "H" ? "A" : m;
   const found = (additive() && data.sources[`${name} additive`]) || data.sources[name] || [];
   return m === "S" && state.causal ? [...found, ...data.sources["S causal"]] : found;
@@ -162,14 +162,21 @@ function sourceOf(m) {
 
 // --- curves ---
 
-const TAUS = range(61).map((k) => 20 ** (k / 30 - 1)); // 0.05 to 20, as the slider
+const TAUS = range(61).map((k) => 10 ** (k / 20 - 2)); // 0.01 to 10, as the slider
 const line = (numbers, most, name) => svg("polyline", { class: name, points: numbers.map((y, k) => `${(k * 320) / (numbers.length - 1)},${86 - (82 * y) / (most || 1)}`).join(" ") });
 
+const heat = { of: "", lines: [] }; // the curves, and what they were computed from: not the temperature
+
 function drawHeat() {
-  const runs = TAUS.map((tau) => attention(state.inputs, { ...state, tau })), slopes = runs.map((run) => norm(run.dS)), most = Math.log(now.n);
-  const x = 160 * (1 + Math.log(state.tau) / Math.log(20));
-  byId("heat").querySelector("svg").replaceChildren(
-    ...now.H.map((_, i) => line(runs.map((run) => run.H[i][0]), most, "entropy")), line(slopes, Math.max(...slopes), "slope"), svg("line", { x1: x, x2: x, y1: 0, y2: 90 }));
+  const { inputs, score, root, causal, shift } = state, of = JSON.stringify([inputs, score, root, causal, shift]), most = Math.log(now.n);
+  if (of !== heat.of) {
+    const runs = TAUS.map((tau) => attention(inputs, { ...state, tau })), slopes = runs.map((run) => norm(run.dS));
+    heat.lines = now.H.map((_, i) => line(runs.map((run) => run.H[i][0]), most, "entropy"));
+    heat.lines.push(line(slopes, Math.max(...slopes), "slope"));
+    heat.of = of;
+  }
+  const x = (320 / 3) * (2 + Math.log10(state.tau));
+  byId("heat").querySelector("svg").replaceChildren(...heat.lines, svg("line", { x1: x, x2: x, y1: 0, y2: 90 }));
   const mean = total(now.H.length, (i) => now.H[i][0]) / now.H.length;
   byId("reads").textContent = word("reads", { t: state.tau.toPrecision(3), h: mean.toFixed(3), most: most.toFixed(3), s: digits(norm(now.dS)) });
 }

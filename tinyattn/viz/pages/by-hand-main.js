@@ -20,7 +20,7 @@ function update(change) {
   byId("root").checked = state.root && !additive();
   byId("root").disabled = additive();
   byId("causal").checked = state.causal;
-  byId("tau").value = Math.round((100 * Math.log(state.tau)) / Math.log(20));
+  byId("tau").value = Math.round(100 * Math.log10(state.tau));
   byId("optimiser").value = state.optimiser;
   draw();
 }
@@ -70,7 +70,9 @@ document.addEventListener("focusin", ({ target }) => {
   if (!target.at) return;
   for (const element of cells.values()) if (element.at.m === target.at.m) element.tabIndex = element === target ? 0 : -1;
   if (target.tagName === "INPUT") target.select();
-  if (!state.turn) update({ at: target.at, hover: null });
+  if (state.turn) return;
+  Object.assign(state, { at: target.at, hover: null });
+  drawLens();
 });
 document.addEventListener("focusout", ({ target }) => { if (target === state.typing) state.typing = null; });
 document.addEventListener("pointerover", ({ target, pointerType }) => {
@@ -110,7 +112,7 @@ const listen = (id, type, does) => byId(id).addEventListener(type, does);
 listen("score", "change", ({ target: { value } }) => rearrange({ score: value, root: value === "dot" ? false : value === "scaled" ? true : state.root }));
 listen("root", "change", ({ target: { checked } }) => rearrange({ root: checked, score: state.score === "heads" ? "heads" : checked ? "scaled" : "dot" }));
 listen("causal", "change", ({ target: { checked } }) => update({ causal: checked }));
-listen("tau", "input", ({ target: { value } }) => update({ tau: 20 ** (value / 100) }));
+listen("tau", "input", ({ target: { value } }) => update({ tau: 10 ** (value / 100) }));
 listen("optimiser", "change", ({ target: { value } }) => rearrange({ optimiser: value }));
 listen("reset", "click", () => { byId("rate").value = "0.1"; rearrange({ ...fresh(), optimiser: state.optimiser }); });
 listen("language", "click", () => update({ lang: state.lang === "en" ? "zh" : "en" }));
