@@ -66,7 +66,8 @@ def numbers(page, name):
 
 def inputs_of(page, score):
     return {
-        m: ta.tensor(numbers(page, m), requires_grad=m != "T") for m in ("Q", "K", "V", "T", "w")[: 4 + (score == "additive")]
+        m: ta.tensor(numbers(page, m), requires_grad=m != "T")
+        for m in ("Q", "K", "V", "T", "w")[: 4 + (score == "additive")]
     }
 
 
@@ -230,13 +231,18 @@ def test_by_hand_sources_are_lines_of_the_engine():
 @needs_chromium
 def test_by_hand_check_shows_the_difference_quotient(show):
     page = show()
-    for cell, shown in (("#K .cell", "K[the, 1]"), ("#dQ .cell", "Q[the, 1]"), ("#dV tr:last-child td:last-child .cell", "V[fish, 3]")):
+    for cell, shown in (
+        ("#K .cell", "K[the, 1]"),
+        ("#dQ .cell", "Q[the, 1]"),
+        ("#dV tr:last-child td:last-child .cell", "V[fish, 3]"),
+    ):
         page.click(cell)
         if not page.text("#checked"):
             page.click("#check")
         assert f"Nudge {shown} by h = 0.00001" in page.text("#checked")
         plus, minus, slope, gradient = (
-            float(x.replace("−", "-")) for x in page.run("[...document.querySelectorAll('#checked td')].map(c => c.textContent)")
+            float(x.replace("−", "-"))
+            for x in page.run("[...document.querySelectorAll('#checked td')].map(c => c.textContent)")
         )
         assert slope == pytest.approx(gradient, abs=2e-8)
         assert slope == pytest.approx((plus - minus) / 2e-5, abs=2e-3)  # of losses with eight decimals
@@ -254,7 +260,11 @@ def test_by_hand_your_turn_judges_the_answer(show):
     page.press("t")
     assert page.text("#A div.cell") == "?" and page.run("document.querySelector('#A div.cell').title") == ""
     assert str(round(wanted, 3)) not in page.text("#lens")
-    for text, answer in (("0.9", "Not yet: 0.9 is too large."), ("-1", "Not yet: -1 is too small."), ("a lot", "not a number")):
+    for text, answer in (
+        ("0.9", "Not yet: 0.9 is too large."),
+        ("-1", "Not yet: -1 is too small."),
+        ("a lot", "not a number"),
+    ):
         page.run("document.getElementById('guess').select()")
         page.write(text)
         page.press("Enter")
@@ -292,7 +302,12 @@ def test_by_hand_cold_softmax_saturates(show):
     read = []
     for slider in (100, 0, -100, -200):
         choose(page, "tau", slider)
-        read.append([float(x) for x in re.search(r"entropy (\S+) of.*\|dS\| (\S+)", page.text("#reads").replace("−", "-")).groups()])
+        read.append(
+            [
+                float(x)
+                for x in re.search(r"entropy (\S+) of.*\|dS\| (\S+)", page.text("#reads").replace("−", "-")).groups()
+            ]
+        )
     entropy, slope = np.array(read).T
     assert (np.diff(entropy) < 0).all() and entropy[0] > 1.37 and entropy[-1] < 0.001
     assert slope[-1] < 0.001 < 0.1 < slope[1]
@@ -310,7 +325,11 @@ def test_by_hand_typing_and_dragging_change_an_input(show):
     page.write("much")
     page.press("Enter")
     assert page.text("#says") == "“much” is not a number from −1000 to 1000; write for example -0.5."
-    assert numbers(page, "Q")[1, 0] == START["Q"][1][0] == float(page.run("document.querySelectorAll('#Q input')[3].value"))
+    assert (
+        numbers(page, "Q")[1, 0]
+        == START["Q"][1][0]
+        == float(page.run("document.querySelectorAll('#Q input')[3].value"))
+    )
     x, y = page.run("(r => [r.x + 9, r.y + 9])(document.querySelector('#V input').getBoundingClientRect())")
     page.drag((x, y), (x, y - 40))
     assert numbers(page, "V")[0, 0] == pytest.approx(START["V"][0][0] + 0.4)
@@ -328,7 +347,21 @@ def test_by_hand_works_with_the_keyboard_alone(show):
         order.append(page.run("document.activeElement.closest('table')?.id || document.activeElement.id"))
     tables = ["Q", "K", "V", "T", "S", "Z", "E", "R", "A", "H", "Y", "L", "G", "dV", "dA", "dS", "dQ", "dK"]
     assert [name for name in order if name in tables][: len(tables)] == tables
-    assert {"score", "root", "causal", "shift", "reset", "language", "theme", "optimiser", "rate", "step", "check", "turn", "tau"} <= {*order}
+    assert {
+        "score",
+        "root",
+        "causal",
+        "shift",
+        "reset",
+        "language",
+        "theme",
+        "optimiser",
+        "rate",
+        "step",
+        "check",
+        "turn",
+        "tau",
+    } <= {*order}
     page.run("document.querySelector('#Q input').focus()")
     page.press("ArrowUp", 2)
     page.press("ArrowDown", modifiers=SHIFT)
@@ -436,12 +469,16 @@ def test_by_hand_is_fast(show):
     page.wait("performance.getEntriesByName('first-contentful-paint').length")
     assert page.run("performance.getEntriesByName('first-contentful-paint')[0].startTime") <= 1000
     choose(page, "score", "heads")
-    batches = []
-    while len(batches) < 5 and min(batches, default=99) > 60:  # other programs run beside it
-        times = page.run(SLIDES)
-        assert len(times) == 100
-        batches.append(np.percentile(times, 95))
-    assert min(batches) <= 60, batches
+    page.call("Performance.enable")
+    start = process_seconds(page)
+    times = np.array(page.run(SLIDES))
+    share = min(1, 1000 * (process_seconds(page) - start) / times.sum())  # of a processor, which other programs use too
+    assert len(times) == 100
+    assert np.percentile(times, 95) * share <= 60, (times, share)
+
+
+def process_seconds(page):
+    return next(m["value"] for m in page.call("Performance.getMetrics")["metrics"] if m["name"] == "ProcessTime")
 
 
 SLIDES = """(() => {

@@ -17,9 +17,9 @@ from typing import Any
 import tinyattn as ta
 from tinyattn import models, nn
 from tinyattn.nn import functional as F
-from tinyattn.viz.hand import LANGUAGES
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
+from tinyattn.viz.hand import LANGUAGES
 
 # Arguments of tinyattn's own models: ten grey levels, as in the article.
 _KNOWN = {models.AttentionModel: {"input_dim": 10, "embed_dim": 64, "num_classes": 10}, models.AttentionClassifier: {}}

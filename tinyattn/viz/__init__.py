@@ -12,6 +12,6 @@ from tinyattn.viz.mistakes import confusion_figure, confusion_matrix, mistakes_f
 from tinyattn.viz.training import Live, curves_figure, layers_figure
 
 __all__ = [
-    "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "by_hand",
-    "confusion_figure", "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "worst_mistakes",
+    "AttentionLayer", "AttentionMaps", "Graph", "Live", "attention", "attention_figure", "by_hand", "confusion_figure",
+    "confusion_matrix", "curves_figure", "graph", "layers_figure", "mistakes_figure", "worst_mistakes",
 ]  # fmt: skip

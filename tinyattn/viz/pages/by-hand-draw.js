@@ -50,17 +50,17 @@ function grid(m) {
     cells.set(`${m} ${i} ${j}`, element);
     return html("td", { role: "gridcell" }, element);
   };
-  const top = html("tr", {}, html("td", { className: "corner" }, a.length > now.n ? word("head", { h: 1 }) : ""), ...a[0].map((_, j) => html("th", { scope: "col" }, name(j))));
+  const top = html("tr", {}, html("td", { className: "corner" }, a.length > now.n && m !== "H" ? word("head", { h: 1 }) : ""), ...a[0].map((_, j) => html("th", { scope: "col" }, name(j))));
   const rows = a.flatMap((row, i) => {
-    const line = html("tr", {}, html("th", { scope: "row" }, a.length > 1 ? token[i % now.n] : ""), ...row.map((_, j) => field(i, j)));
-    return i === now.n ? [html("tr", {}, html("td", { className: "corner second" }, word("head", { h: 2 }))), line] : [line];
+    const line = html("tr", {}, html("th", { scope: "row" }, a.length > 1 && m !== "H" ? token[i % now.n] : ""), ...row.map((_, j) => field(i, j)));
+    return i === now.n ? [html("tr", {}, html("td", { className: "corner second" }, m === "H" ? "\u00a0" : word("head", { h: 2 }))), line] : [line];
   });
   return html("table", { id: m, role: "grid", "aria-label": m }, top, ...rows);
 }
 
 function card(m, back) {
   const [name, sentence] = word("stations")[m];
-  return html("section", { className: "card" + (back ? " back" : ""), style: `--wide: ${now[m][0].length + ({ A: 2, L: 1 }[m] ?? 0)}` },
+  return html("section", { className: "card" + (back ? " back" : ""), style: `--wide: ${now[m][0].length + ({ A: 1.6, L: 0.6 }[m] ?? 0)}` },
     html("h3", {}, html("b", {}, m), " ", name), html("p", {}, sentence), html("p", { className: "formula" }, formula(m, state)),
     html("div", { className: "matrices" }, grid(m), m === "A" ? grid("H") : null));
 }
