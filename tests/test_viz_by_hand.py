@@ -322,20 +322,30 @@ def test_by_hand_typing_and_dragging_change_an_input(show):
     assert numbers(page, "Q")[0, 0] == -2.5
     page.press("Enter")
     assert page.run("document.activeElement.at.i") == 1
-    page.write("much")
-    page.press("Enter")
-    assert page.text("#says") == "“much” is not a number from −1000 to 1000; write for example -0.5."
-    assert (
-        numbers(page, "Q")[1, 0]
-        == START["Q"][1][0]
-        == float(page.run("document.querySelectorAll('#Q input')[3].value"))
-    )
+    for wrong in ("much", "", "1e4"):
+        page.run("(e => { e.focus(); e.select(); })(document.querySelectorAll('#Q input')[3])")
+        page.press("Delete")
+        page.write(wrong)
+        page.press("Enter")
+        assert page.text("#says") == f"“{wrong}” is not a number from −1000 to 1000; write for example -0.5."
+        shown = float(page.run("document.querySelectorAll('#Q input')[3].value"))
+        assert numbers(page, "Q")[1, 0] == START["Q"][1][0] == shown
     x, y = page.run("(r => [r.x + 9, r.y + 9])(document.querySelector('#V input').getBoundingClientRect())")
     page.drag((x, y), (x, y - 40))
     assert numbers(page, "V")[0, 0] == pytest.approx(START["V"][0][0] + 0.4)
     page.click("#reset")
     for m in "QKVT":
         assert numbers(page, m).tolist() == [row[:3] for row in START[m]]
+
+
+@needs_chromium
+def test_by_hand_refuses_a_wrong_learning_rate(show):
+    page = show()
+    for wrong in ("0", "-1", "fast", "11"):
+        choose(page, "rate", wrong)
+        page.click("#step")
+        assert page.text("#says").startswith(f"The learning rate “{wrong}” is not a number above 0 and at most 10")
+        assert numbers(page, "Q").tolist() == [row[:3] for row in START["Q"]]
 
 
 @needs_chromium
