@@ -17,6 +17,7 @@ import pytest
 
 import tinyattn as ta
 from tinyattn import models, nn, train, viz
+from tinyattn.__main__ import main as command_line
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
@@ -61,6 +62,11 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     run = train.load_run(folder)
     predicted = train.predict(run.model, run.data.test_images).argmax(1)
     assert (predicted == run.data.test_labels).mean() == summary["test_accuracy"]
+    for page in pages:
+        text = (folder / page).read_text()
+        (folder / page).unlink()
+        assert command_line([page.removesuffix(".html"), str(folder)]) == 0
+        assert len((folder / page).read_text()) == pytest.approx(len(text), rel=0.01)
     (folder / "model.safetensors").unlink()  # as while it runs
     again = train.load_run(folder).model.state_dict()
     assert all((again[name] == value).all() for name, value in run.model.state_dict().items())
@@ -69,6 +75,7 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
 def test_load_run_refuses_what_is_no_run(tmp_path):
     with pytest.raises(train.RefusedError, match=r"holds no run of mnist\.py"):
         train.load_run(tmp_path)
+    assert command_line(["playground", str(tmp_path)]) == 2
     config = {"format": 1, "arguments": {"model": "other"}, "recipe": {"model": {}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(train.RefusedError, match=r"model 'other'; expected .* classifier, article"):

@@ -1,4 +1,4 @@
-"""The command line: python -m tinyattn graph package.module:Model --out model.html"""
+"""The command line: python -m tinyattn graph package.module:Model --out model.html, python -m tinyattn by-hand"""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import importlib
 import inspect
 import re
 import sys
+import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +17,11 @@ from typing import Any
 import tinyattn as ta
 from tinyattn import models, nn
 from tinyattn.nn import functional as F
+from tinyattn.train.loading import load_run
+from tinyattn.train.run import RefusedError
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
+from tinyattn.viz.hand import LANGUAGES
 
 # Arguments of tinyattn's own models: ten grey levels, as in the article.
 _KNOWN = {models.AttentionModel: {"input_dim": 10, "embed_dim": 64, "num_classes": 10}, models.AttentionClassifier: {}}
@@ -29,12 +34,14 @@ class UserError(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
     args = _parser().parse_args(argv)
-    ta.manual_seed(args.seed)
     try:
-        _check_out(args.out)
-        return _graph(args)
-    except (UserError, AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"tinyattn graph: {error}", file=sys.stderr)
+        if args.out is not None:
+            _check_out(args.out, args.formats)
+        return args.run(args)
+    except (
+        UserError, RefusedError, AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        print(f"tinyattn {args.command}: {error}", file=sys.stderr)
         return 2
 
 
@@ -59,10 +66,53 @@ def _parser() -> argparse.ArgumentParser:
     option("--stats", action="store_true", help="show min, mean, max and gradient norm")
     option("--times", action="store_true", help="show the time of each operation")
     option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
+    graph.set_defaults(run=_graph, formats=FORMATS)
+    hand = commands.add_parser(
+        "by-hand",
+        help="write a page on which to work out attention and its gradients",
+        description="Write a page with attention on four tokens: change a number and follow every gradient.",
+    )
+    hand.add_argument("--out", default="attention-by-hand.html", help="file to write (default: attention-by-hand.html)")
+    hand.add_argument("--lang", choices=LANGUAGES, default="en", help="language at first (default: en)")
+    hand.add_argument("--open", action="store_true", help="open the page in the browser")
+    hand.set_defaults(run=_by_hand, formats=("html",))
+    for name, what in (
+        ("attention", "every head's attention to ten test images"),
+        ("playground", "a digit that one draws, and every head's attention to it"),
+    ):
+        page = commands.add_parser(
+            name, help=f"write a page with {what}",
+            description=f"Write a page with {what}, from the folder of a run of examples/mnist.py.",
+        )  # fmt: skip
+        page.add_argument("folder", metavar="RUN", help="runs/NAME")
+        page.add_argument("--out", help=f"file to write (default: RUN/{name}.html)")
+        page.set_defaults(run=_run_page, formats=("html",))
     return parser
 
 
+def _run_page(args: argparse.Namespace) -> int:
+    run = load_run(args.folder)
+    labels = run.data.test_labels
+    first = [int(found[0]) for found in ((labels == digit).nonzero()[0] for digit in range(10)) if found.size]
+    images, title = run.data.test_images[first], f"{run.folder.name}, {run.data.name}"
+    if args.command == "playground":
+        page: Any = ta.viz.playground(run.model, images, title=title)
+    else:
+        page = ta.viz.attention(run.model, images, labels=labels[first], title=title)
+    print(page.save(args.out or run.folder / f"{args.command}.html"))
+    return 0
+
+
+def _by_hand(args: argparse.Namespace) -> int:
+    path = ta.viz.by_hand(args.lang).save(args.out)
+    print(path)
+    if args.open and not webbrowser.open(path.absolute().as_uri()):
+        raise UserError(f"no browser was found; open {path} by hand")
+    return 0
+
+
 def _graph(args: argparse.Namespace) -> int:
+    ta.manual_seed(args.seed)
     module, name = _module(args.model)
     model = _model(module, name)
     inputs = [_input(module, text) for text in args.input]
@@ -170,11 +220,11 @@ def _first_size(model: Any) -> str:
     return next((str(layer.in_features) for layer in layers if isinstance(layer, nn.Linear)), "8")
 
 
-def _check_out(out: str) -> None:
+def _check_out(out: str, formats: Sequence[str]) -> None:
     """Raise before anything is computed if the file cannot be written."""
     path = Path(out)
-    if path.suffix[1:].lower() not in FORMATS:
-        raise UserError(f"--out {out} ends in none of {', '.join('.' + name for name in FORMATS)}")
+    if path.suffix[1:].lower() not in formats:
+        raise UserError(f"--out {out} ends in none of {', '.join('.' + name for name in formats)}")
     if not path.parent.is_dir():
         raise UserError(f"--out {out}: the folder {path.parent} does not exist")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -30,3 +32,21 @@ def framed(page: str, height: int) -> str:
     """Return `page` as an iframe of `height` pixels, for notebooks."""
     style = f"width: 100%; height: {height}px; border: 1px solid #ccc"
     return f'<iframe srcdoc="{html.escape(page)}" style="{style}"></iframe>'
+
+
+class Page:
+    """A finished page: `.html`, `.save(path)`, and itself in a notebook."""
+
+    def __init__(self, html: str, height: int) -> None:
+        self.html, self._height = html, height
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to `path`, which must end in .html, else ValueError; return the path."""
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"save: {path.name!r} does not end in .html, the only format of this page")
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        return framed(self.html, self._height)

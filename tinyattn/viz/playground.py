@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import base64
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyattn.models import AttentionClassifier
-from tinyattn.viz.page import framed, html_page
+from tinyattn.viz.page import Page, html_page
 
 LARGEST = 2_000_000  # bytes
 
 
-class Playground:
-    """A page, as `playground` returns it. html: its text."""
-
-    def __init__(self, html: str) -> None:
-        self.html = html
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page; return its path."""
-        path = Path(path)
-        path.write_text(self.html, encoding="utf-8")
-        return path
-
-    def _repr_html_(self) -> str:
-        return framed(self.html, 760)
-
-
 def playground(
     model: AttentionClassifier, samples: Any = None, *, title: str = "Attention playground", names: Any = None
-) -> Playground:
+) -> Page:
     """Return a page, in one file and without a network, in which one draws a digit and sees what the model does.
 
     Every head's weights for the patch under the pointer, on one scale; class probabilities; gradient x attention;
@@ -59,7 +41,7 @@ def playground(
             f"playground: {parameters:,} parameters make a page of {len(page) / 1e6:.1f} MB; "
             f"at most {LARGEST / 1e6:.0f} MB are allowed. Take a smaller model"
         )
-    return Playground(page)
+    return Page(page, 800)
 
 
 def _content(model: AttentionClassifier, samples: Any, title: str, names: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 "use strict";
-// What both pages share: elements, and the theme.
+// What all pages share: elements, and the theme.
 
 const byId = (id) => document.getElementById(id);
 
