@@ -26,17 +26,17 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
     "cuda/": 350,
-    "files/": 560,
+    "files/": 620,
     "nn/": 3_560,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
-    "train/": 1_150,
+    "train/": 1_180,
     "debug/": 2_330,
-    "viz/": 5_515,
+    "viz/": 5_530,
     TOP: 910,
 }
-TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 31_475  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -15,6 +15,7 @@ from typing import Any
 import tinyattn as ta
 from tinyattn import models, nn
 from tinyattn.nn import functional as F
+from tinyattn.train.parser import open_streams
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
 
@@ -28,6 +29,7 @@ class UserError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
+    open_streams()
     args = _parser().parse_args(argv)
     ta.manual_seed(args.seed)
     try:
