@@ -66,6 +66,7 @@ WRONG = {
     "--epoch 3": "there is no option --epoch (is --epochs meant?)",
     "--learning-rate=3": "there is no option --learning-rate",
     "mnist": "there is no option mnist",
+    "--no\x1b[2J\n": r"there is no option --no\x1b[2J\n",
     "--lr": "argument --lr: expected one argument",
     "--epochs 3 --epochs": "argument --epochs: expected one argument",
     # values

@@ -171,6 +171,19 @@ def test_checkpoints_keep_at_least_one(tmp_path, keep):
         train.Checkpoints(tmp_path, {}, keep=keep)
 
 
+def test_restore_out_of_memory_blames_no_file(tmp_path, monkeypatch):
+    model = nn.Linear(3, 2)
+    checkpoints = train.Checkpoints(tmp_path, {"model": model})
+    checkpoints.save(1)
+
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(model, "load_state_dict", too_much)
+    with pytest.raises(MemoryError):
+        checkpoints.restore()
+
+
 # --- terminals ---
 
 
@@ -258,7 +271,7 @@ NAMES = {
     "surrogate": "a\ud800b",
     "mathtext": r"$\frac$",
     "newline": "a\nb",
-    "return": "=\r\n=\r",
+    "return": "a\r=b",
 }
 
 
@@ -306,6 +319,8 @@ def test_any_module_name_is_stored_and_drawn(tmp_path, kind):
     stats.step()
     for rows in (stats.rows, tmp_path / "layers.csv"):
         viz.layers_figure(rows).savefig(tmp_path / "layers.png")
+    (row,) = viz.training.read_rows(tmp_path / "layers.csv")
+    assert row["layer"] == (repr(name)[1:-1] if kind in ("surrogate", "return") else name)
     for ending in ("html", "dot", "svg", "png"):
         viz.graph(model, ta.ones(4, 3)).save(tmp_path / f"graph.{ending}")
     with ta.profile() as profile:
