@@ -26,17 +26,17 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
     "cuda/": 350,
-    "files/": 560,
+    "files/": 615,
     "nn/": 3_570,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
-    "train/": 1_235,
+    "train/": 1_255,
     "debug/": 2_350,
-    "viz/": 7_110,
+    "viz/": 7_125,
     TOP: 955,
 }
-TOTAL = 33_140  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 33_245  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -67,6 +67,7 @@ examples:
 ADVICE = {  # after an error that ended a run
     train.NonFiniteError: "See --lr and --skip-nonfinite.",
     OSError: "Once the cause is removed, --resume continues the run.",
+    MemoryError: "See --batch-size, --workers and --device; a run that had begun continues with --resume.",
 }
 DEFAULTS = {
     "model": "classifier", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0, "seed": 0, "device": "cpu",

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from tinyattn import data, models
+from tinyattn import data, models, train
 
 
 class CannotDrawError(Exception):
@@ -167,4 +167,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train.exit_code(main, "visualize.py"))

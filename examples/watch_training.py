@@ -31,13 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threadpoolctl.threadpool_limits(1)  # a second BLAS thread gains little on matrices this small
     try:
         digits = data.load(args.data, args.data_dir, say=print)
-    except (ValueError, ImportError) as error:
-        print(f"watch_training.py: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise train.RefusedError(str(error)) from None
     small = len(digits.train_images) < 10_000  # then smaller batches and more epochs make up for the few images
     args.epochs = args.epochs or (20 if small else 2)
     args.batch_size = args.batch_size or (32 if small else 128)
     args.out.mkdir(parents=True, exist_ok=True)
+    for path in args.out.iterdir():
+        if path.is_symlink():  # a folder from elsewhere: the target may be any file of yours
+            raise train.RefusedError(f"{path} is a symbolic link, and no picture is written through one; delete it.")
     model = models.AttentionClassifier(
         patch_size=7, patch_stride=4, patch_padding=2, stem_dim=128, mlp_dim=128, pooling="attention"
     )
@@ -120,4 +122,4 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train.exit_code(main, "watch_training.py"))

@@ -66,6 +66,7 @@ WRONG = {
     "--epoch 3": "there is no option --epoch (is --epochs meant?)",
     "--learning-rate=3": "there is no option --learning-rate",
     "mnist": "there is no option mnist",
+    "--no\x1b[2J\n": r"there is no option --no\x1b[2J\n",
     "--lr": "argument --lr: expected one argument",
     "--epochs 3 --epochs": "argument --epochs: expected one argument",
     # values
@@ -138,6 +139,13 @@ def test_command_line_errors_come_before_any_work(refused, tmp_path, a_run, line
         (lambda config: {**config, "arguments": {"epochs": [1]}}, ": argument --epochs: '[1]' is not a whole number"),
         (lambda config: {**config, "arguments": {"model": "cnn"}}, ": argument --model: invalid choice: 'cnn'"),
         (lambda config: {**config, "arguments": {"shell": "ls"}}, ": there is no setting 'shell'"),
+        (lambda config: {**config, "arguments": {"help": True}}, ": there is no setting 'help'"),
+        (lambda config: {**config, "arguments": {"a\x1b[2J\n": 1}}, r": there is no setting 'a\x1b[2J\n'"),
+        (lambda config: {**config, "arguments": {"model": None}}, ": argument --model: invalid choice: 'None'"),
+        (lambda config: {**config, "arguments": {"model": "--"}}, ": argument --model: invalid choice: '--'"),
+        (lambda config: {**config, "arguments": {"keep": None}}, ": argument --keep: 'None' is not a whole number above 0"),
+        (lambda config: {**config, "arguments": {"skip_nonfinite": "no"}}, ": argument --skip-nonfinite: 'no' is neither true nor false"),
+        (lambda config: {**config, "versions": 3}, "is not a run's configuration (TypeError: "),
     ],
 )  # fmt: skip
 def test_edited_config_is_a_one_sentence_error(refused, tmp_path, a_run, change, said):
@@ -313,10 +321,14 @@ def raises(error):
         (raises(train.NonFiniteError("the loss is nan.", 3, [1])), 1, "x.py: the loss is nan.\n"),
         (raises(OSError("the disk is full.")), 1, "x.py: the disk is full.\n"),
         (raises(OSError(28, "No space left on device", "a.png")), 1, "x.py: a.png cannot be used (No space left on device).\n"),
+        (raises(OSError(28, "No space left on device", "a\n\x1b.png")), 1, "x.py: a\\n\\x1b.png cannot be used (No space left on device).\n"),
+        (raises(MemoryError()), 1, "x.py: out of memory. Take less.\n"),
+        (lambda: len(np.broadcast_to(1.0, (10**9, 10**9)).copy()), 1,
+         "x.py: out of memory (Unable to allocate 6.94 EiB for an array with shape (1000000000, 1000000000) and data type float64). Take less.\n"),
     ],
 )  # fmt: skip
 def test_exit_code_of_each_kind_of_error(capsys, main, code, said):
-    assert train.exit_code(main, "x.py") == code
+    assert train.exit_code(main, "x.py", {MemoryError: "Take less."}) == code
     assert capsys.readouterr().err == said
 
 

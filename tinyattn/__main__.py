@@ -19,6 +19,7 @@ from tinyattn import models, nn
 from tinyattn.nn import functional as F
 from tinyattn.train.loading import load_run
 from tinyattn.train.run import RefusedError
+from tinyattn.train.parser import open_streams
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
 from tinyattn.viz.hand import LANGUAGES
@@ -33,6 +34,7 @@ class UserError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
+    open_streams()
     args = _parser().parse_args(argv)
     try:
         if args.out is not None:

@@ -142,7 +142,7 @@ def _checked(file: File, source: Path | bytes, name: str) -> NDArray[Any]:
 
 def _not_there(folder: Path, missing: Sequence[File], *, source: str) -> DataError:
     names = ", ".join(file.name for file in missing)
-    state = "lacks" if folder.is_dir() else "is not a folder and so lacks"
+    state = "lacks" if os.path.isdir(folder) else "is not a folder and so lacks"
     return DataError(
         f"{source} {folder} {state} {names} (each was searched for with and without .gz, in the folder"
         " itself, in MNIST/raw and in raw)."

@@ -1,4 +1,8 @@
-"""Regular files only, and whole files only: what is raised about files, `opened` to read, `write_whole` to write."""
+"""Regular files only, and whole files only: what is raised about files, `opened` to read, `write_whole` to write.
+
+A folder from elsewhere may contain symbolic links, so the files of a run are written through none: see `unlinked`,
+`open_own`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 
@@ -75,6 +80,20 @@ def write_whole(path: str | os.PathLike[str], content: bytes | bytearray | memor
             raise OSError(error.errno, error.strerror, path) from error
         raise
     _sync_folder(folder)
+
+
+def unlinked(path: Path) -> Path:
+    """Delete a symbolic link at the path, so that a file written there replaces the link and not its target."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
+def open_own(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file as `os.open` (an opener for `open`). Raises OSError for a symbolic link, whatever its target."""
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, f"{os.path.basename(path)} is a symbolic link; delete it", os.fspath(path))
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _mode_to_keep(path: str) -> int | None:

@@ -19,7 +19,7 @@ import numpy as np
 from tinyattn import cuda
 from tinyattn.extras import require
 from tinyattn.files.serialization import load, load_metadata, save
-from tinyattn.files.whole import FileFormatError
+from tinyattn.files.whole import FileFormatError, unlinked
 from tinyattn.nn import Module
 from tinyattn.random import Generator, generator_for, process_wide_generators
 from tinyattn.tensors import Tensor
@@ -62,6 +62,7 @@ class Checkpoints:
         `state_dict` and `load_state_dict`, and Generators; None is left out.
     keep: number of checkpoints that stay; older ones are deleted once a newer one is on the disk.
     say: called with a sentence for the user.
+    Raises ValueError for `keep` below 1.
 
     Only one process at a time may use a folder; `Run` locks it.
     """
@@ -74,6 +75,8 @@ class Checkpoints:
         keep: int = 3,
         say: Callable[[str], object] = lambda sentence: None,
     ) -> None:
+        if keep < 1:
+            raise ValueError(f"Checkpoints: keep={keep}; expected at least 1 checkpoint")
         require("safetensors", "a checkpoint")  # now, rather than after an epoch
         self.folder, self.keep, self.say = folder, keep, say
         self.parts = {name: part for name, part in parts.items() if part is not None}
@@ -102,17 +105,18 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}.safetensors"
         try:
             self.folder.mkdir(exist_ok=True)
-            save(path, state, {"format": str(FORMAT), "step": str(step), "sha256": digest(state)})
+            save(unlinked(path), state, {"format": str(FORMAT), "step": str(step), "sha256": digest(state)})
         except OSError as error:
             raise OSError(
                 f"the checkpoint of step {step} could not be written to {self.folder} ({error.strerror}); "
                 f"{self.last_good()}."
             ) from error
-        self._delete_old()
+        self._delete_old(path)
         return path
 
-    def _delete_old(self) -> None:
-        for old in self.paths()[: -self.keep]:
+    def _delete_old(self, newest: Path) -> None:
+        paths = sorted(self.paths(), key=lambda path: path == newest)  # last, even if its step is a lower one
+        for old in paths[: -self.keep]:
             with contextlib.suppress(OSError):
                 old.unlink()
 
@@ -133,7 +137,7 @@ class Checkpoints:
                 self.say(f"{why}; {path.name} is taken instead.")
                 bad.replace(bad.with_suffix(".damaged"))
             self._load(path, state)
-            self._delete_old()  # a process killed before it could delete leaves one too many
+            self._delete_old(path)  # a process killed before it could delete leaves one too many
             return path
         if damaged:
             raise RefusedError(
@@ -148,6 +152,8 @@ class Checkpoints:
         for name, part in self.parts.items():
             try:
                 (part.set_state if isinstance(part, Generator) else part.load_state_dict)(state[name])
+            except MemoryError:
+                raise  # which says nothing about the file
             except Exception as error:  # whatever a part raises for the state of another part, or a forged one
                 why = " ".join(str(error).split()).rstrip(".")
                 raise RefusedError(f"{path} cannot be resumed from, its {name} does not fit: {why}.") from error

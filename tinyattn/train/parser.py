@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from tinyattn import backends
 from tinyattn.backends import device as named
+from tinyattn.files.texts import printable
 from tinyattn.files.whole import FileFormatError
 from tinyattn.train.checkpoints import NonFiniteError
 from tinyattn.train.run import RefusedError, Run
@@ -36,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one sentence on standard error."""
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options.\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; {self.prog} --help lists the options.\n")
 
     def given(self, words: Sequence[str] | None = None) -> dict[str, Any]:
         """Parse these words (default: the command line) and return the options among them, and no others."""
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         if run is None:
             return argparse.Namespace(**{**defaults, **given})
         recorded = {k: v for k, v in run.config["arguments"].items() if not (k in free and k in given)}
-        before = {**defaults, **self._validated(recorded, run.folder / "config.json")}
+        before = {**defaults, **self._validated(recorded, defaults, run.folder / "config.json")}
         for name, value in given.items():
             if name not in free and value != before[name]:
                 flag = next(word for word, option in self._option_string_actions.items() if option.dest == name)
@@ -67,16 +68,22 @@ class Parser(argparse.ArgumentParser):
                 )
         return argparse.Namespace(**{**before, **given})
 
-    def _validated(self, recorded: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def _validated(self, recorded: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Check settings from a file, which may have been edited, by the rules for the command line."""
-        options = {action.dest: action for action in self._actions}
+        options = {action.dest: action for action in self._actions if action.dest in defaults}  # not --help
         found = {}
         for name, value in recorded.items():
             if name not in options:
                 self.error(f"{path}: there is no setting {name!r}")
-            plain = value is None or (isinstance(value, bool) and options[name].nargs == 0)  # not given; a flag
+            option, flag = options[name], options[name].nargs == 0
+            found[name] = value
+            if (value is None and defaults[name] is None) or (flag and isinstance(value, bool)):
+                continue
             try:
-                found[name] = value if plain else self._get_values(options[name], [str(value)])
+                if flag:
+                    raise argparse.ArgumentError(option, f"{value!r} is neither true nor false")
+                found[name] = self._get_value(option, str(value))
+                self._check_value(option, found[name])
             except argparse.ArgumentError as error:
                 self.error(f"{path}: {error}")
         return found
@@ -150,14 +157,30 @@ def new_folder(text: str) -> str:
     return str(path)
 
 
+def open_streams() -> None:
+    """Let standard output show every line at once, and any character; give standard streams that are closed a place.
+
+    A closed standard error (2>&-) goes to standard output. Otherwise its messages would be lost, and the next file
+    that is opened would get its number, and with it what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(1, 2) if number == 2 else os.open(os.devnull, os.O_RDWR)  # which gets the lowest free number
+    if isinstance(sys.stdout, io.TextIOWrapper):  # by lines, so that a log is complete up to the moment of a kill
+        errors = "backslashreplace" if sys.stdout.errors == "strict" else sys.stdout.errors  # a name beyond ASCII
+        sys.stdout.reconfigure(line_buffering=True, errors=errors)
+    sys.stderr = sys.stderr or sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for good)
+
+
 def exit_code(main: Callable[[], int], name: str, advice: Mapping[type[BaseException], str] | None = None) -> int:
     """Run a script's `main` and return its exit code; an error of a known kind becomes one line on standard error.
 
     2 for what was refused before any work, 1 for what ended the work, 130 for Ctrl-C, 141 for a closed pipe. Errors of
     any other kind are raised. advice: by class, what to print after an error with exit code 1.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a log is complete up to the moment of a kill
+    open_streams()
     try:
         return main()
     except BrokenPipeError:  # standard output was closed
@@ -167,10 +190,12 @@ def exit_code(main: Callable[[], int], name: str, advice: Mapping[type[BaseExcep
         code, said = 130, "stopped by Ctrl-C."
     except (RefusedError, FileFormatError, ImportError) as error:
         code, said = 2, str(error)
-    except (NonFiniteError, OSError) as error:
+    except (NonFiniteError, OSError, MemoryError) as error:
         code, said = 1, str(error)
+        if isinstance(error, MemoryError):
+            said = f"out of memory ({said.rstrip('.')})." if said else "out of memory."
         if isinstance(error, OSError) and error.filename:
             said = f"{error.filename} cannot be used ({error.strerror})."
         said += next((f" {text}" for kind, text in (advice or {}).items() if isinstance(error, kind)), "")
-    print(f"{name}: {said}", file=sys.stderr)
+    print(f"{name}: {printable(said)}", file=sys.stderr)
     return code

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 import shutil
@@ -13,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tinyattn.files.whole import write_whole
+from tinyattn.files.texts import table
+from tinyattn.files.whole import open_own, unlinked, write_whole
 
 FORMAT = 1  # of config.json
 FILES = (
@@ -52,7 +51,8 @@ class Run:
             if overwrite:
                 for file in FILES:
                     (folder / file).unlink(missing_ok=True)
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                if unlinked(folder / "checkpoints").exists():  # of a link, rmtree would leave it all
+                    shutil.rmtree(folder / "checkpoints")
         except OSError as error:
             raise RefusedError(f"no run can be written to {Path(parent) / name} ({error.strerror or error}).") from None
 
@@ -60,17 +60,22 @@ class Run:
     def resume(cls, folder: str | os.PathLike[str]) -> Self:
         """Open the run in an existing folder, to continue it, and read its `config`.
 
-        Raises RefusedError if the folder has no run, is locked by another process, or cannot be written to.
+        Raises RefusedError if the folder has no run, has a symbolic link where a run writes a file, is locked by
+        another process, or cannot be written to.
         """
         run, folder = cls.__new__(cls), Path(folder)
         run.resumed = True
         path = folder / "config.json"
         if not path.is_file():
             raise RefusedError(f"{folder} holds no run that can be resumed: it has no config.json.")
+        for link in (folder / name for name in (*FILES, "checkpoints")):
+            if link.is_symlink():  # by whoever made the folder; its target may be any file of the user
+                raise RefusedError(f"{link} is a symbolic link, and a run writes through none; put its target there.")
         run._open(folder)
         try:
             run.config = json.loads(path.read_bytes())
-            version, _ = run.config["format"], {**run.config["arguments"]}
+            version = run.config["format"]
+            _ = {**run.config["arguments"]}, {**run.config.get("versions", {})}  # raises if one is not an object
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RefusedError(f"{path} is not a run's configuration ({type(error).__name__}: {error}).") from None
         if version != FORMAT:
@@ -122,23 +127,19 @@ class Run:
         self._lock.release()
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         if rows:
-            self._write("metrics.csv", text.getvalue())
+            self._write("metrics.csv", table(list(rows[0]), rows))
         else:
             (self.folder / "metrics.csv").unlink(missing_ok=True)
         self.rows = rows
 
     def _write_json(self, name: str, facts: Mapping[str, Any]) -> Path:
-        return self._write(name, json.dumps(facts, indent=2) + "\n")
+        return self._write(name, json.dumps(facts, indent=2).encode() + b"\n")
 
-    def _write(self, name: str, text: str) -> Path:
+    def _write(self, name: str, content: bytes) -> Path:
         path = self.folder / name
         try:
-            write_whole(path, text.encode())
+            write_whole(unlinked(path), content)
         except OSError as error:
             raise OSError(
                 f"{path} could not be written ({error.strerror}); what was written before is whole."
@@ -179,7 +180,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            file = open_own(folder / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RefusedError(f"{folder} cannot be written to ({error.strerror}).") from None
         self.release = weakref.finalize(self, os.close, file)

@@ -15,6 +15,7 @@ from typing import Any, Self
 from tinyattn.data import DataLoader
 from tinyattn.extras import require
 from tinyattn.files.serialization import save
+from tinyattn.files.whole import unlinked
 from tinyattn.nn import Module
 from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
@@ -118,7 +119,7 @@ class Session:
     def finish(self, **facts: Any) -> Path:
         """Save model.safetensors and summary.json; facts: what the summary says besides the results."""
         tally = self.tally
-        save(self.run.folder / "model.safetensors", self.model.state_dict())
+        save(unlinked(self.run.folder / "model.safetensors"), self.model.state_dict())
         return self.run.summarise(
             **facts, test_accuracy=tally.test_accuracy, seconds=tally.total_seconds + tally.seconds,
             images_per_second=tally.total_speed, steps=tally.step, skipped=tally.total_skipped + tally.skipped,
@@ -177,7 +178,7 @@ class Progress:
 
     def __init__(self, batches: Iterable[Any], items: int, title: str, show: bool = True, *, done: int = 0) -> None:
         self.batches, self.items, self.bar = batches, items, None
-        if show and sys.stderr.isatty():
+        if show and sys.stderr is not None and sys.stderr.isatty():
             tqdm = require("tqdm", "a progress bar").tqdm
             self.bar = tqdm(total=items, initial=done, desc=title, unit=" images", leave=False, dynamic_ncols=True)
 

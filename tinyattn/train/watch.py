@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyattn.engine.modes import no_grad
+from tinyattn.files.texts import table
+from tinyattn.files.whole import open_own
 from tinyattn.nn import Module
 from tinyattn.ops.creation import as_tensor
 from tinyattn.ops.joins import cat
@@ -47,7 +48,7 @@ class LayerStats:
     file: append the rows to this CSV file too. steps: taken before, by a run that is continued.
 
     A step that is measured copies the parameters once; the others cost nothing.
-    Raises ValueError for `every` below 1.
+    Raises ValueError for `every` below 1; `step` raises OSError if the file cannot be written or is a symbolic link.
     """
 
     def __init__(
@@ -78,11 +79,8 @@ class LayerStats:
         rows = [self._row(layer, own, before[layer]) for layer, own in self.layers.items()]
         self.rows += rows
         if self.file is not None:
-            with self.file.open("a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerows(rows)
+            with open(self.file, "ab", opener=open_own) as file:
+                file.write(table(COLUMNS, rows, header=file.tell() == 0))
         return result
 
     def _row(self, layer: str, parameters: list[Tensor], before: list[Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyattn.files.texts import printable
+
 
 def new_figure(width: float, height: float) -> Any:
     """Return an empty figure of `width` x `height` inches; `.savefig(path)` writes it.
@@ -15,6 +17,12 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError:
         raise ImportError('pictures need matplotlib: pip install "tinyattn[viz]"') from None
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Return `printable` text, shortened in the middle to `most` characters."""
+    text = printable(text)
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
 
 def headed(figure: Any, *parts: str) -> Any:

@@ -19,13 +19,14 @@ def html_page(name: str, scripts: Sequence[str], title: str, data: Any) -> str:
     def text(*names: str) -> str:
         return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
-    return Template(text("page.html")).substitute(
+    page = Template(text("page.html")).substitute(
         title=html.escape(title),
         style=text("common.css", f"{name}.css"),
         body=text(f"{name}.html"),
         script=text("common.js", *scripts),
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),  # no </script>
     )
+    return page.encode("utf-8", "backslashreplace").decode()  # lone surrogates, as JSON's escapes
 
 
 def framed(page: str, height: int) -> str:

@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinyattn.viz.figure import new_figure
+from tinyattn.files.texts import unmarked
+from tinyattn.files.whole import unlinked, write_whole
+from tinyattn.viz.figure import new_figure, shown
 
 Rows: TypeAlias = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -29,7 +31,7 @@ _PANELS = {
 
 
 def read_rows(rows: Rows, *needed: str) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file or of a list, numbers as floats, empty values as NaN.
+    """Return the rows of a CSV file or of a list, numbers as floats (except names of layers), empty values as NaN.
 
     Leaves out the last line of a file if it is incomplete, since a run may be writing it. Raises ValueError if
     there are no rows or one of the columns `needed` is missing.
@@ -44,7 +46,7 @@ def read_rows(rows: Rows, *needed: str) -> list[dict[str, Any]]:
     for name in needed:
         if name not in found[0]:
             raise ValueError(f"{where}: no column {name!r}; the columns are {', '.join(map(str, found[0]))}")
-    return [{name: _number(value) for name, value in row.items()} for row in found]
+    return [{name: value if name == "layer" else _number(value) for name, value in row.items()} for row in found]
 
 
 def _whole_rows(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
@@ -52,7 +54,8 @@ def _whole_rows(path: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
         with open(path, newline="", encoding="utf-8") as file:
             text = file.read()
         table = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        return [row for row in table if None not in row.values() and None not in row]  # with as many values as columns
+        whole = (row for row in table if None not in row.values() and None not in row)  # as many values as columns
+        return [{unmarked(name): unmarked(value) for name, value in row.items()} for row in whole]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{os.fspath(path)}: not a CSV file as a run writes it ({error})") from None
 
@@ -145,7 +148,7 @@ def layers_figure(stats: Rows, title: str = "") -> Any:
         for row in rows:
             table[layers[str(row["layer"])], steps[row["step"]]] = row[name]
         _map(figure, ax, table, list(steps), label, colours, 1e-3 if name == "update_ratio" else None)
-    axes[0].set_yticks(range(len(layers)), layers, fontsize=8)
+    axes[0].set_yticks(range(len(layers)), map(shown, layers), fontsize=8, parse_math=False)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -178,7 +181,8 @@ class Live:
     Args:
         draw: returns a matplotlib Figure, from rows in memory or from a file that another process writes. A
             ValueError means that nothing can be drawn yet.
-        path: the picture, replaced atomically, so that a viewer never reads half of it; None: the notebook alone.
+        path: the picture, replaced atomically, so that a viewer never reads half of it; a symbolic link is replaced
+            too, not its target. None: the notebook alone.
         seconds: the shortest time between two drawings.
 
     Example:
@@ -204,9 +208,9 @@ class Live:
                 raise
             return False
         if self.path is not None:
-            temporary = self.path.with_name(f".{self.path.name}.part")
-            figure.savefig(temporary, format=self.path.suffix.lstrip(".") or "png")
-            os.replace(temporary, self.path)
+            picture = io.BytesIO()
+            figure.savefig(picture, format=self.path.suffix.lstrip(".") or "png")
+            write_whole(unlinked(self.path), picture.getbuffer())
         self._show(figure)
         self._next = time.monotonic() + self.seconds
         return True

@@ -9,6 +9,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tinyattn.viz.figure import shown
 from tinyattn.viz.graphs.arrays import summary
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.formulas import formula
@@ -266,8 +267,8 @@ def _name(item: Item) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape markup, and replace characters that XML forbids."""
-    return html.escape("".join(c if c.isprintable() else " " for c in text))
+    """Escape markup, replace characters that XML forbids, and shorten: `dot` reads no label above 16,384 bytes."""
+    return html.escape(shown("".join(c if c.isprintable() else " " for c in text), 400))
 
 
 def _quote(text: str) -> str:
