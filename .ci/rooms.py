@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 350,
     "files/": 560,
     "nn/": 3_560,
-    "optim/": 1_460,
+    "optim/": 2_230,
     "models.py": 380,
     "data/": 885,
     "train/": 1_150,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 32_130  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
