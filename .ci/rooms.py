@@ -21,7 +21,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
     "ops/": 6_760,
     "tensors.py": 400,
-    "autograd/": 550,
+    "autograd/": 830,
     "backends/cpu/": 1_730,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
@@ -32,11 +32,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 380,
     "data/": 885,
     "train/": 1_150,
-    "debug/": 2_330,
+    "debug/": 2_350,
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 32_130  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 32_440  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
