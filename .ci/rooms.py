@@ -30,13 +30,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "nn/": 3_560,
     "optim/": 2_230,
     "models.py": 380,
-    "data/": 885,
+    "data/": 1_620,
     "train/": 1_150,
     "debug/": 2_350,
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 32_440  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 33_170  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
