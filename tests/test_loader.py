@@ -161,7 +161,10 @@ def test_distributed_sampler_shares_as_torch(n, shuffle, drop_last):
             assert mine == torchs
         count = [sorted(collections.Counter(itertools.chain(*lists)).values()) for lists in (mine, torchs)]
         assert count[0] == count[1]
-    assert sorted(data.DistributedSampler(range(5))) == [0, 1, 2, 3, 4]
+    sampler = data.DistributedSampler(range(50))
+    orders = [list(sampler) for epoch in (0, 1, 0) if sampler.set_epoch(epoch) is None]
+    assert sorted(orders[0]) == list(range(50))
+    assert orders[0] == orders[2] != orders[1]
 
 
 def test_random_samplers_draw_as_many_as_torch():
@@ -189,6 +192,8 @@ def test_random_sampler_with_replacement_repeats_and_weights_are_probabilities()
     generator = ta.Generator().manual_seed(0)
     drawn = list(data.RandomSampler(range(4), replacement=True, num_samples=4000, generator=generator))
     weighted = list(data.WeightedRandomSampler([1, 0, 3], 4000, generator=generator))
+    for _ in range(20):
+        assert sorted(data.WeightedRandomSampler([1, 0, 3], 2, replacement=False)) == [0, 2]
     np.testing.assert_allclose(np.bincount(drawn), 1000, atol=150)
     np.testing.assert_allclose(np.bincount(weighted), [1000, 0, 3000], atol=150)
 
@@ -415,7 +420,7 @@ def test_workers_end_with_the_loader(tmp_path, end):
         run.send_signal(end)
     _, errors = run.communicate(timeout=20)
     if end == signal.SIGINT:
-        assert "KeyboardInterrupt" in errors and "DataLoader" not in errors.splitlines()[-1]
+        assert errors.splitlines()[-1] == "KeyboardInterrupt" and "Process" not in errors  # of the loader alone
     deadline = time.monotonic() + 20
     while alive(run.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
