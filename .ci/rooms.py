@@ -26,7 +26,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
     "cuda/": 350,
-    "files/": 560,
+    "files/": 600,
     "nn/": 3_560,
     "optim/": 2_230,
     "models.py": 380,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 33_170  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 33_220  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -345,8 +345,8 @@ def test_load_refuses_a_file_that_shrinks_meanwhile(tmp_path, monkeypatch):
     ta.save(path, {"a": ta.zeros(100)})
     read_header = serialization._read_header
 
-    def then_shrink(file, name):
-        found = read_header(file, name)
+    def then_shrink(file, name, size):
+        found = read_header(file, name, size)
         os.truncate(path, 200)
         return found
 
