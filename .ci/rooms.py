@@ -21,7 +21,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
     "ops/": 6_760,
     "tensors.py": 400,
-    "autograd/": 830,
+    "autograd/": 840,
     "backends/cpu/": 1_730,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
@@ -34,9 +34,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_150,
     "debug/": 2_350,
     "viz/": 5_515,
-    TOP: 910,
+    TOP: 960,
 }
-TOTAL = 33_220  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 33_280  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

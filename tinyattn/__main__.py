@@ -1,4 +1,8 @@
-"""The command line: python -m tinyattn graph package.module:Model --out model.html"""
+"""The command line: `graph` draws a model, `run` runs a script that was written for PyTorch.
+
+python -m tinyattn graph package.module:Model --out model.html
+python -m tinyattn run train.py --epochs 3
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import builtins
 import importlib
 import inspect
 import re
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +34,8 @@ class UserError(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
     args = _parser().parse_args(argv)
+    if args.command == "run":
+        return _run(args.script, args.arguments)
     ta.manual_seed(args.seed)
     try:
         _check_out(args.out)
@@ -59,10 +66,37 @@ def _parser() -> argparse.ArgumentParser:
     option("--stats", action="store_true", help="show min, mean, max and gradient norm")
     option("--times", action="store_true", help="show the time of each operation")
     option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
+    option("--as-torch", action="store_true", help="the module imports torch: give it tinyattn")
+    run = commands.add_parser(
+        "run",
+        help="run a script that was written for PyTorch",
+        description="Run a script with tinyattn in the place of torch.",
+        epilog="example: python -m tinyattn run train.py --epochs 3",
+    )
+    run.add_argument("script", help="the script")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     return parser
 
 
+def _run(script: str, arguments: list[str]) -> int:
+    """Run a script as `python script.py` does, but for `import torch`. Its errors and exit status are its own."""
+    if not Path(script).is_file():
+        print(f"tinyattn run: {script} is not a file", file=sys.stderr)
+        return 2
+    try:
+        importlib.import_module("tinyattn.as_torch")
+    except ImportError as error:
+        print(f"tinyattn run: {error}", file=sys.stderr)
+        return 2
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    runpy.run_path(script, run_name="__main__")
+    return 0
+
+
 def _graph(args: argparse.Namespace) -> int:
+    if args.as_torch:
+        importlib.import_module("tinyattn.as_torch")
     module, name = _module(args.model)
     model = _model(module, name)
     inputs = [_input(module, text) for text in args.input]
