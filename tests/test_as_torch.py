@@ -72,8 +72,6 @@ def test_run_gives_a_script_its_arguments_and_folder(tmp_path):
 
 
 def test_run_refuses_to_mix_with_pytorch():
-    ran = python("-c", "import torch, sys\nfrom tinyattn.__main__ import main\nsys.exit(main(['run', 'setup.py']))")
-    assert ran.returncode == 2
     program = f"import torch, sys\nfrom tinyattn.__main__ import main\nsys.exit(main(['run', {__file__!r}]))"
     ran = python("-c", program)
     assert ran.returncode == 2 and "PyTorch is already imported in this process" in ran.stderr
@@ -114,13 +112,13 @@ file.seek(0)
 assert torch.load(file, map_location="cpu", weights_only=False)["n"] == 1
 with set_detect_anomaly(True):
     try:
-        x * float("nan")
+        torch.log(x - x)
     except RuntimeError as error:
         print(error)
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("forward: mul")
+    assert ran.stdout.startswith("forward: log")
 
 
 @pytest.mark.parametrize(
