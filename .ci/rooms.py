@@ -21,22 +21,22 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
     "ops/": 6_770,
     "tensors.py": 400,
-    "autograd/": 550,
+    "autograd/": 840,
     "backends/cpu/": 1_730,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
     "cuda/": 350,
-    "files/": 615,
+    "files/": 660,
     "nn/": 3_570,
-    "optim/": 1_460,
+    "optim/": 2_225,
     "models.py": 380,
-    "data/": 885,
+    "data/": 1_620,
     "train/": 1_255,
-    "debug/": 2_350,
+    "debug/": 2_375,
     "viz/": 7_125,
-    TOP: 955,
+    TOP: 1_010,
 }
-TOTAL = 33_245  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 35_155  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODELS = sorted(path.stem for path in (ROOT / "tests/models").glob("*.py") if path.stem != "run")
+FILES = sorted(path.stem for path in (ROOT / "tests/models").glob("*.py") if path.stem != "run")
+SCRIPTS = [name for name in FILES if name.startswith("train_")]
+MODELS = [name for name in FILES if name not in SCRIPTS]
 TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
 
 
@@ -38,6 +40,85 @@ def test_foreign_model_trains_as_in_pytorch(model, dtype, tmp_path):
         )  # Adam divides by small numbers
         np.testing.assert_allclose(ours[key], theirs[key], rtol=scale, atol=scale, err_msg=key)
         assert ours[key].dtype == theirs[key].dtype, key
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_foreign_script_trains_as_in_pytorch(script, tmp_path):
+    found, said = [], []
+    for library in ("torch", "tinyattn"):
+        how = ["-m", "tinyattn", "run"] if library == "tinyattn" else []
+        out = str(tmp_path / f"{library}.npz")
+        ran = python(*how, str(ROOT / f"tests/models/{script}.py"), str(tmp_path / "weights.npz"), out)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        found.append(dict(np.load(out)))
+        said.append(ran.stdout)
+    theirs, ours = found
+    assert sorted(ours) == sorted(theirs) and said[0] == said[1]
+    assert theirs["losses"][-1] < theirs["losses"][0]
+    for key in theirs:
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-9, atol=1e-10, err_msg=key)
+
+
+def test_run_gives_a_script_its_arguments_and_folder(tmp_path):
+    (tmp_path / "helper.py").write_text("value = 7")
+    (tmp_path / "script.py").write_text(
+        "import sys, helper, torch\n"
+        "print(sys.argv[1:], helper.value, __name__, type(torch.ones(1)).__module__)\nsys.exit(int(sys.argv[2]))"
+    )
+    ran = python("-m", "tinyattn", "run", str(tmp_path / "script.py"), "--epochs", "3")
+    assert (ran.returncode, ran.stdout) == (3, "['--epochs', '3'] 7 __main__ tinyattn.tensors\n")
+    ran = python("-m", "tinyattn", "run", "nowhere.py")
+    assert (ran.returncode, ran.stderr) == (2, "tinyattn run: nowhere.py is not a file\n")
+
+
+def test_run_refuses_to_mix_with_pytorch():
+    program = f"import torch, sys\nfrom tinyattn.__main__ import main\nsys.exit(main(['run', {__file__!r}]))"
+    ran = python("-c", program)
+    assert ran.returncode == 2 and "PyTorch is already imported in this process" in ran.stderr
+
+
+def test_graph_draws_a_foreign_model(tmp_path):
+    program = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return torch.relu(x)\n"
+    (tmp_path / "net.py").write_text(program)
+    ran = python("-m", "tinyattn", "graph", "net.py:Net", "--as-torch", "--input", "2x3", inside=tmp_path)
+    assert ran.returncode == 0 and (tmp_path / "graph.html").exists(), ran.stderr
+
+
+def test_as_torch_training_names():
+    program = """
+import io
+import tinyattn.as_torch
+import torch
+from torch.autograd.function import Function, once_differentiable
+from torch.autograd import Variable, gradcheck, set_detect_anomaly
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import Optimizer
+from torch.optim.lr_scheduler import _LRScheduler, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.data import ConcatDataset, IterableDataset, RandomSampler, default_collate, random_split
+from torch.utils.data.dataset import Dataset
+from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data.sampler import Sampler
+layers = torch.nn.Sequential(*[torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh()) for _ in range(5)])
+x = torch.randn(2, 3, requires_grad=True)
+for y in (checkpoint_sequential(layers, 2, x, use_reentrant=False), checkpoint(layers, x, use_reentrant=True)):
+    assert torch.allclose(y, layers(x)) and y.requires_grad
+wrapped = torch.nn.DataParallel(layers, device_ids=[0])
+assert torch.equal(wrapped(x), layers(x)) and next(iter(wrapped.state_dict())).startswith("module.")
+file = io.BytesIO()
+torch.save({"state": wrapped.module.state_dict(), "n": 1}, file, _use_new_zipfile_serialization=False)
+file.seek(0)
+assert torch.load(file, map_location="cpu", weights_only=False)["n"] == 1
+with set_detect_anomaly(True):
+    try:
+        torch.log(x - x)
+    except RuntimeError as error:
+        print(error)
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("forward: log")
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_dataloader_batches_equal_torchs(kind, batch_size, drop_last):
         batches = list(ours)
         assert len(batches) == len(theirs)
         for mine, other in zip(batches, theirs, strict=True):
-            assert isinstance(mine, tuple)
+            assert isinstance(mine, list) and isinstance(other, list)
             for a, b in zip(mine, other, strict=True):
                 assert isinstance(a, ta.Tensor)
                 assert str(b.dtype) == f"torch.{a.dtype}"
@@ -340,7 +340,7 @@ def test_dataloader_refuses_wrong_arguments():
         (lambda: TensorDataset(), ValueError, r"got shapes \[\]"),
         (lambda: TensorDataset(np.zeros(())), ValueError, r"got shapes \[\(\)\]"),
         (lambda: DataLoader(7), TypeError, "but got int"),
-        (lambda: next(iter(DataLoader(["a", "b"]))), TypeError, "cannot stack items of type str"),
+        (lambda: next(iter(DataLoader([{1}, {2}]))), TypeError, "cannot stack items of type set"),
         (lambda: loader.load_state_dict({"position": 4}), ValueError, "at batch 4, .* has 3"),
     ]:
         with pytest.raises(error, match=sentence):

@@ -18,7 +18,8 @@ from tinyattn.nn import utils
 from tinyattn.optim import fused, lr_scheduler
 
 ON_EVERY_DEVICE = """
-    test_optimizers_fifty_steps_as_torch test_parameter_groups_have_their_own_options
+    test_optimizers_fifty_steps_as_torch test_optimizer_takes_options_of_implementation_and_tensor_lr
+    test_foreign_optimizer_with_step_alone_as_torch test_parameter_groups_have_their_own_options
     test_zero_grad_deletes_or_zeroes_gradients test_subclass_with_only_step_trains_as_sgd
     test_step_closure_has_gradients_and_returns_loss test_step_between_forward_and_backward_raises
     test_step_refuses_gradient_of_another_shape test_step_leaves_frozen_parameters_alone
@@ -90,8 +91,16 @@ STEPS = [
     ("AdamW", {"lr": 0.1}),
     ("AdamW", {"lr": 0.1, "weight_decay": 0.0}),
     ("AdamW", {"lr": 0.1, "weight_decay": 0.5, "amsgrad": True, "maximize": True}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 0.1, "alpha": 0.7, "eps": 1e-3, "weight_decay": 0.2, "momentum": 0.9}),
+    ("RMSprop", {"alpha": 0.5, "centered": True, "eps": 0.1}),
+    ("RMSprop", {"momentum": 0.5, "centered": True, "eps": 0.1, "weight_decay": 0.1, "maximize": True}),
+    ("Adagrad", {}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.3, "maximize": True}),
+    ("Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.5, "eps": 0.01}),
 ]
 NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in STEPS]
+FUSED = [name for name, _ in STEPS].index("RMSprop")  # so many of them have kernels
 
 
 @pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
@@ -277,7 +286,7 @@ MANY = [*SHAPES, (7,), (3, 3), (1,)]
 
 @pytest.mark.parametrize("by_definition", [False, True], ids=["kernel", "definition"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-@pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
+@pytest.mark.parametrize(("name", "options"), STEPS[:FUSED], ids=NAMES[:FUSED])
 def test_bundled_parameters_step_as_single_ones(name, options, dtype, by_definition):
     both = pair(name, options, MANY, dtype)
     for i in range(12):
@@ -684,6 +693,76 @@ def test_optimizer_repr_as_torch(name, options):
     assert mine.splitlines() == [line for line in lines if line.strip().split(":")[0] not in extra]
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad"])
+def test_optimizer_takes_options_of_implementation_and_tensor_lr(name):
+    (p,), (q,) = twins(shapes=[(3,)])
+    how = {"foreach": False, "differentiable": False} | ({} if name == "RMSprop" else {"fused": False})
+    ours = getattr(optim, name)([p], lr=ta.tensor(0.25), maximize=True, **how)
+    theirs = getattr(torch.optim, name)([q], lr=torch.tensor(0.25, dtype=torch.float64), maximize=True, **how)
+    for _ in range(3):
+        give_gradients([p], [q], np.random.default_rng(0))
+        ours.step()
+        theirs.step()
+    assert_same([p], [q])
+    assert ours.param_groups[0]["lr"] == 0.25
+
+
+class Foreign:
+    """An optimizer as other people write it, on either library's Optimizer."""
+
+    def __new__(cls, library, params, **options):
+        class Lion(library.optim.Optimizer):
+            def __init__(self, params, lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1):
+                super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+            def __setstate__(self, state):
+                super().__setstate__(state)
+
+            @library.no_grad()
+            def step(self, closure=None):
+                loss = None
+                if closure is not None:
+                    with library.enable_grad():
+                        loss = closure()
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        if p.grad is None:
+                            continue
+                        state = self.state[p]
+                        if len(state) == 0:
+                            state["step"], state["exp_avg"] = 0, library.zeros_like(p)
+                        state["step"] += 1
+                        beta1, beta2 = group["betas"]
+                        p.data.mul_(1 - group["lr"] * group["weight_decay"])
+                        update = state["exp_avg"].clone().mul_(beta1).add_(p.grad, alpha=1 - beta1).sign_()
+                        p.add_(update, alpha=-group["lr"])
+                        state["exp_avg"].mul_(beta2).add_(p.grad, alpha=1 - beta2)
+                return loss
+
+        return Lion(params, **options)
+
+
+def test_foreign_optimizer_with_step_alone_as_torch():
+    ours, theirs = twins(shapes=[(3, 4), (5,)])
+    optimizer, oracle = Foreign(ta, ours[:1]), Foreign(torch, theirs[:1])
+    optimizer.add_param_group({"params": ours[1:], "lr": 0.5})
+    oracle.add_param_group({"params": theirs[1:], "lr": 0.5})
+    rng = np.random.default_rng(2)
+    for turn in range(6):
+        if turn == 3:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        losses = [o.step(lambda ps=ps: (ps[0] ** 2).sum()) for o, ps in ((optimizer, ours), (oracle, theirs))]
+        np.testing.assert_allclose(losses[0].item(), losses[1].item(), rtol=1e-12)
+        give_gradients(ours, theirs, rng)
+        optimizer.step()
+        oracle.step()
+        assert_same(ours, theirs)
+    assert optimizer.state[ours[0]]["step"] == oracle.state[theirs[0]]["step"]
+    ours[0].grad = None
+    optimizer.zero_grad(set_to_none=False)
+    assert ours[0].grad is None and not ours[1].grad.any()
+
+
 TWICE = one()
 REFUSED = [
     (lambda: optim.SGD([one()], lr=-1.0), ValueError, "lr must be a finite number of at least 0.*-1"),
@@ -700,6 +779,10 @@ REFUSED = [
     (lambda: optim.Adam([one()], betas=0.9), TypeError, "betas must be a pair"),
     (lambda: optim.Adam([one()], eps=-1e-8), ValueError, "eps must be"),
     (lambda: optim.Adam([{"params": [one()], "lr": -2.0}]), ValueError, "lr must be .*-2"),
+    (lambda: optim.Adam([], fuse=True), TypeError, "Adam has no option 'fuse'"),
+    (lambda: optim.SGD([one()], differentiable=True), ValueError, "differentiable=True is not supported"),
+    (lambda: optim.RMSprop([one()], alpha=-0.5), ValueError, "alpha must be"),
+    (lambda: optim.Adagrad([one()], lr_decay=-0.5), ValueError, "lr_decay must be"),
     (lambda: optim.Adam([]), ValueError, "empty parameter list"),
     (lambda: optim.Adam(one()), TypeError, "list of tensors.* a single Tensor"),
     (lambda: optim.Adam(3), TypeError, "list of tensors.* 3"),
@@ -740,6 +823,8 @@ CROSSING = [
     ("SGD", {"lr": 0.1, "momentum": 0.9}),
     ("Adam", {"lr": 0.1, "amsgrad": True}),
     ("AdamW", {"lr": 0.1}),
+    ("RMSprop", {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1}),
 ]
 
 
@@ -930,6 +1015,144 @@ def test_schedule_loads_state_of_torch(make):
         np.testing.assert_allclose(mine.get_last_lr(), torchs.get_last_lr(), rtol=1e-13)
 
 
+EXACT = {
+    "milestones": lambda s, o: s.MultiStepLR(o, [3, 20, 20, 40], gamma=0.3),
+    "exponential": lambda s, o: s.ExponentialLR(o, 0.93),
+    "multiplicative": lambda s, o: s.MultiplicativeLR(o, [lambda e: 0.9, lambda e: 1 - 1 / (e + 2)]),
+    "polynomial": lambda s, o: s.PolynomialLR(o, 50, power=1.7),
+    "restarts": lambda s, o: s.CosineAnnealingWarmRestarts(o, 7, 2, eta_min=1e-3),
+    "restarts of one length": lambda s, o: s.CosineAnnealingWarmRestarts(o, 9),
+    "triangles": lambda s, o: s.CyclicLR(o, 0.01, [0.3, 0.2], 5, 8),
+    "falling triangles": lambda s, o: s.CyclicLR(o, 0.01, 0.3, 5, mode="triangular2", cycle_momentum=False),
+    "exponential triangles": lambda s, o: s.CyclicLR(o, 0.01, 0.3, 5, mode="exp_range", gamma=0.97),
+    "own triangles": lambda s, o: s.CyclicLR(o, 0.01, 0.3, 5, scale_fn=lambda x: 1 / x),
+    "one cycle": lambda s, o: s.OneCycleLR(o, [0.3, 0.1], total_steps=60),
+    "one cycle, three ways": lambda s, o: s.OneCycleLR(
+        o, 0.3, epochs=4, steps_per_epoch=15, pct_start=0.4, anneal_strategy="linear", three_phase=True
+    ),
+    "one cycle without momentum": lambda s, o: s.OneCycleLR(o, 0.3, 60, cycle_momentum=False),
+    "step": lambda s, o: s.StepLR(o, 7),
+    "lambda": lambda s, o: s.LambdaLR(o, lambda epoch: 0.95**epoch),
+    "warm-up, then restarts": lambda s, o: s.SequentialLR(
+        o, [s.PolynomialLR(o, 10), s.CosineAnnealingWarmRestarts(o, 20)], milestones=[13]
+    ),
+}
+
+
+def momenta(optimizer):
+    return [group.get("momentum", group.get("betas", [0])) for group in optimizer.param_groups]
+
+
+def with_momentum(library, tensors, kind):
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    return getattr(library, kind)([{"params": tensors[0]}, {"params": tensors[1], "lr": 0.03}], lr=1.0, **options)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
+def test_schedules_sixty_steps_equal_torch_exactly(make, kind):
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    optimizer, oracle = with_momentum(optim, ours, kind), with_momentum(torch.optim, theirs, kind)
+    mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
+    for step in range(60):
+        assert mine.get_last_lr() == torchs.get_last_lr(), step
+        assert [g["lr"] for g in optimizer.param_groups] == mine.get_last_lr()
+        assert momenta(optimizer) == momenta(oracle), step
+        if step == 30:  # go on in new ones, from a saved state
+            state, rates = json.loads(json.dumps(mine.state_dict())), optimizer.state_dict()
+            optimizer = with_momentum(optim, ours, kind)
+            mine = make(lr_scheduler, optimizer)
+            optimizer.load_state_dict(rates)
+            mine.load_state_dict(state)
+        oracle.step()
+        mine.step()
+        torchs.step()
+
+
+@pytest.mark.parametrize("name", ["milestones", "polynomial", "restarts", "triangles", "one cycle, three ways"])
+def test_new_schedules_load_state_of_torch(name):
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    optimizer, oracle = with_momentum(optim, ours, "SGD"), with_momentum(torch.optim, theirs, "SGD")
+    mine, torchs = EXACT[name](lr_scheduler, optimizer), EXACT[name](torch.optim.lr_scheduler, oracle)
+    for _ in range(9):
+        oracle.step()
+        torchs.step()
+    mine.load_state_dict(torchs.state_dict())
+    optimizer.load_state_dict(oracle.state_dict())
+    for _ in range(9):
+        torchs.step()
+        mine.step()
+        assert mine.get_last_lr() == torchs.get_last_lr()
+
+
+def test_warm_restarts_take_fractions_of_epochs():
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    mine = lr_scheduler.CosineAnnealingWarmRestarts(two_groups(optim, ours), 3, 2, 1e-3)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(two_groups(torch.optim, theirs), 3, 2, 1e-3)
+    for step in range(60):
+        mine.step(step / 4)
+        torchs.step(step / 4)
+        assert mine.get_last_lr() == torchs.get_last_lr()
+
+
+PLATEAUS = [
+    {},
+    {"patience": 2, "factor": 0.5, "cooldown": 2},
+    {"mode": "max", "patience": 1, "threshold": 0.1, "min_lr": [0.2, 0.01]},
+    {"mode": "max", "threshold_mode": "abs", "threshold": 0.05, "patience": 0},
+    {"threshold_mode": "abs", "patience": 3, "eps": 0.01},
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("options", PLATEAUS)
+def test_reduce_on_plateau_sixty_metrics_equal_torch_exactly(options):
+    ours, theirs = twins(shapes=[(1,), (1,)])
+    optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
+    mine = lr_scheduler.ReduceLROnPlateau(optimizer, verbose=True, **options)
+    torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(oracle, **options)
+    metrics = np.random.default_rng(0).random(60) - np.arange(60) * (0.01 if options.get("mode") != "max" else -0.01)
+    for i, metric in enumerate(metrics):
+        mine.step(ta.tensor(metric))
+        torchs.step(torch.tensor(metric))
+        assert mine.get_last_lr() == torchs.get_last_lr() == [g["lr"] for g in optimizer.param_groups]
+        assert (mine.best, mine.num_bad_epochs) == (torchs.best, torchs.num_bad_epochs)
+        if i == 30:
+            mine.load_state_dict(torchs.state_dict())
+            torchs.load_state_dict(mine.state_dict())
+
+
+@pytest.mark.parametrize("library", [ta.optim, torch.optim], ids=["tinyattn", "torch"])
+def test_foreign_schedule_with_step_count(library):
+    class Noam(library.lr_scheduler._LRScheduler):
+        def __init__(self, optimizer, warmup, last_epoch=-1, verbose=False):
+            self.warmup = warmup
+            super().__init__(optimizer, last_epoch)
+
+        def get_lr(self):
+            last_epoch = max(1, self._step_count)
+            scale = self.warmup**0.5 * min(last_epoch ** (-0.5), last_epoch * self.warmup ** (-1.5))
+            return [base * scale for base in self.base_lrs]
+
+    tensors = ta if library is ta.optim else torch
+    optimizer = library.SGD([tensors.ones(1, requires_grad=True)], lr=1.0)
+    schedule, rates = Noam(optimizer, 4), []
+    for _ in range(6):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(rates, [min(t**-0.5 * 2, t / 4) for t in range(1, 7)], rtol=1e-12)
+
+
+def test_schedule_step_takes_the_next_epoch_alone():
+    schedule = lr_scheduler.StepLR(sgd(), 1)
+    schedule.step(0)
+    schedule.step(1)
+    assert schedule.get_last_lr() == [1e-4]
+    with pytest.raises(ValueError, match="StepLR is at epoch 1, and cannot go to 7"):
+        schedule.step(7)
+
+
 def test_loaded_schedule_copies_its_state():
     schedule = lr_scheduler.LambdaLR(sgd(), lambda epoch: 0.5)
     saved = schedule.state_dict()
@@ -1007,6 +1230,13 @@ MISTIMED = [
         ValueError,
         "1 epochs in rising order",
     ),
+    (lambda: lr_scheduler.LRScheduler(sgd()), NotImplementedError, "does not define get_lr"),
+    (lambda: lr_scheduler.OneCycleLR(sgd(), 1.0), ValueError, "needs its length"),
+    (lambda: lr_scheduler.OneCycleLR(optim.Adagrad([one()]), 1.0, 9), ValueError, "neither momentum nor betas"),
+    (lambda: lr_scheduler.OneCycleLR(sgd(), [1.0, 2.0], 9), ValueError, "max_lr has 2 values"),
+    (lambda: [s.step() for s in [lr_scheduler.OneCycleLR(sgd(), 1.0, 2)] * 3], ValueError, "step 3 is after the last"),
+    (lambda: lr_scheduler.CyclicLR(sgd(), 0.1, 1.0, mode="square"), ValueError, "mode must be one of 'triangular'"),
+    (lambda: lr_scheduler.ReduceLROnPlateau(sgd(), factor=2.0), ValueError, "factor is 2.0"),
     (grown, ValueError, "made for 1 parameter groups.* now has 2"),
     (lambda: loaded({}), ValueError, "not saved by a StepLR"),
     (
@@ -1034,6 +1264,22 @@ def test_schedules_of_schedules():
         rates += outer.get_last_lr()
         outer.step()
     assert rates == [0.5, 0.5, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("decay", [None, 0.75])
+def test_averaged_model_as_torch(decay):
+    means = []
+    for library in (ta, torch):
+        swa = library.optim.swa_utils
+        model = library.nn.Sequential(library.nn.Linear(1, 1), library.nn.BatchNorm1d(1))
+        mean = swa.AveragedModel(model, avg_fn=swa.get_ema_avg_fn(decay) if decay else None)
+        for value in (1.0, 4.0, -2.5):
+            library.nn.init.constant_(model[0].weight, value)
+            model[1].running_mean.fill_(value)
+            mean.update_parameters(model)
+        means.append({key: float(value) for key, value in mean.state_dict().items()})
+        means[-1].pop("module.0.bias")
+    assert means[0] == means[1]
 
 
 # --- clipping ---

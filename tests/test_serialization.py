@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import signal
@@ -245,6 +246,48 @@ def test_saved_training_resumes_bit_for_bit(tmp_path):
         part.load_state_dict(state)
     other[3].set_state(loaded["generator"])
     assert go(*one).tobytes() == go(*other).tobytes()
+
+
+def test_save_takes_either_order_and_open_files(tmp_path):
+    state = {"epoch": 3, "weights": {"w": ta.ones(2)}}
+    path = tmp_path / "state.pt"
+    for first, second in ((path, state), (state, path), (str(path), state), (state, str(path))):
+        path.unlink(missing_ok=True)
+        ta.save(first, second)
+        assert repr(ta.load(path, weights_only=True)) == repr(state)
+    ta.save(str(path), "a string")  # of two strings, the first is the path
+    assert ta.load(path) == "a string"
+    buffer = io.BytesIO()
+    buffer.write(b"before")
+    ta.save(state, buffer)
+    buffer.seek(6)
+    assert repr(ta.load(buffer)) == repr(state)
+    with open(path, "wb") as file:
+        ta.save(state, file)
+    with open(path, "rb") as file:
+        assert repr(ta.load(file, "cpu", weights_only=False)) == repr(state)
+    with open(path, "r+b") as file:
+        file.truncate(40)
+    with open(path, "rb") as file, pytest.raises(ta.FileFormatError, match=r"state.pt is cut short"):
+        ta.load(file)
+
+
+@pytest.mark.parametrize("where", ["cpu", ta.device("cpu"), None, {"cuda:0": "cpu"}, lambda storage, place: storage])
+def test_load_takes_map_location_as_torch(tmp_path, where):
+    ta.save(tmp_path / "a", {"deep": [(ta.ones(2), 1)]})
+    assert ta.load(tmp_path / "a", map_location=where)["deep"][0][0].device == "cpu"
+
+
+@pytest.mark.slow
+def test_load_moves_tensors_to_a_gpu(tmp_path, gpu):
+    ta.save(tmp_path / "a", {"deep": [(ta.ones(2), 1)]})
+    ((tensor, number),) = ta.load(tmp_path / "a", map_location="cuda")["deep"]
+    assert (tensor.is_cuda, tensor.tolist(), number) == (True, [1.0, 1.0], 1)
+
+
+def test_load_refuses_unknown_options(tmp_path):
+    with pytest.raises(TypeError, match=r"ta\.load has no option 'weight_only'"):
+        ta.load(tmp_path / "a", weight_only=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,10 @@
-"""The command line: python -m tinyattn graph package.module:Model --out model.html, python -m tinyattn by-hand"""
+"""The command line: pictures and pages, and scripts that were written for PyTorch.
+
+python -m tinyattn graph package.module:Model --out model.html
+python -m tinyattn by-hand
+python -m tinyattn playground runs/NAME
+python -m tinyattn run train.py --epochs 3
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import builtins
 import importlib
 import inspect
 import re
+import runpy
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -18,8 +25,8 @@ import tinyattn as ta
 from tinyattn import models, nn
 from tinyattn.nn import functional as F
 from tinyattn.train.loading import load_run
-from tinyattn.train.run import RefusedError
 from tinyattn.train.parser import open_streams
+from tinyattn.train.run import RefusedError
 from tinyattn.viz.graphs.drawing import FORMATS
 from tinyattn.viz.graphs.fold import MODES
 from tinyattn.viz.hand import LANGUAGES
@@ -36,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line. Exit status: 0; 1 if the forward pass failed (the picture is written); 2: wrong usage."""
     open_streams()
     args = _parser().parse_args(argv)
+    if args.command == "run":
+        return _run_script(args.script, args.arguments)
     try:
         if args.out is not None:
             _check_out(args.out, args.formats)
@@ -68,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--stats", action="store_true", help="show min, mean, max and gradient norm")
     option("--times", action="store_true", help="show the time of each operation")
     option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
+    option("--as-torch", action="store_true", help="the module imports torch: give it tinyattn")
     graph.set_defaults(run=_graph, formats=FORMATS)
     hand = commands.add_parser(
         "by-hand",
@@ -89,7 +99,31 @@ def _parser() -> argparse.ArgumentParser:
         page.add_argument("folder", metavar="RUN", help="runs/NAME")
         page.add_argument("--out", help=f"file to write (default: RUN/{name}.html)")
         page.set_defaults(run=_run_page, formats=("html",))
+    script = commands.add_parser(
+        "run",
+        help="run a script that was written for PyTorch",
+        description="Run a script with tinyattn in the place of torch.",
+        epilog="example: python -m tinyattn run train.py --epochs 3",
+    )
+    script.add_argument("script", help="the script")
+    script.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     return parser
+
+
+def _run_script(script: str, arguments: list[str]) -> int:
+    """Run a script as `python script.py` does, but for `import torch`. Its errors and exit status are its own."""
+    if not Path(script).is_file():
+        print(f"tinyattn run: {script} is not a file", file=sys.stderr)
+        return 2
+    try:
+        importlib.import_module("tinyattn.as_torch")
+    except ImportError as error:
+        print(f"tinyattn run: {error}", file=sys.stderr)
+        return 2
+    sys.argv = [script, *arguments]
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    runpy.run_path(script, run_name="__main__")
+    return 0
 
 
 def _run_page(args: argparse.Namespace) -> int:
@@ -115,6 +149,8 @@ def _by_hand(args: argparse.Namespace) -> int:
 
 def _graph(args: argparse.Namespace) -> int:
     ta.manual_seed(args.seed)
+    if args.as_torch:
+        importlib.import_module("tinyattn.as_torch")
     module, name = _module(args.model)
     model = _model(module, name)
     inputs = [_input(module, text) for text in args.input]

@@ -14,6 +14,7 @@ Raises ImportError if PyTorch itself has been imported in this process: its tens
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.machinery
 import sys
@@ -161,7 +162,7 @@ def is_tensor(x: Any) -> bool:
 
 
 class OneProcess(parallel.DataParallel):
-    """DistributedDataParallel where there is one process: one worker; gradients need no exchange."""
+    """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(module, workers=1)
@@ -169,6 +170,21 @@ class OneProcess(parallel.DataParallel):
     def no_sync(self) -> Nothing:
         """No exchange to leave out."""
         return Nothing()
+
+
+def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
+    ta.save(f, obj)
+
+
+def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: Any) -> Any:
+    """Run functions one after another, in so many segments that are recomputed in the backward pass."""
+    each = list(functions)
+    size = max(len(each) // segments, 1)
+    for i in range(segments):
+        part = each[i * size : (i + 1) * size if i < segments - 1 else None]
+        input = ta.checkpoint(lambda x, part=part: functools.reduce(lambda y, f: f(y), part, x), input, **options)
+    return input
 
 
 def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
@@ -195,24 +211,25 @@ def _torch() -> None:
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32), Size=tuple, is_tensor=is_tensor,
         compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
-        use_deterministic_algorithms=ignored, set_printoptions=ignored,
+        use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save,
         **{**legacy_types, **refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.random", ta, ta.random)
     Namespace("torch.linalg", ta.linalg)
-    anomaly = {"set_detect_anomaly": Nothing, "detect_anomaly": ta.detect_anomaly}
-    Namespace("torch.autograd", ta.autograd, Variable=variable, **anomaly)
+    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=variable)
+    Namespace("torch.autograd.function", ta.autograd)
+    Namespace("torch.autograd.gradcheck", ta.debug)
     Namespace("torch.autograd.variable", Variable=variable)
 
 
 def _nn() -> None:
-    Namespace("torch.nn", nn, Buffer=unchanged)
+    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess)
     Namespace("torch.nn.functional", functional, ta)
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
-    Namespace("torch.nn.parallel", parallel, DistributedDataParallel=OneProcess)
+    Namespace("torch.nn.parallel", DataParallel=OneProcess, DistributedDataParallel=OneProcess)
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=OneProcess)
     Namespace("torch.nn.utils", utils)
     Namespace("torch.nn.utils.rnn", utils.rnn)
@@ -233,14 +250,15 @@ def _nn() -> None:
 
 def _training() -> None:
     Namespace("torch.optim", optim)
-    for name in ("optimizer", "adam", "adamw", "sgd"):
+    for name in ("optimizer", "adam", "adamw", "sgd", "rmsprop", "adagrad"):
         Namespace(f"torch.optim.{name}", optim)
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
+    Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
     Namespace("torch.utils.data", data)
-    for name in ("dataset", "dataloader", "sampler"):
+    for name in ("dataset", "dataloader", "sampler", "distributed", "_utils", "_utils.collate"):
         Namespace(f"torch.utils.data.{name}", data)
-    Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint)
+    Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint, checkpoint_sequential=checkpoint_sequential)
 
 
 def _machinery() -> None:

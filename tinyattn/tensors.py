@@ -233,7 +233,7 @@ class Tensor(variable.Variable):
     def __reduce__(self) -> Any:
         if not self.is_leaf:
             raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
-        return type(self), (self.array, self.requires_grad)
+        return type(self), (self.array, self.requires_grad), getattr(self, "__dict__", None) or None
 
     # --- operators; the methods with names are in the tables below the class ---
 

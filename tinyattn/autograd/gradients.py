@@ -20,13 +20,16 @@ def grad(
     grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    only_inputs: bool = True,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
 
     grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
     create_graph: record the computation of the gradients too, so that they can be differentiated.
-    allow_unused: None instead of an error for an input the outputs do not depend on.
+    allow_unused: None instead of an error for an input the outputs do not depend on; with materialize_grads, zeros.
+    only_inputs: without effect.
     As torch.autograd.grad.
 
     >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
@@ -48,10 +51,12 @@ def grad(
     results: list[Tensor | None] = []
     for i, x in enumerate(inputs):
         g = found.get(x.node)
+        if g is None and materialize_grads:
+            g = creation.zeros_like(x)
         if g is None and not allow_unused:
             raise RuntimeError(
                 f"grad: the outputs do not depend on input {i} (shape {tuple(x.shape)}). Pass "
-                "allow_unused=True to get None there."
+                "allow_unused=True to get None there, or materialize_grads=True to get zeros."
             )
         wrapped = g is None or isinstance(g, Variable)
         results.append(g if wrapped else Variable._from(backends.of(g).asarray(g)))

@@ -25,7 +25,13 @@ from tinyattn.random import Generator, Tape, process_wide_generators, replay
 __all__ = ["checkpoint"]
 
 
-def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: bool = True, **kwargs: Any) -> Any:
+def checkpoint(
+    function: Callable[..., Any],
+    *args: Any,
+    preserve_rng_state: bool = True,
+    use_reentrant: bool | None = None,
+    **kwargs: Any,
+) -> Any:
     """function(*args, **kwargs), keeping none of what its gradient needs: that is computed again in backward.
 
     Memory for time: of a chain of n blocks, each checkpointed, backward holds the inputs of the blocks and
@@ -36,6 +42,7 @@ def checkpoint(function: Callable[..., Any], *args: Any, preserve_rng_state: boo
     place before backward (RuntimeError), forward hooks and prints happen twice.
     preserve_rng_state: the second run draws the same random numbers (dropout), whatever other threads draw
     meanwhile. On a GPU, this holds for the process-wide generator and Generators among the arguments, in one thread.
+    use_reentrant: without effect.
     As torch.utils.checkpoint.checkpoint with use_reentrant=False.
 
     >>> x = ta.ones(2, requires_grad=True)

@@ -7,7 +7,11 @@ dataset.py   images with their labels
 download.py  one file over HTTPS
 mnist.py     MNIST, found on this machine or downloaded
 digits.py    scikit-learn's digits
-loader.py    TensorDataset and DataLoader
+sets.py      Dataset, TensorDataset, Subset and their like
+samplers.py  orders of items
+collate.py   default_collate: items to batches
+workers.py   processes that make batches
+loader.py    DataLoader
 augment.py   random_shift
 """
 
@@ -20,14 +24,23 @@ from dataclasses import replace
 
 from tinyattn.data.augment import random_shift
 from tinyattn.data.dataset import ImageDataset
+from tinyattn.data.collate import default_collate, default_convert
 from tinyattn.data.digits import load_digits
 from tinyattn.data.idx import DataError, read_idx
-from tinyattn.data.loader import DataLoader, TensorDataset
+from tinyattn.data.loader import DataLoader
 from tinyattn.data.mnist import DownloadError, load_mnist
+from tinyattn.data.samplers import (
+    BatchSampler, DistributedSampler, RandomSampler, Sampler, SequentialSampler, SubsetRandomSampler,
+    WeightedRandomSampler,
+)  # fmt: skip
+from tinyattn.data.sets import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+from tinyattn.data.workers import get_worker_info
 
 __all__ = [
-    "DataError", "DataLoader", "DownloadError", "ImageDataset", "TensorDataset", "load", "load_digits", "load_mnist",
-    "random_shift", "read_idx",
+    "BatchSampler", "ConcatDataset", "DataError", "DataLoader", "Dataset", "DistributedSampler", "DownloadError",
+    "ImageDataset", "IterableDataset", "RandomSampler", "Sampler", "SequentialSampler", "Subset", "SubsetRandomSampler",
+    "TensorDataset", "WeightedRandomSampler", "default_collate", "default_convert", "get_worker_info", "load",
+    "load_digits", "load_mnist", "random_shift", "random_split", "read_idx",
 ]  # fmt: skip
 
 

@@ -1,51 +1,28 @@
-"""TensorDataset and DataLoader: a data set in batches, in order or shuffled, with as few copies as possible."""
+"""DataLoader: a data set in batches, in order or shuffled, with as few copies as possible."""
 
 from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Generator as Generated
+from dataclasses import dataclass
+from itertools import islice, repeat, tee
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyattn import backends
+from tinyattn.data.collate import default_collate, default_convert
+from tinyattn.data.samplers import BatchSampler, RandomSampler, SequentialSampler
+from tinyattn.data.sets import IterableDataset, TensorDataset
+from tinyattn.data.workers import END, batches
 from tinyattn.locks import fork_safe
-from tinyattn.ops.creation import from_numpy
-from tinyattn.ops.joins import stack
+from tinyattn.ops.creation import as_tensor, from_numpy
 from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 
 _drawing_order = fork_safe(threading.Lock())  # an order takes several steps on a generator that threads may share
-
-
-class TensorDataset:
-    """Tensors with matching rows, such as images and their labels. As torch.utils.data.TensorDataset.
-
-    tensors: Tensors or arrays of the same length along their first dimension; arrays share their memory.
-
-    Raises ValueError for no tensors, a 0-d tensor, or unequal lengths.
-
-    >>> import numpy as np
-    >>> TensorDataset(np.arange(3), np.arange(3) * 10)[1]
-    (tensor(1), tensor(10))
-    """
-
-    def __init__(self, *tensors: Tensor | NDArray[Any]) -> None:
-        self.tensors = tuple(t if isinstance(t, Tensor) else from_numpy(t) for t in tensors)
-        lengths = [t.shape[0] if t.ndim else None for t in self.tensors]
-        if not lengths or None in lengths or len(set(lengths)) > 1:
-            raise ValueError(
-                f"TensorDataset takes tensors of one length along their first dimension, but got"
-                f" shapes {[tuple(t.shape) for t in self.tensors]}."
-            )
-
-    def __len__(self) -> int:
-        return self.tensors[0].shape[0]
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        return tuple(t[index] for t in self.tensors)
 
 
 class _Pass:
@@ -55,25 +32,55 @@ class _Pass:
         self.position, self.state = position, state
 
 
+@dataclass(frozen=True)
+class _Fetch:
+    """Makes batches of the items of a data set, here or in a worker; size None: items without a batch."""
+
+    size: int | None
+    drop_last: bool
+    collate: Callable[[Any], Any]
+
+    def __call__(self, dataset: Any) -> Callable[[Any], Any]:
+        if not isinstance(dataset, IterableDataset):
+            one = self.size is None
+            return lambda task: self.collate(dataset[task] if one else [dataset[index] for index in task])
+        items = iter(dataset)
+        return lambda task: self._next(items)
+
+    def _next(self, items: Iterator[Any]) -> Any:
+        batch = list(islice(items, self.size or 1))
+        if not batch or (self.drop_last and len(batch) < (self.size or 1)):
+            return END
+        return self.collate(batch[0] if self.size is None else batch)
+
+
 class DataLoader:
     """Iterates over a data set in batches. As torch.utils.data.DataLoader.
 
     Batches of a `TensorDataset` are views of its tensors, or one gather if shuffled; with tensors on a GPU, the order
-    is copied there once a pass. Batches of other data sets are stacked from their items. A shuffling loader has its own
-    generator, so the random numbers that a model draws do not change the order of its data.
+    is copied there once a pass. Batches of other data sets are made of their items by `collate_fn`. A shuffling loader
+    has its own generator, so the random numbers that a model draws do not change the order of its data.
 
-    dataset: a `TensorDataset`, a tuple of arrays or Tensors (short for one), one array or Tensor, or an object with
-        `__len__` and `__getitem__` whose items are numbers, arrays, Tensors, or tuples, lists or dicts of these.
-    batch_size: items in a batch; the last batch may have fewer.
+    dataset: a `TensorDataset`, a tuple of arrays or Tensors (short for one), one array or Tensor, an object with
+        `__len__` and `__getitem__`, or an `IterableDataset`.
+    batch_size: items in a batch; the last batch may have fewer. None: single items, without a batch.
     shuffle: draw a new order for each pass.
+    sampler: the order instead, indices. batch_sampler: lists of indices, the batches.
+    num_workers: processes that make the batches, in the same order; 0 for none. Each has its own seed, drawn from the
+        generator; `get_worker_info` is known there. prefetch_factor: batches that each makes ahead, 2 if left out.
+    collate_fn: from a list of items to a batch, `default_collate` if left out.
     drop_last: leave out an incomplete last batch.
+    timeout: seconds to wait for a worker, 0 for ever. worker_init_fn: called in each worker with its number.
+    multiprocessing_context: a context of multiprocessing or its name; on Linux "fork" if left out.
     generator: the source of the orders (default: a new one, seeded from the global generator's seed).
     transform: called with the parts of each batch, `transform(images, labels)`; its result replaces the batch.
+    without_effect: pin_memory, persistent_workers and their like.
 
     `indices` are the indices of the last batch's items. `state_dict` holds the position within a pass, from which
-    another loader can continue; only one pass may be under way then.
+    another loader can continue; only one pass may be under way then. A given sampler must give its order again.
 
-    Raises ValueError for a batch_size under 1, and TypeError for another kind of data set.
+    Raises ValueError for a batch_size under 1 and arguments that exclude each other, TypeError for another kind of data
+    set, and in a pass an error of the data set, or RuntimeError for a worker that was killed.
 
     >>> import numpy as np
     >>> loader = DataLoader((np.arange(5), np.arange(5) ** 2), batch_size=2)
@@ -84,48 +91,126 @@ class DataLoader:
     def __init__(
         self,
         dataset: Any,
-        batch_size: int = 1,
-        shuffle: bool = False,
-        *,
+        batch_size: int | None = 1,
+        shuffle: bool | None = False,
+        sampler: Iterable[Any] | None = None,
+        batch_sampler: Iterable[Any] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None,
+        pin_memory: bool = False,
         drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], Any] | None = None,
+        multiprocessing_context: Any = None,
         generator: Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
         transform: Callable[..., Any] | None = None,
+        **without_effect: Any,
     ) -> None:
         self.dataset = _as_dataset(dataset)
-        self.batch_size = operator.index(batch_size)
-        if self.batch_size < 1:
-            raise ValueError(f"DataLoader: batch_size is {batch_size}, but it must be 1 or more.")
-        self.shuffle, self.drop_last, self.transform = shuffle, drop_last, transform
-        if shuffle and generator is None:  # seeded with the global seed and 1: another stream than the global one
+        self.batch_size = None if batch_size is None else operator.index(batch_size)
+        self.shuffle, self.drop_last, self.transform = bool(shuffle), drop_last, transform
+        self.num_workers, self.timeout, self.worker_init_fn = operator.index(num_workers), timeout, worker_init_fn
+        self.multiprocessing_context, self.prefetch_factor = multiprocessing_context, prefetch_factor
+        self._check(sampler, batch_sampler, without_effect)
+        if (shuffle or num_workers) and generator is None:  # with the global seed and 1: another stream than that one
             seeds = np.random.SeedSequence([current_generator().initial_seed() % 2**64, 1])
             generator = Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.generator = generator
+        self.collate_fn = collate_fn or (default_convert if batch_size is None else default_collate)
+        self._gathers = collate_fn is None and not num_workers and _gathers(self.dataset)  # all rows of a batch at once
+        self._own_order = sampler is None and batch_sampler is None
+        orders = RandomSampler if shuffle else SequentialSampler
+        self.sampler = orders(self.dataset) if sampler is None else sampler
+        self.batch_sampler = batch_sampler or BatchSampler(self.sampler, self.batch_size or 1, drop_last)
         self.indices = np.empty(0, np.int64)
         self._last = _Pass(0, None)  # the pass that returned the last batch
         self._unfinished: set[_Pass] = set()
         self._resuming = False
 
+    def _check(self, sampler: Any, batch_sampler: Any, without_effect: Mapping[str, Any]) -> None:
+        for name in without_effect:
+            if name not in ("persistent_workers", "pin_memory_device", "in_order"):
+                raise TypeError(f"DataLoader has no option {name!r}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"DataLoader: batch_size is {self.batch_size}, but it must be 1 or more.")
+        if self.num_workers < 0 or self.timeout < 0:
+            raise ValueError(
+                f"DataLoader: num_workers is {self.num_workers} and timeout {self.timeout}, but they must be 0 or more."
+            )
+        if batch_sampler is not None and (
+            self.batch_size != 1 or self.shuffle or sampler is not None or self.drop_last
+        ):
+            raise ValueError("DataLoader: batch_sampler excludes batch_size, shuffle, sampler and drop_last.")
+        if sampler is not None and self.shuffle:
+            raise ValueError("DataLoader: sampler excludes shuffle; a RandomSampler shuffles.")
+        iterable = isinstance(self.dataset, IterableDataset)
+        if iterable and (self.shuffle or sampler is not None or batch_sampler is not None):
+            raise ValueError("DataLoader: an IterableDataset has its own order; leave out shuffle and the samplers.")
+
     def __len__(self) -> int:
-        full, rest = divmod(len(self.dataset), self.batch_size)
+        if not self._own_order and self.batch_size is not None:
+            return len(self.batch_sampler)  # type: ignore[arg-type]
+        full, rest = divmod(len(self.sampler), self.batch_size or 1)  # type: ignore[arg-type]
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
         with _drawing_order:
-            own, order = self._begin()
+            own, order, seed = self._begin()
+        iterable = isinstance(self.dataset, IterableDataset)
+        skipped = own.position if iterable else 0  # a stream has to be read again
+        tasks, shown = tee(repeat(None) if iterable else islice(self._tasks(order), own.position, None))
+        made = self._made(tasks, seed)
         try:
-            for position in range(own.position, len(self)):
-                start = position * self.batch_size
-                stop = min(start + self.batch_size, len(self.dataset))
-                indices = np.arange(start, stop) if order is None else order[start:stop]
-                batch = self._batch(slice(start, stop) if order is None else indices)
+            for i, batch in enumerate(made):
+                task = next(shown)
+                if i < skipped:
+                    continue
                 if self.transform is not None:
-                    batch = self.transform(*batch) if isinstance(batch, tuple) else self.transform(batch)
-                own.position = position + 1
-                self.indices, self._last = indices, own
+                    several = isinstance(batch, tuple | list)
+                    batch = self.transform(*batch) if several else self.transform(batch)
+                own.position += 1
+                self.indices, self._last = _numbers(task), own
                 yield batch
             own.position = 0
         finally:
             self._unfinished.discard(own)
+            made.close()
+
+    def _tasks(self, order: Any) -> Iterator[Any]:
+        """What to make each batch of: a slice of the data set, or indices."""
+        if self._own_order and self.batch_size is not None:
+            for start in range(0, len(self) * self.batch_size, self.batch_size):
+                stop = min(start + self.batch_size, len(self.dataset))
+                if order is not None:
+                    yield order[start:stop] if self._gathers else order[start:stop].tolist()
+                else:
+                    yield slice(start, stop) if self._gathers else range(start, stop)
+        elif self.batch_size is None:
+            yield from self.sampler if order is None else order.tolist()
+        else:
+            yield from self.batch_sampler
+
+    def _made(self, tasks: Iterator[Any], seed: int) -> Generated[Any, None, None]:
+        fetch = _Fetch(self.batch_size, self.drop_last, self.collate_fn)
+        if self.num_workers:
+            yield from batches(
+                tasks, fetch, self.dataset, workers=self.num_workers, seed=seed, init=self.worker_init_fn,
+                ahead=self.prefetch_factor or 2, timeout=self.timeout, context=self.multiprocessing_context,
+            )  # fmt: skip
+            return
+        make = self._rows if self._gathers and self.batch_size else fetch(self.dataset)
+        for task in tasks:
+            batch = make(task)
+            if isinstance(batch, str) and batch == END:
+                return
+            yield batch
+
+    def _rows(self, chosen: Any) -> Any:
+        """The rows of tensors: a view for a slice, one gather for indices."""
+        rows = self.dataset[chosen if isinstance(chosen, slice) else as_tensor(chosen)]
+        return list(rows) if isinstance(rows, tuple) else rows
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's position; a loader that loads it continues with the batch after the last one.
@@ -147,7 +232,8 @@ class DataLoader:
         Raises ValueError if the position is past the end of this loader.
         """
         position = operator.index(state["position"])
-        if not 0 <= position <= len(self):
+        known = hasattr(self.sampler if self._own_order else self.batch_sampler, "__len__")
+        if position < 0 or (known and hasattr(self.dataset, "__len__") and position > len(self)):
             raise ValueError(f"DataLoader: the state is at batch {position}, but this loader has {len(self)}.")
         self._last, self._unfinished = _Pass(position, state["pass_state"]), set()
         self._resuming = position > 0
@@ -157,32 +243,44 @@ class DataLoader:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_unfinished": set()}  # a copy is in no pass
 
-    def _begin(self) -> tuple[_Pass, Any]:
-        """Return a new pass, and the order of its items, or None for the data set's own."""
+    def _begin(self) -> tuple[_Pass, Any, int]:
+        """Return a new pass, the order of its items (None: of the data set or a sampler), and a seed of workers."""
         resuming, self._resuming = self._resuming, False
         own = self._last if resuming else _Pass(0, self._random_state())
         self._last = own
         self._unfinished.add(own)
-        if not self.shuffle or self.generator is None:
-            return own, None
-        now = self.generator.get_state()
+        if self.generator is None:
+            return own, None, 0
+        now, order, seed = self.generator.get_state(), None, 0
         self.generator.set_state(own.state)
-        order = self.generator.random.permutation(len(self.dataset))
+        if self.shuffle:
+            order = self.generator.random.permutation(len(self.dataset))
+        if self.num_workers:
+            seed = int(self.generator.random.integers(2**62))
         if resuming:  # the interrupted pass has its order again, but the generator stays where it was
             self.generator.set_state(now)
-        if isinstance(self.dataset, TensorDataset | Tensor):
+        if order is not None and self._gathers:
             first = self.dataset if isinstance(self.dataset, Tensor) else self.dataset.tensors[0]
             order = backends.move(order, first.device)
-        return own, order
-
-    def _batch(self, chosen: Any) -> Any:
-        if isinstance(self.dataset, TensorDataset | Tensor):
-            return self.dataset[chosen if isinstance(chosen, slice) else Tensor._from(chosen)]
-        indices = range(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen.tolist()
-        return _stack([self.dataset[index] for index in indices])
+        return own, order, seed
 
     def _random_state(self) -> Any:
         return None if self.generator is None else self.generator.get_state()
+
+
+def _gathers(dataset: Any) -> bool:
+    """Whether an index of several items gives a batch: a Tensor, or a TensorDataset with its own `__getitem__`."""
+    rows = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
+    return rows or isinstance(dataset, Tensor)
+
+
+def _numbers(task: Any) -> Any:
+    """The indices of a batch as an array; none for a stream."""
+    if isinstance(task, slice):
+        return np.arange(task.start, task.stop)
+    if backends.is_array(task):
+        return task
+    return np.array([] if task is None else task)
 
 
 def _as_dataset(dataset: Any) -> Any:
@@ -192,26 +290,10 @@ def _as_dataset(dataset: Any) -> Any:
         return TensorDataset(*dataset)
     if isinstance(dataset, np.ndarray):
         return from_numpy(dataset)
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+    by_number = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not (by_number or isinstance(dataset, IterableDataset)):
         raise TypeError(
             "DataLoader takes a TensorDataset, arrays, or an object with __len__ and __getitem__, but"
             f" got {type(dataset).__name__}."
         )
     return dataset
-
-
-def _stack(items: Sequence[Any]) -> Any:
-    """Stack items part by part; Python's numbers become int64 and float64, as in torch's default_collate."""
-    item = items[0]
-    if isinstance(item, Tensor):
-        return stack(items)
-    if isinstance(item, np.ndarray | np.generic | int | float):
-        return from_numpy(np.stack(items))
-    if isinstance(item, tuple | list):
-        return tuple(_stack(parts) for parts in zip(*items, strict=True))
-    if isinstance(item, Mapping):
-        return {key: _stack([other[key] for other in items]) for key in item}
-    raise TypeError(
-        f"DataLoader cannot stack items of type {type(item).__name__}; give numbers, arrays, Tensors,"
-        " or tuples, lists or dicts of these."
-    )

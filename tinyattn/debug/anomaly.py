@@ -8,12 +8,13 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from tinyattn.debug.describe import checksum, count, describe, fault, fitted, input_names, made, saved_by, shares, trace
+from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.tensors import Tensor
 
-__all__ = ["AnomalyError", "detect_anomaly"]
+__all__ = ["AnomalyError", "detect_anomaly", "set_detect_anomaly"]
 
 
 class AnomalyError(RuntimeError):
@@ -121,6 +122,29 @@ class detect_anomaly(Observer):  # noqa: N801 - torch's name
                     "from_numpy()). Use a Tensor's own methods under no_grad(), or clone() the tensor first.",
                     node,
                 )
+
+
+class set_detect_anomaly:  # noqa: N801 - torch's name
+    """Switch `detect_anomaly` on or off at once, in this thread; as a context manager, only inside.
+
+    As torch.autograd.set_detect_anomaly.
+
+    >>> with ta.debug.set_detect_anomaly(True):
+    ...     ta.tensor(float("nan"), requires_grad=True) * 2
+    Traceback (most recent call last):
+    tinyattn.debug.anomaly.AnomalyError: forward: NaN comes into the graph with the input 'a' of mul (made at ...
+    """
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        self._before = observers.get()
+        rest = tuple(x for x in self._before if not isinstance(x, detect_anomaly))
+        observers.set((*rest, detect_anomaly(check_nan)) if mode else rest)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        observers.set(self._before)
 
 
 def _asked(node: Node, create_graph: bool) -> set[str]:

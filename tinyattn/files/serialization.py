@@ -8,6 +8,7 @@ https://huggingface.co/docs/safetensors.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -33,13 +34,15 @@ DTYPES = {
 }  # fmt: skip
 
 
-def save(path: str | os.PathLike[str], state: Any, metadata: Mapping[str, str] | None = None) -> None:
+def save(path: Any, state: Any, metadata: Mapping[str, str] | None = None) -> None:
     """Write a state to a safetensors file, whole or not at all.
 
-    path: the file, replaced if it exists; its folder must exist.
+    path: the file, replaced if it exists; its folder must exist. Or a binary file that is open for writing.
     state: a mapping from names to Tensors, such as `Module.state_dict()`, or any nesting of dicts, lists and tuples
         of Tensors, arrays, numbers, strings, booleans and None.
     metadata: strings about the file, for `load_metadata` and other programs.
+
+    The two may come in the order of torch.save too: what is a path or a file is `path`, the first if both are.
 
     Raises TypeError for any other object in the state (the message says where), ValueError for a state that is nested
     too deep or has too much outside its tensors, OSError if the file cannot be written (an old one is then unchanged),
@@ -49,26 +52,44 @@ def save(path: str | os.PathLike[str], state: Any, metadata: Mapping[str, str] |
     >>> ta.load("state.safetensors")["step"]
     3
     """
+    if not _is_file(path) and _is_file(state):
+        path, state = state, path
+    content = _content(state, dict(metadata or {}))
+    if hasattr(path, "write"):
+        path.write(content)
+    else:
+        write_whole(path, content)
+
+
+def _is_file(x: Any) -> bool:
+    return isinstance(x, str | os.PathLike) or hasattr(x, "write")
+
+
+def _content(state: Any, words: dict[Any, Any]) -> bytes:
+    """The bytes of a file."""
     library = require("safetensors.numpy", "ta.save")
-    words = dict(metadata or {})
     if STATE in words or not all(isinstance(word, str) for pair in words.items() for word in pair):
         raise TypeError(f"ta.save: metadata must be a mapping from strings to strings, without the key {STATE!r}.")
     if isinstance(state, Mapping) and all(is_name(k) and isinstance(v, Tensor) for k, v in state.items()):
         arrays = {name: np.asarray(tensor.cpu().numpy(), order="C") for name, tensor in state.items()}
     else:
         words[STATE], arrays = encode(state)
-    content = library.save(arrays, words or None)
+    content: bytes = library.save(arrays, words or None)
     header = int.from_bytes(content[:8], "little")
     if header > MAX_HEADER:
         raise ValueError(
             f"ta.save: names, numbers and strings take {header} bytes, but at most {MAX_HEADER} are allowed;"
             " put long lists of numbers into tensors."
         )
-    write_whole(path, content)
+    return content
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: Any, map_location: Any = None, **without_effect: Any) -> Any:
     """Read a file that `save` wrote, or any other safetensors file, which becomes a dict from names to Tensors.
+
+    path: the file, or a binary file that is open for reading, which is read from where it stands to its end.
+    map_location: the device for the tensors; a function or a dict, as in torch.load, means the CPU.
+    without_effect: weights_only, mmap and pickle_module of torch.load; nothing in a file is executed.
 
     Tensors come back without a graph, and arrays as arrays. Containers come back as dict, list and tuple. bfloat16,
     which NumPy lacks, becomes float32 without loss. NaN or infinity in the tensors is one warning.
@@ -84,23 +105,46 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> ta.load_metadata("state.safetensors")
     {'about': 'an example'}
     """
+    unknown = {*without_effect} - {"weights_only", "mmap", "pickle_module"}
+    if unknown:
+        raise TypeError(f"ta.load has no option {min(unknown)!r}.")
+    require("safetensors", "ta.load")  # before a missing file is reported
+    if hasattr(path, "read"):
+        content = path.read()
+        state = _read(io.BytesIO(content), str(getattr(path, "name", "the file")), len(content))
+    else:
+        with opened(path) as file:
+            state = _read(file, os.fspath(path), os.fstat(file.fileno()).st_size)
+    on_cpu = map_location is None or callable(map_location) or isinstance(map_location, Mapping)
+    return state if on_cpu else _moved(state, map_location)
+
+
+def _read(file: IO[bytes], name: str, size: int) -> Any:
+    """The state in a file of `size` bytes."""
     library = require("safetensors", "ta.load")
-    with opened(path) as file:
-        name = os.fspath(path)
-        words, entries = _read_header(file, name)
-        file.seek(0)
-        try:
-            parts = dict(library.deserialize(file.read(os.fstat(file.fileno()).st_size)))  # validates once more
-        except library.SafetensorError as error:
-            raise FileFormatError(f"{name} is not a valid safetensors file ({error}).") from error
+    words, entries = _read_header(file, name, size)
+    file.seek(0)
+    try:
+        parts = dict(library.deserialize(file.read(size)))  # validates once more
+    except library.SafetensorError as error:
+        raise FileFormatError(f"{name} is not a valid safetensors file ({error}).") from error
     arrays = {entry.name: _array(name, entry, parts.pop(entry.name)["data"]) for entry in entries}
     nonfinite = [key for key, array in arrays.items() if array.dtype.kind == "f" and not _all_finite(array)]
     if nonfinite:
         more = f" (and {len(nonfinite) - 1} more tensors)" if len(nonfinite) > 1 else ""
-        warnings.warn(f"{name}: tensor {short(nonfinite[0])}{more} contains NaN or infinity.", stacklevel=2)
+        warnings.warn(f"{name}: tensor {short(nonfinite[0])}{more} contains NaN or infinity.", stacklevel=3)
     if STATE in words:
         return decode(name, words[STATE], arrays)
     return {key: from_numpy(array) for key, array in arrays.items()}
+
+
+def _moved(state: Any, device: Any) -> Any:
+    """The state with its tensors on a device."""
+    if isinstance(state, dict):
+        return {key: _moved(value, device) for key, value in state.items()}
+    if isinstance(state, tuple | list):
+        return type(state)(_moved(value, device) for value in state)
+    return state.to(device) if isinstance(state, Tensor) else state
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -111,7 +155,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     '3'
     """
     with opened(path) as file:
-        words, _ = _read_header(file, os.fspath(path))
+        words, _ = _read_header(file, os.fspath(path), os.fstat(file.fileno()).st_size)
     words.pop(STATE, None)
     return words
 
@@ -130,9 +174,8 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _read_header(file: IO[bytes], name: str) -> tuple[dict[str, str], list[Entry]]:
+def _read_header(file: IO[bytes], name: str, size: int) -> tuple[dict[str, str], list[Entry]]:
     """Return the metadata, and the entries in the order of their data, which fill the file exactly."""
-    size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length < 2:

@@ -13,6 +13,7 @@ class Parameter(Tensor):
     """A tensor that a module trains: assigning it to an attribute of a Module registers it there.
 
     data: a Tensor or array, whose memory is shared, or nested numbers. requires_grad: False freezes it.
+    A Parameter may have further attributes (`p.no_decay = True`), which copies and pickles keep.
     As torch.nn.Parameter.
 
     Example:
@@ -21,8 +22,6 @@ class Parameter(Tensor):
         >>> [name for name, _ in layer.named_parameters()]
         ['scale']
     """
-
-    __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         super().__init__(data, requires_grad)

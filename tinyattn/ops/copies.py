@@ -44,6 +44,8 @@ def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
         twin._storage = storage
     twin.requires_grad_(self.requires_grad)
     twin.grad = copy.deepcopy(self.grad, memo)
+    if hasattr(self, "__dict__"):  # the attributes of a Parameter
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
     return twin
 
 

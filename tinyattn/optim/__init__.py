@@ -1,38 +1,21 @@
 """Optimizers and learning-rate schedules, as in torch.optim.
 
-Each algorithm is an `Optimizer` whose `update` changes one parameter. `adam_definition` and `sgd_definition` are the
-formulas; a kernel of the backend computes the same numbers, and fused.py updates many parameters by few calls.
+Each algorithm is an `Optimizer` whose `update` changes one parameter. `adam_definition` and its like are the formulas;
+a kernel of the backend computes the same numbers for Adam and SGD, and fused.py updates many parameters by few calls.
 """
 
-from tinyattn.optim import lr_scheduler
+from tinyattn.optim import lr_scheduler, swa_utils
 from tinyattn.optim.adam import Adam, AdamW, adam_definition
 from tinyattn.optim.lr_scheduler import (
-    ChainedScheduler,
-    ConstantLR,
-    CosineAnnealingLR,
-    LambdaLR,
-    LinearLR,
-    LRScheduler,
-    SequentialLR,
+    ChainedScheduler, ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, CyclicLR, ExponentialLR, LambdaLR,
+    LinearLR, LRScheduler, MultiplicativeLR, MultiStepLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau, SequentialLR,
     StepLR,
-)
+)  # fmt: skip
 from tinyattn.optim.optimizer import Optimizer
+from tinyattn.optim.scaled import Adagrad, RMSprop, adagrad_definition, rmsprop_definition
 from tinyattn.optim.sgd import SGD, sgd_definition
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "ChainedScheduler",
-    "ConstantLR",
-    "CosineAnnealingLR",
-    "LRScheduler",
-    "LambdaLR",
-    "LinearLR",
-    "Optimizer",
-    "SequentialLR",
-    "StepLR",
-    "adam_definition",
-    "lr_scheduler",
-    "sgd_definition",
-]
+    "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "SGD", "adagrad_definition", "adam_definition", "lr_scheduler",
+    "rmsprop_definition", "sgd_definition", "swa_utils", *lr_scheduler.__all__,
+]  # fmt: skip

@@ -68,6 +68,7 @@ class Adam(Optimizer):
     square that each step keeps, in [0, 1). eps: added to the root, outside the bias correction.
     weight_decay: added to the gradient, times the parameter (L2); with decoupled_weight_decay (AdamW) subtracted from
     the parameter instead. amsgrad: divide by the largest average so far. maximize: ascend instead of descend.
+    foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options.
 
     Example:
@@ -90,6 +91,7 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        **without_effect: Any,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -100,7 +102,7 @@ class Adam(Optimizer):
             "maximize": maximize,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **without_effect)
 
     def check(self, options: Group) -> None:
         super().check(options)
@@ -172,8 +174,12 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        **without_effect: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad,
+            maximize=maximize, decoupled_weight_decay=True, **without_effect,
+        )  # fmt: skip
 
     def check(self, options: Group) -> None:
         super().check(options)

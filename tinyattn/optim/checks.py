@@ -84,8 +84,19 @@ def named_tensors(params: Any) -> tuple[list[str] | None, list[Any]]:
     return [name for name, _ in pairs], [tensor for _, tensor in pairs]
 
 
+def check_without_effect(name: str, options: Mapping[str, Any]) -> None:
+    """Raise unless options are those by which PyTorch chooses an implementation: TypeError, or ValueError."""
+    for option in options:
+        if option not in ("foreach", "fused", "capturable", "differentiable"):
+            raise TypeError(f"{name} has no option {option!r}.")
+    if options.get("differentiable"):
+        raise ValueError(f"{name}: differentiable=True is not supported; a step is not recorded for gradients.")
+
+
 def plain(value: Any) -> Any:
-    """A NumPy scalar as a Python number: it would widen float32 arrays, and JSON has no form for it."""
+    """A NumPy scalar or a tensor of one as a Python number: it would widen arrays, and JSON has no form for it."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value.item()
     foreign = isinstance(value, Real) and type(value).__module__ != "builtins"
     return float(value) if foreign else value
 

@@ -13,10 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tinyattn import backends
+from tinyattn.optim.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
+from tinyattn.optim.decays import ExponentialLR, MultiplicativeLR, MultiStepLR, PolynomialLR, ReduceLROnPlateau
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import OUTSIDE, LRScheduler, checked, count, share
+from tinyattn.optim.schedule import OUTSIDE, LRScheduler, count, for_each_group, share
+
+__all__ = [
+    "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
+    "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR",
+    "ReduceLROnPlateau", "SequentialLR", "StepLR",
+]  # fmt: skip
 
 LRFunction: TypeAlias = Callable[[int], float]
+_LRScheduler = LRScheduler  # PyTorch's earlier name
 
 
 class LambdaLR(LRScheduler):
@@ -36,15 +45,13 @@ class LambdaLR(LRScheduler):
     _no_state = ("optimizer", "lr_lambdas")
 
     def __init__(
-        self, optimizer: Optimizer, lr_lambda: LRFunction | Sequence[LRFunction], last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        lr_lambda: LRFunction | Sequence[LRFunction],
+        last_epoch: int = -1,
+        verbose: Any = False,
     ) -> None:
-        groups = len(checked(optimizer).param_groups)
-        self.lr_lambdas = [lr_lambda] * groups if callable(lr_lambda) else list(lr_lambda)
-        if len(self.lr_lambdas) != groups:
-            raise ValueError(
-                f"lr_lambda has {len(self.lr_lambdas)} functions, but the optimizer has {groups} "
-                "parameter groups; pass one function, or one for each group."
-            )
+        self.lr_lambdas = for_each_group(optimizer, "lr_lambda", lr_lambda)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -64,7 +71,9 @@ class StepLR(LRScheduler):
         1.0 1.0 0.5 0.5 0.25
     """
 
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1, verbose: Any = False
+    ) -> None:
         self.step_size = count("step_size", step_size)
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -86,7 +95,14 @@ class ConstantLR(LRScheduler):
         0.5 0.5 1.0 1.0 1.0
     """
 
-    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float = 1 / 3,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:
         self.factor = share("factor", factor)
         self.total_iters = count("total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
@@ -117,6 +133,7 @@ class LinearLR(LRScheduler):
         end_factor: float = 1.0,
         total_iters: int = 5,
         last_epoch: int = -1,
+        verbose: Any = False,
     ) -> None:
         self.start_factor = share("start_factor", start_factor)
         self.end_factor = share("end_factor", end_factor, zero=True)
@@ -155,7 +172,9 @@ class CosineAnnealingLR(LRScheduler):
         1.0 0.8536 0.5 0.1464 0.0
     """
 
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1, verbose: Any = False
+    ) -> None:
         self.T_max = count("T_max", T_max)
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
@@ -229,7 +248,14 @@ class SequentialLR(_Combined):
         0.5 0.75 1.0 0.8536 0.5 0.1464
     """
 
-    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:
         super().__init__(optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1 or list(milestones) != sorted({*milestones}):
             raise ValueError(
@@ -240,7 +266,7 @@ class SequentialLR(_Combined):
         self._reset_lr()
         self._begin()
 
-    def step(self) -> None:
+    def step(self, epoch: Any = None) -> None:
         backends.refuse_in_capture(OUTSIDE)
         self.last_epoch += 1
         part = self._schedulers[bisect_right(self._milestones, self.last_epoch)]
@@ -282,7 +308,7 @@ class ChainedScheduler(_Combined):
         super().__init__(optimizer, schedulers)
         self._last_lr = self._current_lr()
 
-    def step(self) -> None:
+    def step(self, epoch: Any = None) -> None:
         backends.refuse_in_capture(OUTSIDE)
         for scheduler in self._schedulers:
             scheduler.step()

@@ -13,7 +13,16 @@ from tinyattn.dtypes import float32
 from tinyattn.engine.modes import call_site, enable_grad, observers
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.ops.creation import as_tensor
-from tinyattn.optim.checks import check_kind, check_number, check_parameter, described, named_tensors, ordered, plain
+from tinyattn.optim.checks import (
+    check_kind,
+    check_number,
+    check_parameter,
+    check_without_effect,
+    described,
+    named_tensors,
+    ordered,
+    plain,
+)  # fmt: skip
 from tinyattn.tensors import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -26,7 +35,9 @@ class Optimizer:
 
     params: tensors, (name, tensor) pairs as `named_parameters()` yields, or dicts {"params": tensors, "lr": 0.01, ...}
         with their own options (parameter groups).
-    defaults: the options of every group that does not set them.
+    defaults: the options of every group that does not set them; a learning rate may be a tensor of one element, whose
+        value is taken.
+    without_effect: foreach, fused, capturable and differentiable=False, which choose an implementation in PyTorch.
 
     `param_groups` is the list of groups, `state[parameter]` a dict of what the algorithm keeps about one parameter.
     Raises TypeError or ValueError for parameters that cannot be optimized and for invalid options.
@@ -56,8 +67,9 @@ class Optimizer:
     param_groups: list[Group]
     state: defaultdict[Tensor, State]
 
-    def __init__(self, params: Params | Iterable[Group], defaults: Group) -> None:
-        self.defaults = defaults
+    def __init__(self, params: Params | Iterable[Group], defaults: Group, **without_effect: Any) -> None:
+        check_without_effect(type(self).__name__, without_effect)
+        self.defaults = defaults = {key: plain(value) for key, value in defaults.items()}
         self.param_groups = []
         self.state = defaultdict(dict)
         self.check(defaults)
@@ -289,6 +301,10 @@ class Optimizer:
                 )
             state[name] = tensor.detach().clone()
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes of a copy or a pickle; subclasses written for PyTorch call it."""
+        vars(self).update(state)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

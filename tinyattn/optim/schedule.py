@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -14,7 +13,7 @@ from tinyattn.optim.optimizer import Optimizer
 OUTSIDE = "a schedule's step() belongs outside of the compiled step: learning rates are read at each call"
 
 
-class LRScheduler(ABC):
+class LRScheduler:
     """Base of all schedules; a subclass defines `get_lr`. As torch.optim.lr_scheduler.LRScheduler.
 
     last_epoch counts the calls of `step()`, whatever their unit. As an argument of every schedule: -1 to begin, or the
@@ -33,8 +32,9 @@ class LRScheduler(ABC):
     """
 
     _no_state: tuple[str, ...] = ("optimizer",)
+    _jumps = False  # whether step(epoch) may go to any epoch
 
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1, verbose: Any = False) -> None:
         for i, group in enumerate(checked(optimizer).param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -48,14 +48,27 @@ class LRScheduler(ABC):
         self.last_epoch = last_epoch
         self.step()
 
-    @abstractmethod
     def get_lr(self) -> list[float]:
         """Return the learning rate of each group at `last_epoch`, given those of the epoch before."""
+        raise NotImplementedError(f"{type(self).__name__} does not define get_lr().")
 
-    def step(self) -> None:
-        """Advance by one unit of the schedule, an epoch or a batch."""
+    def step(self, epoch: Any = None) -> None:
+        """Advance by one unit of the schedule, an epoch or a batch.
+
+        epoch: the next one, or the current one, which does nothing. Raises ValueError for another, which cannot be
+        computed from the current rates.
+        """
         backends.refuse_in_capture(OUTSIDE)
-        self._go_to(self.last_epoch + 1)
+        now = self.last_epoch
+        if epoch not in (None, now, now + 1) and not self._jumps:
+            raise ValueError(f"{type(self).__name__} is at epoch {now}, and cannot go to {epoch}; call step().")
+        if epoch is None or epoch != now or self._jumps:
+            self._go_to(now + 1 if epoch is None else epoch)
+
+    @property
+    def _step_count(self) -> int:
+        """The calls of `step()`, the one at construction included; schedules written for PyTorch read it."""
+        return self.last_epoch + 1
 
     def get_last_lr(self) -> list[float]:
         """Return the learning rate of each parameter group, as this schedule set it last."""
@@ -90,7 +103,7 @@ class LRScheduler(ABC):
         """Go to epoch 0, from the current rates."""
         self._go_to(0)
 
-    def _go_to(self, epoch: int) -> None:
+    def _go_to(self, epoch: Any) -> None:
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             raise ValueError(
@@ -114,6 +127,26 @@ def checked(optimizer: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"a schedule needs an Optimizer, but got {type(optimizer).__name__}.")
     return optimizer
+
+
+def for_each_group(optimizer: Any, name: str, value: Any) -> list[Any]:
+    """Return a list of one value for each parameter group, of one value or of a sequence of so many."""
+    groups = len(checked(optimizer).param_groups)
+    values = list(value) if isinstance(value, Sequence) else [value] * groups
+    if len(values) != groups:
+        kind = "functions" if callable(values[0] if values else None) else "values"
+        raise ValueError(
+            f"{name} has {len(values)} {kind}, but the optimizer has {groups} parameter groups; "
+            f"pass one, or one for each group."
+        )
+    return values
+
+
+def choice(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    """Return a word; raise ValueError unless it is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, but got {value!r}.")
+    return value
 
 
 def count(name: str, value: Any) -> int:

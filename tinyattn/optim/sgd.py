@@ -53,6 +53,7 @@ class SGD(Optimizer):
     lr: learning rate. momentum: share of the last step that is kept, 0 for none. dampening: share of the new gradient
     left out of the momentum. weight_decay: added to the gradient, times the parameter (L2). nesterov: Nesterov's
     momentum. maximize: ascend instead of descend.
+    foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options, such as nesterov without momentum.
 
     Example:
@@ -74,6 +75,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        **without_effect: Any,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -83,7 +85,7 @@ class SGD(Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, **without_effect)
 
     def check(self, options: Group) -> None:
         super().check(options)
