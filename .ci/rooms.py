@@ -18,11 +18,11 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_665,
-    "ops/": 6_760,
+    "engine/": 1_690,
+    "ops/": 6_790,
     "tensors.py": 400,
     "autograd/": 550,
-    "backends/cpu/": 1_730,
+    "backends/cpu/": 1_745,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
     "cuda/": 350,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 31_440  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_080, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -174,8 +174,8 @@ class Operation:
                 arrays.append(x.array)
                 if x.array.dtype == float16:
                     half = True
-                edges.append(x.node)
-                if x.node is not None:
+                edges.append(x._node)
+                if x._node is not None:
                     requires_grad = True
             else:
                 arrays.append(x)

@@ -102,12 +102,12 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
         if self._base is not None:
             _rebase(self, self._base, node)
         _set_node(self, node)
-    self._version = storage.version
+        self._version = storage.version
 
 
 def _set_node(x: Tensor, node: Node) -> None:
-    if x.node is not None:  # what `retain_grad` keeps is the gradient of the new values
-        node.tensor, x.node.tensor = x.node.tensor, None
+    if x._node is not None:  # what `retain_grad` keeps is the gradient of the new values
+        node.tensor, x._node.tensor = x._node.tensor, None
     x.node = node
 
 
@@ -122,12 +122,11 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
 
 def view_again(view: Tensor) -> None:
     """Give a view the history that its base has now, after a recorded write into the memory of both."""
-    base = view._base
+    base, view._version = view._base, view.storage.version
     if base.node is not None and view.dtype.kind == "f":
         with modes.enable_grad():
             shown = getitem(reshape(base, -1), positions(view, base))
             _set_node(view, reshape(shown, view.shape).node)
-    view._version = view.storage.version
 
 
 def positions(view: Tensor, base: Tensor) -> Tensor:

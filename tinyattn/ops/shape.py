@@ -140,7 +140,7 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     order = [d for d in range(input.ndim) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
-    return permute(input, order)
+    return permute(input, order[: input.ndim])  # a 0-d tensor has an axis 0 to name, and none to move
 
 
 @operation(traits="moves", fresh=True, x=lambda xp, g, dims: xp.flip(g, dims))

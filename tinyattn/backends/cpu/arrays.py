@@ -260,7 +260,13 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 # --- shapes ---
 
-broadcast_to = np.broadcast_to
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """A view, which can be written to where each element has memory of its own."""
+    out = np.broadcast_to(x, shape)
+    if x.flags.writeable:
+        out.flags.writeable = True  # NumPy's own is read-only also where nothing is repeated
+    return out
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
