@@ -34,6 +34,8 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"view of a leaf that requires a gradient, or was taken": "a write into a view of a leaf",
     r"has to run once more": "checkpoint() of a tensor that was written to",
     r"several elements of this tensor .* are one": "a write into an expanded tensor",
+    r"cannot be converted to uint8 without overflow": "a number that uint8 cannot hold",
+    r"masked_fill: .* does not fit into": "a fraction among integers",
 }
 TOLERANCE = {"float64": 1e-9, "float32": 3e-4, "float16": 1e-2}
 WRITE = r"(?<!grad)_\(|\] = | [+*-]= "  # lines that write in place
@@ -69,9 +71,9 @@ JOINS = (
     "|T.take_along_dim({a}, T.zeros_like({a}, dtype=T.int64), {d})|{a}.to(T.float32)|{a}.to(T.float64)|{a}.type_as({b})|{a} ** 2"
     "|({a}.abs() + 1) ** {b}.abs()|F.one_hot({a}.abs().to(T.int64) % 3, 3)|{a}.clamp({s}, {s} + 1)|{a} // {s}|{a} % {s}|{a}.cumsum({d})"
 ).split("|")
-WRAPPED = "checkpoint(lambda t: {body}, {a})|checkpoint(lambda t: t * {b}, {a})|branches(lambda t: {body}, {a})".split(
-    "|"
-)
+WRAPPED = (
+    "checkpoint(lambda t: {body}, {a})|checkpoint(lambda t, u={b}: t * u, {a})|branches(lambda t: {body}, {a})"
+).split("|")
 BODIES = "(t * t).tanh()|t.sin() * 2|(t * 0.5).softmax(-1)".split("|")
 MARKS = (
     "{a}.retain_grad()|{a}.register_hook(lambda g: g * 2)|{a}.register_hook(lambda g: None)|{a}.requires_grad_()"
@@ -198,7 +200,7 @@ class Program:
             )
             line = f"{new}{a}.{function}({some})" + ("[0]" if function in ("max", "min") and some else "")
         elif kind == "wrap":
-            body = pick.choice(BODIES).format(**words)
+            body = pick.choice(BODIES[: 2 + (len(shape) > 1)])  # a batch of numbers has no rows
             line = new + pick.choice(WRAPPED).format(body=body, **words)
         else:
             if kind == "in place":  # PyTorch leaves open which of two values at one place stays
@@ -211,6 +213,11 @@ class Program:
             line = f"with T.no_grad(): {line}"
         return line
 
+    def _shares_memory(self, name: str) -> bool:
+        """Whether another tensor has the memory of this one."""
+        own = self.names[name].untyped_storage().data_ptr()
+        return sum(self.names[v].untyped_storage().data_ptr() == own for v in self.variables()) > 1
+
     def _try(self, line: str) -> None:
         if any(
             not hasattr(ta.Tensor, name)
@@ -222,6 +229,9 @@ class Program:
             for where, name in re.findall(r"\b([TF])\.(\w+)", line)
         ):
             return
+        leaf = re.fullmatch(r"(\w+)\.requires_grad_\(\)", line)
+        if leaf and self._shares_memory(leaf[1]):
+            return  # PyTorch's views of it then require gradients that arrive nowhere
         if re.search("retain|hook", line) and any(re.search(WRITE, other) for other in self.lines):
             return  # on a view whose base was written to, PyTorch 2.13 may crash there
         try:
@@ -284,7 +294,7 @@ def _gradients(names: dict[str, Any], variables: list[str], wanted: list[str], s
     if not second:
         total.backward()
         return {name: names[name].grad for name in wanted}
-    leaves = [names[name] for name in wanted if names[name].requires_grad]
+    leaves = [names[name] for name in wanted if names[name].is_leaf]  # else second derivatives depend on formulas
     first = names["T"].autograd.grad(total, leaves, create_graph=True, allow_unused=True)
     norm = None
     for g in first:
@@ -341,7 +351,7 @@ def run(seed: int, definitions: bool = False) -> str:
 
 def _judge(error: Exception, text: str) -> str:
     for pattern, reason in REFUSALS.items():
-        if isinstance(error, RuntimeError) and re.search(pattern, str(error)):
+        if isinstance(error, RuntimeError | TypeError) and re.search(pattern, str(error)):
             return f"refused: {reason}"
     raise DifferenceError(text) from error
 

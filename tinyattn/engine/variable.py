@@ -57,7 +57,8 @@ class Variable:
     @property
     def node(self) -> Any:
         """See the class. A view gets the history that its base has after a recorded write into the memory of both."""
-        if self._base is not None and self._storage is not None and self._version < self._storage.last_recorded:
+        base = self._base
+        if base is not None and self._version < self.storage.last_recorded <= base._version:
             _recording.view_again(self)
         return self._node
 

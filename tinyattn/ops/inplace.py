@@ -15,6 +15,7 @@ import numpy as np
 from tinyattn.dtypes import as_number
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
+from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.choices import bitwise_and, bitwise_or, bitwise_xor, clamp, masked_fill
@@ -79,6 +80,7 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
         raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
     if not tracked:
         return
+    catch_up(self, name)
     if self.node is not None and self.node.op is None:
         raise RuntimeError(
             f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
