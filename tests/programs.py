@@ -20,6 +20,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,25 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"has to run once more": "checkpoint() of a tensor that was written to",
     r"several elements of this tensor .* are one": "a write into an expanded tensor",
     r"cannot be converted to uint8 without overflow": "a number that uint8 cannot hold",
-    r"masked_fill: .* does not fit into": "a fraction among integers",
+    r"masked_fill: .* does not fit into|alpha is .* and the sum has dtype": "a fraction among integers",
+    r"shares its memory with another one": "a recorded write through detach()",
+    r"attention: query \(0, .* must agree": "attention of no queries, to keys of another size",
+}
+EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not ours
+    (r" > -", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch makes 255 of -1 beside uint8"),
+    (
+        r"softmax|scaled_dot", lambda xs: not (xs[0].numel() or xs[0].is_floating_point()),
+        "PyTorch's softmax leaves integers as they are, if there are none",
+    ),
+    (
+        r"einsum", lambda xs: len({x.dtype for x in xs} | {torch.bool}) > 2 or xs[0].dtype == torch.bool,
+        "PyTorch's einsum takes booleans and mixed dtypes by chance, where a size is 0 or 1",
+    ),
+]  # fmt: skip
+NAN = {  # PyTorch's gradient is NaN where ours is a number, or the other way round
+    r"\.norm\(": "PyTorch's second derivative of a norm at 0 is NaN",
+    r"\.am(ax|in)\(": "PyTorch's amax and amin spread NaN to all elements",
+    r"\.(var|std)\(": "PyTorch's gradient of the spread of one number does not depend on it",
 }
 TOLERANCE = {"float64": 1e-9, "float32": 3e-4, "float16": 1e-2}
 WRITE = r"(?<!grad)_\(|\] = | [+*-]= "  # lines that write in place
@@ -251,8 +270,8 @@ class DifferenceError(AssertionError):
 
 
 def _same(name: str, ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
-    if ours is None or theirs is None:
-        if ours is not theirs and not (ours is None and not theirs.any()):
+    if ours is None or theirs is None:  # which is as good as zeros
+        if (ours is not None and ours.any()) or (theirs is not None and theirs.any()):
             raise DifferenceError(f"{name} is {ours}, PyTorch's {theirs}")
         return
     if not isinstance(ours, ta.Tensor):
@@ -262,22 +281,25 @@ def _same(name: str, ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
         raise DifferenceError(f"{name} holds a {type(ours.array).__name__}, not an array")
     if (right.shape, right.dtype) != (wrong.shape, wrong.dtype):
         raise DifferenceError(f"{name} is {wrong.dtype} {wrong.shape}, PyTorch's {right.dtype} {right.shape}")
-    if right.dtype.kind != "f":
-        equal = np.array_equal(right, wrong)
-    else:
-        scale = max(TOLERANCE[right.dtype.name], tolerance)
-        equal = np.allclose(
-            wrong,
-            right,
-            rtol=scale,
-            atol=scale * max(1, np.abs(right[np.isfinite(right)]).max(initial=0)),
-            equal_nan=True,
-        )
-    if not equal:
+    if not (_close(wrong, right, tolerance) if right.dtype.kind == "f" else np.array_equal(right, wrong)):
         raise DifferenceError(f"{name} is\n{wrong}\nPyTorch's\n{right}")
 
 
-def _total(names: dict[str, Any], kind: type, variables: list[str]) -> Any:
+def _close(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> bool:
+    scale = max(TOLERANCE[theirs.dtype.name], tolerance)
+    largest = np.abs(theirs[np.isfinite(theirs)]).max(initial=1)
+    return np.allclose(ours, theirs, rtol=scale, atol=scale * largest, equal_nan=True)
+
+
+def _differ_in_nan(ours: Any, theirs: Any, tolerance: float) -> bool:
+    """Whether two gradients are equal where neither is NaN."""
+    given = [x.detach().numpy() for x in (ours, theirs) if x is not None]
+    a, b = given if len(given) == 2 else (given[0], np.zeros_like(given[0]))
+    numbers = ~(np.isnan(a) | np.isnan(b))
+    return _close(a[numbers], b[numbers], tolerance)
+
+
+def _total(names: dict[str, Any], variables: list[str]) -> Any:
     """A number that depends on every variable that requires a gradient."""
     parts = [(names[v] * (i + 1)).sum() for i, v in enumerate(variables) if names[v].requires_grad]
     total = None
@@ -288,13 +310,15 @@ def _total(names: dict[str, Any], kind: type, variables: list[str]) -> Any:
 
 
 def _gradients(names: dict[str, Any], variables: list[str], wanted: list[str], second: bool) -> dict[str, Any]:
-    total = _total(names, object, variables)
+    total = _total(names, variables)
     if total is None:
         return {}
     if not second:
         total.backward()
         return {name: names[name].grad for name in wanted}
     leaves = [names[name] for name in wanted if names[name].is_leaf]  # else second derivatives depend on formulas
+    if not leaves:
+        return {}
     first = names["T"].autograd.grad(total, leaves, create_graph=True, allow_unused=True)
     norm = None
     for g in first:
@@ -307,7 +331,7 @@ def _gradients(names: dict[str, Any], variables: list[str], wanted: list[str], s
     return found
 
 
-def run(seed: int, definitions: bool = False) -> str:
+def run(seed: int) -> str:
     """Run one program on both; says how it ended ("same", or why it was given up). Raises DifferenceError."""
     try:
         program = Program(seed)
@@ -320,17 +344,25 @@ def run(seed: int, definitions: bool = False) -> str:
     for line in program.lines:
         exec(line, theirs)
         try:
-            with ta.definitions() if definitions else warnings.catch_warnings():
+            with ta.definitions() if seed % 8 == 7 else nullcontext():
                 exec(line, ours)
         except Exception as error:
             return _judge(error, f"{line} raised {type(error).__name__}: {error}")
-        changed = program.variables() if re.search(WRITE, line) else [line.split(" ")[0]]
-        for name in changed:
-            if name in theirs and isinstance(theirs[name], torch.Tensor):
-                tolerance = max(tolerance, TOLERANCE.get(str(theirs[name].dtype)[6:], 0))
+        new = re.match(r"(?:with T.no_grad\(\): )?(\w+) = ", line)
+        for name in [new[1]] if new else program.variables():
+            if name not in theirs:
+                continue
+            tolerance = max(tolerance, TOLERANCE.get(str(theirs[name].dtype)[6:], 0))
+            try:
                 _same(f"{name} after `{line}`", ours[name], theirs[name], tolerance)
-                if theirs[name].requires_grad != ours[name].requires_grad:
-                    raise DifferenceError(f"{name}.requires_grad is {ours[name].requires_grad} after `{line}`")
+            except DifferenceError:
+                inputs = [theirs[x] for x in re.findall(r"\b[vx]\d+", line.split(" = ")[-1])]
+                for pattern, applies, reason in EXCUSED:
+                    if re.search(pattern, line) and applies(inputs):
+                        return f"excused: {reason}"
+                raise
+            if theirs[name].requires_grad != ours[name].requires_grad:
+                raise DifferenceError(f"{name}.requires_grad is {ours[name].requires_grad} after `{line}`")
     variables = program.variables()
     wanted = program.leaves + [
         v for v in variables if f"{v}.retain_grad()" in program.lines and v not in program.leaves
@@ -344,9 +376,16 @@ def run(seed: int, definitions: bool = False) -> str:
         found = _gradients(ours, variables, wanted, second)
     except Exception as error:
         return _judge(error, f"backward raised {type(error).__name__}: {error}")
+    end = "same"
     for name, gradient in right.items():
-        _same(f"{name}, a {'second-order ' * second}gradient,", found.get(name), gradient, tolerance)
-    return "same"
+        try:
+            _same(f"{name}, a {'second-order ' * second}gradient,", found.get(name), gradient, tolerance)
+        except DifferenceError:
+            reasons = [reason for pattern, reason in NAN.items() if re.search(pattern, str(program))]
+            if not reasons or not _differ_in_nan(found.get(name), gradient, tolerance):
+                raise
+            end = f"excused: {reasons[0]}"
+    return end
 
 
 def _judge(error: Exception, text: str) -> str:
@@ -374,7 +413,7 @@ def main() -> int:
     kinds: dict[str, list[int]] = {}
     for seed in range(options.seed, options.seed + options.count):
         try:
-            ends[run(seed, definitions=seed % 8 == 7)] += 1
+            ends[run(seed)] += 1
         except DifferenceError as error:
             ends["DIFFERENT"] += 1
             kinds.setdefault(re.sub(r"\b[vx]\d+|-?\d[\d.]*(e-?\d+)?", "#", str(error).split("\n")[0])[:150], []).append(

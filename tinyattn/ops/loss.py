@@ -6,7 +6,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import masked_fill
@@ -235,6 +235,14 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
+def _difference(input: Tensor, target: Any) -> Tensor:
+    """input - target; a 0-d tensor counts as much for the dtype as one with axes, as in PyTorch."""
+    if isinstance(target, Variable) and input.dtype != target.dtype:
+        shape, other = input.shape or (1,) * target.ndim, target.shape or (1,) * input.ndim
+        return input.reshape(shape) - target.reshape(other)
+    return input - target
+
+
 @opmath
 def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
@@ -243,7 +251,7 @@ def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    return _reduce(square(input - target), reduction)
+    return _reduce(square(_difference(input, target)), reduction)
 
 
 @opmath
@@ -254,4 +262,4 @@ def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    return _reduce(_abs(input - target), reduction)
+    return _reduce(_abs(_difference(input, target)), reduction)

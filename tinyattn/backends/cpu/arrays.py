@@ -56,7 +56,7 @@ def square(x: Array) -> Array:
 
 def sign(x: Array) -> Array:
     if x.dtype.kind == "b":
-        return x
+        return x.copy()
     return np.subtract(np.asarray(x > 0).view(np.int8), np.asarray(x < 0).view(np.int8)).astype(x.dtype)  # 0 of NaN
 
 
