@@ -38,7 +38,7 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"cannot be converted to uint8 without overflow": "a number that uint8 cannot hold",
     r"masked_fill: .* does not fit into|alpha is .* and the sum has dtype": "a fraction among integers",
     r"shares its memory with another one": "a recorded write through detach()",
-    r"attention: query \(0, .* must agree": "attention of no queries, to keys of another size",
+    r"attention: query .*\b0\).* must agree": "attention of sizes that do not fit, one of them 0",
 }
 EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not ours
     (r" > -", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch makes 255 of -1 beside uint8"),
@@ -47,8 +47,8 @@ EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not 
         "PyTorch's softmax leaves integers as they are, if there are none",
     ),
     (
-        r"einsum", lambda xs: len({x.dtype for x in xs} | {torch.bool}) > 2 or xs[0].dtype == torch.bool,
-        "PyTorch's einsum takes booleans and mixed dtypes by chance, where a size is 0 or 1",
+        r"einsum", lambda xs: len({x.dtype for x in xs}) > 1 or not xs[0].is_floating_point(),
+        "PyTorch's einsum sums integers and mixed dtypes in a dtype of its own where a size is 0 or 1",
     ),
 ]  # fmt: skip
 NAN = {  # PyTorch's gradient is NaN where ours is a number, or the other way round
@@ -232,10 +232,10 @@ class Program:
             line = f"with T.no_grad(): {line}"
         return line
 
-    def _shares_memory(self, name: str) -> bool:
-        """Whether another tensor has the memory of this one."""
-        own = self.names[name].untyped_storage().data_ptr()
-        return sum(self.names[v].untyped_storage().data_ptr() == own for v in self.variables()) > 1
+    def _sharing_memory(self, name: str) -> list[str]:
+        """The other tensors in the memory of this one."""
+        place = {v: self.names[v].untyped_storage().data_ptr() for v in self.variables()}
+        return [v for v in place if v != name and place[v] == place.get(name)]
 
     def _try(self, line: str) -> None:
         if any(
@@ -248,9 +248,13 @@ class Program:
             for where, name in re.findall(r"\b([TF])\.(\w+)", line)
         ):
             return
-        leaf = re.fullmatch(r"(\w+)\.requires_grad_\(\)", line)
-        if leaf and self._shares_memory(leaf[1]):
+        target = re.sub(r"^with T.no_grad\(\): ", "", line)
+        target = re.match(r"\w+", target)[0] if re.search(WRITE + r"|^\w+\.requires_grad_", target) else ""
+        others = self._sharing_memory(target)
+        if others and ".requires_grad_" in line:
             return  # PyTorch's views of it then require gradients that arrive nowhere
+        if any(re.search(rf"^{other}\.re(tain|gister)", str(self), re.MULTILINE) for other in others):
+            return  # PyTorch forgets the hooks of a view then, and retains the gradient of the old values
         if re.search("retain|hook", line) and any(re.search(WRITE, other) for other in self.lines):
             return  # on a view whose base was written to, PyTorch 2.13 may crash there
         try:
@@ -339,7 +343,7 @@ def run(seed: int) -> str:
         return "too large"
     theirs, ours = namespace(torch), namespace(ta)
     random_ = random.Random(seed)
-    second = random_.random() < 0.5
+    second = random_.random() < 0.5 and not re.search(r"v\d+\.register_hook\(lambda g: g \*", str(program))
     tolerance = 0.0  # that of the least precise tensor so far
     for line in program.lines:
         exec(line, theirs)
@@ -361,6 +365,8 @@ def run(seed: int) -> str:
                     if re.search(pattern, line) and applies(inputs):
                         return f"excused: {reason}"
                 raise
+            if theirs[name].requires_grad and not theirs[name].is_floating_point():
+                return "excused: PyTorch's integers require a gradient after a write that does"
             if theirs[name].requires_grad != ours[name].requires_grad:
                 raise DifferenceError(f"{name}.requires_grad is {ours[name].requires_grad} after `{line}`")
     variables = program.variables()

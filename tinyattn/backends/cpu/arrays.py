@@ -278,11 +278,14 @@ def permute(x: Array, dims: tuple[int, ...]) -> Array:
 
 
 def cat(tensors: Any, dim: int = 0) -> Array:
-    return np.concatenate(tensors, axis=dim)
+    """In row order, as in PyTorch; NumPy's own result follows the order of the parts in memory."""
+    shape = list(tensors[0].shape)
+    shape[dim] = builtins.sum(x.shape[dim] for x in tensors)
+    return np.concatenate(tensors, axis=dim, out=np.empty(shape, np.result_type(*tensors)))
 
 
 def stack(tensors: Any, dim: int = 0) -> Array:
-    return np.stack(tensors, axis=dim)
+    return cat([np.expand_dims(x, dim) for x in tensors], dim)
 
 
 def diagonal(x: Array, offset: int) -> Array:
