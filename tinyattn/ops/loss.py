@@ -6,7 +6,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import masked_fill
@@ -14,6 +14,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
@@ -237,7 +238,7 @@ def binary_cross_entropy_with_logits(
 
 def _difference(input: Tensor, target: Any) -> Tensor:
     """input - target; a 0-d tensor counts as much for the dtype as one with axes, as in PyTorch."""
-    if isinstance(target, Variable) and input.dtype != target.dtype:
+    if is_tensor(target) and input.dtype != target.dtype:
         shape, other = input.shape or (1,) * target.ndim, target.shape or (1,) * input.ndim
         return input.reshape(shape) - target.reshape(other)
     return input - target
