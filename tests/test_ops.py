@@ -199,6 +199,17 @@ def test_losses_of_numbers_and_mixed_dtypes(name):
             compare(getattr(F, name), getattr(TF, name), pair, orders=1)
 
 
+def test_clone_of_an_expanded_tensor_lies_in_row_order():
+    assert ta.arange(3).expand(2, 3).clone().is_contiguous()
+    assert ta.arange(6).reshape(2, 3).T.clone().stride() == (1, 3)
+
+
+def test_flatten_of_one_axis_is_the_tensor_itself():
+    for lib in (ta, torch):
+        v, m = lib.arange(3), lib.zeros(2, 3)
+        assert v.flatten() is v and m.flatten(1) is m and lib.tensor(1.0).flatten().shape == (1,)
+
+
 @pytest.mark.parametrize("name", ["addcmul", "addcdiv"])
 def test_addcmul_and_addcdiv_compute_in_the_common_dtype(name):
     a = torch.tensor([20, 255], dtype=torch.uint8 if name == "addcmul" else torch.float32)

@@ -134,7 +134,7 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 def clone(x: Array) -> Array:
-    return np.array(x)
+    return np.array(x, order="C" if 0 in x.strides else "K")  # an expanded array has no order of its own
 
 
 def view_like(x: Array, owner: Array, copied: Array) -> Array:
