@@ -68,10 +68,15 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     return self
 
 
+def is_expanded(array: Any) -> bool:
+    """Whether several elements of an array are one number in memory."""
+    steps = zip(array.shape, array.strides, strict=True)
+    return bool(array.size) and any(size > 1 and step == 0 for size, step in steps)
+
+
 def may_change(self: Tensor, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
-    steps = zip(self.array.shape, self.array.strides, strict=True)
-    if self.array.size and any(size > 1 and step == 0 for size, step in steps):
+    if is_expanded(self.array):
         raise RuntimeError(
             f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
             "memory (it was expanded), so they cannot be changed one by one; clone() it first."
