@@ -265,7 +265,8 @@ class Program:
             return  # PyTorch may read there what it has just written
         if others and ".requires_grad_" in line:
             return  # PyTorch's views of it then require gradients that arrive nowhere
-        if any(re.search(rf"^{other}\.re(tain|gister)", str(self), re.MULTILINE) for other in others):
+        views = [target] if target in self.names and self.names[target]._is_view() else []
+        if any(re.search(rf"^{other}\.re(tain|gister)", str(self), re.MULTILINE) for other in others + views):
             return  # PyTorch forgets the hooks of a view then, and retains the gradient of the old values
         if re.search("retain|hook", line) and any(re.search(WRITE, other) for other in self.lines):
             return  # on a view whose base was written to, PyTorch 2.13 may crash there

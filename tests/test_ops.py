@@ -210,6 +210,14 @@ def test_flatten_of_one_axis_is_the_tensor_itself():
         assert v.flatten() is v and m.flatten(1) is m and lib.tensor(1.0).flatten().shape == (1,)
 
 
+@pytest.mark.parametrize("sizes", [(2, 0), (0, 0), (0, 2)], ids=str)
+def test_attention_without_keys_or_queries(sizes):
+    args = (x(sizes[0], 3), x(sizes[1], 3, seed=1), x(sizes[1], 3, seed=2))
+    for mode in (ta.definitions(), ta.enable_grad()):
+        with mode:
+            compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args)
+
+
 @pytest.mark.parametrize("name", ["addcmul", "addcdiv"])
 def test_addcmul_and_addcdiv_compute_in_the_common_dtype(name):
     a = torch.tensor([20, 255], dtype=torch.uint8 if name == "addcmul" else torch.float32)

@@ -292,7 +292,7 @@ class Tensor(variable.Variable):
     @property
     def mT(self) -> Tensor:
         """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
-        return ops.transpose(self, -2, -1) if self.ndim else self.T
+        return ops.transpose(self, -2, -1) if self.ndim else self
 
     def t(self) -> Tensor:
         """A matrix transposed; vectors and numbers as they are."""
