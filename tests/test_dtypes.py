@@ -202,6 +202,12 @@ def test_floor_division_of_floats_is_exact():
     assert (7 % ta.tensor([2, -2])).tolist() == [1, -1]
 
 
+def test_sign_of_booleans_is_a_new_tensor():
+    x = ta.tensor([True, False])
+    x.sign().fill_(True)
+    assert x.tolist() == [True, False]
+
+
 # --- numbers that a dtype cannot hold ---
 
 
@@ -225,7 +231,7 @@ STORES = {
 def test_numbers_are_stored_as_in_torch_or_refused(name, a, v):
     if name == "pad" and (a.dtype == bool or (isinstance(v, int) and abs(v) > 2**53)):
         return  # which PyTorch takes as a float64
-    fraction = name == "masked_fill" and isinstance(v, float) and a.dtype.kind != "f"  # which we refuse
+    fraction = name == "masked_fill" and v % 1 and a.dtype.kind != "f"  # which we refuse
     same(lambda lib, x: STORES[name](lib, x, v), a, stricter=fraction)
 
 

@@ -160,6 +160,14 @@ def test_extremes_of_a_vector_and_of_a_number(name, keepdim):
         compare(lambda t: tuple(getattr(t, name)(0, keepdim)), lambda t: tuple(getattr(t, name)(0, keepdim)), (t,))
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_gradient_of_max_and_min_is_nan_at_the_extreme_only(name):
+    for values in ([1.0, 5.0, 5.0, 2.0], [1.0, torch.nan, 2.0, 0.5]):
+        t = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        compare(lambda t: getattr(t, name)() * np.nan, lambda t: getattr(t, name)() * np.nan, (t,), orders=1)
+        compare(same(name), same(name), (t,))
+
+
 def test_logarithms_of_sums_of_infinities():
     inf = torch.inf
     t = torch.tensor(
@@ -174,6 +182,64 @@ def test_logarithms_of_sums_of_infinities():
 def test_the_spread_of_a_constant_has_no_slope():
     t = torch.tensor([[2.0, 2, 2], [1, 2, 3]], dtype=torch.float64, requires_grad=True)
     compare(lambda t: t.std(1), lambda t: t.std(1), (t,))
+
+
+@pytest.mark.parametrize(
+    "call", [lambda t: t.movedim(0, -1), lambda t: t.movedim(-1, 0), lambda t: t.mT, lambda t: t.T]
+)
+def test_movedim_and_transposes_of_a_number(call):
+    compare(call, call, (x(),))
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss"])
+def test_losses_of_numbers_and_mixed_dtypes(name):
+    for shapes in [((), (2, 3)), ((2, 3), ()), ((), ()), ((3,), (2, 3))]:
+        for dtypes in [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.float64, torch.float64)]:
+            pair = (x(*shapes[0], dtype=dtypes[0]), x(*shapes[1], seed=1, dtype=dtypes[1]))
+            compare(getattr(F, name), getattr(TF, name), pair, orders=1)
+
+
+def test_clone_of_an_expanded_tensor_lies_in_row_order():
+    assert ta.arange(3).expand(2, 3).clone().is_contiguous()
+    assert ta.arange(6).reshape(2, 3).T.clone().stride() == (1, 3)
+
+
+def test_flatten_of_one_axis_is_the_tensor_itself():
+    for lib in (ta, torch):
+        v, m = lib.arange(3), lib.zeros(2, 3)
+        assert v.flatten() is v and m.flatten(1) is m and lib.tensor(1.0).flatten().shape == (1,)
+
+
+@pytest.mark.parametrize("sizes", [(2, 0), (0, 0), (0, 2)], ids=str)
+def test_attention_without_keys_or_queries(sizes):
+    args = (x(sizes[0], 3), x(sizes[1], 3, seed=1), x(sizes[1], 3, seed=2))
+    for mode in (ta.definitions(), ta.enable_grad()):
+        with mode:
+            compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args)
+
+
+@pytest.mark.parametrize("name", ["addcmul", "addcdiv"])
+def test_addcmul_and_addcdiv_compute_in_the_common_dtype(name):
+    a = torch.tensor([20, 255], dtype=torch.uint8 if name == "addcmul" else torch.float32)
+    b = torch.tensor([19, 7], dtype=torch.uint8)
+    for t in (x(2), x(3, 1, dtype=torch.float32)):
+        compare(getattr(ta, name), getattr(torch, name), (t, a, b), {"value": 0.5})
+
+
+@pytest.mark.parametrize("name", ["cat", "stack"])
+def test_joined_tensors_lie_in_row_order(name):
+    for t in (ta.arange(6).reshape(2, 3).T, ta.arange(2).expand(3, 2)):
+        for dim in (0, 1):
+            assert getattr(ta, name)([t, t], dim).is_contiguous()
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_indexed_rows_lie_in_row_order(dim):
+    index = (slice(None),) * (dim % 3)
+    picked = ta.arange(24).reshape(2, 3, 4).index_select(dim, ta.tensor([1, 0, 1]))
+    assert picked.is_contiguous() and ta.arange(24).reshape(2, 3, 4)[(*index, [1, 0, 1])].is_contiguous()
+    rows = torch.arange(24).reshape(2, 3, 4)[(*index, [1, 0, 1])]
+    assert host(picked).tolist() == rows.tolist()
 
 
 @pytest.mark.parametrize("name", ["amax", "amin", "max", "min", "maximum", "minimum"])
@@ -890,6 +956,13 @@ def test_a_flip_is_a_copy_also_of_a_number():
     compare(same("flip", ()), same("flip", ()), (x(),))
     t = ta.tensor(1.0)
     assert t.flip(()).zero_() == 0 and t == 1
+
+
+def test_the_definition_of_relu_keeps_integers():
+    t = torch.tensor([[-2, 0], [3, 1]], dtype=torch.int32)
+    for mode in (ta.definitions(), ta.enable_grad()):
+        with mode:
+            compare(F.relu, TF.relu, (t,))
 
 
 def test_the_definition_of_relu_has_no_slope_at_0():

@@ -65,7 +65,7 @@ class Tensor(variable.Variable):
         self.requires_grad_(requires_grad)
 
     def _set(self, array: Any) -> None:
-        self.array, self.node, self._grad = array, None, None
+        self.array, self._node, self._grad = array, None, None
         self._storage, self._version, self._base = None, 0, None
 
     @property
@@ -291,8 +291,8 @@ class Tensor(variable.Variable):
 
     @property
     def mT(self) -> Tensor:
-        """Matrices transposed: the last two axes swapped."""
-        return ops.transpose(self, -2, -1)
+        """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
+        return ops.transpose(self, -2, -1) if self.ndim else self
 
     def t(self) -> Tensor:
         """A matrix transposed; vectors and numbers as they are."""

@@ -13,6 +13,7 @@ from tinyattn.autograd.gradients import grad
 from tinyattn.dtypes import float64
 from tinyattn.engine.modes import enable_grad
 from tinyattn.ops.creation import as_tensor
+from tinyattn.ops.inplace import is_expanded
 from tinyattn.tensors import Tensor
 
 __all__ = ["GradcheckError", "NotDifferentiableError", "gradcheck", "gradgradcheck"]
@@ -136,7 +137,7 @@ class _Check:
             raise ValueError(f"{self.name}: no input requires a gradient; give at least one with requires_grad=True")
         for name, x in self.wanted.items():
             self._require_float64(x, name)
-            if not getattr(x.array.flags, "writeable", True):  # CuPy has no read-only arrays
+            if is_expanded(x.array) or not getattr(x.array.flags, "writeable", True):  # CuPy has no read-only arrays
                 raise ValueError(
                     f"{self.name}: {name} cannot be moved, its memory is read-only or shared; pass a clone()"
                 )

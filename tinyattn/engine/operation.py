@@ -170,12 +170,12 @@ class Operation:
         for x in inputs:
             if isinstance(x, Variable):
                 if x._storage is not None and x._version < x._storage.last_recorded:
-                    _catch_up(x, self)
+                    catch_up(x, self.name)
                 arrays.append(x.array)
                 if x.array.dtype == float16:
                     half = True
-                edges.append(x.node)
-                if x.node is not None:
+                edges.append(x._node)
+                if x._node is not None:
                     requires_grad = True
             else:
                 arrays.append(x)
@@ -346,21 +346,24 @@ def _on_one_device(inputs: Sequence[Any]) -> Sequence[Any]:
     return [recording_namespace().move(x, target) if id(x) in movable else x for x in inputs]
 
 
-def _catch_up(x: Variable, op: Operation) -> None:
-    """`x` shares memory with a tensor that a recorded write has changed since: its history is now that of this one.
+def catch_up(x: Variable, name: str) -> None:
+    """`x`, which `name` got, may share memory with a tensor that a recorded write has changed since: its history is now
+    that of this one.
 
     Raises RuntimeError if it is not a view of that tensor.
     """
+    if x.storage.last_recorded <= x._version:
+        return
     if x._base is not None:
         recording_namespace().view_again(x)
     elif x.node is not None:
-        _refuse_stale(x, op)
+        _refuse_stale(x, name)
 
 
-def _refuse_stale(x: Variable, op: Operation) -> None:
+def _refuse_stale(x: Variable, name: str) -> None:
     what, where = x.storage.writer or ("an in-place write", "an unknown place")
     raise RuntimeError(
-        f"{op.name} got a tensor of shape {tuple(x.shape)} that shares its memory with another one, "
+        f"{name} got a tensor of shape {tuple(x.shape)} that shares its memory with another one, "
         f"which {what} at {where} has changed since; its gradient would be that of the old values. "
         "Take the view after the change, or clone() it before."
     )

@@ -36,23 +36,35 @@ class Variable:
     grad: its gradient, a Variable of its shape, dtype and device, once `backward` has filled it.
     """
 
-    __slots__ = ("__weakref__", "_base", "_storage", "_grad", "_version", "array", "node")
+    __slots__ = ("__weakref__", "_base", "_storage", "_grad", "_node", "_version", "array")
 
     array: Any
-    node: Any
+    _node: Any
     _grad: Any
     _storage: Storage | None
-    _version: int  # of the storage, when this variable was made or last written to
+    _version: int  # of the storage, when the history of this variable was last up to date
     _base: Variable | None  # of a view: the variable that owns the memory
 
     @classmethod
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self.array, self.node, self._grad = array, node, None
+        self.array, self._node, self._grad = array, node, None
         self._storage, self._base = storage, None
         self._version = 0 if storage is None else storage.version
         return self
+
+    @property
+    def node(self) -> Any:
+        """See the class. A view gets the history that its base has after a recorded write into the memory of both."""
+        base = self._base
+        if base is not None and self._version < self.storage.last_recorded <= base._version:
+            _recording.view_again(self)
+        return self._node
+
+    @node.setter
+    def node(self, node: Any) -> None:
+        self._node = node
 
     @property
     def grad(self) -> Any:

@@ -14,7 +14,7 @@ from tinyattn.ops.promotion import floating
     traits="maps rectifies",
     fresh=True,
     x=lambda xp, g, out: xp.where(out <= 0, 0.0, g),
-    definition=lambda xp, x: xp.where(x <= 0, 0.0, x),
+    definition=lambda xp, x: xp.where(x <= 0, 0, x),
 )
 def relu(xp: Any, x: Any) -> Any:
     """Return max(input, 0), elementwise; its gradient at 0 is 0. As torch.relu.

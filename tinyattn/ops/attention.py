@@ -31,8 +31,10 @@ def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: An
         scores = xp.sum(pairs[0] * pairs[1], -1)
     scores = scores if mask is None else scores + mask
     scores = scores if allowed is None else xp.masked_fill(scores, xp.logical_not(allowed), -math.inf)
-    top = xp.amax(scores, -1, keepdim=True).detach()
-    e = xp.exp(scores - xp.masked_fill(top, top == -math.inf, 0.0))
+    if scores.shape[-1]:  # without keys, all outputs are 0
+        top = xp.amax(scores, -1, keepdim=True).detach()
+        scores = scores - xp.masked_fill(top, top == -math.inf, 0.0)
+    e = xp.exp(scores)
     total = xp.sum(e, -1, keepdim=True)
     weights = e / xp.masked_fill(total, total == 0, 1.0)  # a query that may see nothing gets zeros
     used = weights if keep is None else weights * keep

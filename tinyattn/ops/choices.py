@@ -142,7 +142,8 @@ def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
     """Return `value` where `mask` holds and `input` elsewhere.
 
     mask: booleans that broadcast to the input's shape (other dtypes raise TypeError). value: a number or a 0-d
-    tensor; RuntimeError if the input's dtype cannot hold it. As torch.masked_fill.
+    tensor; RuntimeError if the input's dtype cannot hold it, TypeError for a fraction among integers. As
+    torch.masked_fill.
 
     >>> ta.masked_fill(ta.zeros(2), ta.tensor([True, False]), -1)
     tensor([-1.,  0.])
@@ -156,7 +157,7 @@ def masked_fill(input: Tensor, mask: Any, value: Any) -> Tensor:
         if input.dtype.kind in "iu" and value.dtype != input.dtype:
             as_number(value.array.item(), input.dtype, "masked_fill")
         value = cast(value, input.dtype)
-    elif isinstance(value, float) and input.dtype.kind != "f":
+    elif isinstance(value, float) and input.dtype.kind != "f" and not value.is_integer():
         raise TypeError(f"masked_fill: {value} does not fit into {input.dtype}; cast the tensor first (x.float())")
     else:
         value = as_number(value, input.dtype, "masked_fill").item()

@@ -13,8 +13,9 @@ from tinyattn.ops.synonyms import numpy_names
 
 
 def _extreme_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
-    ties = xp.cast(x == restore(xp, out, x.shape, dim), g.dtype)
-    return restore(xp, g, x.shape, dim) * (ties / xp.sum(ties, dim, keepdim=True))  # equal shares
+    ties = xp.logical_or(x == restore(xp, out, x.shape, dim), x != x)  # NaN is the extreme of its slice
+    share = restore(xp, g, x.shape, dim) / xp.sum(xp.cast(ties, g.dtype), dim, keepdim=True)
+    return xp.where(ties, share, 0.0)  # no product: 0 * NaN would spread
 
 
 @operation(traits="chooses", fresh=True, x=_extreme_rule)

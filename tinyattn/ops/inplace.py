@@ -15,6 +15,7 @@ import numpy as np
 from tinyattn.dtypes import as_number
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
+from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.choices import bitwise_and, bitwise_or, bitwise_xor, clamp, masked_fill
@@ -67,10 +68,15 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     return self
 
 
+def is_expanded(array: Any) -> bool:
+    """Whether several elements of an array are one number in memory."""
+    steps = zip(array.shape, array.strides, strict=True)
+    return bool(array.size) and any(size > 1 and step == 0 for size, step in steps)
+
+
 def may_change(self: Tensor, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
-    steps = zip(self.array.shape, self.array.strides, strict=True)
-    if self.array.size and any(size > 1 and step == 0 for size, step in steps):
+    if is_expanded(self.array):
         raise RuntimeError(
             f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
             "memory (it was expanded), so they cannot be changed one by one; clone() it first."
@@ -79,6 +85,7 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
         raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
     if not tracked:
         return
+    catch_up(self, name)
     if self.node is not None and self.node.op is None:
         raise RuntimeError(
             f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
@@ -102,12 +109,12 @@ def wrote(self: Tensor, name: str, node: Node | None = None, site: modes.Site | 
         if self._base is not None:
             _rebase(self, self._base, node)
         _set_node(self, node)
-    self._version = storage.version
+        self._version = storage.version
 
 
 def _set_node(x: Tensor, node: Node) -> None:
-    if x.node is not None:  # what `retain_grad` keeps is the gradient of the new values
-        node.tensor, x.node.tensor = x.node.tensor, None
+    if x._node is not None:  # what `retain_grad` keeps is the gradient of the new values
+        node.tensor, x._node.tensor = x._node.tensor, None
     x.node = node
 
 
@@ -122,12 +129,11 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
 
 def view_again(view: Tensor) -> None:
     """Give a view the history that its base has now, after a recorded write into the memory of both."""
-    base = view._base
+    base, view._version = view._base, view.storage.version
     if base.node is not None and view.dtype.kind == "f":
         with modes.enable_grad():
             shown = getitem(reshape(base, -1), positions(view, base))
             _set_node(view, reshape(shown, view.shape).node)
-    view._version = view.storage.version
 
 
 def positions(view: Tensor, base: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
@@ -235,6 +236,14 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
+def _difference(input: Tensor, target: Any) -> Tensor:
+    """input - target; a 0-d tensor counts as much for the dtype as one with axes, as in PyTorch."""
+    if is_tensor(target) and input.dtype != target.dtype:
+        shape, other = input.shape or (1,) * target.ndim, target.shape or (1,) * input.ndim
+        return input.reshape(shape) - target.reshape(other)
+    return input - target
+
+
 @opmath
 def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
@@ -243,7 +252,7 @@ def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    return _reduce(square(input - target), reduction)
+    return _reduce(square(_difference(input, target)), reduction)
 
 
 @opmath
@@ -254,4 +263,4 @@ def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    return _reduce(_abs(input - target), reduction)
+    return _reduce(_abs(_difference(input, target)), reduction)

@@ -15,7 +15,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
 from tinyattn.ops.elementwise import abs, add, div, mul, sub
 from tinyattn.ops.products import bmm, matmul, mm
-from tinyattn.ops.promotion import floating, same_type
+from tinyattn.ops.promotion import floating, modular, same_type
 
 # --- smooth functions; integers give the default dtype ---
 
@@ -240,6 +240,7 @@ def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> T
     >>> ta.addcmul(ta.ones(2), ta.tensor([1.0, 2.0]), ta.tensor([3.0, 4.0]), value=10)
     tensor([31., 81.])
     """
+    input, tensor1, tensor2 = modular(input, tensor1, tensor2)  # so that the product does not wrap around in uint8
     return add(input, mul(tensor1, tensor2), alpha=value)
 
 
@@ -249,6 +250,7 @@ def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> T
     >>> ta.addcdiv(ta.ones(2), ta.tensor([1.0, 2.0]), ta.tensor([2.0, 4.0]))
     tensor([1.5, 1.5])
     """
+    input, tensor1, tensor2 = floating(input, tensor1, tensor2)
     return add(input, div(tensor1, tensor2), alpha=value)
 
 

@@ -51,7 +51,7 @@ def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """Return the axes from `start_dim` to `end_dim` joined into one. As torch.flatten.
+    """Return the axes from `start_dim` to `end_dim` joined into one; of one axis, the input itself. As torch.flatten.
 
     >>> ta.flatten(ta.zeros(2, 3, 4), 1).shape
     (2, 12)
@@ -59,6 +59,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     start, end = _dims.one(start_dim, input.ndim), _dims.one(end_dim, input.ndim)
     if start > end:
         raise RuntimeError(f"flatten: start_dim={start_dim} lies behind end_dim={end_dim}")
+    if start == end and input.ndim:
+        return input
     joined = math.prod(input.shape[start : end + 1])
     return reshape(input, (*input.shape[:start], joined, *input.shape[end + 1 :]))
 
@@ -140,7 +142,7 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     order = [d for d in range(input.ndim) if d not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)
-    return permute(input, order)
+    return permute(input, order[: input.ndim])  # a 0-d tensor has an axis 0 to name, and none to move
 
 
 @operation(traits="moves", fresh=True, x=lambda xp, g, dims: xp.flip(g, dims))

@@ -14,7 +14,7 @@ from tinyattn.ops.synonyms import numpy_names
 
 def _softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     if x.numel() == 0:
-        return x
+        return xp.clone(x)
     e = xp.exp(x - xp.amax(x, dim, keepdim=True).detach())  # shifting only prevents overflow
     return e / xp.sum(e, dim, keepdim=True)
 
@@ -31,7 +31,7 @@ def _softmax(xp: Any, x: Any, *, dim: int) -> Any:
 
 def _log_softmax_definition(xp: Any, x: Any, *, dim: int) -> Any:
     if x.numel() == 0:
-        return x
+        return xp.clone(x)
     shifted = x - xp.amax(x, dim, keepdim=True).detach()
     return shifted - xp.log(xp.sum(xp.exp(shifted), dim, keepdim=True))
 

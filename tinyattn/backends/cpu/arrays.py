@@ -56,7 +56,7 @@ def square(x: Array) -> Array:
 
 def sign(x: Array) -> Array:
     if x.dtype.kind == "b":
-        return x
+        return x.copy()
     return np.subtract(np.asarray(x > 0).view(np.int8), np.asarray(x < 0).view(np.int8)).astype(x.dtype)  # 0 of NaN
 
 
@@ -134,7 +134,7 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 def clone(x: Array) -> Array:
-    return np.array(x)
+    return np.array(x, order="C" if 0 in x.strides else "K")  # an expanded array has no order of its own
 
 
 def view_like(x: Array, owner: Array, copied: Array) -> Array:
@@ -260,7 +260,13 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 # --- shapes ---
 
-broadcast_to = np.broadcast_to
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """A view, which can be written to where each element has memory of its own."""
+    out = np.broadcast_to(x, shape)
+    if x.flags.writeable:
+        out.flags.writeable = True  # NumPy's own is read-only also where nothing is repeated
+    return out
 
 
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
@@ -272,11 +278,14 @@ def permute(x: Array, dims: tuple[int, ...]) -> Array:
 
 
 def cat(tensors: Any, dim: int = 0) -> Array:
-    return np.concatenate(tensors, axis=dim)
+    """In row order, as in PyTorch; NumPy's own result follows the order of the parts in memory."""
+    shape = list(tensors[0].shape)
+    shape[dim] = builtins.sum(x.shape[dim] for x in tensors)
+    return np.concatenate(tensors, axis=dim, out=np.empty(shape, np.result_type(*tensors)))
 
 
 def stack(tensors: Any, dim: int = 0) -> Array:
-    return np.stack(tensors, axis=dim)
+    return cat([np.expand_dims(x, dim) for x in tensors], dim)
 
 
 def diagonal(x: Array, offset: int) -> Array:

@@ -42,6 +42,9 @@ def index_for(x: Array, index: Any, check: bool = True) -> Any:
 
 
 def getitem(x: Array, index: Any) -> Array:
+    *ahead, last = index if type(index) is tuple and index else (index,)
+    if type(last) is np.ndarray and last.dtype != bool and all(type(p) is slice and p == slice(None) for p in ahead):
+        return x.take(last, len(ahead))  # in row order, as in PyTorch; x[index] puts other axes first
     out = x[index]
     if type(out) is not np.ndarray:  # one element, which is a view too if the index has a "..."
         out = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]

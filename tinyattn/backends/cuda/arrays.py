@@ -88,7 +88,7 @@ def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 
 
 def sign(x: Array) -> Array:
-    return x if x.dtype.kind == "b" else cp.sign(cp.where(cp.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
+    return x.copy() if x.dtype.kind == "b" else cp.sign(cp.where(cp.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
 
 
 def trunc_divide(a: Array, b: Array) -> Array:
