@@ -18,14 +18,14 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_665,
-    "ops/": 6_760,
+    "engine/": 1_700,
+    "ops/": 7_150,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_730,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
-    "cuda/": 350,
+    "cuda/": 365,
     "files/": 560,
     "nn/": 3_560,
     "optim/": 1_460,
@@ -36,8 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 31_850  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_095, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -167,6 +167,7 @@ TABLE: dict[str, list[Case]] = {
     **{name: reduction() for name in "sum mean amax amin logsumexp".split()},
     **{name: reduction(correction=1) for name in ("var", "std")},
     "prod": [Case(lambda op, x: op(x, dim=(1,), keepdim=False), (2, 3))],
+    "median": [Case(lambda op, x: op(x), shape, torch=lambda x: x.median()) for shape in ((5,), (2, 3))],
     "pick": [Case(lambda op, x, b=b: op(x, dim=1, keepdim=False, largest=b)[0], (2, 3)) for b in (True, False)],
     "cumsum": [Case(lambda op, x: op(x, dim=1), (2, 3))],
     "reshape": [Case(lambda op, x: op(x, shape=(3, 2)), (2, 3))],

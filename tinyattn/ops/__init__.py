@@ -8,8 +8,8 @@ from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, soft
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
 from tinyattn.ops.batch_normalization import batch_norm, group_norm, instance_norm, rms_norm
 from tinyattn.ops.choices import (
-    bitwise_and, bitwise_not, bitwise_or, bitwise_xor, clamp, eq, ge, gt, isfinite, le, logical_and, logical_not,
-    logical_or, lt, masked_fill, maximum, minimum, ne, where,
+    bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift, bitwise_xor, clamp, eq, ge, gt,
+    isfinite, le, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, ne, where,
 )  # fmt: skip
 from tinyattn.ops.convolution import (
     conv1d, conv2d, conv_transpose1d, conv_transpose2d, convolve, convolve_input, convolve_weight, fold, overlap_add,

@@ -85,10 +85,18 @@ def _said(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
-    return lambda self: cast(self, dtype)
+    """The method that returns a tensor in this dtype, as `to(dtype)` does."""
+
+    def method(self: Tensor, memory_format: Any = None) -> Tensor:
+        return cast(self, dtype)
+
+    return method
 
 
-half, byte, short, char = map(_cast_to, ("float16", "uint8", "int16", "int8"))
+CASTS = {
+    "half": "float16", "float": "float32", "double": "float64", "byte": "uint8", "char": "int8", "short": "int16",
+    "int": "int32", "long": "int64", "bool": "bool",
+}  # fmt: skip
 
 
 def type(self: Tensor, dtype: Any = None) -> Any:
@@ -224,8 +232,9 @@ squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.uns
 transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(lambda x: x.t(), "t_")
 
 METHODS = """
-repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty half byte short char type
+repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty type
 element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
 exponential_ fill_diagonal_ squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
+ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}
