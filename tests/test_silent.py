@@ -14,7 +14,11 @@ import torch
 
 import tinyattn as ta
 
-ON_EVERY_DEVICE = ("test_binary_and_in_place_operators", "test_programs_give_what_they_give_in_pytorch")
+ON_EVERY_DEVICE = (
+    "test_binary_and_in_place_operators",
+    "test_creation_with_every_dtype",
+    "test_programs_give_what_they_give_in_pytorch",
+)
 
 # --- operators: every dtype with every kind of operand ---
 
@@ -59,7 +63,9 @@ def differs(ours, theirs):
     if "raises" in (ours, theirs):
         return ours is not theirs
     tolerance = {"float16": 1e-3, "float32": 1e-6}.get(ours[0], 1e-14)
-    return ours[0] != theirs[0] or not np.allclose(ours[1], theirs[1], rtol=tolerance, atol=0, equal_nan=True)
+    if ours[0] != theirs[0] or ours[1].shape != theirs[1].shape:
+        return True
+    return not np.allclose(ours[1], theirs[1], rtol=tolerance, atol=0, equal_nan=True)
 
 
 def in_place(run):
@@ -84,6 +90,58 @@ def test_binary_and_in_place_operators(kind):
             if differs(*results) and not explained(name, kind, other, results[1]):
                 found.append((name, form is not forms[0], other, *results))
     assert not found, f"{len(found)} differences, such as {found[:5]}"
+
+
+# --- functions that make tensors, with every dtype ---
+
+CREATED = """
+zeros(2,3) zeros((2,3)) zeros([2]) zeros(0) zeros(()) zeros(size=(2,)) ones(2,3) ones(()) ones(size=(2,)) empty(2,0)
+full((2,),1) full((2,),2.5) full((),True) full((2,),-1) full([2],fill_value=3)
+full((2,),300) full((2,),float('inf')) full((2,),np.float32(2)) full((2,),np.float64(2)) full((2,),np.int32(2))
+full((2,),t.tensor(2.5)) full((2,),t.tensor(2)) full(size=(2,),fill_value=1)
+arange(5) arange(1,7,2) arange(0.0,1,0.25) arange(5.0) arange(3,0,-1) arange(0) arange(start=1,end=4) arange(end=4)
+arange(np.int64(3)) arange(np.float32(3)) arange(t.tensor(3)) arange(t.tensor(3.0)) arange(0,1,0.1) arange(2.5)
+arange(1,5,1.5) arange(-2,2)
+linspace(0,1,5) linspace(0,10,4) linspace(0,1,1) linspace(0,1,0) linspace(-3,3,steps=4)
+linspace(start=1,end=2,steps=3) linspace(5,1,4) linspace(t.tensor(0.),t.tensor(1.),3)
+eye(2) eye(2,3) eye(3,m=1) eye(0) eye(n=2)
+tensor([1,2]) tensor([1.5,2]) tensor(1) tensor(1.5) tensor(True) tensor([True,False]) tensor([]) tensor([[1,2],[3,4]])
+tensor(np.ones(2)) tensor(np.float32(1)) tensor(np.int16(1)) tensor(np.array([1,2],dtype=np.int8))
+tensor(t.tensor([1.5])) tensor(t.tensor([1,2],dtype=t.int32)) tensor([t.tensor(1),2]) tensor([1,2.5,True])
+tensor((1,2)) tensor(range(3)) tensor([-1,2]) tensor([300]) tensor([2.7,-1.2]) tensor(float('nan')) tensor([1e40])
+tensor(2**40) tensor([np.int32(1),np.int32(2)]) tensor([np.uint8(3)]) tensor([np.bool_(True)])
+tensor([[np.float32(1)]]) tensor(np.zeros((0,3)))
+as_tensor([1,2]) as_tensor(1.5) as_tensor(np.ones(2)) as_tensor(t.ones(2)) as_tensor(t.tensor([1,2]))
+as_tensor(np.int32(1)) as_tensor(data=[1]) as_tensor(True)
+zeros_like(F) zeros_like(I) zeros_like(B) ones_like(F) ones_like(I) ones_like(B) empty_like(F[:0]) full_like(F,2)
+full_like(I,2) full_like(I,2.7) full_like(B,1) full_like(F,True) full_like(I,-1) full_like(F,1e40)
+full_like(input=F,fill_value=1) zeros_like(input=F)
+F.new_zeros(2,3) I.new_zeros((2,)) F.new_ones(2) B.new_ones(2) I.new_full((2,),2.7) F.new_full((2,),3)
+B.new_full((),2) I.new_tensor([1.5]) F.new_tensor([1]) F.new_tensor(t.tensor([1,2])) I.new_empty(0)
+F.new_zeros(size=(2,)) F.new_tensor(3)
+""".split()
+
+
+def stricter(form, dtype):
+    """Where one of both refuses: we take NumPy's numbers of any kind, and refuse to space booleans or wrapped numbers."""
+    if form.startswith("linspace"):
+        return dtype == "bool" or (dtype == "uint8" and "-3" in form)
+    return "np.float32" in form or "np.bool" in form
+
+
+def created(library, form, dtype):
+    names = {"t": library, "np": np, "F": library.tensor([1.5, 2]), "I": library.tensor([1, 2], dtype=library.int32)}
+    names["B"] = library.tensor([True, False])
+    call = form if form[0] in "FIB" else f"t.{form}"
+    return outcome(lambda *_: eval(call if dtype is None else f"{call[:-1]}, dtype=t.{dtype})", names), None, None)
+
+
+@pytest.mark.parametrize("dtype", [None, "int8", "int16", *DTYPES])
+def test_creation_with_every_dtype(dtype):
+    results = {form: [created(library, form, dtype) for library in (ta, torch)] for form in CREATED}
+    found = {form: each for form, each in results.items() if differs(*each)}
+    unexplained = {form: each for form, each in found.items() if not ("raises" in each and stricter(form, dtype))}
+    assert not unexplained
 
 
 # --- one program, run on both; what it leaves in `out` is compared ---

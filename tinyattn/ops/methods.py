@@ -56,29 +56,30 @@ reshape_as = view_as
 
 def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
     """Return a tensor that copies `data`."""
-    return creation.tensor(data, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+    return creation.tensor(data, **_said(self, options))
 
 
 def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """Return a tensor of shape `size` filled with one number."""
-    return creation.full(size, fill_value, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+    return creation.full(size, fill_value, **_said(self, options))
 
 
 def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return zeros of shape `size`: one tuple or separate integers."""
-    return new_full(self, _dims.sizes(size), 0, **options)
+    return creation.zeros(*size, **_said(self, options))
 
 
 def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return ones of shape `size`: one tuple or separate integers."""
-    return new_full(self, _dims.sizes(size), 1, **options)
+    return creation.ones(*size, **_said(self, options))
 
 
 new_empty = new_zeros
 
 
-def _said(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None and key != "pin_memory"}
+def _said(self: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    said = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
+    return {"dtype": self.dtype, "device": self.device, **said}
 
 
 # --- dtypes ---
