@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_700,
-    "ops/": 7_150,
+    "ops/": 7_290,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_730,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_850  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 31_940  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_095, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -89,6 +89,11 @@ class Tensor(variable.Variable):
         return self.node is None or self.node.op is None
 
     @property
+    def grad_fn(self) -> Node | None:
+        """The recorded operation that computed it, or None of a leaf."""
+        return None if self.is_leaf else self.node
+
+    @property
     def requires_grad(self) -> bool:
         """Whether gradients flow here. May be set on leaves."""
         return self.node is not None
@@ -287,14 +292,12 @@ class Tensor(variable.Variable):
         """The axes in reverse order."""
         return ops.permute(self, tuple(reversed(range(self.ndim))))
 
+    H = T
+
     @property
     def mT(self) -> Tensor:
         """Matrices transposed: the last two axes swapped."""
         return ops.transpose(self, -2, -1)
-
-    def t(self) -> Tensor:
-        """A matrix transposed; vectors and numbers as they are."""
-        return self.T
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one axis."""
@@ -345,7 +348,6 @@ class Tensor(variable.Variable):
 
     # --- writes in place; the methods with names are in the table below ---
 
-    clip = ops.clamp
     _inplace = inplace.in_place
     _write = inplace.write
     _may_change = inplace.may_change
@@ -366,7 +368,9 @@ isclose allclose equal nan_to_num logical_xor clamp_min clamp_max lerp addcmul a
 any all count_nonzero cumprod norm argsort sort topk median unique bincount multinomial bernoulli numel
 scatter scatter_add index_add index_copy index_fill masked_select masked_scatter nonzero argwhere take take_along_dim
 tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split fliplr flipud
-swapaxes swapdims moveaxis is_floating_point
+swapaxes swapdims moveaxis is_complex is_floating_point
+absolute aminmax arctan2 clip cross diff divide erfinv exp2 greater greater_equal histc index_put inner isin less
+less_equal logaddexp logit multiply nanmean nansum negative not_equal put ravel subtract t true_divide
 """.split()  # of ops, where the list of an operation's places ends
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_

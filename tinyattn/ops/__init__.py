@@ -20,6 +20,12 @@ from tinyattn.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
     rand, rand_like, randint, randint_like, randn, randn_like, randperm, tensor, zeros, zeros_like,
 )  # fmt: skip
+from tinyattn.ops.derived import (
+    absolute, aminmax, arctan2, broadcast_shapes, broadcast_tensors, cartesian_prod, clip, concatenate, cross, detach,
+    diff, divide, erfinv, exp2, greater, greater_equal, histc, index_put, inner, isin, less, less_equal, logaddexp,
+    logit, multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
+    triu_indices, true_divide,
+)  # fmt: skip
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
     abs, add, cos, div, erf, exp, expm1, floor_divide, log, log1p, mul, neg, pow, reciprocal, remainder, rsqrt, sign,
@@ -32,7 +38,7 @@ from tinyattn.ops.inplace import view_again
 from tinyattn.ops.joins import cat, chunk, concat, pad, split, stack, unbind
 from tinyattn.ops.legacy import (
     BoolTensor, ByteTensor, CharTensor, DoubleTensor, FloatTensor, HalfTensor, IntTensor, LongTensor, ShortTensor,
-    is_floating_point, is_tensor, numel,
+    is_complex, is_floating_point, is_tensor, numel,
 )  # fmt: skip
 from tinyattn.ops.mathematics import (
     acos, addcdiv, addcmul, addmm, addmv, allclose, arccos, arcsin, arctan, asin, atan, atan2, baddbmm, ceil, clamp_max,

@@ -71,6 +71,15 @@ def is_floating_point(input: Tensor) -> bool:
     return bool(dtype.kind == "f")
 
 
+def is_complex(input: Tensor) -> bool:
+    """Return False: tensors are of real numbers. As torch.is_complex.
+
+    >>> ta.is_complex(ta.zeros(2))
+    False
+    """
+    return False
+
+
 def numel(input: Tensor) -> int:
     """Return the number of elements. As torch.numel.
 

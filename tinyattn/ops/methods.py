@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
@@ -15,7 +17,9 @@ from tinyattn.ops import (
     activations,
     choices,
     creation,
+    derived,
     elementwise,
+    joins,
     legacy,
     mathematics,
     order,
@@ -152,6 +156,24 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return bool(self.array.flags.c_contiguous)
 
 
+def split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
+    """Return the parts of these sizes along `dim`."""
+    return joins.split(self, split_sizes, dim)
+
+
+def sum_to_size(self: Tensor, *size: Any) -> Tensor:
+    """Return the sum over the axes that broadcasting `size` to this shape adds."""
+    return reductions.sum_to(self, _dims.sizes(size))
+
+
+def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """Return the tensor itself: memory is neither pinned nor shared between processes here."""
+    return self
+
+
+share_memory_ = pin_memory
+
+
 def get_device(self: Tensor) -> int:
     """Return the number of the GPU, or -1."""
     return self.device.index or 0 if self.is_cuda else -1
@@ -177,11 +199,13 @@ _WRITTEN = {
     elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
     activations: "relu sigmoid",
     mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
-        clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
+        atan2 arcsin arccos arctan fix clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
     scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
-    choices: "logical_not logical_and logical_or eq ne lt le gt ge",
+    choices: "bitwise_not logical_not logical_and logical_or eq ne lt le gt ge",
     shape: "tril triu",
-    reductions: "cumsum",
+    reductions: "cumsum cumprod",
+    derived: """absolute arctan2 divide erfinv exp2 greater greater_equal index_put less less_equal logit multiply
+        negative not_equal put subtract true_divide""",
 }
 IN_PLACE = {
     f"{name}_": _written(getattr(module, name), f"{name}_")
@@ -204,6 +228,26 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
     """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
     u = creation.rand_like(self, generator=generator)
     return self._write("exponential_", ..., -elementwise.log1p(-u) / lambd)
+
+
+def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
+    """Draw integers from `low` to `high` - 1, in place; random_(high) starts at 0. Returns the tensor.
+
+    high: by default, what the dtype holds: of floats, all integers that it has exactly.
+    """
+    if high is None:
+        bits = 1 + np.finfo(self.dtype).nmant if self.dtype.kind == "f" else 8 * self.dtype.itemsize
+        last = 2**bits if self.dtype.kind == "f" else 1 if self.dtype.kind == "b" else int(np.iinfo(self.dtype).max)
+        low, high = (0, low) if low else (0, last + (self.dtype != np.int64))
+    return self._write("random_", ..., creation.randint(low, high, self.shape, generator=generator, device=self.device))
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Cut the tensor off from its history: it becomes a leaf. Returns the tensor; a view raises RuntimeError."""
+    if self._base is not None and self.node is not None:
+        raise RuntimeError("detach_: a view cannot be cut off in place; use detach")
+    self.node = None
+    return self
 
 
 def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
@@ -230,12 +274,14 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
 
 
 squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.unsqueeze, "unsqueeze_")
-transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(lambda x: x.t(), "t_")
+transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(derived.t, "t_")
 
 METHODS = """
 repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty type
 element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
-exponential_ fill_diagonal_ squeeze_ unsqueeze_ transpose_ t_
+exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
+squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
+ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}
