@@ -18,14 +18,14 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_680,
-    "ops/": 6_790,
+    "engine/": 1_710,
+    "ops/": 7_315,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
     "backends/cuda/": 2_690,
     "backends/": 560,  # its other files
-    "cuda/": 350,
+    "cuda/": 365,
     "files/": 660,
     "nn/": 3_570,
     "optim/": 2_225,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_125,
     TOP: 1_010,
 }
-TOTAL = 35_205  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 35_765  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

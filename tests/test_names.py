@@ -180,3 +180,71 @@ def test_inference_mode_records_nothing():
 def test_cumprod_has_a_gradient_at_zeros():
     t = torch.tensor([[1.0, 0, 3], [2, 0, 0]], dtype=torch.float64, requires_grad=True)
     compare(lambda x: x.cumprod(1), lambda x: x.cumprod(1), (t,))
+
+
+SECOND_NAMES = """
+absolute:A negative:A subtract:A,B multiply:A,B divide:A,B true_divide:A,B arctan2:A,B greater:A,B greater_equal:A,B less:A,B
+less_equal:A,B not_equal:A,B clip:A,-0.2,0.3
+""".split()
+
+
+@pytest.mark.parametrize("name", SECOND_NAMES)
+def test_second_names_are_functions_methods_and_in_place_forms(name):
+    name, _, given = name.partition(":")
+    first, *others = [{"A": A, "B": UNIT}.get(x) if x in "AB" else float(x) for x in given.split(",")]
+    expected = getattr(torch, name)(first, *others)
+    x, *ours = to_ours([first, *others])
+    for found in (getattr(ta, name)(x, *ours), getattr(x, name)(*ours), getattr(x.clone(), f"{name}_")(*ours)):
+        np.testing.assert_allclose(host(found), expected.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-7), ("float64", 1e-12)])
+def test_erfinv_in_place_and_its_limits(dtype, tolerance):
+    t = torch.tensor([0.5, -0.999999, 1.0, -1.0, 2.0, math.nan, 0.0, 1e-30], dtype=getattr(torch, dtype))
+    x = to_ours(t)
+    assert x.erfinv_() is x
+    np.testing.assert_allclose(host(x), t.erfinv().numpy(), rtol=tolerance)
+
+
+def test_index_put_and_put_in_place():
+    for write in (
+        lambda x, t: x.index_put_((t.tensor([1, 1]), t.tensor([0, 0])), t.tensor([1.0, 2.0]), accumulate=True),
+        lambda x, t: x.index_put_((t.tensor([2]),), t.tensor(7.0)),
+        lambda x, t: x.index_put_((t.tensor([True, False, True]),), t.tensor([1.0, 2.0, 3.0, 4.0])),
+        lambda x, t: x.put_(t.tensor([[0, 11]]), t.tensor([[5.0, 6.0]])),
+        lambda x, t: x.put_(t.tensor([0, 0]), t.tensor([5.0, 6.0]), accumulate=True),
+    ):
+        x, theirs = to_ours(A.clone()), A.clone()
+        assert write(x, ta) is x
+        assert host(x).tolist() == write(theirs, torch).tolist()
+
+
+def test_random_draws_integers_of_the_range():
+    x = ta.zeros(1000)
+    assert set(x.random_(2, 5).tolist()) == {2, 3, 4} and set(x.random_(2).tolist()) == {0, 1}
+    for dtype in ("uint8", "int64", "float32", "bool"):
+        drawn = host(ta.zeros(1000, dtype=dtype).random_())
+        assert drawn.min() >= 0 and drawn.max() > drawn.min()
+
+
+def test_detach_in_place_makes_a_leaf():
+    x = ta.ones(2, requires_grad=True)
+    y = x * 2
+    assert y.grad_fn is y.node and x.grad_fn is None
+    assert y.detach_() is y and y.is_leaf and not y.requires_grad and y.grad_fn is None
+    with pytest.raises(RuntimeError, match="detach_: a view"):
+        (x * 2)[:1].detach_()
+
+
+REFUSED = {
+    "t: a tensor of shape": lambda: ta.ones(1, 2, 3).t(), "histc: a tensor of int64": lambda: ta.histc(ta.tensor([1])),
+    "do not broadcast": lambda: ta.broadcast_shapes((2,), (3,)), "expected size 3": lambda: ta.cross(ta.ones(2), ta.ones(2)),
+    "differ over the axes": lambda: ta.tensordot(ta.ones(2, 3), ta.ones(2, 3), dims=1),
+    "index_put: the values have dtype int64": lambda: ta.ones(2).index_put((ta.tensor([0]),), ta.tensor([1])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_derived_functions_refuse_in_a_sentence(message):
+    with pytest.raises(RuntimeError, match=message):
+        REFUSED[message]()

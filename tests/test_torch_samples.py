@@ -30,7 +30,10 @@ NAMES = """
     scatter scatter_add searchsorted select sinh sort take take_along_dim tan tensor_split tile topk trace trunc unflatten
     unique vstack view_as reshape_as any all new_zeros new_ones new_full swapaxes moveaxis isfinite unfold
     linalg.vector_norm nn.functional.normalize nn.functional.cosine_similarity nn.functional.pairwise_distance
-    contiguous
+    contiguous aminmax bitwise_left_shift bitwise_right_shift broadcast_shapes broadcast_tensors cartesian_prod cross diff
+    erfinv exp2 histc index_put inner isin linspace logaddexp logit nanmean nansum put ravel std t tensordot
+    tril_indices triu_indices split_with_sizes sum_to_size __rlshift__ __rrshift__
+    atan2 argmin clamp true_divide
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy

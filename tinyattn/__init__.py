@@ -21,6 +21,7 @@ from tinyattn.dtypes import (
 from tinyattn.random import Generator, default_generator, initial_seed, manual_seed
 from tinyattn.engine.modes import definitions, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.variable import Size
 from tinyattn.ops import *
 from tinyattn.autograd import checkpoint, grad, hessian, hvp, jacobian, jvp, vjp
 from tinyattn.tensors import Tensor

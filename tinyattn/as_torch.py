@@ -156,11 +156,6 @@ def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -
     return tensor.requires_grad_() if requires_grad else tensor
 
 
-def is_tensor(x: Any) -> bool:
-    """Whether `x` is a Tensor."""
-    return isinstance(x, ta.Tensor)
-
-
 class OneProcess(parallel.DataParallel):
     """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
 
@@ -192,27 +187,14 @@ def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
     return lambda x: tuple(x) if isinstance(x, typing.Iterable) else (x,) * count
 
 
-def legacy(dtype: Any) -> Callable[..., Any]:
-    """FloatTensor and its like: of sizes (uninitialised), or of numbers."""
-
-    def make(*what: Any, **options: Any) -> Any:
-        sizes = all(isinstance(n, int) for n in what)
-        return ta.empty(what, dtype=dtype) if sizes else ta.tensor(what[0], dtype=dtype)
-
-    return make
-
-
 def _torch() -> None:
-    names = {"Float": "float32", "Double": "float64", "Half": "float16", "Long": "int64", "Int": "int32"}
-    names |= {"Byte": "uint8", "Bool": "bool"}
-    legacy_types = {f"{name}Tensor": legacy(getattr(ta, dtype)) for name, dtype in names.items()}
     refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
     Namespace(
-        "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32), Size=tuple, is_tensor=is_tensor,
+        "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
         use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save,
-        **{**legacy_types, **refused, **layouts},
+        **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyattn import autograd, backends, ops
-from tinyattn.dtypes import bool_, float32, float64, get_default_dtype, int32, int64
+from tinyattn.dtypes import bool_, get_default_dtype, int64
 from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
-from tinyattn.ops import copies, dims, inplace, interop, methods
+from tinyattn.ops import copies, dims, inplace, interop, legacy, methods
 from tinyattn.ops.creation import as_tensor
 
 
@@ -35,19 +34,14 @@ def _reflected(op: Callable[..., Any]) -> Callable[[Tensor, Any], Tensor]:
     return lambda self, other: op(other, self)
 
 
-def _cast_to(dtype: Any) -> Callable[[Tensor], Tensor]:
-    """The method that returns a tensor in this dtype, as `to(dtype)` does."""
-    return lambda self: ops.cast(self, dtype)
-
-
 class Tensor(variable.Variable):
     """An n-dimensional array that can remember how it was computed, with PyTorch's methods.
 
-    Made by `tensor()`, which copies, or `from_numpy()`, which does not. Tensor(data) shares memory with `data`
-    where it can.
+    Made by `tensor()`, which copies, or `from_numpy()`, which does not. Tensor(data) has the default dtype, but
+    Tensor(tensor) is an alias of a tensor; Tensor(2, 3) has a shape and zeros, as torch.Tensor.
 
-    >>> Tensor([1.0, 2.0]).exp().shape
-    (2,)
+    >>> Tensor([1, 2]).dtype
+    dtype('float32')
     """
 
     __slots__ = ()
@@ -57,12 +51,13 @@ class Tensor(variable.Variable):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        source = data if isinstance(data, Tensor) else as_tensor(data)
-        self._set(source.array)
-        if source is data:
-            self._storage, self._version = data.storage, data.storage.version  # a write to either is one to both
-        self.requires_grad_(requires_grad)
+    def __init__(self, *data: Any) -> None:
+        self._share(legacy.construct("Tensor", get_default_dtype(), *data))
+
+    def _share(self, source: Tensor) -> None:
+        """Become another name of `source`: a write to either is one to both."""
+        self.array, self._node, self._grad = source.array, source.node, None
+        self._storage, self._version, self._base = source.storage, source._version, source._base
 
     def _set(self, array: Any) -> None:
         self.array, self._node, self._grad = array, None, None
@@ -92,6 +87,11 @@ class Tensor(variable.Variable):
     def is_leaf(self) -> bool:
         """Whether it was given, not computed (or needs no gradient)."""
         return self.node is None or self.node.op is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The recorded operation that computed it, or None of a leaf."""
+        return None if self.is_leaf else self.node
 
     @property
     def requires_grad(self) -> bool:
@@ -228,12 +228,9 @@ class Tensor(variable.Variable):
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
 
+    __copy__ = copies.alike
     __deepcopy__ = copies.deepcopy
-
-    def __reduce__(self) -> Any:
-        if not self.is_leaf:
-            raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
-        return type(self), (self.array, self.requires_grad), getattr(self, "__dict__", None) or None
+    __reduce__ = copies.pickled
 
     # --- operators; the methods with names are in the tables below the class ---
 
@@ -254,10 +251,12 @@ class Tensor(variable.Variable):
     __and__ = __rand__ = ops.bitwise_and
     __or__ = __ror__ = ops.bitwise_or
     __xor__ = __rxor__ = ops.bitwise_xor
-    __lt__ = ops.lt
-    __le__ = ops.le
-    __gt__ = ops.gt
-    __ge__ = ops.ge
+    __lshift__ = ops.bitwise_left_shift
+    __rshift__ = ops.bitwise_right_shift
+    __lt__ = _comparison(ops.lt)
+    __le__ = _comparison(ops.le)
+    __gt__ = _comparison(ops.gt)
+    __ge__ = _comparison(ops.ge)
     __eq__ = _comparison(ops.eq)
     __ne__ = _comparison(ops.ne)
     __getitem__ = ops.getitem
@@ -272,6 +271,8 @@ class Tensor(variable.Variable):
     __iand__ = inplace.bitwise_and_
     __ior__ = inplace.bitwise_or_
     __ixor__ = inplace.bitwise_xor_
+    __ilshift__ = inplace.bitwise_left_shift_
+    __irshift__ = inplace.bitwise_right_shift_
 
     __rsub__ = _reflected(ops.sub)
     __rtruediv__ = _reflected(ops.div)
@@ -279,6 +280,8 @@ class Tensor(variable.Variable):
     __rmatmul__ = _reflected(ops.matmul)
     __rfloordiv__ = _reflected(ops.floor_divide)
     __rmod__ = _reflected(ops.remainder)
+    __rlshift__ = _reflected(ops.bitwise_left_shift)
+    __rrshift__ = _reflected(ops.bitwise_right_shift)
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """This tensor where `condition` holds, `other` elsewhere."""
@@ -289,14 +292,12 @@ class Tensor(variable.Variable):
         """The axes in reverse order."""
         return ops.permute(self, tuple(reversed(range(self.ndim))))
 
+    H = T
+
     @property
     def mT(self) -> Tensor:
         """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
         return ops.transpose(self, -2, -1) if self.ndim else self
-
-    def t(self) -> Tensor:
-        """A matrix transposed; vectors and numbers as they are."""
-        return self.T
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one axis."""
@@ -332,28 +333,21 @@ class Tensor(variable.Variable):
         """This tensor in the dtype of another."""
         return ops.cast(self, other.dtype)
 
-    float = _cast_to(float32)
-    double = _cast_to(float64)
-    long = _cast_to(int64)
-    int = _cast_to(int32)
-    bool = _cast_to(bool_)
-
     def cpu(self) -> Tensor:
         """In the memory of the processor; of a tensor on a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
         return self.to("cpu")
 
-    def cuda(self, device: Any = None, non_blocking: builtins.bool = False) -> Tensor:
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
         """In the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
         return self.to(backends.device("cuda" if device is None else device))
 
     @property
-    def is_cuda(self) -> builtins.bool:
+    def is_cuda(self) -> bool:
         """Whether the memory is that of a GPU."""
         return self.device.type == "cuda"
 
     # --- writes in place; the methods with names are in the table below ---
 
-    clip = ops.clamp
     _inplace = inplace.in_place
     _write = inplace.write
     _may_change = inplace.may_change
@@ -365,7 +359,7 @@ class Tensor(variable.Variable):
 METHODS = """
 abs exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf neg sign sigmoid relu isfinite
 add sub mul div floor_divide remainder pow maximum minimum clamp masked_fill eq ne lt le gt ge clone
-logical_and logical_or logical_not bitwise_and bitwise_or bitwise_xor bitwise_not
+logical_and logical_or logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift
 sum mean var std prod cumsum amax amin max min argmax argmin logsumexp softmax log_softmax
 reshape view flatten transpose permute expand broadcast_to squeeze unsqueeze movedim flip roll tril triu
 split chunk unbind index_select gather matmul mm bmm outer
@@ -374,11 +368,13 @@ isclose allclose equal nan_to_num logical_xor clamp_min clamp_max lerp addcmul a
 any all count_nonzero cumprod norm argsort sort topk median unique bincount multinomial bernoulli numel
 scatter scatter_add index_add index_copy index_fill masked_select masked_scatter nonzero argwhere take take_along_dim
 tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split fliplr flipud
-swapaxes swapdims moveaxis is_floating_point
+swapaxes swapdims moveaxis is_complex is_floating_point
+absolute aminmax arctan2 clip cross diff divide erfinv exp2 greater greater_equal histc index_put inner isin less
+less_equal logaddexp logit multiply nanmean nansum negative not_equal put ravel subtract t true_divide
 """.split()  # of ops, where the list of an operation's places ends
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_
-zero_ normal_ uniform_
+bitwise_left_shift_ bitwise_right_shift_ zero_ normal_ uniform_
 """.split()
 
 for _name in METHODS:

@@ -18,8 +18,8 @@ from tinyattn.random import generator_for
 
 __all__ = [
     "current_device", "device", "device_count", "empty_cache", "get_device_capability", "get_device_name",
-    "is_available", "manual_seed", "max_memory_allocated", "mem_get_info", "memory_allocated", "memory_reserved",
-    "reset_peak_memory_stats", "set_device", "synchronize", "why_not",
+    "is_available", "manual_seed", "manual_seed_all", "max_memory_allocated", "mem_get_info",
+    "memory_allocated", "memory_reserved", "reset_peak_memory_stats", "set_device", "synchronize", "why_not",
 ]  # fmt: skip
 
 
@@ -86,8 +86,21 @@ def synchronize(device: Any = None) -> None:
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator of the current GPU; `tinyattn.manual_seed` seeds those of all devices."""
-    generator_for("cuda").manual_seed(seed)
+    """Seed the generator of the current GPU, if there is one; `tinyattn.manual_seed` seeds those of all devices.
+
+    >>> ta.cuda.manual_seed(0)
+    """
+    if is_available():
+        generator_for("cuda").manual_seed(seed)
+
+
+def manual_seed_all(seed: int) -> None:
+    """Seed the generators of all GPUs, if there are any.
+
+    >>> ta.cuda.manual_seed_all(0)
+    """
+    for index in range(device_count()):
+        generator_for(f"cuda:{index}").manual_seed(seed)
 
 
 # --- memory ---
@@ -121,8 +134,12 @@ def mem_get_info(device: Any = None) -> tuple[int, int]:
 
 
 def empty_cache() -> None:
-    """Release the cached memory of the current GPU."""
-    backends.on_gpu(None).release_memory()
+    """Release the cached memory of the current GPU, if there is one.
+
+    >>> ta.cuda.empty_cache()
+    """
+    if is_available():
+        backends.on_gpu(None).release_memory()
 
 
 def _index(device: Any) -> int:

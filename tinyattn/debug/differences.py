@@ -12,7 +12,7 @@ from tinyattn import backends
 from tinyattn.autograd.gradients import grad
 from tinyattn.dtypes import float64
 from tinyattn.engine.modes import enable_grad
-from tinyattn.ops.creation import as_tensor
+from tinyattn.ops.creation import as_tensor, tensor
 from tinyattn.ops.inplace import is_expanded
 from tinyattn.tensors import Tensor
 
@@ -77,7 +77,7 @@ def gradgradcheck(
         rng = np.random.default_rng(seed)
         with enable_grad():
             shapes = [y.shape for y in _floats(func(*xs)) if y.requires_grad]
-        grad_outputs = [Tensor(np.asarray(rng.standard_normal(shape)), requires_grad=True) for shape in shapes]
+        grad_outputs = [tensor(np.asarray(rng.standard_normal(shape)), requires_grad=True) for shape in shapes]
     seeds = _tuple(grad_outputs)
 
     def gradient(*args: Any) -> list[Tensor]:

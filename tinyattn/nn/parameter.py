@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
 
 __all__ = ["Parameter"]
@@ -24,7 +25,8 @@ class Parameter(Tensor):
     """
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(data, requires_grad)
+        self._share(as_tensor(data).data)
+        self.requires_grad_(requires_grad)
 
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"

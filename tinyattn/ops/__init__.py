@@ -8,8 +8,8 @@ from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, soft
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
 from tinyattn.ops.batch_normalization import batch_norm, group_norm, instance_norm, rms_norm
 from tinyattn.ops.choices import (
-    bitwise_and, bitwise_not, bitwise_or, bitwise_xor, clamp, eq, ge, gt, isfinite, le, logical_and, logical_not,
-    logical_or, lt, masked_fill, maximum, minimum, ne, where,
+    bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift, bitwise_xor, clamp, eq, ge, gt,
+    isfinite, le, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, ne, where,
 )  # fmt: skip
 from tinyattn.ops.convolution import (
     conv1d, conv2d, conv_transpose1d, conv_transpose2d, convolve, convolve_input, convolve_weight, fold, overlap_add,
@@ -19,6 +19,12 @@ from tinyattn.ops.copies import alias, cast, clone, move
 from tinyattn.ops.creation import (
     arange, as_tensor, empty, empty_like, eye, from_dlpack, from_numpy, full, full_like, linspace, ones, ones_like,
     rand, rand_like, randint, randint_like, randn, randn_like, randperm, tensor, zeros, zeros_like,
+)  # fmt: skip
+from tinyattn.ops.derived import (
+    absolute, aminmax, arctan2, broadcast_shapes, broadcast_tensors, cartesian_prod, clip, concatenate, cross, detach,
+    diff, divide, erfinv, exp2, greater, greater_equal, histc, index_put, inner, isin, less, less_equal, logaddexp,
+    logit, multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
+    triu_indices, true_divide,
 )  # fmt: skip
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.elementwise import (
@@ -32,7 +38,7 @@ from tinyattn.ops.inplace import view_again
 from tinyattn.ops.joins import cat, chunk, concat, pad, split, stack, unbind
 from tinyattn.ops.legacy import (
     BoolTensor, ByteTensor, CharTensor, DoubleTensor, FloatTensor, HalfTensor, IntTensor, LongTensor, ShortTensor,
-    is_floating_point, is_tensor, numel,
+    is_complex, is_floating_point, is_tensor, numel,
 )  # fmt: skip
 from tinyattn.ops.mathematics import (
     acos, addcdiv, addcmul, addmm, addmv, allclose, arccos, arcsin, arctan, asin, atan, atan2, baddbmm, ceil, clamp_max,

@@ -238,6 +238,34 @@ bitwise_or = _bitwise("bitwise_or", "that are set in one of both", lambda xp, a,
 bitwise_xor = _bitwise("bitwise_xor", "in which both differ", lambda xp, a, b: a ^ b)
 
 
+def _shift(name: str, where: str, found: str) -> Operation:
+    doc = f"""Return the bits moved to the {where} by `other` places, elementwise and broadcast. As torch.{name}.
+
+    input, other: tensors of integers or booleans, or such numbers. Raises TypeError for floats and for booleans alone.
+
+    >>> ta.{name}(ta.tensor([6, -5]), 1).tolist()
+    {found}
+    """
+
+    def forward(xp: Any, a: Any, b: Any) -> Any:
+        dtype = (a if hasattr(a, "dtype") else b).dtype
+        if dtype.kind not in "iu":
+            raise TypeError(f"{name}: got {dtype}; expected integers (cast it first: x.long())")
+        last = 8 * dtype.itemsize - 1
+        if hasattr(b, "dtype"):
+            near = xp.cast(xp.where((b < 0) | (b > last), last, b), dtype)
+        else:
+            near = b if 0 <= b <= last else last
+        more = b != near  # C leaves open what a shift by all bits is
+        return a >> near >> more if where == "right" else a << near << more
+
+    return Operation(forward, name=name, promote=modular, doc=doc)
+
+
+bitwise_left_shift = _shift("bitwise_left_shift", "left", "[12, -10]")
+bitwise_right_shift = _shift("bitwise_right_shift", "right", "[3, -3]")
+
+
 @operation(promote=modular)
 def bitwise_not(xp: Any, x: Any) -> Any:
     """Return the bits inverted, elementwise; of booleans, the opposite. Raises TypeError for floats.

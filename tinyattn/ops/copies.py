@@ -22,6 +22,30 @@ def clone(xp: Any, x: Any) -> Any:
     return xp.clone(x)
 
 
+def alike(self: Tensor) -> Tensor:
+    """Return a leaf on the same memory: what copy.copy(tensor) calls."""
+    twin = rebuilt(type(self), self.array, self.requires_grad, self.storage)
+    if hasattr(self, "__dict__"):  # the attributes of a Parameter
+        twin.__dict__.update(self.__dict__)
+    return twin
+
+
+def pickled(self: Tensor) -> Any:
+    """Return what makes a leaf again: what pickle calls. Raises RuntimeError for a tensor that is not a leaf."""
+    if not self.is_leaf:
+        raise RuntimeError(f"only leaves can be pickled, and this tensor was computed by {self.node}")
+    return rebuilt, (type(self), self.array, self.requires_grad), getattr(self, "__dict__", None) or None
+
+
+def rebuilt(kind: Any, array: Any, requires_grad: bool, storage: Storage | None = None) -> Tensor:
+    """Return a leaf of this class on an array, with a version counter of its own unless one is given."""
+    twin = kind.__new__(kind)
+    twin._set(array)
+    if storage is not None:
+        twin._storage, twin._version = storage, storage.version
+    return twin.requires_grad_(requires_grad)
+
+
 def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
     """Return a leaf like this one; those that share memory, such as a tensor and its view, share the copy too.
 

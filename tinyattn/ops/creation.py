@@ -188,18 +188,25 @@ def empty(size: Any = (), *more: Any, dtype: Any = None, device: Any = None, req
 
 
 def arange(
-    start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    start: Any = None,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Return start, start + step, ... below `end`; arange(end) starts at 0. Integers give int64.
 
+    dtype: where an integer one gets fractions, the count is that of the fractions, but of int64, as in PyTorch.
     Raises ValueError for steps that never lead from start to end. As torch.arange.
 
     >>> ta.arange(1, 7, 2)
     tensor([1, 3, 5])
     """
-    start, end = (0, start) if end is None else (start, end)
+    start, end = (0, start) if end is None else (start or 0, end)
     start, end, step = (x.item() if _is_tensor(x) else x for x in (start, end, step))
-    if dtype is not None and as_dtype(dtype).kind != "f":
+    if dtype is not None and as_dtype(dtype) == int64:
         start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: steps of {step} never lead from {start} to {end}")
@@ -210,13 +217,15 @@ def arange(
     if dtype.kind == "b":
         raise TypeError("arange: a range of booleans has no meaning; choose a dtype of numbers")
     count = math.ceil((end - start) / step)
+    if dtype.kind != "f":
+        start, step = int(start), int(step)
     for number in (start, start + max(count - 1, 0) * step):
         as_number(number, dtype, "arange")
     return _wrap(backends.get(device).arange(start, step, count, dtype), requires_grad)
 
 
 def linspace(
-    start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Return `steps` equally spaced numbers from `start` to `end`, both included. As torch.linspace.
 
@@ -224,8 +233,11 @@ def linspace(
     tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     dtype = as_dtype(dtype or get_default_dtype())
+    if dtype.kind == "b":
+        raise TypeError("linspace: booleans have no equal spaces between them; choose a dtype of numbers")
+    start, end = (x.item() if _is_tensor(x) else x for x in (start, end))
     for number in (start, end):
-        as_number(number, dtype, "linspace")
+        as_number(number, dtype, "linspace", wrap=False)
     return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
 
 

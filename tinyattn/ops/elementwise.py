@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tinyattn.dtypes import as_number
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
@@ -69,12 +71,12 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """Return input - alpha * other, elementwise and broadcast.
 
-    Takes what `add` takes. Raises TypeError for two booleans. As torch.sub.
+    Takes what `add` takes. Raises TypeError for booleans. As torch.sub.
 
     >>> ta.sub(ta.tensor([3, 4]), 1)
     tensor([2, 3])
     """
-    if _is_boolean(input) and _is_boolean(other):
+    if _is_boolean(input) or _is_boolean(other):
         raise TypeError("sub: booleans cannot be subtracted; use logical_not, !=, or cast them first (x.float())")
     return _sub(input, other) if alpha == 1 else _scaled(_sub, input, other, alpha)
 
@@ -97,7 +99,7 @@ def _scaled(op: Operation, input: Any, other: Any, alpha: Any) -> Any:
 
 
 def _is_boolean(x: Any) -> bool:
-    return isinstance(x, bool) or (isinstance(x, Variable) and x.dtype.kind == "b")
+    return isinstance(x, bool | np.bool_) or (isinstance(x, Variable) and x.dtype.kind == "b")
 
 
 def _divisible(a: Any, b: Any) -> Any:

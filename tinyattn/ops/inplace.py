@@ -18,7 +18,15 @@ from tinyattn.engine.node import Node
 from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
-from tinyattn.ops.choices import bitwise_and, bitwise_or, bitwise_xor, clamp, masked_fill
+from tinyattn.ops.choices import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    clamp,
+    masked_fill,
+)
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add, div, floor_divide, mul, pow, remainder, sub
 from tinyattn.ops.indexing import getitem, setitem, write_index
@@ -56,12 +64,11 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     value = creation.as_tensor(value, device=self.device)
     if value.ndim and value.array.size == 1:  # one number fits everywhere, even into one element
         value = value.reshape(())
+    elif value.ndim > 1 and value.shape[0] == 1:  # NumPy, unlike CuPy, lets a value have more axes of size 1
+        extra = max(value.ndim - self.array[index].ndim, 0)
+        value = value.reshape(value.shape[extra:]) if value.shape[:extra] == (1,) * extra else value
     if self.node is not None or value.node is not None:
-        value = cast(value, self.dtype)
-        extra = value.ndim - self.array[index].ndim  # NumPy lets a value have more axes of size 1
-        if extra > 0 and value.shape[:extra] == (1,) * extra:
-            value = value.reshape(value.shape[extra:])
-        return self._inplace(name, setitem, value, index=index)
+        return self._inplace(name, setitem, cast(value, self.dtype), index=index)
     self._may_change(name, False)
     self.array[index] = value.array
     self._wrote(name)
@@ -218,6 +225,8 @@ remainder_ = _written(remainder, "Keep what floor_divide leaves", "[3, 1]")
 bitwise_and_ = _written(bitwise_and, "Keep the bits that `other` has", "[4, 0]")
 bitwise_or_ = _written(bitwise_or, "Set the bits that `other` has", "[7, -3]")
 bitwise_xor_ = _written(bitwise_xor, "Invert the bits that `other` has", "[3, -3]")
+bitwise_left_shift_ = _written(bitwise_left_shift, "Move the bits to the left", "[112, -112]")
+bitwise_right_shift_ = _written(bitwise_right_shift, "Move the bits to the right", "[0, -1]")
 
 
 def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:

@@ -13,7 +13,8 @@ from tinyattn.ops import choices, elementwise, products
 _UFUNCS = {
     "subtract": "sub", "multiply": "mul", "divide": "div", "power": "pow", "negative": "neg", "absolute": "abs",
     "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
-    "invert": "bitwise_not", **{name: name for name in """
+    "invert": "bitwise_not", "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift",
+    **{name: name for name in """
     add matmul sign exp expm1 log log1p sqrt square reciprocal sin cos tanh maximum minimum isfinite logical_not
     bitwise_and bitwise_or bitwise_xor floor_divide remainder
     """.split()},

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.engine.variable import Size, Tensor, Variable
 from tinyattn.ops import creation
+from tinyattn.ops.copies import alias
 
 TENSOR_TYPES = {
     "FloatTensor": np.dtype("float32"), "DoubleTensor": np.dtype("float64"), "HalfTensor": np.dtype("float16"),
@@ -17,11 +18,23 @@ TENSOR_TYPES = {
 }  # fmt: skip
 
 
+def construct(name: str, dtype: Any, *data: Any) -> Tensor:
+    """Return what the constructor `name` makes of sizes, a Size, nested numbers, an array, or a tensor: an alias."""
+    first = data[0] if data else 0
+    if isinstance(first, Size | int | np.integer) and not isinstance(first, bool):
+        return creation.zeros(*data or (0,), dtype=dtype)
+    if len(data) > 1 or not (isinstance(first, Variable) or hasattr(first, "__len__")) or isinstance(first, str):
+        raise TypeError(f"{name}: got {data}; expected sizes, a sequence of numbers, an array or a tensor")
+    if not isinstance(first, Variable):
+        return creation.tensor(creation.as_tensor(first) if hasattr(first, "dtype") else first, dtype=dtype)
+    if name != "Tensor" and first.dtype != dtype:
+        raise TypeError(f"{name}: got a tensor of {first.dtype}; expected {dtype} (cast it with .to)")
+    return alias(first)
+
+
 def _constructor(name: str) -> Callable[..., Tensor]:
     def make(*data: Any) -> Tensor:
-        if data and not isinstance(data[0], int):
-            return creation.tensor(data[0], dtype=TENSOR_TYPES[name])
-        return creation.zeros(data or (0,), dtype=TENSOR_TYPES[name])
+        return construct(name, TENSOR_TYPES[name], *data)
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = f"""Return `data` as a tensor of {TENSOR_TYPES[name]}, or zeros of a shape given in integers.
@@ -49,12 +62,22 @@ def is_tensor(obj: Any) -> bool:
 
 
 def is_floating_point(input: Tensor) -> bool:
-    """Return whether the tensor's dtype is a floating-point one. As torch.is_floating_point.
+    """Return whether the dtype of a tensor (or this dtype) is a floating-point one. As torch.is_floating_point.
 
     >>> ta.is_floating_point(ta.tensor([1, 2]))
     False
     """
-    return bool(input.dtype.kind == "f")
+    dtype: Any = getattr(input, "dtype", input)
+    return bool(dtype.kind == "f")
+
+
+def is_complex(input: Tensor) -> bool:
+    """Return False: tensors are of real numbers. As torch.is_complex.
+
+    >>> ta.is_complex(ta.zeros(2))
+    False
+    """
+    return False
 
 
 def numel(input: Tensor) -> int:

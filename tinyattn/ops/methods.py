@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
@@ -15,7 +17,9 @@ from tinyattn.ops import (
     activations,
     choices,
     creation,
+    derived,
     elementwise,
+    joins,
     legacy,
     mathematics,
     order,
@@ -56,39 +60,48 @@ reshape_as = view_as
 
 def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
     """Return a tensor that copies `data`."""
-    return creation.tensor(data, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+    return creation.tensor(data, **_said(self, options))
 
 
 def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """Return a tensor of shape `size` filled with one number."""
-    return creation.full(size, fill_value, **{"dtype": self.dtype, "device": self.device, **_said(options)})
+    return creation.full(size, fill_value, **_said(self, options))
 
 
 def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return zeros of shape `size`: one tuple or separate integers."""
-    return new_full(self, _dims.sizes(size), 0, **options)
+    return creation.zeros(*size, **_said(self, options))
 
 
 def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return ones of shape `size`: one tuple or separate integers."""
-    return new_full(self, _dims.sizes(size), 1, **options)
+    return creation.ones(*size, **_said(self, options))
 
 
 new_empty = new_zeros
 
 
-def _said(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None and key != "pin_memory"}
+def _said(self: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    said = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
+    return {"dtype": self.dtype, "device": self.device, **said}
 
 
 # --- dtypes ---
 
 
 def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
-    return lambda self: cast(self, dtype)
+    """The method that returns a tensor in this dtype, as `to(dtype)` does."""
+
+    def method(self: Tensor, memory_format: Any = None) -> Tensor:
+        return cast(self, dtype)
+
+    return method
 
 
-half, byte, short, char = map(_cast_to, ("float16", "uint8", "int16", "int8"))
+CASTS = {
+    "half": "float16", "float": "float32", "double": "float64", "byte": "uint8", "char": "int8", "short": "int16",
+    "int": "int32", "long": "int64", "bool": "bool",
+}  # fmt: skip
 
 
 def type(self: Tensor, dtype: Any = None) -> Any:
@@ -143,6 +156,24 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
     return bool(self.array.flags.c_contiguous)
 
 
+def split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
+    """Return the parts of these sizes along `dim`."""
+    return joins.split(self, split_sizes, dim)
+
+
+def sum_to_size(self: Tensor, *size: Any) -> Tensor:
+    """Return the sum over the axes that broadcasting `size` to this shape adds."""
+    return reductions.sum_to(self, _dims.sizes(size))
+
+
+def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """Return the tensor itself: memory is neither pinned nor shared between processes here."""
+    return self
+
+
+share_memory_ = pin_memory
+
+
 def get_device(self: Tensor) -> int:
     """Return the number of the GPU, or -1."""
     return self.device.index or 0 if self.is_cuda else -1
@@ -168,11 +199,13 @@ _WRITTEN = {
     elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
     activations: "relu sigmoid",
     mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
-        clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
+        atan2 arcsin arccos arctan fix clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
     scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
-    choices: "logical_not logical_and logical_or eq ne lt le gt ge",
+    choices: "bitwise_not logical_not logical_and logical_or eq ne lt le gt ge",
     shape: "tril triu",
-    reductions: "cumsum",
+    reductions: "cumsum cumprod",
+    derived: """absolute arctan2 divide erfinv exp2 greater greater_equal index_put less less_equal logit multiply
+        negative not_equal put subtract true_divide""",
 }
 IN_PLACE = {
     f"{name}_": _written(getattr(module, name), f"{name}_")
@@ -195,6 +228,26 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
     """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
     u = creation.rand_like(self, generator=generator)
     return self._write("exponential_", ..., -elementwise.log1p(-u) / lambd)
+
+
+def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
+    """Draw integers from `low` to `high` - 1, in place; random_(high) starts at 0. Returns the tensor.
+
+    high: by default, what the dtype holds: of floats, all integers that it has exactly.
+    """
+    if high is None:
+        bits = 1 + np.finfo(self.dtype).nmant if self.dtype.kind == "f" else 8 * self.dtype.itemsize
+        last = 2**bits if self.dtype.kind == "f" else 1 if self.dtype.kind == "b" else int(np.iinfo(self.dtype).max)
+        low, high = (0, low) if low else (0, last + (self.dtype != np.int64))
+    return self._write("random_", ..., creation.randint(low, high, self.shape, generator=generator, device=self.device))
+
+
+def detach_(self: Tensor) -> Tensor:
+    """Cut the tensor off from its history: it becomes a leaf. Returns the tensor; a view raises RuntimeError."""
+    if self._base is not None and self.node is not None:
+        raise RuntimeError("detach_: a view cannot be cut off in place; use detach")
+    self.node = None
+    return self
 
 
 def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
@@ -221,11 +274,14 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
 
 
 squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.unsqueeze, "unsqueeze_")
-transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(lambda x: x.t(), "t_")
+transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(derived.t, "t_")
 
 METHODS = """
-repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty half byte short char type
+repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty type
 element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
-exponential_ fill_diagonal_ squeeze_ unsqueeze_ transpose_ t_
+exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
+squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
+ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinyattn import random
-from tinyattn.engine.operation import Operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
@@ -70,17 +70,32 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return Extreme(gather(input, dim, order), order)
 
 
+def _ties_rule(xp: Any, g: Any, x: Any, out: Any) -> Any:
+    ties = xp.cast(xp.logical_or(x == out, xp.logical_and(x != x, out != out)), g.dtype)
+    return g * (ties / xp.sum(ties, tuple(range(x.ndim))))
+
+
+@operation(name="median", traits="chooses", fresh=True, x=_ties_rule)
+def _median(xp: Any, x: Any) -> Any:
+    values = xp.reshape(x, (-1,))
+    values = values[xp.argsort(values, 0)]
+    middle, last = (xp.reshape(values[i : i + 1], ()) for i in ((len(values) - 1) // 2, len(values) - 1))
+    return xp.where(last != last, last, middle)  # NaN comes last
+
+
 @numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """Return the median, the lower of two; with `dim`, (values, indices) along it. NaN if there is one.
 
-    As torch.median; its gradient goes to one of equal elements.
+    Without `dim`, equal elements share the gradient; with it, one of them has it all. As torch.median.
 
     >>> ta.median(ta.tensor([3, 1, 2, 9])).item()
     2
     """
     if dim is None:
-        return median(input.reshape(-1), 0).values
+        if input.numel() == 0 and input.dtype.kind == "f":
+            return creation.full((), math.nan, dtype=input.dtype, device=input.device)
+        return _median(input) if input.numel() else median(input.reshape(-1), 0)
     dim = _dims.one(dim, input.ndim)
     if input.ndim == 0:
         return Extreme(input.clone(), argsort(input))
