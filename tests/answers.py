@@ -7,6 +7,7 @@ Test modules import `torch` from here. Without PyTorch it is a `Missing`: a call
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -47,10 +48,15 @@ class Missing:
         return False
 
 
-try:
-    import torch
-except ImportError:
-    torch: Any = Missing("torch")
+def optional(name: str) -> Any:
+    """The module of this name, which is or needs PyTorch."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return Missing(name)
+
+
+torch = optional("torch")
 
 made: dict[str, Any] | None = None  # a dictionary while answers are recorded
 place = ["", 0]  # the running test, and its number of answers so far

@@ -13,13 +13,14 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file as torch_save_file
+from answers import optional, torch
 from toy_mnist import check, idx, pixels, put
 
 import tinyattn as ta
 from tinyattn.data import DataError, ImageDataset, load_mnist, read_idx
 from tinyattn.files import serialization
+
+save_file = optional("safetensors.torch").save_file
 
 
 def assert_one_sentence(message, path, sentence):
@@ -367,12 +368,12 @@ def test_load_refuses_booleans_other_than_0_and_1(tmp_path):
 def test_numbers_that_are_not_finite_are_one_warning(tmp_path, dtype, value):
     path = tmp_path / "file"
     tensor = torch.zeros(300_000, dtype=dtype)
-    torch_save_file({"fine": tensor, "whole": torch.zeros(3, dtype=torch.int64)}, path)
+    save_file({"fine": tensor, "whole": torch.zeros(3, dtype=torch.int64)}, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ta.load(path)
     tensor[-1] = value
-    torch_save_file({"b": tensor, "a": tensor.clone(), "fine": torch.zeros(3)}, path)
+    save_file({"b": tensor, "a": tensor.clone(), "fine": torch.zeros(3)}, path)
     with pytest.warns(
         UserWarning, match=f"^{path}: tensor '[ab]' .and 1 more tensors. contains NaN or infinity.$"
     ) as caught:
