@@ -552,7 +552,6 @@ def train_watched(images, labels, size, seconds, steps, **model_options):
 
 
 def test_training_raises_no_false_alarm():
-    pytest.importorskip("sklearn")
     digits = data.load_digits()
     size = digits.train_images.shape[-1]
     losses = train_watched(
