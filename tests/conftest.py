@@ -14,10 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 import threadpoolctl
-import torch
+from answers import torch
 from toy_mnist import toy  # noqa: F401 (a fixture)
 
-torch.set_num_threads(1)
+if hasattr(torch, "__version__"):  # not a stand-in for it
+    torch.set_num_threads(1)
 threadpoolctl.threadpool_limits(1)
 
 _connect = socket.socket.connect

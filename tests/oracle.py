@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
+from answers import answer, torch
 
 import tinyattn as ta
 
@@ -14,7 +14,9 @@ TOLERANCE = {"float64": 1e-10, "float32": 2e-4}
 
 
 def to_ours(x: Any) -> Any:
-    """The same argument for tinyattn: torch tensors and dtypes exchanged, at any depth."""
+    """The same argument for tinyattn: torch tensors and dtypes exchanged, at any depth; leaves on the default device."""
+    if isinstance(x, ta.Tensor):
+        return x.detach().to(ta.get_default_device()).requires_grad_(x.requires_grad)
     if isinstance(x, torch.Tensor):
         array = x.detach().numpy(force=True)
         ours = ta.from_numpy(array.copy(order="K") if array.ndim else array.copy())
@@ -27,6 +29,19 @@ def to_ours(x: Any) -> Any:
         return type(x)(map(to_ours, x)) if not isinstance(x, torch.Size) else tuple(x)
     if isinstance(x, dict):
         return {k: to_ours(v) for k, v in x.items()}
+    return x
+
+
+def to_torch(x: Any) -> Any:
+    """The same argument for PyTorch: tinyattn's tensors and NumPy's dtypes exchanged, at any depth."""
+    if isinstance(x, ta.Tensor):
+        return torch.from_numpy(host(x).copy(order="K")).requires_grad_(x.requires_grad)
+    if isinstance(x, np.dtype):
+        return getattr(torch, x.name)
+    if isinstance(x, list | tuple) and not isinstance(x, torch.Size):
+        return type(x)(map(to_torch, x))
+    if isinstance(x, dict):
+        return {k: to_torch(v) for k, v in x.items()}
     return x
 
 
@@ -46,62 +61,75 @@ def tensors(x: Any, kind: type) -> list[Any]:
     return []
 
 
-def assert_same(ours: Any, theirs: torch.Tensor, what: str, tolerance: float | None = None) -> None:
-    """Shape, dtype and values equal."""
-    assert tuple(ours.shape) == tuple(theirs.shape), f"{what}: shape {tuple(ours.shape)}, torch {tuple(theirs.shape)}"
-    expected = theirs.detach().numpy(force=True)
+def assert_same(ours: Any, theirs: Any, what: str, tolerance: float | None = None) -> None:
+    """Shape, dtype and values equal to those of an array or of a torch tensor."""
+    expected = theirs if isinstance(theirs, np.ndarray) else theirs.detach().numpy(force=True)
+    assert tuple(ours.shape) == expected.shape, f"{what}: shape {tuple(ours.shape)}, torch {expected.shape}"
     assert ours.dtype == expected.dtype, f"{what}: dtype {ours.dtype}, torch {expected.dtype}"
     tolerance = TOLERANCE.get(str(ours.dtype), 0.0) if tolerance is None else tolerance
     np.testing.assert_allclose(host(ours), expected, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
+def seeds_like(rng: np.random.RandomState, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """What gradients of results like these are started with: random numbers, the same for every NumPy."""
+    return [np.asarray(rng.standard_normal(a.shape)).astype(a.dtype) for a in arrays]
+
+
+def pytorchs(function: Any, args: Any, kwargs: Any, orders: int) -> list[Any]:
+    """PyTorch's side of `compare`: a result without tensors, or outputs and gradients of every order.
+
+    Each is None, or its values and whether it requires a gradient.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        out = function(*args, **kwargs)
+    found = tensors(out, torch.Tensor)
+    if not found:
+        return [out, []]
+    x, rounds, rng = (
+        [t for t in tensors([args, kwargs], torch.Tensor) if t.requires_grad],
+        [found],
+        np.random.RandomState(0),
+    )
+    for order in range(1, orders + 1):
+        y = [t for t in found if t is not None and t.requires_grad]
+        if not x or not y:
+            break
+        seeds = [
+            torch.from_numpy(s).requires_grad_(order == 1) for s in seeds_like(rng, [t.detach().numpy() for t in y])
+        ]
+        found = torch.autograd.grad(y, x, seeds, create_graph=order < orders, allow_unused=True)
+        x = x + seeds if order == 1 else x  # the seed is an input of the second order too
+        rounds.append(found)
+    return [None, [[None if t is None else [t, t.requires_grad] for t in r] for r in rounds]]
+
+
 def compare(
     ours_fn: Any, torch_fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, orders: int = 2
 ) -> None:
-    """Run both on the same arguments (torch tensors) and compare results and gradients up to `orders`.
+    """Run both on the same arguments (of either library) and compare results and gradients up to `orders`.
 
     The gradients are those of a fixed random combination of all floating-point outputs.
     """
-    kwargs = kwargs or {}
-    our_args, our_kwargs = to_ours(args), to_ours(kwargs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own
-        theirs = torch_fn(*args, **kwargs)
+    our_args, our_kwargs = to_ours([args, kwargs or {}])
+    plain, rounds = answer(lambda: pytorchs(torch_fn, *to_torch([args, kwargs or {}]), orders))
     ours = ours_fn(*our_args, **our_kwargs)
-    their_out, our_out = tensors(theirs, torch.Tensor), tensors(ours, ta.Tensor)
-    if not their_out:
-        assert ours == theirs
+    if not rounds:
+        assert ours == plain
         return
-    assert len(our_out) == len(their_out), f"{len(our_out)} outputs, torch {len(their_out)}"
-    for i, (a, b) in enumerate(zip(our_out, their_out, strict=True)):
-        assert_same(a, b, f"output {i}")
-        assert a.requires_grad == b.requires_grad, (
-            f"output {i}: requires_grad {a.requires_grad}, torch {b.requires_grad}"
-        )
-    wanted = [i for i, t in enumerate(tensors([args, kwargs], torch.Tensor)) if t.requires_grad]
-    x_theirs = [tensors([args, kwargs], torch.Tensor)[i] for i in wanted]
-    x_ours = [tensors([our_args, our_kwargs], ta.Tensor)[i] for i in wanted]
-    y_theirs = [t for t in their_out if t.requires_grad]
-    y_ours = [t for t in our_out if t.requires_grad]
-    generator = torch.Generator().manual_seed(0)
-    for order in range(1, orders + 1):
-        if not y_theirs or not x_theirs:
-            return
-        seeds = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in y_theirs]
-        if order == 1:  # the seed is an input of the second order too
-            seeds = [s.requires_grad_() for s in seeds]
-        our_seeds = to_ours(seeds)
-        more = order < orders
-        g_theirs = torch.autograd.grad(y_theirs, x_theirs, seeds, create_graph=more, allow_unused=True)
-        g_ours = ta.grad(y_ours, x_ours, our_seeds, create_graph=more, allow_unused=True)
-        for i, (a, b) in enumerate(zip(g_ours, g_theirs, strict=True)):
-            a = ta.zeros_like(x_ours[i]) if a is None else a  # nothing and zero are the same gradient
-            b = torch.zeros_like(x_theirs[i]) if b is None else b
-            assert_same(a, b, f"gradient {i} of order {order}")
-        if order == 1:
-            x_theirs, x_ours = x_theirs + seeds, x_ours + our_seeds
-        pairs = [
-            (a, b) for a, b in zip(g_ours, g_theirs, strict=True)
-            if a is not None and b is not None and a.requires_grad and b.requires_grad
-        ]  # fmt: skip
-        y_ours, y_theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    found, rng = tensors(ours, ta.Tensor), np.random.RandomState(0)
+    assert len(found) == len(rounds[0]), f"{len(found)} outputs, torch {len(rounds[0])}"
+    for i, (a, (values, requires_grad)) in enumerate(zip(found, rounds[0], strict=True)):
+        assert_same(a, values, f"output {i}")
+        assert a.requires_grad == requires_grad, f"output {i}: requires_grad {a.requires_grad}, torch {requires_grad}"
+    x = [t for t in tensors([our_args, our_kwargs], ta.Tensor) if t.requires_grad]
+    for order in range(1, len(rounds)):
+        pairs = [(a, b[0]) for a, b in zip(found, rounds[order - 1], strict=True) if b is not None and b[1]]
+        seeds = [ta.tensor(s, requires_grad=order == 1) for s in seeds_like(rng, [b for _, b in pairs])]
+        known = [(a, s) for (a, _), s in zip(pairs, seeds, strict=True) if a is not None and a.requires_grad]
+        y, starts = [a for a, _ in known], [s for _, s in known]
+        found = ta.grad(y, x, starts, create_graph=order < orders, allow_unused=True) if known else [None] * len(x)
+        for i, (t, a, b) in enumerate(zip(x, found, rounds[order], strict=True)):
+            a = ta.zeros_like(t) if a is None else a  # nothing and zero are the same gradient
+            assert_same(a, np.zeros(t.shape, t.dtype) if b is None else b[0], f"gradient {i} of order {order}")
+        x = x + seeds if order == 1 else x

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
+from answers import torch
 
 import tinyattn as ta
 from tinyattn.backends.windows import Windows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 
 import tinyattn as ta
 import tinyattn.nn.functional as F

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.utils import data as torch_data
+from answers import torch
 from toy_mnist import CODES, check, idx, pixels, put
 
 import tinyattn as ta
@@ -214,8 +213,8 @@ def test_dataloader_batches_equal_torchs(kind, batch_size, drop_last):
         "items": [(x, int(y)) for x, y in zip(X, Y, strict=True)],
     }[kind]
     ours = DataLoader(dataset, batch_size, drop_last=drop_last)
-    same = torch_data.TensorDataset(torch.tensor(X), torch.tensor(Y))
-    theirs = torch_data.DataLoader(same, batch_size, drop_last=drop_last)
+    same = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    theirs = torch.utils.data.DataLoader(same, batch_size, drop_last=drop_last)
     assert len(ours) == len(theirs)
     for _ in range(2):  # a loader can be gone through again
         batches = list(ours)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 
 import tinyattn as ta
 import tinyattn.nn.functional as F

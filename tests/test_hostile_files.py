@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import struct
@@ -13,13 +14,14 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file as torch_save_file
+from answers import optional, torch
 from toy_mnist import check, idx, pixels, put
 
 import tinyattn as ta
 from tinyattn.data import DataError, ImageDataset, load_mnist, read_idx
 from tinyattn.files import serialization
+
+save_file = optional("safetensors.torch").save_file
 
 
 def assert_one_sentence(message, path, sentence):
@@ -304,7 +306,8 @@ def test_load_checks_the_header_before_a_byte_is_read(tmp_path):
         with open(tmp_path / "file", "wb") as file:
             file.write(file_of({"a": fields}))
             file.truncate(file.tell() + 2**30)
-        assert peak_of(lambda: refused(ta.load, tmp_path / "file"))[0] < 100_000
+        peak, _ = peak_of(lambda: refused(ta.load, tmp_path / "file"))
+        assert peak < 50_000 + io.DEFAULT_BUFFER_SIZE  # an open file's: 128 KiB from Python 3.14 on, 8 KiB before
 
 
 def test_the_worst_header_that_is_read_takes_little_memory(tmp_path, monkeypatch):
@@ -367,12 +370,12 @@ def test_load_refuses_booleans_other_than_0_and_1(tmp_path):
 def test_numbers_that_are_not_finite_are_one_warning(tmp_path, dtype, value):
     path = tmp_path / "file"
     tensor = torch.zeros(300_000, dtype=dtype)
-    torch_save_file({"fine": tensor, "whole": torch.zeros(3, dtype=torch.int64)}, path)
+    save_file({"fine": tensor, "whole": torch.zeros(3, dtype=torch.int64)}, path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ta.load(path)
     tensor[-1] = value
-    torch_save_file({"b": tensor, "a": tensor.clone(), "fine": torch.zeros(3)}, path)
+    save_file({"b": tensor, "a": tensor.clone(), "fine": torch.zeros(3)}, path)
     with pytest.warns(
         UserWarning, match=f"^{path}: tensor '[ab]' .and 1 more tensors. contains NaN or infinity.$"
     ) as caught:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 
 import tinyattn as ta
 from tinyattn import nn, optim

@@ -7,7 +7,7 @@ import contextvars
 import threading
 
 import pytest
-import torch
+from answers import torch
 from hypothesis import given
 from hypothesis import strategies as st
 

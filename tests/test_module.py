@@ -10,7 +10,7 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 
 import tinyattn as ta
 from tinyattn import nn

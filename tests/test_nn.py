@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 from oracle import tensors, to_ours
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import tinyattn as ta
 from tinyattn import nn
@@ -48,7 +47,9 @@ def compare(ours, theirs, *inputs, tolerance=1e-12, orders=2, **options):
     """
     inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs]
     our_inputs = to_ours(inputs)
-    with sdpa_kernel(SDPBackend.MATH):  # torch's other attention kernels know no second order
+    with torch.nn.attention.sdpa_kernel(
+        torch.nn.attention.SDPBackend.MATH
+    ):  # torch's other attention kernels know no second order
         expected = theirs(*inputs, **options)
     found = ours(*our_inputs, **to_ours(options))
     expected, found = (tensors(expected, torch.Tensor), tensors(found, ta.Tensor))

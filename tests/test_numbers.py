@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
+from answers import answer, as_arrays, torch
 from oracle import host
 
 import tinyattn as ta
@@ -19,8 +19,8 @@ HUGE, TINY = 3e38, 1e-45  # nearly the largest float32, and the smallest above z
 
 def both(make, *inputs, dtype=np.float32):
     """A computation here and in PyTorch: outputs and gradients, as arrays. `make(library, functional, *tensors)`."""
-    found = []
-    for library in (ta, torch):
+
+    def found(library):
         tensors = [
             library.tensor(np.array(x, dtype).tolist(), dtype=getattr(library, np.dtype(dtype).name)) for x in inputs
         ]
@@ -30,8 +30,9 @@ def both(make, *inputs, dtype=np.float32):
             warnings.filterwarnings("ignore", "std.*degrees of freedom", UserWarning)  # torch's
             out = make(library, library.nn.functional, *tensors)
         out.sum().backward()
-        found.append([out.detach().numpy(), *(t.grad.numpy() for t in tensors if t.grad is not None)])
-    return found
+        return [out, *(t.grad for t in tensors if t.grad is not None)]
+
+    return as_arrays(found(ta)), answer(lambda: found(torch))
 
 
 EDGES = {
@@ -116,13 +117,13 @@ def test_extreme_numbers_raise_no_warning(case):
     "gradient", [[INF, 1.0], [-INF, INF], [NAN, 1.0], [HUGE, HUGE], [TINY, 0.0], [0.0, 0.0]], ids=str
 )
 def test_clip_grad_norm_of_nonfinite_gradients_as_torch(gradient, norm_type):
-    results = []
-    for library in (ta, torch):
+    def results(library):
         parameters = [library.zeros(2).requires_grad_(), library.zeros(1).requires_grad_()]
         parameters[0].grad, parameters[1].grad = library.tensor(gradient), library.tensor([2.0])
         norm = library.nn.utils.clip_grad_norm_(parameters, 1.0, norm_type)
-        results.append([norm.numpy(), *(p.grad.numpy() for p in parameters)])
-    for one, other in zip(*results, strict=True):
+        return norm, *(p.grad for p in parameters)
+
+    for one, other in zip(as_arrays(results(ta)), answer(lambda: results(torch)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 

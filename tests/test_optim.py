@@ -6,10 +6,11 @@ import copy
 import json
 import math
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
+from answers import answer, as_arrays, torch
 
 import tinyattn as ta
 from tinyattn import nn, optim
@@ -33,32 +34,32 @@ SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
 TOLERANCE = {"float64": {"rtol": 1e-12, "atol": 1e-14}, "float32": {"rtol": 2e-5, "atol": 2e-6}}
 
 
-def twins(dtype="float64", shapes=SHAPES, seed=0):
-    """The same leaf tensors in both libraries."""
+def leaves(dtype="float64", shapes=SHAPES, seed=0, library=ta):
+    """Parameters of the same random numbers in either library."""
     rng = np.random.default_rng(seed)
-    arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-    ours = [ta.tensor(a, requires_grad=True) for a in arrays]
-    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
-    return ours, theirs
+    return [library.tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for shape in shapes]
 
 
-def give_gradients(ours, theirs, rng, skip=None):
-    for i, (p, q) in enumerate(zip(ours, theirs, strict=True)):
-        g = rng.standard_normal(p.shape).astype(p.dtype)
-        p.grad = None if i == skip else ta.tensor(g)
-        q.grad = None if i == skip else torch.tensor(g)
+def give_gradients(parameters, rng, skip=None, library=ta):
+    for i, p in enumerate(parameters):
+        g = rng.standard_normal(tuple(p.shape)).astype(str(p.dtype).removeprefix("torch."))
+        p.grad = None if i == skip else library.tensor(g)
 
 
 def assert_same(ours, theirs, dtype="float64"):
-    for p, q in zip(ours, theirs, strict=True):
-        assert p.dtype == np.dtype(dtype)
-        np.testing.assert_allclose(p.detach().cpu().numpy(), q.detach().cpu().numpy(), **TOLERANCE[dtype])
+    """Tensors and arrays equal, in any nesting."""
+    for a, b in zip(ours, as_arrays(theirs), strict=True):
+        if isinstance(b, np.ndarray):
+            assert a.dtype == np.dtype(dtype)
+            np.testing.assert_allclose(as_arrays(a), b, **TOLERANCE[dtype])
+        else:
+            assert_same(a, b, dtype)
 
 
 def assert_same_state(ours, theirs, dtype="float64"):
     assert [*ours] == [*theirs]
     for name, value in ours.items():
-        np.testing.assert_allclose(np.asarray(value.cpu()), theirs[name].cpu().numpy(), **TOLERANCE[dtype])
+        np.testing.assert_allclose(as_arrays(value), as_arrays(theirs[name]), **TOLERANCE[dtype])
 
 
 def one(value=1.0):
@@ -107,21 +108,22 @@ FUSED = [name for name, _ in STEPS].index("RMSprop")  # so many of them have ker
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("name", "options"), STEPS, ids=NAMES)
 def test_optimizers_fifty_steps_as_torch(name, options, dtype, by_definition):
-    ours, theirs = twins(dtype)
-    optimizer = getattr(optim, name)(ours, **options)
-    oracle = getattr(torch.optim, name)(theirs, **options)
-    rng = np.random.default_rng(1)
-    for i in range(50):
-        give_gradients(ours, theirs, rng, skip=i % 7)  # a parameter now and then has no gradient
-        if by_definition:
-            with ta.definitions():
-                optimizer.step()
-        else:
+    def steps(library):
+        """The parameters after every tenth step, and the state after the last."""
+        parameters, found = leaves(dtype, library=library), []
+        optimizer = getattr(library.optim, name)(parameters, **options)
+        rng = np.random.default_rng(1)
+        for i in range(50):
+            give_gradients(parameters, rng, i % 7, library)  # a parameter now and then has no gradient
             optimizer.step()
-        oracle.step()
-        assert_same(ours, theirs, dtype)
-    for p, q in zip(ours, theirs, strict=True):
-        assert_same_state(optimizer.state[p], oracle.state[q], dtype)
+            found += [p.clone() for p in parameters] if i % 10 == 9 else []
+        return found, [[*optimizer.state[p].items()] for p in parameters]
+
+    with ta.definitions() if by_definition else nullcontext():
+        (ours, our_state), (theirs, their_state) = as_arrays(steps(ta)), answer(lambda: steps(torch))
+    assert_same(ours, theirs, dtype)
+    for p, q in zip(our_state, their_state, strict=True):
+        assert_same_state(dict(p), dict(q), dtype)
 
 
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "maximize": False}
@@ -212,14 +214,16 @@ def test_optimizer_definitions_run_without_the_kernel(name, kernel, monkeypatch)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_optimizers_with_infinite_gradients_as_torch(name):
-    p, q = ta.ones(7, requires_grad=True), torch.ones(7, requires_grad=True)
-    optimizer, oracle = getattr(optim, name)([p], lr=0.1), getattr(torch.optim, name)([q], lr=0.1)
-    for infinity in (math.inf, -math.inf):
-        values = [infinity, -infinity, math.nan, 1e30, 1e-30, 0.0, 1.0]
-        p.grad, q.grad = ta.tensor(values), torch.tensor(values)
-        optimizer.step()
-        oracle.step()
-        assert_same([p], [q], "float32")
+    def steps(library):
+        p, found = library.ones(7, requires_grad=True), []
+        optimizer = getattr(library.optim, name)([p], lr=0.1)
+        for infinity in (math.inf, -math.inf):
+            p.grad = library.tensor([infinity, -infinity, math.nan, 1e30, 1e-30, 0.0, 1.0])
+            optimizer.step()
+            found.append(p.clone())
+        return found
+
+    assert_same(steps(ta), answer(lambda: steps(torch)), "float32")
 
 
 def test_adam_flushes_denormal_moments_to_zero():
@@ -250,7 +254,7 @@ def pair(name, options, shapes, dtype="float32", change=lambda params: params):
     """Twice the same parameters, with an optimizer that bundles them and one that never does."""
     both = []
     for together in (True, False):
-        params = change(twins(dtype, shapes)[0])
+        params = change(leaves(dtype, shapes))
         optimizer = (getattr(optim, name) if together else unbundled(name))(params, **options)
         both.append((params, optimizer))
     return both
@@ -349,7 +353,7 @@ def test_which_parameters_are_bundled(name, options, shapes, change, together, w
 
 
 def add_group(params, optimizer):
-    more = twins("float32", [(2,)] * 4, seed=9)[0]
+    more = leaves("float32", [(2,)] * 4, seed=9)
     optimizer.add_param_group({"params": more, "lr": 0.3})
     params += more
 
@@ -434,10 +438,10 @@ def test_optimizer_copy_and_pickle_continue_independently(copied):
 
 
 def test_bundles_are_made_once_and_share_scratch():
-    params = twins("float32", [(4000,)] * 40)[0]
+    params = leaves("float32", [(4000,)] * 40)
     optimizer = optim.Adam([{"params": params[:36]}, {"params": params[36:]}])
     for i in range(5):
-        give_gradients(params, twins("float32", [(4000,)] * 40)[1], np.random.default_rng(0))
+        give_gradients(params, np.random.default_rng(0))
         optimizer.step()
         if i == 1:
             made = dict(fused._bundles[optimizer])
@@ -448,10 +452,10 @@ def test_bundles_are_made_once_and_share_scratch():
 
 
 def test_step_increments_version_counters_once():
-    params = twins("float32", MANY)[0]
+    params = leaves("float32", MANY)
     optimizer = optim.Adam(params)
     for i in range(4):
-        give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i), skip=i)
+        give_gradients(params, np.random.default_rng(i), skip=i)
         before = [p.storage.version for p in params]
         optimizer.step()
         assert [p.storage.version - b for p, b in zip(params, before, strict=True)] == [k != i for k in range(8)]
@@ -462,7 +466,7 @@ def test_step_increments_version_counters_once():
 
 @pytest.mark.parametrize(("name", "kernel"), [("SGD", "sgd_step"), ("Adam", "adam_step")])
 def test_bundle_runs_need_one_kernel_call(name, kernel, monkeypatch):
-    params = twins("float32", [(3,)] * 20)[0]
+    params = leaves("float32", [(3,)] * 20)
     optimizer, counted, run = getattr(optim, name)(params), [], getattr(cpu, kernel)
     monkeypatch.setattr(cpu, kernel, lambda *args, **options: (counted.append(args[0].size), run(*args, **options)))
     gradients = [ta.ones(3) for _ in params]
@@ -489,11 +493,11 @@ def test_subclass_with_its_own_update_is_not_fused():
             param.array -= group["lr"] * np.sign(grad)
 
     for make in (lambda params: Normed(params), lambda params: Signs(params, {"lr": 0.1})):
-        params, others = twins("float32", MANY)[0], twins("float32", MANY)[0]
+        params, others = leaves("float32", MANY), leaves("float32", MANY)
         optimizer, alone = make(params), [make([p]) for p in others]
         for i in range(3):
-            give_gradients(params, twins("float32", MANY)[1], np.random.default_rng(i))
-            give_gradients(others, twins("float32", MANY)[1], np.random.default_rng(i))
+            give_gradients(params, np.random.default_rng(i))
+            give_gradients(others, np.random.default_rng(i))
             optimizer.step()
             for single in alone:
                 single.step()
@@ -522,13 +526,20 @@ class PlainSGD(optim.Optimizer):
 
 
 def test_subclass_with_only_step_trains_as_sgd():
-    ours, theirs = twins()
-    optimizer, oracle = PlainSGD(ours), torch.optim.SGD(theirs, 0.1, momentum=0.5)
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        give_gradients(ours, theirs, rng, skip=i % 4)
+    def steps_of_torch():
+        theirs, rng, found = leaves(library=torch), np.random.default_rng(0), []
+        oracle = torch.optim.SGD(theirs, 0.1, momentum=0.5)
+        for i in range(6):
+            give_gradients(theirs, rng, i % 4, torch)
+            oracle.step()
+            found.append([p.clone() for p in theirs])
+        return found
+
+    ours, rng = leaves(), np.random.default_rng(0)
+    optimizer = PlainSGD(ours)
+    for i, theirs in enumerate(answer(steps_of_torch)):
+        give_gradients(ours, rng, i % 4)
         assert optimizer.step() is None
-        oracle.step()
         assert_same(ours, theirs)
         if i == 2:
             saved = copy.deepcopy(optimizer.state_dict())
@@ -593,22 +604,20 @@ def test_overlapping_arrays_are_found(arrays, places):
 
 
 def test_parameter_groups_have_their_own_options():
-    ours, theirs = twins()
+    def steps(library):
+        p, rng, found = leaves(library=library), np.random.default_rng(2), []
+        groups = [{"params": p[:2], "lr": 0.5}, {"params": p[2], "betas": (0.3, 0.4)}]
+        optimizer = library.optim.AdamW(groups, lr=0.1)
+        for i in range(6):
+            if i == 3:
+                optimizer.add_param_group({"params": p[3:], "weight_decay": 0.9})
+            give_gradients(p, rng, library=library)
+            optimizer.step()
+            found.append([each.clone() for each in p])
+        assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.1]
+        return found
 
-    def groups(p):
-        return [{"params": p[:2], "lr": 0.5}, {"params": p[2], "betas": (0.3, 0.4)}]
-
-    optimizer, oracle = optim.AdamW(groups(ours), lr=0.1), torch.optim.AdamW(groups(theirs), lr=0.1)
-    rng = np.random.default_rng(2)
-    for i in range(6):
-        if i == 3:
-            optimizer.add_param_group({"params": ours[3:], "weight_decay": 0.9})
-            oracle.add_param_group({"params": theirs[3:], "weight_decay": 0.9})
-        give_gradients(ours, theirs, rng)
-        optimizer.step()
-        oracle.step()
-        assert_same(ours, theirs)
-    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.1]
+    assert_same(steps(ta), answer(lambda: steps(torch)))
 
 
 def test_parameter_group_dict_is_not_modified():
@@ -830,11 +839,11 @@ CROSSING = [
 
 @pytest.mark.parametrize(("name", "options"), CROSSING)
 def test_optimizer_state_dict_crosses_to_torch_and_back(name, options):
-    ours, theirs = twins()
+    ours, theirs = leaves(), leaves(library=torch)
     optimizer, oracle = (in_groups(optim, name, options, ours), in_groups(torch.optim, name, options, theirs))
-    rng = np.random.default_rng(3)
-    for _ in range(3):
-        give_gradients(ours, theirs, rng, skip=1)
+    for i in range(3):
+        for library, params in ((ta, ours), (torch, theirs)):
+            give_gradients(params, np.random.default_rng(i), 1, library)
         optimizer.step()
         oracle.step()
     mine, torchs = optimizer.state_dict(), oracle.state_dict()
@@ -849,12 +858,13 @@ def test_optimizer_state_dict_crosses_to_torch_and_back(name, options):
     for place, state in mine["state"].items():
         into_torch["state"][place] = {k: torch.tensor(v.cpu().numpy()) for k, v in state.items()}
     into_torch["param_groups"] = mine["param_groups"]
-    new_ours, new_theirs = twins(seed=5)
+    new_ours, new_theirs = leaves(seed=5), leaves(seed=5, library=torch)
     optimizer, oracle = (in_groups(optim, name, {}, new_ours), in_groups(torch.optim, name, {}, new_theirs))
     optimizer.load_state_dict(torchs)
     oracle.load_state_dict(into_torch)
-    for _ in range(3):
-        give_gradients(new_ours, new_theirs, rng)
+    for i in range(3):
+        for library, params in ((ta, new_ours), (torch, new_theirs)):
+            give_gradients(params, np.random.default_rng(i), library=library)
         optimizer.step()
         oracle.step()
         assert_same(new_ours, new_theirs)
@@ -862,7 +872,7 @@ def test_optimizer_state_dict_crosses_to_torch_and_back(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CROSSING)
 def test_loaded_optimizer_continues_bit_for_bit(name, options):
-    ours, _ = twins("float32")
+    ours = leaves("float32")
     first = in_groups(optim, name, options, ours)
     gradients = [np.random.default_rng(i).standard_normal(9).astype("float32") for i in range(6)]
 
@@ -967,24 +977,24 @@ def two_groups(library, tensors):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
 def test_schedules_hundred_epochs_as_torch(make):
-    ours, theirs = twins(shapes=[(1,), (1,)])
-    optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
-    mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
-    for epoch in range(100):
-        want = torchs.get_last_lr()
-        np.testing.assert_allclose(mine.get_last_lr(), want, rtol=1e-12, atol=1e-18, err_msg=str(epoch))
-        assert [g["lr"] for g in optimizer.param_groups] == mine.get_last_lr()
-        assert optimizer.param_groups[0]["initial_lr"] == 1.0
-        optimizer.step()
-        oracle.step()
-        mine.step()
-        torchs.step()
+    def rates(library):
+        optimizer, found = two_groups(library.optim, leaves(shapes=[(1,), (1,)], library=library)), []
+        schedule = make(library.optim.lr_scheduler, optimizer)
+        for _ in range(100):
+            found.append(schedule.get_last_lr())
+            assert [g["lr"] for g in optimizer.param_groups] == found[-1]
+            assert optimizer.param_groups[0]["initial_lr"] == 1.0
+            optimizer.step()
+            schedule.step()
+        return np.array(found)
+
+    np.testing.assert_allclose(rates(ta), answer(lambda: rates(torch)), rtol=1e-12, atol=1e-18)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 9, 10, 20, 57])
 @pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
 def test_loaded_schedule_continues(make, stop):
-    whole, left, right = (two_groups(optim, twins(shapes=[(1,), (1,)])[0]) for _ in range(3))
+    whole, left, right = (two_groups(optim, leaves(shapes=[(1,), (1,)])) for _ in range(3))
     uninterrupted, first = make(lr_scheduler, whole), make(lr_scheduler, left)
     for _ in range(stop):
         uninterrupted.step()
@@ -1001,7 +1011,7 @@ def test_loaded_schedule_continues(make, stop):
 
 @pytest.mark.parametrize("make", [m for n, m in SCHEDULES.items() if n in ("step", "cosine", "linear, up")])
 def test_schedule_loads_state_of_torch(make):
-    ours, theirs = twins(shapes=[(1,), (1,)])
+    ours, theirs = (leaves(shapes=[(1,), (1,)], library=library) for library in (ta, torch))
     optimizer, oracle = two_groups(optim, ours), two_groups(torch.optim, theirs)
     mine, torchs = make(lr_scheduler, optimizer), make(torch.optim.lr_scheduler, oracle)
     for _ in range(9):
@@ -1301,26 +1311,26 @@ GRADIENTS = {
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.0, math.inf])
 @pytest.mark.parametrize("gradients", GRADIENTS.values(), ids=GRADIENTS)
 def test_clip_grad_norm_as_torch(gradients, norm_type):
-    ours, theirs = twins("float32", [(len(g or ()),) for g in gradients])
-    for p, q, g in zip(ours, theirs, gradients, strict=True):
-        p.grad, q.grad = (None, None) if g is None else (ta.tensor(g), torch.tensor(g))
-    total = utils.clip_grad_norm_(ours, 1.5, norm_type)
-    want = torch.nn.utils.clip_grad_norm_(theirs, 1.5, norm_type)
-    assert total.dtype == ta.float32
-    assert total.shape == ()
-    np.testing.assert_allclose(total.item(), want.item(), rtol=1e-6)
-    for p, q in zip(ours, theirs, strict=True):
-        if q.grad is not None:
-            assert p.grad.dtype == ta.float32
-            np.testing.assert_allclose(p.grad.cpu().numpy(), q.grad.cpu().numpy(), rtol=1e-6)
+    def clipped(library):
+        parameters = leaves("float32", [(len(g or ()),) for g in gradients], library=library)
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = None if g is None else library.tensor(g)
+        total = library.nn.utils.clip_grad_norm_(parameters, 1.5, norm_type)
+        return as_arrays([total, *(p.grad for p in parameters if p.grad is not None)])
+
+    for ours, theirs in zip(clipped(ta), answer(lambda: clipped(torch)), strict=True):
+        assert (ours.dtype, ours.shape) == (np.float32, theirs.shape)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_clip_grad_norm_of_tiny_gradients_as_torch():
-    ours, theirs = one(), torch.tensor([1.0], requires_grad=True)
-    ours.grad, theirs.grad = ta.tensor([2e-6]), torch.tensor([2e-6])
-    utils.clip_grad_norm_([ours], 1e-6)
-    torch.nn.utils.clip_grad_norm_([theirs], 1e-6)
-    np.testing.assert_allclose(ours.grad.cpu().numpy(), theirs.grad.cpu().numpy(), rtol=1e-6)
+    def clipped(library):
+        p = library.ones(1, requires_grad=True)
+        p.grad = library.tensor([2e-6])
+        library.nn.utils.clip_grad_norm_([p], 1e-6)
+        return p.grad
+
+    np.testing.assert_allclose(as_arrays(clipped(ta)), answer(lambda: clipped(torch)), rtol=1e-6)
 
 
 def test_clip_grad_norm_of_generators_and_mixed_dtypes():
@@ -1353,12 +1363,13 @@ def test_clip_grad_refuses_negative_limits(limit):
 
 
 def test_clip_grad_value_as_torch():
-    p, q = ta.zeros(5, requires_grad=True), torch.zeros(5, requires_grad=True)
-    values = [-3.0, -0.5, 0.5, math.inf, math.nan]
-    p.grad, q.grad = ta.tensor(values), torch.tensor(values)
-    utils.clip_grad_value_([p, one()], 1.0)
-    torch.nn.utils.clip_grad_value_([q], 1.0)
-    np.testing.assert_array_equal(p.grad.cpu().numpy(), q.grad.cpu().numpy())
+    def clipped(library):
+        p, without = library.zeros(5, requires_grad=True), library.ones(1, requires_grad=True)
+        p.grad = library.tensor([-3.0, -0.5, 0.5, math.inf, math.nan])
+        library.nn.utils.clip_grad_value_([p, without], 1.0)
+        return p.grad
+
+    np.testing.assert_array_equal(as_arrays(clipped(ta)), answer(lambda: clipped(torch)))
 
 
 @pytest.mark.parametrize("clip", [utils.clip_grad_norm_, utils.clip_grad_value_])

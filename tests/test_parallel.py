@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import threadpoolctl
-import torch
+from answers import torch
 
 import tinyattn as ta
 from tinyattn import nn

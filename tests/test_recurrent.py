@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import to_ours

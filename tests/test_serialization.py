@@ -17,17 +17,17 @@ from collections import OrderedDict, namedtuple
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
+from answers import optional, torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.torch import load_file, save_file
 
 import tinyattn as ta
 from tinyattn import extras
 from tinyattn.files import whole as files
 from tinyattn.models import AttentionClassifier
 
+load_file, save_file = optional("safetensors.torch").load_file, optional("safetensors.torch").save_file
 DTYPES = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
 

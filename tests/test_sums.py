@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-import torch
+from answers import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

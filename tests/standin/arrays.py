@@ -160,12 +160,10 @@ class ndarray:  # noqa: N801 - CuPy's name
 
     def reshape(self, *shape: Any, order: str = "C", copy: Any = None) -> ndarray:
         target = shape[0] if len(shape) == 1 and not isinstance(shape[0], int | np.integer) else shape
-        probe = self._a.view()
-        try:
-            probe.shape = tuple(target)
-        except AttributeError:  # not without a copy
+        made = self._a.reshape(target)
+        if made.size and not np.may_share_memory(made, self._a):  # not without a copy
             return compute(lambda a: a.reshape(target), self)
-        return self._view(probe)
+        return self._view(made)
 
     def ravel(self, order: str = "C") -> ndarray:
         return self.reshape(-1)
