@@ -126,6 +126,11 @@ def page_of_attention(path: Path) -> None:
     screenshot(watched() / "attention.html", path, item=4, token=24, row=1, cell=3, what="gradient")
 
 
+def page_of_the_playground(path: Path) -> None:
+    """The playground: what every head attends to from one patch of a 4."""
+    screenshot(watched() / "playground.html", path, item=4, token=24)
+
+
 # --- the function of each file ---
 
 PICTURES: dict[str, Callable[[Path], None]] = {
@@ -138,6 +143,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "page-dark.png": page_of_the_classifier,
     **dict.fromkeys(("attention-heads.png", "layers.png", "confusion.png", "mistakes.png"), of_training),
     "attention-page.png": page_of_attention,
+    "playground.png": page_of_the_playground,
 }
 
 

@@ -5,7 +5,7 @@
 
 During training, curves.png and layers.png in the output folder are redrawn every few seconds: leave them open.
 Afterwards the folder also has confusion.png, mistakes.png, attention.png, attention.html (click on a patch),
-profile.txt and trace.json (for https://ui.perfetto.dev).
+playground.html (draw a digit), profile.txt and trace.json (for https://ui.perfetto.dev).
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def look(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:
     maps = viz.attention(model, images[first], labels=labels[first], title=f"AttentionClassifier on {digits.name}")
     maps.save(folder / "attention.png", item=2, token=(3, 3))
     page = maps.save(folder / "attention.html")
-    print(f"pictures are in {folder}; open {page} and click on a patch")
+    playground = viz.playground(model, images[first], title=f"A classifier of {digits.name}")
+    print(f"pictures are in {folder}; open {page} and click on a patch,")
+    print(f"or {playground.save(folder / 'playground.html')} and draw a digit")
 
 
 def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> None:

@@ -279,7 +279,7 @@ def test_watch_training_example_draws_every_picture(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     assert "epoch 1: loss" in done.stdout and "profile: " in done.stdout
     assert {p.name for p in (tmp_path / "here").iterdir() if p.stat().st_size > 1000} == {
-        "curves.png", "layers.png", "confusion.png", "mistakes.png", "attention.png", "attention.html", "profile.txt",
+        "curves.png", "layers.png", "confusion.png", "mistakes.png", "attention.png", "attention.html", "playground.html", "profile.txt",
         "trace.json",
     }  # fmt: skip
 

@@ -242,6 +242,8 @@ byId("reset").addEventListener("click", () => {
 byId("theme").addEventListener("click", () => chooseTheme());
 document.addEventListener("theme", () => run && draw());
 byId("title").textContent = data.title;
-if (samples.length) take(samples[0]);
+const asked = new URLSearchParams(location.hash.slice(1)); // #item=4&token=24 opens the page there
+if (asked.has("token")) state.token = Number(asked.get("token"));
+if (samples.length) take(samples[Number(asked.get("item") || 0)]);
 else update();
 window.page = { model, state, update }; // for the curious, and for the tests
