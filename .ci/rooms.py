@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
-    "ops/": 6_760,
+    "ops/": 7_400,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_730,
@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 3_560,
+    "nn/": 4_200,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 5_515,
     TOP: 910,
 }
-TOTAL = 31_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 32_700  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -80,6 +80,9 @@ def gradients(library, outputs, inputs, seeds, create_graph):
 
 # --- every layer and every loss: name, arguments, inputs ---
 
+ACTIVATIONS = """
+    ReLU6 LeakyReLU ELU CELU SELU GLU Mish Hardswish Hardtanh Hardshrink Softshrink Softsign Tanhshrink
+""".split()
 LAYERS = [
     ("Linear", (5, 3), {}, [randn(2, 4, 5)]),
     ("Linear", (5, 3), {"bias": False}, [randn(5)]),
@@ -138,6 +141,19 @@ LAYERS = [
     ("LogSigmoid", (), {}, [randn(2, 3)]),
     ("Softplus", (), {}, [randn(2, 3)]),
     ("Softplus", (), {"beta": 2.0, "threshold": 0.5}, [randn(2, 3)]),
+    *((name, (), {}, [randn(2, 4) * 4]) for name in ACTIVATIONS),
+    ("LeakyReLU", (0.3,), {}, [randn(2, 3)]),
+    ("ELU", (0.7,), {}, [randn(2, 3)]),
+    ("CELU", (0.5,), {}, [randn(2, 3)]),
+    ("Hardtanh", (-0.3, 0.8), {}, [randn(2, 3)]),
+    ("Threshold", (0.2, -3.0), {}, [randn(2, 3)]),
+    ("Hardshrink", (0.8,), {}, [randn(2, 3)]),
+    ("Softshrink", (0.8,), {}, [randn(2, 3)]),
+    ("GLU", (1,), {}, [randn(2, 4, 3)]),
+    ("PReLU", (), {}, [randn(5)]),
+    ("PReLU", (3, 0.4), {}, [randn(2, 3, 4)]),
+    ("Softmax2d", (), {}, [randn(2, 3, 2, 2)]),
+    ("Softmin", (), {"dim": 0}, [randn(2, 3)]),
     ("Softmax", (), {"dim": -1}, [randn(2, 3)]),
     ("LogSoftmax", (), {"dim": 0}, [randn(2, 3)]),
     ("Identity", (54,), {"unused": True}, [randn(2, 3)]),
@@ -174,6 +190,12 @@ def test_layer_equals_torchs(name, args, options, inputs):
     assert ours(*to_ours(single)).dtype == ta.float32
 
 
+def test_hardsigmoid_equals_torchs():
+    compare(
+        nn.Hardsigmoid(), torch.nn.Hardsigmoid(), randn(2, 4) * 4, tolerance=1e-7, orders=1
+    )  # torch's 1 / 6 is a float32
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -189,12 +211,52 @@ def test_layer_repr_equals_torchs(make):
     assert repr(make(nn)) == repr(make(torch.nn))
 
 
-def test_inplace_activations_write_into_their_input():
-    for name in ("ReLU", "SiLU"):
+INPLACE = "ReLU ReLU6 LeakyReLU ELU CELU SELU SiLU Mish Hardswish Hardsigmoid Hardtanh".split()
+
+
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace_activations_write_into_their_input(name):
+    assert (
+        repr(getattr(nn, name)(inplace=True))
+        == f"{name}("
+        + {
+            "ELU": "alpha=1.0, ",
+            "CELU": "alpha=1.0, ",
+            "LeakyReLU": "negative_slope=0.01, ",
+            "Hardtanh": "min_val=-1.0, max_val=1.0, ",
+        }.get(name, "")
+        + "inplace=True)"
+    )
+    theirs, ours = torch.tensor([-1.0, 2.0], requires_grad=True), ta.tensor([-1.0, 2.0], requires_grad=True)
+    x, y = ours * 3, theirs * 3
+    assert getattr(nn, name)(inplace=True)(x) is x
+    getattr(torch.nn, name)(inplace=True)(y)
+    close(x, y, name, 1e-6)
+    x.sum().backward()
+    y.sum().backward()
+    close(ours.grad, theirs.grad, name, 1e-6)
+
+
+@pytest.mark.parametrize("name", "relu leaky_relu elu selu celu hardtanh threshold".split())
+def test_inplace_functions_write_into_their_input(name):
+    args = (0.5, -4.0) if name == "threshold" else ()
+    for act in (getattr(nn.functional, f"{name}_"), lambda x, *a: getattr(nn.functional, name)(x, *a, inplace=True)):
         x = ta.tensor([-1.0, 2.0])
-        y = getattr(nn, name)(inplace=True)(x)
-        assert y is x
-        np.testing.assert_allclose(x.cpu().numpy(), getattr(torch.nn, name)()(torch.tensor([-1.0, 2.0])), rtol=1e-6)
+        assert act(x, *args) is x
+        close(x, getattr(torch.nn.functional, name)(torch.tensor([-1.0, 2.0]), *args), name, 1e-6)
+
+
+def test_gumbel_softmax_draws_classes_by_their_probabilities():
+    logits = ta.tensor([0.0, math.log(3.0)]).expand(4000, 2).clone().requires_grad_()
+    for dim in (-1, 0):
+        drawn = nn.functional.gumbel_softmax(logits if dim else logits.T, hard=True, dim=dim)
+        drawn = drawn if dim else drawn.T
+        assert set(drawn.detach().cpu().numpy().round(6).ravel()) == {0.0, 1.0}
+        assert abs(drawn.detach().mean(0)[1].item() - 0.75) < 0.03
+    (drawn[:, 1].sum()).backward()
+    assert (logits.grad.cpu().numpy()[:, 1] > 0).any()
+    soft = nn.functional.gumbel_softmax(logits.detach(), tau=0.5)
+    np.testing.assert_allclose(soft.sum(-1).cpu().numpy(), 1, rtol=1e-5)
 
 
 # --- attention ---

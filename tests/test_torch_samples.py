@@ -41,6 +41,10 @@ NAMES = """
     nn.functional.batch_norm nn.functional.group_norm nn.functional.instance_norm nn.functional.rms_norm
     nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
     nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
+    nn.functional.relu6 nn.functional.leaky_relu nn.functional.elu nn.functional.selu nn.functional.mish
+    nn.functional.hardswish nn.functional.hardtanh nn.functional.prelu nn.functional.glu
+    nn.functional.softsign nn.functional.tanhshrink nn.functional.hardshrink nn.functional.softshrink nn.functional.threshold
+    nn.functional.softmin
 """.split()
 OPS = [
     op
@@ -101,6 +105,10 @@ def detached(x: Any) -> Any:
     return type(x)(map(detached, x)) if isinstance(x, list | tuple) and not isinstance(x, torch.Size) else x
 
 
+# PyTorch's gradients at NaN depend on the place of the element in memory
+NOT_AT_NAN = [f"nn.functional.{name}" for name in "elu hardshrink hardtanh prelu relu6 selu softshrink".split()]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where + - * make infinities
 @pytest.mark.parametrize("op", OPS, ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS])
@@ -126,6 +134,8 @@ def test_reference_inputs(op: Any) -> None:
             large = any(isinstance(t, torch.Tensor) and t.numel() > 20_000 for t in inputs)
             if large or not plain or any(isinstance(t, complex) for t in inputs) or kwargs.get("dropout_p"):
                 continue
+            if op.name in NOT_AT_NAN and gradients and inputs[0].isnan().any():
+                inputs = (inputs[0].detach(), *inputs[1:])
             count += 1
             try:
                 compare(ours(op.name), op.op, inputs, kwargs, orders=1)
