@@ -175,6 +175,21 @@ LOSSES = [
     ("MSELoss", {}, [randn(6, 3), randn(6, 3, seed=1)]),
     ("MSELoss", {"reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1)]),
     ("L1Loss", {"reduction": "sum"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("HuberLoss", {"delta": 0.7}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("HuberLoss", {"reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("SmoothL1Loss", {"beta": 0.4}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("SmoothL1Loss", {"beta": 0.0, "reduction": "sum"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("GaussianNLLLoss", {"full": True}, [randn(6, 3), randn(6, 3, seed=1), randn(6, 3, seed=2).abs()]),
+    ("GaussianNLLLoss", {"eps": 0.5, "reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1), randn(6, seed=2).abs()]),
+    ("PoissonNLLLoss", {"full": True}, [randn(6, 3), randn(6, 3, seed=1).abs() * 3]),
+    ("PoissonNLLLoss", {"log_input": False, "eps": 0.1}, [randn(6, 3).abs(), randn(6, 3, seed=1).abs() * 3]),
+    ("KLDivLoss", {"reduction": "batchmean"}, [LOGP, SOFT]),
+    ("KLDivLoss", {"log_target": True, "reduction": "sum"}, [LOGP, SOFT.log()]),
+    ("CosineEmbeddingLoss", {"margin": 0.1}, [randn(6, 3), randn(6, 3, seed=1), integers(2, 6) * 2 - 1]),
+    ("MarginRankingLoss", {"margin": 0.1}, [randn(6), randn(6, seed=1), integers(2, 6) * 2 - 1]),
+    ("HingeEmbeddingLoss", {}, [randn(6), integers(2, 6) * 2 - 1]),
+    ("SoftMarginLoss", {}, [randn(6), integers(2, 6) * 2 - 1]),
+    ("TripletMarginLoss", {"swap": True, "p": 3.0}, [randn(6, 3), randn(6, 3, seed=1), randn(6, 3, seed=2)]),
 ]
 ROWS = [*LAYERS, *((name, (), options, inputs) for name, options, inputs in LOSSES)]
 
@@ -188,6 +203,18 @@ def test_layer_equals_torchs(name, args, options, inputs):
     single = [x.float() if x.is_floating_point() else x for x in inputs]
     compare(ours.float(), theirs.float(), *single, tolerance=1e-5, orders=1)
     assert ours(*to_ours(single)).dtype == ta.float32
+
+
+def test_bce_loss_equals_torchs():
+    ours, theirs = nn.BCELoss(to_ours(W3)), torch.nn.BCELoss(W3)
+    inputs = (torch.sigmoid(randn(6, 3)), SOFT)
+    compare(ours, theirs, *inputs, orders=1)
+    compare(ours, theirs, *inputs, tolerance=1e-9)  # torch's second derivative has an epsilon
+    ends, target = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    compare(nn.BCELoss(reduction="none"), torch.nn.BCELoss(reduction="none"), ends, target, orders=1)
+    if ta.get_default_device() == "cpu":
+        with pytest.raises(RuntimeError, match="an input is outside 0 to 1"):
+            ours(ta.tensor([[0.1, 0.2, 1.1]]), ta.ones(1, 3))
 
 
 def test_hardsigmoid_equals_torchs():
@@ -209,6 +236,46 @@ def test_hardsigmoid_equals_torchs():
 )  # fmt: skip
 def test_layer_repr_equals_torchs(make):
     assert repr(make(nn)) == repr(make(torch.nn))
+
+
+@pytest.mark.parametrize(
+    "older", [{"size_average": False}, {"reduce": False}, {"size_average": True}, {"reduce": True}]
+)
+def test_losses_take_the_older_names_of_reduction(older):
+    x, y = randn(4, 3), integers(3, 4)
+    for name, inputs in (("MSELoss", (x, x * 2)), ("CrossEntropyLoss", (x, y)), ("SmoothL1Loss", (x, x * 2))):
+        with pytest.warns(UserWarning, match="reduction='"):
+            ours = getattr(nn, name)(**older)(*to_ours(inputs))
+        with pytest.warns(UserWarning, match="reduction='"):
+            theirs = getattr(torch.nn, name)(**older)(*inputs)
+        close(ours, theirs, name)
+    for name, inputs in (("l1_loss", (x, x * 2)), ("nll_loss", (x, y)), ("smooth_l1_loss", (x, x * 2))):
+        with pytest.warns(UserWarning, match="reduction='"):
+            ours = getattr(nn.functional, name)(*to_ours(inputs), **older)
+        with pytest.warns(UserWarning, match="reduction='"):
+            close(ours, getattr(torch.nn.functional, name)(*inputs, **older), name)
+    with pytest.warns(UserWarning, match="reduction='sum'"):  # by position, as in PyTorch
+        close(
+            nn.functional.cross_entropy(*to_ours((x, y)), None, False),
+            torch.nn.functional.cross_entropy(x, y, reduction="sum"),
+        )
+
+
+def test_losses_warn_of_targets_that_are_broadcast():
+    for name in ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss"):
+        with pytest.warns(UserWarning, match=rf"{name}: target \(3,\) is broadcast to input \(3, 1\)"):
+            getattr(nn.functional, name)(ta.ones(3, 1), ta.ones(3))
+
+
+def test_own_losses_derive_from_the_base():
+    class Weighted(nn.losses._WeightedLoss):
+        def forward(self, input, target):
+            return nn.functional.cross_entropy(input, target, self.weight, reduction=self.reduction)
+
+    x, y = randn(6, 3), integers(3, 6)
+    close(
+        Weighted(to_ours(W3), reduction="sum")(*to_ours((x, y))), torch.nn.CrossEntropyLoss(W3, reduction="sum")(x, y)
+    )
 
 
 INPLACE = "ReLU ReLU6 LeakyReLU ELU CELU SELU SiLU Mish Hardswish Hardsigmoid Hardtanh".split()
@@ -593,7 +660,12 @@ def test_calculate_gain_equals_torchs(name):
         (lambda: nn.init.trunc_normal_(ta.empty(3), a=8, b=9), r"hardly any number.*\[8, 9\]"),
         (lambda: nn.Embedding(3, 2, padding_idx=3), "padding_idx=3 is out of range for 3 embeddings"),
         (lambda: nn.Dropout(1.5), "p=1.5; a probability lies between 0 and 1"),
-        (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean', 'sum' or 'none'"),
+        (lambda: nn.SmoothL1Loss(reduction="batchmean"), "expected 'mean' or 'sum' or 'none'"),
+        (lambda: nn.SmoothL1Loss(beta=-1)(ta.ones(2), ta.ones(2)), "smooth_l1_loss: beta=-1"),
+        (lambda: nn.HuberLoss(delta=0)(ta.ones(2), ta.ones(2)), "huber_loss: delta=0"),
+        (lambda: nn.BCELoss()(ta.ones(2), ta.ones(3)), "must have one shape"),
+        (lambda: nn.GaussianNLLLoss()(ta.ones(2, 3), ta.ones(2, 3), ta.ones(3)), r"var \(3,\) does not fit"),
+        (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean'"),
     ],
 )
 def test_layers_refuse_wrong_arguments(act, message):

@@ -19,6 +19,7 @@ class Applied(Module):
 
     _function: ClassVar[Callable[..., Any]]
     _signature: ClassVar[inspect.Signature]
+    _names: ClassVar[list[str]]
 
     def __init_subclass__(cls, function: Any = None, inputs: int = 1, example: tuple[Any, ...] = ()) -> None:
         super().__init_subclass__()
@@ -27,6 +28,7 @@ class Applied(Module):
         cls._function = staticmethod(function)
         parameters = list(inspect.signature(function).parameters.values())[inputs:]
         cls._signature = inspect.Signature([p for p in parameters if p.kind is not p.KEYWORD_ONLY])
+        cls._names = [name for name in cls._signature.parameters if name not in ("size_average", "reduce")]
         if cls.__doc__ is None:
             summary = (inspect.getdoc(function) or "").split("\n\n")[0]
             cls.__doc__ = f"""{summary}
@@ -51,8 +53,8 @@ class Applied(Module):
                 setattr(self, name, value)
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self._function(*inputs, **{name: getattr(self, name) for name in self._signature.parameters})
+        return self._function(*inputs, **{name: getattr(self, name) for name in self._names})
 
     def extra_repr(self) -> str:
-        shown = {name: getattr(self, name) for name in self._signature.parameters}
+        shown = {name: getattr(self, name) for name in self._names}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "inplace" or value)

@@ -13,5 +13,9 @@ from tinyattn.ops.nonlinearities import (
     leaky_relu_, mish, prelu, relu, relu6, relu_, selu, selu_, silu, softmin, softshrink, softsign, tanhshrink,
     threshold, threshold_,
 )  # fmt: skip
+from tinyattn.ops.pair_losses import (
+    binary_cross_entropy, cosine_embedding_loss, gaussian_nll_loss, hinge_embedding_loss, huber_loss, kl_div,
+    margin_ranking_loss, poisson_nll_loss, smooth_l1_loss, soft_margin_loss, triplet_margin_loss,
+)  # fmt: skip
 
 __all__ = [name for name, value in globals().items() if callable(value)]
