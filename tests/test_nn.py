@@ -141,6 +141,32 @@ LAYERS = [
     ("LogSigmoid", (), {}, [randn(2, 3)]),
     ("Softplus", (), {}, [randn(2, 3)]),
     ("Softplus", (), {"beta": 2.0, "threshold": 0.5}, [randn(2, 3)]),
+    ("Bilinear", (3, 4, 5), {}, [randn(2, 3), randn(2, 4)]),
+    ("Bilinear", (3, 4, 5), {"bias": False}, [randn(2, 6, 3), randn(2, 6, 4)]),
+    ("CosineSimilarity", (), {"dim": -1}, [randn(2, 3), randn(2, 3, seed=1)]),
+    ("PairwiseDistance", (), {"p": 3.0, "keepdim": True}, [randn(2, 3), randn(2, 3, seed=1)]),
+    ("Unflatten", (1, (2, -1)), {}, [randn(2, 6, 3)]),
+    ("PixelShuffle", (2,), {}, [randn(2, 3, 8, 2, 3)]),
+    ("PixelUnshuffle", (2,), {}, [randn(3, 2, 4, 6)]),
+    ("Upsample", (), {"scale_factor": 2}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (), {"scale_factor": (1.7, 0.6), "mode": "bilinear"}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (), {"scale_factor": 1.7, "mode": "bilinear", "recompute_scale_factor": True}, [randn(2, 3, 3, 4)]),
+    ("Upsample", ((5, 3),), {"mode": "bilinear", "align_corners": True}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (7,), {"mode": "nearest-exact"}, [randn(2, 3, 4)]),
+    ("Upsample", ((3, 5, 2),), {"mode": "trilinear"}, [randn(2, 1, 2, 3, 4)]),
+    ("Upsample", ((3, 9),), {"mode": "bicubic"}, [randn(2, 1, 3, 4)]),
+    ("UpsamplingNearest2d", (), {"scale_factor": 1.5}, [randn(2, 3, 3, 4)]),
+    ("UpsamplingBilinear2d", ((1, 7),), {}, [randn(2, 3, 3, 4)]),
+    *(
+        (f"{kind}Pad{n}d", (p,), {}, [randn(2, 1, *(4, 3, 5)[:n])])
+        for kind in ("Zero", "Reflection", "Replication", "Circular")
+        for n in (1, 2, 3)
+        for p in (1, (2, 0, 1, 1, 0, 2)[: 2 * n])
+    ),
+    *((f"ConstantPad{n}d", (1, 3.5), {}, [randn(2, 1, *(4, 3, 5)[:n])]) for n in (1, 2, 3)),
+    *((name, (p,), {}, [randn(2, 3, 2)]) for name in ("Dropout1d", "Dropout2d") for p in (0.0, 1.0)),
+    ("Dropout3d", (1.0,), {}, [randn(2, 3, 2, 2)]),
+    *(("AlphaDropout", (p,), {}, [randn(2, 3)]) for p in (0.0, 1.0)),
     *((name, (), {}, [randn(2, 4) * 4]) for name in ACTIVATIONS),
     ("LeakyReLU", (0.3,), {}, [randn(2, 3)]),
     ("ELU", (0.7,), {}, [randn(2, 3)]),
@@ -276,6 +302,124 @@ def test_own_losses_derive_from_the_base():
     close(
         Weighted(to_ours(W3), reduction="sum")(*to_ours((x, y))), torch.nn.CrossEntropyLoss(W3, reduction="sum")(x, y)
     )
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: nn.PReLU(3)(ta.ones(2, 2)), RuntimeError, "expected one number, or one for each channel"),
+        (lambda: nn.GLU()(ta.ones(3)), RuntimeError, "cannot be halved along dim=-1"),
+        (lambda: nn.Softshrink(-1)(ta.ones(3)), RuntimeError, "lambd=-1; expected a number of at least 0"),
+        (lambda: nn.CELU(0)(ta.ones(3)), RuntimeError, "celu: alpha=0"),
+        (lambda: nn.PixelShuffle(2)(ta.ones(3, 2, 2)), RuntimeError, r"expected \(..., c \* r \* r, h, w\)"),
+        (lambda: nn.PixelUnshuffle(2)(ta.ones(3, 2, 3)), RuntimeError, r"expected \(..., c, h \* r, w \* r\)"),
+        (lambda: nn.Embedding(3, 2, max_norm=1.0)(ta.tensor([0])), NotImplementedError, "max_norm=1.0"),
+        (lambda: nn.ELU(beta=1), TypeError, "ELU: got an unexpected keyword argument 'beta'"),
+        (lambda: nn.Threshold(), TypeError, "Threshold: missing a required argument: 'threshold'"),
+    ],
+)
+def test_layers_refuse_in_a_sentence(act, error, message):
+    with pytest.raises(error, match=message):
+        act()
+
+
+@pytest.mark.parametrize("name", ["Dropout1d", "Dropout2d", "Dropout3d"])
+def test_channel_dropout_drops_whole_channels(name):
+    n = int(name[-2])
+    for shape in ((200, 10, *(2,) * n), *([(2000, *(2,) * n)] if n != 2 else [])):
+        x = ta.ones(*shape, requires_grad=True)
+        y = getattr(nn, name)(0.3)(x)
+        flat = y.detach().cpu().numpy().reshape(2000, -1)
+        assert (flat == flat[:, :1]).all() and set(flat[:, 0].round(4)) == {0.0, np.float32(1 / 0.7).round(4)}
+        assert abs((flat[:, 0] == 0).mean() - 0.3) < 0.05
+        y.sum().backward()
+        np.testing.assert_array_equal(x.grad.cpu().numpy(), y.detach().cpu().numpy())
+        x = ta.ones(*shape)
+        assert getattr(nn, name)(0.3, inplace=True)(x) is x and getattr(nn, name)(0.3).eval()(x) is x
+
+
+def test_alpha_dropout_keeps_mean_and_variance():
+    x = ta.randn(200, 200)
+    y = nn.AlphaDropout(0.4)(x).cpu().numpy()
+    assert abs(y.mean()) < 0.03 and abs(y.std() - 1) < 0.03
+    assert abs(np.unique(y, return_counts=True)[1].max() / y.size - 0.4) < 0.02
+    assert nn.AlphaDropout(0.4, inplace=True)(x) is x and nn.functional.alpha_dropout(x) is x
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_embedding_from_pretrained_equals_torchs(freeze):
+    weight = randn(5, 3)
+    theirs = torch.nn.Embedding.from_pretrained(weight.clone(), freeze=freeze, padding_idx=-1)
+    given = to_ours(weight)
+    ours = nn.Embedding.from_pretrained(given, freeze=freeze, padding_idx=-1)
+    assert repr(ours) == repr(theirs) and ours.weight.requires_grad == theirs.weight.requires_grad == (not freeze)
+    compare(ours, theirs, integers(5, 2, 4)) if not freeze else close(
+        ours(to_ours(integers(5, 4))), theirs(integers(5, 4))
+    )
+    given.zero_()
+    assert not ours.weight.detach().any()  # one memory, as in PyTorch
+
+
+def test_embedding_takes_sparse_without_effect():
+    ours = nn.Embedding(3, 2, sparse=True)
+    assert repr(ours) == repr(torch.nn.Embedding(3, 2, sparse=True))
+    ours(ta.tensor([1, 1])).sum().backward()
+    assert ours.weight.grad.tolist() == [[0, 0], [2, 2], [0, 0]]
+
+
+def test_lazy_linear_takes_the_size_of_its_first_input():
+    ours, theirs = (
+        nn.Sequential(nn.LazyLinear(3), nn.ReLU()),
+        torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.ReLU()),
+    )
+    assert repr(ours) == repr(theirs)
+    weight, optimizer = ours[0].weight, ta.optim.SGD(ours.parameters(), lr=0.1)
+    ours(ta.ones(2, 5)).sum().backward()
+    optimizer.step()
+    theirs(torch.ones(2, 5))
+    assert (
+        type(ours[0]) is nn.Linear
+        and ours[0].weight is weight
+        and weight.shape == (3, 5)
+        and repr(ours) == repr(theirs)
+    )
+    assert weight.detach().abs().max().item() > 0
+    fresh = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
+    fresh.load_state_dict(ours.state_dict())
+    np.testing.assert_array_equal(fresh[0].weight.detach().cpu().numpy(), weight.detach().cpu().numpy())
+    assert type(fresh[0]) is nn.Linear and fresh[0].weight.requires_grad
+
+
+def test_attention_as_a_function_equals_torchs():
+    for kdim in (None, 6):
+        theirs = torch.nn.MultiheadAttention(E, H, kdim=kdim, add_bias_kv=True).double()
+        parameters = dict(theirs.named_parameters())
+        q, k, v = randn(T, B, E), randn(S, B, kdim or E), randn(S, B, E)
+
+        def call(f, q, k, v, p, separate=kdim is not None):
+            parts = {n: p.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+            args = (p.get("in_proj_weight"), p["in_proj_bias"], p["bias_k"], p["bias_v"], True, 0.0)
+            return f(
+                q,
+                k,
+                v,
+                E,
+                H,
+                *args,
+                p["out_proj.weight"],
+                p["out_proj.bias"],
+                use_separate_proj_weight=separate,
+                **parts,
+            )
+
+        expected = call(torch.nn.functional.multi_head_attention_forward, q, k, v, parameters)
+        found = call(nn.attention.multi_head_attention_forward, *to_ours((q, k, v, parameters)))
+        for a, b in zip(found, expected, strict=True):
+            close(a, b)
+    with pytest.raises(NotImplementedError, match="static_k and static_v must be None"):
+        nn.attention.multi_head_attention_forward(
+            *[ta.ones(1, 1, 2)] * 3, 2, 1, *[None] * 4, False, 0.0, None, None, static_k=1
+        )
 
 
 INPLACE = "ReLU ReLU6 LeakyReLU ELU CELU SELU SiLU Mish Hardswish Hardsigmoid Hardtanh".split()
@@ -618,6 +762,7 @@ INITS = [
     ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "relu"}),
     ("kaiming_normal_", {"nonlinearity": "tanh"}),
     ("kaiming_normal_", {"mode": "fan_out"}),
+    ("orthogonal_", {"gain": 2.0}),
 ]
 
 
@@ -645,7 +790,36 @@ def test_init_takes_a_generator():
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d"])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 2, 3)])
+def test_orthogonal_rows_or_columns_have_length_one(shape):
+    w = nn.init.orthogonal_(ta.empty(shape, dtype=F64), gain=2.0).reshape(shape[0], -1).cpu().numpy()
+    w = w if w.shape[0] < w.shape[1] else w.T
+    np.testing.assert_allclose(w @ w.T, 4 * np.eye(len(w)), atol=1e-12)
+
+
+def test_orthogonal_signs_are_random():
+    drawn = [nn.init.orthogonal_(ta.empty(2, 2)).cpu().numpy() for _ in range(300)]
+    assert abs(np.mean([w[0, 0] > 0 for w in drawn]) - 0.5) < 0.12
+    assert abs(np.mean([np.linalg.det(w) > 0 for w in drawn]) - 0.5) < 0.12
+
+
+def test_eye_fills_a_matrix():
+    assert nn.init.eye_(ta.empty(2, 3)).tolist() == torch.nn.init.eye_(torch.empty(2, 3)).tolist()
+
+
+@pytest.mark.parametrize(
+    "name", "uniform normal constant eye xavier_uniform xavier_normal kaiming_uniform kaiming_normal orthogonal".split()
+)
+def test_init_takes_the_older_names(name):
+    args = (0.5,) if name == "constant" else ()
+    x = ta.empty(3, 4)
+    with pytest.warns(FutureWarning, match=f"write nn.init.{name}_"):
+        assert getattr(nn.init, name)(x, *args) is x
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d", "conv_transpose2d"]
+)
 def test_calculate_gain_equals_torchs(name):
     assert nn.init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
     assert nn.init.calculate_gain("leaky_relu", 0.3) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.3))
@@ -660,6 +834,17 @@ def test_calculate_gain_equals_torchs(name):
         (lambda: nn.init.trunc_normal_(ta.empty(3), a=8, b=9), r"hardly any number.*\[8, 9\]"),
         (lambda: nn.Embedding(3, 2, padding_idx=3), "padding_idx=3 is out of range for 3 embeddings"),
         (lambda: nn.Dropout(1.5), "p=1.5; a probability lies between 0 and 1"),
+        (lambda: nn.Embedding.from_pretrained(ta.ones(3)), r"from_pretrained: shape \(3,\)"),
+        (lambda: nn.Embedding(3, 2, _weight=ta.ones(2, 3)), r"_weight has shape \(2, 3\); expected \(3, 2\)"),
+        (lambda: nn.ZeroPad2d((1, 2)), r"ZeroPad2d: padding=\(1, 2\); expected a number, or 4"),
+        (lambda: nn.Upsample()(ta.ones(1, 1, 2)), "size=None and scale_factor=None"),
+        (lambda: nn.Upsample(2, mode="linear")(ta.ones(1, 1, 2, 2)), "mode='linear' for 2 axes; expected one of"),
+        (lambda: nn.Upsample((2, 2))(ta.ones(1, 1, 2)), r"interpolate: \(2, 2\) for 1 axes"),
+        (lambda: nn.Upsample(scale_factor=0.1)(ta.ones(1, 1, 2)), r"\(2,\) to \(0,\); expected sizes of at least 1"),
+        (lambda: nn.functional.interpolate(ta.ones(1, 1, 2, 2), 2, antialias=True), "antialias=True is not supported"),
+        (lambda: nn.Softmax2d()(ta.ones(2, 2)), "expected 3 or 4 axes"),
+        (lambda: nn.init.orthogonal_(ta.ones(2)), r"orthogonal_: shape \(2,\)"),
+        (lambda: nn.init.eye_(ta.ones(2)), r"eye_: shape \(2,\)"),
         (lambda: nn.SmoothL1Loss(reduction="batchmean"), "expected 'mean' or 'sum' or 'none'"),
         (lambda: nn.SmoothL1Loss(beta=-1)(ta.ones(2), ta.ones(2)), "smooth_l1_loss: beta=-1"),
         (lambda: nn.HuberLoss(delta=0)(ta.ones(2), ta.ones(2)), "huber_loss: delta=0"),

@@ -49,6 +49,7 @@ NAMES = """
     nn.functional.binary_cross_entropy nn.functional.kl_div nn.functional.cosine_embedding_loss
     nn.functional.margin_ranking_loss nn.functional.hinge_embedding_loss nn.functional.soft_margin_loss
     nn.functional.triplet_margin_loss
+    nn.functional.interpolate nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.bilinear
 """.split()
 LESS_EXACT = (
     "nn.functional.scaled_dot_product_attention",

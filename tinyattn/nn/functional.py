@@ -8,6 +8,9 @@ from tinyattn.ops import (
     packed_attention, pad, pairwise_distance, rms_norm, scaled_dot_product_attention, sigmoid, softmax, softplus, tanh,
     unfold,
 )  # fmt: skip
+from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
+from tinyattn.ops.images import interpolate, pixel_shuffle, pixel_unshuffle, upsample
+from tinyattn.ops.layers import bilinear
 from tinyattn.ops.nonlinearities import (
     celu, celu_, elu, elu_, glu, gumbel_softmax, hardshrink, hardsigmoid, hardswish, hardtanh, hardtanh_, leaky_relu,
     leaky_relu_, mish, prelu, relu, relu6, relu_, selu, selu_, silu, softmin, softshrink, softsign, tanhshrink,
