@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_665,
-    "ops/": 7_400,
+    "ops/": 7_700,
     "tensors.py": 400,
     "autograd/": 550,
     "backends/cpu/": 1_730,
@@ -27,16 +27,16 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 350,
     "files/": 560,
-    "nn/": 4_200,
+    "nn/": 4_250,
     "optim/": 1_460,
     "models.py": 380,
     "data/": 885,
     "train/": 1_150,
     "debug/": 2_330,
-    "viz/": 5_515,
+    "viz/": 5_520,
     TOP: 910,
 }
-TOTAL = 32_700  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 33_000  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_055, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
