@@ -93,7 +93,7 @@ class Net(nn.Module):
         pos = self.position(features).flatten(2).permute(2, 0, 1)
         memory = features.flatten(2).permute(2, 0, 1)
         query_pos = self.query_embed.weight.unsqueeze(1).repeat(1, images.shape[0], 1)
-        tgt, outputs = torch.zeros_like(query_pos), []
+        tgt, outputs = query_pos * 0.5, []  # of zeros, LayerNorm's gradients would be hundreds
         for layer in self.layers:
             tgt = layer(tgt, memory, mask.flatten(1), pos, query_pos)
             outputs.append(tgt)

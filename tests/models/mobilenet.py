@@ -29,11 +29,11 @@ class SqueezeExcitation(nn.Module):
         squeezed = make_divisible(channels // factor)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
-        self.activation, self.scale_activation = nn.SiLU(inplace=True), nn.Hardsigmoid(inplace=True)
+        self.activation = nn.SiLU(inplace=True)
 
     def forward(self, input):
         scale = self.fc1(self.avgpool(input))
-        return self.scale_activation(self.fc2(self.activation(scale))) * input
+        return F.relu6(self.fc2(self.activation(scale)) + 3, inplace=True) / 6 * input
 
 
 class InvertedResidual(nn.Module):
