@@ -210,6 +210,7 @@ LOSSES = [
     ("PoissonNLLLoss", {"full": True}, [randn(6, 3), randn(6, 3, seed=1).abs() * 3]),
     ("PoissonNLLLoss", {"log_input": False, "eps": 0.1}, [randn(6, 3).abs(), randn(6, 3, seed=1).abs() * 3]),
     ("KLDivLoss", {"reduction": "batchmean"}, [LOGP, SOFT]),
+    ("KLDivLoss", {"reduction": "none"}, [LOGP, torch.nn.functional.one_hot(integers(3, 6)).double()]),
     ("KLDivLoss", {"log_target": True, "reduction": "sum"}, [LOGP, SOFT.log()]),
     ("CosineEmbeddingLoss", {"margin": 0.1}, [randn(6, 3), randn(6, 3, seed=1), integers(2, 6) * 2 - 1]),
     ("MarginRankingLoss", {"margin": 0.1}, [randn(6), randn(6, seed=1), integers(2, 6) * 2 - 1]),
@@ -360,7 +361,13 @@ def test_embedding_from_pretrained_equals_torchs(freeze):
     assert not ours.weight.detach().any()  # one memory, as in PyTorch
 
 
+def test_prelu_of_infinities_has_finite_gradients():
+    x = torch.tensor([[math.inf, 2.0, -1.0]], dtype=torch.float64)
+    compare(copied(nn.PReLU().double(), theirs := torch.nn.PReLU().double()), theirs, x, orders=1)
+
+
 def test_embedding_takes_sparse_without_effect():
+    assert not nn.Embedding(3, 2, _freeze=True).weight.requires_grad
     ours = nn.Embedding(3, 2, sparse=True)
     assert repr(ours) == repr(torch.nn.Embedding(3, 2, sparse=True))
     ours(ta.tensor([1, 1])).sum().backward()

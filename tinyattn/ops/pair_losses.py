@@ -118,7 +118,7 @@ def poisson_nll_loss(
 
 
 @operation(
-    traits="valley",
+    traits="maps valley",
     promote=floating,
     fresh=True,
     x=lambda xp, g, x, target: g * (x - target) / xp.maximum(x * (1 - x), 1e-12),
