@@ -18,7 +18,7 @@ PACKAGE = ROOT / "tinyattn"
 # In ops/ and engine/walk.py, what checks arguments is not meant; a rule, a definition or a helper of theirs takes xp.
 ALSO = {
     "ops/attention.py": {"_causal", "_repeat_heads", "_mask", "scaled_dot_product_attention"},
-    "ops/dropouts.py": {"dropout"},
+    "ops/dropouts.py": {"_dropped", "_keep", "dropout"},
     "ops/heads.py": {"split_heads", "_join_heads", "packed_attention"},
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {

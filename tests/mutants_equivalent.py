@@ -126,10 +126,10 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "Both sizes are equal there.": ["ops/products.py _distinct: 0 -> 1 (no. 2)"],
     "Nothing is kept that is not multiplied by it: at p = 1 every element is dropped.": [
-        "ops/dropouts.py dropout: 0.0 -> 1.0"
+        "ops/dropouts.py _dropped: 0.0 -> 1.0"
     ],
     "Operations take plain arrays, and NumPy functions lists, as well.": [
-        "ops/dropouts.py dropout: creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p)) -> random.generator_for(input.device, generator).keep(input.shape, p)",
+        "ops/dropouts.py _keep: creation.as_tensor(random.generator_for(input.device, generator).keep(shape, p)) -> random.generator_for(input.device, generator).keep(shape, p)",
         "ops/attention.py _mask: creation.as_tensor(attn_mask) -> attn_mask",
         "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",

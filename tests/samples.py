@@ -156,6 +156,9 @@ TABLE: dict[str, list[Case]] = {
     "embedding": [Case(lambda op, w, p=p: op(w, INDEX, padding_idx=p), (4, 2)) for p in (None, 3)],
     "embedding_gradient": [Case(lambda op, g, p=p: op(g, INDEX, rows=4, padding_idx=p), (2, 3, 2)) for p in (None, 2)],
     "cross_entropy": [Case(lambda op, x: op(x, ta.tensor([2, 0])), (2, 3))],
+    "binary_cross_entropy": [
+        Case(lambda op, x, t: op(x, t), (2, 3), (2, 3), low=0.1, high=0.9),
+    ],
     "matmul": [
         Case(lambda op, a, b: op(a, b), (2, 3), (3, 4)),
         Case(lambda op, a, b: op(a, b), (2, 1, 2, 3), (4, 3, 2)),

@@ -506,3 +506,122 @@ def test_parameter_shares_its_sources_version_counter():
     source.fill_(2.0)
     with pytest.raises(RuntimeError, match="changed it in place"):
         loss.backward()
+
+
+# --- containers, paths, conversions, hooks of loading: as in torch.nn ---
+
+
+def in_both(act):
+    """What `act(nn, ones)` gives with both libraries."""
+    return act(nn, ta.ones), act(torch.nn, torch.ones)
+
+
+def layers(n):
+    return [n.Linear(2, 2) for _ in range(3)]
+
+
+CONTAINERS = {
+    "Sequential +": lambda n, ones: repr(n.Sequential(n.Tanh()) + n.Sequential(n.ReLU(), n.Tanh())),
+    "Sequential +=": lambda n, ones: repr(n.Sequential(n.Tanh()).extend([n.ReLU()]).append(n.Tanh()).insert(0, n.Sigmoid())[1:3]),
+    "Sequential pop": lambda n, ones: (repr((s := n.Sequential(*layers(n), n.Tanh())).pop(1)), repr(s), len(s)),
+    "ModuleList +": lambda n, ones: repr(n.ModuleList([n.Tanh()]) + n.ModuleList([n.ReLU()])),
+    "ModuleList pop": lambda n, ones: (repr((s := n.ModuleList([*layers(n), n.Tanh()])).pop(-1)), list(s.state_dict())),
+    "ModuleDict": lambda n, ones: repr(n.ModuleDict({"a": n.Tanh(), "b": n.Linear(2, 3)})),
+    "ModuleDict parts": lambda n, ones: [
+        (d := n.ModuleDict([["a", n.Tanh()], ["b", n.ReLU()]])).update({"c": n.Linear(1, 1)}), list(d), list(d.keys()), len(d),
+        "b" in d, repr(d.pop("b")), repr(d["c"]), list(d.state_dict()), [k for k, _ in d.items()], [repr(v) for v in d.values()],
+    ],
+    "ParameterList": lambda n, ones: [
+        len(p := n.ParameterList([ones(2), n.Parameter(ones(3))])), list(p.append(ones(1)).state_dict()), p[1].tolist(),
+        [tuple(x.shape) for x in p.extend([ones(4)])], [tuple(x.shape) for x in p[1:3]], all(x.requires_grad for x in p),
+    ],
+    "ParameterDict": lambda n, ones: [
+        list(p := n.ParameterDict({"a": ones(2), "b": n.Parameter(ones(3))})), list(p.state_dict()), p["a"].requires_grad,
+        "c" in p, len(p), [k for k, _ in p.items()], p.pop("a").tolist(), list(p.keys()), p.get("z"),
+    ],
+    "get_submodule": lambda n, ones: repr(n.Sequential(n.Sequential(n.Tanh(), n.ReLU())).get_submodule("0.1")),
+    "get_parameter": lambda n, ones: tuple(n.Sequential(n.Linear(2, 3)).get_parameter("0.weight").shape),
+    "get_buffer": lambda n, ones: n.Sequential(n.BatchNorm1d(2)).get_buffer("0.running_var").tolist(),
+    "destination": lambda n, ones: list(n.Linear(1, 1).state_dict(destination={"x": 1}, prefix="model.")),
+    "type": lambda n, ones: str(n.Linear(1, 1).type("torch.DoubleTensor").weight.dtype).replace("torch.", ""),
+    "half": lambda n, ones: str(n.Linear(1, 1).half().weight.dtype).replace("torch.", ""),
+    "register_module": lambda n, ones: (m := n.Module(), m.register_module("a", n.Tanh()), repr(m))[2],
+    "_get_name": lambda n, ones: n.Tanh()._get_name(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_module_containers_and_paths_equal_torchs(name):
+    ours, theirs = in_both(CONTAINERS[name])
+    assert ours == theirs
+
+
+def test_list_of_modules_grows_in_place():
+    rows = first = nn.ModuleList(layers(nn))
+    rows += [nn.Tanh()]
+    assert rows is first and len(rows) == 4
+    assert len(list(nn.ParameterDict({"a": ta.ones(1)}).parameters())) == 1
+
+
+def test_module_to_takes_arguments_without_effect():
+    linear = nn.Linear(1, 1).to(ta.get_default_device(), ta.float64, True, non_blocking=True, memory_format=None)
+    assert linear.weight.dtype == F64
+    with pytest.raises(TypeError, match=r"Linear.to got \['colour'\]"):
+        linear.to(colour=1)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: nn.Linear(1, 1).bfloat16(), NotImplementedError, "use half"),
+        (lambda: nn.Linear(1, 1).share_memory(), NotImplementedError, "belong to one process"),
+        (lambda: nn.Sequential(nn.Linear(1, 1)).get_submodule("1"), AttributeError, "Sequential has no module '1'"),
+        (
+            lambda: nn.Linear(1, 1).get_parameter("wight"),
+            AttributeError,
+            "no parameter 'wight'.*nearest here: 'weight'",
+        ),
+        (lambda: nn.Linear(1, 1).get_buffer("weight"), AttributeError, "has no buffer 'weight'"),
+        (lambda: nn.ModuleDict({"a": ta.ones(1)}), TypeError, "'a' is a Tensor; expected a Module"),
+        (lambda: nn.ParameterList([3]), TypeError, "'0' is a int; expected a Parameter"),
+        (lambda: nn.ParameterList([ta.ones(1)])[1], IndexError, "out of range"),
+    ],
+)
+def test_module_refuses_in_a_sentence(act, error, message):
+    with pytest.raises(error, match=message):
+        act()
+
+
+def test_load_pre_hooks_change_the_state():
+    inner, seen = nn.Linear(1, 1), []
+
+    def rename(state_dict, prefix, *rest):
+        seen.append((prefix, len(rest)))
+        state_dict[prefix + "weight"] = state_dict.pop(prefix + "kernel")
+
+    handle = inner._register_load_state_dict_pre_hook(rename)
+    inner.register_load_state_dict_pre_hook(lambda module, state, prefix, *rest: seen.append(module is inner))
+    net = nn.Sequential(inner)
+    given = {"0.kernel": ta.full((1, 1), 3.0), "0.bias": ta.zeros(1)}
+    assert repr(net.load_state_dict(given)) == "<All keys matched successfully>"
+    assert seen == [("0.", 5), True] and inner.weight.item() == 3 and "0.kernel" in given
+    handle.remove()
+    with pytest.raises(RuntimeError, match=r"'0\.weight' is missing"):
+        net.load_state_dict(given)
+
+
+def test_load_post_hooks_take_names_away():
+    net = nn.Sequential(nn.Linear(1, 1))
+    net[0].register_load_state_dict_post_hook(lambda module, result: result.missing_keys.clear())
+    net.load_state_dict({"0.weight": ta.full((1, 1), 3.0)})
+    assert net[0].weight.item() == 3
+    with pytest.raises(RuntimeError, match=r"does not fit Sequential.*more"):
+        net.load_state_dict({"0.weight": ta.full((1, 1), 3.0), "more": ta.ones(1)})
+
+
+def test_load_assigns_dtypes():
+    linear, weight = nn.Linear(1, 1), None
+    weight = linear.weight
+    linear.load_state_dict({"weight": ta.full((1, 1), 3.0, dtype=F64), "bias": ta.zeros(1)}, assign=True)
+    assert linear.weight is weight and weight.dtype == F64 and weight.item() == 3 and weight.requires_grad
+    assert linear.bias.dtype == ta.float32

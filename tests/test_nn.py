@@ -81,6 +81,9 @@ def gradients(library, outputs, inputs, seeds, create_graph):
 
 # --- every layer and every loss: name, arguments, inputs ---
 
+ACTIVATIONS = """
+    ReLU6 LeakyReLU ELU CELU SELU GLU Mish Hardswish Hardtanh Hardshrink Softshrink Softsign Tanhshrink
+""".split()
 LAYERS = [
     ("Linear", (5, 3), {}, [randn(2, 4, 5)]),
     ("Linear", (5, 3), {"bias": False}, [randn(5)]),
@@ -139,6 +142,45 @@ LAYERS = [
     ("LogSigmoid", (), {}, [randn(2, 3)]),
     ("Softplus", (), {}, [randn(2, 3)]),
     ("Softplus", (), {"beta": 2.0, "threshold": 0.5}, [randn(2, 3)]),
+    ("Bilinear", (3, 4, 5), {}, [randn(2, 3), randn(2, 4)]),
+    ("Bilinear", (3, 4, 5), {"bias": False}, [randn(2, 6, 3), randn(2, 6, 4)]),
+    ("CosineSimilarity", (), {"dim": -1}, [randn(2, 3), randn(2, 3, seed=1)]),
+    ("PairwiseDistance", (), {"p": 3.0, "keepdim": True}, [randn(2, 3), randn(2, 3, seed=1)]),
+    ("Unflatten", (1, (2, -1)), {}, [randn(2, 6, 3)]),
+    ("PixelShuffle", (2,), {}, [randn(2, 3, 8, 2, 3)]),
+    ("PixelUnshuffle", (2,), {}, [randn(3, 2, 4, 6)]),
+    ("Upsample", (), {"scale_factor": 2}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (), {"scale_factor": (1.7, 0.6), "mode": "bilinear"}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (), {"scale_factor": 1.7, "mode": "bilinear", "recompute_scale_factor": True}, [randn(2, 3, 3, 4)]),
+    ("Upsample", ((5, 3),), {"mode": "bilinear", "align_corners": True}, [randn(2, 3, 3, 4)]),
+    ("Upsample", (7,), {"mode": "nearest-exact"}, [randn(2, 3, 4)]),
+    ("Upsample", ((3, 5, 2),), {"mode": "trilinear"}, [randn(2, 1, 2, 3, 4)]),
+    ("Upsample", ((3, 9),), {"mode": "bicubic"}, [randn(2, 1, 3, 4)]),
+    ("UpsamplingNearest2d", (), {"scale_factor": 1.5}, [randn(2, 3, 3, 4)]),
+    ("UpsamplingBilinear2d", ((1, 7),), {}, [randn(2, 3, 3, 4)]),
+    *(
+        (f"{kind}Pad{n}d", (p,), {}, [randn(2, 1, *(4, 3, 5)[:n])])
+        for kind in ("Zero", "Reflection", "Replication", "Circular")
+        for n in (1, 2, 3)
+        for p in (1, (2, 0, 1, 1, 0, 2)[: 2 * n])
+    ),
+    *((f"ConstantPad{n}d", (1, 3.5), {}, [randn(2, 1, *(4, 3, 5)[:n])]) for n in (1, 2, 3)),
+    *((name, (p,), {}, [randn(2, 3, 2)]) for name in ("Dropout1d", "Dropout2d") for p in (0.0, 1.0)),
+    ("Dropout3d", (1.0,), {}, [randn(2, 3, 2, 2)]),
+    *(("AlphaDropout", (p,), {}, [randn(2, 3)]) for p in (0.0, 1.0)),
+    *((name, (), {}, [randn(2, 4) * 4]) for name in ACTIVATIONS),
+    ("LeakyReLU", (0.3,), {}, [randn(2, 3)]),
+    ("ELU", (0.7,), {}, [randn(2, 3)]),
+    ("CELU", (0.5,), {}, [randn(2, 3)]),
+    ("Hardtanh", (-0.3, 0.8), {}, [randn(2, 3)]),
+    ("Threshold", (0.2, -3.0), {}, [randn(2, 3)]),
+    ("Hardshrink", (0.8,), {}, [randn(2, 3)]),
+    ("Softshrink", (0.8,), {}, [randn(2, 3)]),
+    ("GLU", (1,), {}, [randn(2, 4, 3)]),
+    ("PReLU", (), {}, [randn(5)]),
+    ("PReLU", (3, 0.4), {}, [randn(2, 3, 4)]),
+    ("Softmax2d", (), {}, [randn(2, 3, 2, 2)]),
+    ("Softmin", (), {"dim": 0}, [randn(2, 3)]),
     ("Softmax", (), {"dim": -1}, [randn(2, 3)]),
     ("LogSoftmax", (), {"dim": 0}, [randn(2, 3)]),
     ("Identity", (54,), {"unused": True}, [randn(2, 3)]),
@@ -160,6 +202,22 @@ LOSSES = [
     ("MSELoss", {}, [randn(6, 3), randn(6, 3, seed=1)]),
     ("MSELoss", {"reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1)]),
     ("L1Loss", {"reduction": "sum"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("HuberLoss", {"delta": 0.7}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("HuberLoss", {"reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("SmoothL1Loss", {"beta": 0.4}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("SmoothL1Loss", {"beta": 0.0, "reduction": "sum"}, [randn(6, 3), randn(6, 3, seed=1)]),
+    ("GaussianNLLLoss", {"full": True}, [randn(6, 3), randn(6, 3, seed=1), randn(6, 3, seed=2).abs()]),
+    ("GaussianNLLLoss", {"eps": 0.5, "reduction": "none"}, [randn(6, 3), randn(6, 3, seed=1), randn(6, seed=2).abs()]),
+    ("PoissonNLLLoss", {"full": True}, [randn(6, 3), randn(6, 3, seed=1).abs() * 3]),
+    ("PoissonNLLLoss", {"log_input": False, "eps": 0.1}, [randn(6, 3).abs(), randn(6, 3, seed=1).abs() * 3]),
+    ("KLDivLoss", {"reduction": "batchmean"}, [LOGP, SOFT]),
+    ("KLDivLoss", {"reduction": "none"}, [LOGP, torch.nn.functional.one_hot(integers(3, 6))]),
+    ("KLDivLoss", {"log_target": True, "reduction": "sum"}, [LOGP, SOFT.log()]),
+    ("CosineEmbeddingLoss", {"margin": 0.1}, [randn(6, 3), randn(6, 3, seed=1), integers(2, 6) * 2 - 1]),
+    ("MarginRankingLoss", {"margin": 0.1}, [randn(6), randn(6, seed=1), integers(2, 6) * 2 - 1]),
+    ("HingeEmbeddingLoss", {}, [randn(6), integers(2, 6) * 2 - 1]),
+    ("SoftMarginLoss", {}, [randn(6), integers(2, 6) * 2 - 1]),
+    ("TripletMarginLoss", {"swap": True, "p": 3.0}, [randn(6, 3), randn(6, 3, seed=1), randn(6, 3, seed=2)]),
 ]
 ROWS = [*LAYERS, *((name, (), options, inputs) for name, options, inputs in LOSSES)]
 
@@ -173,6 +231,24 @@ def test_layer_equals_torchs(name, args, options, inputs):
     single = [x.float() if x.is_floating_point() else x for x in inputs]
     compare(ours.float(), theirs.float(), *single, tolerance=1e-5, orders=1)
     assert ours(*to_ours(single)).dtype == ta.float32
+
+
+def test_bce_loss_equals_torchs():
+    ours, theirs = nn.BCELoss(to_ours(W3)), torch.nn.BCELoss(W3)
+    inputs = (torch.sigmoid(randn(6, 3)), SOFT)
+    compare(ours, theirs, *inputs, orders=1)
+    compare(ours, theirs, *inputs, tolerance=1e-9)  # torch's second derivative has an epsilon
+    ends, target = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 0.0])
+    compare(nn.BCELoss(reduction="none"), torch.nn.BCELoss(reduction="none"), ends, target, orders=1)
+    if ta.get_default_device() == "cpu":
+        with pytest.raises(RuntimeError, match="an input is outside 0 to 1"):
+            ours(ta.tensor([[0.1, 0.2, 1.1]]), ta.ones(1, 3))
+
+
+def test_hardsigmoid_equals_torchs():
+    compare(
+        nn.Hardsigmoid(), torch.nn.Hardsigmoid(), randn(2, 4) * 4, tolerance=1e-7, orders=1
+    )  # torch's 1 / 6 is a float32
 
 
 @pytest.mark.parametrize(
@@ -190,12 +266,216 @@ def test_layer_repr_equals_torchs(make):
     assert repr(make(nn)) == repr(make(torch.nn))
 
 
-def test_inplace_activations_write_into_their_input():
-    for name in ("ReLU", "SiLU"):
+@pytest.mark.parametrize(
+    "older", [{"size_average": False}, {"reduce": False}, {"size_average": True}, {"reduce": True}]
+)
+def test_losses_take_the_older_names_of_reduction(older):
+    x, y = randn(4, 3), integers(3, 4)
+    for name, inputs in (("MSELoss", (x, x * 2)), ("CrossEntropyLoss", (x, y)), ("SmoothL1Loss", (x, x * 2))):
+        with pytest.warns(UserWarning, match="reduction='"):
+            ours = getattr(nn, name)(**older)(*to_ours(inputs))
+        with pytest.warns(UserWarning, match="reduction='"):
+            theirs = getattr(torch.nn, name)(**older)(*inputs)
+        close(ours, theirs, name)
+    for name, inputs in (("l1_loss", (x, x * 2)), ("nll_loss", (x, y)), ("smooth_l1_loss", (x, x * 2))):
+        with pytest.warns(UserWarning, match="reduction='"):
+            ours = getattr(nn.functional, name)(*to_ours(inputs), **older)
+        with pytest.warns(UserWarning, match="reduction='"):
+            close(ours, getattr(torch.nn.functional, name)(*inputs, **older), name)
+    with pytest.warns(UserWarning, match="reduction='sum'"):  # by position, as in PyTorch
+        close(
+            nn.functional.cross_entropy(*to_ours((x, y)), None, False),
+            torch.nn.functional.cross_entropy(x, y, reduction="sum"),
+        )
+
+
+def test_losses_warn_of_targets_that_are_broadcast():
+    for name in ("mse_loss", "l1_loss", "huber_loss", "smooth_l1_loss"):
+        with pytest.warns(UserWarning, match=rf"{name}: target \(3,\) is broadcast to input \(3, 1\)"):
+            getattr(nn.functional, name)(ta.ones(3, 1), ta.ones(3))
+
+
+def test_own_losses_derive_from_the_base():
+    class Weighted(nn.losses._WeightedLoss):
+        def forward(self, input, target):
+            return nn.functional.cross_entropy(input, target, self.weight, reduction=self.reduction)
+
+    x, y = randn(6, 3), integers(3, 6)
+    close(
+        Weighted(to_ours(W3), reduction="sum")(*to_ours((x, y))), torch.nn.CrossEntropyLoss(W3, reduction="sum")(x, y)
+    )
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda: nn.PReLU(3)(ta.ones(2, 2)), RuntimeError, "expected one number, or one for each channel"),
+        (lambda: nn.GLU()(ta.ones(3)), RuntimeError, "cannot be halved along dim=-1"),
+        (lambda: nn.Softshrink(-1)(ta.ones(3)), RuntimeError, "lambd=-1; expected a number of at least 0"),
+        (lambda: nn.CELU(0)(ta.ones(3)), RuntimeError, "celu: alpha=0"),
+        (lambda: nn.PixelShuffle(2)(ta.ones(3, 2, 2)), RuntimeError, r"expected \(..., c \* r \* r, h, w\)"),
+        (lambda: nn.PixelUnshuffle(2)(ta.ones(3, 2, 3)), RuntimeError, r"expected \(..., c, h \* r, w \* r\)"),
+        (lambda: nn.Embedding(3, 2, max_norm=1.0)(ta.tensor([0])), NotImplementedError, "max_norm=1.0"),
+        (lambda: nn.ELU(beta=1), TypeError, "ELU: got an unexpected keyword argument 'beta'"),
+        (lambda: nn.Threshold(), TypeError, "Threshold: missing a required argument: 'threshold'"),
+    ],
+)
+def test_layers_refuse_in_a_sentence(act, error, message):
+    with pytest.raises(error, match=message):
+        act()
+
+
+@pytest.mark.parametrize("name", ["Dropout1d", "Dropout2d", "Dropout3d"])
+def test_channel_dropout_drops_whole_channels(name):
+    n = int(name[-2])
+    for shape in ((200, 10, *(2,) * n), *([(2000, *(2,) * n)] if n != 2 else [])):
+        x = ta.ones(*shape, requires_grad=True)
+        y = getattr(nn, name)(0.3)(x)
+        flat = y.detach().cpu().numpy().reshape(2000, -1)
+        assert (flat == flat[:, :1]).all() and set(flat[:, 0].round(4)) == {0.0, np.float32(1 / 0.7).round(4)}
+        assert abs((flat[:, 0] == 0).mean() - 0.3) < 0.05
+        y.sum().backward()
+        np.testing.assert_array_equal(x.grad.cpu().numpy(), y.detach().cpu().numpy())
+        x = ta.ones(*shape)
+        assert getattr(nn, name)(0.3, inplace=True)(x) is x and getattr(nn, name)(0.3).eval()(x) is x
+
+
+def test_alpha_dropout_keeps_mean_and_variance():
+    x = ta.randn(200, 200)
+    y = nn.AlphaDropout(0.4)(x).cpu().numpy()
+    assert abs(y.mean()) < 0.03 and abs(y.std() - 1) < 0.03
+    assert abs(np.unique(y, return_counts=True)[1].max() / y.size - 0.4) < 0.02
+    assert nn.AlphaDropout(0.4, inplace=True)(x) is x and nn.functional.alpha_dropout(x) is x
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_embedding_from_pretrained_equals_torchs(freeze):
+    weight = randn(5, 3)
+    theirs = torch.nn.Embedding.from_pretrained(weight.clone(), freeze=freeze, padding_idx=-1)
+    given = to_ours(weight)
+    ours = nn.Embedding.from_pretrained(given, freeze=freeze, padding_idx=-1)
+    assert repr(ours) == repr(theirs) and ours.weight.requires_grad == theirs.weight.requires_grad == (not freeze)
+    compare(ours, theirs, integers(5, 2, 4)) if not freeze else close(
+        ours(to_ours(integers(5, 4))), theirs(integers(5, 4))
+    )
+    given.zero_()
+    assert not ours.weight.detach().any()  # one memory, as in PyTorch
+
+
+def test_prelu_of_infinities_has_finite_gradients():
+    x = torch.tensor([[math.inf, 2.0, -1.0]], dtype=torch.float64)
+    compare(copied(nn.PReLU().double(), theirs := torch.nn.PReLU().double()), theirs, x, orders=1)
+
+
+def test_embedding_takes_sparse_without_effect():
+    assert not nn.Embedding(3, 2, _freeze=True).weight.requires_grad
+    ours = nn.Embedding(3, 2, sparse=True)
+    assert repr(ours) == repr(torch.nn.Embedding(3, 2, sparse=True))
+    ours(ta.tensor([1, 1])).sum().backward()
+    assert ours.weight.grad.tolist() == [[0, 0], [2, 2], [0, 0]]
+
+
+def test_lazy_linear_takes_the_size_of_its_first_input():
+    ours, theirs = (
+        nn.Sequential(nn.LazyLinear(3), nn.ReLU()),
+        torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.ReLU()),
+    )
+    assert repr(ours) == repr(theirs)
+    weight, optimizer = ours[0].weight, ta.optim.SGD(ours.parameters(), lr=0.1)
+    ours(ta.ones(2, 5)).sum().backward()
+    optimizer.step()
+    theirs(torch.ones(2, 5))
+    assert (
+        type(ours[0]) is nn.Linear
+        and ours[0].weight is weight
+        and weight.shape == (3, 5)
+        and repr(ours) == repr(theirs)
+    )
+    assert weight.detach().abs().max().item() > 0
+    fresh = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
+    fresh.load_state_dict(ours.state_dict())
+    np.testing.assert_array_equal(fresh[0].weight.detach().cpu().numpy(), weight.detach().cpu().numpy())
+    assert type(fresh[0]) is nn.Linear and fresh[0].weight.requires_grad
+
+
+def test_attention_as_a_function_equals_torchs():
+    for kdim in (None, 6):
+        theirs = torch.nn.MultiheadAttention(E, H, kdim=kdim, add_bias_kv=True).double()
+        parameters = dict(theirs.named_parameters())
+        q, k, v = randn(T, B, E), randn(S, B, kdim or E), randn(S, B, E)
+
+        def call(f, q, k, v, p, separate=kdim is not None):
+            parts = {n: p.get(n) for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+            args = (p.get("in_proj_weight"), p["in_proj_bias"], p["bias_k"], p["bias_v"], True, 0.0)
+            return f(
+                q,
+                k,
+                v,
+                E,
+                H,
+                *args,
+                p["out_proj.weight"],
+                p["out_proj.bias"],
+                use_separate_proj_weight=separate,
+                **parts,
+            )
+
+        expected = call(torch.nn.functional.multi_head_attention_forward, q, k, v, parameters)
+        found = call(nn.attention.multi_head_attention_forward, *to_ours((q, k, v, parameters)))
+        for a, b in zip(found, expected, strict=True):
+            close(a, b)
+    with pytest.raises(NotImplementedError, match="static_k and static_v must be None"):
+        nn.attention.multi_head_attention_forward(
+            *[ta.ones(1, 1, 2)] * 3, 2, 1, *[None] * 4, False, 0.0, None, None, static_k=1
+        )
+
+
+INPLACE = "ReLU ReLU6 LeakyReLU ELU CELU SELU SiLU Mish Hardswish Hardsigmoid Hardtanh".split()
+
+
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace_activations_write_into_their_input(name):
+    assert (
+        repr(getattr(nn, name)(inplace=True))
+        == f"{name}("
+        + {
+            "ELU": "alpha=1.0, ",
+            "CELU": "alpha=1.0, ",
+            "LeakyReLU": "negative_slope=0.01, ",
+            "Hardtanh": "min_val=-1.0, max_val=1.0, ",
+        }.get(name, "")
+        + "inplace=True)"
+    )
+    theirs, ours = torch.tensor([-1.0, 2.0], requires_grad=True), ta.tensor([-1.0, 2.0], requires_grad=True)
+    x, y = ours * 3, theirs * 3
+    assert getattr(nn, name)(inplace=True)(x) is x
+    getattr(torch.nn, name)(inplace=True)(y)
+    close(x, y, name, 1e-6)
+    x.sum().backward()
+    y.sum().backward()
+    close(ours.grad, theirs.grad, name, 1e-6)
+
+
+@pytest.mark.parametrize("name", "relu leaky_relu elu selu celu hardtanh threshold".split())
+def test_inplace_functions_write_into_their_input(name):
+    args = (0.5, -4.0) if name == "threshold" else ()
+    for act in (getattr(nn.functional, f"{name}_"), lambda x, *a: getattr(nn.functional, name)(x, *a, inplace=True)):
         x = ta.tensor([-1.0, 2.0])
-        y = getattr(nn, name)(inplace=True)(x)
-        assert y is x
-        np.testing.assert_allclose(x.cpu().numpy(), getattr(torch.nn, name)()(torch.tensor([-1.0, 2.0])), rtol=1e-6)
+        assert act(x, *args) is x
+        close(x, getattr(torch.nn.functional, name)(torch.tensor([-1.0, 2.0]), *args), name, 1e-6)
+
+
+def test_gumbel_softmax_draws_classes_by_their_probabilities():
+    logits = ta.tensor([0.0, math.log(3.0)]).expand(4000, 2).clone().requires_grad_()
+    for dim in (-1, 0):
+        drawn = nn.functional.gumbel_softmax(logits if dim else logits.T, hard=True, dim=dim)
+        drawn = drawn if dim else drawn.T
+        assert set(drawn.detach().cpu().numpy().round(6).ravel()) == {0.0, 1.0}
+        assert abs(drawn.detach().mean(0)[1].item() - 0.75) < 0.03
+    (drawn[:, 1].sum()).backward()
+    assert (logits.grad.cpu().numpy()[:, 1] > 0).any()
+    soft = nn.functional.gumbel_softmax(logits.detach(), tau=0.5)
+    np.testing.assert_allclose(soft.sum(-1).cpu().numpy(), 1, rtol=1e-5)
 
 
 # --- attention ---
@@ -490,6 +770,7 @@ INITS = [
     ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "relu"}),
     ("kaiming_normal_", {"nonlinearity": "tanh"}),
     ("kaiming_normal_", {"mode": "fan_out"}),
+    ("orthogonal_", {"gain": 2.0}),
 ]
 
 
@@ -517,7 +798,36 @@ def test_init_takes_a_generator():
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d"])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 2, 3)])
+def test_orthogonal_rows_or_columns_have_length_one(shape):
+    w = nn.init.orthogonal_(ta.empty(shape, dtype=F64), gain=2.0).reshape(shape[0], -1).cpu().numpy()
+    w = w if w.shape[0] < w.shape[1] else w.T
+    np.testing.assert_allclose(w @ w.T, 4 * np.eye(len(w)), atol=1e-12)
+
+
+def test_orthogonal_signs_are_random():
+    drawn = [nn.init.orthogonal_(ta.empty(2, 2)).cpu().numpy() for _ in range(300)]
+    assert abs(np.mean([w[0, 0] > 0 for w in drawn]) - 0.5) < 0.12
+    assert abs(np.mean([np.linalg.det(w) > 0 for w in drawn]) - 0.5) < 0.12
+
+
+def test_eye_fills_a_matrix():
+    assert nn.init.eye_(ta.empty(2, 3)).tolist() == torch.nn.init.eye_(torch.empty(2, 3)).tolist()
+
+
+@pytest.mark.parametrize(
+    "name", "uniform normal constant eye xavier_uniform xavier_normal kaiming_uniform kaiming_normal orthogonal".split()
+)
+def test_init_takes_the_older_names(name):
+    args = (0.5,) if name == "constant" else ()
+    x = ta.empty(3, 4)
+    with pytest.warns(FutureWarning, match=f"write nn.init.{name}_"):
+        assert getattr(nn.init, name)(x, *args) is x
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu", "conv2d", "conv_transpose2d"]
+)
 def test_calculate_gain_equals_torchs(name):
     assert nn.init.calculate_gain(name) == pytest.approx(torch.nn.init.calculate_gain(name))
     assert nn.init.calculate_gain("leaky_relu", 0.3) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.3))
@@ -532,7 +842,23 @@ def test_calculate_gain_equals_torchs(name):
         (lambda: nn.init.trunc_normal_(ta.empty(3), a=8, b=9), r"hardly any number.*\[8, 9\]"),
         (lambda: nn.Embedding(3, 2, padding_idx=3), "padding_idx=3 is out of range for 3 embeddings"),
         (lambda: nn.Dropout(1.5), "p=1.5; a probability lies between 0 and 1"),
-        (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean', 'sum' or 'none'"),
+        (lambda: nn.Embedding.from_pretrained(ta.ones(3)), r"from_pretrained: shape \(3,\)"),
+        (lambda: nn.Embedding(3, 2, _weight=ta.ones(2, 3)), r"_weight has shape \(2, 3\); expected \(3, 2\)"),
+        (lambda: nn.ZeroPad2d((1, 2)), r"ZeroPad2d: padding=\(1, 2\); expected a number, or 4"),
+        (lambda: nn.Upsample()(ta.ones(1, 1, 2)), "size=None and scale_factor=None"),
+        (lambda: nn.Upsample(2, mode="linear")(ta.ones(1, 1, 2, 2)), "mode='linear' for 2 axes; expected one of"),
+        (lambda: nn.Upsample((2, 2))(ta.ones(1, 1, 2)), r"interpolate: \(2, 2\) for 1 axes"),
+        (lambda: nn.Upsample(scale_factor=0.1)(ta.ones(1, 1, 2)), r"\(2,\) to \(0,\); expected sizes of at least 1"),
+        (lambda: nn.functional.interpolate(ta.ones(1, 1, 2, 2), 2, antialias=True), "antialias=True is not supported"),
+        (lambda: nn.Softmax2d()(ta.ones(2, 2)), "expected 3 or 4 axes"),
+        (lambda: nn.init.orthogonal_(ta.ones(2)), r"orthogonal_: shape \(2,\)"),
+        (lambda: nn.init.eye_(ta.ones(2)), r"eye_: shape \(2,\)"),
+        (lambda: nn.SmoothL1Loss(reduction="batchmean"), "expected 'mean' or 'sum' or 'none'"),
+        (lambda: nn.SmoothL1Loss(beta=-1)(ta.ones(2), ta.ones(2)), "smooth_l1_loss: beta=-1"),
+        (lambda: nn.HuberLoss(delta=0)(ta.ones(2), ta.ones(2)), "huber_loss: delta=0"),
+        (lambda: nn.BCELoss()(ta.ones(2), ta.ones(3)), "must have one shape"),
+        (lambda: nn.GaussianNLLLoss()(ta.ones(2, 3), ta.ones(2, 3), ta.ones(3)), r"var \(3,\) does not fit"),
+        (lambda: nn.MSELoss("average"), "MSELoss: reduction='average'; expected 'mean'"),
     ],
 )
 def test_layers_refuse_wrong_arguments(act, message):

@@ -40,6 +40,11 @@ def leaves(dtype="float64", shapes=SHAPES, seed=0, library=ta):
     return [library.tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for shape in shapes]
 
 
+def twins(shapes):
+    """The same leaves in both libraries."""
+    return leaves(shapes=shapes), leaves(shapes=shapes, library=torch)
+
+
 def give_gradients(parameters, rng, skip=None, library=ta):
     for i, p in enumerate(parameters):
         g = rng.standard_normal(tuple(p.shape)).astype(str(p.dtype).removeprefix("torch."))
@@ -709,7 +714,8 @@ def test_optimizer_takes_options_of_implementation_and_tensor_lr(name):
     ours = getattr(optim, name)([p], lr=ta.tensor(0.25), maximize=True, **how)
     theirs = getattr(torch.optim, name)([q], lr=torch.tensor(0.25, dtype=torch.float64), maximize=True, **how)
     for _ in range(3):
-        give_gradients([p], [q], np.random.default_rng(0))
+        give_gradients([p], np.random.default_rng(0))
+        give_gradients([q], np.random.default_rng(0), library=torch)
         ours.step()
         theirs.step()
     assert_same([p], [q])
@@ -756,13 +762,13 @@ def test_foreign_optimizer_with_step_alone_as_torch():
     optimizer, oracle = Foreign(ta, ours[:1]), Foreign(torch, theirs[:1])
     optimizer.add_param_group({"params": ours[1:], "lr": 0.5})
     oracle.add_param_group({"params": theirs[1:], "lr": 0.5})
-    rng = np.random.default_rng(2)
     for turn in range(6):
         if turn == 3:
             optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         losses = [o.step(lambda ps=ps: (ps[0] ** 2).sum()) for o, ps in ((optimizer, ours), (oracle, theirs))]
         np.testing.assert_allclose(losses[0].item(), losses[1].item(), rtol=1e-12)
-        give_gradients(ours, theirs, rng)
+        give_gradients(ours, np.random.default_rng(turn))
+        give_gradients(theirs, np.random.default_rng(turn), library=torch)
         optimizer.step()
         oracle.step()
         assert_same(ours, theirs)

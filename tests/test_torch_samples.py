@@ -44,7 +44,20 @@ NAMES = """
     nn.functional.batch_norm nn.functional.group_norm nn.functional.instance_norm nn.functional.rms_norm
     nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
     nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
+    nn.functional.relu6 nn.functional.leaky_relu nn.functional.elu nn.functional.selu nn.functional.mish
+    nn.functional.hardswish nn.functional.hardtanh nn.functional.prelu nn.functional.glu
+    nn.functional.softsign nn.functional.tanhshrink nn.functional.hardshrink nn.functional.softshrink nn.functional.threshold
+    nn.functional.softmin
+    nn.functional.huber_loss nn.functional.smooth_l1_loss nn.functional.gaussian_nll_loss nn.functional.poisson_nll_loss
+    nn.functional.binary_cross_entropy nn.functional.kl_div nn.functional.cosine_embedding_loss
+    nn.functional.margin_ranking_loss nn.functional.hinge_embedding_loss nn.functional.soft_margin_loss
+    nn.functional.triplet_margin_loss
+    nn.functional.interpolate nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.bilinear
 """.split()
+LESS_EXACT = (
+    "nn.functional.scaled_dot_product_attention",
+    "nn.functional.binary_cross_entropy",
+)  # in PyTorch, their second derivatives
 OPS = [
     op
     for op in op_db
@@ -98,7 +111,7 @@ def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
             continue  # another random stream
         kwargs = {k: v for k, v in sample.kwargs.items() if k not in ("layout", "pin_memory")}
         count += 1
-        second = dtype is torch.float64 and op.supports_gradgrad and "attention" not in op.name
+        second = dtype is torch.float64 and op.supports_gradgrad and op.name not in LESS_EXACT
         try:
             compare(ours(op.name), theirs(op), (sample.input, *sample.args), kwargs, orders=2 if second else 1)
         except Exception as error:
@@ -133,6 +146,10 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
     )
 
 
+# PyTorch's gradients at NaN depend on the place of the element in memory
+NOT_AT_NAN = [f"nn.functional.{name}" for name in "elu hardshrink hardtanh prelu relu6 selu softshrink".split()]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where + - * make infinities
 @pytest.mark.parametrize("op", OPS, ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS])
@@ -155,6 +172,8 @@ def test_reference_inputs(op: Any) -> None:
             kwargs = {k: v for k, v in sample.kwargs.items() if k not in ("layout", "pin_memory", "memory_format")}
             if not_ours(op, inputs, kwargs):
                 continue
+            if op.name in NOT_AT_NAN and gradients and inputs[0].isnan().any():
+                inputs = (inputs[0].detach(), *inputs[1:])
             count += 1
             try:
                 compare(ours(op.name), theirs(op), inputs, kwargs, orders=1)

@@ -59,26 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tinyattn", description="tinyattn from the command line")
     commands = parser.add_subparsers(dest="command", required=True)
-    graph = commands.add_parser(
-        "graph",
-        help="draw what a model computes",
-        description="Draw what a model computes, as a page that steps through it, or as a picture.",
-        epilog="examples: python -m tinyattn graph tinyattn.models:AttentionClassifier --out model.html; "
-        "python -m tinyattn graph 'mine:Net(8, hidden=16)' --input 2x8 --out net.svg",
-    )
-    option = graph.add_argument
-    option("model", help="MODULE:NAME of a model, its class, or a function; NAME may be any expression there")
-    option("--out", default="graph.html", help="file to write; .html, .svg, .png, .pdf or .dot (default: graph.html)")
-    option("--input", action="append", default=[], metavar="SHAPE",
-           help="an input: a shape (2x28x28) of random numbers, or an expression in the module (ta.ones(3)); repeat "
-                "for more inputs (default for tinyattn's models: two images)")  # fmt: skip
-    option("--mode", choices=MODES, default="modules", help="show layers, operations or definitions (default: modules)")
-    option("--depth", type=int, help="levels of modules to show; 0: the model as one item")
-    option("--stats", action="store_true", help="show min, mean, max and gradient norm")
-    option("--times", action="store_true", help="show the time of each operation")
-    option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
-    option("--as-torch", action="store_true", help="the module imports torch: give it tinyattn")
-    graph.set_defaults(run=_graph, formats=FORMATS)
+    _add_graph(commands)
     hand = commands.add_parser(
         "by-hand",
         help="write a page on which to work out attention and its gradients",
@@ -108,6 +89,29 @@ def _parser() -> argparse.ArgumentParser:
     script.add_argument("script", help="the script")
     script.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     return parser
+
+
+def _add_graph(commands: Any) -> None:
+    graph = commands.add_parser(
+        "graph",
+        help="draw what a model computes",
+        description="Draw what a model computes, as a page that steps through it, or as a picture.",
+        epilog="examples: python -m tinyattn graph tinyattn.models:AttentionClassifier --out model.html; "
+        "python -m tinyattn graph 'mine:Net(8, hidden=16)' --input 2x8 --out net.svg",
+    )
+    option = graph.add_argument
+    option("model", help="MODULE:NAME of a model, its class, or a function; NAME may be any expression there")
+    option("--out", default="graph.html", help="file to write; .html, .svg, .png, .pdf or .dot (default: graph.html)")
+    option("--input", action="append", default=[], metavar="SHAPE",
+           help="an input: a shape (2x28x28) of random numbers, or an expression in the module (ta.ones(3)); repeat "
+                "for more inputs (default for tinyattn's models: two images)")  # fmt: skip
+    option("--mode", choices=MODES, default="modules", help="show layers, operations or definitions (default: modules)")
+    option("--depth", type=int, help="levels of modules to show; 0: the model as one item")
+    option("--stats", action="store_true", help="show min, mean, max and gradient norm")
+    option("--times", action="store_true", help="show the time of each operation")
+    option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
+    option("--as-torch", action="store_true", help="the module imports torch: give it tinyattn")
+    graph.set_defaults(run=_graph, formats=FORMATS)
 
 
 def _run_script(script: str, arguments: list[str]) -> int:

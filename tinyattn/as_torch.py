@@ -208,7 +208,8 @@ def _torch() -> None:
 
 def _nn() -> None:
     Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess)
-    Namespace("torch.nn.functional", functional, ta)
+    attend = nn.attention.multi_head_attention_forward
+    Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend)
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=OneProcess, DistributedDataParallel=OneProcess)
@@ -221,11 +222,13 @@ def _nn() -> None:
     Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
     Namespace("torch.nn.modules", nn)
     files = (
-        "activation batchnorm container conv dropout fold instancenorm linear loss module normalization padding "
-        "pixelshuffle pooling rnn sparse transformer upsampling"
+        "activation batchnorm container conv distance dropout flatten fold instancenorm linear loss module "
+        "normalization padding pixelshuffle pooling rnn sparse transformer upsampling"
     )
+    bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss, "_ConvNd": nn.Conv2d,
+             "_BatchNorm": nn.BatchNorm2d, "_NormBase": nn.BatchNorm2d}  # fmt: skip
     for name in files.split():
-        Namespace(f"torch.nn.modules.{name}", nn, functional)
+        Namespace(f"torch.nn.modules.{name}", nn, functional, **bases)
     repeat = {"_single": pair(1), "_pair": pair(2), "_triple": pair(3), "_quadruple": pair(4), "_ntuple": pair}
     Namespace("torch.nn.modules.utils", **repeat)
 

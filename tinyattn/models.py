@@ -12,7 +12,7 @@ from tinyattn import nn, ops, random
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
-from tinyattn.nn.module import LoadResult
+from tinyattn.nn.loading import LoadResult
 from tinyattn.ops import creation
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
@@ -274,11 +274,11 @@ class AttentionClassifier(nn.Module):
         patches = x.flatten(1)[:, self.patch_index]  # (batch, tokens, patch_size ** 2)
         return self.dropout(self.embed(patches) + self.position)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> LoadResult:
         """As Module.load_state_dict; also accepts the parameter names `attention.qkv` and `.proj` of older files."""
         if isinstance(state_dict, Mapping):
             state_dict = {_current_name(name): value for name, value in state_dict.items()}
-        return super().load_state_dict(state_dict, strict)
+        return super().load_state_dict(state_dict, strict, assign)
 
     @no_grad()
     def attention_maps(self, images: Any) -> list[Tensor]:

@@ -29,6 +29,6 @@ for step in range(3):
     loss.backward()
     found |= {f"{step} scores": scores.detach().numpy(), f"{step} loss": loss.item()}
     if step == 0:
-        found |= {f"gradient {key}": p.grad.numpy() for key, p in model.named_parameters()}
+        found |= {f"gradient {key}": p.grad.numpy() for key, p in model.named_parameters() if p.requires_grad}
     optimizer.step()
 np.savez(out, **found, **{f"trained {key}": value.numpy() for key, value in model.state_dict().items()})

@@ -104,6 +104,7 @@ COUNTS: dict[str, Count] = {
     **dict.fromkeys(_MOVES.split(), _given(0)),
     **dict.fromkeys(_REDUCTIONS.split(), _read(1)),
     "dropout": _given(2), "sigmoid": _given(4), "silu": _given(5), "softplus": _given(7), "logsigmoid": _given(6),
+    "binary_cross_entropy": _given(9),
     "gelu": _gelu, "var": _read(4), "std": _read(4, each=1), "logsumexp": _read(4, each=2), "softmax": _read(5),
     "log_softmax": lambda shapes, out, options: _log_softmax(out, options["dim"]),
     "cross_entropy": lambda shapes, out, options: _log_softmax(shapes[0] or (), 1) + size(out),

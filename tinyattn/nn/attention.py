@@ -234,6 +234,43 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     return ops.attention_weights(query, key, None, mask.to(opmath_dtype(query.dtype)))
 
 
+def multi_head_attention_forward(
+    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any,
+    in_proj_bias: Any, bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor,
+    out_proj_bias: Any, training: bool = True, key_padding_mask: Any = None, need_weights: bool = True,
+    attn_mask: Any = None, use_separate_proj_weight: bool = False, q_proj_weight: Any = None, k_proj_weight: Any = None,
+    v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None, average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Return what a `MultiheadAttention` with these parameters returns, for tensors (tokens, batch, dim).
+
+    use_separate_proj_weight: take q_, k_ and v_proj_weight instead of in_proj_weight. Raises ValueError if the query
+    has not embed_dim_to_check features, NotImplementedError for static_k and static_v. As
+    torch.nn.functional.multi_head_attention_forward.
+
+    >>> m, x = nn.MultiheadAttention(4, 2), ta.randn(3, 1, 4)
+    >>> weights = m.in_proj_weight, m.in_proj_bias, None, None, False, 0.0, m.out_proj.weight, m.out_proj.bias
+    >>> out, _ = nn.attention.multi_head_attention_forward(x, x, x, 4, 2, *weights)
+    >>> ta.allclose(out, m(x, x, x)[0])
+    True
+    """
+    if static_k is not None or static_v is not None:
+        raise NotImplementedError("multi_head_attention_forward: static_k and static_v must be None")
+    separate = (q_proj_weight, k_proj_weight, v_proj_weight)
+    q, k, v = separate if use_separate_proj_weight else (in_proj_weight,) * 3
+    attention, out_proj = (kind.__new__(kind) for kind in (MultiheadAttention, Linear))
+    for module in (attention, out_proj):
+        Module.__init__(module)
+    out_proj.__dict__.update(weight=out_proj_weight, bias=out_proj_bias)
+    attention.__dict__.update(
+        embed_dim=embed_dim_to_check, num_heads=num_heads, dropout=dropout_p, training=training, batch_first=False,
+        add_zero_attn=add_zero_attn, kdim=k.shape[1], vdim=v.shape[1], bias_k=bias_k, bias_v=bias_v,
+        in_proj_weight=None if use_separate_proj_weight else in_proj_weight, in_proj_bias=in_proj_bias,
+        q_proj_weight=q, k_proj_weight=k, v_proj_weight=v, out_proj=out_proj,
+    )  # fmt: skip
+    return attention(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+
+
 class AdditiveAttentionPooling(Module):
     """The weighted mean of tokens, (..., tokens, embed_dim) -> (..., embed_dim); the weights are learned.
 

@@ -1,4 +1,5 @@
-"""Lists of modules. As torch.nn.Sequential and torch.nn.ModuleList."""
+"""Lists and dicts of modules and of parameters. As torch.nn.Sequential, ModuleList, ModuleDict, ParameterList and
+ParameterDict."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from tinyattn.nn.module import Module
+from tinyattn.nn.module import Module, Parameter
+from tinyattn.tensors import Tensor
 
-__all__ = ["ModuleList", "Sequential"]
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
 
 
 class _Row(Module):
@@ -70,6 +72,18 @@ class _Row(Module):
         self._number(row)
         return self
 
+    def pop(self, index: int = -1) -> Module:
+        """Remove the module at position `index`, and return it."""
+        module: Module = self[index]
+        del self[index]
+        return module
+
+    def __add__(self, other: Iterable[Module]) -> Self:
+        return type(self)._from_items([(str(i), module) for i, module in enumerate((*self, *other))])
+
+    def __iadd__(self, other: Iterable[Module]) -> Self:
+        return self.extend(other)
+
 
 class Sequential(_Row):
     """Run modules one after another, each on the output of the one before. As torch.nn.Sequential.
@@ -120,3 +134,160 @@ class ModuleList(_Row):
             count = len(list(alike))
             yield f"({start}): {text}" if count == 1 else f"({start}-{start + count - 1}): {count} x {text}"
             start += count
+
+
+class _Named:
+    """What the containers with names share with dict: `_parts` holds their parts."""
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._parts
+
+    def __getitem__(self, key: str) -> Any:
+        return self._parts[key]
+
+    def __delitem__(self, key: str) -> None:
+        del self._parts[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise NotImplementedError
+
+    def keys(self) -> Any:
+        """Return the names."""
+        return self._parts.keys()
+
+    def values(self) -> Any:
+        """Return the parts."""
+        return self._parts.values()
+
+    def items(self) -> Any:
+        """Return the pairs of name and part."""
+        return self._parts.items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the part of this name, else `default`."""
+        return self._parts.get(key, default)
+
+    def pop(self, key: str) -> Any:
+        """Remove the part of this name, and return it."""
+        return self._parts.pop(key)
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        self._parts.clear()
+
+    def update(self, parts: Any) -> None:
+        """Add parts, from a mapping or from pairs of name and part."""
+        for key, value in parts.items() if hasattr(parts, "items") else parts:
+            self[key] = value
+
+
+class ModuleDict(_Named, Module):
+    """A dict of modules, registered with their parameters; it has no forward. As torch.nn.ModuleDict.
+
+    Raises TypeError for what is not a Module, KeyError for a name with a dot or of an attribute.
+
+    Example:
+        >>> heads = nn.ModuleDict({"small": nn.Linear(2, 1), "large": nn.Linear(2, 9)})
+        >>> heads["large"](ta.ones(2)).shape
+        (9,)
+    """
+
+    def __init__(self, modules: Any = None) -> None:
+        super().__init__()
+        self.update(modules or ())
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return self._modules
+
+    def __setitem__(self, key: str, module: Module) -> None:
+        self.add_module(key, module)
+
+
+class ParameterDict(_Named, Module):
+    """A dict of parameters; tensors become parameters. As torch.nn.ParameterDict.
+
+    Raises TypeError for what is not a tensor, KeyError for a name with a dot or of an attribute.
+
+    Example:
+        >>> list(nn.ParameterDict({"scale": ta.ones(2), "shift": ta.zeros(2)}).keys())
+        ['scale', 'shift']
+    """
+
+    def __init__(self, parameters: Any = None) -> None:
+        super().__init__()
+        self.update(parameters or ())
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        return self._parameters
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.register_parameter(key, as_parameter(value))
+
+    def _repr_children(self) -> Iterable[str]:
+        return (f"({name}): {_described(value)}" for name, value in self._parameters.items())
+
+
+class ParameterList(Module):
+    """A list of parameters, named "0", "1", ...; tensors become parameters. As torch.nn.ParameterList.
+
+    Raises TypeError for what is not a tensor, IndexError for an index out of range.
+
+    Example:
+        >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
+        >>> [tuple(p.shape) for p in scales]
+        [(2,), (3,)]
+    """
+
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
+        super().__init__()
+        self.extend(values or ())
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._parameters.values())
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = list(self)[index]
+        return type(self)(found) if isinstance(index, slice) else found
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.register_parameter(list(self._parameters)[index], as_parameter(value))
+
+    def append(self, value: Any) -> Self:
+        """Add a parameter at the end."""
+        self.register_parameter(str(len(self)), as_parameter(value))
+        return self
+
+    def extend(self, values: Iterable[Any]) -> Self:
+        """Add parameters at the end."""
+        for value in tuple(values):
+            self.append(value)
+        return self
+
+    __iadd__ = extend
+
+    def _repr_children(self) -> Iterable[str]:
+        return (f"({name}): {_described(value)}" for name, value in self._parameters.items())
+
+
+def as_parameter(value: Any) -> Any:
+    """A tensor as a parameter; all else as it is."""
+    return Parameter(value) if isinstance(value, Tensor) and not isinstance(value, Parameter) else value
+
+
+def _described(value: Any) -> str:
+    return f"Parameter containing: [{value.dtype} of size {'x'.join(map(str, value.shape))}]"

@@ -7,8 +7,12 @@ gradients, and returns it. Random numbers come from `generator`, by default the 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
+
+import numpy as np
 
 from tinyattn.engine.modes import no_grad
 from tinyattn.ops import creation
@@ -16,8 +20,8 @@ from tinyattn.random import Generator
 from tinyattn.tensors import Tensor
 
 __all__ = [
-    "calculate_gain", "constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "trunc_normal_",
-    "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
+    "calculate_gain", "constant_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_",
+    "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
 ]  # fmt: skip
 
 
@@ -173,8 +177,62 @@ def kaiming_normal_(
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
 
+@no_grad()
+def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
+    """Fill with a random (semi-)orthogonal matrix times gain. As torch.nn.init.orthogonal_.
+
+    tensor: (rows, ...), read as (rows, product of the others). Raises ValueError for under 2 axes.
+    Saxe et al. 2013, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
+
+    Example:
+        >>> w = nn.init.orthogonal_(ta.empty(2, 3))
+        >>> ta.allclose(w @ w.T, ta.eye(2), atol=1e-6)
+        True
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: shape {tuple(tensor.shape)}; expected two axes at least")
+    shape = (tensor.shape[0], math.prod(tensor.shape[1:]))
+    drawn = creation.randn(*shape, dtype="float64", device=tensor.device, generator=generator).cpu().numpy()
+    q, r = np.linalg.qr(drawn if shape[0] >= shape[1] else drawn.T)
+    q = q * np.where(np.diag(r) < 0, -1, 1)  # makes the distribution uniform
+    values = (q if shape[0] >= shape[1] else q.T).reshape(tensor.shape) * gain
+    return tensor.copy_(creation.as_tensor(np.ascontiguousarray(values), dtype=tensor.dtype, device=tensor.device))
+
+
+@no_grad()
+def eye_(tensor: Tensor) -> Tensor:
+    """Fill a matrix with ones on its diagonal and zeros elsewhere. As torch.nn.init.eye_.
+
+    Raises ValueError for other than 2 axes.
+
+    Example:
+        >>> nn.init.eye_(ta.empty(2, 2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: shape {tuple(tensor.shape)}; expected a matrix")
+    return tensor.copy_(creation.eye(*tensor.shape, dtype=tensor.dtype, device=tensor.device))
+
+
+def _older(function: Any) -> Callable[..., Tensor]:
+    name = function.__name__
+
+    def call(*args: Any, **options: Any) -> Tensor:
+        warnings.warn(f"nn.init.{name[:-1]} is deprecated; write nn.init.{name}", FutureWarning, stacklevel=2)
+        return function(*args, **options)
+
+    call.__name__ = call.__qualname__ = name[:-1]
+    call.__doc__ = f"As `{name}`, whose older name this is."
+    return call
+
+
+uniform, normal, constant, eye = map(_older, (uniform_, normal_, constant_, eye_))
+xavier_uniform, xavier_normal = map(_older, (xavier_uniform_, xavier_normal_))
+kaiming_uniform, kaiming_normal, orthogonal = map(_older, (kaiming_uniform_, kaiming_normal_, orthogonal_))
+
+_LINEAR = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d sigmoid".split()
 _GAINS = {
-    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "sigmoid": 1.0,
+    **dict.fromkeys(_LINEAR, 1.0),
     "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 0.75,
 }  # fmt: skip
 
@@ -209,3 +267,6 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
         raise ValueError(f"fan in and fan out need a weight (out, in, ...), got shape {tuple(tensor.shape)}")
     field = math.prod(tensor.shape[2:])
     return tensor.shape[1] * field, tensor.shape[0] * field
+
+
+_calculate_fan_in_and_fan_out = _fans  # PyTorch's name, which models use

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
@@ -12,8 +12,8 @@ from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
 __all__ = [
-    "Dropout", "Embedding", "Flatten", "GELU", "Identity", "LayerNorm", "Linear", "LinearGELU", "LogSigmoid",
-    "LogSoftmax", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+    "AlphaDropout", "Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "Identity", "LayerNorm",
+    "LazyLinear", "Linear", "LinearGELU",
 ]  # fmt: skip
 
 
@@ -57,6 +57,40 @@ class Linear(Module):
     def extra_repr(self) -> str:
         bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
+
+
+class LazyLinear(Linear):
+    """A `Linear` whose in_features are those of its first input, or of the state it loads. As torch.nn.LazyLinear.
+
+    Until then, the weight has shape (out_features, 0); it stays the same Parameter, so an optimizer may be made before.
+
+    Example:
+        >>> layer = nn.LazyLinear(2)
+        >>> layer(ta.ones(5, 3)).shape, layer
+        ((5, 2), Linear(in_features=3, out_features=2, bias=True))
+    """
+
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(0, out_features, bias, device, dtype)
+        self._register_load_state_dict_pre_hook(self._fit_state)
+
+    def _fit(self, in_features: int) -> None:
+        weight, self.in_features = self.weight, in_features
+        requires_grad, empty = weight.requires_grad, creation.empty(self.out_features, in_features, dtype=weight.dtype)
+        weight._set(empty.to(weight.device).array)
+        weight.requires_grad_(requires_grad)
+        self.reset_parameters()
+        self._load_pre_hooks.clear()
+        self.__class__ = Linear  # type: ignore[assignment]
+
+    def _fit_state(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        shape: Any = getattr(state_dict.get(f"{prefix}weight"), "shape", ())
+        if len(shape) == 2 and shape[1]:
+            self._fit(shape[1])
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._fit(input.shape[-1])
+        return Linear.forward(self, input)  # no longer a LazyLinear
 
 
 class LinearGELU(Linear):
@@ -106,6 +140,12 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: Tensor | None = None,
+        _freeze: bool = False,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -116,8 +156,37 @@ class Embedding(Module):
                 raise ValueError(f"padding_idx={padding_idx} is out of range for {num_embeddings} embeddings")
             padding_idx %= num_embeddings
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.weight = Parameter(creation.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
-        self.reset_parameters()
+        self.max_norm, self.norm_type = max_norm, norm_type
+        self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, sparse
+        if _weight is None:
+            _weight = creation.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
+            self.weight = Parameter(_weight, requires_grad=not _freeze)
+            self.reset_parameters()
+        elif tuple(_weight.shape) != (num_embeddings, embedding_dim):
+            raise ValueError(f"_weight has shape {tuple(_weight.shape)}; expected {(num_embeddings, embedding_dim)}")
+        else:
+            self.weight = Parameter(_weight, requires_grad=not _freeze)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Self:
+        """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares.
+
+        freeze: the weight is not trained. The other arguments are those of the constructor.
+        """
+        if embeddings.ndim != 2:
+            raise ValueError(f"from_pretrained: shape {tuple(embeddings.shape)}; expected (num_embeddings, dim)")
+        rows, dim = embeddings.shape
+        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        return cls(rows, dim, *options, _weight=embeddings, _freeze=freeze)
 
     def reset_parameters(self) -> None:
         """Draw new initial values."""
@@ -126,11 +195,13 @@ class Embedding(Module):
             init.zeros_(self.weight.detach()[self.padding_idx])
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.weight, self.padding_idx)
+        return F.embedding(
+            input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
+        )
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{', sparse=True' if self.sparse else ''}"
 
 
 class LayerNorm(Module):
@@ -195,157 +266,107 @@ class Dropout(Module):
         [1.0, 1.0, 1.0]
     """
 
+    _function: ClassVar[Any] = staticmethod(F.dropout)
+
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
         if not 0 <= p <= 1:
-            raise ValueError(f"Dropout: p={p}; a probability lies between 0 and 1")
+            raise ValueError(f"{type(self).__name__}: p={p}; a probability lies between 0 and 1")
         self.p, self.inplace = p, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.dropout(input, self.p, self.training, self.inplace)
+        return self._function(input, self.p, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class ReLU(Module):
-    """Compute max(x, 0), for any shape. As torch.nn.ReLU.
+class Dropout1d(Dropout):
+    """In training, zero whole channels of (batch, channels, length) with probability p. As torch.nn.Dropout1d.
 
     Example:
-        >>> nn.ReLU()(ta.tensor([-1.0, 2.0])).tolist()
-        [0.0, 2.0]
+        >>> nn.Dropout1d(0.5).eval()(ta.ones(1, 3)).tolist()
+        [[1.0, 1.0, 1.0]]
     """
 
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
+    _function = staticmethod(F.dropout1d)
 
-    def forward(self, input: Tensor) -> Tensor:
-        out: Tensor = F.relu(input)
-        return input.copy_(out) if self.inplace else out
+
+class Dropout2d(Dropout):
+    """In training, zero whole channels of (batch, channels, h, w) with probability p. As torch.nn.Dropout2d.
+
+    Example:
+        >>> nn.Dropout2d(1.0)(ta.ones(1, 2, 1, 1)).tolist()
+        [[[[0.0]], [[0.0]]]]
+    """
+
+    _function = staticmethod(F.dropout2d)
+
+
+class Dropout3d(Dropout):
+    """In training, zero whole channels of (batch, channels, d, h, w) with probability p. As torch.nn.Dropout3d.
+
+    Example:
+        >>> nn.Dropout3d(1.0)(ta.ones(1, 1, 1, 1, 2)).tolist()
+        [[[[[0.0, 0.0]]]]]
+    """
+
+    _function = staticmethod(F.dropout3d)
+
+
+class AlphaDropout(Dropout):
+    """In training, replace elements by the lower limit of SELU with probability p. As torch.nn.AlphaDropout.
+
+    Example:
+        >>> nn.AlphaDropout(0.5).eval()(ta.ones(3)).tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    _function = staticmethod(F.alpha_dropout)
+
+
+class Bilinear(Module):
+    """Compute x1 @ weight[o] @ x2 + bias[o]: (..., in1_features), (..., in2_features) -> (..., out_features).
+
+    weight (out_features, in1_features, in2_features) and bias are initialised uniformly in ± 1 / sqrt(in1_features).
+    As torch.nn.Bilinear.
+
+    Example:
+        >>> nn.Bilinear(2, 3, 4)(ta.ones(5, 2), ta.ones(5, 3)).shape
+        (5, 4)
+    """
+
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
+        shape = (out_features, in1_features, in2_features)
+        self.weight = Parameter(creation.empty(shape, device=device, dtype=dtype))
+        unset = Parameter(creation.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", unset)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        bound = 1 / math.sqrt(max(self.in1_features, 1))
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        return F.bilinear(input1, input2, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
-
-
-class SiLU(ReLU):
-    """Compute x sigmoid(x), for any shape. As torch.nn.SiLU.
-
-    Example:
-        >>> nn.SiLU()(ta.tensor([0.0, 1.0]))
-        tensor([0.    , 0.7311])
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        out: Tensor = F.silu(input)
-        return input.copy_(out) if self.inplace else out
-
-
-class GELU(Module):
-    """Compute x Phi(x), with the normal distribution function Phi, for any shape. As torch.nn.GELU.
-
-    approximate: "none", or "tanh", which is faster.
-
-    Example:
-        >>> nn.GELU()(ta.tensor([0.0, 1.0]))
-        tensor([0.    , 0.8413])
-    """
-
-    def __init__(self, approximate: str = "none") -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.gelu(input, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
-
-
-class Tanh(Module):
-    """Compute the hyperbolic tangent, for any shape. As torch.nn.Tanh.
-
-    Example:
-        >>> nn.Tanh()(ta.tensor([0.0, 1.0]))
-        tensor([0.    , 0.7616])
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.tanh(input)
-
-
-class Sigmoid(Module):
-    """Compute 1 / (1 + exp(-x)), for any shape. As torch.nn.Sigmoid.
-
-    Example:
-        >>> nn.Sigmoid()(ta.tensor([0.0, 1.0]))
-        tensor([0.5   , 0.7311])
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.sigmoid(input)
-
-
-class LogSigmoid(Module):
-    """Compute log(sigmoid(x)) without overflow, for any shape. As torch.nn.LogSigmoid.
-
-    Example:
-        >>> nn.LogSigmoid()(ta.tensor([0.0, -1000.0]))
-        tensor([-6.9315e-01, -1.0000e+03])
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.logsigmoid(input)
-
-
-class Softplus(Module):
-    """Compute log(1 + exp(beta x)) / beta, or x where beta x > threshold, for any shape. As torch.nn.Softplus.
-
-    Example:
-        >>> nn.Softplus()(ta.tensor([0.0, 1000.0]))
-        tensor([6.9315e-01, 1.0000e+03])
-    """
-
-    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
-        super().__init__()
-        self.beta, self.threshold = beta, threshold
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.softplus(input, self.beta, self.threshold)
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, threshold={self.threshold}"
-
-
-class Softmax(Module):
-    """Turn scores into probabilities along `dim`, for any shape. As torch.nn.Softmax, but dim is required.
-
-    Example:
-        >>> nn.Softmax(dim=0)(ta.tensor([1.0, 1.0])).tolist()
-        [0.5, 0.5]
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.softmax(input, self.dim)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
-
-
-class LogSoftmax(Softmax):
-    """Compute log(softmax(x)) along `dim` without overflow, for any shape. As torch.nn.LogSoftmax.
-
-    Example:
-        >>> nn.LogSoftmax(dim=0)(ta.tensor([0.0, -1000.0])).tolist()
-        [0.0, -1000.0]
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.log_softmax(input, self.dim)
+        sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}"
 
 
 class Identity(Module):
@@ -361,24 +382,3 @@ class Identity(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return input
-
-
-class Flatten(Module):
-    """Merge the axes from start_dim to end_dim into one. As torch.nn.Flatten.
-
-    Raises IndexError for an axis that the input does not have.
-
-    Example:
-        >>> nn.Flatten()(ta.ones(2, 3, 4)).shape
-        (2, 12)
-    """
-
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input.flatten(self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -1,4 +1,4 @@
-"""Losses as modules; the formulas are in `ops/loss.py`. As in torch.nn.
+"""Losses as modules; the formulas are in `ops/loss.py` and `ops/pair_losses.py`. As in torch.nn.
 
 reduction, in all of them: "mean" or "sum" of the losses, a tensor (), or "none". Others raise ValueError.
 """
@@ -8,116 +8,56 @@ from __future__ import annotations
 from typing import Any
 
 from tinyattn.nn import functional as F
-from tinyattn.nn.module import Module
-from tinyattn.tensors import Tensor
+from tinyattn.nn.applied import Applied
+from tinyattn.ops.synonyms import reduction_of
 
-__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss", "NLLLoss"]
-
-
-class _Loss(Module):
-    weight: Tensor | None
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"{type(self).__name__}: reduction={reduction!r}; expected 'mean', 'sum' or 'none'")
-        self.reduction = reduction
+__all__ = [
+    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss", "HingeEmbeddingLoss",
+    "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss", "NLLLoss", "PoissonNLLLoss", "SmoothL1Loss",
+    "SoftMarginLoss", "TripletMarginLoss",
+]  # fmt: skip
 
 
-class MSELoss(_Loss):
-    """Compute (input - target) ** 2, for tensors of one shape. As torch.nn.MSELoss.
+class _Loss(Applied, function=F.l1_loss, inputs=2):  # its arguments are those of the losses that others derive from it
+    """Base of the losses."""
 
-    Example:
-        >>> nn.MSELoss()(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0])).item()
-        2.0
-    """
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+    reduction: str
 
-    def forward(self, input: Tensor, target: Any) -> Tensor:
-        return F.mse_loss(input, target, reduction=self.reduction)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        size_average, reduce = (self.__dict__.pop(name, None) for name in ("size_average", "reduce"))
+        self.reduction = reduction_of(size_average, reduce, self.reduction)
+        if self.reduction not in self.reductions:
+            expected = " or ".join(map(repr, self.reductions))
+            raise ValueError(f"{type(self).__name__}: reduction={self.reduction!r}; expected {expected}")
 
-
-class L1Loss(_Loss):
-    """Compute |input - target|, for tensors of one shape. As torch.nn.L1Loss.
-
-    Example:
-        >>> nn.L1Loss()(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0])).item()
-        1.0
-    """
-
-    def forward(self, input: Tensor, target: Any) -> Tensor:
-        return F.l1_loss(input, target, reduction=self.reduction)
+    def extra_repr(self) -> str:
+        return ""
 
 
-class NLLLoss(_Loss):
-    """Compute -input[target] from log-probabilities. As torch.nn.NLLLoss.
-
-    input (batch, classes, ...); target (batch, ...): class numbers, integers. weight (classes,): of the classes.
-    Targets equal to ignore_index do not count. Raises IndexError for a class out of range.
-
-    Example:
-        >>> nn.NLLLoss()(ta.tensor([[-1.0, -2.0]]), ta.tensor([1])).item()
-        2.0
-    """
-
-    def __init__(self, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
-        super().__init__(reduction)
-        self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
-
-    def forward(self, input: Tensor, target: Any) -> Tensor:
-        return F.nll_loss(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
+class _WeightedLoss(_Loss, function=F.binary_cross_entropy, inputs=2):
+    """Base of the losses with a buffer `weight`."""
 
 
-class CrossEntropyLoss(NLLLoss):
-    """Compute -log softmax(input)[target] from scores (logits). As torch.nn.CrossEntropyLoss.
-
-    input (batch, classes, ...); target (batch, ...): class numbers, integers, or probabilities in the input's shape.
-    label_smoothing: share of each target that is spread evenly over the classes, 0 to 1.
-    weight, ignore_index and errors as for `NLLLoss`.
-
-    Example:
-        >>> round(nn.CrossEntropyLoss()(ta.zeros(1, 10), ta.tensor([3])).item(), 4)  # log(10)
-        2.3026
-    """
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        *,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
-        self.label_smoothing = label_smoothing
-
-    def forward(self, input: Tensor, target: Any) -> Tensor:
-        return F.cross_entropy(
-            input, target, self.weight, self.ignore_index, self.reduction, label_smoothing=self.label_smoothing
-        )
+# fmt: off
+class L1Loss(_Loss, function=F.l1_loss, inputs=2): ...
+class MSELoss(_Loss, function=F.mse_loss, inputs=2): ...
+class SmoothL1Loss(_Loss, function=F.smooth_l1_loss, inputs=2): ...
+class HuberLoss(_Loss, function=F.huber_loss, inputs=2): ...
+class GaussianNLLLoss(_Loss, function=F.gaussian_nll_loss, inputs=3): ...
+class PoissonNLLLoss(_Loss, function=F.poisson_nll_loss, inputs=2): ...
+class NLLLoss(_WeightedLoss, function=F.nll_loss, inputs=2): ...
+class CrossEntropyLoss(_WeightedLoss, function=F.cross_entropy, inputs=2): ...
+class BCELoss(_WeightedLoss, function=F.binary_cross_entropy, inputs=2): ...
+class BCEWithLogitsLoss(_Loss, function=F.binary_cross_entropy_with_logits, inputs=2): ...
+class CosineEmbeddingLoss(_Loss, function=F.cosine_embedding_loss, inputs=3): ...
+class MarginRankingLoss(_Loss, function=F.margin_ranking_loss, inputs=3): ...
+class HingeEmbeddingLoss(_Loss, function=F.hinge_embedding_loss, inputs=2): ...
+class SoftMarginLoss(_Loss, function=F.soft_margin_loss, inputs=2): ...
+class TripletMarginLoss(_Loss, function=F.triplet_margin_loss, inputs=3): ...
+# fmt: on
 
 
-class BCEWithLogitsLoss(_Loss):
-    """Compute the binary cross-entropy from scores (logits). As torch.nn.BCEWithLogitsLoss.
-
-    input and target: tensors of one shape; target holds probabilities. weight: of each element, broadcast.
-    pos_weight: of the positive answer, by class.
-
-    Example:
-        >>> round(nn.BCEWithLogitsLoss()(ta.tensor([0.0]), ta.tensor([1.0])).item(), 4)  # log(2)
-        0.6931
-    """
-
-    pos_weight: Tensor | None
-
-    def __init__(
-        self, weight: Tensor | None = None, *, reduction: str = "mean", pos_weight: Tensor | None = None
-    ) -> None:
-        super().__init__(reduction)
-        self.register_buffer("weight", weight)
-        self.register_buffer("pos_weight", pos_weight)
-
-    def forward(self, input: Tensor, target: Any) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            input, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
-        )
+class KLDivLoss(_Loss, function=F.kl_div, inputs=2):
+    reductions = ("mean", "batchmean", "sum", "none")

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-import numpy as np
-
-from tinyattn import backends
-from tinyattn.dtypes import as_dtype
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import module_stack
 from tinyattn.nn.backward_hooks import BackwardHooks
-from tinyattn.nn.loading import LoadResult, load, nearest
-from tinyattn.nn.parameter import Parameter, convert
+from tinyattn.nn.loading import Loadable, nearest
+from tinyattn.nn.moving import Movable
+from tinyattn.nn.parameter import Parameter
 from tinyattn.tensors import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
 
 
-class Module:
+class Module(Movable, Loadable):
     """Base of all layers and models. As torch.nn.Module.
 
     A subclass calls `super().__init__()`, assigns Parameters and Modules to attributes, and defines `forward`;
@@ -53,6 +50,8 @@ class Module:
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_pre_hooks: dict[int, Callable[..., Any]] = {}
         self._backward_hooks: dict[int, Callable[..., Any]] = {}
+        self._load_pre_hooks: dict[int, Callable[..., Any]] = {}
+        self._load_post_hooks: dict[int, Callable[..., Any]] = {}
 
     # --- attributes: parameters, modules and buffers are kept in one registry each, by name ---
 
@@ -139,6 +138,36 @@ class Module:
         """
         self._add("_modules", name, module)
 
+    register_module = add_module
+
+    # --- one part, by its path ---
+
+    def get_submodule(self, target: str) -> Module:
+        """Return the module at a path such as "blocks.0.linear", "" for this one. Raises AttributeError if none is."""
+        module = self
+        for name in target.split(".") if target else ():
+            if module._modules.get(name) is None:
+                near = nearest(target, dict(self.named_modules()))
+                raise AttributeError(f"{self._get_name()} has no module {target!r}{near}")
+            module = module._modules[name]  # type: ignore[assignment]
+        return module
+
+    def _get_tensor(self, registry: str, target: str) -> Any:
+        path, _, name = target.rpartition(".")
+        found = self.get_submodule(path).__dict__[registry].get(name)
+        if found is None:
+            near = nearest(target, dict(self._named_tensors(registry, "", True, False)))
+            raise AttributeError(f"{self._get_name()} has no {registry[1:-1]} {target!r}{near}")
+        return found
+
+    def get_parameter(self, target: str) -> Parameter:
+        """Return the parameter at a path such as "linear.weight". Raises AttributeError if none is there."""
+        return self._get_tensor("_parameters", target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """Return the buffer at a path such as "norm.running_mean". Raises AttributeError if none is there."""
+        return self._get_tensor("_buffers", target)
+
     # --- iteration, in the order of assignment, without duplicates ---
 
     def named_modules(
@@ -213,20 +242,14 @@ class Module:
                 if tensor is not None and name not in module._non_persistent:
                     yield prefix + _join(path, name), tensor
 
-    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
+    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
         """Return name -> tensor, sharing memory with the module; detached unless keep_vars.
 
-        prefix: put before every name, with its dot: "model.".
+        destination: a dict to add to. prefix: put before every name, with its dot: "model.".
         """
-        return {name: t if keep_vars else t.detach() for name, t in self._state(prefix)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
-        """Copy values into parameters and buffers by name: Tensors, arrays, or PyTorch's tensors.
-
-        strict: require exactly the names of this module. Raises RuntimeError for wrong names or
-        shapes, and then changes nothing; TypeError if state_dict is not a mapping.
-        """
-        return load(state_dict, dict(self._state()), strict, type(self).__name__)
+        destination = {} if destination is None else destination
+        destination.update((name, t if keep_vars else t.detach()) for name, t in self._state(prefix))
+        return destination
 
     # --- all modules and tensors at once ---
 
@@ -261,45 +284,9 @@ class Module:
             if parameter.grad is not None:
                 parameter.grad = None if set_to_none else parameter.grad.detach().zero_()
 
-    def to(self, *target: Any, dtype: Any = None, device: Any = None) -> Self:
-        """Change the device, and the dtype of floating-point tensors, in place: to("cuda"), to(ta.float64).
-
-        The Parameters remain the same objects, so an optimizer may be made before. Raises TypeError for an integer
-        dtype, ImportError or RuntimeError if no GPU can be used.
-        """
-        for t in target:
-            if isinstance(t, Tensor):
-                dtype, device = t.dtype, t.device
-            elif backends.is_device(t):
-                device = t
-            elif t is not None:
-                dtype = t
-        backends.get(device)  # raises before anything is changed
-        if dtype is not None and as_dtype(dtype).kind != "f":
-            raise TypeError(
-                f"{type(self).__name__}.to: dtype={dtype}; expected a floating-point dtype (ta.float32, ...)"
-            )
-        for tensor in (*self.parameters(), *self.buffers()):
-            other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
-            if other is not None or device is not None:
-                convert(tensor, device, other)
-        return self
-
-    def cpu(self) -> Self:
-        """Move everything to the CPU."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None) -> Self:
-        """Move everything to a GPU, by default the current one."""
-        return self.to(backends.device("cuda" if device is None else device))
-
-    def float(self) -> Self:
-        """Convert floating-point tensors to float32."""
-        return self.to(np.dtype(np.float32))
-
-    def double(self) -> Self:
-        """Convert floating-point tensors to float64."""
-        return self.to(np.dtype(np.float64))
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.parameters()
+        yield from self.buffers()
 
     # --- print ---
 
@@ -310,12 +297,15 @@ class Module:
     def _repr_children(self) -> Iterable[str]:
         return (f"({name}): {child!r}" for name, child in self._modules.items())
 
+    def _get_name(self) -> str:
+        return type(self).__name__
+
     def __repr__(self) -> str:
         extra, children = self.extra_repr(), list(self._repr_children())
         if not children:
-            return f"{type(self).__name__}({extra})"
+            return f"{self._get_name()}({extra})"
         lines = "\n".join([extra, *children] if extra else children)
-        return f"{type(self).__name__}(\n  " + lines.replace("\n", "\n  ") + "\n)"
+        return f"{self._get_name()}(\n  " + lines.replace("\n", "\n  ") + "\n)"
 
     # --- running, between hooks ---
 

@@ -10,9 +10,10 @@ from tinyattn import ops
 from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
+from tinyattn.nn.activations import GELU, ReLU
 from tinyattn.nn.attention import MultiheadAttention
 from tinyattn.nn.containers import ModuleList
-from tinyattn.nn.layers import GELU, Dropout, LayerNorm, Linear, ReLU
+from tinyattn.nn.layers import Dropout, LayerNorm, Linear
 from tinyattn.nn.module import Module
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor

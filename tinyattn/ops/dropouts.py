@@ -1,4 +1,4 @@
-"""Dropout: its definition and the operation."""
+"""Dropout of elements, of channels, and for SELU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from tinyattn import random
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
+from tinyattn.ops.choices import where
+from tinyattn.ops.promotion import opmath
 
 
 @operation(
@@ -36,10 +38,76 @@ def dropout(
         >>> F.dropout(ta.ones(4), 0.5, generator=ta.Generator().manual_seed(0))
         tensor([2., 2., 2., 0.])
     """
+    return _dropped("dropout", input, input.shape, p, training, inplace, generator)
+
+
+def _keep(name: str, input: Tensor, shape: Any, p: float, generator: Any = None) -> Tensor:
     if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p={p}; a probability lies between 0 and 1")
-    if not training or p == 0:
+        raise ValueError(f"{name}: p={p}; a probability lies between 0 and 1")
+    return creation.as_tensor(random.generator_for(input.device, generator).keep(shape, p))
+
+
+def _dropped(
+    name: str, input: Tensor, shape: Any, p: float, training: bool, inplace: bool, generator: Any = None
+) -> Tensor:
+    if p == 0 or (not training and 0 < p <= 1):
         return input
-    keep = creation.as_tensor(random.generator_for(input.device, generator).keep(input.shape, p))
+    keep = _keep(name, input, shape, p, generator)
     out: Tensor = _dropout(input, keep, scale=0.0 if p == 1 else 1 / (1 - p))
+    return input.copy_(out) if inplace else out
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of (batch, channels, length) or (channels, length); else as `dropout`.
+
+    As torch.nn.functional.dropout1d (Tompson et al. 2015).
+
+    >>> len(F.dropout1d(ta.ones(1, 1, 9)).unique())
+    1
+    """
+    return _dropped("dropout1d", input, _channels(input, 2), p, training, inplace)
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of (batch, channels, ...): the first two axes; else as `dropout`.
+
+    As torch.nn.functional.dropout2d.
+
+    >>> len(F.dropout2d(ta.ones(1, 1, 3, 3)).unique())
+    1
+    """
+    return _dropped("dropout2d", input, _channels(input), p, training, inplace)
+
+
+def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of (batch, channels, d, h, w) or (channels, d, h, w); else as `dropout`.
+
+    As torch.nn.functional.dropout3d.
+
+    >>> len(F.dropout3d(ta.ones(1, 1, 3, 3, 3)).unique())
+    1
+    """
+    return _dropped("dropout3d", input, _channels(input, 4), p, training, inplace)
+
+
+def _channels(input: Tensor, unbatched: int = 0) -> tuple[int, ...]:
+    lead = 1 if input.ndim == unbatched else 2
+    return (*input.shape[:lead], *(1 for _ in input.shape[lead:]))
+
+
+@opmath
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Replace elements, each with probability p, by the lower limit of SELU, and keep mean 0 and variance 1.
+
+    As torch.nn.functional.alpha_dropout (Klambauer et al. 2017).
+
+    >>> F.alpha_dropout(ta.ones(2), training=False).tolist()
+    [1.0, 1.0]
+    """
+    keep = _keep("alpha_dropout", input, input.shape, p)
+    if p == 0 or not training:
+        return input
+    limit = 1.7580993408473766  # of SELU: its alpha times its scale
+    scale = 0.0 if p == 1 else ((limit * limit * p + 1) * (1 - p)) ** -0.5
+    out = where(keep, input, -limit) * scale + limit * scale * p
     return input.copy_(out) if inplace else out

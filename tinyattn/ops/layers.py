@@ -9,6 +9,7 @@ from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
 from tinyattn.ops.indexing import check_indices
+from tinyattn.ops.products import einsum
 from tinyattn.ops.promotion import same_type
 from tinyattn.ops.shape import reshape_result
 
@@ -139,11 +140,20 @@ def embedding_gradient(g: Tensor, index: Any, rows: int, padding_idx: int | None
     return _embedding_gradient(g, index, rows=rows, padding_idx=padding_idx)
 
 
-def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(
+    input: Any,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
     """Look up the rows of `weight` (rows, dim) at the integers `input`: (*input, dim).
 
-    padding_idx: this row gets no gradient. Raises TypeError for indices that are not integers, IndexError with the
-    value and position of one out of range. As torch.nn.functional.embedding.
+    padding_idx: this row gets no gradient. sparse: without effect, gradients are dense; max_norm and
+    scale_grad_by_freq raise NotImplementedError. Raises TypeError for indices that are not integers, IndexError with
+    the value and position of one out of range. As torch.nn.functional.embedding.
 
     Example:
         >>> F.embedding(ta.tensor([1, 0]), ta.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -152,6 +162,10 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
     """
     if not isinstance(weight, Variable) or weight.ndim != 2:
         raise ValueError("embedding: expected the arguments (input, weight), with a weight of shape (rows, dim)")
+    if max_norm is not None or scale_grad_by_freq:
+        raise NotImplementedError(
+            f"embedding: max_norm={max_norm}, scale_grad_by_freq={scale_grad_by_freq}; expected None and False"
+        )
     index = creation.as_tensor(input)
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)")
@@ -162,3 +176,15 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
         padding_idx %= rows
     check_indices("embedding", index.array, rows)
     return _embedding(weight, index, padding_idx=padding_idx)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute input1 @ weight[o] @ input2 + bias[o] for each o: (..., i), (..., j), (o, i, j) -> (..., o).
+
+    As torch.nn.functional.bilinear.
+
+    >>> F.bilinear(ta.tensor([1.0, 2.0]), ta.tensor([3.0]), ta.ones(1, 2, 1)).tolist()
+    [9.0]
+    """
+    out = einsum("...i,oij,...j->...o", input1, weight, input2)
+    return out if bias is None else out + bias

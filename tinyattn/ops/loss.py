@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from tinyattn import backends
@@ -18,6 +19,7 @@ from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
+from tinyattn.ops.synonyms import older_reduction
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
@@ -49,12 +51,15 @@ def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
 
 
+@older_reduction
 @opmath
 def cross_entropy(
     input: Tensor,
     target: Any,
     weight: Tensor | None = None,
+    size_average: Any = None,
     ignore_index: int = -100,
+    reduce: Any = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -63,7 +68,8 @@ def cross_entropy(
     input: scores (classes,), (batch, classes) or (batch, classes, ...). target: class numbers, of the input's shape
     without the class axis, or probabilities, of the input's shape. weight: one factor a class, (classes,).
     ignore_index: targets of this number give zero loss and gradient. reduction: "mean" (divided by the summed
-    weights of the targets not ignored; NaN if there are none), "sum" or "none". label_smoothing: the share of the
+    weights of the targets not ignored; NaN if there are none), "sum" or "none"; size_average and reduce are its older
+    names. label_smoothing: the share of the
     target probability that is spread evenly over all classes, 0 to 1. Raises ValueError for shapes that do not fit,
     TypeError for targets of another dtype, IndexError for a class out of range. As
     torch.nn.functional.cross_entropy.
@@ -111,9 +117,16 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
     return _reduce(losses, reduction)
 
 
+@older_reduction
 @opmath
 def nll_loss(
-    input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
+    input: Tensor,
+    target: Any,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """Compute -input[target] for log-probabilities `input`; other arguments as `cross_entropy`.
 
@@ -205,11 +218,27 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
 # --- numbers ---
 
 
+def like(name: str, target: Any, input: Tensor) -> Tensor:
+    """The target as a tensor, with a warning if broadcasting it would compare each number with others."""
+    target = creation.as_tensor(target)
+    if target.shape != input.shape:
+        warnings.warn(
+            f"{name}: target {tuple(target.shape)} is broadcast to input {tuple(input.shape)}; usually both have one "
+            "shape",
+            UserWarning,
+            stacklevel=5,
+        )
+    return target
+
+
+@older_reduction
 @opmath
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -244,23 +273,29 @@ def _difference(input: Tensor, target: Any) -> Tensor:
     return input - target
 
 
+@older_reduction
 @opmath
-def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+def mse_loss(
+    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
     """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
 
     Example:
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    return _reduce(square(_difference(input, target)), reduction)
+    return _reduce(square(_difference(input, like("mse_loss", target, input))), reduction)
 
 
+@older_reduction
 @opmath
-def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+def l1_loss(
+    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
     """Compute |input - target| and reduce it ("mean", "sum" or "none"). As torch.nn.functional.l1_loss.
 
     Example:
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    return _reduce(_abs(_difference(input, target)), reduction)
+    return _reduce(_abs(_difference(input, like("l1_loss", target, input))), reduction)

@@ -1,8 +1,10 @@
-"""NumPy's names of arguments, which PyTorch takes too: axis for dim, keepdims for keepdim."""
+"""Other names of arguments, which PyTorch takes too: NumPy's axis and keepdims, and the older ones of losses."""
 
 from __future__ import annotations
 
 import functools
+import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,4 +26,33 @@ def numpy_names(function: Function) -> Function:
 
     code: Any = call  # named as the function in tracebacks, and in pictures of failures
     code.__code__ = code.__code__.replace(co_name=function.__name__)
+    return call  # type: ignore[return-value]
+
+
+def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:
+    """The reduction that PyTorch's older arguments name, with a warning; `reduction` if both are None."""
+    if isinstance(size_average, str):  # by position: F.mse_loss(x, y, "sum")
+        return size_average
+    if size_average is None and reduce is None:
+        return reduction
+    found = "none" if reduce is False else "sum" if size_average is False else "mean"
+    warnings.warn(f"size_average and reduce are deprecated; write reduction={found!r}", UserWarning, stacklevel=3)
+    return found
+
+
+def older_reduction(function: Function) -> Function:
+    """Make a loss turn its arguments size_average and reduce, if they are given, into `reduction`."""
+    signature = inspect.signature(function)
+    few = list(signature.parameters).index("size_average")
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        if len(args) > few or "size_average" in options or "reduce" in options:
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            values = given.arguments
+            values["reduction"] = reduction_of(values["size_average"], values["reduce"], values["reduction"])
+            args, options = given.args, given.kwargs
+        return function(*args, **options)
+
     return call  # type: ignore[return-value]

@@ -86,6 +86,9 @@ FORMULAS: dict[str, Formula] = {
     "tiled_attention": _f("A V,  A = softmax(Q Kᵀ/√d)", **_ATTENTION),
     "packed_attention": _f("A V,  A = softmax(Q Kᵀ/√d)", qkv="(S K/√d,  Sᵀ Q/√d,  Aᵀ g),  S = A ⊙ (g Vᵀ − Σ A ⊙ g Vᵀ)"),
     "cross_entropy": _f("−ln softmax(x)[class]", x="g (softmax(x) − 1[class])"),
+    "binary_cross_entropy": _f(
+        "−(t ln x + (1 − t) ln(1 − x))", x="g ⊙ (x − t) / (x ⊙ (1 − x))", target="g ⊙ (ln(1 − x) − ln x)"
+    ),
     # products
     "matmul": _f("a b", a="g bᵀ", b="aᵀ g"),
     "einsum": _f("Σ of products, as the letters say", xs="Σ of g with the other factors"),

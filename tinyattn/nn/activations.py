@@ -1,0 +1,97 @@
+"""Activations as layers; the formulas are in `ops/activations.py` and `ops/nonlinearities.py`. As in torch.nn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyattn.nn import functional as F
+from tinyattn.nn import init
+from tinyattn.nn.applied import Applied
+from tinyattn.nn.module import Module, Parameter
+from tinyattn.ops import creation
+from tinyattn.tensors import Tensor
+
+__all__ = [
+    "CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid",
+    "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmax2d", "Softmin",
+    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
+]  # fmt: skip
+
+
+# fmt: off
+class ReLU(Applied, function=F.relu): ...
+class ReLU6(Applied, function=F.relu6): ...
+class LeakyReLU(Applied, function=F.leaky_relu): ...
+class ELU(Applied, function=F.elu): ...
+class CELU(Applied, function=F.celu): ...
+class SELU(Applied, function=F.selu): ...
+class GELU(Applied, function=F.gelu): ...
+class GLU(Applied, function=F.glu): ...
+class SiLU(Applied, function=F.silu): ...
+class Mish(Applied, function=F.mish): ...
+class Hardswish(Applied, function=F.hardswish): ...
+class Hardsigmoid(Applied, function=F.hardsigmoid): ...
+class Hardtanh(Applied, function=F.hardtanh): ...
+class Threshold(Applied, function=F.threshold, example=(0.5, 0.0)): ...
+class Tanh(Applied, function=F.tanh): ...
+class Tanhshrink(Applied, function=F.tanhshrink): ...
+class Sigmoid(Applied, function=F.sigmoid): ...
+class LogSigmoid(Applied, function=F.logsigmoid): ...
+class Softplus(Applied, function=F.softplus): ...
+class Softsign(Applied, function=F.softsign): ...
+class Softmax(Applied, function=F.softmax, example=(1,)): ...
+class Softmin(Applied, function=F.softmin, example=(1,)): ...
+class LogSoftmax(Applied, function=F.log_softmax, example=(1,)): ...
+# fmt: on
+
+
+class _Shrink(Applied):
+    def extra_repr(self) -> str:
+        return str(self.lambd)
+
+
+class Hardshrink(_Shrink, function=F.hardshrink): ...
+
+
+class Softshrink(_Shrink, function=F.softshrink): ...
+
+
+class Softmax2d(Module):
+    """Turn scores into probabilities along the channels: (..., channels, h, w), of 3 or 4 axes (ValueError).
+
+    As torch.nn.Softmax2d.
+
+    >>> nn.Softmax2d()(ta.zeros(4, 1, 1)).tolist()
+    [[[0.25]], [[0.25]], [[0.25]], [[0.25]]]
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d: the input has shape {tuple(input.shape)}; expected 3 or 4 axes")
+        return F.softmax(input, -3)
+
+
+class PReLU(Module):
+    """Return the input where it is above 0, else weight * input, with a weight to train. As torch.nn.PReLU.
+
+    num_parameters: 1, or the number of channels (axis 1). init: the first values of `weight` (num_parameters,).
+
+    >>> nn.PReLU(init=0.5)(ta.tensor([-1.0, 2.0])).tolist()
+    [-0.5, 2.0]
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.num_parameters, self.init = num_parameters, init
+        self.weight = Parameter(creation.empty(num_parameters, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to its first values."""
+        init.constant_(self.weight, self.init)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.prelu(input, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"

@@ -1,0 +1,182 @@
+"""Images of other sizes: interpolation, and channels exchanged for pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyattn.engine.opmath import opmath_dtype
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
+from tinyattn.ops.indexing import getitem
+from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
+from tinyattn.ops.promotion import opmath
+from tinyattn.ops.shape import permute, reshape
+
+Taps = list[tuple[Any, Any]]  # for each output place: an index into the input, and its weight (None: 1)
+
+
+def _nearest(m: int, n: int, scale: float | None, align: bool, dtype: Any, middle: float = 0.0) -> Taps:
+    step = np.float32(1 / scale if scale else m / n)  # PyTorch computes indices in float32
+    at = np.floor((np.arange(n, dtype=np.float32) + np.float32(middle)) * step).astype(np.int64)
+    return [(np.minimum(at, m - 1), None)]
+
+
+def _places(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Any:
+    """Where the centres of n pixels lie among m pixels."""
+    at = np.arange(n, dtype=dtype)
+    if align:
+        return at * dtype.type((m - 1) / (n - 1) if n > 1 else 0)
+    return (at + dtype.type(0.5)) * dtype.type(1 / scale if scale else m / n) - dtype.type(0.5)
+
+
+def _linear(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
+    at = np.maximum(_places(m, n, scale, align, dtype), 0)
+    low = np.minimum(at.astype(np.int64), m - 1)
+    share = np.clip(at - low, 0, 1)
+    return [(low, 1 - share), (np.minimum(low + 1, m - 1), share)]
+
+
+def _cubic(m: int, n: int, scale: float | None, align: bool, dtype: Any, a: float = -0.75) -> Taps:
+    at = _places(m, n, scale, align, dtype)
+    low = np.floor(at)
+    t = at - low
+    near = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (t, 1 - t)]
+    far = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (t + 1, 2 - t)]
+    weights = (far[0], near[0], near[1], far[1])
+    places = (np.clip(low.astype(np.int64) + i, 0, m - 1) for i in range(-1, 3))
+    return list(zip(places, weights, strict=True))
+
+
+def _nearest_exact(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
+    return _nearest(m, n, scale, align, dtype, 0.5)
+
+
+_MODES: dict[str, tuple[Callable[..., Taps], tuple[int, ...]]] = {  # and of how many axes
+    "nearest": (_nearest, (1, 2, 3)), "nearest-exact": (_nearest_exact, (1, 2, 3)), "linear": (_linear, (1,)),
+    "bilinear": (_linear, (2,)), "trilinear": (_linear, (3,)), "bicubic": (_cubic, (2,)),
+}  # fmt: skip
+
+
+def _area(x: Tensor, sizes: list[int]) -> Tensor:
+    """Means of windows, over the last two axes and then over the third."""
+    if len(sizes) < 3:
+        return (adaptive_avg_pool1d, adaptive_avg_pool2d)[len(sizes) - 1](x, sizes)
+    b, c, d, h, w = x.shape
+    planes = adaptive_avg_pool2d(reshape(x, (b, c * d, h, w)), sizes[1:])
+    rows = adaptive_avg_pool2d(reshape(planes, (b, c, d, sizes[1] * sizes[2])), (sizes[0], None))
+    return reshape(rows, (b, c, *sizes))
+
+
+@opmath
+def interpolate(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    """Resize (batch, channels, *sizes) to (batch, channels, *size), or to sizes times scale_factor.
+
+    size, scale_factor: a number, or one for each axis. mode: "nearest", "nearest-exact", "linear" (of one axis),
+    "bilinear" and "bicubic" (two), "trilinear" (three) or "area". align_corners: the corner pixels keep their values,
+    in the modes with weights. recompute_scale_factor: use the ratio of the sizes instead of scale_factor.
+    Raises ValueError for other modes, axes and sizes, and with antialias. As torch.nn.functional.interpolate.
+
+    >>> F.interpolate(ta.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear").tolist()
+    [[[1.0, 1.5, 2.5, 3.0]]]
+    """
+    n = input.ndim - 2
+    if antialias:
+        raise ValueError("interpolate: antialias=True is not supported; blur the image by a convolution first")
+    if (size is None) == (scale_factor is None) or n < 1:
+        raise ValueError(
+            f"interpolate: size={size} and scale_factor={scale_factor} for shape {tuple(input.shape)}; expected one "
+            "of both, and an input (batch, channels, *sizes)"
+        )
+    given = size if scale_factor is None else scale_factor
+    each = tuple(given) if isinstance(given, tuple | list) else (given,) * n
+    if len(each) != n:
+        raise ValueError(f"interpolate: {given} for {n} axes; expected a number, or one for each of them")
+    scales = each if scale_factor is not None and not recompute_scale_factor else (None,) * n
+    sizes = [int(s) if scale_factor is None else math.floor(m * s) for m, s in zip(input.shape[2:], each, strict=True)]
+    if min((*sizes, *input.shape[2:])) < 1:
+        raise ValueError(f"interpolate: {tuple(input.shape[2:])} to {tuple(sizes)}; expected sizes of at least 1")
+    if mode == "area":
+        return _area(input, sizes)
+    if mode not in _MODES or n not in _MODES[mode][1]:
+        known = [name for name, (_, axes) in _MODES.items() if n in axes]
+        raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")
+    return _resized(input, sizes, scales, mode, bool(align_corners))
+
+
+def _resized(x: Tensor, sizes: Any, scales: Any, mode: str, align: bool) -> Tensor:
+    dtype = np.dtype(opmath_dtype(x.dtype) if x.dtype.kind == "f" else np.float32)
+    for axis, (n, scale) in enumerate(zip(sizes, scales, strict=True), 2):
+        m = x.shape[axis]
+        if n == m and (scale is None or scale == 1) and mode != "bicubic":
+            continue
+        out = None
+        for index, weight in _MODES[mode][0](m, n, scale, align, dtype):
+            part = getitem(x, (slice(None),) * axis + (creation.as_tensor(index, device=x.device),))
+            if weight is not None:
+                shape = (n, *(1 for _ in x.shape[axis + 1 :]))
+                part = part * creation.as_tensor(weight.astype(dtype).reshape(shape), device=x.device)
+            out = part if out is None else out + part
+        assert out is not None
+        x = out
+    return x
+
+
+def upsample(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None
+) -> Tensor:
+    """Return `interpolate` of the input, whose older name this is. As torch.nn.functional.upsample.
+
+    >>> F.upsample(ta.tensor([[[1.0, 3.0]]]), scale_factor=2).tolist()
+    [[[1.0, 1.0, 3.0, 3.0]]]
+    """
+    return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    """Return (..., c * r * r, h, w) as (..., c, h * r, w * r), for r = upscale_factor.
+
+    Raises RuntimeError for other channels. As torch.nn.functional.pixel_shuffle (Shi et al. 2016).
+
+    >>> F.pixel_shuffle(ta.arange(4).reshape(4, 1, 1), 2).tolist()
+    [[[0, 1], [2, 3]]]
+    """
+    r = upscale_factor
+    if input.ndim < 3 or r < 1 or input.shape[-3] % (r * r):
+        raise RuntimeError(
+            f"pixel_shuffle: upscale_factor={r} for shape {tuple(input.shape)}; expected (..., c * r * r, h, w)"
+        )
+    *lead, c, h, w = input.shape
+    k = len(lead)
+    x = permute(reshape(input, (*lead, c // (r * r), r, r, h, w)), (*range(k), k, k + 3, k + 1, k + 4, k + 2))
+    return reshape(x, (*lead, c // (r * r), h * r, w * r))
+
+
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    """Return (..., c, h * r, w * r) as (..., c * r * r, h, w), the inverse of `pixel_shuffle`.
+
+    Raises RuntimeError for other sizes. As torch.nn.functional.pixel_unshuffle.
+
+    >>> F.pixel_unshuffle(ta.arange(4).reshape(1, 2, 2), 2).flatten().tolist()
+    [0, 1, 2, 3]
+    """
+    r = downscale_factor
+    if input.ndim < 3 or r < 1 or input.shape[-1] % r or input.shape[-2] % r:
+        raise RuntimeError(
+            f"pixel_unshuffle: downscale_factor={r} for shape {tuple(input.shape)}; expected (..., c, h * r, w * r)"
+        )
+    *lead, c, h, w = input.shape
+    k = len(lead)
+    x = permute(reshape(input, (*lead, c, h // r, r, w // r, r)), (*range(k), k, k + 2, k + 4, k + 1, k + 3))
+    return reshape(x, (*lead, c * r * r, h // r, w // r))

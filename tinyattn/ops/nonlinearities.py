@@ -1,0 +1,298 @@
+"""Activations made of other operations, with PyTorch's argument `inplace`. Those with a kernel: `activations.py`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyattn.engine.variable import Tensor
+from tinyattn.ops import activations, creation
+from tinyattn.ops.activations import sigmoid, softplus
+from tinyattn.ops.choices import clamp, masked_fill, where
+from tinyattn.ops.elementwise import abs as _abs
+from tinyattn.ops.elementwise import expm1, log, log1p, tanh
+from tinyattn.ops.extremes import argmax
+from tinyattn.ops.joins import chunk
+from tinyattn.ops.loss import one_hot
+from tinyattn.ops.promotion import opmath
+from tinyattn.ops.shape import reshape
+from tinyattn.ops.softmaxes import softmax
+
+
+def _activation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, with float16 computed in float32; given inplace=True it writes into its input and returns that."""
+    place, computed = list(inspect.signature(function).parameters).index("inplace") - 1, opmath(function)
+
+    @functools.wraps(function)
+    def call(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        if args[place] if len(args) > place else options.get("inplace"):
+            return input._inplace(f"{function.__name__}_", computed, *args, **options)
+        return computed(input, *args, **options)
+
+    return call
+
+
+@_activation
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return max(input, 0), elementwise; its gradient at 0 is 0. As torch.nn.functional.relu.
+
+    >>> F.relu(ta.tensor([-1.0, 2.0])).tolist()
+    [0.0, 2.0]
+    """
+    return activations.relu(input)
+
+
+@_activation
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).
+
+    >>> F.silu(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.7311])
+    """
+    return activations.silu(input)
+
+
+@_activation
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """Return input where it is above `threshold`, else `value`, elementwise. As torch.nn.functional.threshold.
+
+    >>> F.threshold(ta.tensor([0.5, 2.0]), 1.0, -9.0).tolist()
+    [-9.0, 2.0]
+    """
+    return masked_fill(input, input <= threshold, value)
+
+
+@_activation
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """Return input where it is above 0, else negative_slope * input. As torch.nn.functional.leaky_relu.
+
+    >>> F.leaky_relu(ta.tensor([-1.0, 2.0]), 0.5).tolist()
+    [-0.5, 2.0]
+    """
+    return where(input > 0, input, input * negative_slope)
+
+
+@opmath
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """Return input where it is above 0, else weight * input, with one weight or one for each channel (axis 1).
+
+    Raises RuntimeError for another number of weights. As torch.nn.functional.prelu (He et al. 2015).
+
+    >>> F.prelu(ta.tensor([[-1.0, -1.0]]), ta.tensor([0.25, 0.5])).tolist()
+    [[-0.25, -0.5]]
+    """
+    if weight.ndim and weight.numel() != 1:
+        if weight.ndim != 1 or input.ndim < 2 or input.shape[1] != weight.shape[0]:
+            raise RuntimeError(
+                f"prelu: weight {tuple(weight.shape)} for input {tuple(input.shape)}; expected one number, or one for "
+                "each channel of axis 1"
+            )
+        weight = reshape(weight, (-1, *(1 for _ in input.shape[2:])))
+    elif weight.ndim:
+        weight = reshape(weight, ())
+    return where(input > 0, input, weight * clamp(input, None, 0.0))  # 0 * inf would make the weight's gradient NaN
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed point (Klambauer et al. 2017)
+
+
+def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
+    return where(x > 0, x, expm1(clamp(x, None, 0.0) / width) * alpha)
+
+
+@_activation
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """Return input where it is above 0, else alpha (e ** input - 1). As torch.nn.functional.elu (Clevert et al. 2015).
+
+    >>> F.elu(ta.tensor([-1.0, 2.0]))
+    tensor([-0.6321,  2.    ])
+    """
+    return _exponential(input, alpha)
+
+
+@_activation
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """Return input where it is above 0, else alpha (e ** (input / alpha) - 1). As torch.nn.functional.celu.
+
+    >>> F.celu(ta.tensor([-1.0, 2.0]), 0.5)
+    tensor([-0.4323,  2.    ])
+    """
+    if alpha == 0:
+        raise RuntimeError("celu: alpha=0; expected a number other than 0, by which the input is divided")
+    return _exponential(input, alpha, alpha)
+
+
+@_activation
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return the ELU with the scales that keep mean 0 and variance 1. As torch.nn.functional.selu.
+
+    Klambauer et al. 2017, "Self-normalizing neural networks".
+
+    >>> F.selu(ta.tensor([-1.0, 2.0]))
+    tensor([-1.1113,  2.1014])
+    """
+    return _exponential(input, _SELU_ALPHA) * _SELU_SCALE
+
+
+@_activation
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """Return input between min_val and max_val; its gradient at both is 0. As torch.nn.functional.hardtanh.
+
+    >>> F.hardtanh(ta.tensor([-3.0, 0.5, 3.0])).tolist()
+    [-1.0, 0.5, 1.0]
+    """
+    low, high = (bound if input.dtype.kind == "f" else int(bound) for bound in (min_val, max_val))
+    return masked_fill(masked_fill(input, input <= low, low), input >= high, high)
+
+
+@_activation
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return min(max(input, 0), 6), elementwise. As torch.nn.functional.relu6.
+
+    >>> F.relu6(ta.tensor([-1.0, 3.0, 9.0])).tolist()
+    [0.0, 3.0, 6.0]
+    """
+    return hardtanh(input, 0, 6)
+
+
+@_activation
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return relu6(input + 3) / 6, elementwise. As torch.nn.functional.hardsigmoid.
+
+    >>> F.hardsigmoid(ta.tensor([-4.0, 0.0, 4.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return relu6(input + 3) / 6
+
+
+@_activation
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return input * relu6(input + 3) / 6, elementwise. As torch.nn.functional.hardswish (Howard et al. 2019).
+
+    >>> F.hardswish(ta.tensor([0.0, 3.0, 6.0])).tolist()
+    [0.0, 3.0, 6.0]
+    """
+    return input * relu6(input + 3) / 6
+
+
+@_activation
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """Return input * tanh(softplus(input)), elementwise. As torch.nn.functional.mish (Misra 2019).
+
+    >>> F.mish(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.8651])
+    """
+    return input * tanh(softplus(input))
+
+
+@opmath
+def softsign(input: Tensor) -> Tensor:
+    """Return input / (1 + |input|), elementwise. As torch.nn.functional.softsign.
+
+    >>> F.softsign(ta.tensor([-1.0, 3.0])).tolist()
+    [-0.5, 0.75]
+    """
+    return input / (_abs(input) + 1)
+
+
+@opmath
+def tanhshrink(input: Tensor) -> Tensor:
+    """Return input - tanh(input), elementwise. As torch.nn.functional.tanhshrink.
+
+    >>> F.tanhshrink(ta.tensor([0.0, 1.0]))
+    tensor([0.    , 0.2384])
+    """
+    return input - tanh(input)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """Return input, and 0 where |input| <= lambd. As torch.nn.functional.hardshrink.
+
+    >>> F.hardshrink(ta.tensor([-0.5, 1.0])).tolist()
+    [0.0, 1.0]
+    """
+    return masked_fill(input, _abs(input) <= lambd, 0.0)
+
+
+@opmath
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """Return input moved towards 0 by lambd, and 0 where |input| <= lambd. As torch.nn.functional.softshrink.
+
+    Raises RuntimeError for a negative lambd.
+
+    >>> F.softshrink(ta.tensor([-0.5, 2.0])).tolist()
+    [0.0, 1.5]
+    """
+    if not lambd >= 0:
+        raise RuntimeError(f"softshrink: lambd={lambd}; expected a number of at least 0")
+    return input - clamp(input, -lambd, lambd)
+
+
+@opmath
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """Split the input in halves a and b along `dim`, and return a * sigmoid(b). As torch.nn.functional.glu.
+
+    Raises RuntimeError for an odd size. Dauphin et al. 2016, "Language modeling with gated convolutional networks".
+
+    >>> F.glu(ta.tensor([3.0, 0.0])).tolist()
+    [1.5]
+    """
+    if input.ndim == 0 or input.shape[dim] % 2:
+        raise RuntimeError(f"glu: shape {tuple(input.shape)} cannot be halved along dim={dim}; its size must be even")
+    a, b = chunk(input, 2, dim)
+    return a * sigmoid(b)
+
+
+def softmin(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Return softmax(-input, dim). As torch.nn.functional.softmin.
+
+    >>> F.softmin(ta.tensor([1.0, 1.0]), 0).tolist()
+    [0.5, 0.5]
+    """
+    return softmax(-input, dim, dtype=dtype)
+
+
+@opmath
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1, *, generator: Any = None
+) -> Tensor:
+    """Draw from the relaxed categorical distribution: softmax((logits + Gumbel noise) / tau) along `dim`.
+
+    hard: return one-hot vectors, with the gradient of the relaxed ones. eps: without effect. generator: draws the
+    noise. As torch.nn.functional.gumbel_softmax (Jang et al. 2016).
+
+    >>> F.gumbel_softmax(ta.tensor([[0.0, 100.0]]), hard=True).tolist()
+    [[0.0, 1.0]]
+    """
+    uniform = clamp(creation.rand_like(logits, generator=generator), float(np.finfo(logits.dtype).tiny))  # in (0, 1)
+    soft = softmax((logits - log(-log1p(-uniform))) / tau, dim)
+    if not hard:
+        return soft
+    drawn = one_hot(argmax(soft, dim), soft.shape[dim]).to(soft.dtype).movedim(-1, dim)
+    return drawn - soft.detach() + soft
+
+
+def _in_place(function: Callable[..., Tensor], example: str) -> Callable[..., Tensor]:
+    name = f"{function.__name__}_"
+
+    def write(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return function(input, *args, **options, inplace=True)
+
+    write.__name__ = write.__qualname__ = name
+    write.__doc__ = f"""Write `{function.__name__}` of the input into it, and return it. As torch.nn.functional.{name}.
+
+    >>> x = ta.tensor([-1.0, 2.0])
+    >>> F.{name}(x{example}) is x
+    True
+    """
+    return write
+
+
+relu_, leaky_relu_, elu_, selu_, celu_, hardtanh_ = (
+    _in_place(function, "") for function in (relu, leaky_relu, elu, selu, celu, hardtanh)
+)
+threshold_ = _in_place(threshold, ", 0.0, 0.0")
