@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 885,
     "train/": 1_150,
     "debug/": 2_330,
-    "viz/": 5_515,
+    "viz/": 5_520,
     TOP: 910,
 }
-TOTAL = 31_940  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 31_950  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_095, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
