@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_710,
-    "ops/": 8_260,
+    "ops/": 8_270,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_620,
     "train/": 1_255,
     "debug/": 2_375,
-    "viz/": 7_130,
+    "viz/": 7_135,
     TOP: 1_010,
 }
-TOTAL = 37_380  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -172,6 +172,7 @@ TABLE: dict[str, list[Case]] = {
     "prod": [Case(lambda op, x: op(x, dim=(1,), keepdim=False), (2, 3))],
     "median": [Case(lambda op, x: op(x), shape, torch=lambda x: x.median()) for shape in ((5,), (2, 3))],
     "pick": [Case(lambda op, x, b=b: op(x, dim=1, keepdim=False, largest=b)[0], (2, 3)) for b in (True, False)],
+    "cumprod": [Case(lambda op, x: op(x, dim=1), (2, 3), low=0.5)],
     "cumsum": [Case(lambda op, x: op(x, dim=1), (2, 3))],
     "reshape": [Case(lambda op, x: op(x, shape=(3, 2)), (2, 3))],
     "permute": [Case(lambda op, x: op(x, dims=(2, 0, 1)), (2, 3, 4))],

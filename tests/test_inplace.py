@@ -46,7 +46,7 @@ SAMPLES = {
     **{name: [([f(2, 3), f(3)], {}), ([f(3), 2.0], {})] for name in "add sub mul div pow maximum minimum".split()},
     **{name: [([f(2, 3)], OVER), ([f(3)], {**OVER, "dim": (0,)})] for name in "sum mean amax amin logsumexp prod".split()},
     **{name: [([f(2, 3)], {**OVER, "correction": 1})] for name in ("var", "std")},
-    **{name: [([f(2, 3)], {"dim": 1})] for name in ("softmax", "log_softmax", "cumsum")},
+    **{name: [([f(2, 3)], {"dim": 1})] for name in ("softmax", "log_softmax", "cumprod", "cumsum")},
     **{name: [([f(2, 3)], {"diagonal": 0})] for name in ("tril", "triu")},
     **{name: [([f(2, 3), f(2, 3)], {"dim": 1}), ([f(2, 3)], {"dim": 0})] for name in ("cat", "stack")},
     "sign": [([f(2, 3) - 1], {})],

@@ -177,8 +177,10 @@ def test_inference_mode_records_nothing():
 
 
 def test_cumprod_has_a_gradient_at_zeros():
-    t = ta.tensor([[1.0, 0, 3], [2, 0, 0]], dtype=ta.float64, requires_grad=True)
-    compare(lambda x: x.cumprod(1), lambda x: x.cumprod(1), (t,))
+    rows = [[1.0, 0, 3, 2], [2, 0, 0, 3], [0, 0, 5, 0], [1, 2, 3, 4], [0, 7, 0, 2]]
+    t = ta.tensor(rows, dtype=ta.float64, requires_grad=True)
+    for dim in (0, 1):
+        compare(lambda x, dim=dim: x.cumprod(dim), lambda x, dim=dim: x.cumprod(dim), (t,))
 
 
 SECOND_NAMES = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import pickle
+import tracemalloc
 import types
 import warnings
 
@@ -291,3 +292,12 @@ def test_is_floating_point_of_tensors_and_dtypes():
         theirs = getattr(torch, dtype)
         assert ta.is_floating_point(getattr(ta, dtype)) == theirs.is_floating_point
         assert ta.ones(1, dtype=dtype).is_floating_point() == torch.ones(1, dtype=theirs).is_floating_point()
+
+
+def test_gradient_of_cumprod_takes_memory_in_proportion():
+    x = ta.full((20, 2000), 0.9, requires_grad=True)
+    tracemalloc.start()
+    x.cumprod(1).sum().backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * x.nbytes

@@ -56,6 +56,7 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "pick": ([X], {"dim": 1, "keepdim": False, "largest": True}),
     "var": ([X], {"dim": (1,), "correction": 1, "keepdim": False}),
     "std": ([X], {"dim": (1,), "correction": 1, "keepdim": False}),
+    "cumprod": ([X], {"dim": 1}),
     "cumsum": ([X], {"dim": 1}),
     "softmax": ([X], {"dim": 0}),
     "log_softmax": ([X], {"dim": 1}),

@@ -98,7 +98,7 @@ def _gelu(shapes: Shapes, out: Shape, options: dict[str, Any]) -> int:
 
 _MOVES = """batch_mean_var cast detach isfinite join logical_and logical_not logical_or masked_fill place scatter
     setitem where"""
-_REDUCTIONS = "amax amin argmax argmin cumsum embedding_gradient mean pick prod sum"
+_REDUCTIONS = "amax amin argmax argmin cumprod cumsum embedding_gradient mean pick prod sum"
 
 COUNTS: dict[str, Count] = {
     **dict.fromkeys(_MOVES.split(), _given(0)),

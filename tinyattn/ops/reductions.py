@@ -7,10 +7,8 @@ import math
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.engine.modes import is_grad_enabled
-from tinyattn.engine.operation import Operation, operation
+from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne
 from tinyattn.ops.copies import cast
@@ -248,7 +246,33 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     return _logsumexp(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
 
 
-@operation(traits="rows", x=lambda xp, g, dim: xp.flip(xp.cumsum(xp.flip(g, (dim,)), dim), (dim,)))
+def _from_the_end(xp: Any, g: Any, dim: int) -> Any:
+    return xp.flip(xp.cumsum(xp.flip(g, (dim,)), dim), (dim,))
+
+
+def _cumprod_rule(xp: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
+    """Each product without the factor: divided by it up to the first zero, and computed without it there.
+
+    What lies behind has no slope while the zero is one, but a second derivative, for which the zero is a factor.
+    """
+    zero = x == 0
+    count = xp.cumsum(xp.cast(zero, "int64"), dim)
+    first, second = (xp.logical_and(zero, count == n) for n in (1, 2))
+    factor, rest = xp.where(zero, 1.0, x), xp.where(first, 1.0, x)
+    without = _from_the_end(xp, g * xp.cumprod(rest, dim), dim)
+    behind = 0.0
+    if isinstance(x, Variable):
+        both = _from_the_end(xp, g * xp.cumprod(xp.where(second, 1.0, rest), dim), dim)
+        behind = xp.sum(xp.where(first, x, 0.0), (dim,), keepdim=True) * xp.where(second, both, without / factor)
+    return xp.where(count == 0, _from_the_end(xp, g * out, dim) / factor, xp.where(first, without, behind))
+
+
+@operation(traits="rows", x=_cumprod_rule)
+def _cumprod(xp: Any, x: Any, *, dim: int) -> Any:
+    return xp.cumprod(x, dim)
+
+
+@operation(traits="rows", x=lambda xp, g, dim: _from_the_end(xp, g, dim))
 def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
@@ -321,22 +345,11 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
 
 @numpy_names
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Return the running product along `dim`; integers give int64. While recording, of n * n numbers for n.
-
-    As torch.cumprod.
+    """Return the running product along `dim`; integers give int64. As torch.cumprod.
 
     >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
     tensor([1, 2, 6])
     """
     input = cast(input, dtype or ("int64" if input.dtype.kind != "f" else input.dtype))
     dim = _dims.one(dim, input.ndim)
-    if input.ndim == 0:
-        return input.clone()
-    if input.node is None or not is_grad_enabled():
-        return _cumprod(input, dim=dim)
-    last, n = input.movedim(dim, -1), input.shape[dim]  # (..., n)
-    later = creation.ones(n, n, dtype="bool", device=input.device).triu(1)
-    return prod(last.unsqueeze(-2).expand(*last.shape[:-1], n, n).masked_fill(later, 1.0), -1).movedim(-1, dim)
-
-
-_cumprod = Operation(lambda xp, x, *, dim: xp.cumprod(x, dim), name="cumprod")  # without a rule: see there
+    return _cumprod(input, dim=dim) if input.ndim else input.clone()

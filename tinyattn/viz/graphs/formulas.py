@@ -45,6 +45,7 @@ FORMULAS: dict[str, Formula] = {
     "sin": _f("sin x", x="g ⊙ cos x"),
     "cos": _f("cos x", x="−g ⊙ sin x"),
     "tanh": _f("tanh x", x="g ⊙ (1 − y²)"),
+    "erfinv": _f("erf⁻¹ x", x="g ⊙ √π/2 e^(y²)"),
     "erf": _f("erf x", x="g ⊙ 2/√π e^(−x²)"),
     # kinks and choices
     "abs": _f("|x|", x="g ⊙ sign x"),
@@ -102,6 +103,8 @@ FORMULAS: dict[str, Formula] = {
     "pick": _f("max or min x, and where", x="g at that place"),
     "prod": _f("Π x", x="g Π of the others"),
     "logsumexp": _f("ln Σ eˣ", x="g ⊙ e^(x − y)"),
+    "median": _f("the middle of x", x="g where x = y, equal shares"),
+    "cumprod": _f("running Π x", x="running Σ g ⊙ y from the end / x"),
     "cumsum": _f("running Σ x", x="running Σ g from the end"),
     # order and place
     "reshape": _f("x, another shape", x="g, the shape of x"),
