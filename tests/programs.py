@@ -1,7 +1,7 @@
 """Random programs, run on PyTorch and on tinyattn: every value, dtype, shape and gradient must agree.
 
     python tests/programs.py                           2,000 programs
-    python tests/programs.py --count 50000 --seed 7    as many as that
+    python tests/programs.py --count 50000 --processes 2
     python tests/programs.py --show 4711               one program, and what becomes of it
 
 A program is text over two names, `T` (torch or tinyattn) and `F` (its functions): leaves of several dtypes and
@@ -13,6 +13,7 @@ PyTorch refuses are left out. tinyattn may refuse what its pages say it refuses 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import re
 import sys
@@ -460,35 +461,46 @@ def _judge(error: Exception, text: str) -> NoReturn:
     raise DifferenceError(text) from error
 
 
+def tally(seeds: range) -> tuple[Counter[str], dict[str, list[int]]]:
+    """Run these programs; returns how often each end came, and the seeds of each kind of difference."""
+    warnings.simplefilter("ignore")
+    np.seterr(all="ignore")
+    torch.set_num_threads(1)
+    ends: Counter[str] = Counter()
+    kinds: dict[str, list[int]] = {}
+    for seed in seeds:
+        try:
+            ends[run(seed)] += 1
+        except DifferenceError as error:
+            ends["DIFFERENT"] += 1
+            kind = re.sub(r"\b[vx]\d+|-?\d[\d.]*(e-?\d+)?", "#", str(error).split("\n")[0])[:150]
+            kinds.setdefault(kind, []).append(seed)
+    return ends, kinds
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--show", type=int, help="print the program of this seed and run it")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    np.seterr(all="ignore")
-    torch.set_num_threads(1)
     if options.show is not None:
         print(Program(options.show))
         print(run(options.show))
         return 0
-    ends: Counter[str] = Counter()
-    kinds: dict[str, list[int]] = {}
-    for seed in range(options.seed, options.seed + options.count):
-        try:
-            ends[run(seed)] += 1
-        except DifferenceError as error:
-            ends["DIFFERENT"] += 1
-            kinds.setdefault(re.sub(r"\b[vx]\d+|-?\d[\d.]*(e-?\d+)?", "#", str(error).split("\n")[0])[:150], []).append(
-                seed
-            )
+    shares = [
+        range(options.seed + i, options.seed + options.count, options.processes) for i in range(options.processes)
+    ]
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        found = pool.map(tally, shares)
+    ends = sum((ends for ends, _ in found), Counter())
     for end, count in ends.most_common():
         print(f"{count:7,} {end}")
-    for kind, seeds in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        print(f"{len(seeds):7,} {kind}   --show {seeds[0]}")
-    return 1 if kinds else 0
+    for kind, seeds in (item for _, kinds in found for item in kinds.items()):
+        print(f"{len(seeds):7,} {kind}   --show {' '.join(map(str, seeds[:5]))}")
+    return 1 if ends["DIFFERENT"] else 0
 
 
 if __name__ == "__main__":
