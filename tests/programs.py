@@ -7,7 +7,8 @@
 A program is text over two names, `T` (torch or tinyattn) and `F` (its functions): leaves of several dtypes and
 layouts, then arithmetic, views, indexing, in-place writes, reductions, layers, hooks, `retain_grad`, `no_grad`,
 `checkpoint` and branches side by side; at the end a backward pass, half of them with second derivatives. Lines that
-PyTorch refuses are left out. tinyattn may refuse what its pages say it refuses (`REFUSALS`), and nothing else.
+PyTorch refuses are left out. tinyattn may refuse what `REFUSALS` lists, and nothing else; a program is excused where
+PyTorch's result is an accident or its gradient NaN (`EXCUSED`, `NAN`, `_compare`). Both are counted, with the reason.
 """
 
 from __future__ import annotations

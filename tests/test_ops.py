@@ -958,6 +958,13 @@ def test_a_flip_is_a_copy_also_of_a_number():
     assert t.flip(()).zero_() == 0 and t == 1
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_of_an_empty_tensor_is_a_new_one(name):
+    nothing = ta.zeros(0)
+    with ta.definitions():
+        assert getattr(ta, name)(nothing, 0).array is not nothing.array
+
+
 def test_the_definition_of_relu_keeps_integers():
     t = torch.tensor([[-2, 0], [3, 1]], dtype=torch.int32)
     for mode in (ta.definitions(), ta.enable_grad()):
