@@ -551,6 +551,18 @@ def test_a_view_has_the_history_of_its_changed_base(use, base):
     assert outcome(ta) == outcome(torch)
 
 
+@pytest.mark.parametrize(
+    "write", [lambda y, v: y.add_(1), lambda y, v: v.add_(1), lambda y, v: y.mul(2), lambda y, v: v.mul(2)]
+)
+def test_recorded_writes_by_detach_make_others_stale(write):
+    x = leaf(1, 2)
+    y = x * 1
+    v = y[:1]
+    y.detach().mul_(x)
+    with pytest.raises(RuntimeError, match=r"shares its memory with another one, which mul_ at .* has changed since"):
+        write(y, v)
+
+
 @pytest.mark.parametrize("shape", [(1, 3), (2, 0), (1, 1, 3)])
 def test_expand_without_repetition_can_be_written_to(shape):
     def outcome(lib):
