@@ -152,15 +152,14 @@ function curve() {
 }
 
 function drawCurve([led, chance], target) {
-  const x = (count) => 40 + 360 * count / model.tokens, y = (p) => 122 - 110 * p;
+  const x = (count) => 52 + 360 * count / model.tokens, y = (p) => 122 - 110 * p;
   const path = (points, name) => svg("path", { class: name, d: `M${points.map(([c, p]) => `${x(c)},${y(p)}`).join("L")}` });
   const text = (at, down, words, anchor = "start") => svg("text", { x: at, y: down, "text-anchor": anchor }, words);
   byId("curve").replaceChildren(
     svg("title", {}, `Probability of ${data.names[target]} as patches are blanked`),
-    svg("path", { class: "frame", d: "M40,12V122H400" }), path(led, "led"), ...(chance.length ? [path(chance, "chance")] : []),
-    text(34, 18, "100 %", "end"), text(34, 126, "0 %", "end"), text(40, 140, "0"), text(400, 140, `${model.tokens} blank`, "end"),
-    text(220, 140, `probability of ${data.names[target]}`, "middle"),
-    text(396, 22, "— most attended first (rollout)   - - in chance order", "end"));
+    svg("path", { class: "frame", d: "M52,12V122H412" }), path(led, "led"), ...(chance.length ? [path(chance, "chance")] : []),
+    text(46, 18, "100 %", "end"), text(46, 126, "0 %", "end"), text(52, 140, "0"), text(412, 140, `${model.tokens} blank`, "end"),
+    text(232, 140, `probability of ${data.names[target]}`, "middle"));
 }
 
 // --- what the reader does ---
