@@ -21,7 +21,7 @@ import tinyattn.nn.functional as F
 from tinyattn import models, nn
 from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
-from tinyattn.viz.graphs import fold, formulas, graph, source
+from tinyattn.viz.graphs import dot, fold, formulas, graph, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
 from tinyattn.viz.graphs.dot import GET_DOT
 
@@ -528,6 +528,33 @@ def test_graph_names_vertices_after_variables():
     assert picture.vertices[1].site.code == "weights = (tokens * 2).softmax(-1)"
 
 
+def formulas_of(picture):
+    return [dot.formula_text(v) for v in picture.vertices if v.is_operation]
+
+
+def test_formula_never_names_another_tensor():
+    assert formulas_of(simple()[0]) == ["a ⊙ b", "‹mul› + c", "max(x, 0)", "Σ x"]
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    weights = (x * 3).exp()
+    assert formulas_of(graph((weights * 2).tanh().sum())) == ["a ⊙ 3", "e^‹mul›", "a ⊙ 2", "tanh ‹mul›", "Σ ‹tanh›"]
+    y = x * x
+    (mul, exp) = [v for v in graph(y.exp()).vertices if v.is_operation]
+    assert (mul.letters, exp.letters) == ({}, {"x": "y", "y": "out"})
+
+
+def test_pow_formula_shows_its_exponent():
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    assert formulas_of(graph([x**3, x**-2, x**2.5, 2**x])) == ["a³", "a⁻²", "a^2.5", "2^b"]
+    assert formulas.filled_in("g ⊙ b a^(b−1)", {"b": "3"}) == "g ⊙ 3 a^(3−1)"
+
+
+def test_seed_of_second_order_graph_is_named_by_its_value():
+    assert [v.name for v in second_order().vertices if v.kind == "constant"] == ["all 1"]
+    named, x = ta.tensor([1.0, 2.0]), ta.ones(2, requires_grad=True)
+    for picture, name in ((graph(x * named), "named"), (graph(x * ta.tensor([3.0, 4.0])), "constant")):
+        assert [v.name for v in picture.vertices if v.kind == "constant"] == [name]
+
+
 # --- the rules, in signs and in source ---
 
 
@@ -825,7 +852,7 @@ def test_graph_shows_rules_of_user_operations():
     )
     assert formulas.formula(own.rule).forward == "" and formulas.formula(ours.rule).forward == "max(x, 0)"
     assert rules[next(v for v in picture.vertices if v.op == "mine").rule] == {"x": "lambda F, g: g"}
-    assert picture.dot.count("max(x, 0)") == 1
+    assert picture.dot.count("max(‹relu›, 0)") == 1  # x is another tensor
 
 
 def test_graph_refuses_gradient_of_wrong_shape():

@@ -302,7 +302,7 @@ class AttentionClassifier(nn.Module):
         """Return the share of each pixel in the pooled token, (batch, size, size), summing to 1 in each image.
 
         Attention rollout: the pooling's weights are propagated back through the blocks, with one half for each
-        residual connection. Abnar and Zuidema 2020, "Quantifying attention flow in transformers". A pixel of overlapping
+        residual connection. Abnar and Zuidema 2020, "Quantifying attention flow in transformers". A pixel of several
         patches has the mean of their shares.
         """
         *layers, share = self.attention_maps(images)  # share: (batch, tokens)

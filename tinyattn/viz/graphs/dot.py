@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 
 from tinyattn.viz.graphs.arrays import summary
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
-from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
 # Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart;
@@ -216,12 +215,14 @@ _MOVES = {
 
 
 def formula_text(vertex: Vertex) -> str:
-    """Return what an operation computes, with plain numbers in place of inputs."""
-    text = formula(vertex.rule).forward
-    for name, number in vertex.numbers.items():
-        number = f"({number})" if number.startswith("-") else number
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?![\w(])", number, text)
-    return text
+    """Return what an operation computes, with numbers and names in place of letters."""
+    return filled_in(formula(vertex.rule).forward, letters_of(vertex))
+
+
+def letters_of(vertex: Vertex) -> dict[str, str]:
+    """Return what stands in the formulas of a vertex in place of their letters: numbers, and names of inputs."""
+    numbers = {name: f"({number})" if number.startswith("-") else number for name, number in vertex.numbers.items()}
+    return vertex.letters | numbers
 
 
 def option_text(vertex: Vertex) -> str:

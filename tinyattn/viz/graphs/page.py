@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyattn.viz.graphs import dot
 from tinyattn.viz.graphs.fold import contents, levels
-from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.page import html_page
 
@@ -16,7 +16,7 @@ SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
     "index", "kind", "op", "rule", "dtype", "recorded", "box", "turns", "options", "numbers", "value", "gradient",
-    "saved", "site", "inner", "error", "output",
+    "saved", "site", "inner", "error", "output", "letters",
 )  # fmt: skip
 Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
@@ -56,6 +56,11 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "operation": vertex.is_operation,
         "title": title,
         "formula": dot.formula_text(vertex),
+        "rules": {
+            slot: text
+            for slot, rule in formula(vertex.rule).rules.items()
+            if (text := filled_in(rule, dot.letters_of(vertex))) != rule
+        },
         "path": path,
         "shape": shape,
         "size": math.prod(vertex.shape),

@@ -68,10 +68,10 @@ class Panel {
   }
 
   arrival(vertex, [target, slot, gradient, total], rules) {
-    const formula = this.model.formulas[vertex.rule];
+    const formula = { ...this.model.formulas[vertex.rule], ...vertex.rules };
     const name = slot.replace(/\[\d+\]$/, "");
     return card(
-      html("div", { className: "head" }, html("b", {}, `for ${slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),
+      html("div", { className: "head" }, html("b", {}, `for ${vertex.letters[slot] ?? slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),
       rules[name] ? html("pre", {}, rules[name]) : null,
       this.array(gradient),
       total === gradient ? html("p", { className: "goes" }, "goes to ", this.link(target)) : html("p", { className: "goes sum" }, "added to the gradient of ", this.link(target), ", which is now:"),
@@ -106,9 +106,9 @@ class Panel {
 
   inputs(vertex) {
     if (!vertex.inputs.length) return null;
-    return [heading("Inputs"), vertex.inputs.map(([source, slot]) => {
+    return [heading("Inputs"), vertex.inputs.map(([source, slot], i) => {
       const from = this.model.vertices[source];
-      const head = html("div", { className: "head" }, html("b", {}, slot), " from ", this.link(source));
+      const head = html("div", { className: "head" }, html("b", {}, slot in vertex.letters ? `input ${i + 1}` : slot), " from ", this.link(source));
       return card(head, from.value === null ? html("span", { className: "shape-text" }, `${from.shape} ${from.dtype}`) : this.array(from.value));
     })];
   }
