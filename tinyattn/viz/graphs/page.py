@@ -36,10 +36,7 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
         "unused": trace.unused,
         "vertices": [_vertex(trace, vertex, times) for vertex in trace.vertices],
         "boxes": _boxes(trace, times),
-        "steps": [
-            {"vertex": s.vertex, "gradient": s.gradient, "arrivals": [a._asdict() for a in s.arrivals]}
-            for s in trace.steps
-        ],
+        "steps": [{"vertex": s.vertex, "gradient": s.gradient, "arrivals": s.arrivals} for s in trace.steps],
         "arrays": trace.gallery.shrunk(CELLS),
         "formulas": {key: formula(key).rules for key in rules},
         "sources": {key: trace.rules.get(key, {}) for key in rules},
