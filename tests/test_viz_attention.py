@@ -249,6 +249,18 @@ def test_attention_maps_number_repeated_calls():
     assert [m.name for m in maps.layers] == ["MultiheadAttention", "MultiheadAttention (2)"]
 
 
+def test_attention_maps_refuse_a_layer_with_batch_second():
+    for layer in (nn.TransformerEncoderLayer(8, 2, 8), nn.MultiheadAttention(8, 2)):
+        run = layer if isinstance(layer, nn.TransformerEncoderLayer) else lambda x, layer=layer: layer(x, x, x)[0]
+        for batch in (1, 2):
+            with pytest.raises(ValueError, match=r"batch_first=False.*one token; pass inputs .*x\.transpose\(0, 1\)"):
+                viz.attention(run, ta.rand(4, batch, 8), words=list("abcd"), target=lambda out: out.sum())
+    maps = viz.attention(
+        lambda x: run(x.transpose(0, 1)), ta.rand(2, 4, 8), words=list("abcd"), target=lambda out: out.sum()
+    )
+    assert maps.layers[0].weights.shape[2:] == (4, 4) and len(maps) == 2
+
+
 # --- through the layers ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
 import re
 import shutil
@@ -490,6 +491,24 @@ def test_definition_box_contains_only_its_operations():
     assert box.name == "softmax"
     assert {v.op: v.box for v in picture.vertices if v.is_operation and v.op in ("exp", "div")} == {"exp": 0, "div": 0}
     assert {v.op: v.box for v in picture.vertices if v.op in ("tanh", "add")} == {"tanh": -1, "add": -1}
+
+
+def test_folded_box_with_the_output_looks_like_one():
+    for how in ({"depth": 0}, {"depth": 1}):
+        picture = graph(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), ta.rand(1, 2), **how)
+        assert picture.dot.count(dot.COLOURS["output"][0]) == 1
+        outputs = [box["name"] for box in page_data(picture)["boxes"] if box["output"]]
+        assert outputs == ["Sequential", "2"]
+
+
+def test_search_finds_the_definition_by_its_formula():
+    q, k, v = (ta.rand(3, 2, requires_grad=True) for _ in range(3))
+    data = page_data(graph(F.scaled_dot_product_attention, q, k, v, mode="definitions"))
+    assert sum("softmax" in vertex["searched"] for vertex in data["vertices"]) > 5
+
+
+def page_data(picture):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', picture.html, re.S)[1])
 
 
 def test_graph_depth_zero_is_one_box():

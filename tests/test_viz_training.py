@@ -229,6 +229,11 @@ def test_mistakes_figure_shows_attention():
     assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
     with pytest.raises(ValueError, match="all 12 images were classified right"):
         viz.mistakes_figure(model, images, scores.argmax(1))
+    assert not any(ax.texts for ax in figure.axes)
+    with ta.no_grad():
+        model.head.weight.zero_()  # nothing is relevant any more
+    empty = viz.mistakes_figure(model, images, labels, count=1)
+    assert [[t.get_text() for t in ax.texts] for ax in empty.axes] == [[], [], ["none"], ["none"]]
 
 
 # --- live, and without a screen ---

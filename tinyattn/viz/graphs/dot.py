@@ -115,7 +115,8 @@ def _box_label(trace: Trace, index: int, times: bool) -> str:
     rows += _small(counts)
     if times:
         rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
-    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (own is None)}"
+    style = _style("output" if any(v.output for v in members) else "box", True)
+    return f"label=<{'<br/>'.join(rows)}>, {style}{', peripheries=2' * (own is None)}"
 
 
 def _heat(trace: Trace, seen: View) -> dict[Item, float]:

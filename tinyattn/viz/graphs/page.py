@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tinyattn.viz.graphs import dot
-from tinyattn.viz.graphs.fold import contents, levels
+from tinyattn.viz.graphs.fold import chain, contents, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.page import html_page
@@ -64,9 +64,17 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "about": f"{shape} {vertex.dtype}, {dot.size_text(vertex.bytes)}" + f", {time}" * bool(time),
         "lines": _lines(trace, vertex, time),
         "spoken": f"{kind}{title}{f' in {path}' if path else ''}, {shape}",
+        "searched": _searched(trace, vertex, f"{title} {vertex.op} {path} {shape}"),
         "inputs": [[edge.source, edge.slot, edge.recorded] for edge in vertex.inputs],
         "seconds": vertex.seconds + vertex.seconds_back if times else 0,
     }
+
+
+def _searched(trace: Trace, vertex: Vertex, text: str) -> str:
+    """Return what a search looks through: also source lines, and formulas of the operation and its definitions."""
+    around = [trace.boxes[box].name for box in chain(trace.boxes, vertex.box) if trace.boxes[box].kind == "definition"]
+    lines = [f"{site} {site.code}" for site in (vertex.site, vertex.inner) if site]
+    return " ".join([text, *lines, *(formula(name).forward for name in (vertex.rule, *around))]).lower()
 
 
 def _lines(trace: Trace, vertex: Vertex, time: str) -> Lines:
@@ -106,6 +114,7 @@ def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
             "level": level,
             "type": kind,
             "label": kind if own is None else f"{kind}  {_shape(own)}",
+            "output": any(v.output for v in members),
             "lines": [[("quiet", counts)]] if own is None else _formula_and_time(own, time),
             "spoken": f"{box.path or box.name}, folded, {counts}",
         })  # fmt: skip

@@ -165,6 +165,8 @@ def show_map(ax: Any, image: Any, grid: Any, values: Any, token: int | None = No
         colours = np.where(strength[..., None] >= 0, WARM, COLD)
         overlay = np.concatenate([colours, 0.85 * np.abs(strength)[..., None]], -1)
         ax.imshow(overlay, extent=grid.extent, interpolation="nearest")
+    if values is not None and not values.any():
+        ax.text(width / 2, height / 2, "none", ha="center", va="center", fontsize=8, color=WARM)  # all values are 0
     if token is not None and token >= grid.extra:
         left, top, right, bottom = grid.boxes[token - grid.extra]
         ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="black", linewidth=1.2))

@@ -101,7 +101,7 @@ class Picture {
   }
 
   classesOf(item) {
-    if (item.isBox) return "box";
+    if (item.isBox) return this.model.boxes[item.index].output ? "box output" : "box";
     const vertex = this.model.vertices[item.index];
     return [vertex.kind, vertex.output ? "output" : "", vertex.operation && !vertex.recorded && vertex.kind !== "failed" && this.model.anyRecorded ? "unrecorded" : ""].join(" ").trim();
   }

@@ -262,7 +262,7 @@ class Page {
 
   search(text) {
     const { model } = this, wanted = text.trim().toLowerCase();
-    const found = wanted ? model.vertices.filter((v) => `${v.title} ${v.op} ${v.path} ${v.site ? v.site.join(" ") : ""} ${v.shape}`.toLowerCase().includes(wanted)) : [];
+    const found = wanted ? model.vertices.filter((v) => v.searched.includes(wanted)) : [];
     this.found = found.map((v) => v.index);
     this.foundAt = -1;
     this.hits = [...new Set(this.found.map((i) => this.picture.view.of[i]))];
