@@ -667,6 +667,43 @@ def test_graph_without_graphviz_package_names_the_extra(monkeypatch):
 
 
 @needs_dot
+def test_svg_has_room_for_the_widest_font():
+    picture = simple()[0]
+    assert "DejaVu" not in picture.svg and "Helvetica" in picture.svg
+    wide = [
+        max(map(float, re.findall(r"(?<=[ ,-])\d+\.\d+(?=,)", text))) for text in (picture.svg, narrow_svg(picture))
+    ]
+    assert wide[0] > wide[1]
+
+
+def narrow_svg(picture):
+    return subprocess.run(["dot", "-Tsvg"], input=picture.dot, capture_output=True, text=True, check=True).stdout
+
+
+def test_graph_pages_of_operations_open_unfolded():
+    for mode in ("operations", "definitions"):
+        data = page_data(classifier(mode=mode))
+        assert not data["auto"] and not data["folded"]
+    assert page_data(classifier())["auto"]
+
+
+def test_times_of_boxes_and_heat_count_all_that_they_stand_for():
+    picture = classifier(12, times=True)
+    spent = dot._spent(picture.trace, fold.view(picture.trace, picture._folded))
+    total = sum(v.seconds + v.seconds_back for v in picture.vertices if v.is_operation)
+    assert sum(map(sum, spent.values())) == pytest.approx(total)
+    blocks = graph(models.AttentionClassifier(num_layers=12, **RECIPE), data()[0], times=True, depth=1)
+    (line,) = [row for row in blocks.dot.splitlines() if "×12" in row and "operations" in row]
+    every = sum(
+        v.seconds
+        for v in blocks.vertices
+        if "blocks" in dict(enumerate([b.path for b in blocks.trace.boxes])).get(v.box, "")
+    )
+    shown = float(re.search(r"([\d.]+) ms[,<]", line)[1])
+    assert shown == pytest.approx(1e3 * every, rel=0.01)
+
+
+@needs_dot
 def test_graph_in_a_notebook():
     bundle = simple()[0]._repr_mimebundle_()
     assert bundle["image/svg+xml"].startswith("<?xml") and bundle["text/plain"].startswith("<graph of y: 4 operations")
@@ -827,6 +864,8 @@ def test_gallery_keeps_numbers_or_heat_maps():
     frames, rows, columns = entry["cells"].shape
     assert frames == 1 and rows * columns <= 48 * 48 and entry["cells"][0, 0, 0] == 255
     assert entry["cells"][0, -1, -1] == 254 and entry["cells"][0, 0, 1] < 5
+    images = gallery.entries[gallery.add(np.random.default_rng(0).random((2, 784)))]
+    assert images["square"] == 28 and images["cells"].shape == (2, 28, 28)
     many = gallery.entries[gallery.add(np.random.default_rng(0).normal(size=(2, 4, 60, 60)))]
     assert many["frames"] == 8 and many["cells"].shape[0] == 4
     whole = gallery.shrunk(10_000)

@@ -42,7 +42,8 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
     children: defaultdict[int, list[Item]] = defaultdict(list)
     for item, box in seen.items.items():
         children[box].append(item)
-    lines, heat = [_HEAD], _heat(trace, seen) if times else {}
+    lines, spent = [_HEAD], _spent(trace, seen) if times else {}
+    most = max(map(sum, spent.values()), default=0)
     if trace.error:
         colour = _quote(COLOURS["failed"][1])
         lines.append(f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={colour};\n")
@@ -52,8 +53,9 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
 
     def inside(box: int, indent: str) -> Iterator[str]:
         for item in children[box]:
-            warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
-            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times)}{warm}];\n"
+            time = spent.get(item, (0, 0))
+            warm = f', fillcolor="{_warm(sum(time) / most)}"' if sum(time) else ""
+            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times_text(*time))}{warm}];\n"
         for inner in sub[box]:
             margin = "  " * len(chain(trace.boxes, inner))
             yield from (
@@ -84,12 +86,12 @@ def heading(boxes: list[Box], box: Box) -> str:
     return f"<b>{_escape(name)}</b>{count}" + (f'  <font color="#64748b">{_escape(kind)}</font>' if kind else "")
 
 
-def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
+def _label(trace: Trace, item: Item, stats: bool, time: str) -> str:
     if item.kind == "box":
-        return _box_label(trace, item.number, times)
+        return _box_label(trace, item.number, time)
     vertex = trace.vertices[item.number]
     look = "output" if vertex.output and vertex.kind == "operation" else vertex.kind
-    if is_brief(vertex) and not stats and not times:
+    if is_brief(vertex) and not stats and not time:
         words = [f"<b>{vertex.op}</b>", *_small(option_text(vertex)), *_small(shape_text(vertex.shape))]
         return f"label=<{'  '.join(words)}>, {_style(look, vertex.recorded)}"
     rows = [f"<b>{_escape(name_inside(trace.boxes, vertex))}</b>"]
@@ -101,32 +103,30 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
     else:
         rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
     rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
-    rows += _small(times_text(vertex.seconds, vertex.seconds_back)) if times else []
+    rows += _small(time)
     return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
 
 
-def _box_label(trace: Trace, index: int, times: bool) -> str:
+def _box_label(trace: Trace, index: int, time: str) -> str:
     members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
     rows, own = [heading(trace.boxes, trace.boxes[index])], only_operation(members)
     counts = contents_text(members)
     if own is not None:
         rows += [_formula_row(own)] if formula_text(own) + option_text(own) else []
         counts = counts.replace("1 operation", shape_text(own.shape))
-    rows += _small(counts)
-    if times:
-        rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
+    rows += [*_small(counts), *_small(time)]
     style = _style("output" if any(v.output for v in members) else "box", True)
     return f"label=<{'<br/>'.join(rows)}>, {style}{', peripheries=2' * (own is None)}"
 
 
-def _heat(trace: Trace, seen: View) -> dict[Item, float]:
-    """Return the time of each item, with all that it stands for, as a share of the longest."""
-    seconds: defaultdict[Item, float] = defaultdict(float)
+def _spent(trace: Trace, seen: View) -> dict[Item, tuple[float, float]]:
+    """Return the seconds forward and back of each item, with all that it stands for."""
+    spent: dict[Item, tuple[float, float]] = {}
     for vertex in trace.vertices:
         if vertex.is_operation:
-            seconds[seen.of[vertex.index]] += vertex.seconds + vertex.seconds_back
-    most = max(seconds.values(), default=0.0)
-    return {item: value / most for item, value in seconds.items()} if most else {}
+            forward, back = spent.get(item := seen.of[vertex.index], (0.0, 0.0))
+            spent[item] = forward + vertex.seconds, back + vertex.seconds_back
+    return spent
 
 
 def _warm(share: float) -> str:
@@ -288,9 +288,10 @@ def rendered(dot: str, kind: str) -> bytes:
         import graphviz
     except ImportError:
         raise ImportError('pictures of graphs need the graphviz package: pip install "tinyattn[viz]"') from None
-    source = graphviz.Source(dot, engine="dot")
+    wide = dot.replace(FONT, "DejaVu Sans") if kind == "svg" else dot  # room for the widest font that a reader may have
+    source = graphviz.Source(wide, engine="dot")
     try:
-        return bytes(source.pipe(format=kind))
+        return bytes(source.pipe(format=kind)).replace(b'font-family="DejaVu Sans"', f'font-family="{FONT}"'.encode())
     except graphviz.ExecutableNotFound:
         raise RuntimeError(GET_DOT) from None
     except graphviz.CalledProcessError as error:

@@ -59,7 +59,7 @@ class Graph:
     def html(self) -> str:
         """A page without network or other files: fold, search, and step forward and backward."""
         folded = self._folded if self._depth is not None else folds(self.trace, self._mode, None, MOST_IN_PAGE)
-        return graph_page(self.trace, folded, self._depth is None, self._times)
+        return graph_page(self.trace, folded, self._depth is None and self._mode == "modules", self._times)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write .svg, .png, .pdf, .dot or .html, by the ending of `path`; return the path.

@@ -6,10 +6,12 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from tinyattn.ops import attention
 from tinyattn.viz.graphs import dot
 from tinyattn.viz.graphs.fold import chain, contents, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Trace, Vertex
+from tinyattn.viz.graphs.source import rule_source
 from tinyattn.viz.page import html_page
 
 SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
@@ -40,6 +42,7 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
         "arrays": trace.gallery.shrunk(CELLS),
         "formulas": {key: formula(key).rules for key in rules},
         "sources": {key: trace.rules.get(key, {}) for key in rules},
+        "kernels": {key: rule_source(attention._gradients) for key in {"attention", "packed_attention"} & {*rules}},
         "folded": sorted(folded),
         "auto": auto,  # whether the page may fold more, to fit the window
     }

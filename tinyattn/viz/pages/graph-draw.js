@@ -16,10 +16,10 @@ class Picture {
     const view = this.model.view();
     if (view.items.size > MOST) return false;
     this.view = view;
+    this.warm(view);
     this.lines = new Map([...view.items.values()].map((item) => [item.key, this.linesOf(item)]));
     const size = (item) => this.sizeOf(item);
     this.layout = layOut(view, this.model.boxes, (box) => this.model.frameOf(box), size, (box) => this.headingWidth(box));
-    this.warm(view);
     this.scene.replaceChildren();
     this.elements = new Map();
     this.wires = new Map();
@@ -48,7 +48,7 @@ class Picture {
 
   linesOfBox(index) {
     const { label, lines } = this.model.boxes[index], [name, times] = this.model.nameOf(index);
-    return [[["name", name], ["times", times ? `×${times}` : ""], ["quiet", label]], ...lines];
+    return [[["name", name], ["times", times ? `×${times}` : ""], ["quiet", label]], ...lines, ...(this.seconds.get("b" + index) && !lines.some((line) => /[mµ]s/.test(line[0][1])) ? [[["quiet", timeText(this.seconds.get("b" + index))]]] : [])];
   }
 
   width(style, text) {
@@ -166,6 +166,8 @@ class Picture {
     return (i) => turns.every(([box, turn]) => (model.vertices[i].turns[box]?.[0] ?? turn) === turn);
   }
 }
+
+const timeText = (seconds) => `${Number((seconds * (seconds < 1e-3 ? 1e6 : 1e3)).toPrecision(3))} ${seconds < 1e-3 ? "µs" : "ms"}`;
 
 // A smooth line through points that run downwards.
 function curve(points) {

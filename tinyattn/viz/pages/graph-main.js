@@ -8,7 +8,7 @@ class Page {
     this.last = this.model.forward.length + this.model.steps.length;
     this.step = 0; // 0 is the overview, then forward, then backward
     this.selected = null; // a key: "v3", "b2", "o2"
-    this.eye = new Eye(byId("canvas"), byId("graph"), byId("scene"), byId("legend"), this.picture);
+    this.eye = new Eye(byId("graph"), byId("scene"), this.picture);
     this.hits = [];
     this.prepare();
     this.words();
@@ -66,6 +66,8 @@ class Page {
     byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.model.deepest}`;
+    byId("heat").hidden = !this.picture.most;
+    byId("heat").lastChild.textContent = `time, 0 to ${timeText(this.picture.most)}`;
     this.paint();
     this.offerTab();
   }
