@@ -703,6 +703,18 @@ def test_times_of_boxes_and_heat_count_all_that_they_stand_for():
     assert shown == pytest.approx(1e3 * every, rel=0.01)
 
 
+def test_boxes_of_a_small_graph_show_value_and_gradient():
+    picture = simple()[0]
+    lines = {
+        v["title"].split(" ")[0]: [text for line in v["lines"] for _, text in line]
+        for v in page_data(picture)["vertices"]
+    }
+    assert lines["a"][-2:] == ["1, 2, 3", "gradient 4, 0, 6"] and lines["y"][-2:] == ["23", "gradient 1"]
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    assert "gradient 2, 4" in graph((x * x).sum(), stats=True).dot
+    assert "gradient" not in json.dumps([v["lines"] for v in page_data(classifier())["vertices"]])
+
+
 @needs_dot
 def test_graph_in_a_notebook():
     bundle = simple()[0]._repr_mimebundle_()

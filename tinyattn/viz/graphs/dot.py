@@ -160,17 +160,24 @@ def _wire(trace: Trace, wire: Wire) -> str:
 
 
 def _stats(trace: Trace, vertex: Vertex) -> list[str]:
+    if numbers := few_numbers(trace, vertex):
+        return numbers
     arrays = (vertex.value, vertex.gradient)
     value, gradient = ({} if i is None else summary(trace.gallery.entries[i]) for i in arrays)
     rows = []
-    if "min" in value and vertex.shape == ():
-        rows.append(f"value {float(value['min']):.6g}")
-    elif "min" in value:
+    if "min" in value:
         rows.append(" ".join(f"{name} {float(value[name]):.3g}" for name in ("min", "mean", "max")))
     return rows + ([f"gradient norm {float(gradient['norm']):.3g}"] if "norm" in gradient else [])
 
 
 # --- texts, also of the page ---
+
+
+def few_numbers(trace: Trace, vertex: Vertex) -> list[str]:
+    """Return the value and the gradient of a vertex with at most four elements: ["1, 2.5", "gradient 1, 1"]."""
+    places = {"": vertex.value, "gradient ": vertex.gradient}
+    found = [(name, trace.gallery.entries[i].get("values", ())) for name, i in places.items() if i is not None]
+    return [name + ", ".join(f"{float(x) + 0:.4g}" for x in values) for name, values in found if 0 < len(values) <= 4]
 
 
 def title(vertex: Vertex) -> str:

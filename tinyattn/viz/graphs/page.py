@@ -16,6 +16,7 @@ from tinyattn.viz.page import html_page
 
 SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
+FEW = 40  # vertices of a graph whose boxes show their numbers too
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
     "index", "kind", "op", "rule", "dtype", "recorded", "box", "turns", "options", "numbers", "value", "gradient",
     "saved", "site", "inner", "error", "output", "letters",
@@ -65,7 +66,8 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
         "shape": shape,
         "size": math.prod(vertex.shape),
         "about": f"{shape} {vertex.dtype}, {dot.size_text(vertex.bytes)}" + f", {time}" * bool(time),
-        "lines": _lines(trace, vertex, time),
+        "lines": _lines(trace, vertex, time)
+        + [[("quiet", row)] for row in (dot.few_numbers(trace, vertex) if len(trace.vertices) <= FEW else ())],
         "spoken": f"{kind}{title}{f' in {path}' if path else ''}, {shape}",
         "searched": _searched(trace, vertex, f"{title} {vertex.op} {path} {shape}"),
         "inputs": [[edge.source, edge.slot, edge.recorded] for edge in vertex.inputs],

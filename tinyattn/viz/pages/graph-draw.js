@@ -63,7 +63,7 @@ class Picture {
   sizeOf(item) {
     const lines = this.lines.get(item.key);
     const wide = Math.max(...lines.map((line) => this.lineWidth(line)));
-    return item.leaf ? [wide + 24, 24] : [Math.max(70, wide + 26), 12 + lines.length * 18];
+    return item.leaf ? [wide + 24, 6 + lines.length * 18] : [Math.max(70, wide + 26), 12 + lines.length * 18];
   }
 
   headingWidth(box) {
@@ -78,7 +78,7 @@ class Picture {
     const lines = this.lines.get(item.key);
     const g = svg("g", { class: `item ${this.classesOf(item)}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "data-key": item.key, "aria-label": (item.isBox ? this.model.boxes : this.model.vertices)[item.index].spoken });
     const square = item.leaf && this.model.vertices[item.index].kind !== "input" && this.model.vertices[item.index].kind !== "constant";
-    const radius = item.leaf ? (square ? 0 : h / 2) : 8;
+    const radius = item.leaf ? (square ? 0 : 12) : 8;
     if (item.isBox) {
       g.setAttribute("aria-expanded", "false");
       const layers = this.model.nameOf(item.index)[1] ? 2 : 1; // a pile, where one stands for several
@@ -88,7 +88,7 @@ class Picture {
     const share = this.most && !item.leaf ? (this.seconds.get(item.key) || 0) / this.most : 0;
     if (share) shape.style.fill = `color-mix(in srgb, rgb(var(--plus)) ${Math.round(45 * share ** 0.7)}%, var(--card))`;
     g.append(shape);
-    const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
+    const [top, step] = item.leaf ? [16.5, 18] : [19, 18];
     lines.forEach((line, i) => {
       let x = (w - this.lineWidth(line)) / 2;
       for (const [style, text] of line) {
