@@ -441,8 +441,8 @@ def test_folding_makes_no_cycle_and_loses_no_edge(name):
     random = np.random.default_rng(1)
     choices = [set(), fold.folded_in(trace.boxes, "modules"), *(fold.folded_at(trace.boxes, d) for d in range(4))]
     choices += [{b.index for b in trace.boxes if random.random() < 0.4 and b.kind != "repeat"} for _ in range(10)]
-    for folded in choices:
-        seen = fold.view(trace, folded)
+    for folded, tidy in itertools.product(choices, (False, True)):
+        seen = fold.view(trace, folded, tidy)
         assert set(seen.of) == set(seen.items)
         if not any(b.members for b in trace.boxes):
             drawn = {(w.source, w.target) for w in seen.wires}
@@ -462,6 +462,13 @@ def test_folding_makes_no_cycle_and_loses_no_edge(name):
                 if not waiting[target]:
                     ready.append(target)
         assert len(ready) == len(seen.items), f"a cycle with {folded} folded"
+
+
+def test_graph_of_modules_hides_changes_of_shape():
+    modules, operations = article(), article(mode="operations")
+    assert not re.findall(r"<b>(?:reshape|permute)</b>", modules.dot) and "<b>pixels = reshape</b>" in modules.dot
+    assert "<b>reshape</b>" in operations.dot and "<b>permute</b>" in operations.dot
+    assert page_data(modules)["tidy"] and not page_data(operations)["tidy"]
 
 
 def test_graph_modes_unfold_layers_and_definitions():
@@ -632,7 +639,7 @@ def test_dot_renders_every_item_and_wire(name, tmp_path):
     tree = xml.dom.minidom.parseString(picture.svg)
     nodes = [g for g in tree.getElementsByTagName("g") if g.getAttribute("class") == "node"]
     edges = [g for g in tree.getElementsByTagName("g") if g.getAttribute("class") == "edge"]
-    seen = fold.view(picture.trace, picture._folded)
+    seen = fold.view(picture.trace, picture._folded, picture._mode == "modules")
     assert (len(nodes), len(edges)) == (len(seen.items), len(seen.wires))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyattn.ops import attention
 from tinyattn.viz.graphs import dot
-from tinyattn.viz.graphs.fold import chain, contents, levels
+from tinyattn.viz.graphs.fold import chain, contents, is_bookkeeping, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.graphs.source import rule_source
@@ -24,13 +24,13 @@ _PLAIN = (  # attributes of a Vertex that the page takes as they are
 Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 
-def graph_page(trace: Trace, folded: set[int], auto: bool, times: bool) -> str:
+def graph_page(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> str:
     """Return the page as text. The same trace gives the same text, byte for byte."""
     scripts = [f"graph-{name}.js" for name in SCRIPTS]
-    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, times))
+    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, tidy, times))
 
 
-def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[str, Any]:
+def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> dict[str, Any]:
     rules = sorted({vertex.rule for vertex in trace.vertices})
     return {
         "title": trace.title,
@@ -45,7 +45,8 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
         "sources": {key: trace.rules.get(key, {}) for key in rules},
         "kernels": {key: rule_source(attention._gradients) for key in {"attention", "packed_attention"} & {*rules}},
         "folded": sorted(folded),
-        "auto": auto,  # whether the page may fold more, to fit the window
+        "tidy": tidy,  # whether changes of shape are hidden at first
+        "auto": auto and tidy,  # whether the page may fold more, to fit the window
     }
 
 
@@ -55,6 +56,7 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
     time = dot.times_text(vertex.seconds, vertex.seconds_back) if times else ""
     return {name: getattr(vertex, name) for name in _PLAIN} | {
         "operation": vertex.is_operation,
+        "bookkeeping": is_bookkeeping(vertex),
         "title": title,
         "formula": dot.formula_text(vertex),
         "rules": {

@@ -66,6 +66,7 @@ class Page {
     byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.model.deepest}`;
+    byId("shapes").setAttribute("aria-pressed", !this.model.tidy);
     byId("heat").hidden = !this.picture.most;
     byId("heat").lastChild.textContent = `time, 0 to ${timeText(this.picture.most)}`;
     this.paint();
@@ -142,7 +143,8 @@ class Page {
   // Shows a vertex and selects it.
   select(index) {
     this.reveal(index);
-    this.arrive("v" + index);
+    this.focus(this.model.itemOf(index));
+    this.details("v" + index);
   }
 
   // Opens the boxes that a vertex is folded into.
@@ -343,7 +345,7 @@ class Page {
 
   // [keys, what they do, actions by the names of the keys]: the keyboard, the buttons with data-press, and the help.
   keys() {
-    const far = (event) => (event.shiftKey ? 10 : 1);
+    const { model } = this, far = (event) => (event.shiftKey ? 10 : 1);
     const zoom = (factor) => () => this.eye.zoom(factor);
     const move = (x, y) => () => this.eye.move(x, y);
     return [
@@ -357,6 +359,7 @@ class Page {
       ["f", "fold the box around the item", { f: () => this.foldAround() }],
       ["x", "repeated blocks (×12): show all of them, or one for all", { x: () => this.spreadAround() }],
       ["[ ]", "fold, unfold by one level everywhere", { "[": () => this.depth(-1), "]": () => this.depth(1) }],
+      ["m", "show or hide reshape and permute", { m: () => { model.tidy = !model.tidy; this.redraw(); } }],
       ["/", "search; Enter shows the next hit", { "/": () => byId("search").focus() }],
       ["+ − 0", "zoom, show everything", { "+": zoom(1.25), "=": zoom(1.25), "-": zoom(0.8), 0: () => this.eye.fit() }],
       ["w a s d", "move the picture", { w: move(0, 60), a: move(60, 0), s: move(0, -60), d: move(-60, 0) }],
