@@ -218,7 +218,7 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     places = [np.flatnonzero(digits.test_labels == digit) for digit in range(10)]
     first = [int(found[0]) for found in places if found.size]  # one image of each digit in the test set
     images = digits.test_images[first]
-    captions = [f"a {digits.test_labels[i]}, said {predicted[i]}" for i in first]
+    captions = [f"label {digits.test_labels[i]}, predicted {predicted[i]}" for i in first]
     on_device = ta.from_numpy(images).to(next(model.parameters()).device)
     maps = {"where it looked": model.where_it_looked(on_device).cpu().numpy()}
     viz.attention_figure(images, maps, captions, title).savefig(run.folder / "attention.png")

@@ -362,6 +362,12 @@ def test_where_it_looked_follows_the_patches():
     np.testing.assert_allclose(shares, expected, atol=1e-6)
 
 
+def test_where_it_looked_of_equal_shares_is_even():
+    """Overlapping patches cover some pixels four times and some once; no lattice may show."""
+    model = AttentionClassifier(num_layers=0, patch_size=7, patch_stride=4, patch_padding=2)
+    np.testing.assert_allclose(model.where_it_looked(pictures(2)).numpy(), 1 / 784, rtol=1e-5)
+
+
 def test_classifier_drops_out_in_training_only():
     model, images = AttentionClassifier(dropout=0.5), pictures(2)
     assert (model(images).detach().numpy() != model(images).detach().numpy()).any()

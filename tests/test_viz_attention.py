@@ -249,6 +249,18 @@ def test_attention_maps_number_repeated_calls():
     assert [m.name for m in maps.layers] == ["MultiheadAttention", "MultiheadAttention (2)"]
 
 
+def test_attention_maps_refuse_a_layer_with_batch_second():
+    for layer in (nn.TransformerEncoderLayer(8, 2, 8), nn.MultiheadAttention(8, 2)):
+        run = layer if isinstance(layer, nn.TransformerEncoderLayer) else lambda x, layer=layer: layer(x, x, x)[0]
+        for batch in (1, 2):
+            with pytest.raises(ValueError, match=r"batch_first=False.*one token; pass inputs .*x\.transpose\(0, 1\)"):
+                viz.attention(run, ta.rand(4, batch, 8), words=list("abcd"), target=lambda out: out.sum())
+    maps = viz.attention(
+        lambda x: run(x.transpose(0, 1)), ta.rand(2, 4, 8), words=list("abcd"), target=lambda out: out.sum()
+    )
+    assert maps.layers[0].weights.shape[2:] == (4, 4) and len(maps) == 2
+
+
 # --- through the layers ---
 
 
@@ -343,7 +355,11 @@ def test_attention_figure_shows_every_head(classifier, images):
     assert {"the image", "head 0", "head 1", "mean", "rollout, output", "rollout, this token", "pooling"} < set(shown)
     values = maps.layers[1].weights[1, 1, 1 * 4 + 2]  # the last "head 1": of the second layer
     overlay = shown["head 1"].images[1].get_array()[..., 3]
-    assert_allclose(overlay, 0.85 * values.reshape(4, 4) / values.max(), rtol=1e-6)
+    layers = [layer.weights[1, :, 6] for layer in maps.layers]
+    shares = [*layers, maps.where_it_looked()[1], maps.pooling.weights[1], np.array(4 / 16)]
+    assert_allclose(overlay, 0.85 * values.reshape(4, 4) / max(x.max() for x in shares), rtol=1e-6)  # one scale for all
+    even = shown["pooling"].images[1].get_array()[..., 3]
+    assert even.max() < 0.85 / 2  # nearly even attention is pale
     assert f"{100 * values.max():.0f} %" in shown["head 1"].get_title()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import tinyattn.nn.functional as F
 from tinyattn import models, nn
 from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
-from tinyattn.viz.graphs import fold, formulas, graph, source
+from tinyattn.viz.graphs import dot, fold, formulas, graph, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
 from tinyattn.viz.graphs.dot import GET_DOT
 
@@ -440,8 +441,8 @@ def test_folding_makes_no_cycle_and_loses_no_edge(name):
     random = np.random.default_rng(1)
     choices = [set(), fold.folded_in(trace.boxes, "modules"), *(fold.folded_at(trace.boxes, d) for d in range(4))]
     choices += [{b.index for b in trace.boxes if random.random() < 0.4 and b.kind != "repeat"} for _ in range(10)]
-    for folded in choices:
-        seen = fold.view(trace, folded)
+    for folded, tidy in itertools.product(choices, (False, True)):
+        seen = fold.view(trace, folded, tidy)
         assert set(seen.of) == set(seen.items)
         if not any(b.members for b in trace.boxes):
             drawn = {(w.source, w.target) for w in seen.wires}
@@ -461,6 +462,13 @@ def test_folding_makes_no_cycle_and_loses_no_edge(name):
                 if not waiting[target]:
                     ready.append(target)
         assert len(ready) == len(seen.items), f"a cycle with {folded} folded"
+
+
+def test_graph_of_modules_hides_changes_of_shape():
+    modules, operations = article(), article(mode="operations")
+    assert not re.findall(r"<b>(?:reshape|permute)</b>", modules.dot) and "<b>pixels = reshape</b>" in modules.dot
+    assert "<b>reshape</b>" in operations.dot and "<b>permute</b>" in operations.dot
+    assert page_data(modules)["tidy"] and not page_data(operations)["tidy"]
 
 
 def test_graph_modes_unfold_layers_and_definitions():
@@ -490,6 +498,24 @@ def test_definition_box_contains_only_its_operations():
     assert box.name == "softmax"
     assert {v.op: v.box for v in picture.vertices if v.is_operation and v.op in ("exp", "div")} == {"exp": 0, "div": 0}
     assert {v.op: v.box for v in picture.vertices if v.op in ("tanh", "add")} == {"tanh": -1, "add": -1}
+
+
+def test_folded_box_with_the_output_looks_like_one():
+    for how in ({"depth": 0}, {"depth": 1}):
+        picture = graph(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), ta.rand(1, 2), **how)
+        assert picture.dot.count(dot.COLOURS["output"][0]) == 1
+        outputs = [box["name"] for box in page_data(picture)["boxes"] if box["output"]]
+        assert outputs == ["Sequential", "2"]
+
+
+def test_search_finds_the_definition_by_its_formula():
+    q, k, v = (ta.rand(3, 2, requires_grad=True) for _ in range(3))
+    data = page_data(graph(F.scaled_dot_product_attention, q, k, v, mode="definitions"))
+    assert sum("softmax" in vertex["searched"] for vertex in data["vertices"]) > 5
+
+
+def page_data(picture):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', picture.html, re.S)[1])
 
 
 def test_graph_depth_zero_is_one_box():
@@ -526,6 +552,33 @@ def test_graph_names_vertices_after_variables():
     text = picture.dot
     assert "<i>a ⊙ 2</i>" in text and "<b>weights = softmax</b>" in text
     assert picture.vertices[1].site.code == "weights = (tokens * 2).softmax(-1)"
+
+
+def formulas_of(picture):
+    return [dot.formula_text(v) for v in picture.vertices if v.is_operation]
+
+
+def test_formula_never_names_another_tensor():
+    assert formulas_of(simple()[0]) == ["a ⊙ b", "‹mul› + c", "max(x, 0)", "Σ x"]
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    weights = (x * 3).exp()
+    assert formulas_of(graph((weights * 2).tanh().sum())) == ["a ⊙ 3", "e^‹mul›", "a ⊙ 2", "tanh ‹mul›", "Σ ‹tanh›"]
+    y = x * x
+    (mul, exp) = [v for v in graph(y.exp()).vertices if v.is_operation]
+    assert (mul.letters, exp.letters) == ({}, {"x": "y", "y": "out"})
+
+
+def test_pow_formula_shows_its_exponent():
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    assert formulas_of(graph([x**3, x**-2, x**2.5, 2**x])) == ["a³", "a⁻²", "a^2.5", "2^b"]
+    assert formulas.filled_in("g ⊙ b a^(b−1)", {"b": "3"}) == "g ⊙ 3 a^(3−1)"
+
+
+def test_seed_of_second_order_graph_is_named_by_its_value():
+    assert [v.name for v in second_order().vertices if v.kind == "constant"] == ["all 1"]
+    named, x = ta.tensor([1.0, 2.0]), ta.ones(2, requires_grad=True)
+    for picture, name in ((graph(x * named), "named"), (graph(x * ta.tensor([3.0, 4.0])), "constant")):
+        assert [v.name for v in picture.vertices if v.kind == "constant"] == [name]
 
 
 # --- the rules, in signs and in source ---
@@ -586,7 +639,7 @@ def test_dot_renders_every_item_and_wire(name, tmp_path):
     tree = xml.dom.minidom.parseString(picture.svg)
     nodes = [g for g in tree.getElementsByTagName("g") if g.getAttribute("class") == "node"]
     edges = [g for g in tree.getElementsByTagName("g") if g.getAttribute("class") == "edge"]
-    seen = fold.view(picture.trace, picture._folded)
+    seen = fold.view(picture.trace, picture._folded, picture._mode == "modules")
     assert (len(nodes), len(edges)) == (len(seen.items), len(seen.wires))
 
 
@@ -618,6 +671,55 @@ def test_graph_without_graphviz_package_names_the_extra(monkeypatch):
     assert picture.dot
     with pytest.raises(ImportError, match=r'pip install "tinyattn\[viz\]"'):
         _ = picture.svg
+
+
+@needs_dot
+def test_svg_has_room_for_the_widest_font():
+    picture = simple()[0]
+    assert "DejaVu" not in picture.svg and "Helvetica" in picture.svg
+    wide = [
+        max(map(float, re.findall(r"(?<=[ ,-])\d+\.\d+(?=,)", text))) for text in (picture.svg, narrow_svg(picture))
+    ]
+    assert wide[0] > wide[1]
+
+
+def narrow_svg(picture):
+    return subprocess.run(["dot", "-Tsvg"], input=picture.dot, capture_output=True, text=True, check=True).stdout
+
+
+def test_graph_pages_of_operations_open_unfolded():
+    for mode in ("operations", "definitions"):
+        data = page_data(classifier(mode=mode))
+        assert not data["auto"] and not data["folded"]
+    assert page_data(classifier())["auto"]
+
+
+def test_times_of_boxes_and_heat_count_all_that_they_stand_for():
+    picture = classifier(12, times=True)
+    spent = dot._spent(picture.trace, fold.view(picture.trace, picture._folded))
+    total = sum(v.seconds + v.seconds_back for v in picture.vertices if v.is_operation)
+    assert sum(map(sum, spent.values())) == pytest.approx(total)
+    blocks = graph(models.AttentionClassifier(num_layers=12, **RECIPE), data()[0], times=True, depth=1)
+    (line,) = [row for row in blocks.dot.splitlines() if "×12" in row and "operations" in row]
+    every = sum(
+        v.seconds
+        for v in blocks.vertices
+        if "blocks" in dict(enumerate([b.path for b in blocks.trace.boxes])).get(v.box, "")
+    )
+    shown = float(re.search(r"([\d.]+) ms[,<]", line)[1])
+    assert shown == pytest.approx(1e3 * every, rel=0.01)
+
+
+def test_boxes_of_a_small_graph_show_value_and_gradient():
+    picture = simple()[0]
+    lines = {
+        v["title"].split(" ")[0]: [text for line in v["lines"] for _, text in line]
+        for v in page_data(picture)["vertices"]
+    }
+    assert lines["a"][-2:] == ["1, 2, 3", "gradient 4, 0, 6"] and lines["y"][-2:] == ["23", "gradient 1"]
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    assert "gradient 2, 4" in graph((x * x).sum(), stats=True).dot
+    assert "gradient" not in json.dumps([v["lines"] for v in page_data(classifier())["vertices"]])
 
 
 @needs_dot
@@ -781,6 +883,8 @@ def test_gallery_keeps_numbers_or_heat_maps():
     frames, rows, columns = entry["cells"].shape
     assert frames == 1 and rows * columns <= 48 * 48 and entry["cells"][0, 0, 0] == 255
     assert entry["cells"][0, -1, -1] == 254 and entry["cells"][0, 0, 1] < 5
+    images = gallery.entries[gallery.add(np.random.default_rng(0).random((2, 784)))]
+    assert images["square"] == 28 and images["cells"].shape == (2, 28, 28)
     many = gallery.entries[gallery.add(np.random.default_rng(0).normal(size=(2, 4, 60, 60)))]
     assert many["frames"] == 8 and many["cells"].shape[0] == 4
     whole = gallery.shrunk(10_000)
@@ -825,7 +929,7 @@ def test_graph_shows_rules_of_user_operations():
     )
     assert formulas.formula(own.rule).forward == "" and formulas.formula(ours.rule).forward == "max(x, 0)"
     assert rules[next(v for v in picture.vertices if v.op == "mine").rule] == {"x": "lambda F, g: g"}
-    assert picture.dot.count("max(x, 0)") == 1
+    assert picture.dot.count("max(‹relu›, 0)") == 1  # x is another tensor
 
 
 def test_graph_refuses_gradient_of_wrong_shape():

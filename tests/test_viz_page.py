@@ -74,7 +74,7 @@ def test_graph_page_unfolds_completely(show, name):
     picture = GOLDEN[name]()
     page = show(picture)
     page.run(
-        "(window.page.model.folded.clear(), window.page.model.boxes.forEach(b => b.members.length && window.page.model.spread.add(b.index)), window.page.redraw())"
+        "(window.page.model.tidy = false, window.page.model.folded.clear(), window.page.model.boxes.forEach(b => b.members.length && window.page.model.spread.add(b.index)), window.page.redraw())"
     )
     assert items(page) == len(picture.vertices)
     pairs = {(e.source, e.target) for e in picture.edges}
@@ -232,9 +232,9 @@ def test_graph_page_folds_by_click_and_key(show):
     assert page.run("document.querySelectorAll('.item.parameter').length") > 10
     for _ in range(6):
         page.press("[")
-    assert items(page) == 7  # images, labels, the model, and four for the loss
+    assert items(page) == 6  # images, labels, the model, and three for the loss
     page.click("#more")
-    assert items(page) > 7
+    assert items(page) > 6
 
 
 def test_graph_page_search_unfolds_hits(show):
@@ -282,6 +282,18 @@ def test_graph_page_slider_and_buttons(show):
     page.wait("document.getElementById('where').textContent.startsWith('forward 2')")
     page.click("#play")
     assert page.run("window.page.timer") is None
+
+
+def test_graph_page_shows_changes_of_shape_on_request(show):
+    page = show(article())
+    few = items(page)
+    page.click("#shapes")
+    assert items(page) > few and page.run("document.getElementById('shapes').getAttribute('aria-pressed')") == "true"
+    page.press("m")
+    assert items(page) == few
+    hidden = page.run("window.page.model.vertices.find((v) => v.bookkeeping).index")
+    page.run(f"window.page.select({hidden})")
+    assert page.text("#panel h2") in ("reshape", "permute")
 
 
 def test_graph_page_zooms_and_pans(show):

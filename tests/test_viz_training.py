@@ -223,12 +223,18 @@ def test_mistakes_figure_shows_attention():
     )
     for row, values in ((1, looked), (2, for_answer), (3, for_truth)):
         drawn = figure.axes[4 * row].images[1].get_array()[..., 3].ravel()
-        assert_allclose(drawn, 0.85 * values[0] / values[0].max(), rtol=1e-6)
+        most = max(looked.max(), 4 / 16) if row == 1 else max(for_answer.max(), for_truth.max())
+        assert_allclose(drawn, 0.85 * values[0] / most, rtol=1e-6)  # one scale for all columns
     plain = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))  # without attention
     alone = viz.mistakes_figure(plain.double(), images, labels, count=2)
     assert len(alone.axes) == 2 and alone.axes[0].get_title().startswith("no. ")
     with pytest.raises(ValueError, match="all 12 images were classified right"):
         viz.mistakes_figure(model, images, scores.argmax(1))
+    assert not any(ax.texts for ax in figure.axes)
+    with ta.no_grad():
+        model.head.weight.zero_()  # nothing is relevant any more
+    empty = viz.mistakes_figure(model, images, labels, count=1)
+    assert [[t.get_text() for t in ax.texts] for ax in empty.axes] == [[], [], ["none"], ["none"]]
 
 
 # --- live, and without a screen ---

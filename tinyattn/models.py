@@ -302,17 +302,23 @@ class AttentionClassifier(nn.Module):
         """Return the share of each pixel in the pooled token, (batch, size, size), summing to 1 in each image.
 
         Attention rollout: the pooling's weights are propagated back through the blocks, with one half for each
-        residual connection. Abnar and Zuidema 2020, "Quantifying attention flow in transformers".
+        residual connection. Abnar and Zuidema 2020, "Quantifying attention flow in transformers". A pixel of several
+        patches has the mean of their shares.
         """
         *layers, share = self.attention_maps(images)  # share: (batch, tokens)
         for layer in reversed(layers):
             share = (share + (share.unsqueeze(1) @ layer.mean(1)).squeeze(1)) / 2
-        batch, (tokens, pixels) = len(share), self.patch_index.shape
+        tokens, pixels = self.patch_index.shape
         padded = self.image_size + 2 * self.patch_padding
-        spread = (share / pixels).unsqueeze(-1).expand(batch, tokens, pixels)
-        image = ops.place(spread, (slice(None), self.patch_index), (batch, padded**2))
         inside = slice(self.patch_padding, padded - self.patch_padding)
-        image = image.reshape(batch, padded, padded)[:, inside, inside]
+
+        def on_pixels(values: Tensor) -> Tensor:  # (images, tokens) -> (images, size, size)
+            spread = values.unsqueeze(-1).expand(len(values), tokens, pixels)
+            image = ops.place(spread, (slice(None), self.patch_index), (len(values), padded**2))
+            return image.reshape(len(values), padded, padded)[:, inside, inside]
+
+        # where patches overlap, a pixel gets the mean of them: equal shares are an even image
+        image = on_pixels(share) / on_pixels(creation.ones_like(share[:1]))
         return image / image.sum((1, 2), keepdim=True)
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from tinyattn.tensors import Tensor
 from tinyattn.train import predict
 from tinyattn.viz.figure import headed, new_figure
 from tinyattn.viz.maps.attention import NoAttentionError, attention
-from tinyattn.viz.maps.figures import show_map
+from tinyattn.viz.maps.figures import EVEN, show_map
 from tinyattn.viz.maps.flow import softmax
 from tinyattn.viz.maps.grid import Grid, pictures
 from tinyattn.viz.maps.record import unwrapped
@@ -161,11 +161,16 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
     shown = pictures(from_numpy(images[worst]), getattr(unwrapped(model), "image_size", None))
     figure = new_figure(1.35 * len(worst) + 0.4, 1.4 * len(lines) + 0.75)
     axes = figure.subplots(len(lines), len(worst), squeeze=False)
+    most = {True: 0.0, False: 0.0}  # of rollout and of relevance: one scale for all columns
+    if lines[-1][1] is not None:
+        most[True] = EVEN / len(lines[-1][1][0])
+    for _, values, classes in lines:
+        most[classes is None] = max(most[classes is None], 0.0 if values is None else float(values.max()))
     for column, i in enumerate(worst):
         share = softmax(scores[i])[predicted[i]]
         heading = f"no. {i}: label {labels[i]},\npredicted {predicted[i]} ({100 * share:.0f} %)"
         for (name, values, classes), ax in zip(lines, axes[:, column], strict=True):
-            show_map(ax, shown[column], grid, None if values is None else values[column])
+            show_map(ax, shown[column], grid, None if values is None else values[column], most=most[classes is None])
             if column == 0:
                 ax.set_ylabel(name, fontsize=8)
             if classes is not None:

@@ -20,7 +20,7 @@ from tinyattn.viz.figure import new_figure, shown
 
 Rows: TypeAlias = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
-_COLOURS = {"train": "tab:gray", "test": "tab:blue", "validation": "tab:green", "val": "tab:green"}
+_COLOURS = {"train": "tab:gray", "loss": "tab:gray", "test": "tab:blue", "validation": "tab:green", "val": "tab:green"}
 _PANELS = {
     "gradient_norm": ("norm of the gradient", "viridis"),
     "update_ratio": ("size of a step / size of the parameters", "RdBu_r"),
@@ -111,6 +111,8 @@ def curves_figure(metrics: Rows, title: str = "") -> Any:
 
 
 def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str) -> None:
+    from matplotlib.ticker import LogFormatter
+
     label = name.removesuffix(kind).strip("_ ") or kind
     known = [value for value in values if math.isfinite(value)]
     end = "never measured"
@@ -121,6 +123,8 @@ def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str)
         end = f"{known[-1]:.4f}"
         if min(known) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # 0.6, not 6 x 10^-1
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     colour = next((colour for start, colour in _COLOURS.items() if label.startswith(start)), None)
     label = {"train": "training", "val": "validation"}.get(label, label)
     marker = "o" if len(x) < 60 else None

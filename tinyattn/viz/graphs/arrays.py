@@ -61,6 +61,9 @@ def look_at(array: Any) -> dict[str, Any]:
     finite = np.isfinite(numbers)
     entry |= statistics(numbers, finite)
     frames = numbers.reshape(-1, *numbers.shape[-2:]) if numbers.ndim > 1 else numbers.reshape(1, 1, -1)
+    side = math.isqrt(array.shape[-1])
+    if frames.shape[1] <= FRAMES and side >= 16 and side**2 == array.shape[-1]:  # flattened images
+        entry["square"], frames = side, frames.reshape(-1, side, side)
     entry["frames"] = len(frames)
     frames = frames[:FRAMES]
     side = math.isqrt(CELLS // len(frames))

@@ -13,9 +13,9 @@ from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
 from tinyattn.tensors import Tensor
-from tinyattn.viz.graphs.arrays import Gallery
+from tinyattn.viz.graphs.arrays import Gallery, host_array
 from tinyattn.viz.graphs.model import Edge, Vertex
-from tinyattn.viz.graphs.source import line_of, rules_of
+from tinyattn.viz.graphs.source import ROLES, line_of, rules_of
 
 
 class Definition(NamedTuple):
@@ -87,7 +87,7 @@ class Builder:
         """Return the vertex of an array that nothing was recorded for; add a new one."""
         if id(array) not in self._tensors:
             vertex = self._vertex("constant", "", array, recorded=False)
-            vertex.name, vertex.value = self.names.get(id(array), name), self.gallery.add(array)
+            vertex.name, vertex.value = self.names.get(id(array)) or _constant(array, name), self.gallery.add(array)
             self._tensors[id(array)] = (array, vertex.index)
         return self._tensors[id(array)][1]
 
@@ -161,13 +161,21 @@ class Builder:
         return next((name for name in known if name), "")
 
 
+def _constant(array: Any, slot: str) -> str:
+    """Return the name of a constant: that of its slot, or for a mere letter its value if all elements are equal."""
+    if slot not in ROLES:
+        return slot
+    values = host_array(array).ravel()
+    return f"all {values[0]:g}" if len(values) and (values == values[0]).all() else "constant"
+
+
 def names_in(modules: Sequence[Any], variables: dict[str, Any]) -> dict[int, str]:
     """Return the names of tensors by the ids of tensors, nodes and arrays.
 
     The path of a parameter or buffer takes precedence over the name of a variable.
     """
     names: dict[int, str] = {}
-    found = [(name, x) for name, x in variables.items() if isinstance(x, Tensor) and not name.startswith("_")]
+    found = [(name, x) for name, x in variables.items() if isinstance(x, Tensor) and name[0].isalpha()]
     for module in modules:
         found += [*module.named_parameters(), *module.named_buffers()]
     for name, x in found:

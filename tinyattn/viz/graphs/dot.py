@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from tinyattn.viz.figure import shown
 from tinyattn.viz.graphs.arrays import summary
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
-from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Box, Trace, Vertex
 
 # Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart;
@@ -44,7 +43,8 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
     children: defaultdict[int, list[Item]] = defaultdict(list)
     for item, box in seen.items.items():
         children[box].append(item)
-    lines, heat = [_HEAD], _heat(trace, seen) if times else {}
+    lines, spent = [_HEAD], _spent(trace, seen) if times else {}
+    most = max(map(sum, spent.values()), default=0)
     if trace.error:
         colour = _quote(COLOURS["failed"][1])
         lines.append(f"  label=<<b>{_escape(trace.error)}</b>>; labelloc=b; fontcolor={colour};\n")
@@ -54,8 +54,9 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
 
     def inside(box: int, indent: str) -> Iterator[str]:
         for item in children[box]:
-            warm = f', fillcolor="{_warm(heat[item])}"' if heat.get(item) else ""
-            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times)}{warm}];\n"
+            time = spent.get(item, (0, 0))
+            warm = f', fillcolor="{_warm(sum(time) / most)}"' if sum(time) else ""
+            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times_text(*time))}{warm}];\n"
         for inner in sub[box]:
             margin = "  " * len(chain(trace.boxes, inner))
             yield from (
@@ -86,12 +87,12 @@ def heading(boxes: list[Box], box: Box) -> str:
     return f"<b>{_escape(name)}</b>{count}" + (f'  <font color="#64748b">{_escape(kind)}</font>' if kind else "")
 
 
-def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
+def _label(trace: Trace, item: Item, stats: bool, time: str) -> str:
     if item.kind == "box":
-        return _box_label(trace, item.number, times)
+        return _box_label(trace, item.number, time)
     vertex = trace.vertices[item.number]
     look = "output" if vertex.output and vertex.kind == "operation" else vertex.kind
-    if is_brief(vertex) and not stats and not times:
+    if is_brief(vertex) and not stats and not time:
         words = [f"<b>{vertex.op}</b>", *_small(option_text(vertex)), *_small(shape_text(vertex.shape))]
         return f"label=<{'  '.join(words)}>, {_style(look, vertex.recorded)}"
     rows = [f"<b>{_escape(name_inside(trace.boxes, vertex))}</b>"]
@@ -103,31 +104,30 @@ def _label(trace: Trace, item: Item, stats: bool, times: bool) -> str:
     else:
         rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
     rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
-    rows += _small(times_text(vertex.seconds, vertex.seconds_back)) if times else []
+    rows += _small(time)
     return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
 
 
-def _box_label(trace: Trace, index: int, times: bool) -> str:
+def _box_label(trace: Trace, index: int, time: str) -> str:
     members = [v for v in trace.vertices if index in chain(trace.boxes, v.box)]
     rows, own = [heading(trace.boxes, trace.boxes[index])], only_operation(members)
     counts = contents_text(members)
     if own is not None:
         rows += [_formula_row(own)] if formula_text(own) + option_text(own) else []
         counts = counts.replace("1 operation", shape_text(own.shape))
-    rows += _small(counts)
-    if times:
-        rows += _small(times_text(sum(v.seconds for v in members), sum(v.seconds_back for v in members)))
-    return f"label=<{'<br/>'.join(rows)}>, {_style('box', True)}{', peripheries=2' * (own is None)}"
+    rows += [*_small(counts), *_small(time)]
+    style = _style("output" if any(v.output for v in members) else "box", True)
+    return f"label=<{'<br/>'.join(rows)}>, {style}{', peripheries=2' * (own is None)}"
 
 
-def _heat(trace: Trace, seen: View) -> dict[Item, float]:
-    """Return the time of each item, with all that it stands for, as a share of the longest."""
-    seconds: defaultdict[Item, float] = defaultdict(float)
+def _spent(trace: Trace, seen: View) -> dict[Item, tuple[float, float]]:
+    """Return the seconds forward and back of each item, with all that it stands for."""
+    spent: dict[Item, tuple[float, float]] = {}
     for vertex in trace.vertices:
         if vertex.is_operation:
-            seconds[seen.of[vertex.index]] += vertex.seconds + vertex.seconds_back
-    most = max(seconds.values(), default=0.0)
-    return {item: value / most for item, value in seconds.items()} if most else {}
+            forward, back = spent.get(item := seen.of[vertex.index], (0.0, 0.0))
+            spent[item] = forward + vertex.seconds, back + vertex.seconds_back
+    return spent
 
 
 def _warm(share: float) -> str:
@@ -161,17 +161,24 @@ def _wire(trace: Trace, wire: Wire) -> str:
 
 
 def _stats(trace: Trace, vertex: Vertex) -> list[str]:
+    if numbers := few_numbers(trace, vertex):
+        return numbers
     arrays = (vertex.value, vertex.gradient)
     value, gradient = ({} if i is None else summary(trace.gallery.entries[i]) for i in arrays)
     rows = []
-    if "min" in value and vertex.shape == ():
-        rows.append(f"value {float(value['min']):.6g}")
-    elif "min" in value:
+    if "min" in value:
         rows.append(" ".join(f"{name} {float(value[name]):.3g}" for name in ("min", "mean", "max")))
     return rows + ([f"gradient norm {float(gradient['norm']):.3g}"] if "norm" in gradient else [])
 
 
 # --- texts, also of the page ---
+
+
+def few_numbers(trace: Trace, vertex: Vertex) -> list[str]:
+    """Return the value and the gradient of a vertex with at most four elements: ["1, 2.5", "gradient 1, 1"]."""
+    places = {"": vertex.value, "gradient ": vertex.gradient}
+    found = [(name, trace.gallery.entries[i].get("values", ())) for name, i in places.items() if i is not None]
+    return [name + ", ".join(f"{float(x) + 0:.4g}" for x in values) for name, values in found if 0 < len(values) <= 4]
 
 
 def title(vertex: Vertex) -> str:
@@ -217,12 +224,14 @@ _MOVES = {
 
 
 def formula_text(vertex: Vertex) -> str:
-    """Return what an operation computes, with plain numbers in place of inputs."""
-    text = formula(vertex.rule).forward
-    for name, number in vertex.numbers.items():
-        number = f"({number})" if number.startswith("-") else number
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?![\w(])", number, text)
-    return text
+    """Return what an operation computes, with numbers and names in place of letters."""
+    return filled_in(formula(vertex.rule).forward, letters_of(vertex))
+
+
+def letters_of(vertex: Vertex) -> dict[str, str]:
+    """Return what stands in the formulas of a vertex in place of their letters: numbers, and names of inputs."""
+    numbers = {name: f"({number})" if number.startswith("-") else number for name, number in vertex.numbers.items()}
+    return vertex.letters | numbers
 
 
 def option_text(vertex: Vertex) -> str:
@@ -287,9 +296,10 @@ def rendered(dot: str, kind: str) -> bytes:
         import graphviz
     except ImportError:
         raise ImportError('pictures of graphs need the graphviz package: pip install "tinyattn[viz]"') from None
-    source = graphviz.Source(dot, engine="dot")
+    wide = dot.replace(FONT, "DejaVu Sans") if kind == "svg" else dot  # room for the widest font that a reader may have
+    source = graphviz.Source(wide, engine="dot")
     try:
-        return bytes(source.pipe(format=kind))
+        return bytes(source.pipe(format=kind)).replace(b'font-family="DejaVu Sans"', f'font-family="{FONT}"'.encode())
     except graphviz.ExecutableNotFound:
         raise RuntimeError(GET_DOT) from None
     except graphviz.CalledProcessError as error:

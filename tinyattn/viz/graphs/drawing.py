@@ -45,7 +45,7 @@ class Graph:
     @cached_property
     def dot(self) -> str:
         """DOT text. Raises ValueError, with what to fold, if too many items are visible for `dot`."""
-        seen = view(self.trace, self._folded)
+        seen = view(self.trace, self._folded, self._mode == "modules")
         if len(seen.items) > MOST_FOR_DOT:
             raise ValueError(_too_many(self.trace, len(seen.items)))
         return dot_text(self.trace, seen, self._stats, self._times)
@@ -59,7 +59,7 @@ class Graph:
     def html(self) -> str:
         """A page without network or other files: fold, search, and step forward and backward."""
         folded = self._folded if self._depth is not None else folds(self.trace, self._mode, None, MOST_IN_PAGE)
-        return graph_page(self.trace, folded, self._depth is None, self._times)
+        return graph_page(self.trace, folded, self._depth is None, self._mode == "modules", self._times)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write .svg, .png, .pdf, .dot or .html, by the ending of `path`; return the path.

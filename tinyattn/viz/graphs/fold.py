@@ -113,7 +113,7 @@ def folds(trace: Trace, mode: str, depth: int | None, most: int) -> set[int]:
         return (folded | folded_at(trace.boxes, depth)) - failed
     for level in range(max(depths(trace.boxes), default=-1) + 1, -1, -1):
         chosen = (folded | folded_at(trace.boxes, level)) - failed
-        if len(view(trace, chosen).items) <= most:
+        if len(view(trace, chosen, mode == "modules").items) <= most:
             break
     return chosen
 
@@ -121,13 +121,18 @@ def folds(trace: Trace, mode: str, depth: int | None, most: int) -> set[int]:
 # --- what is visible ---
 
 
-def view(trace: Trace, folded: set[int]) -> View:
-    """Return the graph with `folded` boxes closed. The first of repeated boxes stands for all."""
+def view(trace: Trace, folded: set[int], tidy: bool = False) -> View:
+    """Return the graph with `folded` boxes closed. The first of repeated boxes stands for all.
+
+    tidy: a mere change of shape is part of the item that it reads from.
+    """
     boxes, drawn = trace.boxes, [_exemplar(trace, vertex) for vertex in trace.vertices]
     of: list[Item] = []
     for vertex in drawn:
         closed = next((b for b in chain(boxes, vertex.box) if b in folded), None)
-        of.append(Item("vertex", vertex.index) if closed is None else Item("box", closed))
+        own = Item("vertex", vertex.index) if closed is None else Item("box", closed)
+        hidden = tidy and closed is None and is_bookkeeping(vertex)
+        of.append(of[vertex.inputs[0].source] if hidden else own)  # a contraction that makes no cycle: it has one input
     items = {}
     for item in dict.fromkeys(of):
         box = trace.vertices[item.number].box if item.kind == "vertex" else boxes[item.number].parent
@@ -144,6 +149,12 @@ def view(trace: Trace, folded: set[int]) -> View:
         )
     listed = [Wire(*ends, shape, len(edges)) for ends, (shape, edges) in wires.items()]
     return View(items, listed, sorted(framed), of)
+
+
+def is_bookkeeping(vertex: Vertex) -> bool:
+    """Whether an operation only changes the shape of its one input, without a name of its own."""
+    moves = vertex.op in ("alias", "permute", "reshape") and vertex.name == vertex.op
+    return moves and vertex.kind == "operation" and len(vertex.inputs) == 1 and not vertex.output
 
 
 def _exemplar(trace: Trace, vertex: Vertex) -> Vertex:

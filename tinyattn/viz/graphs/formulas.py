@@ -6,6 +6,7 @@ names of their inputs. The page shows the source of the rules beside their formu
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from tinyattn import ops
@@ -32,7 +33,7 @@ FORMULAS: dict[str, Formula] = {
     "div": _f("a / b", a="g / b", b="−g ⊙ y / b"),
     "neg": _f("−x", x="−g"),
     "rounded_div": _f("⌊a / b⌋", a="0", b="0"),
-    "pow": _f("aᵇ", a="g ⊙ b aᵇ⁻¹", b="g ⊙ y ⊙ ln a"),
+    "pow": _f("a^b", a="g ⊙ b a^(b−1)", b="g ⊙ y ⊙ ln a"),
     # exponentials and relatives
     "exp": _f("eˣ", x="g ⊙ y"),
     "expm1": _f("eˣ − 1", x="g ⊙ (y + 1)"),
@@ -138,6 +139,19 @@ FORMULAS: dict[str, Formula] = {
     # of nn.DataParallel
     "join": _f("the workers’ parts end to end", parts="the part of g that came from it"),
 }  # fmt: skip
+
+
+LETTERS = {"weight": "W", "bias": "b", "qkv": "Q"}  # inputs whose letter in the formulas is not their name
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def filled_in(text: str, letters: dict[str, str]) -> str:
+    """Replace letters of a formula: a^b with {"a": "x", "b": "3"} is x³."""
+    if not letters:
+        return text
+    pattern = rf"(?<!\w)({'|'.join(map(re.escape, letters))})(?![\w(])"
+    text = re.sub(pattern, lambda found: letters[found[0]], text.replace("ˣ", "^x") if "x" in letters else text)
+    return re.sub(r"\^\(?(-?\d+)\)?(?![\w.−])", lambda found: found[1].translate(_RAISED), text)
 
 
 def formula(op: str) -> Formula:

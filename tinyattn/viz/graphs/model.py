@@ -54,6 +54,7 @@ class Vertex:
     inputs: list[Edge] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, str] = field(default_factory=dict)  # inputs that are plain numbers
+    letters: dict[str, str] = field(default_factory=dict)  # of its formula, that would name another vertex -> the name
     value: int | None = None  # in the gallery, as gradient and saved; None: unknown
     gradient: int | None = None
     saved: dict[str, int] = field(default_factory=dict)

@@ -6,28 +6,31 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from tinyattn.ops import attention
 from tinyattn.viz.graphs import dot
-from tinyattn.viz.graphs.fold import contents, levels
-from tinyattn.viz.graphs.formulas import formula
+from tinyattn.viz.graphs.fold import chain, contents, is_bookkeeping, levels
+from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.model import Trace, Vertex
+from tinyattn.viz.graphs.source import rule_source
 from tinyattn.viz.page import html_page
 
 SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
+FEW = 40  # vertices of a graph whose boxes show their numbers too
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
     "index", "kind", "op", "rule", "dtype", "recorded", "box", "turns", "options", "numbers", "value", "gradient",
-    "saved", "site", "inner", "error", "output",
+    "saved", "site", "inner", "error", "output", "letters",
 )  # fmt: skip
 Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 
-def graph_page(trace: Trace, folded: set[int], auto: bool, times: bool) -> str:
+def graph_page(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> str:
     """Return the page as text. The same trace gives the same text, byte for byte."""
     scripts = [f"graph-{name}.js" for name in SCRIPTS]
-    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, times))
+    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, tidy, times))
 
 
-def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[str, Any]:
+def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> dict[str, Any]:
     rules = sorted({vertex.rule for vertex in trace.vertices})
     return {
         "title": trace.title,
@@ -36,15 +39,14 @@ def _content(trace: Trace, folded: set[int], auto: bool, times: bool) -> dict[st
         "unused": trace.unused,
         "vertices": [_vertex(trace, vertex, times) for vertex in trace.vertices],
         "boxes": _boxes(trace, times),
-        "steps": [
-            {"vertex": s.vertex, "gradient": s.gradient, "arrivals": [a._asdict() for a in s.arrivals]}
-            for s in trace.steps
-        ],
+        "steps": [{"vertex": s.vertex, "gradient": s.gradient, "arrivals": s.arrivals} for s in trace.steps],
         "arrays": trace.gallery.shrunk(CELLS),
         "formulas": {key: formula(key).rules for key in rules},
         "sources": {key: trace.rules.get(key, {}) for key in rules},
+        "kernels": {key: rule_source(attention._gradients) for key in {"attention", "packed_attention"} & {*rules}},
         "folded": sorted(folded),
-        "auto": auto,  # whether the page may fold more, to fit the window
+        "tidy": tidy,  # whether changes of shape are hidden at first
+        "auto": auto and tidy,  # whether the page may fold more, to fit the window
     }
 
 
@@ -54,17 +56,32 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
     time = dot.times_text(vertex.seconds, vertex.seconds_back) if times else ""
     return {name: getattr(vertex, name) for name in _PLAIN} | {
         "operation": vertex.is_operation,
+        "bookkeeping": is_bookkeeping(vertex),
         "title": title,
         "formula": dot.formula_text(vertex),
+        "rules": {
+            slot: text
+            for slot, rule in formula(vertex.rule).rules.items()
+            if (text := filled_in(rule, dot.letters_of(vertex))) != rule
+        },
         "path": path,
         "shape": shape,
         "size": math.prod(vertex.shape),
         "about": f"{shape} {vertex.dtype}, {dot.size_text(vertex.bytes)}" + f", {time}" * bool(time),
-        "lines": _lines(trace, vertex, time),
+        "lines": _lines(trace, vertex, time)
+        + [[("quiet", row)] for row in (dot.few_numbers(trace, vertex) if len(trace.vertices) <= FEW else ())],
         "spoken": f"{kind}{title}{f' in {path}' if path else ''}, {shape}",
+        "searched": _searched(trace, vertex, f"{title} {vertex.op} {path} {shape}"),
         "inputs": [[edge.source, edge.slot, edge.recorded] for edge in vertex.inputs],
         "seconds": vertex.seconds + vertex.seconds_back if times else 0,
     }
+
+
+def _searched(trace: Trace, vertex: Vertex, text: str) -> str:
+    """Return what a search looks through: also source lines, and formulas of the operation and its definitions."""
+    around = [trace.boxes[box].name for box in chain(trace.boxes, vertex.box) if trace.boxes[box].kind == "definition"]
+    lines = [f"{site} {site.code}" for site in (vertex.site, vertex.inner) if site]
+    return " ".join([text, *lines, *(formula(name).forward for name in (vertex.rule, *around))]).lower()
 
 
 def _lines(trace: Trace, vertex: Vertex, time: str) -> Lines:
@@ -104,6 +121,7 @@ def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
             "level": level,
             "type": kind,
             "label": kind if own is None else f"{kind}  {_shape(own)}",
+            "output": any(v.output for v in members),
             "lines": [[("quiet", counts)]] if own is None else _formula_and_time(own, time),
             "spoken": f"{box.path or box.name}, folded, {counts}",
         })  # fmt: skip

@@ -28,7 +28,7 @@ _WRAPPERS = tuple(
         "nn/parallel.py", "tensors.py",
     )
 )  # fmt: skip
-_ROLES = {"a", "b", "found", "input", "left", "out", "output", "result", "right", "self", "tensor", "x"}  # not names
+ROLES = {"a", "b", "found", "g", "input", "left", "out", "output", "result", "right", "self", "tensor", "x"}  # no names
 
 # --- lines ---
 
@@ -90,7 +90,7 @@ def local_tensors() -> list[tuple[str, Any]]:
         in_function = code.co_flags & inspect.CO_OPTIMIZED and code.co_nlocals > len(arguments)
         if in_function and not code.co_filename.startswith(_WRAPPERS):
             tensors = [(name, x) for name, x in variables_of(frame).items() if isinstance(x, Tensor)]
-            found = [(name, x) for name, x in tensors if name not in arguments and name not in _ROLES] + found
+            found = [(name, x) for name, x in tensors if name not in arguments and name not in ROLES] + found
         frame = frame.f_back
     return found
 

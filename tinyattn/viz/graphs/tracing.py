@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from tinyattn.random import current_generator
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.boxes import make_boxes
 from tinyattn.viz.graphs.build import Builder, Stack, names_in
+from tinyattn.viz.graphs.formulas import LETTERS
 from tinyattn.viz.graphs.model import Trace
 from tinyattn.viz.graphs.record import Recorder, add_failure, backward_steps, from_nodes
 from tinyattn.viz.graphs.source import PACKAGE, variables_of
@@ -136,6 +138,7 @@ def _finished(builder: Builder, title: str, outputs: list[Tensor], gradient: Any
     if not error:
         stacks = _prune(trace, stacks)
         _unrecord(trace)
+    _name_letters(trace)
     trace.boxes = make_boxes(trace.vertices, stacks)
     return trace
 
@@ -167,6 +170,20 @@ def _prune(trace: Trace, stacks: dict[int, Stack]) -> dict[int, Stack]:
         step.vertex = new[step.vertex]
         step.arrivals = [a._replace(vertex=new[a.vertex]) for a in step.arrivals]
     return {new[old]: stack for old, stack in stacks.items() if old in new}
+
+
+def _name_letters(trace: Trace) -> None:
+    """Find the letters of formulas that are the names of other tensors: a + b becomes ‹mul› + c, whose a is another."""
+    named: defaultdict[str, set[int]] = defaultdict(set)
+    for vertex in trace.vertices:
+        named[vertex.name].add(vertex.index)
+    for vertex in trace.vertices:
+        inputs = {LETTERS.get(edge.slot, edge.slot): trace.vertices[edge.source] for edge in vertex.inputs}
+        vertex.letters = {
+            letter: "out" if source is vertex else f"‹{source.op}›" if source.name == source.op else source.name
+            for letter, source in {"y": vertex, **inputs}.items()
+            if named.get(letter, set()) - {source.index} and source.name != letter
+        }
 
 
 def _unrecord(trace: Trace) -> None:

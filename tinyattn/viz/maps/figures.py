@@ -10,6 +10,7 @@ from tinyattn.viz.figure import headed, new_figure
 from tinyattn.viz.maps.flow import AttentionFlow
 
 WARM = (0.84, 0.37, 0.0)  # drawn over grey images, more opaque for larger values; the colours of the page
+EVEN = 4  # full colour is at least so many times even attention, which would otherwise look strong
 COLD = (0.0, 0.45, 0.70)  # negative values
 _BARE = {"xticks": [], "yticks": [], "frame_on": False}  # axes that show nothing of their own
 
@@ -25,6 +26,13 @@ class Map(NamedTuple):
     values: Any
     share: bool
     of_output: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which maps have numbers of the same meaning."""
+        if self.title.startswith("rollout, this"):  # a token keeps much of itself
+            return "rollout"
+        return "share" if self.share else "relevance" if self.title.startswith("relevance") else "gradient"
 
 
 def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], title: str = "", columns: int = 5) -> Any:
@@ -45,6 +53,8 @@ def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], tit
     axes = figure.subplots(rows * bands, columns, squeeze=False, subplot_kw=_BARE)
     height, width = images.shape[1:]
     extent = (0, width, height, 0)  # maps of any grid cover the image
+    look = {"cmap": "Oranges", "vmin": 0}
+    most = {name: max(np.max(values), EVEN * np.mean(values)) for name, values in maps.items()}  # one for all images
     centres = [np.arange(n) + 0.5 for n in (width, height)]
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         top, column = i // columns * rows, i % columns
@@ -52,8 +62,8 @@ def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], tit
         axes[top, column].set_title(caption, fontsize=9)
         for row, (name, values) in enumerate(maps.items(), top + 1):
             ax = axes[row, column]
-            ax.imshow(np.asarray(values)[i], cmap="magma", extent=extent, interpolation="bilinear", vmin=0)
-            ax.contour(*centres, image.astype(float), levels=[float(image.max()) / 2], colors="white", linewidths=0.8)
+            ax.imshow(np.asarray(values)[i], **look, extent=extent, interpolation="bilinear", vmax=most[name])
+            ax.contour(*centres, image.astype(float), levels=[float(image.max()) / 2], colors="0.25", linewidths=0.8)
             if column == 0:
                 ax.set_ylabel(name, fontsize=9)
     figure.suptitle(title, fontsize=11)
@@ -132,11 +142,12 @@ def _over_image(flow: AttentionFlow, item: int, token: int | None, rows: list[tu
     grid, image = flow.grid, flow.images[item]
     assert grid is not None
     columns = 1 + max(len(maps) for _, maps in rows)
+    most = _most_of([one for _, maps in rows for one in maps])
     figure = new_figure(1.45 * columns, 1.62 * len(rows) + 0.45)
     axes = figure.subplots(len(rows), columns, squeeze=False, subplot_kw=_BARE | {"visible": False})
     for (name, maps), line in zip(rows, axes, strict=True):
         for ax, one in zip(line[1:], maps, strict=False):
-            show_map(ax, image, grid, one.values, None if one.of_output else token)
+            show_map(ax, image, grid, one.values, None if one.of_output else token, most[one.kind])
             ax.set_title(f"{one.title} (\u2264 {_most(one)})", fontsize=7.5)
         line[1].set_ylabel(name, fontsize=8)
     first = axes[0, 0]
@@ -147,24 +158,34 @@ def _over_image(flow: AttentionFlow, item: int, token: int | None, rows: list[tu
     return figure
 
 
+def _most_of(maps: list[Map]) -> dict[str, float]:
+    """Return what full colour stands for in the maps of each kind: the largest, of shares at least 4 times even."""
+    most = {"share": EVEN * max(1 / len(one.values) for one in maps)}
+    for one in maps:
+        most[one.kind] = max(most.get(one.kind, 0.0), float(np.abs(one.values).max()))
+    return most
+
+
 def _most(one: Map) -> str:
     """Return the largest value, a share in percent."""
     most = float(one.values[np.abs(one.values).argmax()])
     return f"{100 * most:.0f} %" if one.share else f"{most:.2g}"
 
 
-def show_map(ax: Any, image: Any, grid: Any, values: Any, token: int | None = None) -> None:
-    """Draw the image in grey with `values` (tokens,) over it, on a scale of their own, and the frame of one patch."""
+def show_map(ax: Any, image: Any, grid: Any, values: Any, token: int | None = None, most: float = 0) -> None:
+    """Draw the image in grey with `values` (tokens,) over it, full colour at `most`, and the frame of one patch."""
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
     ax.imshow(image if image.ndim == 3 else 1 - 0.55 * image, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
     if values is not None:
         values = grid.place(np.asarray(values))
-        strength = values / (np.abs(values).max() or 1.0)
+        strength = values / (most or 1.0)
         colours = np.where(strength[..., None] >= 0, WARM, COLD)
         overlay = np.concatenate([colours, 0.85 * np.abs(strength)[..., None]], -1)
         ax.imshow(overlay, extent=grid.extent, interpolation="nearest")
+    if values is not None and not values.any():
+        ax.text(width / 2, height / 2, "none", ha="center", va="center", fontsize=8, color=WARM)  # all values are 0
     if token is not None and token >= grid.extra:
         left, top, right, bottom = grid.boxes[token - grid.extra]
         ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="black", linewidth=1.2))
@@ -181,8 +202,8 @@ def _over_words(flow: AttentionFlow, item: int, token: int | None, rows: list[tu
     table = np.array([np.asarray(one.values, dtype=float) for one in maps])  # (maps, tokens)
     figure = new_figure(max(5.0, 2.2 + 0.55 * len(words)), 1.2 + 0.3 * len(maps))
     ax = figure.subplots()
-    scale = np.abs(table).max(1, keepdims=True)
-    ax.imshow(table / np.where(scale == 0, 1, scale), cmap="RdBu_r", vmin=-1.4, vmax=1.4, aspect="auto")
+    most = _most_of(maps)
+    ax.imshow(table / [[most[one.kind] or 1.0] for one in maps], cmap="RdBu_r", vmin=-1.4, vmax=1.4, aspect="auto")
     ax.set_xticks(range(len(words)), words, fontsize=8, rotation=0 if max(map(len, words)) < 7 else 40, ha="center")
     ax.set_yticks(range(len(maps)), names, fontsize=8)
     ax.tick_params(length=0, labeltop=True, labelbottom=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyattn import autograd, ops
 from tinyattn.debug.describe import trace
-from tinyattn.engine.modes import Mode, definition_mode, enable_grad, no_grad
+from tinyattn.engine.modes import Mode, definition_mode, enable_grad, module_stack, no_grad
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
@@ -122,6 +122,13 @@ class _Recorder(Observer):
         known = op.name in ("attention", "packed_attention", "tiled_attention")
         if known or (op.name == "softmax" and out.ndim > 1 and self._options["dim"] in (-1, out.ndim - 1)):
             where = (node or trace(op, out)).module
+            shape = inputs[1 if op.name.endswith("attention") and op.name != "packed_attention" else 0].shape
+            keys = shape[-1 if op.name == "softmax" else -2]
+            if keys == 1 and any(vars(module).get("batch_first") is False for module in module_stack.get()):
+                raise ValueError(
+                    f"attention: {where} has batch_first=False, and inputs are cut along the first axis, so it "
+                    "attends over one token; pass inputs (batch, tokens, ...) and lambda x: model(x.transpose(0, 1))"
+                )
             self.calls.append(_Call(op, inputs, self._options, out, where or op.name))
 
 

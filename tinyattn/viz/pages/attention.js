@@ -88,10 +88,31 @@ function colour(value, most) {
 }
 const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 
+// What full colour stands for: the largest of all maps of one kind, so that two maps can be compared by eye, and of shares
+// at least four times even attention. Rollout has a scale of its own, since a token keeps much of itself.
+const kindOf = (cell) => (cell.name === "rollout" ? "rollout" : cell.share ? "share" : cell.output && cell.of === "all layers" ? "relevance" : "gradient");
+const scaleOf = (cell) => scales[kindOf(cell)];
+let scales = {};
+function setScales(cells) {
+  scales = { share: 4 / data.tokens };
+  for (const cell of cells) scales[kindOf(cell)] = largest([scales[kindOf(cell)] ?? 0, largest(cell.values)]);
+}
+
+// What the names mean.
+const MEANINGS = {
+  rollout: "how much of each token has arrived in the chosen one after all layers: the product of the layers' mean weights, half of each for the residual connection",
+  "rollout, output": "how much of each token has arrived in the output, by rollout",
+  pooling: "the weights with which the tokens are added up for the output",
+  relevance: "how much each token adds to the score of this class through attention: positive gradient × attention, through all layers",
+  mean: "the mean of the heads",
+  head: "one head's attention weights; they add up to 100 % for each query",
+};
+const meaning = (cell) => MEANINGS[cell.name] ?? MEANINGS[cell.name.split(/[ ,]/)[0]] ?? "";
+
 // A canvas of one pixel for each cell of the grid, stretched over the image.
-function canvasOf(values) {
+function canvasOf(values, most) {
   const canvas = html("canvas", { width: grid.columns, height: grid.rows });
-  const pixels = new ImageData(grid.columns, grid.rows), most = largest(values);
+  const pixels = new ImageData(grid.columns, grid.rows);
   for (let i = 0; i < grid.rows * grid.columns; i++) {
     const [r, g, b, a] = colour(values[i + grid.extra], most);
     pixels.data.set([r, g, b, Math.round(255 * a)], 4 * i);
@@ -134,9 +155,9 @@ function drawAll() {
     const cells = row.cells.map((cell, c) => {
       const chosen = r === state.row && c === state.cell;
       const label = html("span", { class: "label" }, html("span", {}, cell.name), html("em", {}, number(largest(cell.values), cell.share)));
-      const map = grid ? stage(item, canvasOf(cell.values)) : words(cell, false);
+      const map = grid ? stage(item, canvasOf(cell.values, scaleOf(cell))) : words(cell, false);
       return html("button", {
-        type: "button", class: "mini", role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1,
+        type: "button", class: "mini", title: meaning(cell), role: "gridcell", "aria-selected": chosen, tabindex: chosen ? 0 : -1,
         onclick: () => update({ row: r, cell: c }),
       }, label, map);
     });
@@ -145,7 +166,7 @@ function drawAll() {
 }
 
 function words(cell, large) {
-  const most = largest(cell.values), item = data.items[state.item];
+  const most = scaleOf(cell), item = data.items[state.item];
   const spans = Array.from(cell.values, (value, i) => {
     const span = html("span", { title: number(value, cell.share) }, item.words[i] ?? "+" + i);
     span.style.background = css(value, most);
@@ -165,7 +186,7 @@ function drawBig(cell) {
   const big = byId("big"), item = data.items[state.item];
   big.setAttribute("aria-activedescendant", state.token === null ? "" : "token-" + state.token);
   if (!grid) return big.replaceChildren(words(cell, true));
-  const most = largest(cell.values);
+  const most = scaleOf(cell);
   const text = (token) => tokenName(token) + ": " + number(cell.values[token], cell.share);
   const field = (token) => ({ id: "token-" + token, "aria-selected": token === state.token });
   const plane = svg("svg", { class: grid.cells.length > 400 ? "fine" : "", viewBox: `0 0 ${grid.width} ${grid.height}` });
@@ -189,10 +210,10 @@ function drawBig(cell) {
 function drawReadout(cell) {
   const item = data.items[state.item];
   byId("name").textContent = [item.caption, cell.of, cell.name].filter(Boolean).join(" \u00b7 ");
-  const most = largest(cell.values), signed = !cell.share && cell.values.some((v) => v < 0);
+  const most = scaleOf(cell), signed = !cell.share && cell.values.some((v) => v < 0);
   byId("legend").className = signed ? "signed" : "";
   byId("low").textContent = signed ? number(-Math.abs(most), cell.share) : "0";
-  byId("high").textContent = number(Math.abs(most), cell.share);
+  byId("high").textContent = number(Math.abs(most), cell.share) + (cell.share ? `; even attention is ${number(1 / data.tokens, true)}` : "");
   const order = [...cell.values.keys()].sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a]));
   const list = order.slice(0, 3).map((t) => `${tokenName(t)} ${number(cell.values[t], cell.share)}`).join(", ");
   const isPatch = grid && state.token >= grid.extra;
@@ -226,6 +247,7 @@ function draw() {
   });
   byId("direction").disabled = state.token === null;
   for (const name of ["what", "direction"]) document.querySelector(`input[name=${name}][value=${state[name]}]`).checked = true;
+  setScales(all.flatMap((row) => row.cells));
   drawAll();
   drawBig(cell);
   drawReadout(cell);

@@ -16,10 +16,10 @@ class Picture {
     const view = this.model.view();
     if (view.items.size > MOST) return false;
     this.view = view;
+    this.warm(view);
     this.lines = new Map([...view.items.values()].map((item) => [item.key, this.linesOf(item)]));
     const size = (item) => this.sizeOf(item);
     this.layout = layOut(view, this.model.boxes, (box) => this.model.frameOf(box), size, (box) => this.headingWidth(box));
-    this.warm(view);
     this.scene.replaceChildren();
     this.elements = new Map();
     this.wires = new Map();
@@ -48,7 +48,7 @@ class Picture {
 
   linesOfBox(index) {
     const { label, lines } = this.model.boxes[index], [name, times] = this.model.nameOf(index);
-    return [[["name", name], ["times", times ? `×${times}` : ""], ["quiet", label]], ...lines];
+    return [[["name", name], ["times", times ? `×${times}` : ""], ["quiet", label]], ...lines, ...(this.seconds.get("b" + index) && !lines.some((line) => /[mµ]s/.test(line[0][1])) ? [[["quiet", timeText(this.seconds.get("b" + index))]]] : [])];
   }
 
   width(style, text) {
@@ -63,7 +63,7 @@ class Picture {
   sizeOf(item) {
     const lines = this.lines.get(item.key);
     const wide = Math.max(...lines.map((line) => this.lineWidth(line)));
-    return item.leaf ? [wide + 24, 24] : [Math.max(70, wide + 26), 12 + lines.length * 18];
+    return item.leaf ? [wide + 24, 6 + lines.length * 18] : [Math.max(70, wide + 26), 12 + lines.length * 18];
   }
 
   headingWidth(box) {
@@ -78,7 +78,7 @@ class Picture {
     const lines = this.lines.get(item.key);
     const g = svg("g", { class: `item ${this.classesOf(item)}`, transform: `translate(${x} ${y})`, tabindex: -1, role: "button", "data-key": item.key, "aria-label": (item.isBox ? this.model.boxes : this.model.vertices)[item.index].spoken });
     const square = item.leaf && this.model.vertices[item.index].kind !== "input" && this.model.vertices[item.index].kind !== "constant";
-    const radius = item.leaf ? (square ? 0 : h / 2) : 8;
+    const radius = item.leaf ? (square ? 0 : 12) : 8;
     if (item.isBox) {
       g.setAttribute("aria-expanded", "false");
       const layers = this.model.nameOf(item.index)[1] ? 2 : 1; // a pile, where one stands for several
@@ -88,7 +88,7 @@ class Picture {
     const share = this.most && !item.leaf ? (this.seconds.get(item.key) || 0) / this.most : 0;
     if (share) shape.style.fill = `color-mix(in srgb, rgb(var(--plus)) ${Math.round(45 * share ** 0.7)}%, var(--card))`;
     g.append(shape);
-    const [top, step] = item.leaf ? [16.5, 0] : [19, 18];
+    const [top, step] = item.leaf ? [16.5, 18] : [19, 18];
     lines.forEach((line, i) => {
       let x = (w - this.lineWidth(line)) / 2;
       for (const [style, text] of line) {
@@ -101,7 +101,7 @@ class Picture {
   }
 
   classesOf(item) {
-    if (item.isBox) return "box";
+    if (item.isBox) return this.model.boxes[item.index].output ? "box output" : "box";
     const vertex = this.model.vertices[item.index];
     return [vertex.kind, vertex.output ? "output" : "", vertex.operation && !vertex.recorded && vertex.kind !== "failed" && this.model.anyRecorded ? "unrecorded" : ""].join(" ").trim();
   }
@@ -166,6 +166,8 @@ class Picture {
     return (i) => turns.every(([box, turn]) => (model.vertices[i].turns[box]?.[0] ?? turn) === turn);
   }
 }
+
+const timeText = (seconds) => `${Number((seconds * (seconds < 1e-3 ? 1e6 : 1e3)).toPrecision(3))} ${seconds < 1e-3 ? "µs" : "ms"}`;
 
 // A smooth line through points that run downwards.
 function curve(points) {

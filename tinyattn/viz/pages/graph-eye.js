@@ -1,10 +1,10 @@
 // The visible section of the picture: moved and zoomed by mouse and keys, and to selected items.
 
-const READABLE = 0.62; // the smallest scale at first
+const READABLE = 0.85; // the smallest scale at first
 
 class Eye {
-  constructor(canvas, graph, scene, legend, picture) {
-    Object.assign(this, { canvas, graph, scene, legend, picture, x: 0, y: 0, scale: 1, dragged: false });
+  constructor(canvas, scene, picture) {
+    Object.assign(this, { canvas, scene, picture, x: 0, y: 0, scale: 1, dragged: false });
     this.mouse();
   }
 
@@ -19,14 +19,14 @@ class Eye {
 
   scaleToFit() {
     const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
-    return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 46 - this.legend.offsetHeight) / layout.h, 1.25));
+    return Math.max(0.05, Math.min((w - 40) / layout.w, (h - 32) / layout.h, 1.25));
   }
 
-  // Shows everything; if that needs a scale below `least`, as much as fits, from the top.
+  // Shows everything; if that needs a scale below `least`, as much as fits from the top, in full width if it can be read.
   fit(least = 0) {
     const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
-    const scale = Math.max(least, this.scaleToFit());
-    this.set((w - layout.w * scale) / 2, Math.max(16, (h - this.legend.offsetHeight - 14 - layout.h * scale) / 2), scale);
+    const scale = Math.max(this.scaleToFit(), Math.min(least, Math.max(0.55, (w - 24) / layout.w)));
+    this.set((w - layout.w * scale) / 2, Math.max(16, (h - layout.h * scale) / 2), scale);
   }
 
   // Zooms by a factor, around a point of the canvas or its middle.
@@ -41,7 +41,7 @@ class Eye {
     const rect = items.get(key) || boxes.get(Number(key.slice(1)));
     if (!rect) return;
     const { clientWidth: w, clientHeight: h } = this.canvas, edge = 40;
-    if (this.scale < 0.55) this.set(w / 2 - (rect.x + rect.w / 2) * 0.85, h / 2 - (rect.y + rect.h / 2) * 0.85, 0.85);
+    if (this.scale < 0.7) this.set(w / 2 - (rect.x + rect.w / 2) * 0.85, h / 2 - (rect.y + rect.h / 2) * 0.85, 0.85);
     const { scale } = this;
     const [left, top, wide, high] = [rect.x * scale + this.x, rect.y * scale + this.y, rect.w * scale, rect.h * scale];
     const outX = left < edge || left + wide > w - edge, outY = top < edge || top + high > h - edge - 30;
@@ -51,7 +51,7 @@ class Eye {
   mouse() {
     this.canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     let from = null; // mouse and picture when the button went down
-    this.graph.addEventListener("pointerdown", (event) => {
+    this.canvas.addEventListener("pointerdown", (event) => {
       from = { mouseX: event.clientX, mouseY: event.clientY, x: this.x, y: this.y };
       this.dragged = false;
     });
@@ -59,12 +59,12 @@ class Eye {
       if (!from) return;
       const [right, down] = [event.clientX - from.mouseX, event.clientY - from.mouseY];
       this.dragged = this.dragged || Math.hypot(right, down) > 4;
-      this.graph.classList.toggle("dragging", this.dragged);
+      this.canvas.classList.toggle("dragging", this.dragged);
       if (this.dragged) this.set(from.x + right, from.y + down, this.scale);
     });
     for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => {
       from = null;
-      this.graph.classList.remove("dragging");
+      this.canvas.classList.remove("dragging");
     });
   }
 

@@ -8,7 +8,7 @@ class Page {
     this.last = this.model.forward.length + this.model.steps.length;
     this.step = 0; // 0 is the overview, then forward, then backward
     this.selected = null; // a key: "v3", "b2", "o2"
-    this.eye = new Eye(byId("canvas"), byId("graph"), byId("scene"), byId("legend"), this.picture);
+    this.eye = new Eye(byId("graph"), byId("scene"), this.picture);
     this.hits = [];
     this.prepare();
     this.words();
@@ -66,6 +66,9 @@ class Page {
     byId("message").textContent = fits ? "" : `More than ${MOST} items would be visible. Unfold one box at a time.`;
     this.kept = [new Set(this.model.folded), new Set(this.model.spread)];
     byId("depth").textContent = `${this.model.level()}/${this.model.deepest}`;
+    byId("shapes").setAttribute("aria-pressed", !this.model.tidy);
+    byId("heat").hidden = !this.picture.most;
+    byId("heat").lastChild.textContent = `time, 0 to ${timeText(this.picture.most)}`;
     this.paint();
     this.offerTab();
   }
@@ -140,7 +143,8 @@ class Page {
   // Shows a vertex and selects it.
   select(index) {
     this.reveal(index);
-    this.arrive("v" + index);
+    this.focus(this.model.itemOf(index));
+    this.details("v" + index);
   }
 
   // Opens the boxes that a vertex is folded into.
@@ -262,7 +266,7 @@ class Page {
 
   search(text) {
     const { model } = this, wanted = text.trim().toLowerCase();
-    const found = wanted ? model.vertices.filter((v) => `${v.title} ${v.op} ${v.path} ${v.site ? v.site.join(" ") : ""} ${v.shape}`.toLowerCase().includes(wanted)) : [];
+    const found = wanted ? model.vertices.filter((v) => v.searched.includes(wanted)) : [];
     this.found = found.map((v) => v.index);
     this.foundAt = -1;
     this.hits = [...new Set(this.found.map((i) => this.picture.view.of[i]))];
@@ -341,7 +345,7 @@ class Page {
 
   // [keys, what they do, actions by the names of the keys]: the keyboard, the buttons with data-press, and the help.
   keys() {
-    const far = (event) => (event.shiftKey ? 10 : 1);
+    const { model } = this, far = (event) => (event.shiftKey ? 10 : 1);
     const zoom = (factor) => () => this.eye.zoom(factor);
     const move = (x, y) => () => this.eye.move(x, y);
     return [
@@ -355,6 +359,7 @@ class Page {
       ["f", "fold the box around the item", { f: () => this.foldAround() }],
       ["x", "repeated blocks (×12): show all of them, or one for all", { x: () => this.spreadAround() }],
       ["[ ]", "fold, unfold by one level everywhere", { "[": () => this.depth(-1), "]": () => this.depth(1) }],
+      ["m", "show or hide reshape and permute", { m: () => { model.tidy = !model.tidy; this.redraw(); } }],
       ["/", "search; Enter shows the next hit", { "/": () => byId("search").focus() }],
       ["+ − 0", "zoom, show everything", { "+": zoom(1.25), "=": zoom(1.25), "-": zoom(0.8), 0: () => this.eye.fit() }],
       ["w a s d", "move the picture", { w: move(0, 60), a: move(60, 0), s: move(0, -60), d: move(-60, 0) }],

@@ -39,7 +39,9 @@ class Model {
   itemOf(index) {
     const seen = this.exemplar(index);
     const closed = this.chain(this.vertices[seen].box).find((box) => this.folded.has(box));
-    return closed === undefined ? "v" + seen : "b" + closed;
+    if (closed !== undefined) return "b" + closed;
+    const { bookkeeping, inputs } = this.vertices[seen];
+    return this.tidy && bookkeeping ? this.itemOf(inputs[0][0]) : "v" + seen;
   }
 
   // What is visible: items by key and in order, with the box around them, wires between them, open boxes.

@@ -62,16 +62,17 @@ class Panel {
       back(this.array(step.gradient)),
       step.arrivals.length ? heading("Rules and their gradients") : null,
       "" in rules && step.arrivals.length ? html("pre", {}, rules[""]) : null,
+      vertex.rule in this.model.kernels ? html("details", {}, html("summary", {}, "what it computes, in operations"), html("pre", {}, this.model.kernels[vertex.rule])) : null,
       step.arrivals.map((arrival) => this.arrival(vertex, arrival, rules)),
       vertex.operation ? null : note("A leaf: the backward pass ends here."),
       this.saved(vertex, "Saved values that the rules use"), this.line(vertex));
   }
 
   arrival(vertex, [target, slot, gradient, total], rules) {
-    const formula = this.model.formulas[vertex.rule];
+    const formula = { ...this.model.formulas[vertex.rule], ...vertex.rules };
     const name = slot.replace(/\[\d+\]$/, "");
     return card(
-      html("div", { className: "head" }, html("b", {}, `for ${slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),
+      html("div", { className: "head" }, html("b", {}, `for ${vertex.letters[slot] ?? slot}:`), html("span", { className: "rule" }, formula[slot] || formula[name] || "")),
       rules[name] ? html("pre", {}, rules[name]) : null,
       this.array(gradient),
       total === gradient ? html("p", { className: "goes" }, "goes to ", this.link(target)) : html("p", { className: "goes sum" }, "added to the gradient of ", this.link(target), ", which is now:"),
@@ -106,9 +107,9 @@ class Panel {
 
   inputs(vertex) {
     if (!vertex.inputs.length) return null;
-    return [heading("Inputs"), vertex.inputs.map(([source, slot]) => {
+    return [heading("Inputs"), vertex.inputs.map(([source, slot], i) => {
       const from = this.model.vertices[source];
-      const head = html("div", { className: "head" }, html("b", {}, slot), " from ", this.link(source));
+      const head = html("div", { className: "head" }, html("b", {}, slot in vertex.letters ? `input ${i + 1}` : slot), " from ", this.link(source));
       return card(head, from.value === null ? html("span", { className: "shape-text" }, `${from.shape} ${from.dtype}`) : this.array(from.value));
     })];
   }
@@ -168,12 +169,14 @@ function shortNumber(value) {
   return Math.abs(value) >= 1e5 || Math.abs(value) < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 
-// Orange above zero, blue below, both from the largest magnitude; frames are matrices along the first axes.
+// Orange above zero, blue below, both from the largest magnitude; without both signs, from the smallest to the largest
+// value. Frames are matrices along the first axes.
 function heatMap(entry) {
   const [frames, rows, columns] = entry.grid;
   const codes = Uint8Array.from(atob(entry.cells), (c) => c.charCodeAt(0));
   const [low, high] = [Number(entry.low), Number(entry.high)];
-  const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  const ends = low >= 0 ? [low, high] : high <= 0 ? [high, low] : [0, Math.max(-low, high)]; // white, and full colour
+  const reach = ends[1] - ends[0] || 1;
   const holder = html("div", { className: "frames" });
   const most = frames > 1 ? 160 : 340; // pixels
   for (let f = 0; f < frames; f++) {
@@ -186,8 +189,8 @@ function heatMap(entry) {
       const image = new ImageData(columns, rows);
       for (let i = 0; i < rows * columns; i++) {
         const code = codes[f * rows * columns + i];
-        const value = low + (code / 254) * (high - low), t = Math.min(1, Math.abs(value) / reach);
-        const colour = code === 255 ? [255, 0, 255] : zero.map((z, k) => z + (value < 0 ? minus : plus)[k] * t - z * t);
+        const value = low + (code / 254) * (high - low), t = Math.min(1, Math.abs((value - ends[0]) / reach));
+        const colour = code === 255 ? [255, 0, 255] : zero.map((z, k) => z + (value < 0 || high <= 0 && low < 0 ? minus : plus)[k] * t - z * t);
         image.data.set([...colour, 255], i * 4);
       }
       canvas.getContext("2d").putImageData(image, 0, 0);
@@ -196,7 +199,9 @@ function heatMap(entry) {
   }
   const more = entry.frames > frames ? `the first ${frames} of ${entry.frames} matrices; ` : "";
   const cells = rows * columns * frames < entry.shape.reduce((n, m) => n * m, 1) && !more ? "a cell is a mean of several; " : "";
-  const scale = html("div", { className: "scale" }, shortNumber(-reach), html("i"), shortNumber(reach), more || cells ? html("span", {}, (more + cells).replace(/; $/, "")) : null);
+  const square = entry.square ? `each row of ${entry.square ** 2} as ${entry.square} × ${entry.square}; ` : "";
+  const sign = low >= 0 ? "plus" : high <= 0 ? "minus" : "";
+  const scale = html("div", { className: "scale" }, shortNumber(sign ? ends[0] : -reach), html("i", { className: sign }), shortNumber(ends[1]), more || cells || square ? html("span", {}, (more + cells + square).replace(/; $/, "")) : null);
   return html("div", {}, holder, scale);
 }
 
