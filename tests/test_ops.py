@@ -10,8 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+<<<<<<< HEAD
 from answers import answer, torch
 from oracle import compare, host
+=======
+import torch
+import torch.nn.functional as TF
+from oracle import compare, host, to_ours
+>>>>>>> h-fuzz
 from samples import TABLE
 
 import tinyattn as ta
@@ -221,6 +227,16 @@ def test_attention_without_keys_or_queries(sizes):
     for mode in (ta.definitions(), ta.enable_grad()):
         with mode:
             compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args)
+
+
+@pytest.mark.parametrize("weight", [0, 0.3, 0.5, 1, -1, 2.5, torch.tensor([0.0, 0.3, 1.0, -1.0, 0.5])])
+def test_lerp_is_exact_at_both_ends(weight):
+    a, b = x(5), x(5, seed=1)
+    weight = weight.double().requires_grad_() if isinstance(weight, torch.Tensor) else weight
+    compare(ta.lerp, torch.lerp, (a, b, weight))
+    a, b = to_ours((a, b))
+    for ends in ((0, 1), (ta.zeros(5, dtype=ta.float64), ta.ones(5, dtype=ta.float64))):
+        assert [ta.lerp(a, b, w).tolist() for w in ends] == [a.tolist(), b.tolist()]
 
 
 @pytest.mark.parametrize("name", ["addcmul", "addcdiv"])

@@ -14,6 +14,7 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
 from tinyattn.ops.elementwise import abs, add, div, mul, sub
+from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.products import bmm, matmul, mm
 from tinyattn.ops.promotion import floating, modular, same_type
 
@@ -226,12 +227,17 @@ def clamp_max(input: Tensor, max: Any) -> Tensor:
 
 
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """Return input + weight * (end - input), elementwise and broadcast. As torch.lerp.
+    """Return input + weight * (end - input), elementwise and broadcast; exact at weights 0 and 1. As torch.lerp.
 
     >>> ta.lerp(ta.tensor([0.0, 10.0]), ta.tensor([1.0, 20.0]), 0.5)
     tensor([ 0.5, 15. ])
     """
-    return input + (end - input) * weight
+    if is_tensor(weight):
+        near = abs(weight) < 0.5  # to `input`; else it starts from `end`
+        start, part = where(near, input, end), where(near, weight, weight - 1)
+    else:
+        start, part = (input, weight) if builtins.abs(weight) < 0.5 else (end, weight - 1)
+    return start + (end - input) * part
 
 
 def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
