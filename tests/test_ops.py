@@ -10,14 +10,8 @@ import sys
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
 from answers import answer, torch
-from oracle import compare, host
-=======
-import torch
-import torch.nn.functional as TF
 from oracle import compare, host, to_ours
->>>>>>> h-fuzz
 from samples import TABLE
 
 import tinyattn as ta
