@@ -10,7 +10,7 @@ from tinyattn.viz.maps.figures import attention_figure
 from tinyattn.viz.maps.record import AttentionLayer
 from tinyattn.viz.mistakes import confusion_figure, confusion_matrix, mistakes_figure, worst_mistakes
 from tinyattn.viz.page import Page
-from tinyattn.viz.playground import playground
+from tinyattn.viz.play import playground
 from tinyattn.viz.training import Live, curves_figure, layers_figure
 
 __all__ = [
