@@ -36,7 +36,8 @@ class Generator:
 
     @property
     def random(self) -> Any:
-        """The stream to draw from; while a `Tape` is active, one that obeys it."""
+        """The stream to draw from, on its device; while a `Tape` is active, one that obeys it."""
+        backends.get(self.device)  # which makes its GPU the current one
         tapes = _tapes.get()
         return _Taped(self._stream, tapes) if tapes and self.device == "cpu" else self._stream
 

@@ -15,7 +15,6 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
@@ -265,12 +264,14 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def _difference(input: Tensor, target: Any) -> Tensor:
-    """input - target; a 0-d tensor counts as much for the dtype as one with axes, as in PyTorch."""
-    if is_tensor(target) and input.dtype != target.dtype:
-        shape, other = input.shape or (1,) * target.ndim, target.shape or (1,) * input.ndim
-        return input.reshape(shape) - target.reshape(other)
-    return input - target
+def _pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
+    target = like(name, target, input)
+    if target.dtype.kind == "b":  # which have no difference
+        target = target.to(input.dtype)
+    if input.dtype != target.dtype:
+        return input.reshape(input.shape or (1,) * target.ndim), target.reshape(target.shape or (1,) * input.ndim)
+    return input, target
 
 
 @older_reduction
@@ -284,7 +285,8 @@ def mse_loss(
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    return _reduce(square(_difference(input, like("mse_loss", target, input))), reduction)
+    input, target = _pair("mse_loss", input, target)
+    return _reduce(square(input - target), reduction)
 
 
 @older_reduction
@@ -298,4 +300,5 @@ def l1_loss(
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    return _reduce(_abs(_difference(input, like("l1_loss", target, input))), reduction)
+    input, target = _pair("l1_loss", input, target)
+    return _reduce(_abs(input - target), reduction)

@@ -241,7 +241,9 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 # --- shapes ---
 
-broadcast_to = cp.broadcast_to
+
+def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
+    return cp.broadcast_to(x, shape)
 
 
 def cat(tensors: Any, dim: int = 0) -> Array:
