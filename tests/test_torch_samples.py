@@ -94,8 +94,18 @@ def ours(name: str) -> Any:
     return getattr(F, name.removeprefix("nn.functional.")) if name.startswith("nn.") else getattr(ta, name)
 
 
+MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds of samples each, or large ones
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("op", OPS, ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS])
+@pytest.mark.parametrize(
+    "op",
+    [
+        pytest.param(op, marks=pytest.mark.slow) if op.name in ("unique", *(f"nn.functional.{m}" for m in MANY)) else op
+        for op in OPS
+    ],
+    ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS],
+)
 def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
     if dtype not in op.supported_dtypes("cpu"):
         dtype = torch.int64
