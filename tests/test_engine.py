@@ -859,8 +859,8 @@ def test_every_call_a_rule_makes_fits_both_namespaces():
 
 def test_import_needs_numpy_alone_and_is_quick():
     code = (
-        "import sys, time, numpy; t = time.process_time(); import tinyattn; "
-        "print(time.process_time() - t, [m for m in ('matplotlib', 'tqdm', 'pooch', 'sklearn', 'scipy', 'torch', 'cupy', "
+        "import sys, time; t = time.process_time(); import numpy; u = time.process_time(); import tinyattn; "
+        "print((time.process_time() - u) / (u - t), [m for m in ('matplotlib', 'tqdm', 'pooch', 'sklearn', 'scipy', 'torch', 'cupy', "
         "'graphviz') if m in sys.modules])"
     )
     runs = [
@@ -868,7 +868,7 @@ def test_import_needs_numpy_alone_and_is_quick():
         for _ in range(3)
     ]
     assert all(run.endswith("[]\n") for run in runs), runs
-    assert min(float(run.split()[0]) for run in runs) < 0.3
+    assert min(float(run.split()[0]) for run in runs) < 1.5  # times NumPy's own, on any machine
 
 
 # --- .data ---

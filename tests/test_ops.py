@@ -224,10 +224,11 @@ def test_attention_without_keys_or_queries(sizes):
             compare(F.scaled_dot_product_attention, TF.scaled_dot_product_attention, args)
 
 
-@pytest.mark.parametrize("weight", [0, 0.3, 0.5, 1, -1, 2.5, torch.tensor([0.0, 0.3, 1.0, -1.0, 0.5])])
+@pytest.mark.parametrize("weight", [0, 0.3, 0.5, 1, -1, 2.5, [0.0, 0.3, 1.0, -1.0, 0.5]], ids=str)
 def test_lerp_is_exact_at_both_ends(weight):
     a, b = x(5), x(5, seed=1)
-    weight = weight.double().requires_grad_() if isinstance(weight, torch.Tensor) else weight
+    if isinstance(weight, list):
+        weight = ta.tensor(weight, dtype=ta.float64, requires_grad=True)
     compare(ta.lerp, torch.lerp, (a, b, weight))
     a, b = to_ours((a, b))
     for ends in ((0, 1), (ta.zeros(5, dtype=ta.float64), ta.ones(5, dtype=ta.float64))):

@@ -97,7 +97,9 @@ def ours(name: str) -> Any:
 MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds of samples each, or large ones
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=["float64", "float32"]
+)
 @pytest.mark.parametrize(
     "op",
     [
