@@ -90,9 +90,19 @@ def _reference() -> Iterator[tuple[str, str]]:
     for title, module in SPACES:
         lines = [f"# {title}", "", f"`{module}`", ""]
         for name in _public(module):
-            lines += [f"::: {module}.{name}", ""]
+            lines += [_entry(module, name), ""]
         yield f"reference/{module}.md", "\n".join(lines)
     yield "reference/tensor.md", "# Tensor\n\n::: tinyattn.Tensor\n    options: {members: true}\n"
+
+
+def _entry(module: str, name: str) -> str:
+    """What mkdocstrings writes of a name; of one that its own module does not have, a second name, the docstring."""
+    value = getattr(sys.modules[module], name)
+    if getattr(sys.modules.get(value.__module__), name, None) is value:
+        return f"::: {module}.{name}"
+    text = inspect.getdoc(value) or ""
+    words, mark, example = text.partition(">>>")
+    return f"## {name}\n\n{words}" + (f"\n```pycon\n{mark}{example}\n```\n" if mark else "")
 
 
 def _public(module: str) -> list[str]:
