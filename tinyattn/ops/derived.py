@@ -11,9 +11,9 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Size, Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, ne, where
+from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, maximum, ne, where
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, div, log, mul, neg, pow, sub
+from tinyattn.ops.elementwise import abs, div, exp, log, log1p, mul, neg, pow, sub
 from tinyattn.ops.extremes import amax, amin
 from tinyattn.ops.indexing import getitem, place, setitem, write_index
 from tinyattn.ops.joins import cat, stack
@@ -22,7 +22,7 @@ from tinyattn.ops.order import bincount
 from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.rearranging import meshgrid, narrow
-from tinyattn.ops.reductions import logsumexp, sum
+from tinyattn.ops.reductions import sum
 from tinyattn.ops.scattering import nonzero
 from tinyattn.ops.shape import broadcast_to, permute, reshape, roll, transpose, tril, triu
 from tinyattn.ops.synonyms import numpy_names
@@ -76,7 +76,8 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     >>> ta.logit(ta.tensor([0.5, 0.0]), eps=0.5)
     tensor([0., 0.])
     """
-    x = input if eps is None else clamp(input, eps, 1 - eps)
+    x = input if input.dtype.kind == "f" else input.float()
+    x = x if eps is None else clamp(x, eps, 1 - eps)
     return log(x / (1 - x))
 
 
@@ -86,7 +87,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     >>> f"{ta.logaddexp(ta.tensor([1000.0]), ta.tensor([1000.0])).item():.2f}"
     '1000.69'
     """
-    return logsumexp(stack(broadcast_tensors(input, other)), 0)
+    return maximum(input, other) + log1p(exp(-abs(input - other)))  # slopes stay right where 1 is lost beside the input
 
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:

@@ -374,7 +374,7 @@ def arange(start: Any, step: Any, count: int, dtype: Any) -> Array:
 
 
 def linspace(start: float, end: float, steps: int, dtype: Any) -> Array:
-    return np.linspace(start, end, steps, dtype=dtype)
+    return np.linspace(start, end, steps, dtype=None if dtype.kind in "iu" else dtype).astype(dtype)  # cut towards 0
 
 
 def from_dlpack(source: Any) -> Array:

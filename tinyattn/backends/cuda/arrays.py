@@ -341,7 +341,8 @@ def arange(start: Any, step: Any, count: int, dtype: Any) -> Array:
 
 
 def linspace(start: float, end: float, steps: int, dtype: Any) -> Array:
-    return cp.asarray(np.linspace(start, end, steps, dtype=dtype))  # few numbers, once: the same as the processor's
+    numbers = np.linspace(start, end, steps, dtype=None if dtype.kind in "iu" else dtype)
+    return cp.asarray(numbers.astype(dtype))  # few numbers, once: the same as the processor's, cut towards 0
 
 
 def zeros_like(x: Array) -> Array:
