@@ -122,6 +122,14 @@ def test_playground_draws_blanks_and_silences(show):
     assert page.text("#classes") == before
 
 
+def test_playground_orders_of_chance_are_different_permutations(show):
+    page = show(ta.viz.playground(model_of("of another size")))
+    orders = page.run("[1, 2, 3].map((seed) => shuffled([...Array(16).keys()], seed))")
+    assert all(sorted(order) == list(range(16)) for order in orders)
+    turned = [orders[0][i:] + orders[0][:i] for i in range(16)]
+    assert orders[1] not in turned and orders[2] not in turned and orders[1] != orders[2]
+
+
 def test_playground_is_used_by_keyboard(show):
     model = model_of()
     page = show(ta.viz.playground(model, images_of(model, 1)))

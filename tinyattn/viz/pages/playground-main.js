@@ -134,11 +134,16 @@ function curveSoon() {
   waiting = setTimeout(curve, 250);
 }
 
+function shuffled(items, seed) { // the same order each time, so that a curve changes only with what was drawn
+  const next = () => { seed = seed * 48271 % 2147483647; return seed; };
+  return items.map((item) => [next(), item]).sort(([a], [b]) => a - b).map(([, item]) => item);
+}
+
 function curve() {
   const best = run.probabilities.indexOf(Math.max(...run.probabilities));
   const target = state.target === null ? best : state.target, share = model.rollout(run), n = model.tokens;
   const led = Array.from({ length: n }, (_, t) => t).sort((a, b) => share[b] - share[a]);
-  const chance = [1, 2, 3].map((seed) => led.toSorted((a, b) => (a * 7919 + seed * 104729) % 6007 - (b * 7919 + seed * 104729) % 6007));
+  const chance = [1, 2, 3].map((seed) => shuffled(led, seed));
   const counts = Array.from({ length: 9 }, (_, i) => Math.round(i * n / 8)), jobs = [], found = [[], []];
   for (const count of counts) for (const [i, orders] of [[0, [led]], [1, chance]]) jobs.push({ count, i, orders });
   const work = () => { // a piece at a time, so that the page answers
