@@ -61,6 +61,7 @@ def quick(tmp_path_factory):
     return kept, done.stdout
 
 
+@pytest.mark.slow
 def test_a_quick_run_names_the_gpu_and_measures_every_side(quick):
     kept, said = quick
     found = json.loads(kept.read_text())
@@ -82,6 +83,7 @@ def test_a_quick_run_names_the_gpu_and_measures_every_side(quick):
     assert all(f"{name} {runs}" in said for name, runs in comparison["at_once"].items())
 
 
+@pytest.mark.slow
 def test_the_page_keeps_the_tables_of_the_cpu_and_of_a_gpu_apart(quick, tmp_path):
     page = tmp_path / "performance.md"
     page.write_text((ROOT / "docs/performance.md").read_text(encoding="utf-8"), encoding="utf-8")

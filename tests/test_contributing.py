@@ -62,6 +62,7 @@ def test_the_added_operation_differentiates_and_draws(extended):
     assert "[[5.0, 4.123105" in out
 
 
+@pytest.mark.slow
 def test_the_tests_cover_the_added_operation(extended):
     files = [
         f"tests/test_{name}.py"

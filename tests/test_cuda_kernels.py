@@ -172,8 +172,9 @@ def test_gelu(rows, width, dtype, approximate):
     x = random(rows, width, dtype=dtype) * 3
     compare("gelu", x, approximate)
     compare("gelu_and_slope", x, approximate)
-    weight = random(width + 1, width, seed=1, dtype=dtype) / np.float32(width)  # so that the sums keep their digits
-    bias = random(width + 1, dtype=dtype)
+    features = min(width, 300) + 1
+    weight = random(features, width, seed=1, dtype=dtype) / np.float32(width)  # so that the sums keep their digits
+    bias = random(features, dtype=dtype)
     for b in (bias, bias[:1], None):
         compare("linear_gelu", x, weight, b, approximate, factor=10)
         compare("linear_gelu_and_slope", x, weight, b, approximate, factor=10)

@@ -282,7 +282,7 @@ def test_all_downloads_together_end_in_time(server, toy, tmp_path, monkeypatch, 
     start = time.monotonic()
     with pytest.raises(DownloadError, match="the time limit for all downloads is reached"):
         load_mnist()
-    assert 0.5 <= time.monotonic() - start < 1.5
+    assert 0.5 <= time.monotonic() - start < 4
     assert cached(tmp_path) == []
 
 
@@ -352,7 +352,7 @@ def test_offline_download_ends_soon(offline, tmp_path, monkeypatch, way):
     start = time.monotonic()
     with pytest.raises(DownloadError):
         load_mnist()
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 6
     assert cached(tmp_path) == []
 
 

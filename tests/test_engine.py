@@ -857,18 +857,19 @@ def test_every_call_a_rule_makes_fits_both_namespaces():
             inspect.signature(recorded).bind(*range(count), **dict.fromkeys(keywords))
 
 
-def test_import_needs_numpy_alone_and_is_quick():
+def test_import_needs_numpy_alone_and_is_quick(tmp_path):
     code = (
         "import sys, time; t = time.process_time(); import numpy; u = time.process_time(); import tinyattn; "
         "print((time.process_time() - u) / (u - t), [m for m in ('matplotlib', 'tqdm', 'pooch', 'sklearn', 'scipy', 'torch', 'cupy', "
         "'graphviz') if m in sys.modules])"
     )
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for _ in range(3)
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(4)  # the first compiles the source
     ]
     assert all(run.endswith("[]\n") for run in runs), runs
-    assert min(float(run.split()[0]) for run in runs) < 1.5  # times NumPy's own, on any machine
+    assert min(float(run.split()[0]) for run in runs[1:]) < 1.5  # times NumPy's own, on any machine
 
 
 # --- .data ---

@@ -19,11 +19,16 @@ from tinyattn.data import DataLoader
 HERE = Path(__file__).parent
 
 
-def soak(*arguments):
-    """A process of its own, whose memory no other test has touched."""
-    done = subprocess.run([sys.executable, str(HERE / "soak.py"), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def soak(steps, *arguments):
+    """What a process of its own finds, whose memory no other test has touched."""
+    for _ in range(3):  # another process may begin to use the caches meanwhile
+        command = [sys.executable, str(HERE / "soak.py"), "--steps", str(steps), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        if found["change of speed, %"] > -5:
+            break
+    return found
 
 
 def check(found, steps):
@@ -37,16 +42,13 @@ def check(found, steps):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_and_speed_stay_flat_over_2000_steps():
-    found = [soak("--steps", "2000", "--workers", "1")]
-    while found[-1]["change of speed, %"] <= -5 and len(found) < 3:  # another process may have begun to use the caches
-        found.append(soak("--steps", "2000", "--workers", "1"))
-    check(found[-1], 2000)
+    check(soak(2000, "--workers", "1"), 2000)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_and_speed_stay_flat_over_20000_steps():
-    check(soak("--steps", "20000", "--workers", "1"), 20_000)
+    check(soak(20_000, "--workers", "1"), 20_000)
 
 
 def in_threads(count, work):

@@ -360,5 +360,6 @@ def test_memory_is_linear_in_the_tokens(causal):
         assert small < 2048**2 * 4 < peak(2048, is_causal=causal) / 2  # twice the scores
 
 
+@pytest.mark.slow
 def test_16384_tokens_in_under_300_megabytes():
     assert peak(16_384) < 300 * MEGABYTE

@@ -52,21 +52,19 @@ def loss_of(model):
     return loss
 
 
-def within(seconds, function):
-    """What `function` returns, if one of three calls takes so little time of this process; others use the machine too."""
+def seconds(function):
+    """The least processor time of three calls."""
     gc.collect()
     gc.freeze()  # what other tests of this process have left is not looked through again and again
     took = []
     try:
         for _ in range(3):
             start = time.process_time()
-            result = function()
+            function()
             took.append(time.process_time() - start)
-            if took[-1] < seconds:
-                return result
     finally:
         gc.unfreeze()
-    raise AssertionError(f"{took} s, all more than {seconds}")
+    return min(took)
 
 
 def article(**how):
@@ -793,19 +791,21 @@ def test_graph_is_coloured_by_profile_times():
 # --- size and cost ---
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover  # which would be timed too
-def test_graph_of_ten_thousand_nodes_in_five_seconds(tmp_path):
-    for root, vertices in ((chain(10_000), 10_002), (wild(9_000), None)):
+@pytest.mark.parametrize("make", [chain, wild])
+def test_time_of_a_graph_grows_with_its_nodes(tmp_path, make):
+    def draw(nodes):
+        picture = graph(make(nodes))
+        picture.save(tmp_path / "x.html")
+        assert "digraph" in picture.dot
+        return picture
 
-        def draw(root=root):
-            picture = graph(root)
-            picture.save(tmp_path / "x.html")
-            assert "digraph" in picture.dot
-            return picture
-
-        picture = within(5, draw)
-        assert vertices is None or len(picture.vertices) == vertices
-        assert len(fold.view(picture.trace, picture._folded).items) <= 100
+    few = seconds(lambda: draw(2_000))
+    assert seconds(lambda: draw(10_000)) < 18 * few  # five times the nodes; were it with their square, 25
+    picture = draw(10_000)
+    assert make is wild or len(picture.vertices) == 10_002
+    assert len(fold.view(picture.trace, picture._folded).items) <= 100
 
 
 def test_dot_limit_names_boxes_to_fold():

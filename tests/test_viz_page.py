@@ -8,20 +8,7 @@ import re
 import numpy as np
 import pytest
 from browser import Browser, needs_chromium
-from test_viz_graph import (
-    GOLDEN,
-    NASTY,
-    RECIPE,
-    article,
-    chain,
-    classifier,
-    crashed,
-    data,
-    loss_of,
-    simple,
-    wild,
-    within,
-)
+from test_viz_graph import GOLDEN, NASTY, RECIPE, article, chain, classifier, crashed, data, loss_of, simple, wild
 
 import tinyattn as ta
 from tinyattn import models, nn
@@ -468,12 +455,11 @@ def test_graph_page_escapes_texts_of_the_user(show):
     assert NASTY[:5] in page.text("#panel")
 
 
-@pytest.mark.no_cover  # which would be timed too
+@pytest.mark.slow
 def test_graph_page_of_ten_thousand_nodes(show):
-    root = wild(9_000)
-    picture = within(5, lambda: graph(root))
+    picture = graph(wild(9_000))
     assert len(picture.vertices) > 10_000
-    page = within(5, lambda: show(picture))  # of this process; the browser counts for itself
+    page = show(picture)
     assert page.run("performance.getEntriesByType('navigation')[0].domComplete") < 4000
     assert items(page) < 200
     few = items(page)
