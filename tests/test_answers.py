@@ -44,6 +44,7 @@ def test_stored_answers_come_back_rounded_to_1e_12(tmp_path):
         answers.store({"a": np.array([2**53 + 1])}, tmp_path / "file.npz")
 
 
+@pytest.mark.slow
 def test_answers_are_compared_without_pytorch():
     """The same tests pass with the stored answers, and fail where the operation is wrong."""
     names = [

@@ -71,6 +71,7 @@ def test_the_page_gets_the_tables_between_its_markers(quick, tmp_path):
         assert "| 10,000 nodes |" in written
 
 
+@pytest.mark.slow
 def test_all_sides_have_the_losses_of_the_definitions(small):
     sides = [
         parts.engine(1), Side("two workers", "engine", parts.most_cores(), 1, {"workers": 2}),

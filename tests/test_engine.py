@@ -634,7 +634,7 @@ def test_one_seed_gives_one_stream_and_streams_can_be_restored():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other habits")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_freed_memory_is_kept_for_the_next_step(workers: int):
     """Otherwise the system clears the same pages again in every step: some 40,000 faults of 0.25 us and more."""
     code = """

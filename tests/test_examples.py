@@ -85,6 +85,7 @@ def test_load_run_refuses_what_is_no_run(tmp_path):
         train.load_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_mnist_draws_test_sets_without_some_digit(tmp_path):
     done = script(
         "mnist.py", "--data", "digits", "--validation", 3, "--batch-size", 800, "--epochs", 1, "--out", tmp_path

@@ -198,7 +198,7 @@ def test_real_disk_that_was_full_allows_resuming(small_disk, capsys):
     assert run("--resume", folder, "--no-progress") == 0
 
 
-@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["open", pytest.param("fsync", marks=pytest.mark.slow), "replace"])
 def test_disk_full_at_any_call_is_one_sentence(tmp_path, monkeypatch, capsys, call):
     """The n-th call of a run's writing fails, for every n until the run ends: one sentence each time."""
     real = getattr(os, call)

@@ -309,7 +309,7 @@ def test_classifier_loads_older_files():
         model.load_state_dict([])
 
 
-@pytest.mark.parametrize("options", [{}, {**RECIPE, "num_layers": 1}])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {**RECIPE, "num_layers": 1}])
 def test_classifier_trains_as_in_torch(options):
     """Same start, same batches, Adam: every parameter within 1e-9 of PyTorch's at the end."""
     ta.manual_seed(0)
@@ -402,7 +402,9 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("row", LEARNERS)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=() if row == "classifier" else pytest.mark.slow) for row in LEARNERS]
+)
 def test_models_learn_small_digits(row):
     """Scikit-learn's 8 x 8 digits: 1,297 to learn from, 500 by other hands to know (guessing: 0.1)."""
     datasets = pytest.importorskip("sklearn.datasets")

@@ -454,7 +454,7 @@ UNREADABLE = """(() => {  // texts below a contrast of 4.5 to 1 or 10 px, texts 
 
 @needs_chromium
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_by_hand_is_readable(show, theme, size):
     for lang in ("en", "zh"):
         page = show(lang, width=size[0], height=size[1])
