@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,23 @@ def test_foreign_script_trains_as_in_pytorch(script, tmp_path):
     assert theirs["losses"][-1] < theirs["losses"][0]
     for key in theirs:
         np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-9, atol=1e-10, err_msg=key)
+
+
+@pytest.mark.slow
+def test_the_script_of_the_page_learns_as_the_page_says(tmp_path):
+    page = (ROOT / "docs/as-torch.md").read_text(encoding="utf-8")
+    script, printed = (re.search(f"^```{kind}\n(.*?)^```", page, re.M | re.S)[1] for kind in ("python", "text"))
+    (tmp_path / "find_the_one.py").write_text(script, encoding="utf-8")
+    ran = python("-m", "tinyattn", "run", "find_the_one.py", inside=tmp_path)
+    said, errors = (
+        (re.sub(r"0\.\d{3}", "?", text) for text in (ran.stdout, printed)),
+        re.findall(r"0\.\d{3}", ran.stdout),
+    )
+    assert next(said) == next(said), ran.stderr
+    assert float(errors[-1]) < 0.03 < float(errors[0])
+    command = re.search(r"^python -m tinyattn (graph .*)$", page, re.M)[1]
+    drawn = python("-m", "tinyattn", *command.split(), inside=tmp_path)
+    assert drawn.returncode == 0 and "encoder" in (tmp_path / "finder.html").read_text(encoding="utf-8"), drawn.stderr
 
 
 def test_run_gives_a_script_its_arguments_and_folder(tmp_path):
