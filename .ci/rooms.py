@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_710,
-    "ops/": 8_280,
+    "ops/": 8_290,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
@@ -27,16 +27,16 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_230,
+    "nn/": 4_235,
     "optim/": 2_225,
     "models.py": 380,
     "data/": 1_620,
     "train/": 1_255,
     "debug/": 2_375,
     "viz/": 7_300,
-    TOP: 1_010,
+    TOP: 1_025,
 }
-TOTAL = 37_585  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_615  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -118,6 +118,22 @@ from torch.utils.data import ConcatDataset, IterableDataset, RandomSampler, defa
 from torch.utils.data.dataset import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import Sampler
+from torch.nn.common_types import _size_2_t
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import clip_grad_norm, clip_grad_norm_
+import torch.multiprocessing as mp
+assert clip_grad_norm is clip_grad_norm_ and mp.Process and not torch.is_autocast_enabled()
+with torch.autograd.no_grad(), torch.profiler.record_function("part"):
+    assert not torch.is_grad_enabled() and torch.ger(torch.ones(2), torch.ones(3)).shape == (2, 3)
+old = torch.zeros(2, 3, dtype=torch.float64)
+assert old.new(4, 5).shape == (4, 5) and old.new([1, 2]).tolist() == [1, 2] and old.new(1).dtype == torch.float64
+assert not (old.is_sparse or old.is_quantized) and old.layout == torch.strided and old.is_cpu
+norm = torch.nn.SyncBatchNorm.convert_sync_batchnorm(torch.nn.BatchNorm2d(3))
+assert norm(torch.ones(2, 3, 2, 2)).shape == (2, 3, 2, 2)
+torch.set_default_tensor_type(torch.DoubleTensor)
+assert torch.ones(1).dtype == torch.float64
+torch.set_default_tensor_type("torch.FloatTensor")
+assert torch.ones(1).dtype == torch.float32
 layers = torch.nn.Sequential(*[torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh()) for _ in range(5)])
 x = torch.randn(2, 3, requires_grad=True)
 for y in (checkpoint_sequential(layers, 2, x, use_reentrant=False), checkpoint(layers, x, use_reentrant=True)):

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
+import multiprocessing
 import sys
 import types
 import typing
@@ -156,6 +157,15 @@ def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -
     return tensor.requires_grad_() if requires_grad else tensor
 
 
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalization over all processes, of which there is one."""
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
+        """The module itself."""
+        return module
+
+
 class OneProcess(parallel.DataParallel):
     """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
 
@@ -170,6 +180,11 @@ class OneProcess(parallel.DataParallel):
 def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
     """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
     ta.save(f, obj)
+
+
+def default_tensor_type(kind: Any) -> None:
+    """Make the dtype of "torch.DoubleTensor", or of that constructor, the default."""
+    ta.set_default_dtype(ta.zeros(0).type(kind).dtype)
 
 
 def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: Any) -> Any:
@@ -193,28 +208,32 @@ def _torch() -> None:
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
-        use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save,
+        use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save, ger=ta.outer, asarray=ta.as_tensor,
+        memory_format=object, layout=object, is_autocast_enabled=no, set_default_tensor_type=default_tensor_type,
         **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.random", ta, ta.random)
     Namespace("torch.linalg", ta.linalg)
-    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=variable)
+    modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
+    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=variable, **modes)
+    Namespace("torch.autograd.grad_mode", **modes)
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
     Namespace("torch.autograd.variable", Variable=variable)
 
 
 def _nn() -> None:
-    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess)
+    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess, SyncBatchNorm=SyncBatchNorm)
+    Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend)
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=OneProcess, DistributedDataParallel=OneProcess)
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=OneProcess)
-    Namespace("torch.nn.utils", utils)
+    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_)
     Namespace("torch.nn.utils.rnn", utils.rnn)
     for name in ("clip_grad", "convert_parameters"):
         Namespace(f"torch.nn.utils.{name}", utils)
@@ -226,7 +245,8 @@ def _nn() -> None:
         "normalization padding pixelshuffle pooling rnn sparse transformer upsampling"
     )
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss, "_ConvNd": nn.Conv2d,
-             "_BatchNorm": nn.BatchNorm2d, "_NormBase": nn.BatchNorm2d}  # fmt: skip
+             "_BatchNorm": nn.BatchNorm2d, "_NormBase": nn.BatchNorm2d,
+             "NonDynamicallyQuantizableLinear": nn.Linear}  # fmt: skip
     for name in files.split():
         Namespace(f"torch.nn.modules.{name}", nn, functional, **bases)
     repeat = {"_single": pair(1), "_pair": pair(2), "_triple": pair(3), "_quadruple": pair(4), "_ntuple": pair}
@@ -260,6 +280,9 @@ def _machinery() -> None:
     script = dict.fromkeys(("script", "ignore", "export", "unused", "script_method"), unchanged)
     Namespace("torch.jit", **script, is_scripting=no, is_tracing=no, trace=Refused("torch.jit.trace"),
               ScriptModule=nn.Module, Final=typing.Final)  # fmt: skip
+    Namespace("torch.multiprocessing", multiprocessing)
+    for name in ("torch.profiler", "torch.autograd.profiler"):
+        Namespace(name, profile=Nothing, record_function=Nothing)
     Namespace("torch.onnx", is_in_onnx_export=no)
     Namespace("torch.overrides", has_torch_function=no, handle_torch_function=Refused("torch.overrides"))
     group = Refused("torch.distributed.init_process_group")

@@ -371,6 +371,8 @@ class Module(Movable, Loadable):
         """
         return RemovableHandle(self._backward_hooks, hook, prepend)
 
+    register_backward_hook = register_full_backward_hook  # its older name
+
 
 _KINDS: dict[str, type] = {"_parameters": Parameter, "_modules": Module, "_buffers": Tensor}
 

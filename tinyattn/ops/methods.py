@@ -81,6 +81,11 @@ def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
 new_empty = new_zeros
 
 
+def new(self: Tensor, *data: Any) -> Tensor:
+    """Return zeros of a shape given in integers, or `data` as a tensor. As the older torch.Tensor.new."""
+    return legacy.construct("Tensor", self.dtype, *data).to(self.device)
+
+
 def _said(self: Tensor, options: dict[str, Any]) -> dict[str, Any]:
     said = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
     return {"dtype": self.dtype, "device": self.device, **said}
@@ -277,11 +282,13 @@ squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.uns
 transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(derived.t, "t_")
 
 METHODS = """
-repeat expand_as view_as reshape_as new_tensor new_full new_zeros new_ones new_empty type
+repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones new_empty type
 element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
 squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
+ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cpu": property(lambda self: not self.is_cuda)}
 ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}
