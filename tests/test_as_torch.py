@@ -128,6 +128,7 @@ with torch.autograd.no_grad(), torch.profiler.record_function("part"):
 old = torch.zeros(2, 3, dtype=torch.float64)
 assert old.new(4, 5).shape == (4, 5) and old.new([1, 2]).tolist() == [1, 2] and old.new(1).dtype == torch.float64
 assert not (old.is_sparse or old.is_quantized) and old.layout == torch.strided and old.is_cpu
+assert isinstance(torch.nn.GRU(2, 3), torch.nn.RNNBase) and not isinstance(torch.nn.Linear(2, 3), torch.nn.RNNBase)
 norm = torch.nn.SyncBatchNorm.convert_sync_batchnorm(torch.nn.BatchNorm2d(3))
 assert norm(torch.ones(2, 3, 2, 2)).shape == (2, 3, 2, 2)
 torch.set_default_tensor_type(torch.DoubleTensor)

@@ -301,3 +301,15 @@ def test_gradient_of_cumprod_takes_memory_in_proportion():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * x.nbytes
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 2, 2)])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmin"])
+def test_softmax_without_dim_takes_the_axis_of_pytorch(name, shape):
+    x = np.random.default_rng(0).standard_normal(shape)
+    with pytest.warns(UserWarning, match="Implicit dimension choice"):
+        expected = getattr(torch.nn.functional, name)(torch.tensor(x))
+    layer = {"softmax": "Softmax", "log_softmax": "LogSoftmax", "softmin": "Softmin"}[name]
+    for function in (getattr(ta.nn.functional, name), getattr(ta.nn, layer)()):
+        with pytest.warns(UserWarning, match=f"axis . of {x.ndim} is taken; pass dim="):
+            np.testing.assert_allclose(function(ta.tensor(x)).numpy(), expected.numpy(), rtol=1e-12)

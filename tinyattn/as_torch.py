@@ -225,7 +225,8 @@ def _torch() -> None:
 
 
 def _nn() -> None:
-    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess, SyncBatchNorm=SyncBatchNorm)
+    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=OneProcess, SyncBatchNorm=SyncBatchNorm,
+              RNNBase=nn.recurrent._Layers)  # fmt: skip
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend)
