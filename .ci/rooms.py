@@ -24,7 +24,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "autograd/": 840,
     "backends/cpu/": 1_740,
     "backends/cuda/": 2_760,
-    "backends/": 560,  # its other files
+    "backends/": 590,  # its other files
     "cuda/": 365,
     "files/": 660,
     "nn/": 4_230,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_300,
     TOP: 1_010,
 }
-TOTAL = 37_650  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_680  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

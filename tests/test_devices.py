@@ -556,6 +556,9 @@ MISSING = {
     "no driver": ("versions = 0, 12090, 0", "RuntimeError: no GPU: there is no NVIDIA driver on this machine; install one, or use device='cpu'"),
     "an old driver": ("versions = 12040, 13000, 1", "RuntimeError: no GPU: the NVIDIA driver knows CUDA 12.4, but this CuPy was built for 13.0; pip uninstall cupy-cuda13x, then pip install \"tinyattn[cuda12]\""),
     "no GPU": ("versions = 13000, 12090, 0", "RuntimeError: no GPU: the driver sees none (is CUDA_VISIBLE_DEVICES empty?); use device='cpu'"),
+    "no headers": ("versions, headers, cublas = (13000, 12090, 1), None, ''", "RuntimeError: no GPU: CUDA's headers, which CuPy compiles with, are missing; pip install \"tinyattn[cuda12]\""),
+    "no cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', None", "RuntimeError: no GPU: cuBLAS, which computes matrix products, is missing; pip install \"tinyattn[cuda12]\""),
+    "another cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', '/x/libcublas.so.13'", "RuntimeError: no GPU: this CuPy was built for CUDA 12, but the cuBLAS found first, /x/libcublas.so.13, is of CUDA 13; pip install \"tinyattn[cuda12]\" in an environment without CUDA 13"),
 }  # fmt: skip
 CUPY = """
     class runtime:
@@ -563,6 +566,15 @@ CUPY = """
         driverGetVersion, runtimeGetVersion, getDeviceCount = (lambda n=n: n for n in versions)
     class cuda:
         runtime = runtime
+    if versions[2]:
+        import sys, types
+        class pathfinder(types.ModuleType):
+            class DynamicLibNotFoundError(RuntimeError): pass
+            def find_nvidia_header_directory(self, name): return headers
+            def load_nvidia_dynamic_lib(self, name):
+                if cublas is None: raise self.DynamicLibNotFoundError
+                return types.SimpleNamespace(abs_path=cublas)
+        sys.modules["cuda.pathfinder"] = pathfinder("cuda.pathfinder")
 """
 
 
