@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_710,
+    "engine/": 1_770,
     "ops/": 8_280,
     "tensors.py": 400,
     "autograd/": 840,
@@ -27,17 +27,18 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 590,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_230,
+    "nn/": 4_420,
     "optim/": 2_225,
     "models.py": 380,
+    "distributed/": 390,
     "data/": 1_620,
     "train/": 1_255,
     "debug/": 2_375,
     "viz/": 7_300,
     TOP: 1_010,
 }
-TOTAL = 37_680  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 38_310  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
