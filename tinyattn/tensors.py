@@ -145,7 +145,7 @@ class Tensor(variable.Variable):
         return RemovableHandle(self.node.hooks, hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
-        """Call `hook(tensor)` as soon as backward has added to the `.grad` of this leaf (else RuntimeError). As torch's.
+        """Call `hook(tensor)` as soon as backward has added to the `.grad` of this leaf. As torch.Tensor's.
 
         >>> x = ta.ones(2, requires_grad=True)
         >>> with x.register_post_accumulate_grad_hook(lambda x: print(x.grad)):

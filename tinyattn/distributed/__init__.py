@@ -134,7 +134,7 @@ def all_reduce(tensor: Tensor, op: ReduceOp = ReduceOp.SUM, *, async_op: bool = 
     does not serve, TypeError for booleans.
     """
     group = current_group("all_reduce")
-    array = _own_copy("all_reduce", group, tensor)
+    array = _elements("all_reduce", group, tensor)
     if array.dtype.kind == "b":
         raise TypeError("all_reduce: booleans have no sum; pass tensor.to(ta.uint8)")
     request = group.all_reduce(array, ReduceOp.SUM if op is ReduceOp.AVG else op)
@@ -149,7 +149,7 @@ def broadcast(tensor: Tensor, src: int, *, async_op: bool = False) -> Work | Non
     group = current_group("broadcast")
     if not 0 <= src < group.size:
         raise ValueError(f"broadcast: src={src}; expected a rank from 0 to {group.size - 1}")
-    array = _own_copy("broadcast", group, tensor)
+    array = _elements("broadcast", group, tensor)
     return _result(group.broadcast(array, src), lambda: _write(tensor, array), async_op)
 
 
@@ -162,7 +162,7 @@ def all_gather(tensor_list: Sequence[Tensor], tensor: Tensor, *, async_op: bool 
     group = current_group("all_gather")
     if len(tensor_list) != group.size:
         raise ValueError(f"all_gather: tensor_list has {len(tensor_list)} tensors; expected {group.size}, one a rank")
-    array = _own_copy("all_gather", group, tensor)
+    array = _elements("all_gather", group, tensor)
     out = backends.of(array).zeros((group.size, *array.shape), array.dtype)
 
     def write() -> None:
@@ -172,16 +172,14 @@ def all_gather(tensor_list: Sequence[Tensor], tensor: Tensor, *, async_op: bool 
     return _result(group.all_gather(out, array), write, async_op)
 
 
-def _own_copy(what: str, group: Any, tensor: Tensor) -> Any:
+def _elements(what: str, group: Any, tensor: Tensor) -> Any:
     """The elements of `tensor` in row order, where MPI and NCCL may write; float16 as float32, as in all sums."""
     if tensor.device.type != group.device:
         raise RuntimeError(
             f"{what}: backend {group.name!r} takes tensors on {group.device!r}, but this one is on "
             f"{str(tensor.device)!r}"
         )
-    array = tensor.detach().contiguous().array
-    wide = widened(array)
-    return backends.of(array).clone(array) if wide is array else wide
+    return widened(tensor.detach().contiguous().array)
 
 
 def _write(tensor: Tensor, array: Any) -> None:
