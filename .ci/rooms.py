@@ -32,12 +32,12 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 380,
     "distributed/": 390,
     "data/": 1_620,
-    "train/": 1_255,
+    "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_300,
     TOP: 1_010,
 }
-TOTAL = 38_310  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 38_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

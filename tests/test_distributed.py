@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -327,3 +328,65 @@ def test_distributed_rank_that_ends_names_itself_and_ends_the_others(name):
 @pytest.mark.slow
 def test_distributed_program_that_only_ends_has_no_error():
     assert start("distributed.barrier()").returncode == 0
+
+
+# --- the example ---
+
+EXAMPLE = """
+import os, signal, sys
+sys.path.insert(0, "examples")
+import mnist, mnist_options
+from tinyattn import train
+mnist_options.draw = lambda *_: None  # pictures take long, and are tested elsewhere
+count = train.Session.count
+
+def counted(session, report):
+    count(session, report)
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "1" and session.tally.step == 25 and sys.argv[1] != "0":
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+train.Session.count = counted
+sys.exit(train.exit_code(lambda: mnist.main(sys.argv[2:]), "mnist.py", mnist.ADVICE))
+"""
+
+
+def example(ranks, number, *options):
+    """Train the article's model on the digits; rank 1 gets a signal after 25 of 45 steps."""
+    command = ["mpirun", "-n", str(ranks), sys.executable, "-c", EXAMPLE, str(int(number)), "--distributed", *options]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=100
+    )
+
+
+@with_mpi
+@pytest.mark.slow
+def test_distributed_example_resumes_after_a_rank_has_died(tmp_path):
+    recipe = "--data digits --model article --epochs 1 --checkpoint-every 10 --no-progress --out".split()
+    whole = example(2, 0, *recipe, str(tmp_path / "whole"))
+    assert whole.returncode == 0 and whole.stdout.count("epoch  1: ") == 1, whole.stderr
+    weights = {"whole": ta.load(tmp_path / "whole/article-digits-seed0/model.safetensors")}
+    folder = tmp_path / "stopped/article-digits-seed0"
+    begin = [*recipe, str(folder.parent)]
+    resume = ["--resume", str(folder), "--no-progress"]
+    for options, number, said, last in (
+        (begin, signal.SIGKILL, "rank 1 with PID", "step-00000020"),
+        (resume, signal.SIGTERM, f"Stopped by SIGTERM; mnist.py --resume {folder}", "step-00000025"),
+    ):
+        done = example(2, number, *options)
+        assert done.returncode != 0 and said in done.stderr
+        assert max(path.stem for path in (folder / "checkpoints").iterdir()) == last
+    again = example(2, 0, *resume)
+    assert again.returncode == 0 and f"resumed from {folder}/checkpoints/{last}.safetensors" in again.stdout, (
+        again.stderr
+    )
+    weights["resumed"] = ta.load(folder / "model.safetensors")
+    for name, tensor in weights["whole"].items():
+        np.testing.assert_array_equal(tensor.numpy(), weights["resumed"][name].numpy())  # bit for bit
+
+
+@with_mpi
+@pytest.mark.slow
+def test_distributed_example_refuses_an_unequal_batch(tmp_path):
+    done = example(2, 0, "--data", "digits", "--batch-size", "33", "--out", str(tmp_path))
+    assert "--batch-size 33 cannot be shared equally among 2 processes; choose a multiple." in done.stderr
+    assert not list(tmp_path.iterdir())
