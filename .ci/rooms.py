@@ -18,25 +18,26 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_710,
+    "engine/": 1_770,
     "ops/": 8_300,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
-    "backends/cuda/": 2_695,
-    "backends/": 560,  # its other files
+    "backends/cuda/": 2_760,
+    "backends/": 590,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_235,
+    "nn/": 4_420,
     "optim/": 2_225,
     "models.py": 380,
+    "distributed/": 390,
     "data/": 1_620,
-    "train/": 1_255,
+    "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_300,
     TOP: 1_025,
 }
-TOTAL = 37_625  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 38_375  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -3,6 +3,7 @@
     python examples/mnist.py                      # the small vision transformer, some 99 % in 10 epochs
     python examples/mnist.py --model article      # the article's model: every pixel a token
     python examples/mnist.py --resume runs/NAME   # continue a run that was stopped or killed
+    mpirun -n 2 python examples/mnist.py --distributed
     python examples/mnist.py --help
 
 All that is learned is in `main`, from top to bottom: data, model, optimizer, schedule, step, loop. The command line and
@@ -42,6 +43,7 @@ RECIPES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    ranks = args.ranks  # the processes of mpirun; one, unless --distributed
     ta.manual_seed(args.seed)
     # A second BLAS thread gains little on matrices this small, and costs much on a busy machine.
     threadpoolctl.threadpool_limits(args.threads)
@@ -55,13 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.epochs = args.epochs or (20 if small else 10)
     args.batch_size = args.batch_size or (32 if small else recipe["batch_size"])
     args.lr = args.lr or (5e-3 if small and args.model == "article" else recipe["lr"])
-    loader = data.DataLoader((train_images, train_labels), args.batch_size, shuffle=True)
+    loader = data.DataLoader((train_images, train_labels), args.batch_size, shuffle=True, drop_last=args.distributed)
 
     # --- model, optimizer, schedule
     if args.model == "article":
         model = models.AttentionModel(**recipe["model"], num_classes=10).to(args.device)
-        optimizer = optim.Adam(model.parameters(), args.lr)
-        schedule = None
+        optimizer, schedule = optim.Adam(model.parameters(), args.lr), None
     else:
         model = models.AttentionClassifier(**recipe["model"], dropout=args.dropout).to(args.device)
         optimizer = optim.AdamW(model.parameters(), args.lr, weight_decay=recipe["weight_decay"])
@@ -70,11 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rise = optim.LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup)
         fall = optim.CosineAnnealingLR(optimizer, T_max=max(steps - warmup, 1))
         schedule = optim.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
-    network = ta.nn.DataParallel(model, args.workers)  # the model, on a share of the batch in each thread
+    network = ranks.network(model, args)  # the model, on a share of the batch in each thread or process
 
     # --- a step; on a GPU it is captured into one CUDA graph, so nothing in it may synchronise
     @ta.compile
     def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        images, labels = ranks.share(images, labels)
         if recipe["shift"]:
             images = data.random_shift(images, recipe["shift"])
         scores = network(images)  # (batch, 10)
@@ -83,23 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loss.backward()
         largest = train.step_if_finite(optimizer, loss)  # optimizer.step(), unless there is a NaN or an infinity
         hits = (scores.argmax(1) == labels).sum()
-        return ta.stack([loss.detach(), hits, largest])  # (3,)
+        return ranks.sum(ta.stack([loss.detach() / ranks.count, hits, largest / ranks.count]))  # (3,)
 
     def test_accuracy() -> float:
         network.eval()
         with ta.no_grad():
-            batches = [slice(i, i + 500) for i in range(0, len(test_images), 500)]
-            hits = ta.stack([(network(test_images[b]).argmax(1) == test_labels[b]).sum() for b in batches])
+            starts = range(0, len(test_images), 500)
+            parts = [ranks.share(test_images[i : i + 500], test_labels[i : i + 500]) for i in starts]
+            hits = ta.stack([(network(images).argmax(1) == labels).sum() for images, labels in parts])
         network.train()
-        return hits.sum().item() / len(test_labels)
+        return ranks.sum(hits.sum()).item() / len(test_labels)
 
     # --- the loop; the session counts, saves checkpoints, resumes, and handles Ctrl-C and SIGTERM
-    session = train.Session(
+    session = ranks.open(lambda: train.Session(
         open_run(args, recipe, digits, optimizer), model=model, optimizer=optimizer, schedule=schedule, loader=loader,
         epochs=args.epochs, data=digits.name, checkpoint_every=args.checkpoint_every, keep=args.keep,
         read_every=1 if args.device == "cpu" else 20,  # steps, because reading from a GPU synchronises
-        skip_nonfinite=args.skip_nonfinite, progress=args.progress,
-    )  # fmt: skip
+        skip_nonfinite=args.skip_nonfinite, progress=args.progress, agree=ranks.any,
+    ))  # fmt: skip
     with session:
         for _ in session.epochs():
             for images, labels in session.batches():

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ on a GPU (--device cuda):
   epoch. A batch with a loss or gradient that is not finite leaves the weights
   unchanged; the next read-out reports it, or skips it with --skip-nonfinite.
 
+in several processes (mpirun -n 2 python examples/mnist.py --distributed):
+  Each takes its share of every batch; the first one writes the files. Needs
+  pip install "tinyattn[mpi]" and an MPI. Checkpoints can be resumed with
+  another number of processes; the random numbers are then others.
+
 exit status:
   0    the run has ended
   1    it could not continue: a loss that is not finite, a full disk
@@ -73,9 +78,9 @@ DEFAULTS = {
     "model": "classifier", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0, "seed": 0, "device": "cpu",
     "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto", "data_dir": None, "validation": None,
     "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None, "keep": 3, "skip_nonfinite": False,
-    "progress": True,
+    "progress": True, "distributed": False,
 }  # fmt: skip
-NOT_RECORDED = {"out", "overwrite", "resume", "progress"}
+NOT_RECORDED = {"out", "overwrite", "resume", "progress", "distributed"}
 MAY_CHANGE = {"device", "workers", "threads", "data_dir", "checkpoint_every", "keep", "skip_nonfinite"}  # on resuming
 
 
@@ -101,6 +106,7 @@ def options() -> train.Parser:
     option("--workers", type=whole_number, metavar="N",
            help=f"threads that share each batch (the cores, up to 4: {DEFAULTS['workers']})")
     option("--threads", type=whole_number, metavar="N", help="threads of the matrix products, with --workers 1 (1)")
+    option("--distributed", action="store_true", help="share each batch among the processes that mpirun has started")
     option("--device", type=device, metavar="DEVICE", help="where to compute: cpu, cuda or cuda:1 (cpu)")
 
     option = parser.add_argument_group("files and progress").add_argument
@@ -123,9 +129,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The settings, with the run to resume in `run` (or None). Errors end the process with one sentence and code 2."""
     parser = options()
     given = parser.given(arguments)
-    run = train.Run.resume(given["resume"]) if "resume" in given else None
+    ranks = Ranks("distributed" in given, str(given.get("device", "cpu")))
+    run = ranks.run_kind.resume(given["resume"]) if "resume" in given else None
     args = parser.settle(given, run, DEFAULTS, free=MAY_CHANGE | NOT_RECORDED)
-    args.run = run
+    args.run, args.ranks = run, ranks
+    if args.distributed:
+        args.workers = 1  # the processes have the cores
+        args.progress = args.progress and ranks.own == 0
     if run and {"out", "overwrite"} & {*given}:
         parser.error("--resume writes to the run's own folder; leave --out and --overwrite out")
     if args.data == "digits" and args.data_dir:
@@ -135,6 +145,57 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if args.threads > 1 and args.workers > 1:
         parser.error(f"--threads {args.threads} needs --workers 1; {args.workers} workers have one thread each")
     return args
+
+
+class Ranks:
+    """The processes that train together: `count` of them, of which this is number `own`. One, unless `distributed`."""
+
+    def __init__(self, distributed: bool, device: str) -> None:
+        self.own, self.count = 0, 1
+        if distributed:
+            ta.distributed.init_process_group("mpi" if device == "cpu" else "nccl")
+            self.own, self.count = ta.distributed.get_rank(), ta.distributed.get_world_size()
+        self.distributed, self.device = distributed, device
+        self.run_kind = train.Follower if self.own else train.Run
+        if self.own:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # the first one prints
+
+    def share(self, *tensors: ta.Tensor) -> list[ta.Tensor]:
+        """What this process takes of each tensor."""
+        return [tensor[self.own :: self.count] for tensor in tensors] if self.distributed else [*tensors]
+
+    def sum(self, tensor: ta.Tensor) -> ta.Tensor:
+        """The sum of the tensors of all processes."""
+        if self.distributed:
+            ta.distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, happened: bool) -> bool:
+        """Whether something has happened in one of the processes."""
+        return self.sum(ta.tensor(int(happened), device=self.device)).item() > 0 if self.distributed else happened
+
+    def network(self, model: ta.nn.Module, args: argparse.Namespace) -> ta.nn.Module:
+        """The model, on a share of each batch. Raises RefusedError for a batch that cannot be shared equally."""
+        if args.batch_size % self.count:
+            raise train.RefusedError(
+                f"--batch-size {args.batch_size} cannot be shared equally among {self.count} processes; choose a "
+                "multiple."
+            )
+        if self.distributed:
+            return ta.nn.parallel.DistributedDataParallel(model)
+        return ta.nn.DataParallel(model, args.workers)
+
+    def open(self, session: Callable[[], train.Session]) -> train.Session:
+        """Open the session of the first process, then those of the others, which read the same checkpoint."""
+        if not self.own:
+            first = session()
+        if self.distributed:
+            ta.distributed.barrier()
+        if not self.own:
+            return first
+        other = session()
+        ta.manual_seed(ta.initial_seed() + 1_000_003 * self.own + other.tally.step)  # other shifts and dropout in each
+        return other
 
 
 def load_data(args: argparse.Namespace) -> data.ImageDataset:
@@ -161,7 +222,7 @@ def open_run(
 ) -> train.Run:
     """Create the run's folder, or check that the run to resume began like this one, and print what it trains."""
     name = f"{args.model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}"
-    run = args.run or train.Run(args.out, name, overwrite=args.overwrite)
+    run = args.run or (train.Run(args.out, name, overwrite=args.overwrite) if args.ranks.own == 0 else train.Follower())
     describe(run, args, recipe, digits)
     parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
@@ -197,7 +258,11 @@ def describe(run: train.Run, args: argparse.Namespace, recipe: Mapping[str, Any]
 def report(
     session: train.Session, args: argparse.Namespace, recipe: Mapping[str, Any], digits: data.ImageDataset
 ) -> None:
-    """Save the weights, the summary and the pictures, and print the result."""
+    """Save the weights, the summary and the pictures, and print the result, in the first process."""
+    if args.distributed:
+        ta.distributed.destroy_process_group()
+    if args.ranks.own:
+        return
     folder, accuracy = session.run.folder, session.tally.test_accuracy
     if session.signals.caught:
         print(f"\nStopped by {session.signals.name}; mnist.py --resume {folder} continues the run.", file=sys.stderr)

@@ -7,7 +7,7 @@
     python tests/gpu_check.py --markdown            # what has been found so far, as a page
 
 Each part runs in a process of its own and leaves a file, results/gpu/<part>.json, so that a run which is stopped goes
-on where it was. A part that could not run says why; one that found something wrong makes the exit status 1.
+on where it was; results/gpu/benchmark/ keeps what examples/benchmark.py wrote, for its --write-docs. A part that could not run says why; one that found something wrong makes the exit status 1.
 `--rehearse` runs the same code on the stand-in for a GPU, in miniature and beside PyTorch's CPU: that says nothing of
 any GPU, only that this script works.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-from gpu_parts import LIMIT, PARTS, ROOT, Found, one_step  # noqa: E402
+from gpu_parts import KEPT, LIMIT, PARTS, ROOT, Found, one_step  # noqa: E402
 
 
 def machine() -> Found:
@@ -57,8 +58,11 @@ def inside(name: str, rehearse: bool) -> Found:
 def outside(name: str, folder: Path, rehearse: bool) -> Found:
     """One part in a process of its own, its finding kept."""
     command = [sys.executable, __file__, "--inside", name, *(["--rehearse"] if rehearse else [])]
+    kept = folder / "benchmark"
+    kept.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, KEPT: str(kept.resolve())}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT + 20)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT + 20)
         found = (
             json.loads(done.stdout.splitlines()[-1])
             if done.returncode == 0
@@ -66,7 +70,6 @@ def outside(name: str, folder: Path, rehearse: bool) -> Found:
         )
     except subprocess.TimeoutExpired:
         found = {"ok": False, "error": f"took more than {LIMIT} seconds"}
-    folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / f"{name}.tmp"
     fresh.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     fresh.replace(folder / f"{name}.json")

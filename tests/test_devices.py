@@ -184,6 +184,21 @@ def test_several_gpus():
         ta.ones(1, device="cuda:7")
 
 
+def test_cross_entropy_of_a_bad_label_on_the_second_gpu_is_an_error_once():
+    if ta.cuda.device_count() < 2:
+        pytest.skip("there is one GPU")
+    scores = ta.zeros(2, 3, device="cuda:1", requires_grad=True)
+    F.cross_entropy(scores, ta.tensor([0, 7], device="cuda:1"))
+    backends.gpu().runtime.deviceSynchronize()
+    ta.ones(1, device="cuda:0")
+    with pytest.raises(IndexError, match="7 at position"):
+        backends.check()
+    optimizer = optim.SGD([scores], 1.0)
+    F.cross_entropy(scores, ta.tensor([0, 1], device="cuda:1")).backward()
+    optimizer.step()
+    assert scores[0, 0].item() > 0  # the flag is down on its own GPU, so the step counts
+
+
 # --- refusals ---
 
 
@@ -392,6 +407,14 @@ def test_checkpoint_draws_the_same_masks_again():
     assert set(g.tolist()) == {0.0, 4.0}
 
 
+@only_on_the_stand_in
+def test_checkpoint_never_synchronises():
+    x = ta.rand(50, device="cuda").requires_grad_()  # so the GPU has a generator
+    with counting() as cost:
+        ta.checkpoint(lambda x: F.dropout(x * 1.0) * x, x).sum().backward()
+    assert not cost["download"] + cost["synchronise"]
+
+
 # --- optimizers follow ---
 
 
@@ -533,6 +556,9 @@ MISSING = {
     "no driver": ("versions = 0, 12090, 0", "RuntimeError: no GPU: there is no NVIDIA driver on this machine; install one, or use device='cpu'"),
     "an old driver": ("versions = 12040, 13000, 1", "RuntimeError: no GPU: the NVIDIA driver knows CUDA 12.4, but this CuPy was built for 13.0; pip uninstall cupy-cuda13x, then pip install \"tinyattn[cuda12]\""),
     "no GPU": ("versions = 13000, 12090, 0", "RuntimeError: no GPU: the driver sees none (is CUDA_VISIBLE_DEVICES empty?); use device='cpu'"),
+    "no headers": ("versions, headers, cublas = (13000, 12090, 1), None, ''", "RuntimeError: no GPU: CUDA's headers, which CuPy compiles with, are missing; pip install \"tinyattn[cuda12]\""),
+    "no cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', None", "RuntimeError: no GPU: cuBLAS, which computes matrix products, is missing; pip install \"tinyattn[cuda12]\""),
+    "another cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', '/x/libcublas.so.13'", "RuntimeError: no GPU: this CuPy was built for CUDA 12, but the cuBLAS found first, /x/libcublas.so.13, is of CUDA 13; pip install \"tinyattn[cuda12]\" in an environment without CUDA 13"),
 }  # fmt: skip
 CUPY = """
     class runtime:
@@ -540,6 +566,15 @@ CUPY = """
         driverGetVersion, runtimeGetVersion, getDeviceCount = (lambda n=n: n for n in versions)
     class cuda:
         runtime = runtime
+    if versions[2]:
+        import sys, types
+        class pathfinder(types.ModuleType):
+            class DynamicLibNotFoundError(RuntimeError): pass
+            def find_nvidia_header_directory(self, name): return headers
+            def load_nvidia_dynamic_lib(self, name):
+                if cublas is None: raise self.DynamicLibNotFoundError
+                return types.SimpleNamespace(abs_path=cublas)
+        sys.modules["cuda.pathfinder"] = pathfinder("cuda.pathfinder")
 """
 
 
@@ -626,6 +661,34 @@ def test_products_of_matrices_wherever_their_elements_lie(left, right, sizes):
     np.testing.assert_allclose(host(a @ b), host(a) @ host(b), rtol=1e-5, atol=1e-5)
 
 
+def test_matmul_of_matrices_in_reverse_order():
+    a, b = ta.randn(3, 2, 4, device="cuda"), ta.randn(3, 4, 2, device="cuda")
+    backwards = backends.of(a.array).matmul(a.array[::-1], b.array)  # cuBLAS refuses a negative step
+    np.testing.assert_allclose(backwards.get(), host(a)[::-1] @ host(b), rtol=1e-5, atol=1e-5)
+
+
+# --- what CuPy does otherwise than PyTorch ---
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floor_divide_and_remainder_are_those_of_the_cpu(dtype):
+    numbers = [0.0, -0.0, 1, -1, 0.1, -0.1, 0.3, 0.7, 3, -5, 7, 1e4, -1e4, np.inf, -np.inf, np.nan]
+    a = ta.tensor(numbers * len(numbers), dtype=dtype)
+    b = ta.tensor([x for x in numbers for _ in numbers], dtype=dtype)
+    for operation in (ta.floor_divide, ta.remainder):
+        ours, wanted = host(operation(a.cuda(), b.cuda())), host(operation(a, b))
+        np.testing.assert_array_equal(ours, wanted)
+        numeric = ~np.isnan(wanted)
+        np.testing.assert_array_equal(np.signbit(ours[numeric]), np.signbit(wanted[numeric]))  # -0 too
+
+
+@pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin", "sum", "mean", "prod", "any", "all"])
+def test_reductions_of_one_number_take_dim(name):
+    found, wanted = (getattr(x, name)(0) for x in (ta.tensor(3.0, device="cuda"), ta.tensor(3.0)))
+    for ours, theirs in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, wanted)), strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
 # --- ta.cuda ---
 
 
@@ -652,6 +715,20 @@ def test_memory_in_use_and_its_peak():
     del x
     ta.cuda.empty_cache()
     assert ta.cuda.memory_allocated() == before
+
+
+@only_on_the_stand_in
+def test_max_memory_allocated_counts_each_gpu_and_no_failure(monkeypatch):
+    from standin import machine
+
+    ta.cuda.reset_peak_memory_stats(1)
+    before = ta.cuda.max_memory_allocated(1)
+    x = ta.zeros(1 << 20, device="cuda:1")
+    assert ta.cuda.max_memory_allocated(1) - before == 4 << 20
+    monkeypatch.setattr(machine.MemoryPool, "capacity", 8 << 20)
+    with pytest.raises(MemoryError, match="Out of memory"):
+        ta.zeros(1 << 24, device=x.device)
+    assert ta.cuda.max_memory_allocated(1) - before == 4 << 20
 
 
 # --- the two libraries ---

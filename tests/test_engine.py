@@ -486,6 +486,30 @@ def test_hooks_of_0d_tensors_get_tensors_and_may_return_a_kept_one():
     assert seen == [np.ndarray] and x.grad.item() == 6 and kept.item() == 5
 
 
+def test_post_accumulate_grad_hooks_run_in_the_order_of_pytorch():
+    def order(library):
+        found = []
+        w = [library.ones(2, requires_grad=True) for _ in range(4)]
+        for i, each in enumerate(w):
+            each.register_post_accumulate_grad_hook(lambda p, i=i: found.append((i, p.grad.tolist())))
+        x = library.ones(2)
+        for each in (*w[:3], w[1]):  # the second is used twice, the last not at all
+            x = (x * each).exp()
+        x.register_hook(lambda g: found.append("end"))
+        for _ in range(2):
+            x.sum().backward(retain_graph=True)
+        return found
+
+    ours = order(ta)
+    assert [f if f == "end" else f[0] for f in ours] == ["end", 2, 1, 0] * 2
+    assert [ours[i + 4][1] for i in (1, 2, 3)] == [[2 * g for g in ours[i][1]] for i in (1, 2, 3)]  # of the sum
+    if hasattr(torch, "__version__"):
+        theirs = order(torch)
+        assert [f[0] for f in theirs] == [f[0] for f in ours]
+    with pytest.raises(RuntimeError, match="expected a leaf that requires a gradient"):
+        (ta.ones(2, requires_grad=True) * 2).register_post_accumulate_grad_hook(print)
+
+
 def test_hooks_see_and_replace_the_complete_gradient():
     x = leaf(1, 2)
     y = x * 2

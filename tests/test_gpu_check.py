@@ -22,7 +22,10 @@ def test_a_rehearsal_keeps_what_it_finds_and_claims_nothing(tmp_path):
     first = run("--rehearse", "--out", str(tmp_path), "--parts", ",".join(parts))
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.splitlines() == [f"{name}: as it must be" for name in parts]
-    kept = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    kept = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert {path.name for path in (tmp_path / "benchmark").iterdir()} == {
+        "benchmark-step-64.json", "benchmark-bandwidth.json"
+    }  # fmt: skip
     assert set(kept) == set(parts) and all(found["rehearsal"] for found in kept.values())
     page = run("--out", str(tmp_path), "--markdown").stdout
     assert page.count("nothing: this was a rehearsal") == len(parts) and "Stand-in" not in page
@@ -37,4 +40,26 @@ def test_what_is_done_is_not_done_again_and_what_is_wrong_shows(tmp_path):
         and done.returncode == 1
     )
     assert run("--parts", "speed").stderr.endswith("no part is called 'speed'; --list names them\n")
-    assert {"gradients", "mnist", "step-1024-tf32", "suite-test_ops"} <= set(run("--list").stdout.split())
+    assert {
+        "gradients",
+        "mnist",
+        "step-1024-tf32",
+        "suite-test_ops",
+        "suite-test_cuda_kernels",
+        "suite-test_benchmark_gpu",
+    } <= set(run("--list").stdout.split())
+
+
+def test_a_sanitizer_that_takes_too_long_leaves_the_others_findings(monkeypatch):
+    import gpu_parts
+
+    def run(command, timeout, **options):
+        if "racecheck" in command:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0, "ERROR SUMMARY: 0 errors\n", "")
+
+    monkeypatch.setattr(gpu_parts.shutil, "which", lambda name: name)
+    monkeypatch.setattr(gpu_parts.subprocess, "run", run)
+    found = gpu_parts.sanitizer(rehearse=False)
+    assert not found["ok"] and found["tools"]["racecheck"]["said"] == ["took more than 138 seconds"]
+    assert [tool["status"] for tool in found["tools"].values()] == [0, -1, 0, 0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -339,3 +341,69 @@ def test_compile_of_methods_and_nested_functions():
     model, x = Model(), ta.ones(2, device="cuda")
     for _ in range(5):
         assert model(x).tolist() == [3.0, 3.0]
+
+
+@only_on_the_stand_in
+def test_compile_gives_the_memory_of_dropped_graphs_to_the_next():
+    x, mallocs = ta.ones(300, 7, device="cuda"), []
+    for _ in range(3):
+        step = ta.compile(lambda x: (x * 2 + 1).exp())
+        with counting() as cost:
+            for _ in range(4):
+                step(x)
+        mallocs.append(cost["malloc"])
+        reserved = ta.cuda.memory_reserved()
+        del step
+    assert mallocs[1:] == [0, 0] and ta.cuda.memory_reserved() == reserved
+    ta.cuda.empty_cache()
+    assert ta.cuda.memory_reserved() < reserved
+
+
+def test_compile_on_two_threads_keeps_their_graphs_apart():
+    inside, found = threading.Event(), {}
+
+    def slow(x):
+        if calls.append(0) or len(calls) == 3:  # while it is captured
+            inside.set()
+            time.sleep(0.05)
+        return x + 1
+
+    def other():
+        inside.wait(10)
+        found["other"] = ta.compile(lambda x: x * 5)(ta.full((3,), 2.0, device="cuda"))
+
+    calls = []
+    thread = threading.Thread(target=other)
+    thread.start()
+    step = ta.compile(slow)
+    for i in range(4):
+        found["slow"] = step(ta.full((3,), float(i), device="cuda"))
+    thread.join()
+    assert found["other"].tolist() == [10.0] * 3 and found["slow"].tolist() == [4.0] * 3
+
+
+@only_on_the_stand_in
+def test_compile_replays_on_two_streams_in_order():
+    import cupy
+
+    step, x = ta.compile(lambda x: x @ x), ta.ones(3, 3, device="cuda")
+    streams = [cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)]
+    for stream in (*streams, *streams):
+        with stream:
+            step(x)
+    assert streams[1].waited_for[-1].recorded_on[-2:] == streams  # cuBLAS has one workspace for both
+
+
+@only_on_the_stand_in
+def test_compile_takes_memory_that_the_default_pool_keeps(monkeypatch, caplog):
+    from standin import machine
+
+    ta.cuda.empty_cache()
+    monkeypatch.setattr(machine.MemoryPool, "capacity", machine.MemoryPool.totals[0] + 1_650_000)
+    x = ta.zeros(100_000, device="cuda")  # 0.4 of 1.65 MB
+    kept = [x + 1, x + 2, x + 3]
+    del kept
+    step = ta.compile(lambda x: x + 1)
+    for _ in range(4):
+        result = step(x)
+    assert result.sum().item() == 100_000 and not caplog.records

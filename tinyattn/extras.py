@@ -6,10 +6,10 @@ import importlib
 from typing import Any
 
 
-def require(module: str, purpose: str) -> Any:
+def require(module: str, purpose: str, extra: str = "train") -> Any:
     """Import a module of an optional package.
 
-    purpose: what needs it, the beginning of the error message.
+    purpose: what needs it, the beginning of the error message. extra: what installs it.
 
     Raises ImportError with the command that installs the package.
     """
@@ -17,4 +17,4 @@ def require(module: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f'{purpose} needs {package} ({error}): pip install "tinyattn[train]".') from error
+        raise ImportError(f'{purpose} needs {package} ({error}): pip install "tinyattn[{extra}]".') from error

@@ -70,7 +70,8 @@ class Generator:
 
     def bookmark(self) -> Any:
         """Return the state for `go_to` in this process; unlike `get_state`, it never synchronises a GPU."""
-        return self._seed, copy.deepcopy(self.random.bit_generator.state)
+        source = self.random.bit_generator
+        return self._seed, source.state if self.device == "cpu" else source.bookmark()
 
     def go_to(self, bookmark: Any) -> None:
         """Restore a state returned by `bookmark`."""

@@ -14,6 +14,7 @@ from tinyattn.engine import variable
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
+from tinyattn.engine.walk import after_accumulation
 from tinyattn.ops import copies, dims, inplace, interop, legacy, methods
 from tinyattn.ops.creation import as_tensor
 
@@ -142,6 +143,16 @@ class Tensor(variable.Variable):
         if self.node.hooks is None:
             self.node.hooks = {}
         return RemovableHandle(self.node.hooks, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
+        """Call `hook(tensor)` as soon as backward has added to the `.grad` of this leaf. As torch.Tensor's.
+
+        >>> x = ta.ones(2, requires_grad=True)
+        >>> with x.register_post_accumulate_grad_hook(lambda x: print(x.grad)):
+        ...     x.sum().backward()
+        tensor([1., 1.])
+        """
+        return after_accumulation(self.node, hook)
 
     def backward(
         self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False

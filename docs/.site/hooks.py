@@ -32,6 +32,7 @@ SPACES = (  # pages of the reference: title, module
     ("Optimizers and schedules", "tinyattn.optim"), ("Gradients", "tinyattn.autograd"), ("Norms", "tinyattn.linalg"),
     ("Data", "tinyattn.data"), ("Models", "tinyattn.models"), ("Training runs", "tinyattn.train"),
     ("Pictures", "tinyattn.viz"), ("GPU", "tinyattn.cuda"),
+    ("Processes", "tinyattn.distributed"),
 )  # fmt: skip
 
 

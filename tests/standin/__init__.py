@@ -16,7 +16,7 @@ Kernels in CUDA C++ run on the processor (tests/cuda_shim), launched here.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,12 @@ def _modules() -> dict[str, ModuleType]:
     )  # fmt: skip
     special.erf = lambda x: arrays.compute(_erf, x)  # type: ignore[attr-defined]
     scipy.special, cupyx.scipy = special, scipy  # type: ignore[attr-defined]
-    names = [cupy, cuda, cuda.runtime, memory, cupyx, scipy, special]  # type: ignore[attr-defined]
+    pathfinder = ModuleType("cuda.pathfinder")
+    vars(pathfinder).update(
+        find_nvidia_header_directory=str, DynamicLibNotFoundError=RuntimeError,
+        load_nvidia_dynamic_lib=lambda name: SimpleNamespace(abs_path="libcublas.so.12"),
+    )  # fmt: skip
+    names = [cupy, cuda, cuda.runtime, memory, cupyx, scipy, special, pathfinder]  # type: ignore[attr-defined]
     return {module.__name__: module for module in names}
 
 

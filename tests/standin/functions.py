@@ -56,11 +56,28 @@ class ufunc:  # noqa: N801 - CuPy's name
         a[...] = compute(add, a, b, *arrays)
 
 
-for _name in """abs absolute add subtract multiply true_divide divide floor_divide remainder mod negative power sqrt
+for _name in """abs absolute add subtract multiply true_divide divide negative power sqrt
     square reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh arcsin arccos arctan arctan2 fmod sign maximum minimum fmax fmin
     isnan isfinite isinf logical_and logical_or logical_not logical_xor equal not_equal less less_equal greater
     greater_equal bitwise_and bitwise_or bitwise_xor invert trunc floor ceil rint copysign hypot signbit""".split():
     globals()[_name] = ufunc(getattr(np, _name))
+
+
+def _floor_divide(x: Any, y: Any, **options: Any) -> Any:
+    """Of floats CuPy takes the floor of the rounded quotient."""
+    if np.result_type(x, y).kind != "f":
+        return np.floor_divide(x, y, **options)
+    return np.floor(np.true_divide(x, y, **options))
+
+
+def _remainder(x: Any, y: Any, **options: Any) -> Any:
+    return np.remainder(x, y, **options) if np.result_type(x, y).kind != "f" else x - _floor_divide(x, y) * y
+
+
+for _function in (_floor_divide, _remainder):
+    _function.nin = 2  # type: ignore[attr-defined]
+floor_divide, remainder = ufunc(_floor_divide), ufunc(_remainder)
+mod = remainder
 
 
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
@@ -98,7 +115,10 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype:
 
 
 def _reduction(name: str) -> Callable[..., ndarray]:
-    function = getattr(np, name)
+    def function(x: Any, axis: Any = None, **options: Any) -> Any:
+        if axis not in (None, ()) and not np.ndim(x):
+            raise np.exceptions.AxisError(0, 0)  # NumPy has an axis 0 there
+        return getattr(np, name)(x, axis=axis, **options)
 
     def typed(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
         return compute(lambda x: function(x, axis=axis, dtype=dtype, keepdims=keepdims), a, out=out)

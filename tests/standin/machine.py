@@ -142,7 +142,7 @@ class Stream:
         synchronise()
 
     def wait_event(self, event: Any) -> None:
-        pass
+        self.__dict__.setdefault("waited_for", []).append(event)
 
     def record(self, event: Any = None) -> Event:
         return event or Event()
@@ -152,10 +152,10 @@ class Event:
     """A place in a stream."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.done = True
+        self.done, self.recorded_on = True, []
 
     def record(self, stream: Any = None) -> None:
-        pass
+        self.recorded_on.append(stream)
 
     def synchronize(self) -> None:
         synchronise()
@@ -197,24 +197,25 @@ class Memory:
         if free:
             self.block = free.pop()
         else:
+            pool.need(self.size)
             counts["malloc"] += 1
             if capturing() is not None:
                 counts["malloc in capture"] += 1
             self.block = np.empty(self.size, np.uint8)
-        pool.used += self.size
+        pool.used[self.device_id] += self.size
         self.ptr = self.block.ctypes.data
         _memories[self.ptr] = self
         if capturing() is None:
             self.block[:] = 0xFF  # NaN, or -1: whoever reads it before writing shall notice
         for hook in self.hooks:
-            hook.malloc_postprocess(
-                device_id=self.device_id, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0
-            )
+            hook.malloc_postprocess(device_id=0, size=size, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
 
     def __del__(self) -> None:
-        self.pool.used -= self.size
+        if not hasattr(self, "block"):  # refused
+            return
+        self.pool.used[self.device_id] -= self.size
         for hook in self.hooks:
-            hook.free_postprocess(device_id=self.device_id, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
+            hook.free_postprocess(device_id=0, mem_size=self.size, mem_ptr=self.ptr, pmem_id=0)
         self.pool.free[self.device_id, self.size].append(self.block)
 
 
@@ -229,29 +230,48 @@ def memory_at(address: int) -> Memory | None:
 
 
 class MemoryPool:
-    """Blocks that were used before, by size."""
+    """Blocks that were used before, by size. As CuPy's, it gives hooks the number of the GPU where it was made, here 0,
+    and those of a pool that is dropped are lost: no other pool can have their memory."""
+
+    capacity = 8 << 30  # bytes of a GPU
+    totals: Counter[int] = Counter()  # of each GPU, what pools have taken from it
 
     def __init__(self, allocator: Any = None) -> None:
         self.free: defaultdict[tuple[int, int], list[Any]] = defaultdict(list)
-        self.used = 0
+        self.used: Counter[int] = Counter()
+
+    def need(self, size: int) -> None:
+        """Take new memory; where there is none, that of this pool's free blocks, as CuPy does."""
+        device = current_device()
+        if self.totals[device] + size > self.capacity:
+            self.free_all_blocks()
+        if self.totals[device] + size > self.capacity:
+            for hook in MemoryHook.active:
+                hook.malloc_postprocess(device_id=0, size=size, mem_size=size, mem_ptr=0, pmem_id=0)
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+        self.totals[device] += size
 
     def malloc(self, size: int) -> Memory:
         return Memory(self, size)
 
     def used_bytes(self) -> int:
-        return self.used
+        return self.used[current_device()]
 
     def total_bytes(self) -> int:
-        return self.used + self.free_bytes()
+        return self.used_bytes() + self.free_bytes()
 
     def free_bytes(self) -> int:
-        return sum(size * len(blocks) for (_, size), blocks in self.free.items())
+        device = current_device()
+        return sum(size * len(blocks) for (index, size), blocks in self.free.items() if index == device)
 
     def n_free_blocks(self) -> int:
         return sum(map(len, self.free.values()))
 
     def free_all_blocks(self, stream: Any = None) -> None:
-        self.free.clear()
+        device = current_device()
+        self.totals[device] -= self.free_bytes()
+        for key in [key for key in self.free if key[0] == device]:
+            del self.free[key]
 
 
 default_pool = MemoryPool()

@@ -74,7 +74,7 @@ def why_not() -> str:
 def check_driver() -> None:
     """Check that CuPy, a driver of a matching version and a GPU are present.
 
-    Raises ImportError if CuPy is missing or does not load, RuntimeError for the driver and the GPU.
+    Raises ImportError if CuPy is missing or does not load, RuntimeError for the driver, the GPU and parts of CUDA.
     """
     cupy = _cupy()
     runtime = cupy.cuda.runtime
@@ -96,6 +96,25 @@ def check_driver() -> None:
         raise RuntimeError(f"no GPU: {error}") from None
     if count == 0:
         raise RuntimeError("no GPU: the driver sees none (is CUDA_VISIBLE_DEVICES empty?); use device='cpu'")
+    _check_parts(built // 1000)
+
+
+def _check_parts(cuda: int) -> None:
+    """Check that CUDA's headers and cuBLAS of this version are present: CuPy's own wheel has neither."""
+    pathfinder = importlib.import_module("cuda.pathfinder")  # by which CuPy and we load them
+    install = f'pip install "tinyattn[cuda{cuda}]"'
+    if pathfinder.find_nvidia_header_directory("cudart") is None:
+        raise RuntimeError(f"no GPU: CUDA's headers, which CuPy compiles with, are missing; {install}")
+    try:
+        path = pathfinder.load_nvidia_dynamic_lib("cublas").abs_path
+    except pathfinder.DynamicLibNotFoundError:
+        raise RuntimeError(f"no GPU: cuBLAS, which computes matrix products, is missing; {install}") from None
+    version = re.search(r"cublas(?:64_|\.so\.)(\d+)", path)
+    if version is not None and int(version[1]) != cuda:
+        raise RuntimeError(
+            f"no GPU: this CuPy was built for CUDA {cuda}, but the cuBLAS found first, {path}, is of CUDA "
+            f"{version[1]}; {install} in an environment without CUDA {version[1]}"
+        )
 
 
 def _cupy() -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import distributed
 from tinyattn.random import Generator, current_generator
 from tinyattn.tensors import Tensor
 
@@ -172,9 +173,10 @@ class BatchSampler(Sampler):
 
 
 class DistributedSampler(Sampler):
-    """The share of one of several processes, by default of the only one. As torch.utils.data.DistributedSampler.
+    """The share of one of several processes. As torch.utils.data.DistributedSampler.
 
-    Every process makes one with the same seed and its own rank. `set_epoch` selects the order of an epoch.
+    num_replicas, rank: by default those of `ta.distributed`, and without a group the only process. Every process makes
+    one with the same seed; their shares do not overlap. `set_epoch` selects the order of an epoch.
     drop_last: leave out items until the shares are equal, instead of giving the first ones twice.
 
     >>> [sorted(DistributedSampler("abcd", num_replicas=2, rank=r, shuffle=False)) for r in (0, 1)]
@@ -191,10 +193,12 @@ class DistributedSampler(Sampler):
         drop_last: bool = False,
     ) -> None:
         self.dataset, self.shuffle, self.seed, self.drop_last = dataset, shuffle, seed, drop_last
-        self.num_replicas, self.rank, self.epoch = num_replicas or 1, rank or 0, 0
+        ranks, own = (distributed.get_world_size(), distributed.get_rank()) if distributed.is_initialized() else (1, 0)
+        self.num_replicas = _positive(ranks if num_replicas is None else num_replicas, "DistributedSampler")
+        self.rank, self.epoch = own if rank is None else rank, 0
         if not 0 <= self.rank < self.num_replicas:
             raise ValueError(
-                f"DistributedSampler: rank is {rank}, but of {num_replicas} it must be 0 or more and below."
+                f"DistributedSampler: rank is {self.rank}, but of {self.num_replicas} it must be 0 or more and below."
             )
         share = len(dataset) / self.num_replicas
         self.num_samples = math.floor(share) if drop_last else math.ceil(share)

@@ -102,7 +102,8 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site", "tensor",
+        "__weakref__", "after", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site",
+        "tensor",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +117,7 @@ class Node:
         self.options = options or _NO_OPTIONS
         self.saved: SavedValues | None = _NOTHING  # None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
+        self.after: dict[int, Callable[[Any], Any]] | None = None  # hooks of a leaf whose .grad has been added to
         self.tensor: Callable[[], Any] | None = None  # a weak reference: the Variable whose .grad is to be filled
         self.site: Site | None = None  # the line of the program that ran it
         self.modules: tuple[Any, ...] = ()  # those whose forward was running, outermost first

@@ -8,14 +8,15 @@ a saved input, a view of one, or an array that the rule keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from tinyattn import backends
 from tinyattn.backends import Placed
 from tinyattn.engine.fork import Fork
+from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import Mode, current_walk, observers
 from tinyattn.engine.node import Node
 from tinyattn.engine.opmath import cast, opmath_dtype, widened
@@ -97,6 +98,7 @@ class Walk:
     def __init__(self, create_graph: bool, wanted: set[Node] | None, useful: set[int] | None, retain: bool) -> None:
         self.create_graph, self.wanted, self.useful, self.retain = create_graph, wanted, useful, retain
         self.found: dict[Node, Any] = {}
+        self.awaited: dict[int, int] = {}  # of leaves with hooks `after`: how many gradients are yet to come
 
     def run(self, pending: Pending) -> Pending:
         """Take node after node, apply its rules, and hand the gradients on to its edges, until none is left.
@@ -119,6 +121,8 @@ class Walk:
                     if type(gi) is not type(g):
                         gi = _as_gradient(node, gi, self.create_graph)
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
+                    if edge.id in self.awaited:
+                        self.count_down(xp, edge, pending)
             if not self.retain and node.saved:
                 self.free(node)
         return pending
@@ -130,9 +134,19 @@ class Walk:
         if self.wanted is None:
             if node.tensor is not None:
                 _accumulate(xp, node, g, owned, self.create_graph)
+                for hook in list((node.after or {}).values()):
+                    hook(node.tensor())
         elif node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
+
+    def count_down(self, xp: Any, leaf: Node, pending: Pending) -> None:
+        """One more gradient of `leaf` has come. After the last one, hooks run before older nodes have their turn."""
+        self.awaited[leaf.id] -= 1
+        if not self.awaited[leaf.id]:
+            pending.heap.remove(-leaf.id)
+            heapify(pending.heap)
+            self.arrive(xp, *pending.take(leaf.id))
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
         """The gradient at each edge of `node`, None where none is required.
@@ -229,9 +243,51 @@ def walk(
     useful = None if inputs is None else leading_to(inputs, [node for node, _ in roots])
     kind = WatchedWalk if observers.get() else Walk
     this = kind(create_graph, wanted, useful, retain_graph)
-    with Mode(current_walk, object()):
+    if wanted is None and not create_graph and _hooked:
+        this.awaited = _uses([node for node, _ in roots])
+    at_end: list[Callable[[], None]] = []
+    with Mode(current_walk, at_end):
         this.run(pending)
+        for function in at_end:
+            function()
     return this.found
+
+
+_hooked: list[bool] = []  # not empty once a leaf has had a hook `after`
+
+
+def after_accumulation(node: Node | None, hook: Callable[[Any], None]) -> RemovableHandle:
+    """Register a hook on a leaf; see Tensor.register_post_accumulate_grad_hook."""
+    if node is None or node.op is not None:
+        raise RuntimeError("register_post_accumulate_grad_hook: expected a leaf that requires a gradient")
+    if node.after is None:
+        node.after = {}
+        _hooked[:] = [True]
+    return RemovableHandle(node.after, hook)
+
+
+def at_end_of_backward(function: Callable[[], None]) -> None:
+    """In a hook: call `function` when the backward pass that runs now has done everything else."""
+    current_walk.get().append(function)  # type: ignore[attr-defined]
+
+
+def _uses(roots: Sequence[Node]) -> dict[int, int]:
+    """How often the graph uses each leaf with hooks `after`; none where there are branches, which keep leaves back."""
+    found: dict[int, int] = {}
+    seen, stack = {node.id for node in roots}, list(roots)
+    while stack:
+        node = stack.pop()
+        if type(node) is Fork:
+            return {}
+        for edge in node.edges:
+            if edge is None:
+                continue
+            if edge.after:
+                found[edge.id] = found.get(edge.id, 0) + 1
+            if edge.id not in seen:
+                seen.add(edge.id)
+                stack.append(edge)
+    return found
 
 
 def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:

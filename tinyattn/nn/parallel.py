@@ -15,11 +15,12 @@ from tinyattn.engine.fork import Fork
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import operation
 from tinyattn.engine.threads import available_workers, side_by_side
+from tinyattn.nn.distributed import DistributedDataParallel
 from tinyattn.nn.module import Module
 from tinyattn.random import Generator, Streams
 from tinyattn.tensors import Tensor
 
-__all__ = ["DataParallel", "available_workers"]
+__all__ = ["DataParallel", "DistributedDataParallel", "available_workers"]
 
 in_later_share: ContextVar[bool] = ContextVar("in_later_share", default=False)  # of a batch, than the first
 

@@ -1,7 +1,7 @@
 """What surrounds a training loop: the run's folder, checkpoints, the session that keeps them, evaluation, statistics of
 layers, and a command-line parser."""
 
-from tinyattn.train.run import RefusedError, Run
+from tinyattn.train.run import Follower, RefusedError, Run
 from tinyattn.train.environment import changed_versions, fingerprint, git_state, versions
 from tinyattn.train.checkpoints import Checkpoints, NonFiniteError, RandomStates
 from tinyattn.train.tally import BadBatch, Tally, batch_is_not_finite, step_if_finite
@@ -11,7 +11,7 @@ from tinyattn.train.loading import LoadedRun, load_run
 from tinyattn.train.parser import Parser, exit_code
 
 __all__ = [
-    "BadBatch", "Checkpoints", "LayerStats", "LoadedRun", "NonFiniteError", "Parser", "Progress", "RandomStates",
-    "RefusedError", "Run", "Session", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions", "exit_code",
-    "fingerprint", "git_state", "load_run", "predict", "step_if_finite", "versions",
+    "BadBatch", "Checkpoints", "Follower", "LayerStats", "LoadedRun", "NonFiniteError", "Parser", "Progress",
+    "RandomStates", "RefusedError", "Run", "Session", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions",
+    "exit_code", "fingerprint", "git_state", "load_run", "predict", "step_if_finite", "versions",
 ]  # fmt: skip

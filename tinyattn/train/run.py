@@ -147,6 +147,25 @@ class Run:
         return path
 
 
+class Follower(Run):
+    """The run of a process beside the one that has the Run: it may read its checkpoints, and writes nothing.
+
+    For the ranks of `ta.distributed` after the first.
+    """
+
+    def __init__(self) -> None:
+        self._open(Path())
+
+    def _open(self, folder: Path) -> None:
+        self.folder, self.rows, self.config = folder, [], {}
+
+    def _write(self, name: str, content: bytes) -> Path:
+        return self.folder / name
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+
 def _folder(parent: Path, name: str, overwrite: bool) -> Path:
     if overwrite:
         folder = parent / name

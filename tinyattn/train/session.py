@@ -20,7 +20,7 @@ from tinyattn.nn import Module
 from tinyattn.optim import Optimizer
 from tinyattn.tensors import Tensor
 from tinyattn.train.checkpoints import Checkpoints, RandomStates
-from tinyattn.train.run import Run
+from tinyattn.train.run import Follower, Run
 from tinyattn.train.tally import Tally, batch_is_not_finite
 
 
@@ -43,6 +43,7 @@ class Session:
     keep: number of checkpoints that stay. read_every: steps between two read-outs of the counts from the device.
     skip_nonfinite: leave out batches with a loss or gradient that is not finite; else they raise NonFiniteError.
     progress: show a bar if standard error is a terminal. say: called with each line to print.
+    agree: with several processes, whether a signal has come to any of them; given whether one has come to this one.
 
     In the `with` block, the first Ctrl-C or SIGTERM saves a checkpoint after the current step and ends `batches`.
     """
@@ -51,10 +52,11 @@ class Session:
         self, run: Run, *, model: Module, optimizer: Optimizer, loader: DataLoader, epochs: int, schedule: Any = None,
         data: str = "", checkpoint_every: int | None = None, keep: int = 3, read_every: int = 1,
         skip_nonfinite: bool = False, progress: bool = True, say: Callable[[str], object] = print,
+        agree: Callable[[bool], bool] = bool,
     ) -> None:  # fmt: skip
         self.run, self.model, self.optimizer, self.loader, self.last_epoch = run, model, optimizer, loader, epochs
         self.checkpoint_every, self.read_every, self.skip_nonfinite = checkpoint_every, read_every, skip_nonfinite
-        self.data, self.progress, self.say = data, progress, say
+        self.data, self.progress, self.say, self.agree = data, progress, say, agree
         self.stopped = False  # by a signal, with a checkpoint of that step
         self.tally, self.signals = Tally(), StopSignals()
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "loader": loader,
@@ -85,7 +87,9 @@ class Session:
         self.tally.start_clock()
         for batch in shown:
             yield batch
-            step, self.stopped = self.tally.step, self.signals.caught is not None
+            step, self.stopped = self.tally.step, self.agree(self.signals.caught is not None)
+            if self.stopped:
+                self.signals.caught = self.signals.caught or signal.SIGTERM  # the signal of another process
             saving = self.stopped or (self.checkpoint_every and step % self.checkpoint_every == 0)
             if saving or step % self.read_every == 0 or step % len(self.loader) == 0:
                 bad = self.tally.read()
@@ -93,7 +97,7 @@ class Session:
                     raise batch_is_not_finite(bad[0], self.checkpoints)
             shown.update(len(self.loader.indices), loss=self.tally.loss, accuracy=self.tally.accuracy)
             if saving:
-                self.checkpoints.save(step)
+                self._save(step)
             if self.stopped:
                 return
 
@@ -114,7 +118,11 @@ class Session:
             + (f", {tally.skipped} batches skipped as not finite" if tally.skipped else "")
         )
         tally.next_epoch(test_accuracy)
-        self.checkpoints.save(tally.step)
+        self._save(tally.step)
+
+    def _save(self, step: int) -> None:
+        if not isinstance(self.run, Follower):
+            self.checkpoints.save(step)
 
     def finish(self, **facts: Any) -> Path:
         """Save model.safetensors and summary.json; facts: what the summary says besides the results."""

@@ -43,7 +43,7 @@ def quiet() -> Any:
 # --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
 
 square, rsqrt = cpu.square, cpu.rsqrt
-amax, amin, argmax, argmin = cpu.amax, cpu.amin, cpu.argmax, cpu.argmin
+amax, amin = cpu.amax, cpu.amin
 permute, reshape = cpu.permute, cpu.reshape
 
 # --- elementwise ---
@@ -57,7 +57,7 @@ tan, sinh, cosh = cp.tan, cp.sinh, cp.cosh
 asin, acos, atan, atan2 = cp.arcsin, cp.arccos, cp.arctan, cp.arctan2
 floor, ceil, trunc, round, fmod = cp.floor, cp.ceil, cp.trunc, cp.rint, cp.fmod
 sqrt, reciprocal = cp.sqrt, cp.reciprocal
-div, floor_divide, remainder = cp.true_divide, cp.floor_divide, cp.remainder
+div = cp.true_divide
 
 
 def cast(x: Array, dtype: Any) -> Array:
@@ -89,6 +89,28 @@ def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 
 def sign(x: Array) -> Array:
     return x.copy() if x.dtype.kind == "b" else cp.sign(cp.where(cp.isnan(x), 0, x))  # of NaN it is 0 in PyTorch
+
+
+def floor_divide(a: Array, b: Array) -> Array:
+    """The floor of the exact quotient; CuPy's is that of the rounded one, which for 1.0 // 0.1 is 10."""
+    if cp.result_type(a, b).kind != "f":
+        return cp.floor_divide(a, b)
+    quotient, rest = cp.true_divide(a, b), cp.fmod(a, b)
+    out = cp.rint(cp.true_divide(a - rest, b) - _below(rest, b))  # an integer but for rounding
+    return cp.where(cp.equal(b, 0), quotient, cp.where(cp.equal(out, 0), cp.copysign(out, quotient), out))
+
+
+def remainder(a: Array, b: Array) -> Array:
+    """a - b * (a // b), with the sign of b; exact for floats, as C's fmod is."""
+    if cp.result_type(a, b).kind != "f":
+        return cp.remainder(a, b)
+    rest = cp.fmod(a, b)
+    return cp.copysign(cp.where(_below(rest, b), rest + b, rest), b)
+
+
+def _below(rest: Array, b: Array) -> Array:
+    """Whether the rest of a quotient rounded towards 0 shows that the floor is lower by one."""
+    return cp.not_equal(rest, 0) & (cp.less(rest, 0) != cp.less(b, 0))
 
 
 def trunc_divide(a: Array, b: Array) -> Array:
@@ -191,6 +213,14 @@ def _wide_sum(x: Array, dim: Dim) -> Array:
     axes = _axes(x, dim)
     tree = x.flags.c_contiguous and axes == tuple(range(x.ndim - len(axes), x.ndim))
     return cp.sum(x, axis=axes, keepdims=True, dtype=x.dtype if tree else np.float64).astype(np.float64)
+
+
+def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return x.argmax(dim if x.ndim else None, keepdims=keepdim)  # CuPy has no axis 0 of a 0-d array
+
+
+def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
+    return x.argmin(dim if x.ndim else None, keepdims=keepdim)
 
 
 def _axes(x: Array, dim: Dim) -> tuple[int, ...]:

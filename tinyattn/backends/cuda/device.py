@@ -13,7 +13,7 @@ from typing import Any
 
 import cupy as cp
 
-from tinyattn.backends.cuda.graphs import recorders
+from tinyattn.backends.cuda.graphs import free_cached_memory, pools
 from tinyattn.backends.devices import device
 
 __all__ = [
@@ -58,9 +58,10 @@ def _checked(index: int) -> int:
 
 
 def select(index: int | None) -> None:
-    """Make GPU `index` (None: the user's current one) the one that CuPy works on.
+    """Make GPU `index` (None: the user's current one) the one that CuPy works on, in this thread from now on.
 
-    Raises RuntimeError for a GPU that is not there.
+    So a user of CuPy with several GPUs selects one again after each call of ours. Raises RuntimeError for a GPU that
+    is not there.
     """
     index = current_device() if index is None else index
     if device_count() > 1 or index:
@@ -71,7 +72,7 @@ def select(index: int | None) -> None:
 
 
 def _pools() -> list[Any]:
-    return [cp.get_default_memory_pool(), *(recorder.pool for recorder in recorders)]
+    return [cp.get_default_memory_pool(), *pools]
 
 
 def memory_in_use() -> int:
@@ -85,8 +86,8 @@ def memory_reserved() -> int:
 
 
 def release_memory() -> None:
-    """Give back what is kept for later, except where graphs compute."""
-    cp.get_default_memory_pool().free_all_blocks()
+    """Return to the GPU what is kept for later, except where graphs compute."""
+    free_cached_memory()
 
 
 def driver_memory() -> tuple[int, int]:
@@ -95,23 +96,17 @@ def driver_memory() -> tuple[int, int]:
 
 
 class _Peak(cp.cuda.MemoryHook):
-    """Counts, on each GPU, the bytes in use and the most there were."""
+    """Keeps, of each GPU, the most bytes that were in use."""
 
     name = "tinyattn-peak"
 
     def __init__(self) -> None:
-        self.now: defaultdict[int, int] = defaultdict(int)
         self.most: defaultdict[int, int] = defaultdict(int)
 
     def malloc_postprocess(self, **what: Any) -> None:
-        """Memory was taken from a pool."""
-        device = what["device_id"]
-        self.now[device] += what["mem_size"]
-        self.most[device] = max(self.most[device], self.now[device])
-
-    def free_postprocess(self, **what: Any) -> None:
-        """Memory went back to a pool."""
-        self.now[what["device_id"]] -= what["mem_size"]
+        """Memory was taken from a pool, on the current GPU; CuPy passes the number of another one, and failures too."""
+        device = cp.cuda.Device().id
+        self.most[device] = max(self.most[device], memory_in_use())
 
 
 _peak: list[_Peak] = []  # one, after the first `reset_peak_memory`
@@ -123,8 +118,7 @@ def reset_peak_memory() -> None:
         hook = _Peak()
         hook.__enter__()  # for as long as this thread lives
         _peak.append(hook)
-    device = cp.cuda.Device().id
-    _peak[0].now[device] = _peak[0].most[device] = memory_in_use()
+    _peak[0].most[cp.cuda.Device().id] = memory_in_use()
 
 
 def peak_memory() -> int:

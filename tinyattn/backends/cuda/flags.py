@@ -71,13 +71,14 @@ def check_indices(name: str, index: Array, size: int, what: str = "index", least
 
 def check() -> None:
     """Raise IndexError if a flag is set, and reset it. Launches that have not run yet are not covered."""
-    for own in _flags.values():
+    for index, own in _flags.items():
         number = int(own.host[0])
         if number:
             name, what, shape, least, size = _lookups[number - 1]
             _, value, flat, _ = own.host.tolist()
+            with cp.cuda.Device(index):  # not the one that is current, whose launches are in no order with this flag
+                own.device.fill(0)
             own.host[:] = 0
-            own.device.fill(0)
             position = tuple(int(i) for i in np.unravel_index(flat, shape)) if shape else ()
             raise out_of_range(name, what, value, position, least, size)
 

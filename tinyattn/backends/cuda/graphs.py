@@ -17,6 +17,7 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.shared import CaptureError
+from tinyattn.locks import fork_safe
 
 __all__ = ["Graph", "Recorder", "capturing", "check_accumulation", "live", "refuse_in_capture"]
 
@@ -80,8 +81,9 @@ def live(group: dict[str, Any], name: str) -> Array:
 class Graph:
     """What was captured: launch it with `replay`."""
 
-    def __init__(self, graph: Any, used: dict[Any, tuple[dict[str, Any], str, _Slot]]) -> None:
+    def __init__(self, graph: Any, used: dict[Any, tuple[dict[str, Any], str, _Slot]], recorder: Recorder) -> None:
         self._graph, self._used = graph, list(used.values())
+        self._recorder = recorder  # whose memory is not given to another graph while this one lives
         self._options = [_frozen(group, name) for group, name, _ in self._used]
 
     def stale(self) -> bool:
@@ -90,9 +92,13 @@ class Graph:
 
     def replay(self) -> None:
         """All launches again, with the live numbers as they are now."""
-        for group, name, slot in self._used:
-            slot.write(float(group[name]))
-        self._graph.launch()
+        stream = cp.cuda.get_current_stream()
+        with _lock:
+            stream.wait_event(self._recorder.last)
+            for group, name, slot in self._used:
+                slot.write(float(group[name]))
+            self._graph.launch()
+            self._recorder.last.record(stream)
 
 
 def _frozen(group: dict[str, Any], name: str) -> dict[str, Any]:
@@ -100,8 +106,12 @@ def _frozen(group: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", name)}
 
 
-_streams: dict[int, Any] = {}  # of each GPU, the one that is captured: the default stream cannot be
-recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()  # that live, with their memory
+# Of each GPU, the stream that is captured, since the default stream cannot be; and an event after the last work that
+# was issued on it or replayed from it: cuBLAS has one workspace for all that work, so none of it may overlap.
+_streams: dict[int, tuple[Any, Any]] = {}
+_lock = fork_safe(threading.RLock())  # one thread at a time issues such work; else it would end in another's graph
+pools: list[Any] = []  # of recorders that live or have lived
+_retired: list[Any] = []  # of those that have not: a dropped pool never returns its memory, from CuPy 14.1 on
 
 
 class Recorder:
@@ -112,27 +122,37 @@ class Recorder:
 
     def __init__(self) -> None:
         device = cp.cuda.Device().id
-        if device not in _streams:
-            _streams[device] = cp.cuda.Stream(non_blocking=True)
-        self._stream, self.pool = _streams[device], cp.cuda.MemoryPool()
-        recorders.add(self)
+        with _lock:
+            if device not in _streams:
+                _streams[device] = cp.cuda.Stream(non_blocking=True), cp.cuda.Event(disable_timing=True)
+            if not _retired:
+                _retired.append(cp.cuda.MemoryPool())
+                pools.extend(_retired)
+            self._stream, self.last = _streams[device]
+            self._pool = _retired.pop()
+        weakref.finalize(self, _retired.append, self._pool).atexit = False
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
         """On the stream, with memory of the pool; in order with what the caller's stream does before and after."""
-        outside = cp.cuda.get_current_stream()
-        before, after = cp.cuda.Event(disable_timing=True), cp.cuda.Event(disable_timing=True)
-        before.record(outside)
-        self._stream.wait_event(before)
-        try:
-            with cp.cuda.using_allocator(self._allocate), self._stream:
-                yield
-        finally:
-            after.record(self._stream)
-            outside.wait_event(after)
+        outside, before = cp.cuda.get_current_stream(), cp.cuda.Event(disable_timing=True)
+        with _lock:
+            before.record(outside)
+            self._stream.wait_event(before)
+            self._stream.wait_event(self.last)
+            try:
+                with cp.cuda.using_allocator(self._allocate), self._stream:
+                    yield
+            finally:
+                self.last.record(self._stream)
+                outside.wait_event(self.last)
 
     def _allocate(self, size: int) -> Any:
-        memory = self.pool.malloc(size)
+        try:
+            memory = self._pool.malloc(size)
+        except cp.cuda.memory.OutOfMemoryError:
+            free_cached_memory()  # which may be most of the GPU's, after steps without a graph
+            memory = self._pool.malloc(size)
         if capturing():
             _own.made.add(memory.ptr)
         return memory
@@ -158,4 +178,10 @@ class Recorder:
                 raise
             finally:
                 used, _own.used = _own.used, None
-            return result, Graph(self._stream.end_capture(), used)
+            return result, Graph(self._stream.end_capture(), used, self)
+
+
+def free_cached_memory() -> None:
+    """Return to the GPU what pools keep for later, except where graphs compute."""
+    for pool in (cp.get_default_memory_pool(), *_retired):
+        pool.free_all_blocks()

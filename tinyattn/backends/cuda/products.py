@@ -145,7 +145,7 @@ def _operand(x: Array, lead: list[int]) -> _Operand:
         x = cp.broadcast_to(x, (*lead, rows, columns))
     *ahead, down, along = (step // x.itemsize for step in x.strides)
     stride = _single_stride(lead, ahead)
-    if stride is not None:
+    if stride is not None and stride >= 0:  # cuBLAS refuses a step backwards
         if (along == 1 or columns == 1) and (down >= columns or rows == 1):
             return _Operand(x, _PLAIN, max(down if rows > 1 else 0, columns), stride)
         if (down == 1 or rows == 1) and (along >= rows or columns == 1):
