@@ -148,6 +148,14 @@ def test_linalg_norm_of_a_matrix(order):
     compare(lambda x: ta.linalg.norm(x, order), lambda x: torch.linalg.norm(x, order), (t,), orders=1)
 
 
+@pytest.mark.parametrize("order", ["fro", 1, -1, math.inf, -math.inf])
+def test_matrix_norm_of_two_axes(order):
+    t = ta.arange(24.0, dtype="float64").reshape(2, 3, 4).sin().requires_grad_()
+    for dims in ((-2, -1), (2, 0)):
+        compare(lambda x, d=dims: ta.linalg.matrix_norm(x, order, d, keepdim=True),
+                lambda x, d=dims: torch.linalg.matrix_norm(x, order, d, keepdim=True), (t,), orders=1)  # fmt: skip
+
+
 SYNONYMS = {
     **{
         name: {"axis": 1, "keepdims": True}

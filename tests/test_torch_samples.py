@@ -34,6 +34,12 @@ NAMES = """
     erfinv exp2 histc index_put inner isin linspace logaddexp logit nanmean nansum put ravel std t tensordot
     tril_indices triu_indices split_with_sizes sum_to_size __rlshift__ __rrshift__
     atan2 argmin clamp true_divide
+    acosh asinh atanh atleast_1d atleast_2d atleast_3d block_diag combinations copysign cummax cummin deg2rad diagflat
+    diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue
+    linalg.multi_dot logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
+    nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
+    quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz
+    unique_consecutive vander vsplit xlogy chain_matmul
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
@@ -80,8 +86,9 @@ def ours(name: str) -> Any:
         return lambda x, condition, other: ta.where(condition, x, other)
     if name == "einsum":
         return lambda operands, equation: ta.einsum(equation, *operands)
-    if name == "nn.functional.embedding":
-        return lambda weight, index, **options: F.embedding(index, weight, **options)
+    if name in ("nn.functional.embedding", "nn.functional.embedding_bag"):
+        look_up = getattr(F, name.removeprefix("nn.functional."))
+        return lambda weight, index, **options: look_up(index, weight, **options)
     if name == "topk":  # which of equal elements is first is nobody's rule
         return lambda *args, **options: ta.topk(*args, **options).values
     if name.startswith("__"):
