@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_710,
-    "ops/": 9_060,
+    "ops/": 9_140,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
@@ -27,8 +27,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_230,
-    "optim/": 2_225,
+    "nn/": 4_480,
+    "optim/": 2_300,
     "models.py": 380,
     "data/": 1_620,
     "train/": 1_255,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_300,
     TOP: 1_010,
 }
-TOTAL = 38_365  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 38_770  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -38,6 +38,7 @@ NAMES = """
     diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue
     linalg.multi_dot logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
+    nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz
     unique_consecutive vander vsplit xlogy chain_matmul
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
@@ -64,6 +65,7 @@ LESS_EXACT = (
     "nn.functional.scaled_dot_product_attention",
     "nn.functional.binary_cross_entropy",
 )  # in PyTorch, their second derivatives
+VALUES = ("topk", "kthvalue", "mode")  # which of equal elements is named is nobody's rule
 OPS = [
     op
     for op in op_db
@@ -77,7 +79,7 @@ def theirs(op: Any) -> Any:
         return lambda x, *args, **options: op.op(
             x, **{**dict(zip(("dim", "descending"), args, strict=False)), **options, "stable": True}
         )
-    return (lambda *args, **options: op.op(*args, **options).values) if op.name == "topk" else op.op
+    return (lambda *args, **options: op.op(*args, **options).values) if op.name in VALUES else op.op
 
 
 def ours(name: str) -> Any:
@@ -89,8 +91,8 @@ def ours(name: str) -> Any:
     if name in ("nn.functional.embedding", "nn.functional.embedding_bag"):
         look_up = getattr(F, name.removeprefix("nn.functional."))
         return lambda weight, index, **options: look_up(index, weight, **options)
-    if name == "topk":  # which of equal elements is first is nobody's rule
-        return lambda *args, **options: ta.topk(*args, **options).values
+    if name in VALUES:
+        return lambda *args, **options: getattr(ta, name)(*args, **options).values
     if name.startswith("__"):
         method = {"__rdiv__": "__rtruediv__"}.get(name, name)
         return lambda x, *args: getattr(x, method)(*args)
@@ -162,10 +164,14 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
         or (op.name in ("remainder", "__rmod__") and held[-1].requires_grad)
         # outside of 0 to 1 there is no value, and infinities have no slope; a sum of booleans over nothing stays boolean
         or (op.name == "logit" and not ((inputs[0] > 0) & (inputs[0] < 1)).all())
-        or (op.name == "logaddexp" and not all(t.isfinite().all() for t in held))
+        or (op.name in ("logaddexp", "copysign") and not all(t.isfinite().all() for t in held))
+        # the gradient by the sign, which is 0
+        or (op.name == "copysign" and held[-1].requires_grad and not held[0].requires_grad)
         # steps of integers, which PyTorch rounds before it cuts
         or (op.name == "linspace" and kwargs.get("dtype") == torch.int64)
         or (op.name == "sum_to_size" and inputs[0].dtype == torch.bool)
+        # at 0 log 0, the slope by the second is 0 here and NaN in PyTorch
+        or (op.name == "xlogy" and any(((inputs[0] == 0) & (t == 0)).any() for t in held[1:]))
         # a slice that was overwritten: its gradient is 0 here, and that of the last in PyTorch
         or (op.name == "index_copy" and inputs[2].numel() > inputs[2].unique().numel())
     )

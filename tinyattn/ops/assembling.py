@@ -32,7 +32,7 @@ def _atleast(ndim: int, found: Any) -> Callable[..., Any]:
         return made[0] if given is tensors and len(made) == 1 else made
 
     make.__name__ = make.__qualname__ = f"atleast_{ndim}d"
-    make.__doc__ = f"""Return the tensor, or a tuple of the tensors, with at least {ndim} axes. As torch.{make.__name__}.
+    make.__doc__ = f"""Return the tensor, or a tuple of tensors, with at least {ndim} axes. As torch.{make.__name__}.
 
     >>> ta.{make.__name__}(ta.tensor(5)).shape
     {found}

