@@ -106,7 +106,8 @@ from torch.autograd import Variable, gradcheck, set_detect_anomaly
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 from torch.optim.lr_scheduler import _LRScheduler, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+from torch.nn.utils.weight_norm import weight_norm
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import ConcatDataset, IterableDataset, RandomSampler, default_collate, random_split
 from torch.utils.data.dataset import Dataset
@@ -122,6 +123,10 @@ file = io.BytesIO()
 torch.save({"state": wrapped.module.state_dict(), "n": 1}, file, _use_new_zipfile_serialization=False)
 file.seek(0)
 assert torch.load(file, map_location="cpu", weights_only=False)["n"] == 1
+assert torch.float32.is_floating_point and x.dtype.is_floating_point and not x.long().dtype.is_floating_point
+assert torch.float16.itemsize == 2 and torch.int8.is_signed and not torch.float64.is_complex
+for memory in (torch.contiguous_format, torch.channels_last, torch.preserve_format):
+    assert x.clone(memory_format=memory).contiguous(memory_format=memory).to(memory_format=memory).equal(x)
 with set_detect_anomaly(True):
     try:
         torch.log(x - x)

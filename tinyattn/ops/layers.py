@@ -181,7 +181,7 @@ def embedding(
     out = _embedding(weight, index, padding_idx=padding_idx)
     if not scale_grad_by_freq:
         return out
-    share = cast(1 / bincount(reshape(index, -1)), out.dtype)[index].unsqueeze(-1)
+    share = (1 / cast(bincount(reshape(index, -1)), out.dtype))[index].unsqueeze(-1)
     return out.detach() + (out - out.detach()) * share
 
 
