@@ -112,9 +112,10 @@ class Captions(nn.Module):
             sequences, h, c = sequences[ongoing], h[before[ongoing]], c[before[ongoing]]
             encoder_out, top_scores = encoder_out[before[ongoing]], top_scores[ongoing].unsqueeze(1)
             words = following[ongoing].unsqueeze(1)
-        if not complete:
-            return sequences[0].tolist()
-        return complete[complete_scores.index(max(complete_scores))]
+        if k > 0:
+            complete.extend(sequences.tolist())
+            complete_scores.extend(top_scores.squeeze(1))
+        return complete[complete_scores.index(max(complete_scores))], complete
 
 
 def make():
@@ -130,4 +131,4 @@ def inputs():
 def predict(model, images, captions, lengths):
     model.eval()
     found = [model.search(image) for image in images]
-    return [word for words in found for word in [*words, -1]]
+    return [word for best, others in found for words in [best, *others] for word in [*words, -1]]
