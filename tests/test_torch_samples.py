@@ -104,7 +104,10 @@ def ours(name: str) -> Any:
     return getattr(F, name.removeprefix("nn.functional.")) if name.startswith("nn.") else getattr(ta, name)
 
 
-MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds of samples each, or large ones
+MANY = """
+    unique unique_consecutive quantile nanquantile combinations scatter_reduce nn.functional.embedding_bag
+    nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.gaussian_nll_loss nn.functional.interpolate
+""".split()  # hundreds of samples each, or large ones
 
 
 @pytest.mark.parametrize(
@@ -112,10 +115,7 @@ MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds
 )
 @pytest.mark.parametrize(
     "op",
-    [
-        pytest.param(op, marks=pytest.mark.slow) if op.name in ("unique", *(f"nn.functional.{m}" for m in MANY)) else op
-        for op in OPS
-    ],
+    [pytest.param(op, marks=pytest.mark.slow) if op.name in MANY else op for op in OPS],
     ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS],
 )
 def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
