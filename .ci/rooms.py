@@ -19,26 +19,26 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_770,
-    "ops/": 8_300,
-    "tensors.py": 400,
+    "ops/": 9_150,
+    "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_740,
     "backends/cuda/": 2_760,
     "backends/": 590,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_420,
-    "optim/": 2_225,
+    "nn/": 4_670,
+    "optim/": 2_295,
     "models.py": 380,
     "distributed/": 390,
     "data/": 1_620,
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_300,
-    TOP: 1_025,
+    TOP: 1_040,
 }
-TOTAL = 38_375  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 39_565  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -67,8 +67,10 @@ def statistics(x: Any) -> tuple[Any, Any]:
 TABLE: dict[str, list[Case]] = {
     **{name: unary(name) for name in "relu sigmoid silu logsigmoid neg exp expm1 square sin cos tanh erf abs sign clone alias".split()},
     **{name: unary(name, low=0.5) for name in "log log1p sqrt rsqrt reciprocal log2 log10".split()},
-    **{name: unary(name) for name in "sinh cosh atan floor ceil trunc round".split()},
-    **{name: unary(name, low=-0.9, high=0.9) for name in "asin acos tan erfinv".split()},
+    **{name: unary(name) for name in "sinh cosh atan asinh floor ceil trunc round".split()},
+    **{name: unary(name, low=-0.9, high=0.9) for name in "asin acos tan atanh erfinv".split()},
+    "acosh": unary("acosh", low=1.5, high=3),
+    "hypot": binary("hypot", low=0.5),
     "atan2": [Case(lambda op, a, b: op(a, b), (2, 3), (3,), low=0.5)],
     "fmod": [Case(lambda op, a, b: op(a, b), (2, 3), (3,), low=1.3, high=1.9)],
     "vector_norm": [Case(lambda op, x, p=p: op(x, p=p, dim=(1,), keepdim=False), (2, 3), low=0.5) for p in (2.0, 3.0)],

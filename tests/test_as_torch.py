@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -24,17 +25,38 @@ def python(*arguments: str, inside: Path = ROOT) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=inside, env=environment)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, request):
+    """The folder with what models and scripts give in a dtype: one process for each library trains all those wanted."""
+    items = [item.callspec.params for item in request.session.items if "trained" in getattr(item, "fixturenames", ())]
+    wanted = {(each.get("dtype", "float64"), each.get("model") or each["script"]) for each in items}
+
+    @functools.cache
+    def folder(dtype):
+        made = tmp_path_factory.mktemp(dtype)
+        names = sorted(name for its_dtype, name in wanted if its_dtype == dtype)
+        models = [name for name in names if name not in SCRIPTS]
+        for library, its_names in (("torch", names), ("tinyattn", models)):  # scripts: by `tinyattn run`
+            ran = python(str(ROOT / "tests/models/run.py"), str(made), dtype, library, *its_names)
+            assert ran.returncode == 0, ran.stderr[-2000:]
+        return made
+
+    return folder
+
+
+def results(folder, name):
+    """What PyTorch and what tinyattn saved."""
+    failed = [path.read_text() for path in folder.glob(f"{name}.*.error")]
+    assert not failed, failed[0]
+    theirs, ours = (dict(np.load(folder / f"{name}.{library}.npz")) for library in ("torch", "tinyattn"))
+    assert sorted(ours) == sorted(theirs)
+    return theirs, ours
+
+
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
-def test_foreign_model_trains_as_in_pytorch(model, dtype, tmp_path):
-    found = []
-    for library in ("torch", "tinyattn"):
-        out = str(tmp_path / f"{library}.npz")
-        ran = python(str(ROOT / "tests/models/run.py"), model, dtype, library, str(tmp_path / "weights.npz"), out)
-        assert ran.returncode == 0, ran.stderr[-2000:]
-        found.append(np.load(out))
-    theirs, ours = found
-    assert sorted(ours) == sorted(theirs)
+def test_foreign_model_trains_as_in_pytorch(model, dtype, trained):
+    theirs, ours = results(trained(dtype), model)
     for key in theirs:
         scale = TOLERANCE[dtype] * (
             50 if "trained" in key and dtype == "float32" else 1
@@ -44,17 +66,13 @@ def test_foreign_model_trains_as_in_pytorch(model, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_foreign_script_trains_as_in_pytorch(script, tmp_path):
-    found, said = [], []
-    for library in ("torch", "tinyattn"):
-        how = ["-m", "tinyattn", "run"] if library == "tinyattn" else []
-        out = str(tmp_path / f"{library}.npz")
-        ran = python(*how, str(ROOT / f"tests/models/{script}.py"), str(tmp_path / "weights.npz"), out)
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        found.append(dict(np.load(out)))
-        said.append(ran.stdout)
-    theirs, ours = found
-    assert sorted(ours) == sorted(theirs) and said[0] == said[1]
+def test_foreign_script_trains_as_in_pytorch(script, trained):
+    folder = trained("float64")
+    files = (str(folder / f"{script}.{name}.npz") for name in ("weights", "tinyattn"))
+    ran = python("-m", "tinyattn", "run", str(ROOT / f"tests/models/{script}.py"), *files)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    theirs, ours = results(folder, script)
+    assert (folder / f"{script}.torch.txt").read_text() == ran.stdout
     assert theirs["losses"][-1] < theirs["losses"][0]
     for key in theirs:
         np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-9, atol=1e-10, err_msg=key)
@@ -89,12 +107,6 @@ def test_run_gives_a_script_its_arguments_and_folder(tmp_path):
     assert (ran.returncode, ran.stderr) == (2, "tinyattn run: nowhere.py is not a file\n")
 
 
-def test_run_refuses_to_mix_with_pytorch():
-    program = f"import torch, sys\nfrom tinyattn.__main__ import main\nsys.exit(main(['run', {__file__!r}]))"
-    ran = python("-c", program)
-    assert ran.returncode == 2 and "PyTorch is already imported in this process" in ran.stderr
-
-
 def test_graph_draws_a_foreign_model(tmp_path):
     program = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return torch.relu(x)\n"
     (tmp_path / "net.py").write_text(program)
@@ -112,7 +124,8 @@ from torch.autograd import Variable, gradcheck, set_detect_anomaly
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 from torch.optim.lr_scheduler import _LRScheduler, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
+from torch.nn.utils.weight_norm import weight_norm
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.data import ConcatDataset, IterableDataset, RandomSampler, default_collate, random_split
 from torch.utils.data.dataset import Dataset
@@ -145,6 +158,10 @@ file = io.BytesIO()
 torch.save({"state": wrapped.module.state_dict(), "n": 1}, file, _use_new_zipfile_serialization=False)
 file.seek(0)
 assert torch.load(file, map_location="cpu", weights_only=False)["n"] == 1
+assert torch.float32.is_floating_point and x.dtype.is_floating_point and not x.long().dtype.is_floating_point
+assert torch.float16.itemsize == 2 and torch.int8.is_signed and not torch.float64.is_complex
+for memory in (torch.contiguous_format, torch.channels_last, torch.preserve_format):
+    assert x.clone(memory_format=memory).contiguous(memory_format=memory).to(memory_format=memory).equal(x)
 with set_detect_anomaly(True):
     try:
         torch.log(x - x)
@@ -156,23 +173,41 @@ with set_detect_anomaly(True):
     assert ran.stdout.startswith("forward: log")
 
 
-@pytest.mark.parametrize(
-    ("program", "message"),
-    [
-        ("import torch; torch.fft", "torch.fft is not part of tinyattn"),
-        ("import torch.fft", "torch.fft is not part of tinyattn"),
-        ("from torch.nn import Conv3d", "cannot import name 'Conv3d'"),
-        ("import torch; torch.bfloat16()", "torch.bfloat16 is not part of tinyattn"),
-    ],
-)
-def test_as_torch_names_what_is_missing(program, message):
-    ran = python("-c", f"import tinyattn.as_torch\n{program}")
-    assert ran.returncode == 1 and message in ran.stderr.splitlines()[-1]
+MISSING = {
+    "import torch; torch.fft": "torch.fft is not part of tinyattn",
+    "import torch.fft": "torch.fft is not part of tinyattn",
+    "from torch.nn import Conv3d": "cannot import name 'Conv3d'",
+    "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
+}
 
 
-def test_as_torch_refuses_to_mix_with_pytorch():
-    ran = python("-c", "import torch, tinyattn.as_torch")
-    assert "PyTorch is already imported in this process" in ran.stderr.splitlines()[-1]
+def test_as_torch_names_what_is_missing():
+    program = f"""
+import tinyattn.as_torch
+for program in {list(MISSING)}:
+    try:
+        exec(program)
+    except Exception as error:
+        print(error)
+"""
+    ran = python("-c", program)
+    said = ran.stdout.splitlines()
+    assert all(message in line for message, line in zip(MISSING.values(), said, strict=True)), ran.stdout + ran.stderr
+
+
+def test_as_torch_and_run_refuse_to_mix_with_pytorch():
+    program = f"""
+import sys, torch
+from tinyattn.__main__ import main
+found = main(["run", {__file__!r}])
+try:
+    import tinyattn.as_torch
+except ImportError as error:
+    print(error, file=sys.stderr)
+sys.exit(found)
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 2 and ran.stderr.count("PyTorch is already imported in this process") == 2
 
 
 def test_as_torch_settings_without_effect():

@@ -23,7 +23,8 @@ IN_PLACE = {
     "lerp": (A, 0.3), "addcmul": (A, A), "addcdiv": (A, A + 9), "scatter": (0, INDEX, A), "scatter_add": (0, INDEX, A),
     "index_add": (0, ta.tensor([1, 1]), A[:2]), "index_copy": (0, ta.tensor([2, 0]), A[:2]),
     "index_fill": (1, ta.tensor([2, 0]), 5.0), "masked_scatter": (A > 0, A), "fill_diagonal": (7.0,),
-    "addmm": (A[:, :3], A), "squeeze": (0,), "unsqueeze": (1,), "transpose": (0, 1), "t": (),
+    **dict.fromkeys("sinc deg2rad rad2deg sgn".split(), ()), "hypot": (A,), "copysign": (A,), "xlogy": (A + 9,),
+    "scatter_reduce": (0, INDEX, A[:2], "prod"), "addmm": (A[:, :3], A), "squeeze": (0,), "unsqueeze": (1,), "transpose": (0, 1), "t": (),
 }  # fmt: skip
 
 
@@ -148,6 +149,14 @@ def test_linalg_norm_of_a_matrix(order):
     compare(lambda x: ta.linalg.norm(x, order), lambda x: torch.linalg.norm(x, order), (t,), orders=1)
 
 
+@pytest.mark.parametrize("order", ["fro", 1, -1, math.inf, -math.inf])
+def test_matrix_norm_of_two_axes(order):
+    t = ta.arange(24.0, dtype="float64").reshape(2, 3, 4).sin().requires_grad_()
+    for dims in ((-2, -1), (2, 0)):
+        compare(lambda x, d=dims: ta.linalg.matrix_norm(x, order, d, keepdim=True),
+                lambda x, d=dims: torch.linalg.matrix_norm(x, order, d, keepdim=True), (t,), orders=1)  # fmt: skip
+
+
 SYNONYMS = {
     **{
         name: {"axis": 1, "keepdims": True}
@@ -239,10 +248,58 @@ def test_detach_in_place_makes_a_leaf():
         (x * 2)[:1].detach_()
 
 
+@pytest.mark.parametrize("name", ["acosh", "atanh", "asinh", "arcsinh", "arccosh", "arctanh"])
+def test_inverse_hyperbolic_in_place_forms(name):
+    t = UNIT.abs() + (1.5 if "cosh" in name else 0)
+    assert torch.allclose(torch.tensor(host(getattr(to_ours(t.clone()), f"{name}_")())), getattr(to_torch(t), name)())
+
+
+def test_scatter_reduce_of_integers_and_booleans():
+    index = ta.tensor([0, 0, 2, 0, 2])
+    for dtype, names in (("int32", "sum prod mean amax amin"), ("uint8", "prod amax amin"), ("bool", "amax amin")):
+        src, own = (ta.tensor(values).to(dtype) for values in ([3, 0, 5, 7, 2], [1, 1, 0, 4]))
+        for name in names.split():
+            for include_self in (True, False):
+                call = lambda x, i, s, n=name, own=include_self: x.scatter_reduce(0, i, s, n, include_self=own)  # noqa: E731
+                compare(call, call, (own, index, src))
+
+
+def test_running_extremes_of_nan_and_equal_elements():
+    t = ta.tensor([[1.0, 3.0, 3.0, math.nan, 5.0], [2.0, 2.0, 1.0, 2.0, math.nan]])
+    for name in ("cummax", "cummin"):
+        call = lambda x, n=name: tuple(getattr(x, n)(1))  # noqa: E731
+        compare(call, call, (t,))
+
+
+def test_quantiles_with_nan_and_every_interpolation():
+    t = ta.tensor([[1.0, 3.0, math.nan, 5.0], [2.0, 7.0, 1.0, 4.0]], dtype=ta.float64, requires_grad=True)
+    q = ta.tensor([0.0, 0.3, 0.5, 1.0], dtype=ta.float64)
+    for how in ("linear", "lower", "higher", "nearest", "midpoint"):
+        for name in ("quantile", "nanquantile"):
+            call = lambda x, q, n=name, how=how: getattr(x, n)(q, 1, keepdim=True, interpolation=how)  # noqa: E731
+            compare(call, call, (t, q), orders=1)
+
+
+def test_nanmedian_and_mode_and_runs():
+    t = ta.tensor([[1.0, math.nan, 3.0, 3.0], [math.nan] * 4, [5.0, 5.0, 5.0, 2.0]])
+    for call in (
+        lambda x: x.nanmedian(), lambda x: x.nanmedian(1).values, lambda x: x.nan_to_num().mode(1).values,
+        lambda x: x.nan_to_num().unique_consecutive(return_inverse=True, return_counts=True),
+        lambda x: x.nan_to_num().round().unique_consecutive(return_inverse=True, return_counts=True, dim=1),
+    ):  # fmt: skip
+        compare(call, call, (t,))
+
+
 REFUSED = {
     "t: a tensor of shape": lambda: ta.ones(1, 2, 3).t(), "histc: a tensor of int64": lambda: ta.histc(ta.tensor([1])),
     "do not broadcast": lambda: ta.broadcast_shapes((2,), (3,)), "expected size 3": lambda: ta.cross(ta.ones(2), ta.ones(2)),
     "differ over the axes": lambda: ta.tensordot(ta.ones(2, 3), ta.ones(2, 3), dims=1),
+    "hsplit: 2 parts of shape": lambda: ta.hsplit(ta.ones(3), 2), "rot90: dims": lambda: ta.rot90(ta.ones(2, 2), 1, (0, 0)),
+    "kthvalue: k=4": lambda: ta.kthvalue(ta.ones(3), 4), "quantile: q=1.5": lambda: ta.quantile(ta.ones(3), 1.5),
+    "quantile: interpolation='up'": lambda: ta.quantile(ta.ones(3), 0.5, interpolation="up"),
+    "nanquantile: input .* of int64": lambda: ta.nanquantile(ta.tensor([1]), 0.5),
+    "select_scatter: src has shape": lambda: ta.select_scatter(ta.ones(2, 2), ta.ones(3), 0, 0),
+    "vander: a tensor of shape": lambda: ta.vander(ta.ones(2, 2)),
     "index_put: the values have dtype int64": lambda: ta.ones(2).index_put((ta.tensor([0]),), ta.tensor([1])),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from answers import torch
-from oracle import tensors, to_ours
+from oracle import host, tensors, to_ours
 
 import tinyattn as ta
 from tinyattn import nn
@@ -212,6 +212,7 @@ LOSSES = [
     ("PoissonNLLLoss", {"log_input": False, "eps": 0.1}, [randn(6, 3).abs(), randn(6, 3, seed=1).abs() * 3]),
     ("KLDivLoss", {"reduction": "batchmean"}, [LOGP, SOFT]),
     ("KLDivLoss", {"log_target": True, "reduction": "sum"}, [LOGP, SOFT.log()]),
+    ("MultiLabelSoftMarginLoss", {"weight": W3}, [randn(6, 3), SOFT]),
     ("CosineEmbeddingLoss", {"margin": 0.1}, [randn(6, 3), randn(6, 3, seed=1), integers(2, 6) * 2 - 1]),
     ("MarginRankingLoss", {"margin": 0.1}, [randn(6), randn(6, seed=1), integers(2, 6) * 2 - 1]),
     ("HingeEmbeddingLoss", {}, [randn(6), integers(2, 6) * 2 - 1]),
@@ -230,6 +231,14 @@ def test_layer_equals_torchs(name, args, options, inputs):
     single = [x.float() if x.is_floating_point() else x for x in inputs]
     compare(ours.float(), theirs.float(), *single, tolerance=1e-5, orders=1)
     assert ours(*to_ours(single)).dtype == ta.float32
+
+
+@pytest.mark.parametrize("name", ["MultiMarginLoss", "MultiLabelMarginLoss"])
+def test_margin_losses_of_classes_equal_torchs(name):
+    options = {"p": 2, "margin": 0.5, "weight": W3} if name == "MultiMarginLoss" else {"reduction": "none"}
+    target = integers(3, 6) if name == "MultiMarginLoss" else torch.tensor([[2, -1, 0], [-1, 0, 1], [0, 1, 2]] * 2)
+    ours, theirs = getattr(nn, name)(**to_ours(options)), getattr(torch.nn, name)(**options)
+    compare(ours, theirs, randn(6, 3), target, orders=1)  # PyTorch has no second derivatives
 
 
 def test_bce_loss_equals_torchs():
@@ -314,7 +323,6 @@ def test_own_losses_derive_from_the_base():
         (lambda: nn.CELU(0)(ta.ones(3)), RuntimeError, "celu: alpha=0"),
         (lambda: nn.PixelShuffle(2)(ta.ones(3, 2, 2)), RuntimeError, r"expected \(..., c \* r \* r, h, w\)"),
         (lambda: nn.PixelUnshuffle(2)(ta.ones(3, 2, 3)), RuntimeError, r"expected \(..., c, h \* r, w \* r\)"),
-        (lambda: nn.Embedding(3, 2, max_norm=1.0)(ta.tensor([0])), NotImplementedError, "max_norm=1.0"),
         (lambda: nn.ELU(beta=1), TypeError, "ELU: got an unexpected keyword argument 'beta'"),
         (lambda: nn.Threshold(), TypeError, "Threshold: missing a required argument: 'threshold'"),
     ],
@@ -405,6 +413,89 @@ def test_lazy_linear_takes_the_size_of_its_first_input():
     fresh.load_state_dict(ours.state_dict())
     np.testing.assert_array_equal(fresh[0].weight.detach().cpu().numpy(), weight.detach().cpu().numpy())
     assert type(fresh[0]) is nn.Linear and fresh[0].weight.requires_grad
+
+
+LAZY = {
+    "LazyConv1d": ((4, 3), {"groups": 2}, (2, 6, 5)), "LazyConv2d": ((4, 3), {"padding": 1}, (2, 3, 5, 5)),
+    "LazyBatchNorm1d": ((), {}, (3, 5)), "LazyBatchNorm2d": ((), {"momentum": 0.3}, (3, 5, 2, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_layers_take_the_size_of_their_first_input_or_state(name):
+    args, options, shape = LAZY[name]
+    ours, theirs = getattr(nn, name)(*args, **options), getattr(torch.nn, name)(*args, **options)
+    x, parameters = randn(*shape), list(ours.parameters())
+    theirs(x.float())
+    ours.load_state_dict({key: to_ours(value) for key, value in theirs.state_dict().items()})
+    assert repr(ours) == repr(theirs) and type(ours).__name__ == name.removeprefix("Lazy")
+    assert all(a is b and a.requires_grad for a, b in zip(parameters, ours.parameters(), strict=True))
+    fresh = getattr(nn, name)(*args, **options)
+    assert fresh(to_ours(x.float())).shape == tuple(theirs(x.float()).shape) and repr(fresh) == repr(ours)
+    fresh.load_state_dict(ours.state_dict())
+    np.testing.assert_allclose(
+        host(fresh(to_ours(x.float()))), theirs(x.float()).detach().numpy(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_lazy_convolution_refuses_channels_its_groups_do_not_divide():
+    with pytest.raises(ValueError, match="LazyConv1d: groups=2 must divide the input's 3 channels"):
+        nn.LazyConv1d(4, 1, groups=2)(ta.ones(1, 3, 5))
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_norm": 1.5}, {"max_norm": 1.0, "norm_type": 1.0}, {"scale_grad_by_freq": True}]
+)
+def test_embedding_limits_rows_and_scales_gradients_by_frequency(options):
+    weight, index = randn(5, 3) * 2, torch.tensor([[1, 1, 4], [0, 1, 4]])
+    for name in ("Embedding", "EmbeddingBag")[: 1 if "scale_grad_by_freq" in options else 2]:  # PyTorch's bags take
+        found = []  # the frequencies of other rows
+        for library, convert in ((nn, to_ours), (torch.nn, torch.clone)):
+            layer = getattr(library, name).from_pretrained(convert(weight.clone()), freeze=False, **options)
+            layer(convert(index)).sin().sum().backward()
+            found.append((host(layer.weight) if library is nn else layer.weight.detach().numpy(), layer.weight.grad))
+        np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-12)
+        np.testing.assert_allclose(host(found[0][1]), found[1][1].numpy(), rtol=1e-12)
+
+
+def test_embedding_bag_layer_has_pytorchs_arguments():
+    ours, theirs = (library.EmbeddingBag(5, 3, None, 2.0, False, "sum", padding_idx=1) for library in (nn, torch.nn))
+    assert repr(ours) == repr(theirs) and host(ours.weight)[1].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="embedding_bag: mode='middle'"):
+        nn.EmbeddingBag(5, 3, mode="middle")(ta.tensor([[1]]))
+    with pytest.raises(ValueError, match="per_sample_weights need mode='sum'"):
+        nn.EmbeddingBag(5, 3)(ta.tensor([[1]]), per_sample_weights=ta.ones(1, 1))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch recommends its parametrizations
+def test_weight_norm_and_its_removal_equal_torchs():
+    x, weight = randn(2, 4, 5), randn(6, 4, 3)
+    for dim in (0, 1, None):
+        ours, theirs = nn.Conv1d(4, 6, 3, bias=False), torch.nn.Conv1d(4, 6, 3, bias=False)
+        ours.weight, theirs.weight = nn.Parameter(to_ours(weight)), torch.nn.Parameter(weight.clone())
+        ours, theirs = nn.utils.weight_norm(ours, dim=dim), torch.nn.utils.weight_norm(theirs, dim=dim)
+        assert sorted(ours.state_dict()) == sorted(theirs.state_dict()) == ["weight_g", "weight_v"]
+        for layer, y in ((ours, to_ours(x)), (theirs, x)):
+            layer(y).sin().sum().backward()
+        for a, b in ((ours.weight_g, theirs.weight_g), (ours.weight_v, theirs.weight_v)):
+            np.testing.assert_allclose(host(a.grad), b.grad.numpy(), rtol=1e-10, atol=1e-12)
+        with pytest.raises(RuntimeError, match="weight_norm: 'weight' of Conv1d is normalised already"):
+            nn.utils.weight_norm(ours)
+        nn.utils.remove_weight_norm(ours)
+        np.testing.assert_allclose(host(ours.weight), weight.numpy(), rtol=1e-12)
+    with pytest.raises(ValueError, match="Conv1d has no normalised 'weight'"):
+        nn.utils.remove_weight_norm(ours)
+
+
+def test_parameters_as_a_vector_and_back():
+    layer = nn.Linear(3, 2)
+    vector = nn.utils.parameters_to_vector(layer.parameters())
+    vector.square().sum().backward()
+    assert layer.weight.grad.tolist() == (layer.weight * 2).tolist()
+    nn.utils.vector_to_parameters(ta.arange(8.0), layer.parameters())
+    assert layer.bias.tolist() == [6, 7]
+    with pytest.raises(ValueError, match=r"vector_to_parameters: shape \(7,\); expected \(8,\)"):
+        nn.utils.vector_to_parameters(ta.ones(7), layer.parameters())
 
 
 def test_attention_as_a_function_equals_torchs():

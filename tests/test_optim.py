@@ -1298,6 +1298,40 @@ def test_averaged_model_as_torch(decay):
     assert means[0] == means[1]
 
 
+@pytest.mark.parametrize("options", [(2, "linear"), (5, "cos"), (0, "cos")])
+def test_swalr_moves_to_its_rate_as_torch(options):
+    rates = []
+    for library in (ta, torch):
+        parameters = [{"params": [library.ones(1, requires_grad=True)], "lr": lr} for lr in (1.0, 0.2)]
+        optimizer = library.optim.SGD(parameters, lr=0.1)
+        schedule, found = library.optim.swa_utils.SWALR(optimizer, [0.5, 0.4], *options), []
+        for _ in range(7):
+            found += schedule.get_last_lr()
+            optimizer.step()
+            schedule.step()
+        rates.append(found)
+    np.testing.assert_allclose(*rates, rtol=1e-12)
+    for arguments, message in (
+        ((0.1, -1), "anneal_epochs"),
+        ((0.1, 1, "fast"), "anneal_strategy"),
+        (([0.1] * 3,), "swa_lr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ta.optim.swa_utils.SWALR(ta.optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), *arguments)
+
+
+def test_update_bn_takes_the_statistics_of_all_batches_as_torch():
+    found = []
+    for library in (ta, torch):
+        model = library.nn.Sequential(library.nn.BatchNorm1d(2), library.nn.InstanceNorm1d(2, track_running_stats=True))
+        model[0].momentum = 0.3
+        batches = [(library.arange(8.0).reshape(2, 2, 2).sin() * k, "label") for k in (1, 2, 3)]
+        library.optim.swa_utils.update_bn(batches, model.eval())
+        assert not model.training and model[0].momentum == 0.3 and int(model[0].num_batches_tracked) == 3
+        found.append([model[0].running_mean.tolist(), model[0].running_var.tolist()])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 # --- clipping ---
 
 GRADIENTS = {

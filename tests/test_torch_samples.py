@@ -34,6 +34,13 @@ NAMES = """
     erfinv exp2 histc index_put inner isin linspace logaddexp logit nanmean nansum put ravel std t tensordot
     tril_indices triu_indices split_with_sizes sum_to_size __rlshift__ __rrshift__
     atan2 argmin clamp true_divide
+    acosh asinh atanh atleast_1d atleast_2d atleast_3d block_diag combinations copysign cummax cummin deg2rad diagflat
+    diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue
+    linalg.multi_dot logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
+    nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
+    nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
+    quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz
+    unique_consecutive vander vsplit xlogy chain_matmul
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy
@@ -58,6 +65,8 @@ LESS_EXACT = (
     "nn.functional.scaled_dot_product_attention",
     "nn.functional.binary_cross_entropy",
 )  # in PyTorch, their second derivatives
+ROUGH_32 = ("logcumsumexp",)  # its gradient in PyTorch's float32: 3e-3 off beside 10000, where ours is 2e-7 off
+VALUES = ("topk", "kthvalue", "mode")  # which of equal elements is named is nobody's rule
 OPS = [
     op
     for op in op_db
@@ -71,7 +80,7 @@ def theirs(op: Any) -> Any:
         return lambda x, *args, **options: op.op(
             x, **{**dict(zip(("dim", "descending"), args, strict=False)), **options, "stable": True}
         )
-    return (lambda *args, **options: op.op(*args, **options).values) if op.name == "topk" else op.op
+    return (lambda *args, **options: op.op(*args, **options).values) if op.name in VALUES else op.op
 
 
 def ours(name: str) -> Any:
@@ -80,10 +89,11 @@ def ours(name: str) -> Any:
         return lambda x, condition, other: ta.where(condition, x, other)
     if name == "einsum":
         return lambda operands, equation: ta.einsum(equation, *operands)
-    if name == "nn.functional.embedding":
-        return lambda weight, index, **options: F.embedding(index, weight, **options)
-    if name == "topk":  # which of equal elements is first is nobody's rule
-        return lambda *args, **options: ta.topk(*args, **options).values
+    if name in ("nn.functional.embedding", "nn.functional.embedding_bag"):
+        look_up = getattr(F, name.removeprefix("nn.functional."))
+        return lambda weight, index, **options: look_up(index, weight, **options)
+    if name in VALUES:
+        return lambda *args, **options: getattr(ta, name)(*args, **options).values
     if name.startswith("__"):
         method = {"__rdiv__": "__rtruediv__"}.get(name, name)
         return lambda x, *args: getattr(x, method)(*args)
@@ -94,7 +104,10 @@ def ours(name: str) -> Any:
     return getattr(F, name.removeprefix("nn.functional.")) if name.startswith("nn.") else getattr(ta, name)
 
 
-MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds of samples each, or large ones
+MANY = """
+    unique unique_consecutive quantile nanquantile combinations scatter_reduce nn.functional.embedding_bag
+    nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.gaussian_nll_loss nn.functional.interpolate
+""".split()  # hundreds of samples each, or large ones
 
 
 @pytest.mark.parametrize(
@@ -102,10 +115,7 @@ MANY = "max_pool1d max_pool2d gaussian_nll_loss interpolate".split()  # hundreds
 )
 @pytest.mark.parametrize(
     "op",
-    [
-        pytest.param(op, marks=pytest.mark.slow) if op.name in ("unique", *(f"nn.functional.{m}" for m in MANY)) else op
-        for op in OPS
-    ],
+    [pytest.param(op, marks=pytest.mark.slow) if op.name in MANY else op for op in OPS],
     ids=[f"{op.name}-{op.variant_test_name}".strip("-") for op in OPS],
 )
 def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
@@ -125,7 +135,8 @@ def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
         count += 1
         second = dtype is torch.float64 and op.supports_gradgrad and op.name not in LESS_EXACT
         try:
-            compare(ours(op.name), theirs(op), (sample.input, *sample.args), kwargs, orders=2 if second else 1)
+            orders = 0 if op.name in ROUGH_32 and dtype is torch.float32 else 2 if second else 1
+            compare(ours(op.name), theirs(op), (sample.input, *sample.args), kwargs, orders=orders)
         except Exception as error:
             shown = [tuple(t.shape) if isinstance(t, torch.Tensor) else t for t in (sample.input, *sample.args)]
             failures.append(f"sample {i} {shown} {kwargs}: {type(error).__name__}: {str(error).strip()[:400]}")
@@ -155,10 +166,14 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
         or (op.name in ("remainder", "__rmod__") and held[-1].requires_grad)
         # outside of 0 to 1 there is no value, and infinities have no slope; a sum of booleans over nothing stays boolean
         or (op.name == "logit" and not ((inputs[0] > 0) & (inputs[0] < 1)).all())
-        or (op.name == "logaddexp" and not all(t.isfinite().all() for t in held))
+        or (op.name in ("logaddexp", "copysign") and not all(t.isfinite().all() for t in held))
+        # the gradient by the sign, which is 0
+        or (op.name == "copysign" and held[-1].requires_grad and not held[0].requires_grad)
         # steps of integers, which PyTorch rounds before it cuts
         or (op.name == "linspace" and kwargs.get("dtype") == torch.int64)
         or (op.name == "sum_to_size" and inputs[0].dtype == torch.bool)
+        # at 0 log 0, the slope by the second is 0 here and NaN in PyTorch
+        or (op.name == "xlogy" and any(((inputs[0] == 0) & (t == 0)).any() for t in held[1:]))
         # a slice that was overwritten: its gradient is 0 here, and that of the last in PyTorch
         or (op.name == "index_copy" and inputs[2].numel() > inputs[2].unique().numel())
     )

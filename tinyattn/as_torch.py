@@ -14,7 +14,9 @@ Raises ImportError if PyTorch itself has been imported in this process: its tens
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import importlib.abc
 import importlib.machinery
 import multiprocessing
@@ -23,6 +25,8 @@ import types
 import typing
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 import tinyattn as ta
 from tinyattn import data, nn, optim
@@ -236,7 +240,7 @@ def _nn() -> None:
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_)
     Namespace("torch.nn.utils.rnn", utils.rnn)
-    for name in ("clip_grad", "convert_parameters"):
+    for name in ("clip_grad", "convert_parameters", "weight_norm"):
         Namespace(f"torch.nn.utils.{name}", utils)
     kernels = types.SimpleNamespace(MATH=0, FLASH_ATTENTION=1, EFFICIENT_ATTENTION=2, CUDNN_ATTENTION=3)
     Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
@@ -292,6 +296,15 @@ def _machinery() -> None:
     Namespace("torch.hub", load_state_dict_from_url=Refused("torch.hub.load_state_dict_from_url"))
 
 
-for _make in (_torch, _nn, _training, _machinery):
+def _dtypes() -> None:
+    """Give dtypes the attributes that PyTorch's have: NumPy's class of them takes none but in its dictionary."""
+    names = gc.get_referents(np.dtype.__dict__)[0]
+    names["is_floating_point"] = property(lambda dtype: dtype.kind == "f")
+    names["is_complex"] = property(lambda dtype: dtype.kind == "c")
+    names["is_signed"] = property(lambda dtype: dtype.kind in "ifc")
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
+
+
+for _make in (_dtypes, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

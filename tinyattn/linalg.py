@@ -1,6 +1,7 @@
-"""Norms under their names in torch.linalg."""
+"""Norms and products under their names in torch.linalg."""
 
+from tinyattn.ops.assembling import multi_dot
 from tinyattn.ops.norms import linalg_norm as norm
-from tinyattn.ops.norms import vector_norm
+from tinyattn.ops.norms import matrix_norm, vector_norm
 
-__all__ = ["norm", "vector_norm"]
+__all__ = ["matrix_norm", "multi_dot", "norm", "vector_norm"]

@@ -57,7 +57,7 @@ class ufunc:  # noqa: N801 - CuPy's name
 
 
 for _name in """abs absolute add subtract multiply true_divide divide negative power sqrt
-    square reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh arcsin arccos arctan arctan2 fmod sign maximum minimum fmax fmin
+    square reciprocal exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh arcsin arccos arctan arctan2 arcsinh arccosh arctanh fmod sign maximum minimum fmax fmin
     isnan isfinite isinf logical_and logical_or logical_not logical_xor equal not_equal less less_equal greater
     greater_equal bitwise_and bitwise_or bitwise_xor invert trunc floor ceil rint copysign hypot signbit""".split():
     globals()[_name] = ufunc(getattr(np, _name))

@@ -9,8 +9,12 @@ from tinyattn.ops import (
     unfold,
 )  # fmt: skip
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
+from tinyattn.ops.grouping import embedding_bag
 from tinyattn.ops.images import interpolate, pixel_shuffle, pixel_unshuffle, upsample
 from tinyattn.ops.layers import bilinear
+from tinyattn.ops.multiclass_losses import (
+    multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss,
+)  # fmt: skip
 from tinyattn.ops.nonlinearities import (
     celu, celu_, elu, elu_, glu, gumbel_softmax, hardshrink, hardsigmoid, hardswish, hardtanh, hardtanh_, leaky_relu,
     leaky_relu_, mish, prelu, relu, relu6, relu_, selu, selu_, silu, softmin, softshrink, softsign, tanhshrink,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
@@ -12,8 +12,8 @@ from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
 __all__ = [
-    "AlphaDropout", "Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "Identity", "LayerNorm",
-    "LazyLinear", "Linear", "LinearGELU",
+    "AlphaDropout", "Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Identity", "LayerNorm", "Linear",
+    "LinearGELU",
 ]  # fmt: skip
 
 
@@ -59,40 +59,6 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
 
 
-class LazyLinear(Linear):
-    """A `Linear` whose in_features are those of its first input, or of the state it loads. As torch.nn.LazyLinear.
-
-    Until then, the weight has shape (out_features, 0); it stays the same Parameter, so an optimizer may be made before.
-
-    Example:
-        >>> layer = nn.LazyLinear(2)
-        >>> layer(ta.ones(5, 3)).shape, layer
-        ((5, 2), Linear(in_features=3, out_features=2, bias=True))
-    """
-
-    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
-        super().__init__(0, out_features, bias, device, dtype)
-        self._register_load_state_dict_pre_hook(self._fit_state)
-
-    def _fit(self, in_features: int) -> None:
-        weight, self.in_features = self.weight, in_features
-        requires_grad, empty = weight.requires_grad, creation.empty(self.out_features, in_features, dtype=weight.dtype)
-        weight._set(empty.to(weight.device).array)
-        weight.requires_grad_(requires_grad)
-        self.reset_parameters()
-        self._load_pre_hooks.clear()
-        self.__class__ = Linear  # type: ignore[assignment]
-
-    def _fit_state(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        shape: Any = getattr(state_dict.get(f"{prefix}weight"), "shape", ())
-        if len(shape) == 2 and shape[1]:
-            self._fit(shape[1])
-
-    def forward(self, input: Tensor) -> Tensor:
-        self._fit(input.shape[-1])
-        return Linear.forward(self, input)  # no longer a LazyLinear
-
-
 class LinearGELU(Linear):
     """Compute gelu(linear(x)) as one operation, with fewer passes over memory.
 
@@ -120,88 +86,6 @@ class LinearGELU(Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, approximate={self.approximate!r}"
-
-
-class Embedding(Module):
-    """Look up rows of a table: integers (...) -> (..., embedding_dim). As torch.nn.Embedding.
-
-    weight (num_embeddings, embedding_dim) is initialised normally; the row padding_idx is zero and has no gradient.
-    Raises ValueError for a padding_idx outside the table, IndexError for such an input.
-
-    Example:
-        >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
-        (1, 3, 4)
-    """
-
-    weight: Parameter
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-        _weight: Tensor | None = None,
-        _freeze: bool = False,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"padding_idx={padding_idx} is out of range for {num_embeddings} embeddings")
-            padding_idx %= num_embeddings
-        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.max_norm, self.norm_type = max_norm, norm_type
-        self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, sparse
-        if _weight is None:
-            _weight = creation.empty(num_embeddings, embedding_dim, device=device, dtype=dtype)
-            self.weight = Parameter(_weight, requires_grad=not _freeze)
-            self.reset_parameters()
-        elif tuple(_weight.shape) != (num_embeddings, embedding_dim):
-            raise ValueError(f"_weight has shape {tuple(_weight.shape)}; expected {(num_embeddings, embedding_dim)}")
-        else:
-            self.weight = Parameter(_weight, requires_grad=not _freeze)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        embeddings: Tensor,
-        freeze: bool = True,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-    ) -> Self:
-        """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares.
-
-        freeze: the weight is not trained. The other arguments are those of the constructor.
-        """
-        if embeddings.ndim != 2:
-            raise ValueError(f"from_pretrained: shape {tuple(embeddings.shape)}; expected (num_embeddings, dim)")
-        rows, dim = embeddings.shape
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        return cls(rows, dim, *options, _weight=embeddings, _freeze=freeze)
-
-    def reset_parameters(self) -> None:
-        """Draw new initial values."""
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            init.zeros_(self.weight.detach()[self.padding_idx])
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(
-            input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
-        )
-
-    def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{', sparse=True' if self.sparse else ''}"
 
 
 class LayerNorm(Module):

@@ -5,6 +5,10 @@ names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 """
 
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
+from tinyattn.ops.assembling import (
+    atleast_1d, atleast_2d, atleast_3d, block_diag, chain_matmul, combinations, diagflat, diagonal_scatter, dsplit,
+    hsplit, kron, rot90, select_scatter, slice_scatter, trapezoid, trapz, vander, vsplit,
+)  # fmt: skip
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
 from tinyattn.ops.batch_normalization import batch_norm, group_norm, instance_norm, rms_norm
 from tinyattn.ops.choices import (
@@ -22,8 +26,8 @@ from tinyattn.ops.creation import (
 )  # fmt: skip
 from tinyattn.ops.derived import (
     absolute, aminmax, arctan2, broadcast_shapes, broadcast_tensors, cartesian_prod, clip, concatenate, cross, detach,
-    diff, divide, erfinv, exp2, greater, greater_equal, histc, index_put, inner, isin, less, less_equal, logaddexp,
-    logit, multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
+    diff, divide, erfinv, exp2, greater, greater_equal, histc, index_put, inner, isin, less, less_equal, logit,
+    multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
     triu_indices, true_divide,
 )  # fmt: skip
 from tinyattn.ops.dropouts import dropout
@@ -32,6 +36,11 @@ from tinyattn.ops.elementwise import (
     sin, sqrt, square, sub, tanh,
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
+from tinyattn.ops.formulas import (
+    copysign, deg2rad, fmax, fmin, heaviside, isneginf, isposinf, logaddexp, logaddexp2, rad2deg, sgn, signbit, sinc,
+    xlogy,
+)  # fmt: skip
+from tinyattn.ops.grouping import scatter_reduce
 from tinyattn.ops.heads import packed_attention, split_heads
 from tinyattn.ops.indexing import gather, getitem, index_select, place, setitem, ungather, write_index
 from tinyattn.ops.inplace import view_again
@@ -41,18 +50,20 @@ from tinyattn.ops.legacy import (
     is_complex, is_floating_point, is_tensor, numel,
 )  # fmt: skip
 from tinyattn.ops.mathematics import (
-    acos, addcdiv, addcmul, addmm, addmv, allclose, arccos, arcsin, arctan, asin, atan, atan2, baddbmm, ceil, clamp_max,
-    clamp_min, cosh, dot, equal, fix, floor, fmod, frac, isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv,
-    nan_to_num, round, sinh, tan, trunc,
+    acos, acosh, addcdiv, addcmul, addmm, addmv, allclose, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin,
+    asinh, atan, atan2, atanh, baddbmm, ceil, clamp_max, clamp_min, cosh, dot, equal, fix, floor, fmod, frac, hypot,
+    isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv, nan_to_num, round, sinh, tan, trunc,
 )  # fmt: skip
 from tinyattn.ops.norms import cdist, cosine_similarity, norm, normalize, pairwise_distance
 from tinyattn.ops.order import (
     argsort, bernoulli, bincount, bucketize, median, multinomial, normal, searchsorted, sort, topk, unique,
 )  # fmt: skip
+from tinyattn.ops.quantiles import kthvalue, mode, nanmedian, nanquantile, quantile, unique_consecutive
 from tinyattn.ops.rearranging import (
     column_stack, diag, diag_embed, diagonal, dstack, fliplr, flipud, hstack, meshgrid, moveaxis, narrow,
     repeat_interleave, row_stack, select, swapaxes, swapdims, tensor_split, tile, trace, unflatten, vstack,
 )  # fmt: skip
+from tinyattn.ops.scans import cummax, cummin, logcumsumexp
 from tinyattn.ops.scattering import (
     argwhere, index_add, index_copy, index_fill, masked_scatter, masked_select, nonzero, scatter, scatter_add, take,
     take_along_dim,

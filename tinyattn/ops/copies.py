@@ -10,16 +10,17 @@ from tinyattn.dtypes import as_dtype
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Storage, Tensor, Variable
 
+_clone = Operation(lambda xp, x: xp.clone(x), name="clone", traits="moves", x=lambda xp, g: g)
 
-@operation(traits="moves", x=lambda xp, g: g)
-def clone(xp: Any, x: Any) -> Any:
-    """Return a copy; gradients pass. As torch.clone.
+
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """Return a copy; gradients pass. memory_format: without effect. As torch.clone.
 
     >>> x = ta.ones(2)
     >>> ta.clone(x).array is x.array
     False
     """
-    return xp.clone(x)
+    return _clone(input)
 
 
 def alike(self: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Size, Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, maximum, ne, where
+from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, ne, where
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, div, exp, log, log1p, mul, neg, pow, sub
+from tinyattn.ops.elementwise import abs, div, log, mul, neg, pow, sub
 from tinyattn.ops.extremes import amax, amin
 from tinyattn.ops.indexing import getitem, place, setitem, write_index
 from tinyattn.ops.joins import cat, stack
@@ -79,15 +79,6 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     x = input if input.dtype.kind == "f" else input.float()
     x = x if eps is None else clamp(x, eps, 1 - eps)
     return log(x / (1 - x))
-
-
-def logaddexp(input: Tensor, other: Tensor) -> Tensor:
-    """Return log(exp(input) + exp(other)), elementwise and broadcast, without overflow. As torch.logaddexp.
-
-    >>> f"{ta.logaddexp(ta.tensor([1000.0]), ta.tensor([1000.0])).item():.2f}"
-    '1000.69'
-    """
-    return maximum(input, other) + log1p(exp(-abs(input - other)))  # slopes stay right where 1 is lost beside the input
 
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:

@@ -8,10 +8,14 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import check_approximate
+from tinyattn.ops.choices import where
+from tinyattn.ops.copies import cast
 from tinyattn.ops.indexing import check_indices
+from tinyattn.ops.norms import vector_norm
+from tinyattn.ops.order import bincount, unique
 from tinyattn.ops.products import einsum
 from tinyattn.ops.promotion import same_type
-from tinyattn.ops.shape import reshape_result
+from tinyattn.ops.shape import reshape, reshape_result
 
 
 def _rows(xp: Any, x: Any) -> Any:
@@ -151,8 +155,9 @@ def embedding(
 ) -> Tensor:
     """Look up the rows of `weight` (rows, dim) at the integers `input`: (*input, dim).
 
-    padding_idx: this row gets no gradient. sparse: without effect, gradients are dense; max_norm and
-    scale_grad_by_freq raise NotImplementedError. Raises TypeError for indices that are not integers, IndexError with
+    padding_idx: this row gets no gradient. max_norm: rows looked up whose norm (of order norm_type) is larger are first
+    scaled to it, in place. scale_grad_by_freq: the gradient of a row is divided by how often the input names it.
+    sparse: without effect, gradients are dense. Raises TypeError for indices that are not integers, IndexError with
     the value and position of one out of range. As torch.nn.functional.embedding.
 
     Example:
@@ -162,10 +167,6 @@ def embedding(
     """
     if not isinstance(weight, Variable) or weight.ndim != 2:
         raise ValueError("embedding: expected the arguments (input, weight), with a weight of shape (rows, dim)")
-    if max_norm is not None or scale_grad_by_freq:
-        raise NotImplementedError(
-            f"embedding: max_norm={max_norm}, scale_grad_by_freq={scale_grad_by_freq}; expected None and False"
-        )
     index = creation.as_tensor(input)
     if index.dtype.kind not in "iu":
         raise TypeError(f"embedding: indices have dtype {index.dtype}; expected integers (quantise measurements first)")
@@ -175,7 +176,22 @@ def embedding(
             raise ValueError(f"embedding: padding_idx={padding_idx} is out of range for {rows} rows")
         padding_idx %= rows
     check_indices("embedding", index.array, rows)
-    return _embedding(weight, index, padding_idx=padding_idx)
+    if max_norm is not None:
+        _limit_rows(weight, index, max_norm, norm_type)
+    out = _embedding(weight, index, padding_idx=padding_idx)
+    if not scale_grad_by_freq:
+        return out
+    share = (1 / cast(bincount(reshape(index, -1)), out.dtype))[index].unsqueeze(-1)
+    return out.detach() + (out - out.detach()) * share
+
+
+def _limit_rows(weight: Any, index: Tensor, max_norm: float, norm_type: float) -> None:
+    """Scale the rows that `index` names, in place, to a norm of at most `max_norm`."""
+    named = unique(index)
+    rows = weight.detach()[named]
+    size = vector_norm(rows, norm_type, -1, True)
+    scaled = where(size > max_norm, rows * (max_norm / (size + 1e-7)), rows)  # 1e-7: as in PyTorch
+    weight.detach()._write("embedding", (named.array,), scaled)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

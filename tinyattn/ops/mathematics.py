@@ -41,7 +41,15 @@ cosh = _smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, lambda xp, g, x:
 asin = _smooth("asin", "the angle with this sine", 0.5, math.asin, lambda xp, g, x: g * xp.rsqrt(1 - x * x))
 acos = _smooth("acos", "the angle with this cosine", 0.5, math.acos, lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
 atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1))
+asinh = _smooth(
+    "asinh", "the number with this hyperbolic sine", 1.0, math.asinh, lambda xp, g, x: g * xp.rsqrt(x * x + 1)
+)
+acosh = _smooth(
+    "acosh", "the number with this hyperbolic cosine", 2.0, math.acosh, lambda xp, g, x: g * xp.rsqrt(x * x - 1)
+)
+atanh = _smooth("atanh", "the number with this hyperbolic tangent", 0.5, math.atanh, lambda xp, g, x: g / (1 - x * x))
 arcsin, arccos, arctan = asin, acos, atan
+arcsinh, arccosh, arctanh = asinh, acosh, atanh
 
 
 def _square(xp: Any, a: Any, b: Any) -> Any:
@@ -64,6 +72,22 @@ def atan2(xp: Any, a: Any, b: Any) -> Any:
     tensor([0.    , 1.5708])
     """
     return xp.atan2(a, b)
+
+
+@operation(
+    traits="maps valley",
+    promote=same_type,
+    fresh=True,
+    a=lambda xp, g, a, out: g * (a / out),
+    b=lambda xp, g, b, out: g * (b / out),
+)
+def hypot(xp: Any, a: Any, b: Any) -> Any:
+    """Return sqrt(input ** 2 + other ** 2), elementwise and broadcast, without overflow. As torch.hypot.
+
+    >>> ta.hypot(ta.tensor([3.0]), ta.tensor([4.0])).item()
+    5.0
+    """
+    return xp.hypot(a, b)
 
 
 # --- rounding: integers stay as they are, and the gradient is 0 ---

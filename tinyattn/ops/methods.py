@@ -19,6 +19,8 @@ from tinyattn.ops import (
     creation,
     derived,
     elementwise,
+    formulas,
+    grouping,
     joins,
     legacy,
     mathematics,
@@ -204,11 +206,14 @@ _WRITTEN = {
     elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
     activations: "relu sigmoid",
     mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
-        atan2 arcsin arccos arctan fix clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv""",
+        atan2 arcsin arccos arctan acosh asinh atanh arccosh arcsinh arctanh hypot fix clamp_min clamp_max lerp addcmul
+        addcdiv addmm baddbmm addmv""",
+    grouping: "scatter_reduce",
     scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
     choices: "bitwise_not logical_not logical_and logical_or eq ne lt le gt ge",
     shape: "tril triu",
     reductions: "cumsum cumprod",
+    formulas: "copysign deg2rad heaviside rad2deg sgn sinc xlogy",
     derived: """absolute arctan2 divide erfinv exp2 greater greater_equal index_put less less_equal logit multiply
         negative not_equal put subtract true_divide""",
 }

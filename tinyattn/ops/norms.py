@@ -88,6 +88,17 @@ def linalg_norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = Fal
     return (amax if ord > 0 else amin)(vector_norm(A, 1, first, True, dtype=dtype), second, True).sum(axes, keepdim)
 
 
+def matrix_norm(
+    A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """Return the norm of matrices in two axes: "fro", 1, -1, inf or -inf. As torch.linalg.matrix_norm.
+
+    >>> ta.linalg.matrix_norm(ta.ones(5, 2, 2)).shape
+    (5,)
+    """
+    return linalg_norm(A, ord, dim, keepdim, dtype=dtype)
+
+
 # --- what is made of them ---
 
 

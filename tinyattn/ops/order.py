@@ -148,12 +148,15 @@ def unique(
         inverse[order] = cumsum(first, 0) - 1
         out.append(inverse.reshape(input.shape) if dim is None else inverse)
     if return_counts:
-        (starts,) = where(first)
-        out.append(
-            cat([starts[1:], creation.tensor([len(keys)] * min(len(keys), 1), dtype="int64", device=input.device)])
-            - starts
-        )
+        out.append(counts_of(first))
     return out[0] if len(out) == 1 else tuple(out)
+
+
+def counts_of(first: Tensor) -> Tensor:
+    """Return the lengths of runs, of which `first` marks the first elements."""
+    (starts,) = where(first)
+    end = creation.tensor([len(first)] * min(len(first), 1), dtype="int64", device=first.device)
+    return cat([starts[1:], end]) - starts
 
 
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:

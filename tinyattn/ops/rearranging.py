@@ -81,7 +81,8 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
 # --- diagonals ---
 
 
-def _on_diagonal(offset: int, rows: int, columns: int) -> tuple[Any, ...]:
+def on_diagonal(offset: int, rows: int, columns: int) -> tuple[Any, ...]:
+    """Return the index of a diagonal of matrices."""
     i = np.arange(max(-offset, 0), max(min(rows, columns - offset), max(-offset, 0)))
     return (Ellipsis, i, i + offset)
 
@@ -103,7 +104,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     if a == b or input.ndim < 2:
         raise RuntimeError(f"diagonal: dim1={dim1} and dim2={dim2} must be two axes of shape {tuple(input.shape)}")
     input = movedim(input, (a, b), (-2, -1))
-    index = as_index(_on_diagonal(offset, *input.shape[-2:]))
+    index = as_index(on_diagonal(offset, *input.shape[-2:]))
     return _diagonal(input, offset=offset, index=backends.of(input.array).index_for(input.array, index, False))
 
 
@@ -114,7 +115,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     [[1, 0], [0, 2]]
     """
     n = input.shape[-1] + abs(offset)
-    out = place(input, _on_diagonal(offset, n, n), (*input.shape[:-1], n, n))
+    out = place(input, on_diagonal(offset, n, n), (*input.shape[:-1], n, n))
     return movedim(out, (-2, -1), (dim1, dim2))
 
 
@@ -267,8 +268,8 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
     return tuple(transpose(g, 0, 1) for g in grids) if indexing == "xy" and len(grids) > 1 else tuple(grids)
 
 
-def _at_least(ndim: int, tensors: Any) -> list[Tensor]:
-    """Each with axes of size 1 in front; of three axes, vectors and matrices get the last one behind."""
+def at_least(ndim: int, tensors: Any) -> list[Tensor]:
+    """Return each with axes of size 1 in front; of three axes, vectors and matrices get the last one behind."""
     out = []
     for t in tensors:
         shape = tuple(t.shape)
@@ -284,7 +285,7 @@ def hstack(tensors: Any) -> Tensor:
     >>> ta.hstack([ta.tensor([1]), ta.tensor([2])])
     tensor([1, 2])
     """
-    parts = _at_least(1, tensors)
+    parts = at_least(1, tensors)
     return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
@@ -294,7 +295,7 @@ def vstack(tensors: Any) -> Tensor:
     >>> ta.vstack([ta.tensor([1]), ta.tensor([2])]).tolist()
     [[1], [2]]
     """
-    return cat(_at_least(2, tensors), 0)
+    return cat(at_least(2, tensors), 0)
 
 
 def dstack(tensors: Any) -> Tensor:
@@ -303,7 +304,7 @@ def dstack(tensors: Any) -> Tensor:
     >>> ta.dstack([ta.tensor([1]), ta.tensor([2])]).tolist()
     [[[1, 2]]]
     """
-    return cat(_at_least(3, tensors), 2)
+    return cat(at_least(3, tensors), 2)
 
 
 def column_stack(tensors: Any) -> Tensor:

@@ -17,8 +17,8 @@ from tinyattn.ops.joins import stack
 from tinyattn.ops.shape import broadcast_to, reshape
 
 
-def _index_of(name: str, input: Tensor, dim: Any, index: Any, source: Any = None) -> tuple[int, Tensor]:
-    """`dim` counted from the front, and `index` as int64, checked: as many axes, none longer but `dim`."""
+def index_of(name: str, input: Tensor, dim: Any, index: Any, source: Any = None) -> tuple[int, Tensor]:
+    """Return `dim` counted from the front, and `index` as int64, checked: as many axes, none longer but `dim`."""
     dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index, device=input.device)
     if index.dtype.kind not in "iu":
         raise RuntimeError(f"{name}: the index has dtype {index.dtype}; expected int64 (index.long())")
@@ -53,7 +53,7 @@ def scatter(
     src = value if src is None else src
     if reduce not in (None, "add"):
         raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add'")
-    dim, index = _index_of("scatter", input, dim, index, src)
+    dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
         return input.clone()
     if reduce == "add":
@@ -89,7 +89,7 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
     >>> ta.scatter_add(ta.zeros(3), 0, ta.tensor([0, 2, 2]), ta.tensor([1.0, 2.0, 3.0]))
     tensor([1., 0., 5.])
     """
-    dim, index = _index_of("scatter_add", input, dim, index, src)
+    dim, index = index_of("scatter_add", input, dim, index, src)
     if src.dtype != input.dtype:
         raise RuntimeError(f"scatter_add: the source has dtype {src.dtype}; expected {input.dtype}, as the tensor has")
     if index.numel() == 0:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn.module import Module
+from tinyattn.nn.normalization import BatchNorm2d, InstanceNorm2d
 from tinyattn.ops import creation
+from tinyattn.optim.optimizer import Optimizer
+from tinyattn.optim.schedule import LRScheduler, choice, for_each_group
 
-__all__ = ["AveragedModel", "get_ema_avg_fn"]
+__all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "update_bn"]
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], Any]:
@@ -65,3 +69,73 @@ class AveragedModel(Module):
             first = count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f"
             averaged.copy_(now.to(averaged.device) if first else self.avg_fn(averaged, now.to(averaged.device), count))
         self.n_averaged += 1
+
+
+@no_grad()
+def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
+    """Compute the running statistics of the model's batch normalisation anew, as those of all batches.
+
+    loader: batches, of which the first item of a list or tuple is the input. As torch.optim.swa_utils.update_bn.
+
+    >>> layer = nn.BatchNorm1d(1)
+    >>> optim.swa_utils.update_bn([ta.tensor([[1.0], [3.0]])], layer)
+    >>> layer.running_mean.item()
+    2.0
+    """
+    layers = [m for m in model.modules() if isinstance(m, BatchNorm2d) and not isinstance(m, InstanceNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    training = model.training
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    model.train()
+    for batch in loader if layers else ():
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        model(x if device is None else x.to(device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    model.train(training)
+
+
+class SWALR(LRScheduler):
+    """Move the rate to `swa_lr` in anneal_epochs epochs, then keep it. As torch.optim.swa_utils.SWALR.
+
+    swa_lr: one rate, or one for each group. anneal_strategy: "cos" or "linear".
+
+    >>> schedule = optim.swa_utils.SWALR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), 0.5, 2, "linear")
+    >>> for _ in range(4):
+    ...     print(schedule.get_last_lr()[0], end=" ")
+    ...     schedule.step()
+    1.0 0.75 0.5 0.5
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: Any,
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        for group, rate in zip(optimizer.param_groups, for_each_group(optimizer, "swa_lr", swa_lr), strict=True):
+            group["swa_lr"] = rate
+        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be an integer of at least 0, but got {anneal_epochs}.")
+        self.anneal_epochs = anneal_epochs
+        self.anneal_strategy = choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        super().__init__(optimizer, last_epoch)
+
+    def _share(self, epoch: int) -> float:
+        """The part of the way to `swa_lr` at an epoch."""
+        t = max(0.0, min(1.0, epoch / max(1, self.anneal_epochs)))
+        return t if self.anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
+
+    def get_lr(self) -> list[float]:
+        epoch = self.last_epoch if self.anneal_epochs else max(1, self.last_epoch)
+        before, now = self._share(epoch - 1), self._share(epoch)
+        rates = []
+        for group in self.optimizer.param_groups:
+            rate, goal = group["lr"], group["swa_lr"]
+            begin = goal if before == 1 else (rate - before * goal) / (1 - before)
+            rates.append(goal * now + begin * (1 - now))
+        return rates

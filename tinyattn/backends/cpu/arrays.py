@@ -16,14 +16,14 @@ from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
-    "abs", "acos", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "atan", "atan2",
-    "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod", "cumsum", "diagonal", "div",
-    "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod", "from_dlpack", "full", "is_any",
-    "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or",
-    "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad", "perhaps", "permute", "pow",
-    "prod", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt", "shift", "sign", "sin", "sinh",
-    "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc",
-    "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
+    "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
+    "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod",
+    "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and",
+    "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad",
+    "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt",
+    "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
+    "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -45,6 +45,7 @@ exp, expm1 = np.exp, np.expm1
 log, log1p, log2, log10 = np.log, np.log1p, np.log2, np.log10
 tan, sinh, cosh = np.tan, np.sinh, np.cosh
 asin, acos, atan, atan2 = np.arcsin, np.arccos, np.arctan, np.arctan2
+asinh, acosh, atanh, hypot = np.arcsinh, np.arccosh, np.arctanh, np.hypot
 floor, ceil, trunc, round, fmod = np.floor, np.ceil, np.trunc, np.rint, np.fmod
 sqrt, reciprocal = np.sqrt, np.reciprocal
 div = np.true_divide

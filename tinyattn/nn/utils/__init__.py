@@ -1,4 +1,4 @@
-"""Gradient clipping and, in `rnn`, packed sequences, as in torch.nn.utils."""
+"""Gradient clipping, parameters as vectors, weight normalisation and packed sequences, as in torch.nn.utils."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from tinyattn import backends
 from tinyattn.engine.opmath import rounded
 from tinyattn.nn.utils import rnn
+from tinyattn.nn.utils.vectors import parameters_to_vector, remove_weight_norm, vector_to_parameters, weight_norm
 from tinyattn.tensors import Tensor
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "rnn"]
+__all__ = [
+    "clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "remove_weight_norm", "rnn", "vector_to_parameters",
+    "weight_norm",
+]  # fmt: skip
 
 
 def clip_grad_norm_(
