@@ -72,6 +72,26 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     assert all((again[name] == value).all() for name, value in run.model.state_dict().items())
 
 
+@pytest.mark.slow
+def test_mnist_trains_other_score_functions(tmp_path):
+    options = ("--data", "digits", "--validation", 100, "--batch-size", 700, "--epochs", 1, "--out", tmp_path)
+    done = script("mnist.py", "--model", "article", "--score", "multihead", *options)
+    assert done.returncode == 0, done.stderr
+    run = train.load_run(tmp_path / "article-multihead-digits-seed0")
+    assert len(run.model.attention.query) == 4
+    refused = script("mnist.py", "--score", "dot", *options)
+    assert refused.returncode == 2 and "--score is for --model article" in refused.stderr
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(800, marks=pytest.mark.slow)])
+def test_reverse_words_writes_its_page(tmp_path, steps):
+    done = script("reverse_words.py", "--steps", steps, "--out", tmp_path / "new" / "words.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "words.html").is_file()
+    if steps == 800:
+        assert float(done.stdout.split("%")[0].split()[-1]) >= 99
+
+
 def test_load_run_refuses_what_is_no_run(tmp_path):
     with pytest.raises(train.RefusedError, match=r"holds no run of mnist\.py"):
         train.load_run(tmp_path)
