@@ -85,13 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hits = (scores.argmax(1) == labels).sum()
         return ta.stack([loss.detach(), hits, largest])  # (3,)
 
-    def test_accuracy() -> float:
+    def test() -> tuple[float, float]:  # accuracy, mean loss
         network.eval()
         with ta.no_grad():
-            batches = [slice(i, i + 500) for i in range(0, len(test_images), 500)]
-            hits = ta.stack([(network(test_images[b]).argmax(1) == test_labels[b]).sum() for b in batches])
+            scores = ta.cat([network(test_images[i : i + 500]) for i in range(0, len(test_images), 500)])
+            hits, loss = (scores.argmax(1) == test_labels).sum(), F.cross_entropy(scores, test_labels)
         network.train()
-        return hits.sum().item() / len(test_labels)
+        return hits.item() / len(test_labels), loss.item()
 
     # --- the loop; the session counts, saves checkpoints, resumes, and handles Ctrl-C and SIGTERM
     session = train.Session(
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     schedule.step()
             if session.stopped:
                 break
-            session.end_epoch(test_accuracy())
+            session.end_epoch(*test())
     report(session, args, recipe, digits)
     return session.signals.exit_code
 

@@ -18,9 +18,10 @@ import pytest
 import tinyattn as ta
 from tinyattn import models, nn, train, viz
 from tinyattn.__main__ import main as command_line
+from tinyattn.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
+COLUMNS = ["epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
 FILES = {
     "config.json",
     "metrics.csv",
@@ -62,6 +63,8 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     run = train.load_run(folder)
     predicted = train.predict(run.model, run.data.test_images).argmax(1)
     assert (predicted == run.data.test_labels).mean() == summary["test_accuracy"]
+    scores, labels = ta.tensor(train.predict(run.model, run.data.test_images)), ta.tensor(run.data.test_labels)
+    assert float(rows[1]["test_loss"]) == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-4)
     for page in pages:
         text = (folder / page).read_text()
         (folder / page).unlink()
