@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_620,
     "train/": 1_260,
     "debug/": 2_375,
-    "viz/": 7_700,
+    "viz/": 7_750,
     TOP: 1_010,
 }
-TOTAL = 37_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 38_035  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
