@@ -34,10 +34,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_620,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_300,
-    TOP: 1_040,
+    "viz/": 7_725,
+    TOP: 1_045,
 }
-TOTAL = 39_565  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 39_995  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -24,7 +24,7 @@ import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that `import examples.mnist` finds the options too
-from mnist_options import ADVICE, load_data, open_run, parse_arguments, report
+from mnist_options import ADVICE, load_data, open_run, parse_arguments, report, with_score
 
 RECIPES = {
     # The classifier: overlapping 7x7 patches with a two-layer stem, two blocks, attention pooling.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     digits = load_data(args)
     arrays = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
     train_images, train_labels, test_images, test_labels = (ta.from_numpy(a).to(args.device) for a in arrays)
-    recipe = RECIPES[args.model]
+    recipe = with_score(RECIPES[args.model], args.score)
     small = len(train_images) < 10_000  # then smaller batches, more epochs and larger steps make up for few images
     args.epochs = args.epochs or (20 if small else 10)
     args.batch_size = args.batch_size or (32 if small else recipe["batch_size"])
@@ -87,14 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hits = (scores.argmax(1) == labels).sum()
         return ranks.sum(ta.stack([loss.detach() / ranks.count, hits, largest / ranks.count]))  # (3,)
 
-    def test_accuracy() -> float:
+    def test() -> list[float]:  # accuracy, mean loss
         network.eval()
+        images, labels = ranks.share(test_images, test_labels)
         with ta.no_grad():
-            starts = range(0, len(test_images), 500)
-            parts = [ranks.share(test_images[i : i + 500], test_labels[i : i + 500]) for i in starts]
-            hits = ta.stack([(network(images).argmax(1) == labels).sum() for images, labels in parts])
+            scores = ta.cat([network(images[i : i + 500]) for i in range(0, len(images), 500)])
+            hits, loss = (scores.argmax(1) == labels).sum(), F.cross_entropy(scores, labels, reduction="sum")
         network.train()
-        return ranks.sum(hits.sum()).item() / len(test_labels)
+        return (ranks.sum(ta.stack([hits, loss])) / len(test_labels)).tolist()
 
     # --- the loop; the session counts, saves checkpoints, resumes, and handles Ctrl-C and SIGTERM
     session = ranks.open(lambda: train.Session(
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     schedule.step()
             if session.stopped:
                 break
-            session.end_epoch(test_accuracy())
+            session.end_epoch(*test())
     report(session, args, recipe, digits)
     return session.signals.exit_code
 

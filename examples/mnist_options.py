@@ -75,10 +75,10 @@ ADVICE = {  # after an error that ended a run
     MemoryError: "See --batch-size, --workers and --device; a run that had begun continues with --resume.",
 }
 DEFAULTS = {
-    "model": "classifier", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0, "seed": 0, "device": "cpu",
-    "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto", "data_dir": None, "validation": None,
-    "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None, "keep": 3, "skip_nonfinite": False,
-    "progress": True, "distributed": False,
+    "model": "classifier", "score": "additive", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0,
+    "seed": 0, "device": "cpu", "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto",
+    "data_dir": None, "validation": None, "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None,
+    "keep": 3, "skip_nonfinite": False, "progress": True, "distributed": False,
 }  # fmt: skip
 NOT_RECORDED = {"out", "overwrite", "resume", "progress", "distributed"}
 MAY_CHANGE = {"device", "workers", "threads", "data_dir", "checkpoint_every", "keep", "skip_nonfinite"}  # on resuming
@@ -90,6 +90,8 @@ def options() -> train.Parser:
     parser = train.Parser(prog="mnist.py", description=DESCRIPTION, epilog=EPILOG)
     option = parser.add_argument_group("model and recipe").add_argument
     option("--model", choices=["classifier", "article"], help="which model and recipe (classifier)")
+    option("--score", choices=["additive", "dot", "scaled_dot", "multihead"],
+           help="how the article's model scores a pixel (additive)")
     option("--epochs", type=whole_number, metavar="N", help="passes over the data (10; 20 on the small digits)")
     option("--batch-size", type=whole_number, metavar="N", help="images in a step (128; article 64; digits 32)")
     option("--lr", type=positive_number, metavar="RATE", help="learning rate (2e-3; article 1e-3, on the digits 5e-3)")
@@ -142,6 +144,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--data digits come with scikit-learn; leave --data-dir out")
     if args.model == "article" and args.dropout:
         parser.error("--dropout is for the classifier; the article's model has none")
+    if args.model != "article" and args.score != "additive":
+        parser.error("--score is for --model article; the classifier has scaled dot products")
     if args.threads > 1 and args.workers > 1:
         parser.error(f"--threads {args.threads} needs --workers 1; {args.workers} workers have one thread each")
     return args
@@ -198,6 +202,11 @@ class Ranks:
         return other
 
 
+def with_score(recipe: dict[str, Any], score: str) -> dict[str, Any]:
+    """The recipe with another score function; as it is for the additive one, as runs of older versions recorded it."""
+    return recipe if score == "additive" else {**recipe, "model": {**recipe["model"], "score": score}}
+
+
 def load_data(args: argparse.Namespace) -> data.ImageDataset:
     """Load MNIST, or the digits instead, with a banner that says so."""
     try:
@@ -221,7 +230,8 @@ def open_run(
     args: argparse.Namespace, recipe: Mapping[str, Any], digits: data.ImageDataset, optimizer: ta.optim.Optimizer
 ) -> train.Run:
     """Create the run's folder, or check that the run to resume began like this one, and print what it trains."""
-    name = f"{args.model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}"
+    model = args.model if args.score == "additive" else f"{args.model}-{args.score}"
+    name = f"{model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}"
     run = args.run or (train.Run(args.out, name, overwrite=args.overwrite) if args.ranks.own == 0 else train.Follower())
     describe(run, args, recipe, digits)
     parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])

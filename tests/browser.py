@@ -25,8 +25,28 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 KEYS = {  # name: (code, number)
     "ArrowLeft": ("ArrowLeft", 37), "ArrowUp": ("ArrowUp", 38), "ArrowRight": ("ArrowRight", 39),
     "ArrowDown": ("ArrowDown", 40), "Escape": ("Escape", 27), "Enter": ("Enter", 13), "Tab": ("Tab", 9),
-    "Delete": ("Delete", 46), "Home": ("Home", 36), "End": ("End", 35), "PageUp": ("PageUp", 33), "PageDown": ("PageDown", 34), " ": ("Space", 32),
+    "Backspace": ("Backspace", 8), "Delete": ("Delete", 46), "Home": ("Home", 36), "End": ("End", 35), "PageUp": ("PageUp", 33), "PageDown": ("PageDown", 34), " ": ("Space", 32),
 }  # fmt: skip
+
+UNREADABLE = """(() => {  // texts below a contrast of 4.5 to 1 or 10 px, texts cut off
+  const rgba = (c) => { const n = c.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, under) => top.slice(0, 3).map((x, i) => x * top[3] + under[i] * (1 - top[3])).concat(1);
+  const behind = (e) => { const c = rgba(getComputedStyle(e).backgroundColor); return c[3] === 1 || !e.parentElement ? c : over(c, behind(e.parentElement)); };
+  const light = (c) => { const [r, g, b] = c.map(x => (x /= 255) <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = e.tagName === 'INPUT' ? e.value : [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent).join('').trim();
+    if (!own || !e.getClientRects().length || ['SCRIPT', 'OPTION'].includes(e.tagName) || e.type === 'range' || e.type === 'checkbox' || e.disabled) continue;
+    const style = getComputedStyle(e), back = behind(e), front = over(rgba(style.color), back);
+    const [a, b] = [light(front), light(back)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+    const box = e.closest('.card, #lens, #heat');
+    if (ratio < 4.5 || parseFloat(style.fontSize) < 10) found.push([e.tagName, own, ratio, style.fontSize]);
+    if (box && e.getBoundingClientRect().right > box.getBoundingClientRect().right) found.push([e.tagName, own, 'cut off']);
+    if (e.classList.contains('cell') && e.scrollWidth > e.clientWidth + 1) found.push([own, 'does not fit']);
+  }
+  if (document.documentElement.scrollWidth > innerWidth) found.push('wider than the window');
+  return found;
+})()"""
 
 
 class Browser:

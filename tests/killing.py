@@ -148,7 +148,7 @@ def compare(whole: Path, other: Path) -> None:
     """Compare a run that was killed with one that was not: weights, and all of metrics.csv but times."""
     weights, others = ((folder / "model.safetensors").read_bytes() for folder in (whole, other))
     assert weights == others, "other weights"
-    rows, others = ([line.split(",")[:5] for line in (folder / "metrics.csv").read_text().split()] for folder in (whole, other))  # fmt: skip
+    rows, others = ([line.split(",")[:6] for line in (folder / "metrics.csv").read_text().split()] for folder in (whole, other))  # fmt: skip
     assert rows == others, (rows, others)
     kept = [path.name for path in (other / "checkpoints").glob("*.safetensors")]
     assert len(kept) == 2, kept

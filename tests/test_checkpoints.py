@@ -462,6 +462,8 @@ def test_metrics_return_to_the_rows_of_a_checkpoint(tmp_path):
     assert metrics.read_text() == "epoch,loss\n1,0.5\n"
     run.log(epoch=2, loss=0.125)
     assert metrics.read_text() == "epoch,loss\n1,0.5\n2,0.125\n"
+    run.log(epoch=3, loss=0.1, test_loss=0.2)  # a run of an older version goes on
+    assert metrics.read_text() == "epoch,loss,test_loss\n1,0.5,\n2,0.125,\n3,0.1,0.2\n"
     run.load_state_dict({**state, "rows": []})
     assert not metrics.exists()
     run.close()

@@ -18,9 +18,10 @@ import pytest
 import tinyattn as ta
 from tinyattn import models, nn, train, viz
 from tinyattn.__main__ import main as command_line
+from tinyattn.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = ["epoch", "train_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
+COLUMNS = ["epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "lr", "images_per_second", "seconds"]
 FILES = {
     "config.json",
     "metrics.csv",
@@ -62,6 +63,8 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     run = train.load_run(folder)
     predicted = train.predict(run.model, run.data.test_images).argmax(1)
     assert (predicted == run.data.test_labels).mean() == summary["test_accuracy"]
+    scores, labels = ta.tensor(train.predict(run.model, run.data.test_images)), ta.tensor(run.data.test_labels)
+    assert float(rows[1]["test_loss"]) == pytest.approx(F.cross_entropy(scores, labels).item(), rel=1e-4)
     for page in pages:
         text = (folder / page).read_text()
         (folder / page).unlink()
@@ -70,6 +73,26 @@ def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     (folder / "model.safetensors").unlink()  # as while it runs
     again = train.load_run(folder).model.state_dict()
     assert all((again[name] == value).all() for name, value in run.model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_mnist_trains_other_score_functions(tmp_path):
+    options = ("--data", "digits", "--validation", 100, "--batch-size", 700, "--epochs", 1, "--out", tmp_path)
+    done = script("mnist.py", "--model", "article", "--score", "multihead", *options)
+    assert done.returncode == 0, done.stderr
+    run = train.load_run(tmp_path / "article-multihead-digits-seed0")
+    assert len(run.model.attention.query) == 4
+    refused = script("mnist.py", "--score", "dot", *options)
+    assert refused.returncode == 2 and "--score is for --model article" in refused.stderr
+
+
+@pytest.mark.parametrize("steps", [2, pytest.param(800, marks=pytest.mark.slow)])
+def test_reverse_words_writes_its_page(tmp_path, steps):
+    done = script("reverse_words.py", "--steps", steps, "--out", tmp_path / "new" / "words.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "words.html").is_file()
+    if steps == 800:
+        assert float(done.stdout.split("%")[0].split()[-1]) >= 99
 
 
 def test_load_run_refuses_what_is_no_run(tmp_path):

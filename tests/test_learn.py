@@ -151,6 +151,23 @@ def test_links_and_names_of_a_lesson_hold(path):
         assert not name or definition(linked, name)
 
 
+@pages
+def test_notebook_of_a_lesson_keeps_every_block_and_output(path):
+    made = runpy.run_path(str(ROOT / "examples/lesson_notebooks.py"))["notebook"](text_of(path))["cells"]
+    cells = [cell for cell in made if cell["cell_type"] == "code"]
+    code, shown = [], []
+    for language, block in BLOCK.findall(text_of(path)):
+        if language != "python" or re.match(r"# \S+\.py: ", block):
+            continue
+        for line in filter(None, block.splitlines()):
+            prompted = re.match(r"(>>>|\.\.\.)( |$)", line)
+            (code if prompted or ">>>" not in block else shown).append(line[4:] if prompted else line)
+    assert [line for cell in cells for line in cell["source"].splitlines() if line] == [line for line in code if line]
+    assert [line for cell in cells for out in cell["outputs"] for line in out["text"].splitlines() if line] == shown
+    text = "\n".join(cell["source"] for cell in made if cell["cell_type"] == "markdown")
+    assert DISPLAYED.findall(text) == DISPLAYED.findall(text_of(path)) and ">>> " not in text
+
+
 def test_there_are_ten_lessons_and_the_index_lists_them():
     assert [int(path.name[:2]) for path in ENGLISH] == list(range(1, 11))
     for index, suffix in ((LEARN / "README.md", ".md"), (LEARN / "README.zh-CN.md", ".zh-CN.md")):

@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from browser import Browser, needs_chromium
+from browser import UNREADABLE, Browser, needs_chromium
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
+from examples.reverse_words import CharacterModel
 from tinyattn import models
+from tinyattn.__main__ import main as command_line
 from tinyattn.data.digits import load_digits
+from tinyattn.train.run import FORMAT
 
 pytestmark = needs_chromium
 MODELS = {
@@ -96,6 +99,113 @@ def test_playground_numbers_are_the_engines(show, name, count):
     assert worst < 1e-10
 
 
+def compared(**options):
+    ta.manual_seed(1)
+    found = {}
+    for score in ("additive", "dot", "scaled_dot", "multihead"):
+        found[score] = models.AttentionModel(6, 8, 10, score=score, num_heads=2, **options)
+        with ta.no_grad():
+            for p in found[score].parameters():
+                p += 0.1 * ta.randn(*p.shape)
+    return found
+
+
+def word_model(length: int = 6):
+    ta.manual_seed(2)
+    return CharacterModel("_abc", length, num_layers=2, num_heads=2, dim=8)
+
+
+def all_tabs(**options):
+    model = model_of()
+    return ta.viz.playground(model, images_of(model, 10), compare=compared(), words=word_model(), **options)
+
+
+def test_playground_score_functions_are_the_engines(show):
+    page, image = show(all_tabs()), images_of(model_of(), 1)[0] / 255
+    for i, model in enumerate(compared().values()):
+        model.double()
+        own = model.attention.scores
+        for temperature in (0.3, 1.0):
+            model.attention.scores = lambda tokens, own=own, t=temperature: own(tokens) / t
+            found = page.run(
+                f"(() => {{ const r = page.compared({i}).forward({json.dumps(image.ravel().tolist())}, {temperature});"
+                "return [[...r.scores], r.weights.map((w) => [...w])]; })()"
+            )
+            np.testing.assert_allclose(found[0], model(image[None])[0].tolist(), rtol=0, atol=1e-10)
+            maps = model.attention_maps(image[None])[0][0].flatten(1)
+            np.testing.assert_allclose(found[1], maps.tolist(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("word", ["", "abca", "cbabcc"])
+def test_playground_words_are_the_engines(show, word):
+    page, model = show(ta.viz.playground(words=word_model())), word_model().double()
+    seen = ta.tensor([["_abc".index(c) for c in word.ljust(6, "_")]])
+    maps, attend = [], ta.nn.MultiheadAttention.forward
+
+    def noted(self, q, k, v, **options):
+        maps.append(attend(self, q, k, v, average_attn_weights=False)[1][0].flatten(1).tolist())
+        return attend(self, q, k, v, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ta.nn.MultiheadAttention, "forward", noted)
+        scores = model(seen)[0]
+    found = page.run(
+        f"(() => {{ const r = page.characters.forward({word!r});"
+        "return [[...r.scores], r.weights.map((b) => b.map((m) => [...m])), r.best.map((x) => x.character).join('')]; })()"
+    )
+    np.testing.assert_allclose(found[0], scores.flatten().tolist(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found[1], maps, rtol=0, atol=1e-10)
+    assert found[2] == "".join("_abc"[i] for i in scores.argmax(-1).tolist())
+
+
+def test_playground_tabs_by_keyboard(show):
+    page = show(all_tabs())
+    shown = (
+        "[...document.querySelectorAll('main > section')].filter((e) => e.checkVisibility()).map((e) => e.ariaLabel)"
+    )
+    assert page.run(shown) == ["draw", "what the model sees", "heads"]
+    page.run("document.querySelector('[role=tab]').focus()")
+    page.press("ArrowRight")
+    assert page.run(shown) == ["draw", "score functions"]
+    drawn = page.text("#four")
+    page.click("#samples button:nth-child(2)")
+    assert page.text("#four") != drawn
+    page.run("document.getElementById('four').focus()")
+    page.press("ArrowDown", times=2)
+    page.press("ArrowRight")
+    assert page.text("#four article:last-child .quiet").startswith("Row 3, column 2: ")
+    page.press("Escape")
+    assert page.text("#four .quiet").startswith("Spread as over ")
+    page.run("document.querySelector('[aria-selected=true]').focus()")
+    page.press("ArrowRight")
+    assert page.run(shown) == ["words"] and page.run("document.activeElement.value") == "words"
+
+
+def test_playground_words_follow_what_is_typed(show):
+    page = show(ta.viz.playground(words=word_model()))
+    assert page.run("document.getElementById('word').value") == "abc" and not page.run("byId('tabs').checkVisibility()")
+    page.run("document.getElementById('word').select()")
+    page.write("Ca b")
+    assert page.text("#given") == "cab___" and page.text("#unknown") == "It knows only abc."
+    first = page.run("[...document.querySelectorAll('#grids td')].map((e) => e.title).join()")
+    page.press("Backspace")
+    assert page.text("#given") == "ca____"
+    assert page.run("[...document.querySelectorAll('#grids td')].map((e) => e.title).join()") != first
+    page.press("Backspace")
+    page.write("aaaaaa")
+    assert page.text("#given") == "caaaaa" and page.text("#unknown") == "The model has 6 places."
+    page.run("document.querySelector('#written button').focus()")
+    page.press("ArrowRight", times=2)
+    assert page.run("page.words.place") == 2 and page.text("#sure").startswith("Place 3: ")
+    written = page.run("[...page.words.run.scores]")
+    page.click("#grids button")
+    assert page.run("[...page.words.run.scores]") != written
+    page.click("#reset")
+    assert page.run("[...page.words.run.scores]") == written
+    page.press("Escape")
+    assert page.run("page.words.place") is None
+
+
 def test_playground_draws_blanks_and_silences(show):
     model = model_of()
     page = show(ta.viz.playground(model, images_of(model, 2)))
@@ -156,11 +266,18 @@ def test_playground_is_used_by_keyboard(show):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_playground_can_be_read(show, width, scheme):
-    model = model_of()
-    page = show(ta.viz.playground(model, images_of(model, 10)), width=width)
+    page = show(all_tabs(), width=width)
     page.prefer(scheme)
     page.wait(f"document.documentElement.dataset.theme === '{scheme}'")
-    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    assert page.run(UNREADABLE) == []
+    for tab in ("scores", "words"):
+        page.click(f"[value={tab}]")
+        page.run("page.words.run && document.querySelector('#written button').focus()")
+        page.click("#reset")
+        assert page.run(UNREADABLE) == []
+    page.run("heat(-9), choosePlace(1)")  # one letter has all of the attention
+    assert page.run(UNREADABLE) == []
+    page.click("[value=digit]")
     page.wait("document.querySelectorAll('#curve path').length === 3")
     sizes = page.run(
         "[...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3"
@@ -184,6 +301,25 @@ def test_playground_answers_a_stroke_at_once(show):
     assert took[10] < 50  # ms; the slower ones are those of a busy machine
 
 
+def test_playground_of_runs_compares_them(tmp_path, capsys):
+    def a_run(name, kind, model, **options):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"format": FORMAT, "arguments": {"model": kind, "data": "digits"}, "recipe": {"model": options}}
+        (folder / "config.json").write_text(json.dumps(config))
+        ta.save(model.state_dict(), folder / "model.safetensors")
+        return str(folder)
+
+    first = a_run("classifier", "classifier", model_of(), **MODELS["the recipe's"])
+    scores = {"input_dim": 6, "embed_dim": 8, "num_heads": 2}
+    others = [a_run(score, "article", model, score=score, **scores) for score, model in compared().items()]
+    assert command_line(["playground", first, *others]) == 0
+    html = (tmp_path / "classifier" / "playground.html").read_text()
+    assert all(f'"name":"{folder}"' in html for folder in others)
+    assert command_line(["playground", others[0]]) == 2
+    assert "got AttentionModel; expected an AttentionClassifier" in capsys.readouterr().err
+
+
 def test_playground_refuses_other_models():
     with pytest.raises(TypeError, match="got Linear; expected an AttentionClassifier"):
         ta.viz.playground(ta.nn.Linear(2, 2))
@@ -191,6 +327,14 @@ def test_playground_refuses_other_models():
         ta.viz.playground(model_of(), names=["a", "b"])
     with pytest.raises(ValueError, match="at most 2 MB"):
         ta.viz.playground(models.AttentionClassifier(hidden_dim=256))
+    with pytest.raises(TypeError, match="got NoneType; expected an AttentionClassifier"):
+        ta.viz.playground(compare=compared())
+    with pytest.raises(TypeError, match="words=Linear has no alphabet, embedding, position"):
+        ta.viz.playground(words=ta.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"compare\['a'\] is a Linear; expected an AttentionModel"):
+        ta.viz.playground(model_of(), compare={"a": ta.nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"image_size, classes = \(14, 10\); expected the classifier's \(28, 10\)"):
+        ta.viz.playground(model_of(), compare=compared(image_size=14))
 
 
 def test_playground_in_a_notebook_is_a_frame():

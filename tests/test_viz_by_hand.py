@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, needs_chromium
+from browser import UNREADABLE, Browser, needs_chromium
 
 import tinyattn as ta
 from tinyattn import optim
@@ -429,27 +429,6 @@ def test_by_hand_language_switch_keeps_the_numbers(show):
     page.click("#language")
     assert page.text("h1") == "Attention by hand" and page.run("document.documentElement.lang") == "en"
     assert numbers(page, "dQ").tolist() == before.tolist()
-
-
-UNREADABLE = """(() => {  // texts below a contrast of 4.5 to 1 or 10 px, texts cut off
-  const rgba = (c) => { const n = c.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
-  const over = (top, under) => top.slice(0, 3).map((x, i) => x * top[3] + under[i] * (1 - top[3])).concat(1);
-  const behind = (e) => { const c = rgba(getComputedStyle(e).backgroundColor); return c[3] === 1 || !e.parentElement ? c : over(c, behind(e.parentElement)); };
-  const light = (c) => { const [r, g, b] = c.map(x => (x /= 255) <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const found = [];
-  for (const e of document.querySelectorAll('body *')) {
-    const own = e.tagName === 'INPUT' ? e.value : [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent).join('').trim();
-    if (!own || !e.getClientRects().length || ['SCRIPT', 'OPTION'].includes(e.tagName) || e.type === 'range' || e.type === 'checkbox' || e.disabled) continue;
-    const style = getComputedStyle(e), back = behind(e), front = over(rgba(style.color), back);
-    const [a, b] = [light(front), light(back)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
-    const box = e.closest('.card, #lens, #heat');
-    if (ratio < 4.5 || parseFloat(style.fontSize) < 10) found.push([e.tagName, own, ratio, style.fontSize]);
-    if (box && e.getBoundingClientRect().right > box.getBoundingClientRect().right) found.push([e.tagName, own, 'cut off']);
-    if (e.classList.contains('cell') && e.scrollWidth > e.clientWidth + 1) found.push([own, 'does not fit']);
-  }
-  if (document.documentElement.scrollWidth > innerWidth) found.push('wider than the window');
-  return found;
-})()"""
 
 
 @needs_chromium

@@ -630,6 +630,17 @@ def test_rule_source_is_that_rule_alone():
 # --- drawing ---
 
 
+def test_graph_boxes_show_shapes_in_and_out():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 3), nn.Tanh()))
+    trace = (picture := graph(lambda x: (model(x) * x[:, :3]).sum(), ta.rand(5, 4))).trace
+    text = dot.dot_text(trace, fold.view(trace, picture._folded, True))
+    assert ">5×4 → 5×8, 40 parameters<" in text and ">5×8 → 5×3, 27 parameters<" in text
+    first, second = (v for v in trace.vertices if v.op == "linear")
+    (product,) = (v for v in trace.vertices if v.op == "mul")
+    assert dot.flow_text(trace, [v for v in trace.vertices if v.is_operation]) == "5×4 → scalar"
+    assert dot.flow_text(trace, [product]) == "5×3" and dot.flow_text(trace, [first, second]) == ""
+
+
 @needs_dot
 @pytest.mark.parametrize("name", list(GOLDEN))
 def test_dot_renders_every_item_and_wire(name, tmp_path):

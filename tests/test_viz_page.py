@@ -224,6 +224,16 @@ def test_graph_page_folds_by_click_and_key(show):
     assert items(page) > 6
 
 
+def test_graph_page_shows_an_opened_block_on_one_screen(show):
+    page = show(graph(models.AttentionClassifier(num_layers=12), ta.rand(2, 28, 28), depth=1), height=640)
+    page.click(".item.box:has(.times) .shape")
+    assert page.run("page.model.boxes[document.querySelector('.frame:focus').dataset.box].type") == "Block"
+    frame, canvas = (page.run(f"(() => {{ const r = {e}.getBoundingClientRect(); return [r.x, r.y, r.right, r.bottom]; }})()")
+                     for e in ("document.querySelector('.frame:focus')", "page.eye.canvas"))  # fmt: skip
+    assert frame[0] >= canvas[0] and frame[1] >= canvas[1] and frame[2] <= canvas[2] and frame[3] <= canvas[3]
+    assert page.run("page.eye.scale") > 0.55
+
+
 def test_graph_page_search_unfolds_hits(show):
     page = show(classifier(12))
     page.press("/")

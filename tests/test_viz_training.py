@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 import types
@@ -48,6 +49,18 @@ def test_curves_figure_draws_the_numbers_of_the_file(metrics):
     assert_allclose(drawn["training, 95.00 % at the end"][1], [80, 90, 95])
     assert_allclose(drawn["test, 97.00 % at the end"][1], [85, np.nan, 97])
     assert loss.get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize(("first", "last"), [(0.4, 0.02), (2.3, 0.6), (0.5, 0.3), (2.3, 0.0004)])
+def test_curves_figure_labels_losses_in_plain_numbers(first, last):
+    figure = viz.curves_figure(
+        [{"epoch": 1, "train_loss": first}, {"epoch": 2, "train_loss": last, "test_loss": first}]
+    )
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    ticks = [*figure.axes[0].yaxis.get_major_ticks(), *figure.axes[0].yaxis.get_minor_ticks()]
+    seen = {t.label1.get_text() for t in ticks if low <= t.get_loc() <= high} - {""}
+    assert len(seen) >= 2 and all(re.fullmatch(r"\d+(\.\d+)?", text) for text in seen), seen
 
 
 def test_curves_figure_of_rows_in_memory():

@@ -2,7 +2,7 @@
 
 python -m tinyattn graph package.module:Model --out model.html
 python -m tinyattn by-hand
-python -m tinyattn playground runs/NAME
+python -m tinyattn playground runs/NAME runs/ARTICLE-1 runs/ARTICLE-2
 python -m tinyattn run train.py --epochs 3
 """
 
@@ -77,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
             name, help=f"write a page with {what}",
             description=f"Write a page with {what}, from the folder of a run of examples/mnist.py.",
         )  # fmt: skip
-        page.add_argument("folder", metavar="RUN", help="runs/NAME")
+        page.add_argument("folder", metavar="RUN", help="runs/NAME, of a classifier")
+        page.set_defaults(others=())
+        if name == "playground":
+            page.add_argument("others", nargs="*", metavar="ARTICLE", help="runs of the article's model to compare")
         page.add_argument("--out", help=f"file to write (default: RUN/{name}.html)")
         page.set_defaults(run=_run_page, formats=("html",))
     script = commands.add_parser(
@@ -136,7 +139,8 @@ def _run_page(args: argparse.Namespace) -> int:
     first = [int(found[0]) for found in ((labels == digit).nonzero()[0] for digit in range(10)) if found.size]
     images, title = run.data.test_images[first], f"{run.folder.name}, {run.data.name}"
     if args.command == "playground":
-        page: Any = ta.viz.playground(run.model, images, title=title)
+        compare: Any = {folder: load_run(folder).model for folder in args.others}
+        page: Any = ta.viz.playground(run.model, images, compare=compare, title=title)
     else:
         page = ta.viz.attention(run.model, images, labels=labels[first], title=title)
     print(page.save(args.out or run.folder / f"{args.command}.html"))

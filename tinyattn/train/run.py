@@ -105,7 +105,7 @@ class Run:
                 )
 
     def log(self, **row: Any) -> None:
-        """Append a row to metrics.csv. Every row has the columns of the first."""
+        """Append a row to metrics.csv. A value that a row lacks is empty."""
         self._write_rows([*self.rows, row])
 
     def summarise(self, **facts: Any) -> Path:
@@ -128,7 +128,8 @@ class Run:
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self._write("metrics.csv", table(list(rows[0]), rows))
+            columns = list({name: None for row in rows for name in row})
+            self._write("metrics.csv", table(columns, rows))
         else:
             (self.folder / "metrics.csv").unlink(missing_ok=True)
         self.rows = rows

@@ -105,11 +105,12 @@ class Session:
         """Count a step. report: a tensor (3,) of the batch's mean loss, number of hits and largest gradient."""
         self.tally.add(report, self.loader.indices)
 
-    def end_epoch(self, test_accuracy: float) -> None:
+    def end_epoch(self, test_accuracy: float, test_loss: float | None = None) -> None:
         """Print the results of the epoch, append them to metrics.csv and save a checkpoint."""
         tally, epoch = self.tally, self.tally.epoch
+        measured = {} if test_loss is None else {"test_loss": test_loss}
         self.run.log(
-            epoch=epoch, train_loss=tally.loss, train_accuracy=tally.accuracy, test_accuracy=test_accuracy,
+            epoch=epoch, train_loss=tally.loss, **measured, train_accuracy=tally.accuracy, test_accuracy=test_accuracy,
             lr=self.optimizer.param_groups[0]["lr"], images_per_second=tally.speed, seconds=tally.seconds,
         )  # fmt: skip
         self.say(

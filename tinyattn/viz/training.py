@@ -94,7 +94,8 @@ def curves_figure(metrics: Rows, title: str = "") -> Any:
     rows = read_rows(metrics)
     axis = next((name for name in ("epoch", "step") if name in rows[0]), "row")
     x = _column(rows, axis) if axis in rows[0] else [float(i + 1) for i in range(len(rows))]
-    kinds = {kind: [name for name in rows[0] if name.endswith(kind)] for kind in ("loss", "accuracy")}
+    columns = {name: None for row in rows for name in row}
+    kinds = {kind: [name for name in columns if name.endswith(kind)] for kind in ("loss", "accuracy")}
     panels = [kind for kind, names in kinds.items() if names]
     if not panels:
         raise ValueError(f"curves: no column ends in 'loss' or 'accuracy'; the columns are {', '.join(rows[0])}")
@@ -111,8 +112,6 @@ def curves_figure(metrics: Rows, title: str = "") -> Any:
 
 
 def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str) -> None:
-    from matplotlib.ticker import LogFormatter
-
     label = name.removesuffix(kind).strip("_ ") or kind
     known = [value for value in values if math.isfinite(value)]
     end = "never measured"
@@ -123,12 +122,23 @@ def _curve(axes: Any, x: list[float], values: list[float], name: str, kind: str)
         end = f"{known[-1]:.4f}"
         if min(known) > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(LogFormatter())  # 0.6, not 6 x 10^-1
-            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+            axes.yaxis.set_major_formatter(_plain_numbers())
+            axes.yaxis.set_minor_formatter(_plain_numbers(minor_thresholds=(1, 0.4)))
     colour = next((colour for start, colour in _COLOURS.items() if label.startswith(start)), None)
     label = {"train": "training", "val": "validation"}.get(label, label)
     marker = "o" if len(x) < 60 else None
     axes.plot(x, values, marker=marker, markersize=4, color=colour, label=f"{label}, {end} at the end")
+
+
+def _plain_numbers(**options: Any) -> Any:
+    """Return a formatter for logarithmic axes: the ticks that LogFormatter chooses, as 0.6 instead of 6e-01."""
+    from matplotlib.ticker import LogFormatter
+
+    class PlainNumbers(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    return PlainNumbers(**options)
 
 
 def layers_figure(stats: Rows, title: str = "") -> Any:

@@ -26,6 +26,7 @@ COLOURS = {
     "failed": ("#fde5d8", "#d55e00", "#7a2f00"),
     "box": ("#eef2f7", "#475569", "#0f172a"),
 }
+_STORED = ("parameter", "constant")
 GET_DOT = (
     "pictures of graphs need the program `dot`: apt-get install graphviz, brew install graphviz, or "
     "graphviz.org/download. Files ending in .dot or .html need nothing."
@@ -102,7 +103,7 @@ def _label(trace: Trace, item: Item, stats: bool, time: str) -> str:
         sources = [f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs]
         rows += [_escape("✗ " + ", ".join(sources))] + [_escape(part) for part in wrapped(vertex.error, 61)]
     else:
-        rows += _small(f"{shape_text(vertex.shape)} {vertex.dtype}, {size_text(vertex.bytes)}")
+        rows += _small(f"{flow_text(trace, [vertex])} {vertex.dtype}, {size_text(vertex.bytes)}")
     rows += [row for text in _stats(trace, vertex) for row in _small(text)] if stats else []
     rows += _small(time)
     return f"label=<{'<br/>'.join(rows)}>, {_style(look, vertex.recorded or not vertex.is_operation)}"
@@ -114,8 +115,8 @@ def _box_label(trace: Trace, index: int, time: str) -> str:
     counts = contents_text(members)
     if own is not None:
         rows += [_formula_row(own)] if formula_text(own) + option_text(own) else []
-        counts = counts.replace("1 operation", shape_text(own.shape))
-    rows += [*_small(counts), *_small(time)]
+        counts = counts.replace("1 operation, ", "").replace("1 operation", "")
+    rows += [*_small(", ".join(filter(None, (flow_text(trace, members), counts)))), *_small(time)]
     style = _style("output" if any(v.output for v in members) else "box", True)
     return f"label=<{'<br/>'.join(rows)}>, {style}{', peripheries=2' * (own is None)}"
 
@@ -243,6 +244,21 @@ def option_text(vertex: Vertex) -> str:
 _TELLING = (
     "approximate", "diagonal", "dim", "dims", "dtype", "equation", "heads", "index", "mode", "pad", "shifts",
 )  # fmt: skip
+
+
+def flow_text(trace: Trace, members: list[Vertex]) -> str:
+    """Return the shapes of what enters and leaves, as 2×49×16 → 2×49×64.
+
+    Parameters and constants do not count. Equal shapes are named once; where several shapes leave, the text is empty,
+    and where several enter, it is the one that leaves.
+    """
+    within, sources = {v.index for v in members}, {e.source for v in members for e in v.inputs}
+    entering = {v.shape for v in map(trace.vertices.__getitem__, sources - within) if v.kind not in _STORED}
+    leaving = {v.shape for v in members if v.index not in sources and (v.is_operation or len(members) == 1)}
+    if len(leaving) != 1:
+        return ""
+    ends = [*entering, *leaving] if len(entering) == 1 and entering != leaving else leaving
+    return " → ".join(map(shape_text, ends))
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

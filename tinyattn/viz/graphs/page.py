@@ -94,7 +94,7 @@ def _lines(trace: Trace, vertex: Vertex, time: str) -> Lines:
         return [[("name", f"✗ {dot.title(vertex)}")], *([("quiet", row)] for row in rows)]
     if dot.is_brief(vertex):
         return [[("name", vertex.op), ("quiet", options), ("quiet", time or shape)]]
-    return [[("name", dot.title(vertex)), ("quiet", shape)], *_formula_and_time(vertex, time)]
+    return [[("name", dot.title(vertex)), ("quiet", _flow(trace, vertex))], *_formula_and_time(vertex, time)]
 
 
 def _formula_and_time(vertex: Vertex, time: str) -> Lines:
@@ -104,7 +104,19 @@ def _formula_and_time(vertex: Vertex, time: str) -> Lines:
 
 
 def _shape(vertex: Vertex) -> str:
-    return dot.shape_text(vertex.shape) + ("" if vertex.dtype in ("float32", "") else f" {vertex.dtype}")
+    return dot.shape_text(vertex.shape) + _dtype(vertex)
+
+
+def _flow(trace: Trace, vertex: Vertex) -> str:
+    return dot.flow_text(trace, [vertex]) + _dtype(vertex)
+
+
+def _flow_and_counts(trace: Trace, members: list[Vertex]) -> Lines:
+    return [[("quiet", text)] for text in (dot.flow_text(trace, members), dot.contents_text(members)) if text]
+
+
+def _dtype(vertex: Vertex) -> str:
+    return "" if vertex.dtype in ("float32", "") else f" {vertex.dtype}"
 
 
 def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
@@ -120,9 +132,9 @@ def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
         boxes.append(asdict(box) | {
             "level": level,
             "type": kind,
-            "label": kind if own is None else f"{kind}  {_shape(own)}",
+            "label": kind if own is None else f"{kind}  {_flow(trace, own)}",
             "output": any(v.output for v in members),
-            "lines": [[("quiet", counts)]] if own is None else _formula_and_time(own, time),
+            "lines": _formula_and_time(own, time) if own is not None else _flow_and_counts(trace, members),
             "spoken": f"{box.path or box.name}, folded, {counts}",
         })  # fmt: skip
     return boxes

@@ -1,6 +1,7 @@
 // The visible section of the picture: moved and zoomed by mouse and keys, and to selected items.
 
 const READABLE = 0.85; // the smallest scale at first
+const LEGIBLE = 0.55; // the smallest to show a frame as a whole
 
 class Eye {
   constructor(canvas, scene, picture) {
@@ -25,7 +26,7 @@ class Eye {
   // Shows everything; if that needs a scale below `least`, as much as fits from the top, in full width if it can be read.
   fit(least = 0) {
     const { clientWidth: w, clientHeight: h } = this.canvas, { layout } = this.picture;
-    const scale = Math.max(this.scaleToFit(), Math.min(least, Math.max(0.55, (w - 24) / layout.w)));
+    const scale = Math.max(this.scaleToFit(), Math.min(least, Math.max(LEGIBLE, (w - 24) / layout.w)));
     this.set((w - layout.w * scale) / 2, Math.max(16, (h - layout.h * scale) / 2), scale);
   }
 
@@ -46,6 +47,18 @@ class Eye {
     const [left, top, wide, high] = [rect.x * scale + this.x, rect.y * scale + this.y, rect.w * scale, rect.h * scale];
     const outX = left < edge || left + wide > w - edge, outY = top < edge || top + high > h - edge - 30;
     this.move(outX ? Math.max(edge, (w - wide) / 2) - left : 0, outY ? Math.max(edge, (h - high) / 2) - top : 0);
+  }
+
+  // Moves, and zooms out as far as one can still read, so that the whole frame of an open box is visible.
+  show(box) {
+    const rect = this.picture.layout.boxes.get(box), { clientWidth: w, clientHeight: h } = this.canvas, edge = 12;
+    if (!rect) return;
+    const fitting = Math.min(this.scale, (w - 2 * edge) / rect.w, (h - 2 * edge) / rect.h);
+    if (fitting < LEGIBLE) return;
+    this.zoom(fitting / this.scale, this.x + rect.x * this.scale, this.y + rect.y * this.scale); // around its corner
+    const [left, top] = [rect.x * fitting + this.x, rect.y * fitting + this.y];
+    const into = (start, size, room) => Math.max(edge, Math.min(start, room - edge - size)) - start;
+    this.move(into(left, rect.w * fitting, w), into(top, rect.h * fitting, h));
   }
 
   mouse() {

@@ -190,6 +190,7 @@ class Page {
     this.keepInPlace(box, () => this.redraw());
     const key = ["b" + box, "o" + box].find((k) => this.picture.elements.has(k));
     this.focus(key || this.picture.view.of[model.vertices.find((v) => model.chain(v.box).includes(box)).index]);
+    this.eye.show(box);
   }
 
   // Switches the repeat around an item between one box for all and all of them.

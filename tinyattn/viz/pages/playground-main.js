@@ -1,17 +1,15 @@
-// The page of the playground: the state, and one function that draws all of it.
-const data = JSON.parse(byId("data").textContent);
+// The tab of the digit: the state, and one function that draws all of it.
 const model = new Classifier(data);
 const side = Math.round(Math.sqrt(model.tokens)), cell = data.size / side; // patches, as a grid of squares
 const state = {
-  image: new Float64Array(data.size ** 2), temperature: 1, what: "attention", target: null, token: null,
+  image: new Float64Array(data.size ** 2), what: "attention", target: null, token: null,
   blank: new Set(), silent: Array.from({ length: data.layers }, () => new Set()),
 };
 const samples = data.samples.map((text) => Float64Array.from(atob(text), (c) => c.charCodeAt(0) / 255));
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
 
 const cellOf = (pixel) => Math.floor(Math.floor(pixel / data.size) / cell) * side + Math.floor(pixel % data.size / cell);
 const without = (blank) => blank.size ? state.image.map((v, i) => blank.has(cellOf(i)) ? 0 : v) : state.image;
-const think = (blank) => model.forward(without(blank), state.temperature, state.silent);
+const think = (blank) => model.forward(without(blank), page.temperature, state.silent);
 
 // One query's row of a matrix (tokens, tokens); no query: the mean of all.
 function rowOf(map, token) {
@@ -30,6 +28,7 @@ function update() {
   effects = null;
   draw();
   curveSoon();
+  document.dispatchEvent(new Event("image"));
 }
 
 function draw() {
@@ -230,24 +229,14 @@ byId("draw").addEventListener("click", () => tool(false));
 byId("erase").addEventListener("click", () => tool(true));
 byId("clear").addEventListener("click", () => take(new Float64Array(data.size ** 2)));
 byId("what").addEventListener("change", (event) => { state.what = event.target.value; draw(); });
-function heat(power) {
-  state.temperature = 2 ** power;
-  byId("temperature").value = power;
-  byId("degrees").textContent = state.temperature.toFixed(2);
-  update();
-}
-byId("temperature").addEventListener("input", (event) => heat(Number(event.target.value)));
-byId("reset").addEventListener("click", () => {
+document.addEventListener("reset", () => {
   state.blank.clear();
   state.silent.forEach((heads) => heads.clear());
   Object.assign(state, { target: null, token: null });
-  heat(0);
 });
-byId("theme").addEventListener("click", () => chooseTheme());
+document.addEventListener("temperature", update);
 document.addEventListener("theme", () => run && draw());
-byId("title").textContent = data.title;
-const asked = new URLSearchParams(location.hash.slice(1)); // #item=4&token=24 opens the page there
 if (asked.has("token")) state.token = Number(asked.get("token"));
 if (samples.length) take(samples[Number(asked.get("item") || 0)]);
 else update();
-window.page = { model, state, update }; // for the curious, and for the tests
+Object.assign(page, { model, state, update });

@@ -1,4 +1,4 @@
-// The classifier, forward and backward. Matrices are rows of numbers one after the other, in float64.
+// Transformer blocks and the classifier, forward and backward. Matrices are rows of numbers one after the other, in float64.
 // Names and order are those of tinyattn/models.py; a weight of a linear layer is (outputs, inputs).
 
 function numbers(text) {
@@ -134,12 +134,13 @@ function attentionBack(g, qkv, dim, { weights, scale }, silent) {
   return { dqkv, effects };
 }
 
-class Classifier {
-  constructor({ heads, layers, eps, patches, size, padding, weights }) {
-    Object.assign(this, { heads, layers, eps, patches, size, padding });
-    this.w = Object.fromEntries(Object.entries(weights).map(([name, text]) => [name, numbers(text)]));
-    this.tokens = patches.length;
+const decoded = (weights) => Object.fromEntries(Object.entries(weights).map(([name, text]) => [name, numbers(text)]));
+
+class Transformer {
+  constructor({ heads, layers, eps, weights }) {
+    Object.assign(this, { heads, layers, eps, w: decoded(weights) });
     this.dim = this.w["norm.weight"].length;
+    this.tokens = this.w.position.length / this.dim;
   }
 
   // Two linear layers with a GELU between them.
@@ -152,17 +153,9 @@ class Classifier {
     return layerNorm(x, this.dim, this.w[`${name}.weight`], this.w[`${name}.bias`], this.eps);
   }
 
-  // image: size x size numbers from 0 to 1. silent: a set of heads for each block. Keeps what `backward` needs.
-  forward(image, temperature = 1, silent = []) {
-    const { w, size, padding } = this, padded = size + 2 * padding;
-    const pixel = (at) => {
-      const y = Math.floor(at / padded) - padding, x = at % padded - padding;
-      return y >= 0 && x >= 0 && y < size && x < size ? image[y * size + x] : 0;
-    };
-    const seen = Float64Array.from(this.patches.flatMap((patch) => patch.map(pixel)));
-    let x = w["embed.weight"] ? linear(seen, w["embed.weight"], w["embed.bias"]) : this.mlp(seen, "embed").y;
-    x = plus(x, w.position);
-    const blocks = [];
+  // All blocks, on tokens x. silent: a set of heads for each block. Keeps what `backward` needs.
+  run(x, temperature, silent) {
+    const { w } = this, blocks = [];
     for (let b = 0; b < this.layers; b++) {
       const name = `blocks.${b}`, off = silent[b] || new Set(), norm1 = this.norm(x, `${name}.norm1`);
       const qkv = linear(norm1.y, w[`${name}.attention.in_proj_weight`], w[`${name}.attention.in_proj_bias`]);
@@ -172,6 +165,26 @@ class Classifier {
       x = plus(x, mlp.y);
       blocks.push({ name, off, norm1, qkv, attended, norm2, mlp });
     }
+    return { x, blocks };
+  }
+}
+
+class Classifier extends Transformer {
+  constructor({ patches, size, padding, ...rest }) {
+    super(rest);
+    Object.assign(this, { patches, size, padding });
+  }
+
+  // image: size x size numbers from 0 to 1.
+  forward(image, temperature = 1, silent = []) {
+    const { w, size, padding } = this, padded = size + 2 * padding;
+    const pixel = (at) => {
+      const y = Math.floor(at / padded) - padding, x = at % padded - padding;
+      return y >= 0 && x >= 0 && y < size && x < size ? image[y * size + x] : 0;
+    };
+    const seen = Float64Array.from(this.patches.flatMap((patch) => patch.map(pixel)));
+    const patches = w["embed.weight"] ? linear(seen, w["embed.weight"], w["embed.bias"]) : this.mlp(seen, "embed").y;
+    const { x, blocks } = this.run(plus(patches, w.position), temperature, silent);
     const norm = this.norm(x, "norm"), pool = this.pool(norm.y);
     const scores = linear(pool.y, w["head.weight"], w["head.bias"]);
     return { blocks, norm, pool, scores, probabilities: softmax(scores), weights: blocks.map((b) => b.attended.weights) };
