@@ -369,21 +369,20 @@ class Tensor(variable.Variable):
 
 METHODS = """
 abs exp expm1 log log1p sqrt rsqrt reciprocal square sin cos tanh erf neg sign sigmoid relu isfinite add sub mul div
-floor_divide remainder pow maximum minimum clamp masked_fill eq ne lt le gt ge clone logical_and logical_or
-logical_not bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift sum mean var std
-prod cumsum amax amin max min argmax argmin logsumexp softmax log_softmax reshape view flatten transpose permute
-expand broadcast_to squeeze unsqueeze movedim flip roll tril triu split chunk unbind index_select gather matmul mm bmm
-outer swapaxes swapdims moveaxis is_complex is_floating_point log2 log10 tan sinh cosh asin acos atan atan2 arcsin
-arccos arctan floor ceil trunc fix round frac fmod isnan isinf isclose allclose equal nan_to_num logical_xor clamp_min
-clamp_max lerp addcmul addcdiv addmm baddbmm mv addmv dot any all count_nonzero cumprod norm argsort sort topk median
-unique bincount multinomial bernoulli numel scatter scatter_add index_add index_copy index_fill masked_select
-masked_scatter nonzero argwhere take take_along_dim tile repeat_interleave diag diagonal diag_embed trace narrow
-select unflatten tensor_split fliplr flipud absolute aminmax arctan2 clip cross diff divide erfinv exp2 greater
-greater_equal histc index_put inner isin less less_equal logaddexp logit multiply nanmean nansum negative not_equal
-put ravel subtract t true_divide acosh asinh atanh arccosh arcsinh arctanh copysign cummax cummin deg2rad diagflat
-diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue logaddexp2 logcumsumexp mode
-nanmedian nanquantile quantile rad2deg rot90 select_scatter scatter_reduce sgn signbit sinc slice_scatter
-unique_consecutive vsplit xlogy
+floor_divide remainder pow maximum minimum clamp masked_fill eq ne lt le gt ge clone logical_and logical_or logical_not
+bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift sum mean var std prod cumsum amax
+amin max min argmax argmin logsumexp softmax log_softmax reshape view flatten transpose permute expand broadcast_to
+squeeze unsqueeze movedim flip roll tril triu split chunk unbind index_select gather matmul mm bmm outer swapaxes
+swapdims moveaxis is_complex is_floating_point log2 log10 tan sinh cosh asin acos atan atan2 arcsin arccos arctan floor
+ceil trunc fix round frac fmod isnan isinf isclose allclose equal nan_to_num logical_xor clamp_min clamp_max lerp
+addcmul addcdiv addmm baddbmm mv addmv dot any all count_nonzero cumprod norm argsort sort topk median unique bincount
+multinomial bernoulli numel scatter scatter_add index_add index_copy index_fill masked_select masked_scatter nonzero
+argwhere take take_along_dim tile repeat_interleave diag diagonal diag_embed trace narrow select unflatten tensor_split
+fliplr flipud absolute aminmax arctan2 clip cross diff divide erfinv exp2 greater greater_equal histc index_put inner
+isin less less_equal logaddexp logit multiply nanmean nansum negative not_equal put ravel subtract t true_divide acosh
+asinh atanh arccosh arcsinh arctanh copysign cummax cummin deg2rad diagflat diagonal_scatter dsplit fmax fmin heaviside
+hsplit hypot isneginf isposinf kron kthvalue logaddexp2 logcumsumexp mode nanmedian nanquantile quantile rad2deg rot90
+select_scatter scatter_reduce sgn signbit sinc slice_scatter unique_consecutive vsplit xlogy
 """.split()  # of ops, where the list of an operation's places ends
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_
