@@ -27,16 +27,16 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 560,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_230,
+    "nn/": 4_300,
     "optim/": 2_225,
     "models.py": 380,
     "data/": 1_620,
     "train/": 1_255,
     "debug/": 2_375,
     "viz/": 7_300,
-    TOP: 1_010,
+    TOP: 1_050,
 }
-TOTAL = 37_585  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_680  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

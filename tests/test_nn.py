@@ -890,3 +890,11 @@ def test_running_statistics_equal_torchs(name, momentum):
             close(ours.state_dict()[key], value, key)
     close(ours.eval()(to_ours(x)), theirs.eval()(x), "evaluation")
     compare(ours, theirs, x)
+
+
+def test_no_layer_is_a_kind_of_another():
+    """Loops over `modules()` ask isinstance to choose initial values; the pairs are those of torch.nn."""
+    layers = {n: c for n in nn.__all__ if isinstance(c := getattr(nn, n), type) and c is not nn.Module}
+    pairs = {(a, b) for a, c in layers.items() for b, d in layers.items() if a != b and issubclass(c, d)}
+    upsamplings = {("UpsamplingBilinear2d", "Upsample"), ("UpsamplingNearest2d", "Upsample")}
+    assert pairs == {("LazyLinear", "Linear"), ("LinearGELU", "Linear"), *upsamplings}

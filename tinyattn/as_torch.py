@@ -225,10 +225,10 @@ def _nn() -> None:
         "activation batchnorm container conv distance dropout flatten fold instancenorm linear loss module "
         "normalization padding pixelshuffle pooling rnn sparse transformer upsampling"
     )
-    bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss, "_ConvNd": nn.Conv2d,
-             "_BatchNorm": nn.BatchNorm2d, "_NormBase": nn.BatchNorm2d}  # fmt: skip
+    bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss}
+    private = (nn.convolution, nn.layers, nn.normalization, types.SimpleNamespace(**bases))
     for name in files.split():
-        Namespace(f"torch.nn.modules.{name}", nn, functional, **bases)
+        Namespace(f"torch.nn.modules.{name}", nn, functional, *private)
     repeat = {"_single": pair(1), "_pair": pair(2), "_triple": pair(3), "_quadruple": pair(4), "_ntuple": pair}
     Namespace("torch.nn.modules.utils", **repeat)
 
