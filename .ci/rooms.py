@@ -34,9 +34,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_255,
     "debug/": 2_375,
     "viz/": 7_300,
-    TOP: 1_050,
+    TOP: 1_070,
 }
-TOTAL = 37_680  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_750  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -164,3 +164,31 @@ assert model.weight.tolist() != before and torch.__version__ and not torch.jit.i
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_streams_trees_and_bases():
+    program = """
+import tinyattn.as_torch
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import get_device_states, set_device_states
+state = torch.get_rng_state()
+with torch.random.fork_rng(devices=get_device_states()[0], enabled=True):
+    first = torch.rand(3)
+assert torch.equal(torch.rand(3), first)
+torch.set_rng_state(state)
+assert torch.equal(torch.rand(3), first)
+leaves, spec = tree_flatten({"a": [1, (2, 3)], "b": None})
+assert leaves == [1, 2, 3, None] and tree_unflatten(leaves, spec) == spec
+assert tree_map(lambda x: x * 2, (1, [2])) == (2, [4])
+kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd, "AlphaDropout")]
+assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
+assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()
+encoding = torch.zeros(2)
+encoding.require_grad = False  # a slip in published models, which PyTorch accepts
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
