@@ -188,6 +188,7 @@ kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd,
 assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
 assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()
 encoding = torch.zeros(2)
+assert torch.sigmoid_(encoding) is encoding and encoding.tolist() == [0.5, 0.5]
 encoding.require_grad = False  # a slip in published models, which PyTorch accepts
 """
     ran = python("-c", program)

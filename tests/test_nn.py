@@ -898,3 +898,14 @@ def test_no_layer_is_a_kind_of_another():
     pairs = {(a, b) for a, c in layers.items() for b, d in layers.items() if a != b and issubclass(c, d)}
     upsamplings = {("UpsamplingBilinear2d", "Upsample"), ("UpsamplingNearest2d", "Upsample")}
     assert pairs == {("LazyLinear", "Linear"), ("LinearGELU", "Linear"), *upsamplings}
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmin"])
+def test_softmax_without_dim_takes_torchs(name):
+    function = getattr(nn.functional, name)
+    for ndim in range(5):
+        x = ta.randn(*range(2, 2 + ndim))
+        with pytest.warns(UserWarning, match="dim="):
+            assert ta.equal(function(x), function(x, dim=0 if ndim in (0, 1, 3) else 1))
+    with pytest.warns(UserWarning, match="dim=1"):
+        assert nn.Softmax()(ta.ones(2, 4)).tolist() == [[0.25] * 4] * 2

@@ -234,12 +234,13 @@ def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
 def _torch() -> None:
     refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
+    in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
     streams = {"get_rng_state": get_rng_state, "set_rng_state": set_rng_state, "fork_rng": fork_rng}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
         use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save,
-        is_autocast_enabled=no, **streams, **{**refused, **layouts},
+        is_autocast_enabled=no, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)

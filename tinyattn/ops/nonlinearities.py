@@ -247,7 +247,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * sigmoid(b)
 
 
-def softmin(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tensor:
     """Return softmax(-input, dim). As torch.nn.functional.softmin.
 
     >>> F.softmin(ta.tensor([1.0, 1.0]), 0).tolist()
