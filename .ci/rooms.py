@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_710,
-    "ops/": 8_280,
+    "ops/": 8_290,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,

@@ -189,6 +189,18 @@ assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
 assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()
 encoding = torch.zeros(2)
 assert torch.sigmoid_(encoding) is encoding and encoding.tolist() == [0.5, 0.5]
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, i):
+        ctx.save_for_backward(i)
+        return i * torch.sigmoid(i)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        sigmoid = torch.sigmoid(ctx.saved_variables[0])
+        return grad_output * (sigmoid * (1 + ctx.saved_variables[0] * (1 - sigmoid)))
+i = torch.ones(2, dtype=torch.float64, requires_grad=True)
+assert torch.autograd.gradcheck(Swish.apply, (i,))
 encoding.require_grad = False  # a slip in published models, which PyTorch accepts
 """
     ran = python("-c", program)

@@ -250,6 +250,7 @@ def _torch() -> None:
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=variable)
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
+    del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.variable", Variable=variable)
 
 
