@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 590,  # its other files
     "cuda/": 365,
     "files/": 660,
-    "nn/": 4_670,
+    "nn/": 4_715,
     "optim/": 2_295,
     "models.py": 380,
     "distributed/": 390,
@@ -35,9 +35,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_725,
-    TOP: 1_045,
+    TOP: 1_100,
 }
-TOTAL = 39_995  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 40_100  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

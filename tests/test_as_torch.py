@@ -234,3 +234,44 @@ assert model.weight.tolist() != before and torch.__version__ and not torch.jit.i
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_streams_trees_and_bases():
+    program = """
+import tinyattn.as_torch
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils.checkpoint import get_device_states, set_device_states
+state = torch.get_rng_state()
+with torch.random.fork_rng(devices=get_device_states()[0], enabled=True):
+    first = torch.rand(3)
+assert torch.equal(torch.rand(3), first)
+torch.set_rng_state(state)
+assert torch.equal(torch.rand(3), first)
+leaves, spec = tree_flatten({"a": [1, (2, 3)], "b": None})
+assert leaves == [1, 2, 3, None] and tree_unflatten(leaves, spec) == spec
+assert tree_map(lambda x: x * 2, (1, [2])) == (2, [4])
+kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd, "AlphaDropout")]
+assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
+assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()
+encoding = torch.zeros(2)
+assert torch.sigmoid_(encoding) is encoding and encoding.tolist() == [0.5, 0.5]
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, i):
+        ctx.save_for_backward(i)
+        return i * torch.sigmoid(i)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        sigmoid = torch.sigmoid(ctx.saved_variables[0])
+        return grad_output * (sigmoid * (1 + ctx.saved_variables[0] * (1 - sigmoid)))
+i = torch.ones(2, dtype=torch.float64, requires_grad=True)
+assert torch.autograd.gradcheck(Swish.apply, (i,))
+encoding.require_grad = False  # a slip in published models, which PyTorch accepts
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr

@@ -981,3 +981,16 @@ def test_running_statistics_equal_torchs(name, momentum):
             close(ours.state_dict()[key], value, key)
     close(ours.eval()(to_ours(x)), theirs.eval()(x), "evaluation")
     compare(ours, theirs, x)
+
+
+def test_a_layer_is_a_kind_of_another_where_pytorchs_is():
+    """Loops over `modules()` ask isinstance to choose initial values."""
+    names = [n for n in nn.__all__ if isinstance(getattr(nn, n), type) and n != "Module" and hasattr(torch.nn, n)]
+
+    def pairs(library):
+        layers = {n: getattr(library, n) for n in names}
+        return {(a, b) for a, c in layers.items() for b, d in layers.items() if a != b and issubclass(c, d)}
+
+    assert pairs(nn) - pairs(torch.nn) == {(f"LazyBatchNorm{n}d", f"BatchNorm{n}d") for n in (1, 2)}  # there at a call
+    pads = {(f"ZeroPad{n}d", f"ConstantPad{n}d") for n in (1, 2, 3)}
+    assert pairs(torch.nn) - pairs(nn) == {*pads, ("ReLU6", "Hardtanh")}  # which have no initial values

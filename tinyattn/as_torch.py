@@ -23,7 +23,7 @@ import multiprocessing
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -201,6 +201,50 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: 
     return input
 
 
+def get_rng_state() -> list[Any]:
+    """The states of the random streams of all devices."""
+    return [generator.get_state() for generator in ta.random.process_wide_generators()]
+
+
+def set_rng_state(new_state: list[Any]) -> None:
+    """Restore what `get_rng_state` returned."""
+    for generator, state in zip(ta.random.process_wide_generators(), new_state, strict=False):  # a GPU may be new
+        generator.set_state(state)
+
+
+@contextlib.contextmanager
+def fork_rng(devices: Any = (), enabled: bool = True) -> Iterator[None]:
+    """Restore the random streams afterwards."""
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state if enabled else [])
+
+
+def tree_map(func: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply `func` to what dicts, lists and tuples hold, at any depth."""
+    if isinstance(tree, dict):
+        return {key: tree_map(func, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        mapped = [tree_map(func, value) for value in tree]
+        return type(tree)(*mapped) if hasattr(tree, "_fields") else type(tree)(mapped)
+    return func(tree)
+
+
+def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Return what a nest holds, and the nest, for `tree_unflatten`."""
+    leaves: list[Any] = []
+    tree_map(leaves.append, tree)
+    return leaves, tree
+
+
+def tree_unflatten(leaves: Any, treespec: Any) -> Any:
+    """Return a nest as `treespec` that holds `leaves`."""
+    left = iter(leaves)
+    return tree_map(lambda _: next(left), treespec)
+
+
 def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
     """The function that repeats a number `count` times and leaves a tuple as it is."""
     return lambda x: tuple(x) if isinstance(x, typing.Iterable) else (x,) * count
@@ -209,22 +253,26 @@ def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
 def _torch() -> None:
     refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
+    in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
+    streams = {"get_rng_state": get_rng_state, "set_rng_state": set_rng_state, "fork_rng": fork_rng}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=GradScaler, set_num_threads=ignored, get_num_threads=lambda: 1,
         use_deterministic_algorithms=ignored, set_printoptions=ignored, save=save, ger=ta.outer, asarray=ta.as_tensor,
         memory_format=object, layout=object, is_autocast_enabled=no, set_default_tensor_type=default_tensor_type,
-        **{**refused, **layouts},
+        **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
-    Namespace("torch.random", ta, ta.random)
+    Namespace("torch.functional", ta)
+    Namespace("torch.random", ta, ta.random, **streams)
     Namespace("torch.linalg", ta.linalg)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=variable, **modes)
     Namespace("torch.autograd.grad_mode", **modes)
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
+    del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.variable", Variable=variable)
 
 
@@ -249,11 +297,11 @@ def _nn() -> None:
         "activation batchnorm container conv distance dropout flatten fold instancenorm linear loss module "
         "normalization padding pixelshuffle pooling rnn sparse transformer upsampling"
     )
-    bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss, "_ConvNd": nn.Conv2d,
-             "_BatchNorm": nn.BatchNorm2d, "_NormBase": nn.BatchNorm2d,
+    bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear}  # fmt: skip
+    private = (nn.convolution, nn.layers, nn.normalization, types.SimpleNamespace(**bases))
     for name in files.split():
-        Namespace(f"torch.nn.modules.{name}", nn, functional, **bases)
+        Namespace(f"torch.nn.modules.{name}", nn, functional, *private)
     repeat = {"_single": pair(1), "_pair": pair(2), "_triple": pair(3), "_quadruple": pair(4), "_ntuple": pair}
     Namespace("torch.nn.modules.utils", **repeat)
 
@@ -268,13 +316,20 @@ def _training() -> None:
     Namespace("torch.utils.data", data)
     for name in ("dataset", "dataloader", "sampler", "distributed", "_utils", "_utils.collate"):
         Namespace(f"torch.utils.data.{name}", data)
-    Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint, checkpoint_sequential=checkpoint_sequential)
+    Namespace(
+        "torch.utils.checkpoint",
+        checkpoint=ta.checkpoint,
+        checkpoint_sequential=checkpoint_sequential,
+        get_device_states=lambda *tensors: ([], []),
+        set_device_states=ignored,
+    )  # all are in get_rng_state
+    Namespace("torch.utils._pytree", tree_map=tree_map, tree_flatten=tree_flatten, tree_unflatten=tree_unflatten)
 
 
 def _machinery() -> None:
     """Devices, compilers and processes, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
-    Namespace("torch.cuda", ta.cuda, is_bf16_supported=no)
+    Namespace("torch.cuda", ta.cuda, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.backends")

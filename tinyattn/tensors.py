@@ -45,7 +45,7 @@ class Tensor(variable.Variable):
     dtype('float32')
     """
 
-    __slots__ = ()
+    __slots__ = ("__dict__",)  # users may add attributes, as to torch.Tensor
     __array_priority__ = 1000
 
     if TYPE_CHECKING:  # the methods in the tables below, which a type checker does not see

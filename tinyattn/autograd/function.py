@@ -55,6 +55,8 @@ class FunctionCtx:
         """The tensors that were saved; with create_graph, with their history."""
         return tuple(self._saved)
 
+    saved_variables = saved_tensors  # the older name, which models still use
+
     def mark_non_differentiable(self, *tensors: Tensor) -> None:
         """Mark outputs that require no gradient; outputs of integers never do."""
         self._without |= {id(tensor) for tensor in tensors}

@@ -18,16 +18,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Conv2d(Module):
-    """Slide kernels over images: (n, in_channels, h, w) -> (n, out_channels, rows, columns). As torch.nn.Conv2d.
-
-    padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'. weight (out_channels, in_channels / groups, *kernel)
-    and bias are initialised uniformly in ± 1 / sqrt(inputs of an output). Raises ValueError for other options.
-
-    Example:
-        >>> nn.Conv2d(3, 8, 3, padding=1)(ta.ones(2, 3, 5, 5)).shape
-        (2, 8, 5, 5)
-    """
+class _ConvNd(Module):
+    """Base of the convolutions, none of which is a subclass of another, as in PyTorch."""
 
     axes, transposed = 2, False
     weight: Parameter
@@ -102,7 +94,19 @@ class Conv2d(Module):
         return text + "".join(f", {k}={v}" for k, (v, usual) in more.items() if v != usual)
 
 
-class Conv1d(Conv2d):
+class Conv2d(_ConvNd):
+    """Slide kernels over images: (n, in_channels, h, w) -> (n, out_channels, rows, columns). As torch.nn.Conv2d.
+
+    padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'. weight (out_channels, in_channels / groups, *kernel)
+    and bias are initialised uniformly in ± 1 / sqrt(inputs of an output). Raises ValueError for other options.
+
+    Example:
+        >>> nn.Conv2d(3, 8, 3, padding=1)(ta.ones(2, 3, 5, 5)).shape
+        (2, 8, 5, 5)
+    """
+
+
+class Conv1d(_ConvNd):
     """Slide kernels over sequences: (n, in_channels, length) -> (n, out_channels, places). As torch.nn.Conv1d.
 
     Example:
@@ -113,15 +117,8 @@ class Conv1d(Conv2d):
     axes = 1
 
 
-class ConvTranspose2d(Conv2d):
-    """The transpose of `Conv2d`: (n, in_channels, h, w) -> (n, out_channels, rows, columns).
-
-    output_padding: rows and columns added at the end. As torch.nn.ConvTranspose2d, whose output_size is left out.
-
-    Example:
-        >>> nn.ConvTranspose2d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5)).shape
-        (2, 8, 10, 10)
-    """
+class _ConvTransposeNd(_ConvNd):
+    """Base of the transposed convolutions."""
 
     transposed = True
 
@@ -153,7 +150,18 @@ class ConvTranspose2d(Conv2d):
         return transposed(input, self.weight, self.bias, *options)
 
 
-class ConvTranspose1d(ConvTranspose2d):
+class ConvTranspose2d(_ConvTransposeNd):
+    """The transpose of `Conv2d`: (n, in_channels, h, w) -> (n, out_channels, rows, columns).
+
+    output_padding: rows and columns added at the end. As torch.nn.ConvTranspose2d, whose output_size is left out.
+
+    Example:
+        >>> nn.ConvTranspose2d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5)).shape
+        (2, 8, 10, 10)
+    """
+
+
+class ConvTranspose1d(_ConvTransposeNd):
     """The transpose of `Conv1d`: (n, in_channels, length) -> (n, out_channels, places). As torch.nn.ConvTranspose1d.
 
     Example:
@@ -190,15 +198,8 @@ class _Options(Module):
         return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
-class MaxPool2d(_Options):
-    """Return the largest element of each window of images. As torch.nn.MaxPool2d; options as F.max_pool2d.
-
-    Example:
-        >>> nn.MaxPool2d(2)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 2, 2)
-    """
-
-    function = "max_pool2d"
+class _MaxPoolNd(_Options):
+    """Base of the poolings by maximum."""
 
     def __init__(
         self,
@@ -215,7 +216,18 @@ class MaxPool2d(_Options):
                    return_indices=return_indices)  # fmt: skip
 
 
-class MaxPool1d(MaxPool2d):
+class MaxPool2d(_MaxPoolNd):
+    """Return the largest element of each window of images. As torch.nn.MaxPool2d; options as F.max_pool2d.
+
+    Example:
+        >>> nn.MaxPool2d(2)(ta.ones(1, 3, 4, 4)).shape
+        (1, 3, 2, 2)
+    """
+
+    function = "max_pool2d"
+
+
+class MaxPool1d(_MaxPoolNd):
     """Return the largest element of each window of sequences. As torch.nn.MaxPool1d.
 
     Example:
@@ -275,7 +287,15 @@ class AvgPool1d(_Options):
                    count_include_pad=count_include_pad)  # fmt: skip
 
 
-class AdaptiveAvgPool2d(_Options):
+class _AdaptiveAvgPoolNd(_Options):
+    """Base of the poolings by mean into a given size."""
+
+    def __init__(self, output_size: Any) -> None:
+        super().__init__()
+        self._keep(output_size=output_size)
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
     """Return means of windows that give `output_size`. As torch.nn.AdaptiveAvgPool2d.
 
     Example:
@@ -285,12 +305,8 @@ class AdaptiveAvgPool2d(_Options):
 
     function = "adaptive_avg_pool2d"
 
-    def __init__(self, output_size: Any) -> None:
-        super().__init__()
-        self._keep(output_size=output_size)
 
-
-class AdaptiveAvgPool1d(AdaptiveAvgPool2d):
+class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
     """Return means of `output_size` windows of sequences. As torch.nn.AdaptiveAvgPool1d.
 
     Example:
@@ -301,7 +317,15 @@ class AdaptiveAvgPool1d(AdaptiveAvgPool2d):
     function = "adaptive_avg_pool1d"
 
 
-class AdaptiveMaxPool2d(_Options):
+class _AdaptiveMaxPoolNd(_Options):
+    """Base of the poolings by maximum into a given size."""
+
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        super().__init__()
+        self._keep(output_size=output_size, return_indices=return_indices)
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
     """Return the largest elements of windows that give `output_size`. As torch.nn.AdaptiveMaxPool2d.
 
     Example:
@@ -311,12 +335,8 @@ class AdaptiveMaxPool2d(_Options):
 
     function = "adaptive_max_pool2d"
 
-    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
-        super().__init__()
-        self._keep(output_size=output_size, return_indices=return_indices)
 
-
-class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
+class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd):
     """Return the largest elements of `output_size` windows. As torch.nn.AdaptiveMaxPool1d.
 
     Example:

@@ -13,16 +13,8 @@ from tinyattn.tensors import Tensor
 __all__ = ["Embedding", "EmbeddingBag"]
 
 
-class Embedding(Module):
-    """Look up rows of a table: integers (...) -> (..., embedding_dim). As torch.nn.Embedding.
-
-    weight (num_embeddings, embedding_dim) is initialised normally; the row padding_idx is zero and has no gradient.
-    Raises ValueError for a padding_idx outside the table, IndexError for such an input.
-
-    Example:
-        >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
-        (1, 3, 4)
-    """
+class _Table(Module):
+    """Base of the look-ups: the weight and its options."""
 
     weight: Parameter
 
@@ -58,6 +50,24 @@ class Embedding(Module):
         else:
             self.weight = Parameter(_weight, requires_grad=not _freeze)
 
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            init.zeros_(self.weight.detach()[self.padding_idx])
+
+
+class Embedding(_Table):
+    """Look up rows of a table: integers (...) -> (..., embedding_dim). As torch.nn.Embedding.
+
+    weight (num_embeddings, embedding_dim) is initialised normally; the row padding_idx is zero and has no gradient.
+    Raises ValueError for a padding_idx outside the table, IndexError for such an input.
+
+    Example:
+        >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
+        (1, 3, 4)
+    """
+
     @classmethod
     def from_pretrained(
         cls,
@@ -79,12 +89,6 @@ class Embedding(Module):
         options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
         return cls(rows, dim, *options, _weight=embeddings, _freeze=freeze)
 
-    def reset_parameters(self) -> None:
-        """Draw new initial values."""
-        init.normal_(self.weight)
-        if self.padding_idx is not None:
-            init.zeros_(self.weight.detach()[self.padding_idx])
-
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(
             input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
@@ -95,7 +99,7 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}{', sparse=True' if self.sparse else ''}"
 
 
-class EmbeddingBag(Embedding):
+class EmbeddingBag(_Table):
     """Look up the rows of bags and return their sum, mean or maximum: (bags, embedding_dim). As torch.nn.EmbeddingBag.
 
     Called with (input, offsets, per_sample_weights), as `F.embedding_bag`. weight is that of `Embedding`.
@@ -124,7 +128,7 @@ class EmbeddingBag(Embedding):
         self.mode, self.include_last_offset = mode, include_last_offset
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> Self:
         """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares."""
         rows, dim = embeddings.shape
         return cls(rows, dim, _weight=embeddings, _freeze=freeze, **options)

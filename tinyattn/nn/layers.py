@@ -139,18 +139,10 @@ class LayerNorm(Module):
 # --- without ---
 
 
-class Dropout(Module):
-    """In training, zero each element with probability p and scale the rest by 1 / (1 - p). As torch.nn.Dropout.
+class _DropoutNd(Module):
+    """Base of the dropouts."""
 
-    Any shape. Raises ValueError for a p outside [0, 1].
-    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
-
-    Example:
-        >>> nn.Dropout(0.5).eval()(ta.ones(3)).tolist()
-        [1.0, 1.0, 1.0]
-    """
-
-    _function: ClassVar[Any] = staticmethod(F.dropout)
+    _function: ClassVar[Any]
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
@@ -165,7 +157,21 @@ class Dropout(Module):
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class Dropout1d(Dropout):
+class Dropout(_DropoutNd):
+    """In training, zero each element with probability p and scale the rest by 1 / (1 - p). As torch.nn.Dropout.
+
+    Any shape. Raises ValueError for a p outside [0, 1].
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
+
+    Example:
+        >>> nn.Dropout(0.5).eval()(ta.ones(3)).tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    _function = staticmethod(F.dropout)
+
+
+class Dropout1d(_DropoutNd):
     """In training, zero whole channels of (batch, channels, length) with probability p. As torch.nn.Dropout1d.
 
     Example:
@@ -176,7 +182,7 @@ class Dropout1d(Dropout):
     _function = staticmethod(F.dropout1d)
 
 
-class Dropout2d(Dropout):
+class Dropout2d(_DropoutNd):
     """In training, zero whole channels of (batch, channels, h, w) with probability p. As torch.nn.Dropout2d.
 
     Example:
@@ -187,7 +193,7 @@ class Dropout2d(Dropout):
     _function = staticmethod(F.dropout2d)
 
 
-class Dropout3d(Dropout):
+class Dropout3d(_DropoutNd):
     """In training, zero whole channels of (batch, channels, d, h, w) with probability p. As torch.nn.Dropout3d.
 
     Example:
@@ -198,7 +204,7 @@ class Dropout3d(Dropout):
     _function = staticmethod(F.dropout3d)
 
 
-class AlphaDropout(Dropout):
+class AlphaDropout(_DropoutNd):
     """In training, replace elements by the lower limit of SELU with probability p. As torch.nn.AlphaDropout.
 
     Example:

@@ -34,20 +34,11 @@ class _Norm(Module):
             init.zeros_(bias)
 
 
-class BatchNorm2d(_Norm):
-    """Normalise each channel of (n, num_features, h, w) over the batch, then scale and shift. As torch.nn.BatchNorm2d.
+class _NormBase(_Norm):
+    """Base of the normalisations with running statistics."""
 
-    In training by the batch's statistics, of which running_mean and running_var keep an average: they move by
-    `momentum` each time, or with None average all batches, which num_batches_tracked counts. In evaluation by these,
-    unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and the first
-    share moves the running ones. Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
+    ndims: tuple[int, ...]
 
-    Example:
-        >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
-    """
-
-    ndims: tuple[int, ...] = (4,)
     running_mean: Any
     running_var: Any
     num_batches_tracked: Any
@@ -114,7 +105,27 @@ class BatchNorm2d(_Norm):
         )
 
 
-class BatchNorm1d(BatchNorm2d):
+class _BatchNorm(_NormBase):
+    """Base of the normalisations over the batch."""
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalise each channel of (n, num_features, h, w) over the batch, then scale and shift. As torch.nn.BatchNorm2d.
+
+    In training by the batch's statistics, of which running_mean and running_var keep an average: they move by
+    `momentum` each time, or with None average all batches, which num_batches_tracked counts. In evaluation by these,
+    unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and the first
+    share moves the running ones. Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
+
+    Example:
+        >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+        (2, 3, 4, 4)
+    """
+
+    ndims = (4,)
+
+
+class BatchNorm1d(_BatchNorm):
     """Normalise each channel of (n, num_features) or (n, num_features, length). As torch.nn.BatchNorm1d.
 
     Example:
@@ -125,17 +136,8 @@ class BatchNorm1d(BatchNorm2d):
     ndims = (2, 3)
 
 
-class InstanceNorm2d(BatchNorm2d):
-    """Normalise each channel of each sample of (n, num_features, h, w). As torch.nn.InstanceNorm2d.
-
-    affine and track_running_stats are False by default. An input without the batch is normalised too.
-
-    Example:
-        >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
-    """
-
-    ndims = (3, 4)
+class _InstanceNorm(_NormBase):
+    """Base of the normalisations of each sample."""
 
     def __init__(
         self,
@@ -161,7 +163,20 @@ class InstanceNorm2d(BatchNorm2d):
         return out.squeeze(0) if alone else out
 
 
-class InstanceNorm1d(InstanceNorm2d):
+class InstanceNorm2d(_InstanceNorm):
+    """Normalise each channel of each sample of (n, num_features, h, w). As torch.nn.InstanceNorm2d.
+
+    affine and track_running_stats are False by default. An input without the batch is normalised too.
+
+    Example:
+        >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+        (2, 3, 4, 4)
+    """
+
+    ndims = (3, 4)
+
+
+class InstanceNorm1d(_InstanceNorm):
     """Normalise each channel of each sample of (n, num_features, length). As torch.nn.InstanceNorm1d.
 
     Example:

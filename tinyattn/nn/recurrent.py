@@ -246,25 +246,8 @@ class GRU(_Layers):
         )  # fmt: skip
 
 
-class RNNCell(_Recurrence):
-    """One step of an RNN: (batch, input_size) -> (batch, hidden_size), or without a batch. As torch.nn.RNNCell.
-
-    Raises ValueError for a nonlinearity other than "tanh" and "relu".
-
-    Example:
-        >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
-        (3, 8)
-    """
-
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
-        dtype: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNNCell: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
-        self.nonlinearity = nonlinearity
-        self._build(nonlinearity, input_size, hidden_size, bias, device, dtype)
+class _Cell(_Recurrence):
+    """Base of the cells, each one step of a recurrent network."""
 
     def _build(self, kind: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any) -> None:
         self.kind, self.input_size, self.hidden_size, self.bias = kind, input_size, hidden_size, bias
@@ -285,7 +268,28 @@ class RNNCell(_Recurrence):
         return f"{self.input_size}, {self.hidden_size}{bias}{kind}"
 
 
-class LSTMCell(RNNCell):
+class RNNCell(_Cell):
+    """One step of an RNN: (batch, input_size) -> (batch, hidden_size), or without a batch. As torch.nn.RNNCell.
+
+    Raises ValueError for a nonlinearity other than "tanh" and "relu".
+
+    Example:
+        >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
+        (3, 8)
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
+        dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"RNNCell: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
+        self.nonlinearity = nonlinearity
+        self._build(nonlinearity, input_size, hidden_size, bias, device, dtype)
+
+
+class LSTMCell(_Cell):
     """One step of an LSTM: input and (h, c) -> (h, c), each (batch, hidden_size). As torch.nn.LSTMCell.
 
     Example:
@@ -297,11 +301,11 @@ class LSTMCell(RNNCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:  # fmt: skip
-        Module.__init__(self)
+        super().__init__()
         self._build("lstm", input_size, hidden_size, bias, device, dtype)
 
 
-class GRUCell(RNNCell):
+class GRUCell(_Cell):
     """One step of a GRU: (batch, input_size) -> (batch, hidden_size). As torch.nn.GRUCell.
 
     Example:
@@ -312,5 +316,5 @@ class GRUCell(RNNCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:  # fmt: skip
-        Module.__init__(self)
+        super().__init__()
         self._build("gru", input_size, hidden_size, bias, device, dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyattn.engine.modes import no_grad
 from tinyattn.nn.module import Module
-from tinyattn.nn.normalization import BatchNorm2d, InstanceNorm2d
+from tinyattn.nn.normalization import _BatchNorm
 from tinyattn.ops import creation
 from tinyattn.optim.optimizer import Optimizer
 from tinyattn.optim.schedule import LRScheduler, choice, for_each_group
@@ -82,7 +82,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
     >>> layer.running_mean.item()
     2.0
     """
-    layers = [m for m in model.modules() if isinstance(m, BatchNorm2d) and not isinstance(m, InstanceNorm2d)]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     training = model.training
     for layer in layers:
