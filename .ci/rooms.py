@@ -18,14 +18,15 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_710,
-    "ops/": 8_280,
+    "engine/": 1_713,
+    "ops/": 8_281,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 1_740,
+    "backends/cpu/": 1_800,
     "backends/cuda/": 2_695,
     "backends/": 560,  # its other files
-    "cuda/": 365,
+    "cuda/": 375,
+    "program/": 1_600,
     "files/": 660,
     "nn/": 4_230,
     "optim/": 2_225,
@@ -34,10 +35,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_255,
     "debug/": 2_375,
     "viz/": 7_300,
-    TOP: 1_010,
+    TOP: 1_025,
 }
-TOTAL = 37_585  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 39_270  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_103, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinyattn.backends.cpu import arrays
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
 __all__ = ["log_softmax", "softmax"]
@@ -29,6 +30,7 @@ def softmax(x: Array, dim: int) -> Array:
     return out
 
 
+@one_call()
 def _softmax_of_rows(x: Array) -> Array:
     out = np.empty_like(x)
     xs, ys = (a.reshape(-1, x.shape[-1]) for a in (x, out))
