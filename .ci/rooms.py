@@ -26,7 +26,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_695,
     "backends/": 560,  # its other files
     "cuda/": 375,
-    "program/": 1_600,
+    "program/": 1_720,
     "files/": 660,
     "nn/": 4_230,
     "optim/": 2_225,
@@ -37,7 +37,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_300,
     TOP: 1_025,
 }
-TOTAL = 39_270  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 39_500  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_103, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -347,3 +349,31 @@ def test_program_nested_is_part_of_the_outer_one():
     for i in range(6):
         assert outer(ta.tensor([float(i)])).tolist() == [3.0 * i + 1]
     assert outer.program is not None, outer.why_not
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_program_saved_runs_with_numpy_alone(name, tmp_path):
+    training = Training(name)
+    step = ta.compile(training.step)
+    for _ in range(4):
+        step(*training.batch_of())
+    step.program.save(tmp_path / "step.py")
+    batches = [training.batch_of() for _ in range(5)]
+    np.save(tmp_path / "x.npy", [x.array for x, _ in batches])
+    np.save(tmp_path / "y.npy", [y.array for _, y in batches])
+    code = (
+        "import sys, numpy as np, step; print(*(step.step(x, y).tobytes().hex() for x, y in zip(np.load('x.npy'), "
+        "np.load('y.npy'))), any('tinyattn' in m for m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    expected = [step(*batch).array.tobytes().hex() for batch in batches]
+    assert done.stdout.split() == [*expected, "False"], done.stderr
+
+
+def test_program_save_names_what_it_cannot_write(tmp_path):
+    training = Training(optimizer=optim.RMSprop)
+    step = ta.compile(training.step)
+    for _ in range(4):
+        step(*training.batch_of())
+    with pytest.raises(ValueError, match=r"a step of RMSprop cannot be written; use one of \['Adam', 'AdamW', 'SGD'\]"):
+        step.program.save(tmp_path / "step.py")

@@ -103,7 +103,7 @@ class CompiledOnCPU:
             self._give_up(trace.recorder.refused)
         else:
             self._form = rebuilt(result, lambda _: Tensor._from(None))
-            self.program = Program(trace, values)
+            self.program = Program(trace, values, self._name)
         return rebuilt(result, lambda t: Tensor._from(t.array)) if self.program else result
 
     def _check(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:

@@ -17,13 +17,14 @@ _ELEMENTWISE -= {"matmul", "vecdot", "matvec", "vecmat"}
 
 class Plan(NamedTuple):
     """calls: in order. homes: of each root, the one in whose memory it lies. places: of each home, its offset in bytes.
-    size: of the block. values: the bytes of all values, which would be allocated without a plan."""
+    size: of the block. values: the bytes of all values, which would be allocated without a plan. roots: those used."""
 
     calls: list[Call]
     homes: dict[int, int]
     places: dict[int, int]
     size: int
     values: int
+    roots: set[int]
 
     def at(self, value: Value) -> Value:
         """The value in its home."""
@@ -39,7 +40,7 @@ def make_plan(recorder: Recorder, kept: Iterable[Value]) -> Plan:
     sizes = {i: recorder.roots[i].nbytes for i in range(len(recorder.roots)) if recorder.roots[i].role in _PRIVATE}
     places, size = _placed(calls, {homes.get(r, r) for r in lasting}, homes, sizes, recorder)
     used = {value.root for call in calls for value in (*values([call.args, call.options]), *call.writes)}
-    return Plan(calls, homes, places, size, sum(sizes[r] for r in used if r in sizes))
+    return Plan(calls, homes, places, size, sum(sizes[r] for r in used if r in sizes), used)
 
 
 def _reads(call: Call) -> set[int]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from operator import is_
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinyattn.files.whole import write_whole
+from tinyattn.program.file import File
 from tinyattn.program.plan import ALIGNED, make_plan
-from tinyattn.program.recorder import Value
+from tinyattn.program.recorder import Value, whole
 from tinyattn.program.trace import Trace
 from tinyattn.program.write import Writer
 from tinyattn.tensors import Tensor
@@ -25,7 +29,8 @@ class Program:
     results: the values of what the step returns.
     """
 
-    def __init__(self, trace: Trace, results: Sequence[Value]) -> None:
+    def __init__(self, trace: Trace, results: Sequence[Value], name: str) -> None:
+        self.name = name
         recorder = self._recorder = trace.recorder
         self._results, self._inputs = list(results), trace.input_values
         self._steps, self._gradients = trace.steps, trace.gradients
@@ -34,13 +39,12 @@ class Program:
         self.generators = trace.generators
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
         self._plan = make_plan(recorder, kept)
-        self._writer = Writer(self._plan, recorder, _tensor_names(trace), trace.generators)
+        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), trace.generators)
         self.peak_bytes = self._plan.size
         self.value_bytes = self._plan.values
         self._bind(kept)
         for root in recorder.roots:
-            if root.role in ("made", "input"):
-                root.array = None
+            root.array = None
 
     def _bind(self, kept: Sequence[Value]) -> None:
         """Make the memory, the views of it, and the function."""
@@ -52,9 +56,10 @@ class Program:
         names = {**vars(np), "np": np, "Changed": Changed, **writer.kernels}
         names |= {name: np.array(x, dtype) for (x, dtype), name in writer.numbers.items()}
         self._arrays = {}
+        roots = self._recorder.roots
+        self._roots = {i: _flat(root.array) for i, root in enumerate(roots) if root.role in ("tensor", "constant")}
         for value, name in writer.names.items():
-            root = self._recorder.roots[value.root]
-            whole = memory if root.role in ("made", "input") else _flat(root.array)
+            whole = self._roots.get(value.root, memory)
             offset = value.offset + self._plan.places.get(value.root, 0)
             self._arrays[value] = names[name] = np.ndarray(value.shape, value.dtype, whole, offset, value.strides)
         exec(compile(self.text, "<program>", "exec"), names)
@@ -76,6 +81,22 @@ class Program:
     def __str__(self) -> str:
         steps = [f"    {type(optimizer).__name__}.step()" for optimizer, _ in self._steps_with]
         return "\n".join([self.text.rstrip(), *steps])
+
+    @property
+    def source(self) -> str:
+        """The text of the file that `save` writes."""
+        return File(self).text
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Python file that runs the step with NumPy alone, and parameters and state in an .npz beside it.
+
+        `step(*arrays)` in it takes the arrays of the step's tensors, in order, and returns arrays: the bits that the
+        step itself would have computed from here. Raises ValueError for optimizers other than SGD, Adam and AdamW.
+        """
+        file = File(self)
+        write_whole(Path(path), file.text.encode())
+        if file.arrays:
+            np.savez(Path(path).with_suffix(".npz"), **file.arrays)
 
     # --- run ---
 
@@ -168,12 +189,23 @@ def _flat(array: Any) -> Any:
     return array if array.flags.c_contiguous else array.transpose(np.argsort([-step for step in array.strides]))
 
 
-def _tensor_names(trace: Trace) -> dict[int, str]:
-    """The names of tensors from outside, by root: their paths in the modules that ran."""
+def _known_names(trace: Trace, used: set[int]) -> dict[Value, str]:
+    """Names of arguments, of tensors (their paths in the modules that ran), of constants and of gradients."""
     paths: dict[int, str] = {}
     for module in trace.modules.values():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             paths.setdefault(id(tensor), name)
-    return {
-        i: paths.get(id(root.source), "tensor") for i, root in enumerate(trace.recorder.roots) if root.role == "tensor"
-    }
+    names = {value: f"x{i}" for i, value in enumerate(trace.input_values)}
+    for i, root in enumerate(trace.recorder.roots):
+        if root.role in ("tensor", "constant") and i in used:
+            array = _flat(root.array)
+            names[whole(i, array)] = paths.get(id(root.source), "tensor") if root.role == "tensor" else _kind(array)
+    return names | {value: f"d_{paths.get(id(leaf), 'leaf')}" for leaf, value in trace.gradients if value}
+
+
+def _kind(array: Any) -> str:
+    if array.size and (array == 1).all():
+        return f"ones_{'x'.join(map(str, array.shape))}"
+    if array.ndim == 1 and array.dtype.kind == "i" and (array == np.arange(len(array))).all():
+        return f"range_{len(array)}"
+    return "constant"

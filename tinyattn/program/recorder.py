@@ -169,6 +169,11 @@ def values(x: Any) -> Iterator[Value]:
         yield from values(list(x.values()))
 
 
+def whole(root: int, array: Array) -> Value:
+    """The value of all memory of a root."""
+    return Value(root, 0, array.shape, array.strides, array.dtype)
+
+
 def _owner(array: Array) -> Array:
     while True:
         base = array.base

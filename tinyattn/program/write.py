@@ -19,19 +19,23 @@ _WITH_OUT = {"concatenate", "take", "einsum", "cumsum", "cumprod", "argmax", "ar
 class Writer:
     """Writes the lines of a plan; `names` are those of the values, `numbers` of the numbers, which become arrays.
 
-    tensors: the names of tensors from outside, by root.
+    known: the names of tensors, arguments, constants and gradients.
     """
 
-    def __init__(self, plan: Plan, recorder: Recorder, tensors: dict[int, str], generators: Sequence[Any]) -> None:
+    def __init__(self, plan: Plan, recorder: Recorder, known: dict[Value, str], generators: Sequence[Any]) -> None:
         self._generators = generators
         self.streams = [f"rng_{i}" if i else "rng" for i in range(len(generators))]
-        self.plan, self.recorder, self.tensors = plan, recorder, tensors
+        self.plan, self.recorder = plan, recorder
         self.names: dict[Value, str] = {}
         self.numbers: dict[tuple[Any, str], str] = {}
         self.kernels: dict[str, Any] = {}
         kernels = {call.name for call in plan.calls if call.kind == "kernel"}
         self._used: dict[str, int] = dict.fromkeys({*_RESERVED, *kernels, *self.streams}, 1)
-        self._labels = {value: call.label for call in recorder.calls[::-1] for value in call.writes}
+        written = [(value, call.label) for call in recorder.calls[::-1] for value in call.writes]
+        self._labels = dict(written)
+        self._labels_of_roots = {value.root: label for value, label in written}
+        for value, name in known.items():
+            self.names[plan.at(value)] = self._fresh(name)
         self.lines: list[str] = []
         label = None
         for call in plan.calls:
@@ -48,21 +52,18 @@ class Writer:
         at = self.plan.at(value)
         if at not in self.names:
             root = self.recorder.roots[value.root]
-            if root.role == "tensor":
-                base = self.tensors.get(value.root, "tensor")
-            elif root.role == "input":
-                base = f"input_{value.root}"
-            elif root.role == "constant":
-                base = "constant"
-            else:
-                base = self._described(value)
+            base = self._described(value)
+            if root.role != "made":  # a view of what has a name
+                base = next(name for v, name in self.names.items() if v.root == value.root)
+                base += "_T" if value.strides == tuple(sorted(value.strides)) and len(value.shape) == 2 else ""
             self.names[at] = self._fresh(base)
         return self.names[at]
 
     def _described(self, value: Value) -> str:
-        label = self._labels.get(value, "")
+        label = self._labels.get(value) or self._labels_of_roots.get(value.root, "")
         module, _, operation = label.removeprefix("d ").rpartition(": ")
         backward = "d_" if label.startswith("d ") else ""
+        module = "" if module[:1].isupper() else module  # the outermost one
         return f"{backward}{module}_{self.recorder.names.get(value, operation)}"
 
     def _fresh(self, base: str) -> str:
