@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         schedule = optim.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
     network = ta.nn.DataParallel(model, args.workers)  # the model, on a share of the batch in each thread
 
-    # --- a step; on a GPU it is captured into one CUDA graph, so nothing in it may synchronise
-    @ta.compile
+    # --- a step; it is recorded once and replayed, so nothing in it may read a number (on a GPU: synchronise)
     def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
         if recipe["shift"]:
             images = data.random_shift(images, recipe["shift"])
@@ -84,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         largest = train.step_if_finite(optimizer, loss)  # optimizer.step(), unless there is a NaN or an infinity
         hits = (scores.argmax(1) == labels).sum()
         return ta.stack([loss.detach(), hits, largest])  # (3,)
+
+    step = ta.compile(step) if args.compile else step
 
     def test_accuracy() -> float:
         network.eval()

@@ -43,8 +43,8 @@ stopping and resuming:
   once. --resume continues from the newest whole checkpoint and ends with the
   same weights, bit for bit, as if the run had never stopped (with as many
   workers, on the same device). It uses the run's own settings; only --workers,
-  --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite
-  and --no-progress can be changed.
+  --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite,
+  --no-compile and --no-progress can be changed.
 
 on a GPU (--device cuda):
   The data are uploaded once, and a whole step is one CUDA graph. Loss and
@@ -73,9 +73,9 @@ DEFAULTS = {
     "model": "classifier", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0, "seed": 0, "device": "cpu",
     "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto", "data_dir": None, "validation": None,
     "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None, "keep": 3, "skip_nonfinite": False,
-    "progress": True,
+    "compile": True, "progress": True,
 }  # fmt: skip
-NOT_RECORDED = {"out", "overwrite", "resume", "progress"}
+NOT_RECORDED = {"out", "overwrite", "resume", "compile", "progress"}
 MAY_CHANGE = {"device", "workers", "threads", "data_dir", "checkpoint_every", "keep", "skip_nonfinite"}  # on resuming
 
 
@@ -102,6 +102,8 @@ def options() -> train.Parser:
            help=f"threads that share each batch (the cores, up to 4: {DEFAULTS['workers']})")
     option("--threads", type=whole_number, metavar="N", help="threads of the matrix products, with --workers 1 (1)")
     option("--device", type=device, metavar="DEVICE", help="where to compute: cpu, cuda or cuda:1 (cpu)")
+    option("--no-compile", dest="compile", action="store_false",
+           help="run each step operation by operation; the results are the same, to the bit")
 
     option = parser.add_argument_group("files and progress").add_argument
     option("--out", type=new_folder, metavar="FOLDER", help="gets a new folder for this run (runs)")

@@ -1,4 +1,4 @@
-"""compile: record the GPU launches of a training step once, as a CUDA graph, and replay them as one."""
+"""compile: record a training step once, and replay it: on a GPU as one CUDA graph, on the CPU as a NumPy program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("tinyattn")
 
 
 def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead") -> Any:
-    """Capture the GPU launches of `function` into a CUDA graph, which later calls replay: `@ta.compile`.
+    """Record `function` once, and replay it in later calls, bit for bit: `@ta.compile`.
 
         @ta.compile
         def step(images, labels):
@@ -34,20 +34,24 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
             optimizer.step()
             return loss
 
-    The step of a small model is hundreds of launches, each shorter than the Python that issues it; a replay is one.
-    The first two calls run normally, the third is captured. Every call runs the step once and returns new tensors
-    without a graph. Arguments may be tensors (also in tuples, lists and dicts) and hashable values. The function is
-    captured again for tensors of another shape, dtype or device, for other values, and for other modes; each graph is
-    kept. A tensor with the same address in the first two calls (for example the whole data set) is read in place;
-    other tensors are copied.
+    The step of a small model is hundreds of operations, each shorter than the Python that issues it. Every call runs
+    the step once and returns new tensors without a graph. Arguments may be tensors (also in tuples, lists and dicts)
+    and hashable values. The function is recorded again for tensors of another shape, dtype or device, for other
+    values, and for other modes. Its Python code runs in the first three calls only: no print or data loading in it.
+    `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are read at each call, and each call
+    draws new random numbers. `.grad` is overwritten by the next call.
 
-    The Python code of `function` runs in the first three calls only, so it must only compute on the GPU: no `.item()`,
-    `.cpu()`, print or data loading. `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
-    read at each call; another changed option of an optimizer triggers a new capture, but `model.eval()` does not: the
-    graph continues to train. Each call draws new random numbers.
+    On a GPU, the first two calls run normally, the third is captured into a CUDA graph. A tensor with the same address
+    in the first two calls (for example the whole data set) is read in place; other tensors are copied. `.item()` and
+    `.cpu()` end the capture. Another changed option of an optimizer triggers a new capture, but `model.eval()` does
+    not: the graph continues to train.
 
-    The function runs normally on the CPU, while an Observer is active, and after a failed capture, whose reason is
-    logged once, as a warning of the logger "tinyattn". Raises ValueError for another mode, TypeError for an argument
+    On the CPU, the second call is recorded as NumPy calls, the third runs both ways and compares every bit. `program`
+    is then the program: print it, or `.program.save("step.py")`. A change of a module, a parameter or a mode triggers a
+    new recording; where the data takes another branch, the function runs itself.
+
+    The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
+    the logger "tinyattn" (a warning on a GPU) say why. Raises ValueError for another mode, TypeError for an argument
     without a hash. As torch.compile with mode="reduce-overhead", the only mode here.
 
     Example:

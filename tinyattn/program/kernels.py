@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 import textwrap
+import tokenize
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,7 +39,7 @@ class Sources:
         for used in sorted({*_globals(function.__code__)} & {*function.__globals__}):
             new = self._anything(used, function.__globals__[used])
             if new != used:
-                text = re.sub(rf"(?<![.\w]){used}\b", new, text)
+                text = _renamed(text, used, new)
         self.blocks.append(text.rstrip())
         return own
 
@@ -62,6 +64,20 @@ class Sources:
             name += "_"
         self._taken.add(name)
         return name
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """The source with another name for a global, outside of strings and comments."""
+    lines, before = text.splitlines(keepends=True), ""
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME and token.string == old and before != ".":
+            found.append(token.start)
+        before = token.string
+    for row, column in reversed(found):
+        line = lines[row - 1]
+        lines[row - 1] = line[:column] + new + line[column + len(old) :]
+    return "".join(lines)
 
 
 def _written(x: Any) -> str:
