@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_713,
+    "engine/": 1_720,
     "ops/": 8_281,
     "tensors.py": 400,
     "autograd/": 840,
@@ -26,7 +26,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_695,
     "backends/": 560,  # its other files
     "cuda/": 375,
-    "program/": 1_720,
+    "program/": 1_760,
     "files/": 660,
     "nn/": 4_230,
     "optim/": 2_225,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     TOP: 1_025,
 }
 TOTAL = 39_500  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_103, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 2_110, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

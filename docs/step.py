@@ -19,17 +19,17 @@ def part(offset, shape, dtype="float32", strides=None, of=memory):
     return np.ndarray(shape, dtype, of, offset, strides)
 
 arrays = np.load(__file__.removesuffix(".py") + ".npz")
-embedding_weight = arrays['embedding_weight']  # 10x64
-position = arrays['position']  # 784x64
-attention_hidden_weight = arrays['attention_hidden_weight']  # 1x64
+fc_bias = arrays['fc_bias']  # 10
+fc_weight = arrays['fc_weight']  # 10x64
+norm_bias = arrays['norm_bias']  # 64
+norm_weight = arrays['norm_weight']  # 64
 attention_hidden_bias = arrays['attention_hidden_bias']  # 1
+attention_hidden_weight = arrays['attention_hidden_weight']  # 1x64
+position = arrays['position']  # 784x64
+embedding_weight = arrays['embedding_weight']  # 10x64
 range_784 = np.arange(784, dtype='int64')  # 784
 constant = arrays['constant']  # 10x10
-norm_weight = arrays['norm_weight']  # 64
-norm_bias = arrays['norm_bias']  # 64
 ones_64 = np.ones((64,), 'float32')  # 64
-fc_weight = arrays['fc_weight']  # 10x64
-fc_bias = arrays['fc_bias']  # 10
 range_64 = np.arange(64, dtype='int64')  # 64
 ones_784 = np.ones((784,), 'float32')  # 784
 range_7840 = np.arange(7840, dtype='int64')  # 7840
@@ -42,14 +42,14 @@ ones_16 = np.ones((16,), 'float32')  # 16
 ones_10 = np.ones((10,), 'float32')  # 10
 x0 = part(0, (64, 28, 28))
 x1 = part(200704, (64,), 'int64')
-d_embedding_weight = part(79744, (10, 64))
-d_position = part(311936, (784, 64))
-d_attention_hidden_weight = part(76160, (1, 64))
-d_attention_hidden_bias = part(76480, (1,))
-d_norm_weight = part(76928, (64,))
-d_norm_bias = part(75904, (64,))
-d_fc_weight = part(73216, (10, 64))
 d_fc_bias = part(75840, (10,))
+d_fc_weight = part(73216, (10, 64))
+d_norm_bias = part(75904, (64,))
+d_norm_weight = part(76928, (64,))
+d_attention_hidden_bias = part(76480, (1,))
+d_attention_hidden_weight = part(76160, (1, 64))
+d_position = part(311936, (784, 64))
+d_embedding_weight = part(79744, (10, 64))
 x0_2 = part(0, (64, 784))
 a = part(201216, ())
 b = part(201280, ())

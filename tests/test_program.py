@@ -377,3 +377,38 @@ def test_program_save_names_what_it_cannot_write(tmp_path):
         step(*training.batch_of())
     with pytest.raises(ValueError, match=r"a step of RMSprop cannot be written; use one of \['Adam', 'AdamW', 'SGD'\]"):
         step.program.save(tmp_path / "step.py")
+
+
+def test_program_leaves_gradients_of_others_alone():
+    """Two steps on two models: neither touches the gradients that the other one left."""
+    found = []
+    for how in (lambda f: f, ta.compile):
+        trainings = Training("mlp"), Training("mlp")
+        steps = [how(t.step) for t in trainings]
+        for _ in range(6):
+            for t, step in zip(trainings, steps, strict=True):
+                step(*t.batch_of())
+        found.append([t.state() for t in trainings])
+    assert found[0] == found[1]
+    assert all(step.program for step in steps)
+
+
+def test_program_reads_tensors_without_an_operation():
+    flag = ta.zeros((), requires_grad=True)
+    f = ta.compile(lambda x: flag.all() * x)
+    for value in (0.0, 1.0, 0.0, 1.0, 0.0):
+        flag.data = ta.tensor(value)
+        assert f(ta.ones(2)).tolist() == [value, value]
+    flags = ta.zeros(())
+    g = ta.compile(lambda x: flags.all() * x)
+    for value in (0.0, 1.0, 0.0, 1.0, 0.0):
+        flags.fill_(value)
+        assert g(ta.ones(2)).tolist() == [value, value]
+    assert g.program is not None, g.why_not
+
+
+def test_program_with_an_argument_that_is_not_used():
+    f = ta.compile(lambda x, unused: x * 2)
+    for i in range(5):
+        assert f(ta.tensor([float(i)]), ta.full((100,), 7.0)).tolist() == [2.0 * i]
+    assert f.program is not None, f.why_not

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import CellType
 from typing import Any
 
 from tinyattn.tensors import Tensor
@@ -36,3 +37,19 @@ def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
         parts = [rebuilt(v, change) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
+
+
+def reachable(function: Any) -> Iterator[Tensor]:
+    """The tensors that a function names: in its closure, its globals, its object, and in modules there."""
+    owner = getattr(function, "__self__", function)
+    function = getattr(function, "__func__", function)
+    found = [owner, *vars(owner).values()] if hasattr(owner, "__dict__") else []
+    if hasattr(function, "__code__"):
+        names = function.__code__.co_names
+        found += [function.__globals__[name] for name in names if name in function.__globals__]
+        found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    for x in found:
+        if isinstance(x, Tensor):
+            yield x
+        elif hasattr(x, "named_parameters"):
+            yield from (tensor for _, tensor in (*x.named_parameters(), *x.named_buffers()))

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
-from tinyattn.program.arguments import flat, rebuilt
+from tinyattn.program.arguments import flat, reachable, rebuilt
 from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
 from tinyattn.program.trace import Trace
@@ -90,7 +90,7 @@ class CompiledOnCPU:
         if self._traces > _TRACES:
             self._give_up("changes between calls that never end")
             return self._function(*args, **kwargs)
-        with Trace(tensors, self._leaves or ()) as trace:
+        with Trace(tensors, reachable(self._function), self._leaves or ()) as trace:
             result = self._function(*args, **kwargs)
         try:
             found, _ = flat(result)

@@ -130,7 +130,8 @@ def _placed(
     first, last = _spans(calls)
     born: dict[int, int] = {}
     dies: dict[int, int] = {}
-    for root in {*first, *lasting} & {*sizes}:
+    inputs = {root for root in sizes if recorder.roots[root].role == "input"}
+    for root in {*first, *lasting, *inputs} & {*sizes}:
         home = homes.get(root, root)
         earliest = -1 if recorder.roots[root].role == "input" else first.get(root, len(calls))
         born[home] = min(born.get(home, len(calls)), earliest)

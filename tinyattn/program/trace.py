@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -30,14 +30,15 @@ class Trace(Observer):
     """Records what runs inside `with trace:`.
 
     inputs: the tensors that differ from call to call.
-    leaves: those that an earlier call gave gradients to.
+    outside: tensors that the step may use besides; `leaves`: those that an earlier call gave gradients to.
     Afterwards `recorder` holds the calls, and the rest is what a program must do and check besides: `tensors` that it
     reads or writes where they lie, `modules`, `steps` of optimizers, `gradients` to leave in `.grad`.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], leaves: Sequence[Tensor] = ()) -> None:
+    def __init__(self, inputs: Sequence[Tensor], outside: Iterable[Tensor], leaves: Sequence[Tensor]) -> None:
         self.recorder = Recorder()
         self.inputs = list(inputs)
+        self._outside = [*leaves, *outside]
         self.input_values: list[Value] = []
         self.tensors: dict[int, tuple[Tensor, Any]] = {}  # with their arrays, by id
         self.modules: dict[int, Any] = {}
@@ -64,6 +65,9 @@ class Trace(Observer):
             self._inputs.append((tensor, array))
             tensor.array = self.recorder.add(array, "input")
             self.input_values.append(self.recorder.value(tensor.array))
+        for tensor in self._outside:  # also what is read without an operation
+            if tensor.is_leaf and not any(tensor is x for x in self.inputs):
+                self._follow(tensor)
         self._numpy = recorded_numpy()
         self._numpy.__enter__()
         self._tokens = recording.set(self.recorder), random.watching_draws.set(self._draws)
@@ -100,10 +104,10 @@ class Trace(Observer):
                 if self.recorder.roots[value.root].role != "made":
                     self.recorder.refuse("a gradient that is written where it was")
                 grad.array = plain(grad.array)
-            elif grad is None:
+                if not self._entry[id(leaf)]:
+                    self.without_gradient.append(leaf)
+            elif grad is None and self._entry[id(leaf)]:
                 self.gradients.append((leaf, None))
-            if not self._entry[id(leaf)]:
-                self.without_gradient.append(leaf)
         self._check_after_steps()
         if any(step.options != _options(step.optimizer) for step in self.steps):
             self.recorder.refuse("an option of an optimizer that the step changes (call the schedule outside)")
