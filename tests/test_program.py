@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -444,3 +445,16 @@ def test_program_computes_nothing_after_the_optimizer_from_what_it_wrote():
 
     assert [f(ta.ones(2)).tolist()[0] for _ in range(5)] == [1, 0, -1, -2, -3]
     assert "after an optimizer's step" in f.why_not
+
+
+@pytest.mark.slow
+def test_program_trains_the_example_to_the_same_weights(tmp_path):
+    script = Path(__file__).parents[1] / "examples/mnist.py"
+    saved = []
+    for how in ([], ["--no-compile"]):
+        options = "--data digits --epochs 2 --batch-size 64 --dropout 0.1 --workers 1 --no-progress --out".split()
+        out = tmp_path / f"runs{len(how)}"
+        command = [sys.executable, str(script), *options, str(out), *how]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        saved += [next(out.rglob("model.safetensors")).read_bytes()]
+    assert saved[0] == saved[1]
