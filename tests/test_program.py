@@ -447,6 +447,32 @@ def test_program_computes_nothing_after_the_optimizer_from_what_it_wrote():
     assert "after an optimizer's step" in f.why_not
 
 
+def test_program_is_not_made_for_every_number():
+    f = ta.compile(lambda x, i: x + i)
+    assert all(f(ta.zeros(1), i).item() == i for i in range(100))
+    assert len(f._on_cpu) == 64
+
+
+def test_program_recording_that_raises_leaves_ordinary_arrays():
+    w, calls = ta.ones(2, requires_grad=True), []
+
+    @ta.compile
+    def f(x):
+        w.grad = None
+        (w * x).sum().backward()
+        calls.append(1)
+        if len(calls) == 2:
+            raise ValueError("once")
+        return x * 2
+
+    f(ta.ones(2))
+    with pytest.raises(ValueError, match="once"):
+        f(ta.ones(2))
+    assert type(w.array) is type(w.grad.array) is np.ndarray
+    assert [f(ta.ones(2)).tolist() for _ in range(4)] == [[2.0, 2.0]] * 4
+    assert f.program is not None, f.why_not
+
+
 @pytest.mark.slow
 def test_program_trains_the_example_to_the_same_weights(tmp_path):
     script = Path(__file__).parents[1] / "examples/mnist.py"

@@ -21,6 +21,7 @@ from tinyattn.tensors import Tensor
 __all__ = ["compile"]
 
 _log = logging.getLogger("tinyattn")
+_KINDS = 64  # of arguments on the CPU that get a program; a number that counts up would make one a call
 
 
 def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead") -> Any:
@@ -111,6 +112,8 @@ class _Compiled:
         if recording.get() is not None or redirected():  # part of another program; draws that go elsewhere
             return self._function(*args, **kwargs)
         if key not in self._on_cpu:
+            if len(self._on_cpu) >= _KINDS:
+                return self._function(*args, **kwargs)
             name = getattr(self._function, "__qualname__", type(self._function).__name__)
             self._on_cpu[key] = CompiledOnCPU(self._function, name)
         self._last = self._on_cpu[key]

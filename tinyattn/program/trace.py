@@ -78,6 +78,9 @@ class Trace(Observer):
         recording.reset(self._tokens[0])
         random.watching_draws.reset(self._tokens[1])
         self._numpy.__exit__(None, None, None)
+        for leaf in self.leaves.values() if exception[0] is not None else ():
+            if leaf.grad is not None:
+                leaf.grad.array = plain(leaf.grad.array)
         for tensor, array in self._inputs:
             tensor.array = array
         for tensor, array in self.tensors.values():
