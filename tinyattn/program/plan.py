@@ -11,7 +11,7 @@ from tinyattn.program.recorder import Call, Recorder, Value, values
 
 ALIGNED = 64  # bytes: a line of the processor's cache
 _PRIVATE = ("made", "input")  # roles of memory that is the program's own
-_ELEMENTWISE = {name for name in dir(np) if isinstance(getattr(np, name), np.ufunc)}
+_ELEMENTWISE = {name for name, x in vars(np).items() if isinstance(x, np.ufunc)}
 _ELEMENTWISE -= {"matmul", "vecdot", "matvec", "vecmat"}
 
 
