@@ -18,14 +18,15 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_770,
-    "ops/": 9_150,
+    "engine/": 1_780,
+    "ops/": 9_155,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 1_740,
+    "backends/cpu/": 1_790,
     "backends/cuda/": 2_760,
     "backends/": 590,  # its other files
-    "cuda/": 365,
+    "cuda/": 375,
+    "program/": 1_760,
     "files/": 660,
     "nn/": 4_715,
     "optim/": 2_295,
@@ -35,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_725,
-    TOP: 1_100,
+    TOP: 1_110,
 }
-TOTAL = 40_100  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_170, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 41_915  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

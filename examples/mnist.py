@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         schedule = optim.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
     network = ranks.network(model, args)  # the model, on a share of the batch in each thread or process
 
-    # --- a step; on a GPU it is captured into one CUDA graph, so nothing in it may synchronise
-    @ta.compile
+    # --- a step; it is recorded once and replayed, so nothing in it may read a number (on a GPU: synchronise)
+    @ta.compile(disable=not args.compile)
     def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
         images, labels = ranks.share(images, labels)
         if recipe["shift"]:

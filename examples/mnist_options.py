@@ -43,8 +43,8 @@ stopping and resuming:
   once. --resume continues from the newest whole checkpoint and ends with the
   same weights, bit for bit, as if the run had never stopped (with as many
   workers, on the same device). It uses the run's own settings; only --workers,
-  --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite
-  and --no-progress can be changed.
+  --threads, --device, --data-dir, --checkpoint-every, --keep, --skip-nonfinite,
+  --no-compile and --no-progress can be changed.
 
 on a GPU (--device cuda):
   The data are uploaded once, and a whole step is one CUDA graph. Loss and
@@ -78,9 +78,9 @@ DEFAULTS = {
     "model": "classifier", "score": "additive", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0,
     "seed": 0, "device": "cpu", "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto",
     "data_dir": None, "validation": None, "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None,
-    "keep": 3, "skip_nonfinite": False, "progress": True, "distributed": False,
+    "keep": 3, "skip_nonfinite": False, "compile": True, "progress": True, "distributed": False,
 }  # fmt: skip
-NOT_RECORDED = {"out", "overwrite", "resume", "progress", "distributed"}
+NOT_RECORDED = {"out", "overwrite", "resume", "compile", "progress", "distributed"}
 MAY_CHANGE = {"device", "workers", "threads", "data_dir", "checkpoint_every", "keep", "skip_nonfinite"}  # on resuming
 
 
@@ -110,6 +110,8 @@ def options() -> train.Parser:
     option("--threads", type=whole_number, metavar="N", help="threads of the matrix products, with --workers 1 (1)")
     option("--distributed", action="store_true", help="share each batch among the processes that mpirun has started")
     option("--device", type=device, metavar="DEVICE", help="where to compute: cpu, cuda or cuda:1 (cpu)")
+    option("--no-compile", dest="compile", action="store_false",
+           help="run each step operation by operation; the results are the same, to the bit")
 
     option = parser.add_argument_group("files and progress").add_argument
     option("--out", type=new_folder, metavar="FOLDER", help="gets a new folder for this run (runs)")
@@ -137,6 +139,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args.run, args.ranks = run, ranks
     if args.distributed:
         args.workers = 1  # the processes have the cores
+        args.compile &= args.device != "cpu"  # no program talks to other processes
         args.progress = args.progress and ranks.own == 0
     if run and {"out", "overwrite"} & {*given}:
         parser.error("--resume writes to the run's own folder; leave --out and --overwrite out")

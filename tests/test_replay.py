@@ -318,14 +318,15 @@ def test_compile_runs_plainly_on_cpu_and_under_observers():
         return x * 2
 
     assert double.__name__ == "double" and double.__doc__ == "Doubles."
-    for _ in range(5):
+    for _ in range(5):  # once by itself, recorded, and beside its program; then that runs alone
         assert double(ta.ones(2)).tolist() == [2.0, 2.0]
     with ta.detect_anomaly():
         for _ in range(5):
             double(ta.ones(2, device="cuda"))
-    assert len(runs) == 10
+    assert len(runs) == 3 + 5
     with pytest.raises(ValueError, match="mode='max-autotune'; expected 'reduce-overhead'"):
         ta.compile(double, mode="max-autotune")
+    assert ta.compile(runs.append, disable=True) == runs.append == ta.compile(disable=True)(runs.append)
 
 
 def test_compile_of_methods_and_nested_functions():

@@ -93,7 +93,7 @@ class AttentionModel(nn.Module):
         """
         pixels = _images(images, self.image_size).flatten(1)  # (batch, pixels)
         if pixels.numel() and getattr(images, "dtype", None) != np.uint8:
-            low, high = pixels.amin().item(), pixels.amax().item()
+            low, high = pixels.amin(), pixels.amax()
             if not 0 <= low <= high <= 1:
                 raise ValueError(
                     f"images have values from {low:g} to {high:g}; give uint8 0..255, or float 0..1 unscaled"

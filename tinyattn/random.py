@@ -38,6 +38,8 @@ class Generator:
     def random(self) -> Any:
         """The stream to draw from, on its device; while a `Tape` is active, one that obeys it."""
         backends.get(self.device)  # which makes its GPU the current one
+        if (watched := watching_draws.get()) is not None:
+            return watched(self)
         tapes = _tapes.get()
         return _Taped(self._stream, tapes) if tapes and self.device == "cpu" else self._stream
 
@@ -159,6 +161,8 @@ class _Taped:
 _tapes: ContextVar[tuple[Tape, ...]] = ContextVar("tapes", default=())
 default_generator = Generator()  # the process-wide stream of the CPU
 _of_gpus: dict[str, Generator] = {}  # the process-wide stream of each GPU that has drawn random numbers
+# While a step is recorded (tinyattn/program/): a function from a generator to what records its draws.
+watching_draws: ContextVar[Callable[[Generator], Any] | None] = ContextVar("watching_draws", default=None)
 # Inside a worker of nn.DataParallel: a function that returns the stream of that worker.
 _worker_stream: ContextVar[Callable[[], Generator] | None] = ContextVar("worker_stream", default=None)
 
@@ -170,6 +174,11 @@ def current_generator() -> Generator:
     """
     stream = _worker_stream.get()
     return default_generator if stream is None else stream()
+
+
+def redirected() -> bool:
+    """Whether draws go elsewhere here: to the stream of a worker of nn.DataParallel, or to a `Tape`."""
+    return _worker_stream.get() is not None or bool(_tapes.get())
 
 
 _spawning = fork_safe(threading.RLock())  # reentrant: the caller's stream may be one of other Streams

@@ -209,7 +209,7 @@ class Tensor(variable.Variable):
             raise RuntimeError(
                 f"a tensor of shape {tuple(self.shape)} is neither true nor false; reduce it with .any() or .all()"
             )
-        return bool(self.item())
+        return bool(self._on_host())
 
     def __len__(self) -> int:
         if self.ndim == 0:

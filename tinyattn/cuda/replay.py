@@ -1,4 +1,4 @@
-"""compile: record the GPU launches of a training step once, as a CUDA graph, and replay them as one."""
+"""compile: record a training step once, and replay it: on a GPU as one CUDA graph, on the CPU as a NumPy program."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
+from tinyattn.backends.cpu.recording import recording
 from tinyattn.dtypes import get_default_dtype
 from tinyattn.engine.modes import definitions_enabled, is_grad_enabled, observers
 from tinyattn.engine.observer import Observer
+from tinyattn.program.arguments import flat, rebuilt
+from tinyattn.program.compiled import CompiledOnCPU
+from tinyattn.program.program import Program
+from tinyattn.random import redirected
 from tinyattn.tensors import Tensor
 
 __all__ = ["compile"]
 
 _log = logging.getLogger("tinyattn")
+_KINDS = 64  # of arguments on the CPU that get a program; a number that counts up would make one a call
 
 
-def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead") -> Any:
-    """Capture the GPU launches of `function` into a CUDA graph, which later calls replay: `@ta.compile`.
+def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-overhead", disable: bool = False) -> Any:
+    """Record `function` once, and replay it in later calls, bit for bit: `@ta.compile`.
 
         @ta.compile
         def step(images, labels):
@@ -29,21 +35,25 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
             optimizer.step()
             return loss
 
-    The step of a small model is hundreds of launches, each shorter than the Python that issues it; a replay is one.
-    The first two calls run normally, the third is captured. Every call runs the step once and returns new tensors
-    without a graph. Arguments may be tensors (also in tuples, lists and dicts) and hashable values. The function is
-    captured again for tensors of another shape, dtype or device, for other values, and for other modes; each graph is
-    kept. A tensor with the same address in the first two calls (for example the whole data set) is read in place;
-    other tensors are copied.
+    The step of a small model is hundreds of operations, each shorter than the Python that issues it. Every call runs
+    the step once and returns new tensors without a graph. Arguments may be tensors (also in tuples, lists and dicts)
+    and hashable values. The function is recorded again for tensors of another shape, dtype or device, for other
+    values, and for other modes. Its Python code runs in the first three calls only: no print or data loading in it.
+    `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are read at each call, and each call
+    draws new random numbers. `.grad` is overwritten by the next call.
 
-    The Python code of `function` runs in the first three calls only, so it must only compute on the GPU: no `.item()`,
-    `.cpu()`, print or data loading. `zero_grad()` belongs inside, a schedule's `step()` outside. Learning rates are
-    read at each call; another changed option of an optimizer triggers a new capture, but `model.eval()` does not: the
-    graph continues to train. Each call draws new random numbers.
+    On a GPU, the first two calls run normally, the third is captured into a CUDA graph. A tensor with the same address
+    in the first two calls (for example the whole data set) is read in place; other tensors are copied. `.item()` and
+    `.cpu()` end the capture. Another changed option of an optimizer triggers a new capture, but `model.eval()` does
+    not: the graph continues to train.
 
-    The function runs normally on the CPU, while an Observer is active, and after a failed capture, whose reason is
-    logged once, as a warning of the logger "tinyattn". Raises ValueError for another mode, TypeError for an argument
-    without a hash. As torch.compile with mode="reduce-overhead", the only mode here.
+    On the CPU, the second call is recorded as NumPy calls, the third runs both ways and compares every bit. `program`
+    is then the program: print it, or `.program.save("step.py")`. A change of a module, a parameter or a mode triggers a
+    new recording; where the data takes another branch, the function runs itself.
+
+    The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
+    the logger "tinyattn" (a warning on a GPU) say why. Raises ValueError for another mode, TypeError for an argument
+    without a hash. disable: return the function itself. As torch.compile with mode="reduce-overhead", the only mode here.
 
     Example:
         >>> double = ta.compile(lambda x: x * 2)
@@ -53,8 +63,8 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
     if mode != "reduce-overhead":
         raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only mode")
     if function is None:
-        return functools.partial(compile, mode=mode)
-    return functools.wraps(function)(_Compiled(function))
+        return functools.partial(compile, mode=mode, disable=disable)
+    return function if disable else functools.wraps(function)(_Compiled(function))
 
 
 class _Compiled:
@@ -63,6 +73,8 @@ class _Compiled:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._captures: dict[Any, _Capture] = {}
+        self._on_cpu: dict[Any, CompiledOnCPU] = {}
+        self._last: CompiledOnCPU | None = None
         self._failed = False
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:  # binds, so that a method can be compiled
@@ -70,16 +82,18 @@ class _Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the result of the function, by a replay if there is a graph."""
-        tensors, form = _flat((args, kwargs))
+        tensors, form = flat((args, kwargs))
         device = next((t.device for t in tensors if t.is_cuda), backends.get_default_device())
-        if self._failed or device == "cpu" or observers.get():
-            return self._function(*args, **kwargs)
-        library = backends.get(device)
-        if library.capturing():  # part of the graph of another function
+        if self._failed or observers.get():
             return self._function(*args, **kwargs)
         modes = (is_grad_enabled(), definitions_enabled(), get_default_dtype(), backends.get_float32_matmul_precision())
         kinds = tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
         key = (form, kinds, modes, device)
+        if device == "cpu":
+            return self._run_on_cpu((key, *(t.array.strides for t in tensors)), tensors, args, kwargs)
+        library = backends.get(device)
+        if library.capturing():  # part of the graph of another function
+            return self._function(*args, **kwargs)
         capture = self._captures.get(key)
         if capture is None or capture.stale(tensors):
             capture = self._captures[key] = _Capture(self._function, library.Recorder())
@@ -93,6 +107,27 @@ class _Compiled:
                 getattr(self._function, "__qualname__", self._function), failure,
             )  # fmt: skip
             return self._function(*args, **kwargs)
+
+    def _run_on_cpu(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        if recording.get() is not None or redirected():  # part of another program; draws that go elsewhere
+            return self._function(*args, **kwargs)
+        if key not in self._on_cpu:
+            if len(self._on_cpu) >= _KINDS:
+                return self._function(*args, **kwargs)
+            name = getattr(self._function, "__qualname__", type(self._function).__name__)
+            self._on_cpu[key] = CompiledOnCPU(self._function, name)
+        self._last = self._on_cpu[key]
+        return self._last(tensors, args, kwargs)
+
+    @property
+    def program(self) -> Program | None:
+        """The NumPy program of the last call on the CPU; None where there is none, for the reason in `why_not`."""
+        return self._last.program if self._last is not None else None
+
+    @property
+    def why_not(self) -> str:
+        """Why the last call ran without a program; "" where it ran by one, or will."""
+        return self._last.why_not if self._last is not None else ""
 
 
 class _CaptureFailedError(Exception):
@@ -124,7 +159,7 @@ class _Capture:
             if copied:
                 own.array[...] = tensor.array
         own_inputs = iter(self._inputs)
-        own_args, own_kwargs = _rebuilt((args, kwargs), lambda t: next(own_inputs))
+        own_args, own_kwargs = rebuilt((args, kwargs), lambda t: next(own_inputs))
         if self._calls == 2:  # with the arguments of the capture, so that the pool has all its memory
             return _copies(self._recorder.run(lambda: self._function(*own_args, **own_kwargs)))
         if self._graph is None:
@@ -149,7 +184,7 @@ class _Capture:
             for leaf in leaves.found:  # their gradients were recorded, but never computed
                 leaf.grad = None
             raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
-        self._result = _rebuilt(result, lambda t: Tensor._from(t.array))  # without saved tensors
+        self._result = rebuilt(result, lambda t: Tensor._from(t.array))  # without saved tensors
 
     def _copy(self, tensor: Tensor) -> Tensor:
         copy = Tensor._from(self._recorder.run(lambda: backends.of(tensor.array).clone(tensor.array)))
@@ -158,7 +193,7 @@ class _Capture:
 
 def _copies(result: Any) -> Any:
     """Copy a result, because the next replay overwrites the memory of the graph."""
-    return _rebuilt(result, lambda t: Tensor._from(backends.of(t.array).clone(t.array)))
+    return rebuilt(result, lambda t: Tensor._from(backends.of(t.array).clone(t.array)))
 
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
@@ -175,33 +210,3 @@ class _Leaves(Observer):
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             self.found.append(tensor)
-
-
-def _flat(value: Any) -> tuple[list[Tensor], Any]:
-    """Return the tensors in nested tuples, lists and dicts, and a hashable form of everything else."""
-    if isinstance(value, Tensor):
-        return [value], Tensor
-    if isinstance(value, tuple | list | dict):
-        parts = [_flat(v) for v in (value.values() if isinstance(value, dict) else value)]
-        names = tuple(value) if isinstance(value, dict) else None
-        return [t for tensors, _ in parts for t in tensors], (type(value), names, *(form for _, form in parts))
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"compile: an argument of type {type(value).__name__} has no hash, so a graph cannot be chosen by it; "
-            "pass tensors, numbers and strings, or tuples, lists and dicts of them"
-        ) from None
-    return [], (type(value), value)
-
-
-def _rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Return `value` with `change` applied to each tensor in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return type(value)((key, _rebuilt(v, change)) for key, v in value.items())
-    if isinstance(value, tuple | list):
-        parts = [_rebuilt(v, change) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value

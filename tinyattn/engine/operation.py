@@ -326,9 +326,16 @@ def _as_array(xp: Any, x: Any) -> Any:
 def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
-    if a is b or (a.base is not None and (a.base is b or a.base is b.base)):
+    if a is b or _owner(a) is _owner(b):
         out._storage, out._base = source.storage, source if source._base is None else source._base
         out._version = out._storage.version
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory `array` is a view of."""
+    while (base := getattr(array, "base", None)) is not None:
+        array = base
+    return array
 
 
 def _on_one_device(inputs: Sequence[Any]) -> Sequence[Any]:

@@ -83,6 +83,8 @@ def is_expanded(array: Any) -> bool:
 
 def may_change(self: Tensor, name: str, tracked: bool) -> None:
     """Refuse what would write to several elements at once, or make recorded gradients wrong."""
+    for observer in modes.observers.get():
+        observer.before_write(self)
     if is_expanded(self.array):
         raise RuntimeError(
             f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "

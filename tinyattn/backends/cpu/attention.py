@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import BLOCK, rows
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import row_sums
 
 __all__ = ["SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward"]
@@ -20,6 +21,7 @@ SAFE_SCORE = 60.0  # exp of +-60, and sums of a billion of them, are well inside
 SCORES_AT_ONCE = BLOCK  # in `tiled_attention`: they stay in the cache
 
 
+@one_call(0)
 def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
     """exp(scores - c), 0 where `hidden`, and its sums along the last axis (1 instead of 0); overwrites `scores`.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import blockwise
+from tinyattn.backends.cpu.recording import one_call
 
 # dtype: (coefficients below 1, coefficients above), lowest power first
 _COEFFICIENTS = {
@@ -41,6 +42,7 @@ def erf(x: Any) -> Any:
     return blockwise(_erf, x)
 
 
+@one_call(1)
 def _erf(x: Any, out: Any) -> None:
     below, above = _COEFFICIENTS[x.dtype.name]
     square = np.square(x, out=np.empty_like(x))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.cpu.recording import one_call
+
 Array = Any
 _FEW, _BLOCK = 512, 1 << 16  # elements: fewer are converted by NumPy; so many, with temporaries, stay in the cache
 _BEYOND = np.float32(65536)  # the power of two above float16, which has infinity's exponent there
@@ -41,6 +43,7 @@ def _converted(x: Array, dtype: Any, convert: Callable[[Array, Array], None] | N
     return out
 
 
+@one_call(1)
 def _widen(x: Array, out: Array) -> None:
     bits = np.left_shift(x.view(np.int16), 13, out=out.view(np.int32), dtype=np.int32)  # the sign fills the gap
     bits &= np.int32(-0x70002000)  # sign; exponent and fraction, where float32 has them
@@ -49,6 +52,7 @@ def _widen(x: Array, out: Array) -> None:
         bits[np.abs(out) >= _BEYOND] |= _INFINITY
 
 
+@one_call(1)
 def _narrow(x: Array, out: Array) -> None:
     size = np.abs(x)
     unknown = np.isnan(size.max())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows as blocks_of
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import total
 from tinyattn.backends.shared import Placed, out_of_range
 
@@ -43,10 +44,14 @@ def index_for(x: Array, index: Any, check: bool = True) -> Any:
 
 def getitem(x: Array, index: Any) -> Array:
     *ahead, last = index if type(index) is tuple and index else (index,)
-    if type(last) is np.ndarray and last.dtype != bool and all(type(p) is slice and p == slice(None) for p in ahead):
+    if (
+        isinstance(last, np.ndarray)
+        and last.dtype != bool
+        and all(type(p) is slice and p == slice(None) for p in ahead)
+    ):
         return x.take(last, len(ahead))  # in row order, as in PyTorch; x[index] puts other axes first
     out = x[index]
-    if type(out) is not np.ndarray:  # one element, which is a view too if the index has a "..."
+    if not isinstance(out, np.ndarray):  # one element, which is a view too if the index has a "..."
         out = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
     return out
 
@@ -194,6 +199,7 @@ def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
     return out
 
 
+@one_call(0)
 def _add_rows(out: Array, index: Array, vectors: Array) -> None:
     if index.size:
         order = np.argsort(index, kind="stable")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyattn.backends.cpu.activations import gelu, gelu_writing_slope
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import column_sums, row_dots, row_means
 
 __all__ = ["layer_norm", "layer_norm_backward", "linear", "linear_gelu", "linear_gelu_and_slope"]
@@ -49,10 +50,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
         h, r, y = normal[part], rstd[part], out[part]
         np.subtract(xs[part], row_means(xs[part]), out=h)
         r[...] = row_dots(h, h)  # width times the variance
-        rest = row_means(h)  # a rounding error of the mean, which is all there is of a constant row
-        if np.any(rest[:, 0] ** 2 * width > r * (8 * np.finfo(x.dtype).eps) ** 2):
-            h -= rest
-            r[...] = row_dots(h, h)
+        _center_again(h, r, row_means(h))
         r += width * eps
         np.sqrt(r, out=r)
         np.divide(math.sqrt(width), r, out=r)
@@ -64,6 +62,14 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
         if bias is not None:
             y += bias.reshape(-1)
     return out.reshape(x.shape), normal, rstd
+
+
+@one_call(0, 1)
+def _center_again(h: Array, r: Array, rest: Array) -> None:
+    """Subtract the mean that is left, a rounding error of the first, where it is all there is of a constant row."""
+    if np.any(rest[:, 0] ** 2 * h.shape[1] > r * (8 * np.finfo(h.dtype).eps) ** 2):
+        h -= rest
+        r[...] = row_dots(h, h)
 
 
 def layer_norm_backward(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.softmaxes import LEAST, SAFE, log_softmax
 from tinyattn.backends.cpu.sums import row_sums
 
@@ -15,6 +16,7 @@ __all__ = ["cross_entropy", "one_hot"]
 Array = Any
 
 
+@one_call()
 def cross_entropy(x: Array, target: Array) -> Array:
     """Compute -log softmax(x)[target]: (rows, classes), (rows,) -> (rows,)."""
     out = np.empty(len(target), x.dtype)

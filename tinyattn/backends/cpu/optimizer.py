@@ -191,9 +191,7 @@ def _norm(x: Array, p: float) -> Any:
 @np.errstate(all="ignore")
 def clip_to_norm(arrays: Sequence[Array], norm: Array, max_norm: float) -> None:
     """Multiply every array, in place, by max_norm / norm unless that is above one."""
-    scale = float(max_norm) / (float(norm) + 1e-6)
-    if scale >= 1.0:
-        return
+    scale = np.minimum(float(max_norm) / (np.asarray(norm, np.float64) + 1e-6), 1.0)
     for array in arrays:
         np.multiply(array, scale, out=array, dtype=np.result_type(array, np.float32), casting="same_kind")
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu import arrays
+from tinyattn.backends.cpu.arrays import sum as sum_along
 from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import has_short_rows, row_sums
 
 __all__ = ["log_softmax", "softmax"]
@@ -25,10 +26,11 @@ def softmax(x: Array, dim: int) -> Array:
         return _softmax_of_rows(x)
     out = np.asarray(x - _top(x, dim))
     np.exp(out, out=out)
-    out /= arrays.sum(out, dim, keepdim=True) if out.ndim else out.copy()
+    out /= sum_along(out, dim, keepdim=True) if out.ndim else out.copy()
     return out
 
 
+@one_call()
 def _softmax_of_rows(x: Array) -> Array:
     out = np.empty_like(x)
     xs, ys = (a.reshape(-1, x.shape[-1]) for a in (x, out))
@@ -45,7 +47,7 @@ def _softmax_of_rows(x: Array) -> Array:
 def log_softmax(x: Array, dim: int) -> Array:
     shifted = np.asarray(x - _top(x, dim))
     exponents = np.exp(shifted)
-    shifted -= np.log(arrays.sum(exponents, dim, keepdim=True)) if shifted.ndim else 0
+    shifted -= np.log(sum_along(exponents, dim, keepdim=True)) if shifted.ndim else 0
     return shifted
 
 

@@ -1,0 +1,171 @@
+"""A program as a file that needs NumPy alone: memory, views, kernels, calls, and the optimizer's update."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tinyattn.backends import cpu
+from tinyattn.program.kernels import Sources
+from tinyattn.program.plan import ALIGNED
+from tinyattn.program.recorder import Value, whole
+
+_MEMORY = '''
+memory = np.empty({size}, np.uint8)
+memory = memory[-memory.__array_interface__["data"][0] % {aligned} :]
+
+
+def part(offset, shape, dtype="float32", strides=None, of=memory):
+    """A part of the memory, whose values come and go: the same bytes have several names."""
+    return np.ndarray(shape, dtype, of, offset, strides)
+'''
+_CHANGED = '''
+
+class Changed(Exception):
+    """The data takes another branch than in the step that was recorded."""
+'''
+# The kernel of each optimizer that can be written, the arrays in its state, and its options by their name in a group.
+_ADAM = (cpu.adam_step, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), ("lr", "eps", "weight_decay", "maximize"))
+_SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+_OPTIMIZERS = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": (cpu.sgd_step, ("momentum_buffer",), _SGD)}
+
+
+class File:
+    """The text of a Program, and the arrays that it loads."""
+
+    def __init__(self, program: Any) -> None:
+        self.program, self.writer = program, program._writer
+        self.arrays: dict[str, Any] = {}
+        for optimizer, _ in program._steps_with:
+            if type(optimizer).__name__ not in _OPTIMIZERS:
+                raise ValueError(
+                    f"save: a step of {type(optimizer).__name__} cannot be written; use one of {sorted(_OPTIMIZERS)}"
+                )
+        update = [*self._updates()]
+        views = [*self._views()]  # after it, which may name more values
+        used = [_OPTIMIZERS[type(optimizer).__name__][0] for optimizer, _ in program._steps_with]
+        kernels = [*self.writer.kernels.values(), *used]
+        names = {
+            *self.writer.names.values(),
+            *self.writer.numbers.values(),
+            "part",
+            "memory",
+            "arrays",
+            "step",
+            "compute",
+        }
+        sources = Sources(kernels, {*names, "update"} - {kernel.__name__ for kernel in kernels})
+        called = {*re.findall(r"(?<![.\w])([a-z_0-9]+)[.(]", program.text)} & {*dir(np)} - {"array"}
+        size = program.peak_bytes + ALIGNED
+        self.text = "\n".join([
+            f'"""{program.name}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
+            "from __future__ import annotations\n",
+            *(f"import {name}" for name in sorted(sources.imports)),
+            "\nimport numpy as np",
+            *_imported(sorted(called)),
+            _MEMORY.format(size=size, aligned=ALIGNED),
+            'arrays = np.load(__file__.removesuffix(".py") + ".npz")' if self.arrays else "",
+            *views,
+            _CHANGED,
+            *(f"\n{block}\n" if block.startswith("def") else block for block in sources.blocks),
+            f"\n\n{program.text}\n",
+            *update,
+            *self._step(),
+        ])  # fmt: skip
+
+    def _views(self) -> Iterator[str]:
+        """A line for each array: loaded, constant, or a part of the memory or of another array."""
+        recorder, plan, names = self.program._recorder, self.program._plan, self.writer.names
+        roots: dict[int, str] = {}
+        for value in list(names):
+            root = recorder.roots[value.root]
+            if root.role in ("tensor", "constant") and value.root not in roots:
+                array = self.program._roots[value.root]
+                roots[value.root] = name = self.writer.name(whole(value.root, array))
+                yield f"{name} = {self._loaded(name, array)}  # {_shape(array.shape)}"
+        for value, name in list(names.items()):
+            if name == roots.get(value.root):
+                continue
+            dtype = "" if value.dtype == np.float32 else f", {value.dtype.name!r}"
+            strides = _strides(value)
+            if value.root in roots:
+                yield f"{name} = part({value.offset}, {value.shape}{dtype}{strides}, of={roots[value.root]})"
+            else:
+                yield f"{name} = part({plan.places[value.root] + value.offset}, {value.shape}{dtype}{strides})"
+        for (x, kind), name in self.writer.numbers.items():
+            yield f"{name} = np.array({self.writer.term(x)}, {kind!r})"
+        for generator, name in zip(self.program.generators, self.writer.streams, strict=True):
+            yield f"{name} = np.random.Generator(np.random.PCG64())"
+            yield f"{name}.bit_generator.state = {generator._stream.bit_generator.state}"
+
+    def _loaded(self, name: str, array: Any) -> str:
+        if name.startswith("ones"):
+            return f"np.ones({array.shape}, {array.dtype.name!r})"
+        if name.startswith("range"):
+            return f"np.arange({len(array)}, dtype={array.dtype.name!r})"
+        self.arrays[name] = array
+        return f"arrays[{name!r}]"
+
+    def _updates(self) -> Iterator[str]:
+        """The update of each optimizer: its options by group, then a row for each parameter."""
+        lines: list[str] = []
+        name_of, value_of = self.writer.name, self.program._recorder.value
+        for i, step in enumerate(self.program._steps):
+            kind = type(step.optimizer).__name__
+            kernel, names, options = _OPTIMIZERS[kind]
+            for j, group in enumerate(step.optimizer.param_groups):
+                chosen = {name: group[name] for name in options}
+                if kernel is cpu.adam_step:
+                    chosen |= {"decoupled": group["decoupled_weight_decay"]}
+                    chosen |= dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+                own = f"{kind.lower()}_{i}_{j}"
+                yield f"\n{own}_options = {chosen}\n{own} = [  # parameter, gradient, state"
+                members = {id(p) for p in group["params"]}
+                for param, gradient in step.gradients:
+                    if id(param) in members:
+                        p, state = name_of(value_of(param.array)), step.optimizer.state[param]
+                        arrays = {name: state[name].array for name in ("step", *names) if name in state}
+                        self.arrays |= {f"{p}.{name}": array for name, array in arrays.items()}
+                        wanted = [name for name in (*names, "step") if name != "step" or "step" in arrays]
+                        row = [f'arrays["{p}.{name}"]' if name in arrays else "None" for name in wanted]
+                        yield f"    ({', '.join([p, name_of(gradient), *row])}),"
+                yield "]"
+                if kernel is cpu.adam_step:
+                    lines += [f"for *tensors, step in {own}:", "    step += 1"]
+                    lines.append(f"    adam_step(*tensors, int(step), **{own}_options)")
+                else:
+                    lines += [f"for tensors in {own}:", f"    sgd_step(*tensors, first=False, **{own}_options)"]
+        if lines:
+            yield "\n    ".join(["\n\ndef update():", '"""One step of the optimizer, in place."""', *lines])
+
+    def _step(self) -> Iterator[str]:
+        program = self.program
+        inputs = [self.writer.name(v) for v in program._inputs]
+        lines = [f"copyto({name}, new_{name})" for name in inputs]
+        lines += ['with np.errstate(all="ignore"):', f"    compute({', '.join(self.writer.streams)})"]
+        lines += ["    update()"] if program._steps_with else []
+        lines.append("return " + ", ".join(f"{self.writer.name(v)}.copy()" for v in program._results))
+        head = f"\ndef step({', '.join(f'new_{name}' for name in inputs)}):"
+        yield (
+            "\n    ".join([head, '"""Compute everything once; returns what the recorded step returned."""', *lines])
+            + "\n"
+        )
+
+
+def _imported(names: list[str]) -> Iterator[str]:
+    if names:
+        text = textwrap.fill(", ".join(names), 116, initial_indent="    ", subsequent_indent="    ")
+        yield f"from numpy import (\n{text},\n)"
+
+
+def _strides(value: Value) -> str:
+    dense = np.empty(value.shape, value.dtype).strides if 0 not in value.shape else value.strides
+    return "" if value.strides == dense else f", strides={value.strides}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "()"

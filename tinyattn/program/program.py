@@ -1,0 +1,211 @@
+"""Program: a step as a list of NumPy calls on memory that is planned once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from operator import is_
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyattn.files.whole import write_whole
+from tinyattn.program.file import File
+from tinyattn.program.plan import ALIGNED, make_plan
+from tinyattn.program.recorder import Value, whole
+from tinyattn.program.trace import Trace
+from tinyattn.program.write import Writer
+from tinyattn.tensors import Tensor
+
+
+class Changed(Exception):  # noqa: N818 - no error: the step itself runs instead
+    """Something that the recording took for granted is different."""
+
+
+class Program:
+    """A recorded step. `print` shows its calls; `peak_bytes` is the memory that it plans for all values.
+
+    results: the values of what the step returns.
+    """
+
+    def __init__(self, trace: Trace, results: Sequence[Value], name: str) -> None:
+        self.name = name
+        recorder = self._recorder = trace.recorder
+        self._results, self._inputs = list(results), trace.input_values
+        self._steps, self._gradients = trace.steps, trace.gradients
+        self._written = [(t, t.array) for t in trace.written.values()]
+        self._guards = _Guards(trace)
+        self.generators = trace.generators
+        kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
+        self._plan = make_plan(recorder, kept)
+        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), trace.generators)
+        self.peak_bytes = self._plan.size
+        self.value_bytes = self._plan.values
+        self._bind(kept)
+        for root in recorder.roots:
+            root.array = None
+
+    def _bind(self, kept: Sequence[Value]) -> None:
+        """Make the memory, the views of it, and the function."""
+        memory = np.empty(self._plan.size + ALIGNED, np.uint8)
+        memory = memory[-memory.__array_interface__["data"][0] % ALIGNED :]
+        writer = self._writer
+        for value in (*self._inputs, *kept):
+            writer.name(value)
+        names = {**vars(np), "np": np, "Changed": Changed, **writer.kernels}
+        names |= {name: np.array(x, dtype) for (x, dtype), name in writer.numbers.items()}
+        self._arrays = {}
+        roots = self._recorder.roots
+        self._roots = {i: _flat(root.array) for i, root in enumerate(roots) if root.role in ("tensor", "constant")}
+        for value, name in writer.names.items():
+            whole = self._roots.get(value.root, memory)
+            offset = value.offset + self._plan.places.get(value.root, 0)
+            self._arrays[value] = names[name] = np.ndarray(value.shape, value.dtype, whole, offset, value.strides)
+        exec(compile(self.text, "<program>", "exec"), names)
+        self._compute = names["compute"]
+        self._buffers = [self._array(v) for v in self._inputs]
+        grads = {v: Tensor._from(self._array(v)) for v in kept}
+        self._final = [(leaf, None if v is None else grads[v]) for leaf, v in self._gradients]
+        self._steps_with = [(s.optimizer, [(p, grads[v]) for p, v in s.gradients]) for s in self._steps]
+
+    def _array(self, value: Value) -> Any:
+        return self._arrays[self._plan.at(value)]
+
+    @property
+    def text(self) -> str:
+        """The function that computes everything but the steps of optimizers."""
+        streams = ", ".join(self._writer.streams)
+        return "\n    ".join([f"def compute({streams}):", *(self._writer.lines or ["pass"])]) + "\n"
+
+    def __str__(self) -> str:
+        steps = [f"    {type(optimizer).__name__}.step()" for optimizer, _ in self._steps_with]
+        return "\n".join([self.text.rstrip(), *steps])
+
+    @property
+    def source(self) -> str:
+        """The text of the file that `save` writes."""
+        return File(self).text
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Python file that runs the step with NumPy alone, and parameters and state in an .npz beside it.
+
+        `step(*arrays)` in it takes the arrays of the step's tensors, in order, and returns arrays: the bits that the
+        step itself would have computed from here. Raises ValueError for optimizers other than SGD, Adam and AdamW.
+        """
+        file = File(self)
+        write_whole(Path(path), file.text.encode())
+        if file.arrays:
+            np.savez(Path(path).with_suffix(".npz"), **file.arrays)
+
+    # --- run ---
+
+    def valid(self) -> bool:
+        """Whether modules, parameters and gradients are still as the recording found them."""
+        return self._guards.hold()
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run the step; returns its results. Raises Changed where nothing has been done."""
+        self._run_or_undo(inputs)
+        for optimizer, gradients in self._steps_with:
+            for param, grad in gradients:
+                param._grad = grad
+            optimizer.step()
+        for tensor, _ in self._written:
+            tensor._wrote("a compiled step")
+        for leaf, gradient in self._final:
+            leaf._grad = gradient
+        return [Tensor._from(self._array(value).copy()) for value in self._results]
+
+    def _run_or_undo(self, inputs: Sequence[Tensor]) -> None:
+        saved = self.state()
+        try:
+            self.compute(inputs)
+        except Exception as error:
+            self.restore(saved)
+            raise Changed(f"{error} ({type(error).__name__})") from error
+        except BaseException:
+            self.restore(saved)
+            raise
+
+    def compute(self, inputs: Sequence[Tensor]) -> None:
+        """Compute everything but the steps of optimizers, into the program's own memory and the written tensors."""
+        for buffer, tensor in zip(self._buffers, inputs, strict=True):
+            np.copyto(buffer, tensor.array)
+        with np.errstate(all="ignore"):
+            self._compute(*(generator._stream for generator in self.generators))
+
+    def state(self) -> Any:
+        """What `compute` changes outside: written tensors and random streams."""
+        streams = [generator._stream.bit_generator.state for generator in self.generators]
+        return [array.copy() for _, array in self._written], streams
+
+    def restore(self, state: Any) -> None:
+        """Put back a `state`; gradients that lie in the program's memory are gone."""
+        for (_, array), saved in zip(self._written, state[0], strict=True):
+            np.copyto(array, saved)
+        for generator, stream in zip(self.generators, state[1], strict=True):
+            generator._stream.bit_generator.state = stream
+        for leaf, gradient in self._final:
+            if leaf._grad is gradient:
+                leaf._grad = None
+
+    def found(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Copies of what `compute` found: results, gradients at each step, gradients at the end."""
+        steps = [grad.array.copy() for _, gradients in self._steps_with for _, grad in gradients]
+        final = [None if grad is None else grad.array.copy() for _, grad in self._final]
+        return [self._array(value).copy() for value in self._results], steps, final
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The tensors whose `.grad` the step sets."""
+        return [leaf for leaf, _ in self._final]
+
+
+class _Guards:
+    """What must not have changed since the recording, compared by identity."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._tensors = [(t, array, t._node is None) for t, array in trace.tensors.values()]
+        self._without_gradient = trace.without_gradient
+        dicts = [
+            d for m in trace.modules.values() for d in (vars(m), *(x for x in vars(m).values() if type(x) is dict))
+        ]
+        self._contents = [(d, tuple(d.values())) for d in dicts if d]
+        self._empty = [d for d in dicts if not d]
+
+    def hold(self) -> bool:
+        """Whether nothing has changed."""
+        return (
+            all(t.array is array and (t._node is None) is constant for t, array, constant in self._tensors)
+            and all(t._grad is None for t in self._without_gradient)
+            and all(len(d) == len(now) and all(map(is_, d.values(), now)) for d, now in self._contents)
+            and not any(self._empty)
+        )
+
+
+def _flat(array: Any) -> Any:
+    """The memory of an array as one that `np.ndarray` can make views of."""
+    return array if array.flags.c_contiguous else array.transpose(np.argsort([-step for step in array.strides]))
+
+
+def _known_names(trace: Trace, used: set[int]) -> dict[Value, str]:
+    """Names of arguments, of tensors (their paths in the modules that ran), of constants and of gradients."""
+    paths: dict[int, str] = {}
+    for module in trace.modules.values():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            paths.setdefault(id(tensor), name)
+    names = {value: f"x{i}" for i, value in enumerate(trace.input_values)}
+    for i, root in enumerate(trace.recorder.roots):
+        if root.role in ("tensor", "constant") and i in used:
+            array = _flat(root.array)
+            names[whole(i, array)] = paths.get(id(root.source), "tensor") if root.role == "tensor" else _kind(array)
+    return names | {value: f"d_{paths.get(id(leaf), 'leaf')}" for leaf, value in trace.gradients if value}
+
+
+def _kind(array: Any) -> str:
+    if array.size and (array == 1).all():
+        return f"ones_{'x'.join(map(str, array.shape))}"
+    if array.ndim == 1 and array.dtype.kind == "i" and (array == np.arange(len(array))).all():
+        return f"range_{len(array)}"
+    return "constant"

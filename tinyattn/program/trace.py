@@ -1,0 +1,251 @@
+"""Trace: one call of a step, run as always and recorded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from tinyattn import random
+from tinyattn.backends.cpu.recording import recording
+from tinyattn.engine.modes import module_stack
+from tinyattn.engine.observer import Observer
+from tinyattn.program.makers import recorded_numpy
+from tinyattn.program.recorder import Recorder, Value, values
+from tinyattn.program.traced import Traced, plain
+from tinyattn.tensors import Tensor
+
+
+class Step:
+    """An optimizer's step: the parameters that had a gradient, and which."""
+
+    def __init__(self, optimizer: Any, gradients: list[tuple[Tensor, Value]]) -> None:
+        self.optimizer, self.gradients = optimizer, gradients
+        self.options = _options(optimizer)
+
+
+class Trace(Observer):
+    """Records what runs inside `with trace:`.
+
+    inputs: the tensors that differ from call to call.
+    outside: tensors that the step may use besides; `leaves`: those that an earlier call gave gradients to.
+    Afterwards `recorder` holds the calls, and the rest is what a program must do and check besides: `tensors` that it
+    reads or writes where they lie, `modules`, `steps` of optimizers, `gradients` to leave in `.grad`.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], outside: Iterable[Tensor], leaves: Sequence[Tensor]) -> None:
+        self.recorder = Recorder()
+        self.inputs = list(inputs)
+        self._outside = [*leaves, *outside]
+        self.input_values: list[Value] = []
+        self.tensors: dict[int, tuple[Tensor, Any]] = {}  # with their arrays, by id
+        self.modules: dict[int, Any] = {}
+        self.steps: list[Step] = []
+        self.leaves: dict[int, Tensor] = {}
+        self.gradients: list[tuple[Tensor, Value | None]] = []
+        self.without_gradient: list[Tensor] = []
+        self.written: dict[int, Tensor] = {}
+        self.generators: list[Any] = []
+        self.walked = False
+        self._inputs: list[tuple[Tensor, Any]] = []
+        self._entry = {id(leaf): leaf.grad is not None for leaf in leaves}  # whether it had a gradient before
+        self._stepping: Any = None
+        self._before_steps = 0
+
+    # --- begin and end ---
+
+    def __enter__(self) -> Trace:
+        for tensor in self.inputs:
+            array = tensor.array
+            if type(array) is not np.ndarray or self.recorder.known(array) or min(array.strides, default=0) < 0:
+                self.recorder.refuse("two arguments that share memory")
+                continue
+            self._inputs.append((tensor, array))
+            tensor.array = self.recorder.add(array, "input")
+            self.input_values.append(self.recorder.value(tensor.array))
+        for tensor in self._outside:  # also what is read without an operation
+            if tensor.is_leaf and not any(tensor is x for x in self.inputs):
+                self._follow(tensor)
+        self._numpy = recorded_numpy()
+        self._numpy.__enter__()
+        self._tokens = recording.set(self.recorder), random.watching_draws.set(self._draws)
+        return super().__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        recording.reset(self._tokens[0])
+        random.watching_draws.reset(self._tokens[1])
+        self._numpy.__exit__(None, None, None)
+        for leaf in self.leaves.values() if exception[0] is not None else ():
+            if leaf.grad is not None:
+                leaf.grad.array = plain(leaf.grad.array)
+        for tensor, array in self._inputs:
+            tensor.array = array
+        for tensor, array in self.tensors.values():
+            tensor.array = array
+
+    def finish(self, results: Sequence[Tensor]) -> list[Value]:
+        """After the block: note gradients and modules; returns the values of the results, which become ordinary."""
+        found = []
+        for tensor in results:
+            if (
+                type(tensor.array) is not Traced
+                or self.recorder.roots[self.recorder.value(tensor.array).root].role != "made"
+            ):
+                self.recorder.refuse("a result that the step did not compute")
+            found.append(self.recorder.value(tensor.array))
+            if tensor.requires_grad and not self.walked:
+                self.recorder.refuse("a result that requires a gradient (use no_grad, or backward() inside),")
+            tensor.array = plain(tensor.array)
+        for leaf in self.leaves.values():
+            grad = leaf.grad
+            if grad is not None and type(grad.array) is Traced:
+                value = self.recorder.value(grad.array)
+                self.gradients.append((leaf, value))
+                if self.recorder.roots[value.root].role != "made":
+                    self.recorder.refuse("a gradient that is written where it was")
+                grad.array = plain(grad.array)
+                if not self._entry[id(leaf)]:
+                    self.without_gradient.append(leaf)
+            elif grad is None and self._entry[id(leaf)]:
+                self.gradients.append((leaf, None))
+        self._check_after_steps()
+        if any(step.options != _options(step.optimizer) for step in self.steps):
+            self.recorder.refuse("an option of an optimizer that the step changes (call the schedule outside)")
+        for module in self.modules.values():
+            if any(isinstance(v, Tensor) and type(v.array) is Traced for v in vars(module).values()):
+                self.recorder.refuse(f"{type(module).__name__}, which keeps a tensor as an attribute,")
+        return found
+
+    def _check_after_steps(self) -> None:
+        """A program computes all before the optimizers' steps: nothing after one may read what it wrote."""
+        if not self.steps:
+            return
+        known = self.recorder
+        changed = {known.value(p.array).root for step in self.steps for p, _ in step.gradients if known.known(p.array)}
+        for call in known.calls[self._before_steps :]:
+            reads = {value.root for value in values([call.args, call.options])}
+            writes = any(known.roots[value.root].role == "tensor" for value in call.writes)
+            if reads & changed or writes or call.kind == "draw":
+                known.refuse("what the step computes after an optimizer's step")
+
+    # --- while the step runs ---
+
+    def before_forward(self, op: Any, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+        stack = module_stack.get()
+        for module in stack:
+            if id(module) not in self.modules:
+                self.modules[id(module)] = module
+                if any(value for name, value in vars(module).items() if name.endswith("_hooks") and "load" not in name):
+                    self.recorder.refuse(f"{type(module).__name__} with hooks")
+        if random.redirected():
+            self.recorder.refuse("DataParallel with several workers, or checkpoint(),")
+        self.recorder.label = f"{_path(stack)}: {op.name}" if stack else op.name
+        for x in chain(inputs, options.values()):
+            for tensor in x if isinstance(x, list | tuple) else (x,):
+                if isinstance(tensor, Tensor):
+                    self._follow(tensor)
+
+    def before_write(self, tensor: Any) -> None:
+        self._follow(tensor)
+        if tensor.requires_grad and tensor.is_leaf:
+            self.recorder.refuse("a write into a parameter other than by an optimizer of tinyattn.optim")
+        if self.recorder.roots[self.recorder.value(tensor.array).root].role == "tensor":
+            self.written[id(tensor)] = tensor
+
+    def before_backward(self, node: Any, g: Any) -> None:
+        self.walked = True
+        if node.hooks:
+            self.recorder.refuse("a hook of a tensor")
+        self.recorder.label = f"d {_path(node.modules)}: {node.op.name}".replace(" : ", " ") if node.op else "d leaf"
+        tensor = node.tensor() if node.tensor is not None else None
+        if tensor is not None:
+            if any(tensor is x for x in self.inputs) or not tensor.is_leaf:
+                self.recorder.refuse("the gradient of an argument, or of a tensor that is computed,")
+            self._leaf(tensor)
+
+    def before_step(self, optimizer: Any) -> None:
+        own = type(optimizer).step.__module__.startswith("tinyattn.optim") and "step" not in vars(optimizer)
+        if not own:
+            self.recorder.refuse(f"{type(optimizer).__name__}, which has a step() of its own,")
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [(p, self.recorder.value(p.grad.array)) for p in params if p.grad is not None]
+        if any(type(p.grad.array) is not Traced for p, _ in gradients):
+            self.recorder.refuse("a gradient that the step did not compute")
+        self.steps.append(Step(optimizer, gradients))
+        for p in params:
+            self._leaf(p)
+            p.array = plain(p.array)
+            if p.grad is not None:
+                p.grad.array = plain(p.grad.array)
+        self._stepping = recording.set(None)
+
+    def after_step(self, optimizer: Any) -> None:
+        recording.reset(self._stepping)
+        for p, _ in self.steps[-1].gradients:
+            if p.grad is not None:
+                p.grad.array = p.grad.array.view(Traced)
+        if len(self.steps) == 1:
+            self._before_steps = len(self.recorder.calls)
+
+    def _follow(self, tensor: Tensor) -> None:
+        """Record what is computed from a tensor from outside."""
+        if type(tensor.array) is Traced:
+            return
+        if self.recorder.known(tensor.array):  # a view that was taken outside, or a detached tensor
+            if self.recorder.roots[self.recorder.value(tensor.array).root].role == "input":
+                self.recorder.refuse("an argument that shares memory with a tensor from outside")
+            self.tensors.setdefault(id(tensor), (tensor, tensor.array))
+            tensor.array = tensor.array.view(Traced)
+            return
+        self.tensors[id(tensor)] = (tensor, tensor.array)
+        if tensor.requires_grad and tensor.is_leaf:
+            self._leaf(tensor)
+        elif tensor.requires_grad:
+            self.recorder.refuse("a tensor that was computed outside and requires a gradient")
+        tensor.array = self.recorder.add(tensor.array, "tensor", tensor)
+
+    def _leaf(self, tensor: Tensor) -> None:
+        if id(tensor) not in self.leaves:
+            self.leaves[id(tensor)] = tensor
+            self._entry.setdefault(id(tensor), False)
+
+    def _draws(self, generator: Any) -> Any:
+        if not any(generator is each for each in self.generators):
+            self.generators.append(generator)
+        return _Draws(generator, self.recorder)
+
+
+class _Draws:
+    """The stream of a generator, whose draws are recorded."""
+
+    def __init__(self, generator: Any, recorder: Recorder) -> None:
+        self._generator, self._recorder = generator, recorder
+
+    def __getattr__(self, method: str) -> Any:
+        stream = self._generator._stream
+        if method not in ("random", "standard_normal", "integers"):
+            self._recorder.refuse(f"random numbers by {method}")
+            return getattr(stream, method)
+
+        def draw(*args: Any, **options: Any) -> Any:
+            drawn = getattr(stream, method)(*args, **options)
+            if not isinstance(drawn, np.ndarray):
+                self._recorder.refuse("a single random number")
+                return drawn
+            return self._recorder.made("draw", method, args, options, drawn, self._generator)
+
+        return draw
+
+
+def _options(optimizer: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def _path(stack: Sequence[Any]) -> str:
+    if not stack:
+        return ""
+    names = {id(module): name for name, module in stack[0].named_modules()}
+    return names.get(id(stack[-1])) or type(stack[-1]).__name__
