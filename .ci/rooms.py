@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_710,
-    "ops/": 8_280,
+    "ops/": 8_370,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_740,
@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_300,
     TOP: 1_010,
 }
-TOTAL = 37_585  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 37_675  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_100, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
