@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_780,
-    "ops/": 9_155,
+    "ops/": 9_235,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 375,
     "program/": 1_760,
     "files/": 660,
-    "nn/": 4_715,
+    "nn/": 4_720,
     "optim/": 2_295,
     "models.py": 380,
     "distributed/": 390,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_110,
 }
-TOTAL = 41_915  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 41_995  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -53,7 +53,7 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
 
     The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
     the logger "tinyattn" (a warning on a GPU) say why. Raises ValueError for another mode, TypeError for an argument
-    without a hash. disable: return the function itself. As torch.compile with mode="reduce-overhead", the only mode here.
+    without a hash. disable: return the function itself. As torch.compile, whose mode "reduce-overhead" is the only one here.
 
     Example:
         >>> double = ta.compile(lambda x: x * 2)
