@@ -70,7 +70,8 @@ def looked_at(args: argparse.Namespace, session: train.Session, digits: data.Ima
     with ta.no_grad():
         maps = {"what spoke for it": F.relu(model.evidence(images))}
     if (where := model.blocks[0].attention.where) is not None:
-        maps["spatial attention"] = where
+        maps["spatial attention"] = where - where.amin((1, 2), keepdim=True)  # a gate: only its differences show places
+        print(f"spatial attention within an image: {maps['spatial attention'].amax((1, 2)).mean().item():.3f} at most")
     rows = [int(np.flatnonzero(digits.test_labels == digit)[0]) for digit in range(10)]
     ten = [i for i in rows if i < len(images)]
     drawn = {name: values.numpy()[ten] for name, values in maps.items()}

@@ -44,7 +44,7 @@ def test_cnn_attention_learns_and_looks_at_the_digit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cnn_attention.py", "long_attention.py"])
+@pytest.mark.parametrize("name", ["cnn_attention.py", "long_attention.py", "ablation.py"])
 def test_image_tasks_refuse_unknown_options(name):
     done = script(name, "--quik")
     assert done.returncode == 2
@@ -81,3 +81,14 @@ def test_long_attention_shows_the_square(tmp_path):
     growth = {name: rows[-1][1] / rows[-2][1] for name, rows in found.items()}  # of memory, for twice the tokens
     assert growth["exact"] > 3.5
     assert growth["window of 64"] < 2.5 and growth["linear"] < 2.5
+
+
+@pytest.mark.slow
+def test_ablation_compares_each_trick_with_none(tmp_path):
+    done = script("ablation.py", "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    rows = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines()[2:]]
+    assert len(rows) == 8
+    assert all(float(row[1].rstrip("%")) > 80 for row in rows)
+    assert float(rows[0][2]) == 0
