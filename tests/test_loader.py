@@ -412,6 +412,7 @@ def test_workers_end_with_the_loader(tmp_path, end):
     run = subprocess.Popen(
         [sys.executable, str(script), "fork", "on"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it may be ignored here, as under nohup
     )  # fmt: skip
     assert run.stdout.readline() == "[0, 1, 2, 3]\n"
     if end == signal.SIGINT:

@@ -52,8 +52,8 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
     new recording; where the data takes another branch, the function runs itself.
 
     The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
-    the logger "tinyattn" (a warning on a GPU) say why. Raises ValueError for another mode, TypeError for an argument
-    without a hash. disable: return the function itself. As torch.compile, whose mode "reduce-overhead" is the only one here.
+    the logger "tinyattn" (a warning on a GPU) say why. disable: return the function itself. Raises ValueError for
+    another mode, TypeError for an argument without a hash. As torch.compile, with one mode of several.
 
     Example:
         >>> double = ta.compile(lambda x: x * 2)
