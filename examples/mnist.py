@@ -92,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images, labels = ranks.share(test_images, test_labels)
         with ta.no_grad():
             scores = ta.cat([network(images[i : i + 500]) for i in range(0, len(images), 500)])
-            hits, loss = (scores.argmax(1) == labels).sum(), F.cross_entropy(scores, labels, reduction="sum")
+            hits, loss = (scores.argmax(1) == labels).sum(), F.cross_entropy(scores, labels) * len(labels)
         network.train()
-        return (ranks.sum(ta.stack([hits, loss])) / len(test_labels)).tolist()
+        return (ranks.sum(ta.stack([hits.double(), loss.double()])) / len(test_labels)).tolist()
 
     # --- the loop; the session counts, saves checkpoints, resumes, and handles Ctrl-C and SIGTERM
     session = ranks.open(lambda: train.Session(

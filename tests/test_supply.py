@@ -25,6 +25,7 @@ RUNS_WHAT_IT_READS = {
 RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
 TYPED = {
     "__main__.py": ["runpy", "eval", "compile"],  # what stands on its user's command line, as after python -c
+    "program/program.py": ["exec", "compile"],  # what it has written itself
     "data/workers.py": ["pickle"],  # asks whether an error can be sent, and loads nothing
 }
 
