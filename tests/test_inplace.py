@@ -619,6 +619,7 @@ def test_training_raises_no_false_alarm():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_epoch_of_mnist_raises_no_false_alarm():
     folder = os.environ.get("TINYATTN_DATA") or Path(__file__).parents[2] / "shared/mnist"
     if not Path(folder).exists():

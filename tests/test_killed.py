@@ -59,6 +59,7 @@ def test_checkpoint_survives_a_kill_at_every_call():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_run_survives_a_hundred_random_kills():
     found = kill("--times", "100")
     assert found["kills"] == 100

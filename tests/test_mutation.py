@@ -159,6 +159,7 @@ def test_verdicts_outlive_a_run_unless_the_function_changed(everything, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sample_of_mutants_is_caught():
     """A dozen of them, and one that changes nothing and must survive: see `mutation.main`."""
     command = [sys.executable, "tests/mutation.py", "--sample", "12", "--seed", "1"]

@@ -128,6 +128,7 @@ def test_resuming_an_ended_run_rewrites_its_files(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_run_equals_whole_at_every_step(whole, tmp_path, case):
     for stop in range(1, STEPS):

@@ -45,6 +45,7 @@ def test_memory_and_speed_stay_flat_over_2000_steps():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_stays_flat_over_20000_steps():
     check(soak("--steps", "20000", "--workers", "1"), 20_000)
