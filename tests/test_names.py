@@ -310,3 +310,48 @@ REFUSED = {
 def test_derived_functions_refuse_in_a_sentence(message):
     with pytest.raises(RuntimeError, match=message):
         REFUSED[message]()
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_grid_sample_reads_and_differentiates_as_in_pytorch(mode, padding, align):
+    rng = np.random.default_rng(0)
+    for h, w in ((4, 3), (1, 1), (1, 5)):
+        image = ta.tensor(rng.standard_normal((2, 3, h, w)), requires_grad=True)
+        grid = ta.tensor(rng.uniform(-2.5, 2.5, (2, 4, 5, 2)), requires_grad=True)
+        options = {"mode": mode, "padding_mode": padding, "align_corners": align}
+
+        def run(image, grid, options=options):
+            functional = ta.nn.functional if isinstance(image, ta.Tensor) else torch.nn.functional
+            return functional.grid_sample(image, grid, **options)
+
+        compare(run, run, (image, grid), orders=2 if mode == "bilinear" else 1)
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_affine_grid_as_in_pytorch(align):
+    theta = ta.tensor(np.random.default_rng(0).standard_normal((2, 2, 3)), requires_grad=True)
+    for size in ((2, 1, 3, 4), (2, 1, 1, 1)):
+
+        def run(theta, size=size):
+            functional = ta.nn.functional if isinstance(theta, ta.Tensor) else torch.nn.functional
+            return functional.affine_grid(theta, size, align_corners=align)
+
+        compare(run, run, (theta,), orders=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda F, x: F.grid_sample(x, x),
+            r"grid_sample: input \(1, 1, 2, 3\), grid \(1, 1, 2, 3\); expected \(n, c, h, w\)",
+        ),
+        (lambda F, x: F.grid_sample(x, x, mode="bicubic"), "mode='bicubic'"),
+        (lambda F, x: F.affine_grid(x, (1, 1, 2, 2)), r"affine_grid: theta \(1, 1, 2, 3\)"),
+    ],
+)
+def test_grids_refuse_other_shapes_and_modes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(ta.nn.functional, ta.ones(1, 1, 2, 3))

@@ -59,6 +59,7 @@ NAMES = """
     nn.functional.binary_cross_entropy nn.functional.kl_div nn.functional.cosine_embedding_loss
     nn.functional.margin_ranking_loss nn.functional.hinge_embedding_loss nn.functional.soft_margin_loss
     nn.functional.triplet_margin_loss
+    logspace
     nn.functional.interpolate nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.bilinear
 """.split()
 LESS_EXACT = (
@@ -170,7 +171,7 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
         # the gradient by the sign, which is 0
         or (op.name == "copysign" and held[-1].requires_grad and not held[0].requires_grad)
         # steps of integers, which PyTorch rounds before it cuts
-        or (op.name == "linspace" and kwargs.get("dtype") == torch.int64)
+        or (op.name in ("linspace", "logspace") and kwargs.get("dtype") == torch.int64)
         or (op.name == "sum_to_size" and inputs[0].dtype == torch.bool)
         # at 0 log 0, the slope by the second is 0 here and NaN in PyTorch
         or (op.name == "xlogy" and any(((inputs[0] == 0) & (t == 0)).any() for t in held[1:]))

@@ -10,6 +10,7 @@ from tinyattn.ops import (
 )  # fmt: skip
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
+from tinyattn.ops.grids import affine_grid, grid_sample
 from tinyattn.ops.images import interpolate, pixel_shuffle, pixel_unshuffle, upsample
 from tinyattn.ops.layers import bilinear
 from tinyattn.ops.multiclass_losses import (

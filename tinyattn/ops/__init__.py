@@ -27,7 +27,7 @@ from tinyattn.ops.creation import (
 from tinyattn.ops.derived import (
     absolute, aminmax, arctan2, broadcast_shapes, broadcast_tensors, cartesian_prod, clip, concatenate, cross, detach,
     diff, divide, erfinv, exp2, greater, greater_equal, histc, index_put, inner, isin, less, less_equal, logit,
-    multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
+    logspace, multiply, nanmean, nansum, negative, not_equal, put, ravel, subtract, t, tensordot, tril_indices,
     triu_indices, true_divide,
 )  # fmt: skip
 from tinyattn.ops.dropouts import dropout

@@ -33,6 +33,15 @@ greater, greater_equal, less, less_equal, not_equal, clip, concatenate = gt, ge,
 # --- functions of each element ---
 
 
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
+    """Return `steps` numbers from base^start to base^end, of equal quotients; options as `linspace`. As torch.logspace.
+
+    >>> ta.logspace(0, 2, 3)
+    tensor([  1.,  10., 100.])
+    """
+    return pow(base, creation.linspace(start, end, steps, **options))
+
+
 def _inverse_error(xp: Any, x: Any) -> Any:
     """Three digits (S. Winitzki, 2008) and two steps of Halley's method, each of which triples the digits."""
     far, wide = xp.abs(x) >= 1, xp.cast(x, "float64")
