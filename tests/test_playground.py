@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,13 @@ from browser import UNREADABLE, Browser, needs_chromium
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from examples.reverse_words import CharacterModel
 from tinyattn import models
 from tinyattn.__main__ import main as command_line
 from tinyattn.data.digits import load_digits
 from tinyattn.train.run import FORMAT
 
 pytestmark = needs_chromium
+CharacterModel = runpy.run_path(str(Path(__file__).parents[1] / "examples/reverse_words.py"))["CharacterModel"]
 MODELS = {
     "the recipe's": {"patch_size": 7, "patch_stride": 4, "patch_padding": 2, "stem_dim": 24, "pooling": "attention"},
     "plain": {"patch_size": 4, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 20, "num_classes": 3},

@@ -182,11 +182,7 @@ class Tensor(variable.Variable):
         """The elements as nested lists of Python numbers. On a GPU, waits for them."""
         return self._on_host().tolist()
 
-    def _on_host(self) -> Any:
-        """The array, or, of one on a GPU, a copy in the memory of the processor."""
-        data = self.array
-        return data if type(data) is np.ndarray else backends.of(data).to_host(data)
-
+    _on_host = interop.on_host
     numpy = interop.to_numpy
     __array__ = interop.as_numpy
     __array_ufunc__ = interop.numpy_function

@@ -64,7 +64,7 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
         raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only mode")
     if function is None:
         return functools.partial(compile, mode=mode, disable=disable)
-    return function if disable else functools.wraps(function)(_Compiled(function))
+    return function if disable else functools.wraps(function, updated=())(_Compiled(function))
 
 
 class _Compiled:

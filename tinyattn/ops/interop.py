@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import backends
+from tinyattn.engine.modes import observers
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import choices, elementwise, products
 
@@ -21,11 +23,21 @@ _UFUNCS = {
 }  # fmt: skip
 
 
+def on_host(self: Tensor) -> Any:
+    """The array, or, of one on a GPU, a copy in the memory of the processor."""
+    for observer in observers.get():
+        observer.before_read(self)
+    data = self.array
+    return data if type(data) is np.ndarray else backends.of(data).to_host(data)
+
+
 def to_numpy(self: Tensor) -> Any:
     """Return the array itself, without a copy; read-only if this tensor is part of a graph.
 
     Raises TypeError for a tensor on a GPU: there is no array without a copy.
     """
+    for observer in observers.get():
+        observer.before_read(self)
     if not isinstance(self.array, np.ndarray):
         raise TypeError(
             f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import CellType
+from collections.abc import Callable, Iterable, Iterator
+from types import CellType, ModuleType
 from typing import Any
 
+import numpy as np
+
 from tinyattn.tensors import Tensor
+
+_MANY = 1000  # items that nobody compares at each call
 
 
 def flat(value: Any) -> tuple[list[Tensor], Any]:
@@ -24,7 +28,7 @@ def flat(value: Any) -> tuple[list[Tensor], Any]:
             f"compile: an argument of type {type(value).__name__} has no hash, so a graph cannot be chosen by it; "
             "pass tensors, numbers and strings, or tuples, lists and dicts of them"
         ) from None
-    return [], (type(value), value)
+    return [], (type(value), repr(value) if isinstance(value, float) else value)  # -0.0 is another number than 0.0
 
 
 def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -39,17 +43,44 @@ def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def reachable(function: Any) -> Iterator[Tensor]:
-    """The tensors that a function names: in its closure, its globals, its object, and in modules there."""
+def others(value: Any) -> Iterator[Any]:
+    """What is neither a tensor nor a plain value in nested tuples, lists and dicts."""
+    if isinstance(value, tuple | list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from others(part)
+    elif not isinstance(value, Tensor | bool | int | float | str | bytes | np.dtype | np.generic | type(None)):
+        yield value
+
+
+def named(function: Any) -> list[Any]:
+    """What a function names: its object, its globals, its closure; and what these hold, unless they are modules."""
     owner = getattr(function, "__self__", function)
     function = getattr(function, "__func__", function)
-    found = [owner, *vars(owner).values()] if hasattr(owner, "__dict__") else []
+    found = [owner]
     if hasattr(function, "__code__"):
         names = function.__code__.co_names
         found += [function.__globals__[name] for name in names if name in function.__globals__]
         found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    return [*found, *(part for x in found if not is_module(x) for part in held(x))]
+
+
+def reachable(found: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among these objects, and in the modules among them."""
     for x in found:
         if isinstance(x, Tensor):
             yield x
-        elif hasattr(x, "named_parameters"):
+        elif is_module(x):
             yield from (tensor for _, tensor in (*x.named_parameters(), *x.named_buffers()))
+
+
+def is_module(x: Any) -> bool:
+    """Whether an object has named tensors, as a Module."""
+    return hasattr(x, "named_parameters") and not isinstance(x, type)
+
+
+def held(x: Any) -> list[Any]:
+    """What an object, a list or a dict holds; nothing for functions, classes, modules of Python, large collections."""
+    if isinstance(x, dict | list | tuple | set):
+        return [] if len(x) > _MANY else [*(x.values() if isinstance(x, dict) else x)]
+    plain = not isinstance(x, type | ModuleType | Tensor) and not hasattr(x, "__code__")
+    return [*vars(x).values()] if plain and hasattr(x, "__dict__") else []

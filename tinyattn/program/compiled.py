@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
-from tinyattn.program.arguments import flat, reachable, rebuilt
+from tinyattn.program.arguments import flat, named, others, rebuilt
 from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
 from tinyattn.program.trace import Trace
@@ -35,6 +36,8 @@ class CompiledOnCPU:
         self._checked = False
         self._traces = self._misses = 0
         self._form: Any = None  # of the result
+        self._constants: Any = None  # in the result
+        self._found: list[Any] = []  # what the function names
         self._lock = fork_safe(threading.Lock())
 
     def __call__(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
@@ -52,7 +55,8 @@ class CompiledOnCPU:
                 result = self._function(*args, **kwargs)
             self._leaves = list(leaves.found.values())
             return result
-        if self.program is None or not self.program.valid():
+        found = named(self._function)
+        if self.program is None or not self.program.valid() or not self._names(found):
             return self._record(tensors, args, kwargs)
         if not self._checked:
             return self._check(tensors, args, kwargs)
@@ -63,6 +67,10 @@ class CompiledOnCPU:
         self._misses = 0
         left = iter(results)
         return rebuilt(self._form, lambda _: next(left))
+
+    def _names(self, found: list[Any]) -> bool:
+        """Whether the function names the same objects as in the recording."""
+        return len(found) == len(self._found) and all(map(is_, found, self._found))
 
     def _missed(self, args: Any, kwargs: Any) -> Any:
         """The step took another branch than in the recording: it runs by itself, and is recorded anew if it insists."""
@@ -90,13 +98,16 @@ class CompiledOnCPU:
         if self._traces > _TRACES:
             self._give_up("changes between calls that never end")
             return self._function(*args, **kwargs)
-        with Trace(tensors, reachable(self._function), self._leaves or ()) as trace:
+        self._found = named(self._function)
+        with Trace(tensors, self._found, self._leaves or ()) as trace:
             result = self._function(*args, **kwargs)
         try:
-            found, _ = flat(result)
+            found, self._constants = flat(result)
         except TypeError as error:
             found = []
             trace.recorder.refuse(f"its result ({error})")
+        for x in others((args, kwargs, result)):
+            trace.recorder.refuse(f"an argument or a result of type {type(x).__name__}")
         values = trace.finish(found)
         self._leaves = [*trace.leaves.values()]
         if trace.recorder.refused:
@@ -124,8 +135,10 @@ class CompiledOnCPU:
         with _Leaves() as leaves:
             result = self._function(*args, **kwargs)
         final = [None if leaf.grad is None else leaf.grad.array for leaf in program.leaves]
-        results, _ = flat(result)
-        if _bits([*found, *after]) == _bits([[t.array for t in results], leaves.gradients, final, *program.state()]):
+        results, constants = flat(result)
+        if constants == self._constants and _bits([*found, *after]) == _bits(
+            [[t.array for t in results], leaves.gradients, final, *program.state()]
+        ):
             self._checked = True
         else:
             self._give_up("a difference between program and function on the next batch")

@@ -51,7 +51,7 @@ class File:
         kernels = [*self.writer.kernels.values(), *used]
         names = {
             *self.writer.names.values(),
-            *self.writer.numbers.values(),
+            *(name for name, _ in self.writer.numbers.values()),
             "part",
             "memory",
             "arrays",
@@ -96,7 +96,7 @@ class File:
                 yield f"{name} = part({value.offset}, {value.shape}{dtype}{strides}, of={roots[value.root]})"
             else:
                 yield f"{name} = part({plan.places[value.root] + value.offset}, {value.shape}{dtype}{strides})"
-        for (x, kind), name in self.writer.numbers.items():
+        for (_, kind), (name, x) in self.writer.numbers.items():
             yield f"{name} = np.array({self.writer.term(x)}, {kind!r})"
         for generator, name in zip(self.program.generators, self.writer.streams, strict=True):
             yield f"{name} = np.random.Generator(np.random.PCG64())"

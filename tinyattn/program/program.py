@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import random
 from tinyattn.files.whole import write_whole
 from tinyattn.program.file import File
 from tinyattn.program.plan import ALIGNED, make_plan
@@ -54,7 +55,7 @@ class Program:
         for value in (*self._inputs, *kept):
             writer.name(value)
         names = {**vars(np), "np": np, "Changed": Changed, **writer.kernels}
-        names |= {name: np.array(x, dtype) for (x, dtype), name in writer.numbers.items()}
+        names |= {name: np.array(x, dtype) for (_, dtype), (name, x) in writer.numbers.items()}
         self._arrays = {}
         roots = self._recorder.roots
         self._roots = {i: _flat(root.array) for i, root in enumerate(roots) if root.role in ("tensor", "constant")}
@@ -67,7 +68,10 @@ class Program:
         self._buffers = [self._array(v) for v in self._inputs]
         grads = {v: Tensor._from(self._array(v)) for v in kept}
         self._final = [(leaf, None if v is None else grads[v]) for leaf, v in self._gradients]
-        self._steps_with = [(s.optimizer, [(p, grads[v]) for p, v in s.gradients]) for s in self._steps]
+        self._steps_with = [
+            (s.optimizer, [*((p, grads[v]) for p, v in s.gradients), *((p, None) for p in s.without)])
+            for s in self._steps
+        ]
 
     def _array(self, value: Value) -> Any:
         return self._arrays[self._plan.at(value)]
@@ -106,6 +110,8 @@ class Program:
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the step; returns its results. Raises Changed where nothing has been done."""
+        if any(np.may_share_memory(x.array, array) for x in inputs for _, array in self._written):
+            raise Changed("an argument that shares memory with what the step writes")
         self._run_or_undo(inputs)
         for optimizer, gradients in self._steps_with:
             for param, grad in gradients:
@@ -152,7 +158,7 @@ class Program:
 
     def found(self) -> tuple[list[Any], list[Any], list[Any]]:
         """Copies of what `compute` found: results, gradients at each step, gradients at the end."""
-        steps = [grad.array.copy() for _, gradients in self._steps_with for _, grad in gradients]
+        steps = [grad.array.copy() for _, gradients in self._steps_with for _, grad in gradients if grad is not None]
         final = [None if grad is None else grad.array.copy() for _, grad in self._final]
         return [self._array(value).copy() for value in self._results], steps, final
 
@@ -168,10 +174,14 @@ class _Guards:
     def __init__(self, trace: Trace) -> None:
         self._tensors = [(t, array, t._node is None) for t, array in trace.tensors.values()]
         self._without_gradient = trace.without_gradient
-        dicts = [
-            d for m in trace.modules.values() for d in (vars(m), *(x for x in vars(m).values() if type(x) is dict))
-        ]
+        self._nodes = [leaf._node for leaf in trace.leaves.values() if leaf._node is not None]
+        self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
+        self._generator = random.current_generator()
+        modules = trace.modules.values()
+        inside = [x for module in modules for x in vars(module).values() if type(x) in (dict, list)]
+        dicts = [x for x in (*map(vars, modules), *inside) if type(x) is dict]
         self._contents = [(d, tuple(d.values())) for d in dicts if d]
+        self._lists = [(x, tuple(x)) for x in inside if type(x) is list]
         self._empty = [d for d in dicts if not d]
 
     def hold(self) -> bool:
@@ -179,9 +189,22 @@ class _Guards:
         return (
             all(t.array is array and (t._node is None) is constant for t, array, constant in self._tensors)
             and all(t._grad is None for t in self._without_gradient)
-            and all(len(d) == len(now) and all(map(is_, d.values(), now)) for d, now in self._contents)
+            and all(_same([*d.values()], now) for d, now in self._contents)
+            and all(_same(x, now) for x, now in self._lists)
             and not any(self._empty)
+            and not any(node.hooks or node.after for node in self._nodes)
+            and all(_same(_parameters(optimizer), parameters) for optimizer, parameters in self._parameters)
+            and random.current_generator() is self._generator
         )
+
+
+def _parameters(optimizer: Any) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether these are the same objects."""
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _flat(array: Any) -> Any:

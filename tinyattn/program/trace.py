@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,6 +12,7 @@ from tinyattn import random
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.engine.modes import module_stack
 from tinyattn.engine.observer import Observer
+from tinyattn.program.arguments import held, is_module, reachable
 from tinyattn.program.makers import recorded_numpy
 from tinyattn.program.recorder import Recorder, Value, values
 from tinyattn.program.traced import Traced, plain
@@ -19,10 +20,10 @@ from tinyattn.tensors import Tensor
 
 
 class Step:
-    """An optimizer's step: the parameters that had a gradient, and which."""
+    """An optimizer's step: the parameters that had a gradient, and which; `without`: those that had none."""
 
-    def __init__(self, optimizer: Any, gradients: list[tuple[Tensor, Value]]) -> None:
-        self.optimizer, self.gradients = optimizer, gradients
+    def __init__(self, optimizer: Any, gradients: list[tuple[Tensor, Value]], without: list[Tensor]) -> None:
+        self.optimizer, self.gradients, self.without = optimizer, gradients, without
         self.options = _options(optimizer)
 
 
@@ -30,15 +31,17 @@ class Trace(Observer):
     """Records what runs inside `with trace:`.
 
     inputs: the tensors that differ from call to call.
-    outside: tensors that the step may use besides; `leaves`: those that an earlier call gave gradients to.
+    found: what the step names; `leaves`: the tensors that an earlier call gave gradients to.
     Afterwards `recorder` holds the calls, and the rest is what a program must do and check besides: `tensors` that it
     reads or writes where they lie, `modules`, `steps` of optimizers, `gradients` to leave in `.grad`.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], outside: Iterable[Tensor], leaves: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], found: Sequence[Any], leaves: Sequence[Tensor]) -> None:
         self.recorder = Recorder()
         self.inputs = list(inputs)
-        self._outside = [*leaves, *outside]
+        self.found = found
+        self._outside = [*leaves, *reachable(found)]
+        self._before = [(x, _options(x)) for x in found if hasattr(x, "param_groups")]
         self.input_values: list[Value] = []
         self.tensors: dict[int, tuple[Tensor, Any]] = {}  # with their arrays, by id
         self.modules: dict[int, Any] = {}
@@ -48,7 +51,7 @@ class Trace(Observer):
         self.without_gradient: list[Tensor] = []
         self.written: dict[int, Tensor] = {}
         self.generators: list[Any] = []
-        self.walked = False
+        self.walked: dict[int, Any] = {}  # nodes that a backward pass has reached
         self._inputs: list[tuple[Tensor, Any]] = []
         self._entry = {id(leaf): leaf.grad is not None for leaf in leaves}  # whether it had a gradient before
         self._stepping: Any = None
@@ -84,21 +87,15 @@ class Trace(Observer):
         for tensor, array in self._inputs:
             tensor.array = array
         for tensor, array in self.tensors.values():
-            tensor.array = array
+            now = plain(tensor.array)
+            if now is array or (_place(now) == _place(array)):
+                tensor.array = array
+            else:
+                tensor.array = now
+                self.recorder.refuse("a tensor whose .data the step replaces")
 
     def finish(self, results: Sequence[Tensor]) -> list[Value]:
         """After the block: note gradients and modules; returns the values of the results, which become ordinary."""
-        found = []
-        for tensor in results:
-            if (
-                type(tensor.array) is not Traced
-                or self.recorder.roots[self.recorder.value(tensor.array).root].role != "made"
-            ):
-                self.recorder.refuse("a result that the step did not compute")
-            found.append(self.recorder.value(tensor.array))
-            if tensor.requires_grad and not self.walked:
-                self.recorder.refuse("a result that requires a gradient (use no_grad, or backward() inside),")
-            tensor.array = plain(tensor.array)
         for leaf in self.leaves.values():
             grad = leaf.grad
             if grad is not None and type(grad.array) is Traced:
@@ -107,17 +104,41 @@ class Trace(Observer):
                 if self.recorder.roots[value.root].role != "made":
                     self.recorder.refuse("a gradient that is written where it was")
                 grad.array = plain(grad.array)
-                if not self._entry[id(leaf)]:
-                    self.without_gradient.append(leaf)
             elif grad is None and self._entry[id(leaf)]:
                 self.gradients.append((leaf, None))
+            if not self._entry[id(leaf)]:
+                self.without_gradient.append(leaf)
+        found = []
+        for tensor in results:
+            if (
+                type(tensor.array) is not Traced
+                or self.recorder.roots[self.recorder.value(tensor.array).root].role != "made"
+            ):
+                self.recorder.refuse("a result that the step did not compute")
+            found.append(self.recorder.value(tensor.array))
+            if tensor.requires_grad and id(tensor.node) not in self.walked:
+                self.recorder.refuse("a result that requires a gradient (use no_grad, or backward() inside),")
+            tensor.array = plain(tensor.array)
+        if len({value.root for value in found}) < len(found):
+            self.recorder.refuse("results that share memory")
         self._check_after_steps()
-        if any(step.options != _options(step.optimizer) for step in self.steps):
+        before = [*self._before, *((step.optimizer, step.options) for step in self.steps)]
+        if any(options != _options(optimizer) for optimizer, options in before):
             self.recorder.refuse("an option of an optimizer that the step changes (call the schedule outside)")
-        for module in self.modules.values():
-            if any(isinstance(v, Tensor) and type(v.array) is Traced for v in vars(module).values()):
-                self.recorder.refuse(f"{type(module).__name__}, which keeps a tensor as an attribute,")
+        self._check_modules()
         return found
+
+    def _check_modules(self) -> None:
+        """Refuse hooks, and tensors that outlive the step; also in modules that have computed nothing this time."""
+        for module in (*self.modules.values(), *filter(is_module, self.found)):
+            for part in module.modules():
+                self.modules.setdefault(id(part), part)
+        for module in self.modules.values():
+            if any(value for name, value in vars(module).items() if name.endswith("_hooks") and "load" not in name):
+                self.recorder.refuse(f"{type(module).__name__} with hooks")
+        for x in (*self.modules.values(), *self.found):
+            if any(isinstance(v, Tensor) and type(v.array) is Traced for v in held(x)):
+                self.recorder.refuse(f"{type(x).__name__}, which keeps a tensor,")
 
     def _check_after_steps(self) -> None:
         """A program computes all before the optimizers' steps: nothing after one may read what it wrote."""
@@ -136,10 +157,7 @@ class Trace(Observer):
     def before_forward(self, op: Any, inputs: Sequence[Any], options: dict[str, Any]) -> None:
         stack = module_stack.get()
         for module in stack:
-            if id(module) not in self.modules:
-                self.modules[id(module)] = module
-                if any(value for name, value in vars(module).items() if name.endswith("_hooks") and "load" not in name):
-                    self.recorder.refuse(f"{type(module).__name__} with hooks")
+            self.modules[id(module)] = module
         if random.redirected():
             self.recorder.refuse("DataParallel with several workers, or checkpoint(),")
         self.recorder.label = f"{_path(stack)}: {op.name}" if stack else op.name
@@ -155,8 +173,12 @@ class Trace(Observer):
         if self.recorder.roots[self.recorder.value(tensor.array).root].role == "tensor":
             self.written[id(tensor)] = tensor
 
+    def before_read(self, tensor: Any) -> None:
+        if type(tensor.array) is not Traced:  # which makes a guard of a comparison, and refuses the rest by itself
+            self.recorder.refuse("numbers that are read from a tensor (.item(), .numpy() or printing)")
+
     def before_backward(self, node: Any, g: Any) -> None:
-        self.walked = True
+        self.walked[id(node)] = node
         if node.hooks:
             self.recorder.refuse("a hook of a tensor")
         self.recorder.label = f"d {_path(node.modules)}: {node.op.name}".replace(" : ", " ") if node.op else "d leaf"
@@ -174,7 +196,7 @@ class Trace(Observer):
         gradients = [(p, self.recorder.value(p.grad.array)) for p in params if p.grad is not None]
         if any(type(p.grad.array) is not Traced for p, _ in gradients):
             self.recorder.refuse("a gradient that the step did not compute")
-        self.steps.append(Step(optimizer, gradients))
+        self.steps.append(Step(optimizer, gradients, [p for p in params if p.grad is None]))
         for p in params:
             self._leaf(p)
             p.array = plain(p.array)
@@ -242,6 +264,10 @@ class _Draws:
 
 def _options(optimizer: Any) -> list[dict[str, Any]]:
     return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def _place(array: Any) -> Any:
+    return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
 
 
 def _path(stack: Sequence[Any]) -> str:

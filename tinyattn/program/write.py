@@ -27,7 +27,7 @@ class Writer:
         self.streams = [f"rng_{i}" if i else "rng" for i in range(len(generators))]
         self.plan, self.recorder = plan, recorder
         self.names: dict[Value, str] = {}
-        self.numbers: dict[tuple[Any, str], str] = {}
+        self.numbers: dict[tuple[str, str], tuple[str, Any]] = {}
         self.kernels: dict[str, Any] = {}
         kernels = {call.name for call in plan.calls if call.kind == "kernel"}
         self._used: dict[str, int] = dict.fromkeys({*_RESERVED, *kernels, *self.streams}, 1)
@@ -73,10 +73,11 @@ class Writer:
         return base if count == 1 else self._fresh(f"{base}_{count}")
 
     def _number(self, x: Any, dtype: str) -> str:
-        if (x, dtype) not in self.numbers or repr(x) == "-0.0":
+        key = repr(x), dtype  # -0.0 and 0.0 are two numbers
+        if key not in self.numbers:
             text = f"{x:g}".replace("-", "minus_").replace("+", "")
-            self.numbers[x, dtype] = self._fresh(f"n_{text}")
-        return self.numbers[x, dtype]
+            self.numbers[key] = self._fresh(f"n_{text}"), x
+        return self.numbers[key][0]
 
     # --- lines ---
 
