@@ -43,12 +43,15 @@ def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def others(value: Any) -> Iterator[Any]:
-    """What is neither a tensor nor a plain value in nested tuples, lists and dicts."""
+PLAIN = (bool, int, float, str, bytes, np.dtype, np.generic, type(None))  # compared by their values
+
+
+def others(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """What is neither a tensor nor of these kinds in nested tuples, lists and dicts."""
     if isinstance(value, tuple | list | dict):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from others(part)
-    elif not isinstance(value, Tensor | bool | int | float | str | bytes | np.dtype | np.generic | type(None)):
+            yield from others(part, kinds)
+    elif not isinstance(value, (Tensor, *kinds)):
         yield value
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
-from tinyattn.program.arguments import flat, named, others, rebuilt
+from tinyattn.program.arguments import PLAIN, flat, named, others, rebuilt
 from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
 from tinyattn.program.trace import Trace
@@ -106,7 +106,7 @@ class CompiledOnCPU:
         except TypeError as error:
             found = []
             trace.recorder.refuse(f"its result ({error})")
-        for x in others((args, kwargs, result)):
+        for x in (*others((args, kwargs), PLAIN), *others(result, (type(None),))):
             trace.recorder.refuse(f"an argument or a result of type {type(x).__name__}")
         values = trace.finish(found)
         self._leaves = [*trace.leaves.values()]
