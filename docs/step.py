@@ -191,6 +191,7 @@ n_64_2 = np.array(64.0, 'float64')
 n_1 = np.array(1.0, 'float32')
 n_0_015625 = np.array(0.015625, 'float32')
 n_minus_64 = np.array(-64, 'float32')
+n_1_2 = np.array(1, 'float32')
 
 
 class Changed(Exception):
@@ -662,7 +663,7 @@ def compute():
     add(d__buffer, d__getitem_6, out=d__buffer)  # 1x10x784
     # d AttentionModel: tanh
     multiply(attention_hidden_x, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
-    subtract(n_1, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
+    subtract(n_1_2, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
     multiply(d__g_3, attention_hidden_x, out=d__g_3)  # 10x784x1
     # d attention.hidden: linear
     multiply(d__a_3, attention_hidden_weight, out=d_attention_hidden_linear)  # 7840x64
