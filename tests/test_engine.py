@@ -893,7 +893,7 @@ def test_import_needs_numpy_alone_and_is_quick(tmp_path):
         for _ in range(4)  # the first compiles the source
     ]
     assert all(run.endswith("[]\n") for run in runs), runs
-    assert min(float(run.split()[0]) for run in runs[1:]) < 1.5  # times NumPy's own, on any machine
+    assert min(float(run.split()[0]) for run in runs[1:]) < 3  # times NumPy's own: 0.6 to 1.7, by NumPy and machine
 
 
 # --- .data ---
