@@ -36,7 +36,7 @@ class CompiledOnCPU:
         self._checked = False
         self._traces = self._misses = 0
         self._form: Any = None  # of the result
-        self._constants: Any = None  # in the result
+        self._layout: Any = None  # of the result: its tuples, lists and dicts
         self._found: list[Any] = []  # what the function names
         self._lock = fork_safe(threading.Lock())
 
@@ -102,7 +102,7 @@ class CompiledOnCPU:
         with Trace(tensors, self._found, self._leaves or ()) as trace:
             result = self._function(*args, **kwargs)
         try:
-            found, self._constants = flat(result)
+            found, self._layout = flat(result)
         except TypeError as error:
             found = []
             trace.recorder.refuse(f"its result ({error})")
@@ -135,8 +135,8 @@ class CompiledOnCPU:
         with _Leaves() as leaves:
             result = self._function(*args, **kwargs)
         final = [None if leaf.grad is None else leaf.grad.array for leaf in program.leaves]
-        results, constants = flat(result)
-        if constants == self._constants and _bits([*found, *after]) == _bits(
+        results, layout = flat(result)
+        if layout == self._layout and _bits([*found, *after]) == _bits(
             [[t.array for t in results], leaves.gradients, final, *program.state()]
         ):
             self._checked = True

@@ -41,6 +41,7 @@ class Trace(Observer):
         self.inputs = list(inputs)
         self.found = found
         self._outside = [*leaves, *reachable(found)]
+        # options at the beginning: a schedule may step inside, before the optimizer does
         self._before = [(x, _options(x)) for x in found if hasattr(x, "param_groups")]
         self.input_values: list[Value] = []
         self.tensors: dict[int, tuple[Tensor, Any]] = {}  # with their arrays, by id
