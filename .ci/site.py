@@ -23,7 +23,8 @@ with Browser() as browser:
         assert page.run("document.documentElement.scrollWidth <= innerWidth"), f"cut at {width} px"
     page = browser.open(site / "index.html")
     page.click("input.md-search__input")
-    page.write("softmax")
+    page.write("softma")
+    page.press("x")  # the page listens for keys, as a reader presses them
     page.wait("document.querySelectorAll('.md-search-result__item').length > 2")
     assert page.run("performance.getEntriesByType('resource').every((r) => r.name.startsWith('file:'))")
     print(f"{len(list(site.rglob('*.html')))} pages; the search finds:", page.text(".md-search-result__meta"))
