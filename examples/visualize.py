@@ -94,6 +94,7 @@ def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> Non
         page = picture if isinstance(picture, Path) else picture.save(Path(folder, "page.html"))
         fragment = "&".join(f"{name}={value}" for name, value in where.items())
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"]
+        flags.append("--virtual-time-budget=10000")  # ms of the page's own timers, which draw the last of it
         files = [f"--user-data-dir={folder}/profile", f"--screenshot={path.absolute()}", f"{page.as_uri()}#{fragment}"]
         subprocess.run([chromium, *flags, *files], check=True, capture_output=True, timeout=60)
 

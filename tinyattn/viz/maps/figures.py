@@ -32,7 +32,9 @@ class Map(NamedTuple):
         """Which maps have numbers of the same meaning."""
         if self.title.startswith("rollout, this"):  # a token keeps much of itself
             return "rollout"
-        return "share" if self.share else "relevance" if self.title.startswith("relevance") else "gradient"
+        if self.share:
+            return "share"
+        return self.title.split()[0].rstrip(",") if self.of_output else "gradient"  # relevance, and terms of the pooling
 
 
 def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], title: str = "", columns: int = 5) -> Any:
