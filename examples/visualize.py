@@ -124,7 +124,7 @@ def of_training(path: Path) -> None:
 
 def page_of_attention(path: Path) -> None:
     """The attention page: what one patch of a 4 looks at, and whether that raises the score of 4."""
-    screenshot(watched() / "attention.html", path, item=4, token=24, row=1, cell=3, what="gradient")
+    screenshot(watched() / "attention.html", path, item=4, token=24, row=0, cell=1, what="gradient")
 
 
 def page_of_the_playground(path: Path) -> None:
