@@ -24,9 +24,9 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-def _huber(distance: Tensor, delta: float) -> Tensor:
-    near = clamp(distance, None, delta)
-    return near * (distance - near * 0.5)
+def _huber(difference: Tensor, delta: float) -> Tensor:
+    near = where(_abs(difference) < delta, difference, clamp(difference, -delta, delta).detach())
+    return near * (difference - near * 0.5)
 
 
 @opmath
@@ -40,7 +40,7 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    return _reduce(_huber(_abs(input - like("huber_loss", target, input)), delta), reduction)
+    return _reduce(_huber(input - like("huber_loss", target, input), delta), reduction)
 
 
 @older_reduction
@@ -57,8 +57,8 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    distance = _abs(input - like("smooth_l1_loss", target, input))
-    return _reduce(_huber(distance, beta) / beta if beta else distance, reduction)
+    difference = input - like("smooth_l1_loss", target, input)
+    return _reduce(_huber(difference, beta) / beta if beta else _abs(difference), reduction)
 
 
 @opmath
