@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from tinyattn import backends
@@ -15,7 +16,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 from tinyattn.ops.synonyms import older_reduction
@@ -264,11 +265,12 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def _pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
+def pair(name: str, input: Tensor, target: Any) -> Sequence[Tensor]:
+    """Both as floats; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
     target = like(name, target, input)
-    if target.dtype.kind == "b":  # which have no difference
-        target = target.to(input.dtype)
+    if "f" not in input.dtype.kind + target.dtype.kind:  # a difference of uint8 would wrap around
+        return floating(input, target)
+    input, target = (x.to(y.dtype) if x.dtype.kind == "b" else x for x, y in ((input, target), (target, input)))
     if input.dtype != target.dtype:
         return input.reshape(input.shape or (1,) * target.ndim), target.reshape(target.shape or (1,) * input.ndim)
     return input, target
@@ -285,7 +287,7 @@ def mse_loss(
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    input, target = _pair("mse_loss", input, target)
+    input, target = pair("mse_loss", input, target)
     return _reduce(square(input - target), reduction)
 
 
@@ -300,5 +302,5 @@ def l1_loss(
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    input, target = _pair("l1_loss", input, target)
+    input, target = pair("l1_loss", input, target)
     return _reduce(_abs(input - target), reduction)
