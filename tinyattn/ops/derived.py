@@ -12,7 +12,7 @@ from tinyattn.engine.variable import Size, Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, ne, where
-from tinyattn.ops.copies import cast
+from tinyattn.ops.copies import cast, unshared
 from tinyattn.ops.elementwise import abs, div, elementwise, mul, neg, pow, sub
 from tinyattn.ops.extremes import amax, amin
 from tinyattn.ops.indexing import getitem, place, setitem, write_index
@@ -301,7 +301,7 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: 
         size = out.shape[dim] - 1
         after, before = narrow(out, dim, 1, size), narrow(out, dim, 0, size)
         out = logical_xor(after, before) if out.dtype.kind == "b" else after - before
-    return out
+    return unshared(out, input)
 
 
 # --- products ---

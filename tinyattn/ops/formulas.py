@@ -98,7 +98,7 @@ def logaddexp(xp: Any, a: Any, b: Any) -> Any:
 
 logaddexp2 = _formula(
     "logaddexp2", "log2(2 ** input + 2 ** other)", "ta.tensor([1024.0]), ta.tensor([1024.0])", [1025.0],
-    lambda input, other: logaddexp(input * math.log(2), other * math.log(2)) / math.log(2),
+    lambda input, other: logaddexp(*(x * math.log(2) for x in floating(input, other))) / math.log(2),
 )  # fmt: skip
 deg2rad = _formula("deg2rad", "degrees in radians", "ta.tensor([0.0])", [0.0], lambda input: mul(input, math.pi / 180))
 rad2deg = _formula("rad2deg", "radians in degrees", "ta.tensor([0.0])", [0.0], lambda input: mul(input, 180 / math.pi))

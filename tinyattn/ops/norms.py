@@ -122,9 +122,8 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     >>> F.cosine_similarity(ta.tensor([[3.0, 4.0]]), ta.tensor([[4.0, 3.0]]))
     tensor([0.96])
     """
-    x1, x2 = floating(x1, x2)
     shape = np.broadcast_shapes(x1.shape, x2.shape)
-    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    x1, x2 = floating(broadcast_to(x1, shape), broadcast_to(x2, shape))  # a 0-d one counts for the dtype too
     return sum(normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps), dim)
 
 
@@ -147,4 +146,6 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> T
     """
     if x1.ndim < 2 or x2.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise RuntimeError(f"cdist: shapes {tuple(x1.shape)} and {tuple(x2.shape)}; expected rows of one size")
-    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    out = norm(difference, p, -1)
+    return out if p else where(isnan(difference).any(-1), math.nan, out)
