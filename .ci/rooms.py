@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_795,
-    "ops/": 9_365,
+    "ops/": 9_455,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
@@ -32,13 +32,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "optim/": 2_295,
     "models.py": 380,
     "distributed/": 390,
-    "data/": 1_620,
+    "data/": 1_622,
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_730,
     TOP: 1_125,
 }
-TOTAL = 42_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_316  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_190, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

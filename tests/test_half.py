@@ -83,6 +83,7 @@ RIGHT = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_float16_values_are_right(name, mode):
     function, values, expected = RIGHT[name]
+    ta.manual_seed(0)  # dropout keeps an element then
     with ta.definitions() if mode == "definitions" else ta.enable_grad():
         out = function(half(values))
     assert out.dtype == HALF

@@ -68,6 +68,7 @@ _softplus = Operation(
         x * beta > threshold, x, (xp.maximum(x * beta, 0.0) + xp.log1p(xp.exp(-xp.abs(x * beta)))) / beta
     ),
     name="softplus",
+    promote=floating,
     traits="maps saturates",
     fresh=True,
     x=lambda xp, g, x, beta, threshold: g * xp.where(x * beta > threshold, 1.0, xp.sigmoid(x * beta)),
@@ -85,7 +86,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _softplus(input, beta=beta, threshold=threshold)
 
 
-@operation(traits="maps saturates", fresh=True, x=lambda xp, g, x: g * xp.sigmoid(-x))
+@operation(promote=floating, traits="maps saturates", fresh=True, x=lambda xp, g, x: g * xp.sigmoid(-x))
 def logsigmoid(xp: Any, x: Any) -> Any:
     """Return log(sigmoid(input)), elementwise, without overflow. As torch.nn.functional.logsigmoid.
 

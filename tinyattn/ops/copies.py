@@ -23,6 +23,11 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     return _clone(input)
 
 
+def unshared(out: Tensor, input: Tensor) -> Tensor:
+    """Return `out`, or a copy of it if it lies in the input's memory: the result of an operation that gives no view."""
+    return out.clone() if out.storage is input.storage else out
+
+
 def alike(self: Tensor) -> Tensor:
     """Return a leaf on the same memory: what copy.copy(tensor) calls."""
     twin = rebuilt(type(self), self.array, self.requires_grad, self.storage)

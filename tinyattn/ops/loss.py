@@ -15,7 +15,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath, result_type
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 from tinyattn.ops.synonyms import older_reduction
@@ -264,18 +264,23 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def _pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
+def pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    """Both as floats; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
     target = like(name, target, input)
-    if target.dtype.kind == "b":  # which have no difference
-        target = target.to(input.dtype)
+    if "f" not in input.dtype.kind + target.dtype.kind:  # a difference of uint8 would wrap around
+        input, target = floating(input, target)
+    input, target = (x.to(y.dtype) if x.dtype.kind == "b" else x for x, y in ((input, target), (target, input)))
     if input.dtype != target.dtype:
         return input.reshape(input.shape or (1,) * target.ndim), target.reshape(target.shape or (1,) * input.ndim)
     return input, target
 
 
-@older_reduction
 @opmath
+def _of_difference(input: Tensor, target: Tensor, function: Any, reduction: str) -> Tensor:
+    return _reduce(function(input - target), reduction)
+
+
+@older_reduction
 def mse_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:
@@ -285,12 +290,10 @@ def mse_loss(
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    input, target = _pair("mse_loss", input, target)
-    return _reduce(square(input - target), reduction)
+    return _of_difference(*pair("mse_loss", input, target), square, reduction)
 
 
 @older_reduction
-@opmath
 def l1_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:
@@ -300,5 +303,8 @@ def l1_loss(
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    input, target = _pair("l1_loss", input, target)
-    return _reduce(_abs(input - target), reduction)
+    target = creation.as_tensor(target)
+    if input.dtype.kind in "iu" and target.dtype.kind in "iu":  # 0 - 1 is 255 in uint8
+        exact = _abs(cast(input, "int64") - cast(like("l1_loss", target, input), "int64"))
+        return _reduce(cast(exact, result_type(input, target)), reduction)
+    return _of_difference(*pair("l1_loss", input, target), _abs, reduction)

@@ -18,7 +18,7 @@ from tinyattn.ops.elementwise import expm1, log, log1p, tanh
 from tinyattn.ops.extremes import argmax
 from tinyattn.ops.joins import chunk
 from tinyattn.ops.loss import one_hot
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.shape import reshape
 from tinyattn.ops.softmaxes import softmax
 
@@ -101,7 +101,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed
 
 
 def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
-    return where(x > 0, x, expm1(clamp(x, None, 0.0) / width) * alpha)
+    return where(x <= 0, expm1(clamp(x, None, 0.0) / width) * alpha, x)  # NaN stays NaN, with its gradient
 
 
 @_activation
@@ -166,6 +166,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.hardsigmoid(ta.tensor([-4.0, 0.0, 4.0])).tolist()
     [0.0, 0.5, 1.0]
     """
+    input = floating(input)[0]
     return relu6(input + 3) / 6
 
 
@@ -176,6 +177,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.hardswish(ta.tensor([0.0, 3.0, 6.0])).tolist()
     [0.0, 3.0, 6.0]
     """
+    input = floating(input)[0]
     return input * relu6(input + 3) / 6
 
 
@@ -186,6 +188,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.mish(ta.tensor([0.0, 1.0]))
     tensor([0.    , 0.8651])
     """
+    input = floating(input)[0]
     return input * tanh(softplus(input))
 
 
@@ -196,6 +199,7 @@ def softsign(input: Tensor) -> Tensor:
     >>> F.softsign(ta.tensor([-1.0, 3.0])).tolist()
     [-0.5, 0.75]
     """
+    input = floating(input)[0]
     return input / (_abs(input) + 1)
 
 
@@ -206,6 +210,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     >>> F.tanhshrink(ta.tensor([0.0, 1.0]))
     tensor([0.    , 0.2384])
     """
+    input = floating(input)[0]
     return input - tanh(input)
 
 
@@ -253,7 +258,7 @@ def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tens
     >>> F.softmin(ta.tensor([1.0, 1.0]), 0).tolist()
     [0.5, 0.5]
     """
-    return softmax(-input, dim, dtype=dtype)
+    return softmax(-floating(input)[0], dim, dtype=dtype)  # -input wraps around among unsigned integers
 
 
 @opmath

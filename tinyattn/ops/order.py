@@ -94,7 +94,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """
     if dim is None:
         if input.numel() == 0 and input.dtype.kind == "f":
-            return creation.full((), math.nan, dtype=input.dtype, device=input.device)
+            return sum(input) * math.nan
         return _median(input) if input.numel() else median(input.reshape(-1), 0)
     dim = _dims.one(dim, input.ndim)
     if input.ndim == 0:
