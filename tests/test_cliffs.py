@@ -131,6 +131,24 @@ def test_index_gradients_of_large_tables_equal_small_ones():
         np.testing.assert_allclose(ta.grad(out, x, ta.tensor(g))[0].numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (3, 40000), (3, 70, 300), (5, 40, 1), (40, 500, 3), (70000,), (2, 0)])
+@pytest.mark.parametrize("high", [1, 2, 1000])
+def test_index_and_gather_gradients_in_float32_are_summed_in_blocks(shape, high):
+    x = ta.zeros(shape).requires_grad_()
+    for dim, n in enumerate(shape):
+        one = RANDOM.integers(-min(n, high), min(n, high) or 1, 3 * n)
+        wide = RANDOM.integers(0, min(n, high) or 1, [max(m - 1, 0) if d != dim else m for d, m in enumerate(shape)])
+        places = list(np.meshgrid(*map(np.arange, wide.shape), indexing="ij"))
+        places[dim] = wide
+        selected = (slice(None),) * dim + (one,)
+        for out, index in ((x[selected], selected), (ta.gather(x, dim, ta.tensor(wide)), tuple(places))):
+            g = RANDOM.normal(size=out.shape).astype("float32")
+            expected = np.zeros(shape)
+            np.add.at(expected, index, g)
+            (found,) = ta.grad(out, x, ta.tensor(g))
+            np.testing.assert_allclose(found.numpy(), expected, rtol=2e-6, atol=2e-5)
+
+
 def test_einsum_of_one_operand_is_a_view():
     x = ta.randn(3, 4)
     assert np.shares_memory(ta.einsum("ij->ji", x).numpy(), x.numpy())
