@@ -174,6 +174,34 @@ def test_blockwise_kernels_take_any_layout(name):
     np.testing.assert_array_equal(getattr(cpu, name)(cube), getattr(cpu, name)(np.ascontiguousarray(cube)))
 
 
+@pytest.mark.parametrize("shape", [(1,), (5, 1), (9000, 3), (7, 5000), (300, 1, 7), (1, 4), (0, 3)])
+def test_gradients_of_sums_are_copies_of_expanded_arrays(shape):
+    for ahead in [(), (1,), (3,), (10000,)]:
+        x = ta.zeros(*ahead, *shape).requires_grad_()
+        out = x.sum(tuple(range(len(ahead))) or 0)
+        g = ta.randn(*out.shape)
+        (found,) = ta.grad(out, x, g)
+        np.testing.assert_array_equal(found.numpy(), np.broadcast_to(g.numpy(), found.shape))
+        assert found.numpy().flags.c_contiguous and found.numpy().flags.writeable
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "hardtanh", "relu6", "hardswish", "huber_loss"])
+def test_piecewise_functions_equal_torch_at_their_bends(name):
+    x = np.array([-np.inf, -7, -3, -1, -1e-30, -0.0, 0.0, 1e-30, 1, 3, 6, 7, np.inf, np.nan], "float32")
+    x = x[:-1] if name == "hardswish" else x  # of NaN, PyTorch has the gradient 1 there
+    arguments = (np.zeros_like(x),) if name == "huber_loss" else ()
+    found, true = [], []
+    for library, functions, results in ((ta, F, found), (torch, torch.nn.functional, true)):
+        leaf = library.from_numpy(x.copy()).requires_grad_()
+        out = getattr(functions, name)(
+            leaf, *map(library.from_numpy, arguments), **({"reduction": "none"} if arguments else {})
+        )
+        out.sum().backward()
+        results += [out.detach().numpy(), leaf.grad.numpy()]
+    for a, b in zip(found, true, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_every_case_of_the_table_can_be_read():
     found = cases.cases()
     assert len(found) > 120 and len(set(found)) == len(found)

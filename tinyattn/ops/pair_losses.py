@@ -24,8 +24,10 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-def _huber(distance: Tensor, delta: float) -> Tensor:
-    near = clamp(distance, None, delta)
+@operation(traits="maps valley", fresh=True, x=lambda xp, g, x, delta: g * xp.clamp(x, -delta, delta))
+def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
+    distance = xp.abs(x)
+    near = xp.clamp(distance, None, delta)
     return near * (distance - near * 0.5)
 
 
@@ -40,7 +42,7 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    return _reduce(_huber(_abs(input - like("huber_loss", target, input)), delta), reduction)
+    return _reduce(_huber(input - like("huber_loss", target, input), delta=delta), reduction)
 
 
 @older_reduction
@@ -57,8 +59,8 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    distance = _abs(input - like("smooth_l1_loss", target, input))
-    return _reduce(_huber(distance, beta) / beta if beta else distance, reduction)
+    difference = input - like("smooth_l1_loss", target, input)
+    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
 
 
 @opmath
