@@ -202,6 +202,23 @@ def test_piecewise_functions_equal_torch_at_their_bends(name):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("values", [2, 50, 10**6])  # many equal elements, or few
+def test_topk_is_the_beginning_of_the_stable_order(largest, values):
+    x = RANDOM.integers(0, values, (40, 90, 3)).astype("float32")
+    x[:5, ::7] = np.nan
+    x[5:9, 3] = np.inf
+    for dim, k in itertools.product(range(3), (0, 1, 2, 20)):
+        if k <= x.shape[dim]:
+            for array in (x, x.transpose(1, 0, 2), np.nan_to_num(x, posinf=9).astype("int32"), x[:0]):
+                if k <= array.shape[dim]:
+                    given = ta.tensor(array)
+                    order = ta.argsort(given, dim, descending=largest).numpy().take(range(k), dim)
+                    found = ta.topk(given, k, dim, largest)
+                    np.testing.assert_array_equal(found.indices.numpy(), order)
+                    np.testing.assert_array_equal(found.values.numpy(), np.take_along_axis(array, order, dim))
+
+
 def test_every_case_of_the_table_can_be_read():
     found = cases.cases()
     assert len(found) > 120 and len(set(found)) == len(found)

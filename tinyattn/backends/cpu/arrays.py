@@ -16,7 +16,7 @@ from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
-    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
     "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod",
     "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and",
@@ -224,10 +224,6 @@ def cumsum(x: Array, dim: int) -> Array:
 
 def cumprod(x: Array, dim: int) -> Array:
     return x.cumprod(dim, dtype=x.dtype)
-
-
-def argsort(x: Array, dim: int) -> Array:
-    return x.argsort(dim, kind="stable")
 
 
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:

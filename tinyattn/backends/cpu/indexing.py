@@ -20,6 +20,7 @@ __all__ = [
 Array = Any
 _TURNS = 8  # vectors of one row that are added one by one
 _BLOCK = 1 << 15  # elements whose sums in float64 stay in the cache
+_SPARSE = 16  # elements of an array for each one added, from which on sorting is quicker
 _FEW = 64  # rows of a table for which the product is quicker, by up to ten times; vectors added in their own dtype
 
 
@@ -131,15 +132,17 @@ def _add_at(buffer: Array, positions: Array, values: Array) -> None:
     if buffer.dtype != np.float32 or values.size <= _FEW:
         np.add.at(flat, positions, values)
         return
+    if values.size < flat.size // _SPARSE:  # without float64 zeros as large as the buffer
+        order, ordered = _in_order(positions, flat.size)
+        begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+        flat[ordered[begins]] += np.bincount(np.cumsum(begins) - 1, values.take(order)).astype(np.float32)
+        return
     piece = max(flat.size, _BLOCK)  # bincount makes float64 of what it is given
     sums = np.bincount(positions[:piece], values[:piece], flat.size)
     for start in range(piece, values.size, piece):
         part = slice(start, start + piece)
         sums += np.bincount(positions[part], values[part], flat.size)
-    if values.size < flat.size // 4:  # a position that comes again gets the same sum again
-        flat[positions] = flat.take(positions) + sums.take(positions)
-    else:
-        flat += sums.astype(np.float32)
+    flat += sums.astype(np.float32)
 
 
 def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
@@ -169,7 +172,11 @@ def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> A
     if not out.ndim:
         out[...] = total(values, None)
         return out
-    step = max(_BLOCK // math.prod(shape[1:]), 1) if dim and out.size else len(index) or 1
+    if index.shape[dim] == 1:  # a place each
+        out.reshape(-1)[_flat(index, dim, shape)] = values
+        return out
+    blocks = dim and index.size >= out.size // _SPARSE > 0
+    step = max(_BLOCK // math.prod(shape[1:]), 1) if blocks else len(index) or 1
     for start in range(0, len(index), step):  # along another axis, each block has its own part of the result
         part = slice(start, min(start + step, len(index)))
         block = out[part] if dim else out
