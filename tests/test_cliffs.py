@@ -221,9 +221,13 @@ def test_topk_is_the_beginning_of_the_stable_order(largest, values):
 
 def test_every_case_of_the_table_can_be_read():
     found = cases.cases()
-    assert len(found) > 120 and len(set(found)) == len(found)
+    assert len(found) > 240 and len(set(found)) == len(found)
     task = cases.run(
         torch, torch.nn.functional, torch.autograd.grad, {"expression": "x * y", "inputs": "x 3; y 3", "backward": True}
     )
     out, dx, dy = task()
     assert out.shape == dx.shape == dy.shape == (3,)
+
+
+def test_the_summary_of_the_table_counts_cliffs():
+    assert cases.summary("forward", [1.0, 4.0, 2.0]) == "forward: 3 cases, geometric mean 2.00, 1 above 3, largest 4.00"
