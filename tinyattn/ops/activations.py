@@ -46,13 +46,20 @@ def sigmoid(xp: Any, x: Any) -> Any:
     return xp.sigmoid(x)
 
 
-def _silu_rule(xp: Any, g: Any, x: Any) -> Any:
+def _silu_and_slope(xp: Any, x: Any) -> Any:
     s = xp.sigmoid(x)
-    return g * (s * (1 + x * (1 - s)))
+    out = x * s
+    return out, s + out * (1 - s)
 
 
 @operation(
-    traits="maps saturates", promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x)
+    traits="maps saturates",
+    promote=floating,
+    fresh=True,
+    recorded=_silu_and_slope,
+    extras=("slope",),
+    backward=lambda xp, g, slope: (g * slope,),
+    definition=lambda xp, x: x * _logistic(xp, x),
 )
 def silu(xp: Any, x: Any) -> Any:
     """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).

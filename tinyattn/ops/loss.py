@@ -14,7 +14,7 @@ from tinyattn.ops.choices import masked_fill
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
-from tinyattn.ops.indexing import check_indices, gather
+from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.promotion import floating, opmath, result_type
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
@@ -116,6 +116,15 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
     return _reduce(losses, reduction)
 
 
+def _nll_rule(xp: Any, g: Any, x_shape: tuple[int, ...], target: Any) -> Any:
+    return xp.ungather(xp.reshape(-g, (-1, 1)), 1, xp.reshape(target, (-1, 1)), x_shape)
+
+
+@operation(traits="chooses", fresh=True, x=_nll_rule)
+def _nll(xp: Any, x: Any, target: Any) -> Any:
+    return -_picked(xp, x, target)
+
+
 @older_reduction
 @opmath
 def nll_loss(
@@ -137,7 +146,7 @@ def nll_loss(
     """
     rows, labels, shape = _class_rows("nll_loss", input, creation.as_tensor(target), weight)
     safe, ignored = _without_ignored("nll_loss", labels, ignore_index, rows.shape[1])
-    losses = -gather(rows, 1, safe.reshape(-1, 1)).reshape(-1) if rows.shape[0] else rows.sum(1)
+    losses = _nll(rows, safe) if rows.shape[0] else rows.sum(1)
     return _weighted(losses, safe, ignored, weight, reduction, shape)
 
 
@@ -156,7 +165,7 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
     if weight is not None and tuple(weight.shape) != (classes,):
         raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}; expected one number a class, ({classes},)")
     rows = input if input.ndim == 2 else input.movedim(axis, -1).reshape(target.numel(), classes)
-    return rows, target.reshape(-1), tuple(target.shape)
+    return rows, target if target.ndim == 1 else target.reshape(-1), tuple(target.shape)
 
 
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Any]:
@@ -173,7 +182,7 @@ def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int)
 def _weighted(losses: Tensor, safe: Tensor, ignored: Any, weight: Any, reduction: str, shape: Any) -> Tensor:
     """Apply the class weights, zero the ignored losses, and reduce."""
     if weight is None and ignored is None:
-        return _reduce(reshape_result(losses, shape), reduction)
+        return _reduce(losses if losses.shape == shape else reshape_result(losses, shape), reduction)
     if weight is not None:
         losses = losses * weight[safe]
     losses = losses if ignored is None else masked_fill(losses, ignored, 0.0)

@@ -24,9 +24,15 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-def _huber(difference: Tensor, delta: float) -> Tensor:
-    near = where(_abs(difference) < delta, difference, clamp(difference, -delta, delta).detach())
-    return near * (difference - near * 0.5)
+@operation(
+    traits="maps valley",
+    fresh=True,
+    x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) < delta, x, xp.sign(x) * delta),  # at delta itself, a constant
+)
+def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
+    distance = xp.abs(x)
+    near = xp.clamp(distance, None, delta)
+    return near * (distance - near * 0.5)
 
 
 @opmath
@@ -41,7 +47,7 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
     input, target = pair("huber_loss", input, target)
-    return _reduce(_huber(input - target, delta), reduction)
+    return _reduce(_huber(input - target, delta=delta), reduction)
 
 
 @older_reduction
@@ -60,7 +66,7 @@ def smooth_l1_loss(
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
     input, target = pair("smooth_l1_loss", input, target)
     difference = input - target
-    return _reduce(_huber(difference, beta) / beta if beta else _abs(difference), reduction)
+    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
 
 
 @opmath

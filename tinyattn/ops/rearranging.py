@@ -107,7 +107,8 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     a, b = _dims.one(dim1, input.ndim), _dims.one(dim2, input.ndim)
     if a == b or input.ndim < 2:
         raise RuntimeError(f"diagonal: dim1={dim1} and dim2={dim2} must be two axes of shape {tuple(input.shape)}")
-    input = movedim(input, (a, b), (-2, -1))
+    if (a, b) != (input.ndim - 2, input.ndim - 1):
+        input = movedim(input, (a, b), (-2, -1))
     index = as_index(on_diagonal(offset, *input.shape[-2:]))
     return _diagonal(input, offset=offset, index=backends.of(input.array).index_for(input.array, index, False))
 
