@@ -394,6 +394,22 @@ def test_program_leaves_gradients_of_others_alone():
     assert all(step.program for step in steps)
 
 
+def test_program_leaves_checkpoint_its_draws():
+    """Also in the call that is recorded, the second run draws what the first one drew."""
+    w = ta.ones(20, requires_grad=True)
+
+    @ta.compile
+    def f(x):
+        w.grad = None
+        y = ta.checkpoint(lambda x: F.dropout(x * w, 0.5), x)
+        y.sum().backward()
+        return y.detach()
+
+    for _ in range(4):
+        assert f(ta.ones(20)).tolist() == w.grad.tolist()
+    assert "checkpoint()" in f.why_not
+
+
 def test_program_reads_tensors_without_an_operation():
     flag = ta.zeros((), requires_grad=True)
     f = ta.compile(lambda x: flag.all() * x)
@@ -474,13 +490,14 @@ def test_program_recording_that_raises_leaves_ordinary_arrays():
 
 
 @pytest.mark.slow
-def test_program_trains_the_example_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_program_trains_the_example_to_the_same_weights(workers, tmp_path):
     script = Path(__file__).parents[1] / "examples/mnist.py"
     saved = []
     for how in ([], ["--no-compile"]):
-        options = "--data digits --epochs 2 --batch-size 64 --dropout 0.1 --workers 1 --no-progress --out".split()
+        options = "--data digits --epochs 2 --batch-size 64 --dropout 0.1 --no-progress --out".split()
         out = tmp_path / f"runs{len(how)}"
-        command = [sys.executable, str(script), *options, str(out), *how]
+        command = [sys.executable, str(script), *options, str(out), "--workers", workers, *how]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         saved += [next(out.rglob("model.safetensors")).read_bytes()]
     assert saved[0] == saved[1]

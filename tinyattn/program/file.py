@@ -13,6 +13,7 @@ from tinyattn.backends import cpu
 from tinyattn.program.kernels import Sources
 from tinyattn.program.plan import ALIGNED
 from tinyattn.program.recorder import Value, whole
+from tinyattn.program.shares import spawn
 
 _MEMORY = '''
 memory = np.empty({size}, np.uint8)
@@ -28,6 +29,24 @@ _CHANGED = '''
 class Changed(Exception):
     """The data takes another branch than in the step that was recorded."""
 '''
+_THREADED = "concurrent.futures", "contextvars", "os"  # imports
+_THREADS = '''
+pool = concurrent.futures.ThreadPoolExecutor()
+
+
+def side_by_side(first, *others):
+    """Run all at the same time; they have ended when this returns or raises."""
+    running = [pool.submit(contextvars.copy_context().run, share) for share in others]
+    try:
+        first()
+    finally:
+        concurrent.futures.wait(running)
+    for share in running:
+        share.result()
+'''
+_ONE_THREAD = """
+for name in ("OPENBLAS", "MKL", "OMP"):  # one thread for each matrix product: the shares have a thread each
+    os.environ.setdefault(f"{name}_NUM_THREADS", "1")"""
 # The kernel of each optimizer that can be written, the arrays in its state, and its options by their name in a group.
 _ADAM = (cpu.adam_step, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), ("lr", "eps", "weight_decay", "maximize"))
 _SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -47,30 +66,29 @@ class File:
                 )
         update = [*self._updates()]
         views = [*self._views()]  # after it, which may name more values
+        calls = program._plan.calls
+        shares, spawns = any(call.share for call in calls), any(call.kind == "spawn" for call in calls)
         used = [_OPTIMIZERS[type(optimizer).__name__][0] for optimizer, _ in program._steps_with]
-        kernels = [*self.writer.kernels.values(), *used]
+        kernels = [*self.writer.kernels.values(), *used, *([spawn] if spawns else [])]
         names = {
             *self.writer.names.values(),
             *(name for name, _ in self.writer.numbers.values()),
-            "part",
-            "memory",
-            "arrays",
-            "step",
-            "compute",
+            *"part memory arrays step compute update side_by_side pool os concurrent contextvars".split(),
         }
-        sources = Sources(kernels, {*names, "update"} - {kernel.__name__ for kernel in kernels})
+        sources = Sources(kernels, names - {kernel.__name__ for kernel in kernels})
         called = {*re.findall(r"(?<![.\w])([a-z_0-9]+)[.(]", program.text)} & {*dir(np)} - {"array"}
         size = program.peak_bytes + ALIGNED
         self.text = "\n".join([
             f'"""{program.name}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
             "from __future__ import annotations\n",
-            *(f"import {name}" for name in sorted(sources.imports)),
+            *(f"import {name}" for name in sorted(sources.imports | ({*_THREADED} if shares else set()))),
+            *([_ONE_THREAD] if shares else []),
             "\nimport numpy as np",
             *_imported(sorted(called)),
             _MEMORY.format(size=size, aligned=ALIGNED),
             'arrays = np.load(__file__.removesuffix(".py") + ".npz")' if self.arrays else "",
             *views,
-            _CHANGED,
+            _CHANGED + (_THREADS if shares else ""),
             *(f"\n{block}\n" if block.startswith("def") else block for block in sources.blocks),
             f"\n\n{program.text}\n",
             *update,

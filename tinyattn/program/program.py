@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from operator import is_
 from pathlib import Path
@@ -15,6 +16,7 @@ from tinyattn.files.whole import write_whole
 from tinyattn.program.file import File
 from tinyattn.program.plan import ALIGNED, make_plan
 from tinyattn.program.recorder import Value, whole
+from tinyattn.program.shares import Shares, spawn
 from tinyattn.program.trace import Trace
 from tinyattn.program.write import Writer
 from tinyattn.tensors import Tensor
@@ -37,10 +39,11 @@ class Program:
         self._steps, self._gradients = trace.steps, trace.gradients
         self._written = [(t, t.array) for t in trace.written.values()]
         self._guards = _Guards(trace)
-        self.generators = trace.generators
+        self.generators = trace.draws.generators
+        self._shares = Shares()
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
         self._plan = make_plan(recorder, kept)
-        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), trace.generators)
+        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), self.generators)
         self.peak_bytes = self._plan.size
         self.value_bytes = self._plan.values
         self._bind(kept)
@@ -55,6 +58,7 @@ class Program:
         for value in (*self._inputs, *kept):
             writer.name(value)
         names = {**vars(np), "np": np, "Changed": Changed, **writer.kernels}
+        names |= {"spawn": spawn, "side_by_side": self._shares}
         names |= {name: np.array(x, dtype) for (_, dtype), (name, x) in writer.numbers.items()}
         self._arrays = {}
         roots = self._recorder.roots
@@ -80,7 +84,7 @@ class Program:
     def text(self) -> str:
         """The function that computes everything but the steps of optimizers."""
         streams = ", ".join(self._writer.streams)
-        return "\n    ".join([f"def compute({streams}):", *(self._writer.lines or ["pass"])]) + "\n"
+        return f"def compute({streams}):\n" + textwrap.indent("\n".join(self._writer.lines or ["pass"]), "    ") + "\n"
 
     def __str__(self) -> str:
         steps = [f"    {type(optimizer).__name__}.step()" for optimizer, _ in self._steps_with]
@@ -105,8 +109,8 @@ class Program:
     # --- run ---
 
     def valid(self) -> bool:
-        """Whether modules, parameters and gradients are still as the recording found them."""
-        return self._guards.hold()
+        """Whether modules, parameters and gradients are still as the recording found them, and the memory is free."""
+        return not self._shares.left and self._guards.hold()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the step; returns its results. Raises Changed where nothing has been done."""
