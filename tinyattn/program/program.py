@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
-from operator import is_
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,9 @@ class _Guards:
     """What must not have changed since the recording, compared by identity."""
 
     def __init__(self, trace: Trace) -> None:
-        self._tensors = [(t, array, t._node is None) for t, array in trace.tensors.values()]
+        self._tensors = [t for t, _ in trace.tensors.values()]
+        self._arrays = [array for _, array in trace.tensors.values()]
+        self._constant = [t._node is None for t in self._tensors]
         self._without_gradient = trace.without_gradient
         self._nodes = [leaf._node for leaf in trace.leaves.values() if leaf._node is not None]
         self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
@@ -184,22 +187,32 @@ class _Guards:
         modules = trace.modules.values()
         inside = [x for module in modules for x in vars(module).values() if type(x) in (dict, list)]
         dicts = [x for x in (*map(vars, modules), *inside) if type(x) is dict]
-        self._contents = [(d, tuple(d.values())) for d in dicts if d]
+        self._dicts = [d for d in dicts if d]
+        self._sizes, self._contents = [*map(len, self._dicts)], [*_contents(self._dicts)]
         self._lists = [(x, tuple(x)) for x in inside if type(x) is list]
         self._empty = [d for d in dicts if not d]
 
     def hold(self) -> bool:
-        """Whether nothing has changed."""
+        """Whether nothing has changed; in loops of C, because every call of a program waits for it."""
         return (
-            all(t.array is array and (t._node is None) is constant for t, array, constant in self._tensors)
+            all(map(is_, map(_ARRAY, self._tensors), self._arrays))
+            and [t._node is None for t in self._tensors] == self._constant
             and all(t._grad is None for t in self._without_gradient)
-            and all(_same([*d.values()], now) for d, now in self._contents)
+            and [*map(len, self._dicts)] == self._sizes
+            and all(map(is_, _contents(self._dicts), self._contents))
             and all(_same(x, now) for x, now in self._lists)
             and not any(self._empty)
             and not any(node.hooks or node.after for node in self._nodes)
             and all(_same(_parameters(optimizer), parameters) for optimizer, parameters in self._parameters)
             and random.current_generator() is self._generator
         )
+
+
+_ARRAY = attrgetter("array")
+
+
+def _contents(dicts: Iterable[dict[Any, Any]]) -> Iterable[Any]:
+    return chain.from_iterable(map(dict.values, dicts))
 
 
 def _parameters(optimizer: Any) -> list[Tensor]:
