@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -102,9 +103,11 @@ def test_program_equals_eager_bit_for_bit(name):
     assert eager == compiled
 
 
-@pytest.mark.parametrize(
-    "optimizer", [optim.SGD, optim.Adam, lambda p, lr: optim.SGD(p, lr, momentum=0.9, weight_decay=0.1), optim.RMSprop]
-)
+def momentum(parameters, lr):
+    return optim.SGD(parameters, lr, momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam, momentum, optim.RMSprop])
 def test_program_of_each_optimizer(optimizer):
     eager, compiled, step = both(optimizer=optimizer)
     assert step.program is not None, step.why_not
@@ -353,12 +356,15 @@ def test_program_nested_is_part_of_the_outer_one():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_program_saved_runs_with_numpy_alone(name, tmp_path):
-    training = Training(name)
+@pytest.mark.parametrize("style", ["kernels", "definitions"])
+def test_program_saved_runs_with_numpy_alone(name, style, tmp_path):
+    training = Training(name, optimizer=momentum if name == "lstm" else optim.AdamW)
     step = ta.compile(training.step)
     for _ in range(4):
         step(*training.batch_of())
-    step.program.save(tmp_path / "step.py")
+    program, before = step.program, everything(training)
+    program.save(tmp_path / "step.py", style=style)
+    assert everything(training) == before and program.valid()
     batches = [training.batch_of() for _ in range(5)]
     np.save(tmp_path / "x.npy", [x.array for x, _ in batches])
     np.save(tmp_path / "y.npy", [y.array for _, y in batches])
@@ -367,8 +373,24 @@ def test_program_saved_runs_with_numpy_alone(name, tmp_path):
         "np.load('y.npy'))), 'tinyattn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    expected = [step(*batch).array.tobytes().hex() for batch in batches]
+    how = ta.definitions() if style == "definitions" else contextlib.nullcontext()
+    with how:
+        expected = [(step if style == "kernels" else training.step)(*batch).array.tobytes().hex() for batch in batches]
     assert done.stdout.split() == [*expected, "False"], done.stderr
+
+
+def everything(training: Training) -> list:
+    """The bits of all that a step changes."""
+    states = [x.array.tobytes() for state in training.optimizer.state.values() for x in state.values()]
+    return [training.state(), states, ta.random.default_generator.get_state()]
+
+
+def test_program_source_refuses_a_style_that_it_does_not_have():
+    step = ta.compile(lambda x: x * 2)
+    for _ in range(3):
+        step(ta.ones(2))
+    with pytest.raises(ValueError, match="style='plain'; expected 'kernels' or 'definitions'"):
+        step.program.source("plain")
 
 
 def test_program_save_names_what_it_cannot_write(tmp_path):

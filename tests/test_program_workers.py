@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import subprocess
@@ -341,9 +342,10 @@ def test_program_of_workers_gives_way(function, why, caplog):
     assert why in caplog.text
 
 
-def test_program_of_workers_saved_runs_with_numpy_alone(tmp_path):
+@pytest.mark.parametrize("style", ["kernels", "definitions"])
+def test_program_of_workers_saved_runs_with_numpy_alone(style, tmp_path):
     training, step = started(3, name="classifier")
-    step.program.save(tmp_path / "step.py")
+    step.program.save(tmp_path / "step.py", style)
     batches = [training.batch() for _ in range(4)]
     np.save(tmp_path / "x.npy", [x.array for x, _ in batches])
     np.save(tmp_path / "y.npy", [y.array for _, y in batches])
@@ -352,7 +354,9 @@ def test_program_of_workers_saved_runs_with_numpy_alone(tmp_path):
         "np.load('y.npy'))), 'tinyattn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == [*(step(*b).array.tobytes().hex() for b in batches), "False"], done.stderr
+    with ta.definitions() if style == "definitions" else contextlib.nullcontext():
+        expected = [training.step(*b).array.tobytes().hex() for b in batches]
+    assert done.stdout.split() == [*expected, "False"], done.stderr
 
 
 def reads_beside(x: ta.Tensor) -> ta.Tensor:

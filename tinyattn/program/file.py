@@ -68,7 +68,9 @@ class File:
         views = [*self._views()]  # after it, which may name more values
         calls = program._plan.calls
         shares, spawns = any(call.share for call in calls), any(call.kind == "spawn" for call in calls)
-        used = [_OPTIMIZERS[type(optimizer).__name__][0] for optimizer, _ in program._steps_with]
+        used = [self._kernel(optimizer) for optimizer, _ in program._steps_with]
+        if program.by_definition:
+            used += [type(optimizer).update.__globals__["overwrite"] for optimizer, _ in program._steps_with]
         kernels = [*self.writer.kernels.values(), *used, *([spawn] if spawns else [])]
         names = {
             *self.writer.names.values(),
@@ -77,9 +79,9 @@ class File:
         }
         sources = Sources(kernels, names - {kernel.__name__ for kernel in kernels})
         called = {*re.findall(r"(?<![.\w])([a-z_0-9]+)[.(]", program.text)} & {*dir(np)} - {"array"}
-        size = program.peak_bytes + ALIGNED
+        size, how = program.peak_bytes + ALIGNED, ", by definition" if program.by_definition else ""
         self.text = "\n".join([
-            f'"""{program.name}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
+            f'"""{program.name}{how}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
             "from __future__ import annotations\n",
             *(f"import {name}" for name in sorted(sources.imports | ({*_THREADED} if shares else set()))),
             *([_ONE_THREAD] if shares else []),
@@ -94,6 +96,13 @@ class File:
             *update,
             *self._step(),
         ])  # fmt: skip
+
+    def _kernel(self, optimizer: Any) -> Any:
+        """The function that updates a parameter, or the one that returns what the update gives."""
+        kernel: Any = _OPTIMIZERS[type(optimizer).__name__][0]
+        if not self.program.by_definition:
+            return kernel
+        return type(optimizer).update.__globals__[kernel.__name__.replace("step", "definition")]
 
     def _views(self) -> Iterator[str]:
         """A line for each array: loaded, constant, or a part of the memory or of another array."""
@@ -152,13 +161,20 @@ class File:
                         row = [f'arrays["{p}.{name}"]' if name in arrays else "None" for name in wanted]
                         yield f"    ({', '.join([p, name_of(gradient), *row])}),"
                 yield "]"
-                if kernel is cpu.adam_step:
-                    lines += [f"for *tensors, step in {own}:", "    step += 1"]
-                    lines.append(f"    adam_step(*tensors, int(step), **{own}_options)")
-                else:
-                    lines += [f"for tensors in {own}:", f"    sgd_step(*tensors, first=False, **{own}_options)"]
+                lines += self._loop(own, step.optimizer)
         if lines:
             yield "\n    ".join(["\n\ndef update():", '"""One step of the optimizer, in place."""', *lines])
+
+    def _loop(self, own: str, optimizer: Any) -> list[str]:
+        """The lines that update the parameters of a group."""
+        name = self._kernel(optimizer).__name__
+        adam, defined = name.startswith("adam"), self.program.by_definition
+        lines = [f"for *tensors, step in {own}:", "    step += 1"] if adam else [f"for tensors in {own}:"]
+        more = "int(step), " if adam else "" if defined else "first=False, "
+        call = f"{name}(*tensors, {more}**{own}_options)"
+        if not defined:
+            return [*lines, f"    {call}"]
+        return [*lines, f"    overwrite([tensors[0], *tensors[2:]], {call})"]
 
     def _step(self) -> Iterator[str]:
         program = self.program

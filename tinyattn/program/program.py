@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from tinyattn import random
+from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
+from tinyattn.program.again import Example
 from tinyattn.program.file import File
 from tinyattn.program.plan import ALIGNED, make_plan
 from tinyattn.program.recorder import Value, whole
@@ -30,11 +32,12 @@ class Changed(Exception):  # noqa: N818 - no error: the step itself runs instead
 class Program:
     """A recorded step. `print` shows its calls; `peak_bytes` is the memory that it plans for all values.
 
-    results: the values of what the step returns.
+    results: the values of what the step returns. example: a call, to record it again.
     """
 
-    def __init__(self, trace: Trace, results: Sequence[Value], name: str) -> None:
-        self.name = name
+    def __init__(self, trace: Trace, results: Sequence[Value], name: str, example: Example | None) -> None:
+        self.name, self._example = name, example
+        self.by_definition = example is None or definitions_enabled()
         recorder = self._recorder = trace.recorder
         self._results, self._inputs = list(results), trace.input_values
         self._steps, self._gradients = trace.steps, trace.gradients
@@ -91,21 +94,36 @@ class Program:
         steps = [f"    {type(optimizer).__name__}.step()" for optimizer, _ in self._steps_with]
         return "\n".join([self.text.rstrip(), *steps])
 
-    @property
-    def source(self) -> str:
-        """The text of the file that `save` writes."""
-        return File(self).text
+    def source(self, style: str = "kernels") -> str:
+        """Return the text of the file that `save` writes."""
+        return self._file(style).text
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], style: str = "kernels") -> None:
         """Write a Python file that runs the step with NumPy alone, and parameters and state in an .npz beside it.
 
         `step(*arrays)` in it takes the arrays of the step's tensors, in order, and returns arrays: the bits that the
-        step itself would have computed from here. Raises ValueError for optimizers other than SGD, Adam and AdamW.
+        step itself would have computed from here.
+        style: "kernels", what this program calls; "definitions", what the step computes in `with ta.definitions():`,
+        where attention, norms, losses and optimizers are elementary operations. For this the function runs once more,
+        with the arguments of the recorded call; its tensors, optimizers and random numbers are put back.
+        Raises ValueError for another style, and for optimizers other than SGD, Adam and AdamW.
         """
-        file = File(self)
+        file = self._file(style)
         write_whole(Path(path), file.text.encode())
         if file.arrays:
             np.savez(Path(path).with_suffix(".npz"), **file.arrays)
+
+    def _file(self, style: str) -> File:
+        if style not in ("kernels", "definitions"):
+            raise ValueError(f"save: style={style!r}; expected 'kernels' or 'definitions'")
+        if style == "kernels" or self.by_definition or self._example is None:
+            return File(self)
+        optimizers = [optimizer for optimizer, _ in self._steps_with]
+        touched = self._guards.tensors
+        trace, results = self._example.by_definition(self.leaves, touched, optimizers, self.generators)
+        if trace.recorder.refused:
+            raise ValueError(f"save: the step cannot be recorded by definition, because of {trace.recorder.refused}")
+        return File(Program(trace, results, self.name, None))
 
     # --- run ---
 
@@ -177,9 +195,9 @@ class _Guards:
     """What must not have changed since the recording, compared by identity."""
 
     def __init__(self, trace: Trace) -> None:
-        self._tensors = [t for t, _ in trace.tensors.values()]
+        self.tensors = [t for t, _ in trace.tensors.values()]
         self._arrays = [array for _, array in trace.tensors.values()]
-        self._constant = [t._node is None for t in self._tensors]
+        self._constant = [t._node is None for t in self.tensors]
         self._without_gradient = trace.without_gradient
         self._nodes = [leaf._node for leaf in trace.leaves.values() if leaf._node is not None]
         self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
@@ -195,8 +213,8 @@ class _Guards:
     def hold(self) -> bool:
         """Whether nothing has changed; in loops of C, because every call of a program waits for it."""
         return (
-            all(map(is_, map(_ARRAY, self._tensors), self._arrays))
-            and [t._node is None for t in self._tensors] == self._constant
+            all(map(is_, map(_ARRAY, self.tensors), self._arrays))
+            and [t._node is None for t in self.tensors] == self._constant
             and all(t._grad is None for t in self._without_gradient)
             and [*map(len, self._dicts)] == self._sizes
             and all(map(is_, _contents(self._dicts), self._contents))

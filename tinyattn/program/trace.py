@@ -58,6 +58,8 @@ class Trace(Observer):
         self.walked: dict[int, Any] = {}  # nodes that a backward pass has reached
         self._inputs: list[tuple[Tensor, Any]] = []
         self._entry = {id(leaf): leaf.grad is not None for leaf in leaves}  # whether it had a gradient before
+        self._defined: list[str] = []  # operations that run by their definitions, outermost first
+        self._parts: dict[int, str] = {}  # of nodes of definitions, by id: their operation in its definition
         self._stepping: Any = None
         self._before_steps = 0
 
@@ -166,11 +168,22 @@ class Trace(Observer):
             self.modules[id(module)] = module
         if random.taped():
             self.recorder.refuse("checkpoint()")
-        self.recorder.label = f"{_path(stack)}: {op.name}" if stack else op.name
+        name = f"{self._defined[0]} ({op.name})" if self._defined else op.name
+        self.recorder.label = f"{_path(stack)}: {name}" if stack else name
         for x in chain(inputs, options.values()):
             for tensor in x if isinstance(x, list | tuple) else (x,):
                 if isinstance(tensor, Tensor):
                     self._follow(tensor)
+
+    def after_forward(self, op: Any, inputs: Sequence[Any], out: Any, node: Any) -> None:
+        if self._defined and node is not None:
+            self._parts[node.id] = f"{self._defined[0]} ({op.name})"
+
+    def before_definition(self, op: Any, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+        self._defined.append(op.name)
+
+    def after_definition(self, op: Any) -> None:
+        self._defined.pop()
 
     def before_write(self, tensor: Any) -> None:
         self._follow(tensor)
@@ -187,7 +200,8 @@ class Trace(Observer):
         self.walked[id(node)] = node
         if node.hooks:
             self.recorder.refuse("a hook of a tensor")
-        self.recorder.label = f"d {_path(node.modules)}: {node.op.name}".replace(" : ", " ") if node.op else "d leaf"
+        name = self._parts.get(node.id, node.op.name) if node.op else "leaf"
+        self.recorder.label = f"d {_path(node.modules) if node.op else ''}: {name}".replace(" : ", " ")
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             if any(tensor is x for x in self.inputs) or not tensor.is_leaf:

@@ -14,7 +14,7 @@ from tinyattn.program.plan import Plan
 from tinyattn.program.recorder import Call, Recorder, Value, values
 
 _RESERVED = {*dir(np), *keyword.kwlist, *dir(__builtins__), "np", "rng", "Changed", "step", "params"}
-_RESERVED |= {*"memory part arrays compute update spawn side_by_side pool os concurrent contextvars".split()}
+_RESERVED |= {*"memory part arrays compute update overwrite spawn side_by_side pool os concurrent contextvars".split()}
 _WITH_OUT = {"concatenate", "take", "einsum", "cumsum", "cumprod", "argmax", "argmin"}
 
 
