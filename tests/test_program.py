@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,58 @@ def test_program_plan_is_small(name):
         step(*training.batch_of())
     assert 0 < step.program.peak_bytes < 0.8 * step.program.value_bytes + 65536
     assert "matmul(" in str(step.program)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("mlp", 1), ("mlp", 2), ("article", 1), ("classifier", 1), ("classifier", 2)]
+)
+def test_program_peak_bytes_are_what_a_call_needs(name, batch, workers):
+    ta.manual_seed(0)
+    model = {
+        "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10)),
+        "article": lambda: models.AttentionModel(10, 64, 10),
+        "classifier": lambda: models.AttentionClassifier(patch_size=7, dropout=0.1, pooling="attention"),
+    }[name]()
+    net, optimizer = nn.DataParallel(model, workers), optim.Adam(model.parameters())
+
+    @ta.compile
+    def step(x, y):
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    planned, measured = memory_of(step, ta.rand(batch, 28, 28), ta.arange(batch) % 10)
+    assert abs(planned / measured - 1) < 0.05, (planned, measured)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_program_peak_bytes_of_inference(batch):
+    model = models.AttentionClassifier(patch_size=7, pooling="attention").eval()
+    with ta.no_grad():
+        planned, measured = memory_of(ta.compile(model), ta.rand(batch, 28, 28))
+    assert abs(planned / measured - 1) < 0.05, (planned, measured)
+
+
+def memory_of(step, *args) -> tuple[int, int]:
+    """The bytes that a program announces, and those that it takes: what it holds, and the most that a call allocates."""
+    step(*args)
+    tracemalloc.start()
+    try:
+        step(*args)
+        planned = step.program.peak_bytes  # before the program has run
+        for _ in range(3):
+            step(*args)
+        held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/program/program.py")])
+        held = held.filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        step(*args)
+        return planned, sum(s.size for s in held.traces) + tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
 
 
 def test_program_for_each_shape_and_mode():

@@ -79,15 +79,15 @@ class File:
         }
         sources = Sources(kernels, names - {kernel.__name__ for kernel in kernels})
         called = {*re.findall(r"(?<![.\w])([a-z_0-9]+)[.(]", program.text)} & {*dir(np)} - {"array"}
-        size, how = program.peak_bytes + ALIGNED, ", by definition" if program.by_definition else ""
+        size, how = program._plan.size, ", by definition" if program.by_definition else ""
         self.text = "\n".join([
-            f'"""{program.name}{how}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
+            f'"""{program.name}{how}: {len(program._plan.calls)} calls of NumPy on {size:,} bytes."""\n',
             "from __future__ import annotations\n",
             *(f"import {name}" for name in sorted(sources.imports | ({*_THREADED} if shares else set()))),
             *([_ONE_THREAD] if shares else []),
             "\nimport numpy as np",
             *_imported(sorted(called)),
-            _MEMORY.format(size=size, aligned=ALIGNED),
+            _MEMORY.format(size=size + ALIGNED, aligned=ALIGNED),
             'arrays = np.load(__file__.removesuffix(".py") + ".npz")' if self.arrays else "",
             *views,
             _CHANGED + (_THREADS if shares else ""),

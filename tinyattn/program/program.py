@@ -17,6 +17,7 @@ from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
 from tinyattn.program.again import Example
 from tinyattn.program.file import File
+from tinyattn.program.memory import size_of, temporary
 from tinyattn.program.plan import ALIGNED, make_plan
 from tinyattn.program.recorder import Value, whole
 from tinyattn.program.shares import Shares, spawn
@@ -30,8 +31,9 @@ class Changed(Exception):  # noqa: N818 - no error: the step itself runs instead
 
 
 class Program:
-    """A recorded step. `print` shows its calls; `peak_bytes` is the memory that it plans for all values.
+    """A recorded step; `print` shows its calls.
 
+    peak_bytes: the memory that a call needs, the block of all values and what NumPy allocates on the way.
     results: the values of what the step returns. example: a call, to record it again.
     """
 
@@ -48,7 +50,7 @@ class Program:
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
         self._plan = make_plan(recorder, kept)
         self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), self.generators)
-        self.peak_bytes = self._plan.size
+        self.peak_bytes = self._plan.size + temporary(self._plan.calls, trace.steps) + sum(map(size_of, results))
         self.value_bytes = self._plan.values
         self._bind(kept)
         for root in recorder.roots:
