@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_795,
+    "engine/": 1_805,
     "ops/": 9_455,
     "tensors.py": 405,
     "autograd/": 840,
@@ -26,7 +26,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_760,
     "backends/": 590,  # its other files
     "cuda/": 375,
-    "program/": 1_840,
+    "program/": 2_270,
     "files/": 660,
     "nn/": 4_720,
     "optim/": 2_295,
@@ -38,8 +38,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_730,
     TOP: 1_125,
 }
-TOTAL = 42_425  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_190, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 42_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_200, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

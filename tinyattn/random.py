@@ -82,6 +82,8 @@ class Generator:
 
     def spawn(self, n: int) -> list[Generator]:
         """Return n independent streams, seeded from this one."""
+        if (watched := watching_draws.get()) is not None and not taped():
+            return watched(self).spawn(n)
         seeds = self.random.integers(2**63, size=n).tolist()
         return [Generator(self.device).manual_seed(seed) for seed in seeds]
 
@@ -178,7 +180,12 @@ def current_generator() -> Generator:
 
 def redirected() -> bool:
     """Whether draws go elsewhere here: to the stream of a worker of nn.DataParallel, or to a `Tape`."""
-    return _worker_stream.get() is not None or bool(_tapes.get())
+    return _worker_stream.get() is not None or taped()
+
+
+def taped() -> bool:
+    """Whether a `Tape` is active here."""
+    return bool(_tapes.get())
 
 
 _spawning = fork_safe(threading.RLock())  # reentrant: the caller's stream may be one of other Streams
