@@ -27,7 +27,7 @@ from tinyattn.ops.synonyms import older_reduction
 @operation(
     traits="maps valley",
     fresh=True,
-    x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) < delta, x, xp.sign(x) * delta),  # at delta itself, a constant
+    x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x),  # constant from delta on
 )
 def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
     distance = xp.abs(x)
