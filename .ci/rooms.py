@@ -30,15 +30,15 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "files/": 660,
     "nn/": 4_720,
     "optim/": 2_295,
-    "models.py": 380,
+    "models.py": 400,
     "distributed/": 390,
     "data/": 1_620,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_725,
+    "viz/": 7_735,
     TOP: 1_110,
 }
-TOTAL = 42_225  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_265  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -78,12 +78,12 @@ class CharGPT(nn.Module):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    sizes, epochs = ((64, 2, 4, 64), 6) if args.quick else ((128, 4, 4, 128), 12)
-    context, epochs, batch = sizes[0], args.epochs or epochs, 16
+    sizes, epochs, lr = ((32, 2, 4, 64), 4, 6e-3) if args.quick else ((128, 4, 4, 128), 12, 3e-3)
+    context, batch = sizes[0], 16
+    epochs = args.epochs or (epochs if args.attention == "softmax" else epochs // 2)  # the others take longer
 
     # --- data: windows (count, 2 context) of the training text; a step takes context + 1 characters of each
-    text, start, alphabet = load_text(args.text, context, batch)
-    encode(args.prompt, alphabet, "--prompt")  # refused now rather than in the end
+    text, start, alphabet = load_text(args, context, batch)
     tokens = np.array(encode(text, alphabet, "the text"))
     windows = np.lib.stride_tricks.sliding_window_view(tokens[:start], 2 * context)[::context]
     loader = data.DataLoader((ta.tensor(windows, device=args.device),), batch, shuffle=True)
@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # --- model, loop
     model = CharGPT(len(alphabet), *sizes, args.attention).to(args.device)
     network = nn.DataParallel(model, args.workers)
-    optimizer = optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
-    schedule = optim.OneCycleLR(optimizer, 3e-3, total_steps=epochs * len(loader))
+    optimizer = optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    schedule = optim.OneCycleLR(optimizer, lr, total_steps=epochs * len(loader))
     run = open_run(args, f"char-gpt-{args.attention}", text=train.fingerprint(tokens), sizes=sizes)
     with train.Session(run, model=model, optimizer=optimizer, schedule=schedule, loader=loader, epochs=epochs,
                        data="held-out", progress=args.progress) as session:  # fmt: skip

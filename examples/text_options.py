@@ -44,13 +44,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def load_text(path: str | None, context: int, batch: int) -> tuple[str, int, list[str]]:
+def load_text(args: argparse.Namespace, context: int, batch: int) -> tuple[str, int, list[str]]:
     """Return a text, where its held-out tenth begins, and its characters, sorted.
 
-    path: of a UTF-8 file, or None for Python's language reference as the standard library has it, in which sections
-    repeat each other: of equal paragraphs, only the first is kept. Raises RefusedError for a file that cannot be read,
-    is not UTF-8, or is too short for a batch.
+    args.text: the path of a UTF-8 file, or None for Python's language reference as the standard library has it, whose
+    sections repeat each other: of equal paragraphs, only the first is kept. Raises RefusedError for a file that cannot
+    be read, is not UTF-8, or is too short for a batch, and for a prompt with other characters.
     """
+    path = args.text
     if path is None:
         from pydoc_data.topics import topics
 
@@ -73,7 +74,8 @@ def load_text(path: str | None, context: int, batch: int) -> tuple[str, int, lis
         )
     start = len(text) * 9 // 10
     text = text[: len(text) - (len(text) - start) % (context // 2)]  # so that windows cover the held-out tenth
-    return text, start, sorted({*text})
+    encode(args.prompt, alphabet := sorted({*text}), "--prompt")
+    return text, start, alphabet
 
 
 def encode(text: str, alphabet: Sequence[str], what: str) -> list[int]:
