@@ -19,6 +19,8 @@ from tinyattn import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import char_gpt
+import docstrings
+import text_classification
 import text_options
 
 ROOT = Path(__file__).parents[1]
@@ -198,3 +200,96 @@ def test_char_gpt_learns_the_language_reference(tmp_path, kind, most):
     assert len(summary["sample"]) == 404 and summary["sample"].startswith("The ")
     if kind == "entmax":
         assert 0.1 < np.mean(summary["zeros"]) < 1
+
+
+# --- text_classification.py ---
+
+
+@pytest.mark.parametrize("kind", ["pooling", "transformer"])
+def test_what_the_words_add_sums_to_the_scores(kind):
+    ta.manual_seed(0)
+    model = text_classification.Classifier(30, 4, kind).eval()
+    texts = ta.randint(1, 30, (3, text_classification.LENGTH))
+    texts[0, 5:] = texts[1, 60:] = docstrings.PADDING
+    with ta.no_grad():
+        added = model.added(texts)
+        np.testing.assert_allclose((added.sum(1) + model.scores.bias).numpy(), model(texts).numpy(), atol=1e-5)
+    assert (added[0, 5:] == 0).all() and (added[0, :5] != 0).all()
+
+
+def test_docstrings_mask_the_names_of_the_libraries_alone(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "def f():\n    'NumPy np.array, scikit-learn sklearn.base plt.plot mpl_toolkits: an example, simple'\nclass A: ...\n"
+    )
+    (found,) = docstrings.docstrings(tmp_path / "a.py")
+    assert found == "▢ ▢.array, ▢ ▢.base ▢.plot ▢: an example, simple"
+    (tmp_path / "b.py").write_text("def f(:\n")
+    assert docstrings.docstrings(tmp_path / "b.py") == []
+    assert docstrings.words("An x_max of 10.5, \u00e9!") == ["an", "x", "max", "of", "10", "5", "é"]
+
+
+def test_docstrings_of_training_and_test_come_from_other_files(monkeypatch):
+    read: dict = {}
+    plain = docstrings.docstrings
+    monkeypatch.setattr(docstrings, "docstrings", lambda path: read.setdefault(path, plain(path)))
+    found = docstrings.load_docstrings(25, seed=0)
+    assert len({*found.texts}) == len(found.texts) and {*found.labels.tolist()} == {0, 1, 2, 3}
+    assert not any(name in text.lower() for text in found.texts for name in ("numpy", "scipy", "sklearn", "matplotlib"))
+    assert all(len(text) >= 100 and len(docstrings.words(text)) <= 128 for text in found.texts)
+    homes = [{p for p, all_of in read.items() if any(each.startswith(text) for each in all_of)} for text in found.texts]
+    held, rest = (
+        {p for home, out in zip(homes, found.held_out, strict=True) if out == which and len(home) == 1 for p in home}
+        for which in (True, False)
+    )
+    assert held and rest and not held & rest
+
+
+def test_docstrings_refuse_a_missing_library_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(docstrings, "LIBRARIES", {"no_such_library": "None"})
+    with pytest.raises(
+        train.RefusedError, match=r"no_such_library is not installed; pip install \"tinyattn\[train,viz\]"
+    ):
+        docstrings.load_docstrings(5, seed=0)
+
+
+def test_words_are_numbered_by_frequency():
+    texts = ["a b b c", "A b", "d a"]
+    vocabulary = docstrings.vocabulary_of(texts)
+    assert vocabulary == {"a": 2, "b": 3}  # each in two texts or more
+    assert docstrings.numbered(["b x a", "a a a a a"], vocabulary, 4).tolist() == [[3, 1, 2, 0], [2, 2, 2, 2]]
+
+
+def test_the_page_escapes_its_text_and_colours_words():
+    text = '<b>bold</b> & "word" <script>alert(1)</script>'
+    added = np.array([1.0, -2.0, 0.01, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    made = docstrings.page("a < b", ["p & q"], [("<i>", text, added)])
+    body = made.partition("</style>")[2]
+    assert "<script" not in body and "<b>" not in body and "<i>" not in body
+    assert "&lt;<mark" in body and "&amp; &quot;" in body and "<h1>a &lt; b</h1>" in body and "p &amp; q" in body
+    assert '<mark class="against" style="--share: 0.65" title="-2.00">bold</mark>' in body
+    assert '<mark class="for" style="--share: 0.33" title="+1.00">b</mark>' in body
+    assert "http" not in made.replace("http-equiv", "") and "prefers-color-scheme: dark" in made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "least"), [("pooling", 0.7), ("transformer", 0.5)])
+def test_text_classification_tells_the_library(tmp_path, kind, least):
+    done = script("text_classification.py", "--quick", "--model", kind, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    whole, telling, random = summary["erased"].values()
+    assert summary["baseline"] > 0.7
+    assert whole == pytest.approx(summary["test_accuracy"]) and whole > least
+    assert telling < random - 0.05
+    assert (folder / "attention.html").read_text(encoding="utf-8").count("<section>") >= 8
+    again = script("text_classification.py", "--resume", folder)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "summary.json").read_text())["test_accuracy"] == summary["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_text_classification_refuses_unknown_models():
+    done = script("text_classification.py", "--model", "lstm")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "invalid choice: 'lstm'" in done.stderr
