@@ -30,12 +30,12 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "files/": 660,
     "nn/": 4_720,
     "optim/": 2_295,
-    "models.py": 380,
+    "models.py": 400,
     "distributed/": 390,
     "data/": 1_622,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_730,
+    "viz/": 7_735,
     TOP: 1_125,
 }
 TOTAL = 42_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500

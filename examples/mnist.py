@@ -24,7 +24,7 @@ import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that `import examples.mnist` finds the options too
-from mnist_options import ADVICE, load_data, open_run, parse_arguments, report, with_score
+from mnist_options import ADVICE, load_data, open_run, parse_arguments, report, with_options
 
 RECIPES = {
     # The classifier: overlapping 7x7 patches with a two-layer stem, two blocks, attention pooling.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     digits = load_data(args)
     arrays = (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
     train_images, train_labels, test_images, test_labels = (ta.from_numpy(a).to(args.device) for a in arrays)
-    recipe = with_score(RECIPES[args.model], args.score)
+    recipe = with_options(RECIPES[args.model], args)
     small = len(train_images) < 10_000  # then smaller batches, more epochs and larger steps make up for few images
     args.epochs = args.epochs or (20 if small else 10)
     args.batch_size = args.batch_size or (32 if small else recipe["batch_size"])

@@ -75,10 +75,11 @@ ADVICE = {  # after an error that ended a run
     MemoryError: "See --batch-size, --workers and --device; a run that had begun continues with --resume.",
 }
 DEFAULTS = {
-    "model": "classifier", "score": "additive", "epochs": None, "batch_size": None, "lr": None, "dropout": 0.0,
-    "seed": 0, "device": "cpu", "workers": min(ta.nn.available_workers(), 4), "threads": 1, "data": "auto",
-    "data_dir": None, "validation": None, "out": "runs", "overwrite": False, "resume": None, "checkpoint_every": None,
-    "keep": 3, "skip_nonfinite": False, "compile": True, "progress": True, "distributed": False,
+    "model": "classifier", "score": "additive", "attention": "softmax", "epochs": None, "batch_size": None, "lr": None,
+    "dropout": 0.0, "seed": 0, "device": "cpu", "workers": min(ta.nn.available_workers(), 4), "threads": 1,
+    "data": "auto", "data_dir": None, "validation": None, "out": "runs", "overwrite": False, "resume": None,
+    "checkpoint_every": None, "keep": 3, "skip_nonfinite": False, "compile": True, "progress": True,
+    "distributed": False,
 }  # fmt: skip
 NOT_RECORDED = {"out", "overwrite", "resume", "compile", "progress", "distributed"}
 MAY_CHANGE = {"device", "workers", "threads", "data_dir", "checkpoint_every", "keep", "skip_nonfinite"}  # on resuming
@@ -92,6 +93,8 @@ def options() -> train.Parser:
     option("--model", choices=["classifier", "article"], help="which model and recipe (classifier)")
     option("--score", choices=["additive", "dot", "scaled_dot", "multihead"],
            help="how the article's model scores a pixel (additive)")
+    option("--attention", choices=["softmax", "sparsemax", "entmax"],
+           help="what makes weights of scores; classifier only (softmax)")
     option("--epochs", type=whole_number, metavar="N", help="passes over the data (10; 20 on the small digits)")
     option("--batch-size", type=whole_number, metavar="N", help="images in a step (128; article 64; digits 32)")
     option("--lr", type=positive_number, metavar="RATE", help="learning rate (2e-3; article 1e-3, on the digits 5e-3)")
@@ -149,6 +152,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--dropout is for the classifier; the article's model has none")
     if args.model != "article" and args.score != "additive":
         parser.error("--score is for --model article; the classifier has scaled dot products")
+    if args.model == "article" and args.attention != "softmax":
+        parser.error(f"--attention {args.attention} is for the classifier; the article's model has softmax")
     if args.threads > 1 and args.workers > 1:
         parser.error(f"--threads {args.threads} needs --workers 1; {args.workers} workers have one thread each")
     return args
@@ -205,9 +210,10 @@ class Ranks:
         return other
 
 
-def with_score(recipe: dict[str, Any], score: str) -> dict[str, Any]:
-    """The recipe with another score function; as it is for the additive one, as runs of older versions recorded it."""
-    return recipe if score == "additive" else {**recipe, "model": {**recipe["model"], "score": score}}
+def with_options(recipe: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe with another score function or attention; as it is for the default, as older versions recorded it."""
+    given = {name: getattr(args, name) for name in ("score", "attention") if getattr(args, name) != DEFAULTS[name]}
+    return {**recipe, "model": {**recipe["model"], **given}} if given else recipe
 
 
 def load_data(args: argparse.Namespace) -> data.ImageDataset:
@@ -233,7 +239,8 @@ def open_run(
     args: argparse.Namespace, recipe: Mapping[str, Any], digits: data.ImageDataset, optimizer: ta.optim.Optimizer
 ) -> train.Run:
     """Create the run's folder, or check that the run to resume began like this one, and print what it trains."""
-    model = args.model if args.score == "additive" else f"{args.model}-{args.score}"
+    others = [value for name in ("score", "attention") if (value := getattr(args, name)) != DEFAULTS[name]]
+    model = "-".join([args.model, *others])
     name = f"{model}-{digits.name.split()[0].strip(',').lower()}-seed{args.seed}"
     run = args.run or (train.Run(args.out, name, overwrite=args.overwrite) if args.ranks.own == 0 else train.Follower())
     describe(run, args, recipe, digits)
@@ -279,13 +286,27 @@ def report(
     folder, accuracy = session.run.folder, session.tally.test_accuracy
     if session.signals.caught:
         print(f"\nStopped by {session.signals.name}; mnist.py --resume {folder} continues the run.", file=sys.stderr)
+    sparse = args.attention != "softmax"
+    more = {"zeros": zeros(session.model, digits.test_images[:1000])} if sparse else {}
     session.finish(
-        dataset=digits.name, model=args.model, parameters=sum(p.numel() for p in session.model.parameters()),
+        **more, dataset=digits.name, model=args.model, parameters=sum(p.numel() for p in session.model.parameters()),
         seed=args.seed, epochs=args.epochs, batch_size=args.batch_size, workers=args.workers, lr=args.lr, recipe=recipe,
     )  # fmt: skip
     if session.run.rows:
         draw(session.run, session.model, digits, f"{args.model} on {digits.name}")
         print(f"{digits.name} test accuracy {accuracy:.2%}; everything is in {folder}")
+
+
+def zeros(model: ta.models.AttentionClassifier, images: np.ndarray) -> list[list[float]]:
+    """Print and return the share of weights that are exactly 0 in each head of each block."""
+    maps = model.attention_maps(ta.from_numpy(images).to(next(model.parameters()).device))[:-1]
+    found = [(weights == 0).double().mean((0, 2, 3)).tolist() for weights in maps]
+    for i, (block, shares) in enumerate(zip(model.blocks, found, strict=True)):
+        alphas = block.attention.shape
+        for head, share in enumerate(shares):
+            alpha = 2 if alphas is None else 1 + ta.sigmoid(alphas[head]).item()
+            print(f"block {i}, head {head}: alpha {alpha:.2f}, {share:.1%} of the weights are 0")
+    return found
 
 
 def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: str) -> None:
@@ -300,7 +321,8 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
     on_device = ta.from_numpy(images).to(next(model.parameters()).device)
     maps = {"where it looked": model.where_it_looked(on_device).cpu().numpy()}
     viz.attention_figure(images, maps, captions, title).savefig(run.folder / "attention.png")
-    if isinstance(model, ta.models.AttentionClassifier):
+    sparse = any(isinstance(part, ta.models.SparseAttention) for part in model.modules())
+    if isinstance(model, ta.models.AttentionClassifier) and not sparse:  # the pages show softmax
         model.cpu()  # it is not trained any more
         viz.attention(model, images, labels=digits.test_labels[first], title=title).save(run.folder / "attention.html")
         viz.playground(model, images, title=f"Playground: {title}").save(run.folder / "playground.html")

@@ -106,6 +106,8 @@ WRONG = {
     # combinations
     "--data digits --data-dir {tmp}": "--data digits come with scikit-learn; leave --data-dir out",
     "--model article --dropout 0.1": "--dropout is for the classifier; the article's model has none",
+    "--model article --attention entmax": "--attention entmax is for the classifier; the article's model has softmax",
+    "--attention hard": "argument --attention: invalid choice: 'hard' (choose from ",
     "--workers 2 --threads 2": "--threads 2 needs --workers 1; 2 workers have one thread each",
     "--resume {run} --overwrite": "--resume writes to the run's own folder; leave --out and --overwrite out",
     "--resume {run} --out {tmp}": "--resume writes to the run's own folder; leave --out and --overwrite out",

@@ -86,6 +86,36 @@ def test_mnist_trains_other_score_functions(tmp_path):
     assert refused.returncode == 2 and "--score is for --model article" in refused.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax"])
+def test_mnist_attends_sparsely_and_counts_the_zeros(tmp_path, kind):
+    options = ("--data", "digits", "--epochs", 6, "--workers", 1, "--attention", kind)
+    done = script("mnist.py", *options, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / f"classifier-{kind}-digits-seed0"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test_accuracy"] > 0.85
+    assert len(summary["zeros"]) == 2 and 0.3 < np.mean(summary["zeros"]) < 1
+    assert "of the weights are 0" in done.stdout
+    assert "attention.html" not in {path.name for path in folder.iterdir()}
+    run = train.load_run(folder)
+    predicted = train.predict(run.model, run.data.test_images).argmax(1)
+    assert (predicted == run.data.test_labels).mean() == summary["test_accuracy"]
+    assert command_line(["playground", str(folder)]) == 2
+
+
+@pytest.mark.slow
+def test_mnist_with_entmax_is_the_same_without_compile(tmp_path):
+    losses = []
+    for option in ("--overwrite", "--no-compile"):
+        options = ("--data", "digits", "--epochs", 1, "--workers", 1, "--attention", "entmax", option)
+        done = script("mnist.py", *options, "--out", tmp_path / option)
+        assert done.returncode == 0, done.stderr
+        with next((tmp_path / option).glob("*/metrics.csv")).open() as file:
+            losses.append(next(csv.DictReader(file))["train_loss"])
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("steps", [2, pytest.param(800, marks=pytest.mark.slow)])
 def test_reverse_words_writes_its_page(tmp_path, steps):
     done = script("reverse_words.py", "--steps", steps, "--out", tmp_path / "new" / "words.html")

@@ -11,7 +11,8 @@ import torch.nn.functional as TF
 
 import tinyattn as ta
 from tinyattn import nn
-from tinyattn.models import AttentionClassifier, AttentionModel
+from tinyattn.models import AttentionClassifier, AttentionModel, SparseAttention
+from tinyattn.nn import functional as F
 
 F64 = np.dtype("float64")
 RECIPE = {
@@ -170,6 +171,7 @@ def test_models_take_images_in_any_form(name):
         (lambda: AttentionModel(10, 8, 4)(np.full((2, 784), np.nan)), ValueError, "values from nan"),
         (lambda: AttentionClassifier(hidden_dim=10), ValueError, "hidden_dim=10 must be a multiple of num_heads=4"),
         (lambda: AttentionClassifier(pooling="max"), ValueError, "pooling='max'; expected 'mean' or 'attention'"),
+        (lambda: AttentionClassifier(attention="max"), ValueError, "attention='max'; expected 'softmax', 'sparsemax' or"),
         (lambda: AttentionClassifier(patch_size=5), ValueError, "patches of 5 pixels every 5 with padding 0"),
         (lambda: AttentionClassifier(patch_stride=6), ValueError, "do not cover an image of 28"),
         (lambda: AttentionClassifier(patch_size=30), ValueError, "do not cover"),
@@ -431,3 +433,45 @@ def test_pooling_modules_agree_on_their_interface():
         assert pooled.shape == (2, 8)
         np.testing.assert_allclose(weights.detach().numpy().sum(-1), 1, rtol=1e-6)
         np.testing.assert_array_equal(pool(x).detach().numpy(), pooled.detach().numpy())
+
+
+# --- sparse attention ---
+
+
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax"])
+def test_sparse_attention_is_entmax_of_the_scaled_scores(kind):
+    ta.manual_seed(0)
+    attention = SparseAttention(6, 2, kind).double()
+    x = 3 * ta.randn(2, 5, 6, dtype=ta.float64)
+    if kind == "entmax":
+        attention.shape.data.copy_(ta.tensor([[[-1.0]], [[2.0]]]))
+    out, weights = attention(x, x, x, average_attn_weights=False)
+    q, k, v = (
+        x @ w.T + b for w, b in zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+    )
+    heads = []
+    for head, part in enumerate((slice(0, 3), slice(3, 6))):
+        alpha = 2 if kind == "sparsemax" else 1 + 1 / (1 + math.exp([1.0, -2.0][head]))
+        expected = F.entmax(q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(3), alpha)
+        np.testing.assert_allclose(weights[:, head].detach().numpy(), expected.detach().numpy(), atol=1e-12)
+        heads.append(expected @ v[..., part])
+    np.testing.assert_allclose(out.detach().numpy(), attention.out_proj(ta.cat(heads, 2)).detach().numpy(), atol=1e-12)
+    quick, _ = attention(x, x, x, need_weights=False)
+    assert (quick == out).all() and (weights == 0).any()
+    with pytest.raises(NotImplementedError, match="got a mask"):
+        attention(x, x, x, is_causal=True)
+
+
+@pytest.mark.parametrize("kind", ["sparsemax", "entmax"])
+def test_classifier_with_sparse_attention_learns_its_alpha(kind):
+    ta.manual_seed(0)
+    model = AttentionClassifier(8, 4, 1, 2, 16, 32, attention=kind)
+    images = ta.rand(4, 8, 8)
+    assert len(model.attention_maps(images)) == 2
+    nn.functional.cross_entropy(model(images), ta.tensor([0, 1, 2, 3])).backward()
+    names = {name for name, p in model.named_parameters() if "shape" in name}
+    assert names == ({"blocks.0.attention.shape"} if kind == "entmax" else set())
+    assert all((p.grad != 0).any() for name, p in model.named_parameters() if name in names)
+    for refuse in (ta.viz.attention, ta.viz.playground):
+        with pytest.raises(ValueError, match="attends by sparsemax or entmax; take its attention_maps"):
+            refuse(model, images)

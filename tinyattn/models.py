@@ -176,10 +176,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Self-attention, then an MLP, each on the normalised tokens and added to them (pre-norm)."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float, attention: str = "softmax") -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = _self_attention(dim, num_heads)
+        self.attention = _self_attention(dim, num_heads, attention)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, mlp_dim)
         self.dropout = nn.Dropout(dropout)
@@ -191,11 +191,32 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
-def _self_attention(dim: int, num_heads: int) -> nn.MultiheadAttention:
+class SparseAttention(nn.MultiheadAttention):
+    """Attend by sparsemax, or by entmax with an alpha that each head learns: weights can be exactly 0, masks are not
+    supported. Correia, Niculae and Martins 2019, "Adaptively sparse transformers"."""
+
+    def __init__(self, embed_dim: int, num_heads: int, kind: str) -> None:
+        super().__init__(embed_dim, num_heads, batch_first=True)
+        self.shape = nn.Parameter(creation.zeros(num_heads, 1, 1)) if kind == "entmax" else None
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return super().forward(*args, **options | {"need_weights": True})  # the packed kernel is softmax's
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, need_weights: bool) -> Any:
+        if mask is not None:
+            raise NotImplementedError("SparseAttention: got a mask; it supports none")
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        alpha = 2.0 if self.shape is None else 1 + F.sigmoid(self.shape)
+        weights = F.entmax(q @ k.mT / math.sqrt(self.head_dim), alpha)  # (batch, heads, queries, keys)
+        return (weights @ v).transpose(1, 2).flatten(2), weights
+
+
+def _self_attention(dim: int, num_heads: int, kind: str) -> nn.MultiheadAttention:
     """Make a MultiheadAttention whose projections are initialised as nn.Linear initialises them."""
     generator = random.generator_for(None)
     start = generator.bookmark()
-    attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+    own = nn.MultiheadAttention(dim, num_heads, batch_first=True) if kind == "softmax" else None
+    attention = own or SparseAttention(dim, num_heads, kind)
     generator.go_to(start)  # its own initialisation is replaced, and leaves the random stream where it was
     projection = nn.Linear(dim, 3 * dim)  # of query, key and value
     attention.in_proj_weight, attention.in_proj_bias = projection.weight, projection.bias
@@ -210,8 +231,9 @@ class AttentionClassifier(nn.Module):
     tokens and to the output of attention and MLP in each block. pooling: "mean" of the tokens, or "attention" for
     AdditiveAttentionPooling. patch_stride: pixels from one patch to the next (patch_size unless given: no overlap).
     patch_padding: zeros around the image, in pixels. stem_dim: embed patches by an MLP with this hidden size instead
-    of one linear layer. Raises ValueError for patches that do not cover the image, for a hidden_dim that num_heads
-    does not divide, and for an unknown pooling. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+    of one linear layer. attention: "softmax" or `SparseAttention`'s "sparsemax" or "entmax". Raises ValueError for
+    patches that do not cover the image, a hidden_dim that num_heads does not divide, and an unknown pooling or
+    attention. Dosovitskiy et al. 2021, "An image is worth 16x16 words".
 
     Example:
         >>> model = ta.models.AttentionClassifier(image_size=28, patch_size=4, num_layers=2)
@@ -236,12 +258,15 @@ class AttentionClassifier(nn.Module):
         patch_stride: int | None = None,
         patch_padding: int = 0,
         stem_dim: int | None = None,
+        attention: str = "softmax",
     ) -> None:
         super().__init__()
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim={hidden_dim} must be a multiple of num_heads={num_heads}")
         if pooling not in ("mean", "attention"):
             raise ValueError(f"pooling={pooling!r}; expected 'mean' or 'attention'")
+        if attention not in ("softmax", "sparsemax", "entmax"):
+            raise ValueError(f"attention={attention!r}; expected 'softmax', 'sparsemax' or 'entmax'")
         self.image_size, self.patch_padding = image_size, patch_padding
         index = _patch_index(image_size, patch_size, patch_stride or patch_size, patch_padding)
         self.register_buffer("patch_index", index, persistent=False)  # (tokens, patch_size ** 2)
@@ -249,7 +274,8 @@ class AttentionClassifier(nn.Module):
         self.embed = MLP(pixels, stem_dim, hidden_dim) if stem_dim else nn.Linear(pixels, hidden_dim)
         self.position = nn.Parameter(creation.empty(tokens, hidden_dim))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(hidden_dim, num_heads, mlp_dim, dropout) for _ in range(num_layers))
+        shape = hidden_dim, num_heads, mlp_dim, dropout, attention
+        self.blocks = nn.ModuleList(Block(*shape) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_dim)
         self.pool = nn.AdditiveAttentionPooling(hidden_dim) if pooling == "attention" else MeanPooling()
         self.head = nn.Linear(hidden_dim, num_classes)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyattn.models import AttentionClassifier, AttentionModel
 from tinyattn.nn import Module
+from tinyattn.viz.maps.record import softmax_only
 from tinyattn.viz.page import Page, html_page
 
 LARGEST = 2_000_000  # bytes
@@ -47,6 +48,7 @@ def playground(
     if model is not None or words is None or compare:
         if not isinstance(model, AttentionClassifier):
             raise TypeError(f"playground: got {type(model).__name__}; expected an AttentionClassifier")
+        softmax_only(model, "playground")
         tabs["digit"] = ["draw", "main"], _digit(model, samples, names)
         if compare:
             tabs["scores"] = ["scores"], {"compare": [_compared(name, each, model) for name, each in compare.items()]}

@@ -15,7 +15,7 @@ from tinyattn.viz.maps.figures import heads_figure
 from tinyattn.viz.maps.flow import AttentionFlow
 from tinyattn.viz.maps.grid import grid_of, pictures
 from tinyattn.viz.maps.page import attention_page
-from tinyattn.viz.maps.record import AttentionLayer, Score, record, unwrapped
+from tinyattn.viz.maps.record import AttentionLayer, Score, record, softmax_only
 from tinyattn.viz.page import framed
 
 Target = int | Sequence[int] | Callable[[Tensor], Tensor] | None
@@ -112,7 +112,7 @@ def attention(
         >>> ta.viz.attention(model, ta.rand(2, 12, 12)).layers[0].weights.shape  # (batch, heads, queries, keys)
         (2, 2, 16, 16)
     """
-    model = unwrapped(model)
+    model = softmax_only(model, "attention")
     rows = [_as_rows(x) for x in (inputs, *more)]
     count = len(rows[0])
     maps = _recorded(model, rows, _each(target, count) if gradients else None)

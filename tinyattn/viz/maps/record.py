@@ -16,6 +16,7 @@ from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.opmath import widened
+from tinyattn.models import SparseAttention
 from tinyattn.nn import DataParallel, Module
 from tinyattn.ops import creation
 from tinyattn.ops.attention import attention_definition
@@ -188,3 +189,11 @@ def _evaluating(model: Any) -> Iterator[None]:
 def unwrapped(model: Any) -> Any:
     """Return the model inside of a DataParallel; a batch of one needs no workers."""
     return model.module if isinstance(model, DataParallel) else model
+
+
+def softmax_only(model: Any, what: str) -> Any:
+    """Return the `unwrapped` model. Raises ValueError if it has a SparseAttention, which no page shows."""
+    model = unwrapped(model)
+    if isinstance(model, Module) and any(isinstance(part, SparseAttention) for part in model.modules()):
+        raise ValueError(f"{what}: the model attends by sparsemax or entmax; take its attention_maps() instead")
+    return model
