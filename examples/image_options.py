@@ -25,20 +25,22 @@ MAY_CHANGE = {"device", "workers", "data_dir"}  # on resuming
 # fmt: off
 def parse_arguments(
     prog: str, description: str, arguments: Sequence[str] | None, *,
-    more: Callable[[Any], object] = lambda option: None, **defaults: Any,
+    more: Callable[[Any], object] = lambda option: None, digits: bool = True, **defaults: Any,
 ) -> argparse.Namespace:
     """Return the settings, with the run to resume in `run` (or None), and seed and threads set.
 
-    more: called with `add_argument`, to add the task's own options; defaults: theirs.
+    more: called with `add_argument`, to add the task's own options; defaults: theirs. digits: whether the task has
+    images of digits, and the options that choose them.
     """
     parser = train.Parser(prog=prog, description=description)
     option = parser.add_argument
     more(option)
     option("--epochs", type=whole_number, metavar="N", help="passes over the data")
     option("--seed", type=integer, metavar="N", help="one seed and one number of workers give one result (0)")
-    option("--quick", action="store_true", help="a small run on scikit-learn's digits, under a minute")
-    option("--data", choices=["auto", "mnist", "digits"], help="MNIST, scikit-learn's digits, or the first available")
-    option("--data-dir", type=folder, metavar="FOLDER", help="holds MNIST's four files ($TINYATTN_DATA)")
+    option("--quick", action="store_true", help="a small run, under a minute; of images on scikit-learn's digits")
+    if digits:
+        option("--data", choices=["auto", "mnist", "digits"], help="MNIST, scikit-learn's digits, or what is available")
+        option("--data-dir", type=folder, metavar="FOLDER", help="holds MNIST's four files ($TINYATTN_DATA)")
     option("--workers", type=whole_number, metavar="N", help="threads that share each batch (1)")
     option("--device", type=device, metavar="DEVICE", help="where to compute: cpu, cuda or cuda:1 (cpu)")
     option("--out", type=new_folder, metavar="FOLDER", help="gets a new folder for each run (runs)")
@@ -47,9 +49,10 @@ def parse_arguments(
     option("--no-progress", dest="progress", action="store_false", help="no progress bar")
     given = parser.given(arguments)
     run = train.Run.resume(given["resume"]) if "resume" in given else None
-    args = parser.settle(given, run, {**DEFAULTS, **defaults}, free=MAY_CHANGE | NOT_RECORDED)
-    args.run, args.recorded = run, {*DEFAULTS, *defaults} - NOT_RECORDED
-    if args.quick:
+    defaults |= {name: value for name, value in DEFAULTS.items() if digits or not name.startswith("data")}
+    args = parser.settle(given, run, defaults, free=MAY_CHANGE | NOT_RECORDED)
+    args.run, args.recorded = run, {*defaults} - NOT_RECORDED
+    if digits and args.quick:
         args.data = "digits"
     ta.manual_seed(args.seed)
     threadpoolctl.threadpool_limits(1)
