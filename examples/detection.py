@@ -3,7 +3,7 @@
     python examples/detection.py          # one to five digits on each canvas; MNIST's if they are available
     python examples/detection.py --quick  # under a minute, on scikit-learn's digits
 
-Convolutions and an encoder make 49 tokens of a canvas. The places that likeliest have the centre of a digit are queries:
+Convolutions and an encoder make 49 tokens of a canvas. The places likeliest to have the centre of a digit are queries:
 in the decoder they attend to each other and to the tokens, and give a box and a class, or "nothing". The loss matches
 queries and digits one to one, by the cheapest assignment. The baseline takes connected pieces of ink for digits, and
 names them by their nearest neighbours. The run ends with a picture of what each query looked at.
