@@ -2,7 +2,7 @@
 
 Each launch runs with its threads in three orders, on arrays between guard zones (`cuda_shim.thorough`). Sizes are chosen
 around what the kernels treat differently: one element, four neighbours, a warp, a block, a tile, and more than each.
-With TINYATTN_GPU=1 the same tests run on a GPU.
+With TINYATTN_GPU the same tests run on a GPU, or on CuPy without one (gpus.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import cuda_shim
+import gpus
 import numpy as np
 import pytest
 import standin
 
-REAL_GPU = os.environ.get("TINYATTN_GPU") == "1"
-if not REAL_GPU:
-    standin.install()
+gpus.install()
 
 import cupy as cp  # noqa: E402 - the stand-in, or CuPy
 
@@ -328,7 +327,7 @@ SIZES = [1, 0, 7, 1024, 1025, 3, 5001, 4, 2]
 
 
 def launches_of(call: Callable[[], Any]) -> Any:
-    if REAL_GPU:
+    if not gpus.STAND_IN:
         call()
         return None
     with standin.counting() as cost:
@@ -443,7 +442,7 @@ def test_norms_and_clipping_of_many():
         assert_close(a, b)
 
 
-@pytest.mark.skipif(REAL_GPU, reason="CuPy does not look")
+@pytest.mark.skipif(not gpus.STAND_IN, reason="CuPy does not look")
 def test_the_stand_in_takes_a_list_of_living_tensors():
     x = on_gpu(random(3))
     ((found, blocks),) = tensors.lists([[x]], 1024)
