@@ -18,28 +18,28 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_785,
-    "ops/": 9_365,
+    "engine/": 1_790,
+    "ops/": 9_390,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
-    "backends/cuda/": 2_775,
-    "backends/": 590,  # its other files
-    "cuda/": 375,
+    "backends/cuda/": 2_785,
+    "backends/": 610,  # its other files
+    "cuda/": 380,
     "program/": 1_840,
     "files/": 660,
     "nn/": 4_720,
-    "optim/": 2_295,
+    "optim/": 2_300,
     "models.py": 380,
     "distributed/": 390,
-    "data/": 1_620,
+    "data/": 1_625,
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_725,
-    TOP: 1_110,
+    TOP: 1_115,
 }
-TOTAL = 42_255  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 42_355  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_185, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
