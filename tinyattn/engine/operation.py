@@ -143,13 +143,18 @@ class Operation:
             inputs = (*inputs, *self._by_keyword(len(inputs), options))
         if self.promote is not None and not agree(inputs):
             inputs = tuple(self.promote(*inputs))
-        if backends.in_use():
-            inputs = tuple(_on_one_device(inputs))
-        if self.definition is not None and definition_mode.get():
-            return self._run_definition(inputs, options)
-        if observers.get():
-            return self._run_watched(inputs, options)
-        return self._run_and_record(inputs, options)
+        before = backends.users_gpu()
+        try:
+            if before is not None:
+                inputs = tuple(_on_one_device(inputs))
+            if self.definition is not None and definition_mode.get():
+                return self._run_definition(inputs, options)
+            if observers.get():
+                return self._run_watched(inputs, options)
+            return self._run_and_record(inputs, options)
+        finally:
+            if before is not None:
+                backends.return_to(before)
 
     def _by_keyword(self, given: int, options: dict[str, Any]) -> list[Any]:
         """The inputs after the first `given`, taken out of `options`: by their own names, or PyTorch's.

@@ -168,6 +168,7 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
     return rows, target if target.ndim == 1 else target.reshape(-1), tuple(target.shape)
 
 
+@backends.keeps_gpu
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Any]:
     """Return the labels with class 0 instead of those ignored, and where these are: None if nowhere. (On a GPU that is
     not looked up, since reading it would synchronise.)"""

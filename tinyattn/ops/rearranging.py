@@ -96,6 +96,7 @@ def _diagonal(xp: Any, x: Any, *, offset: int, index: Any) -> Any:
     return xp.diagonal(x, offset)
 
 
+@backends.keeps_gpu
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """Return a view of the diagonals of the matrices in the axes dim1 and dim2, as the last axis.
 

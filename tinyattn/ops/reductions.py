@@ -307,10 +307,11 @@ def is_any(input: Tensor) -> bool:
 # --- logic: without a gradient ---
 
 
+@backends.keeps_gpu
 def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    array = input.array if input.dtype.kind == "b" else input.array != 0
-    found = getattr(array, name)(_dims.several(dim, input.ndim), keepdims=keepdim)
-    out: Tensor = Variable._from(backends.of(array).asarray(found))
+    xp, array = backends.of(input.array), input.array
+    found = getattr(array if array.dtype.kind == "b" else array != 0, name)
+    out: Tensor = Variable._from(xp.asarray(found(_dims.several(dim, input.ndim), keepdims=keepdim)))
     return cast(out, input.dtype) if input.dtype == "uint8" else out
 
 

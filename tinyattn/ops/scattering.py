@@ -40,6 +40,7 @@ def _cut(source: Tensor, index: Tensor) -> Tensor:
     return source if source.shape == index.shape else source[tuple(slice(0, n) for n in index.shape)]
 
 
+@backends.keeps_gpu
 def scatter(
     input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
