@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_805,
-    "ops/": 9_455,
+    "engine/": 1_820,
+    "ops/": 9_525,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_940,
-    "backends/cuda/": 2_785,
+    "backends/cuda/": 2_795,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_270,
@@ -35,10 +35,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_625,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_735,
-    TOP: 1_125,
+    "viz/": 7_740,
+    TOP: 1_140,
 }
-TOTAL = 42_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 43_175  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_200, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
