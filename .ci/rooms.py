@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     TOP: 1_140,
 }
 TOTAL = 43_175  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_200, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
