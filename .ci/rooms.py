@@ -26,7 +26,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_760,
     "backends/": 590,  # its other files
     "cuda/": 375,
-    "program/": 2_270,
+    "program/": 2_280,
     "files/": 660,
     "nn/": 4_720,
     "optim/": 2_295,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_115,
 }
-TOTAL = 42_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_695  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_200, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
