@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import functools
+import io
 import shutil
 import subprocess
 import sys
@@ -109,7 +111,8 @@ def watched() -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="pictures-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    watch_training.main(["--out", str(folder)])
+    with contextlib.redirect_stdout(io.StringIO()):  # which tells of a folder that is soon gone
+        watch_training.main(["--out", str(folder)])
     return folder
 
 

@@ -16,6 +16,7 @@ import pytest
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim
+from tinyattn.program import compiled as on_cpu
 
 
 class TinyGPT(nn.Module):
@@ -194,6 +195,14 @@ def memory_of(step, *args) -> tuple[int, int]:
         return planned, sum(s.size for s in held.traces) + tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
+
+
+def test_program_check_takes_nan_as_equal_and_zeros_as_two():
+    """NumPy's scalars and its loops give NaN of different signs; -0.0 is another number than 0.0."""
+    bits = on_cpu._bits
+    assert bits([np.array([np.nan, 1.0])]) == bits([np.array([-np.nan, 1.0])])
+    assert bits(np.array(0.0)) != bits(np.array(-0.0))
+    assert bits(np.zeros(2)) != bits(np.zeros(2, np.float32))
 
 
 def test_program_for_each_shape_and_mode():

@@ -176,14 +176,14 @@ def started(workers: int = 2, calls: int = 3, name: str = "mlp") -> tuple[Traini
 
 def test_program_of_workers_has_a_thread_each_and_one_for_blas(monkeypatch):
     training, step = started(3)
-    seen, original = [], shares._run
+    seen, original = [], shares.Shares._run
 
-    def watched(share, left):
+    def watched(self, call, share):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
         seen.append((threading.get_ident(), {library["num_threads"] for library in blas}))
-        original(share, left)
+        original(self, call, share)
 
-    monkeypatch.setattr(shares, "_run", watched)
+    monkeypatch.setattr(shares.Shares, "_run", watched)
     with threadpoolctl.threadpool_limits(2):
         step(*training.batch())
     assert len({thread for thread, _ in seen}) == 3
@@ -227,18 +227,29 @@ def test_program_of_workers_after_ctrl_c(waits, monkeypatch):
 
 def interrupt(training, step, batch, waits: bool, monkeypatch) -> None:
     """Ctrl-C in a step, which changes nothing."""
-    before, original = (training.state()[:4], ta.random.default_generator.get_state()), shares._run
+    before, original = (training.state()[:4], ta.random.default_generator.get_state()), shares.Shares._run
 
-    def interrupted(share, left):
+    def interrupted(self, call, share):
         if waits:
-            original(share, left)
+            original(self, call, share)
+        else:
+            self.running.append(share)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shares, "_run", interrupted)
+    monkeypatch.setattr(shares.Shares, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         step(*batch)
-    monkeypatch.setattr(shares, "_run", original)
+    monkeypatch.setattr(shares.Shares, "_run", original)
     assert (training.state()[:4], ta.random.default_generator.get_state()) == before
+
+
+def test_share_that_begins_after_its_call_does_not_run():
+    """After a second Ctrl-C, a thread may take up its share when the program's memory is used by the next call."""
+    late, ran = shares.Shares(), []
+    late(lambda: ran.append(1), lambda: ran.append(2))
+    late._run(object(), lambda: ran.append(3))
+    assert sorted(ran) == [1, 2]
+    assert not late.running
 
 
 def test_program_of_workers_in_two_threads():

@@ -148,9 +148,10 @@ class CompiledOnCPU:
 
 
 def _bits(x: Any) -> Any:
-    """`x` with the bits of arrays in their place, so that NaN equals itself."""
+    """`x` with the bits of arrays in their place, so that NaN equals NaN, also of another sign."""
     if isinstance(x, np.ndarray):
-        return x.shape, x.dtype, x.tobytes()
+        known = np.where(np.isnan(x), x.dtype.type(np.nan), x) if x.dtype.kind == "f" else x
+        return x.shape, x.dtype, known.tobytes()
     if type(x) in (tuple, list):
         return [_bits(part) for part in x]
     return {key: _bits(v) for key, v in x.items()} if type(x) is dict else x

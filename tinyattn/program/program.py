@@ -131,7 +131,7 @@ class Program:
 
     def valid(self) -> bool:
         """Whether modules, parameters and gradients are still as the recording found them, and the memory is free."""
-        return not self._shares.left and self._guards.hold()
+        return not self._shares.running and self._guards.hold()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the step; returns its results. Raises Changed where nothing has been done."""

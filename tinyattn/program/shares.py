@@ -32,19 +32,28 @@ def dependent(calls: Iterable[Call]) -> bool:
 
 
 class Shares:
-    """Runs the shares of a program side by side. `left`: those that have not ended, after a second Ctrl-C."""
+    """Runs the shares of a program side by side.
+
+    running: those that have begun and not ended. After a call that is only so after a second Ctrl-C; then they still
+    write into the program's memory.
+    """
 
     def __init__(self) -> None:
-        self.left: list[Callable[[], None]] = []
+        self.running: list[Callable[[], None]] = []
+        self._call: object = None  # the one that waits for its shares
 
     def __call__(self, *shares: Callable[[], None]) -> None:
         """Run them; all have ended when this returns or raises, except after a second Ctrl-C."""
-        self.left = [*shares]
-        side_by_side([partial(_run, share, self.left) for share in shares])
+        self._call = call = object()
+        try:
+            side_by_side([partial(self._run, call, share) for share in shares])
+        finally:
+            self._call = None
 
-
-def _run(share: Callable[[], None], left: list[Callable[[], None]]) -> None:
-    try:
-        share()
-    finally:
-        left.remove(share)
+    def _run(self, call: object, share: Callable[[], None]) -> None:
+        self.running.append(share)
+        try:
+            if self._call is call:  # else it begins after a second Ctrl-C: nobody waits for it
+                share()
+        finally:
+            self.running.remove(share)

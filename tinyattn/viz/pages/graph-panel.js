@@ -31,7 +31,7 @@ class Panel {
       html("span", { className: "phase" }, "Overview"),
       html("h2", {}, model.title),
       model.error ? card(html("b", {}, "The forward pass failed"), html("pre", {}, model.error)) : null,
-      html("p", {}, "The forward pass runs from top to bottom. The backward pass then starts at the output, takes the newest node first, and passes its gradients on to the node's inputs. Press → for the first step."),
+      html("p", {}, "The forward pass runs from top to bottom." + (model.steps.length ? " The backward pass then starts at the output, takes the newest node first, and passes its gradients on to the node's inputs." : "") + " The slider, or the key →, leads through the steps."),
       card(
         row(`${plural("operation", model.forward.length)} in the forward pass`, model.forward.length),
         row(`${plural("node", model.steps.length)} in the backward pass`, model.steps.length),
