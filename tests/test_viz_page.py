@@ -219,9 +219,9 @@ def test_graph_page_folds_by_click_and_key(show):
     assert page.run("document.querySelectorAll('.item.parameter').length") > 10
     for _ in range(6):
         page.press("[")
-    assert items(page) == 6  # images, labels, the model, and three for the loss
+    assert items(page) == 5  # images, labels, the model, and two for the loss
     page.click("#more")
-    assert items(page) > 6
+    assert items(page) > 5
 
 
 def test_graph_page_shows_an_opened_block_on_one_screen(show):
@@ -376,7 +376,7 @@ def test_graph_page_opens_at_step_in_address(browser, tmp_path):
     page.run("location.hash = 'step=50&level=3&theme=dark'")
     page.call("Page.reload")
     page.wait("window.page !== undefined && window.page.step === 50")
-    assert state(page).startswith("backward 12 of") and page.text("#depth").startswith("3/")
+    assert state(page).startswith("backward 14 of") and page.text("#depth").startswith("3/")
     assert page.run("document.documentElement.dataset.theme") == "dark"
 
 

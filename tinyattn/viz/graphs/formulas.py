@@ -64,6 +64,10 @@ FORMULAS: dict[str, Formula] = {
     "detach": _f("x, history cut", x=""),
     # activations
     "relu": _f("max(x, 0)", x="g where y > 0"),
+    "leaky_relu": _f("x where x > 0, else slope · x", x="g where x > 0, else slope · g"),
+    "hardtanh": _f("x, kept between min and max", x="g between them, else 0"),
+    "hardswish": _f("x · min(max(x + 3, 0), 6) / 6", x="0 up to −3, g from 3 on, g ⊙ (x/3 + 1/2) between"),
+    "huber": _f("x²/2 up to δ, δ (|x| − δ/2) beyond", x="g ⊙ x, kept between −δ and δ"),
     "sigmoid": _f("σ(x) = 1 / (1 + e⁻ˣ)", x="g ⊙ y ⊙ (1 − y)"),
     "silu": _f("x ⊙ σ(x)", x="g ⊙ σ(x) ⊙ (1 + x ⊙ (1 − σ(x)))"),
     "softplus": _f("ln(1 + e^(βx)) / β", x="g ⊙ σ(βx)"),
@@ -87,6 +91,7 @@ FORMULAS: dict[str, Formula] = {
     "attention": _f("A V,  A = softmax(Q Kᵀ/√d)", **_ATTENTION),
     "tiled_attention": _f("A V,  A = softmax(Q Kᵀ/√d)", **_ATTENTION),
     "packed_attention": _f("A V,  A = softmax(Q Kᵀ/√d)", qkv="(S K/√d,  Sᵀ Q/√d,  Aᵀ g),  S = A ⊙ (g Vᵀ − Σ A ⊙ g Vᵀ)"),
+    "nll": _f("−x[class]", x="−g where it was read"),
     "cross_entropy": _f("−ln softmax(x)[class]", x="g (softmax(x) − 1[class])"),
     "binary_cross_entropy": _f(
         "−(t ln x + (1 − t) ln(1 − x))", x="g ⊙ (x − t) / (x ⊙ (1 − x))", target="g ⊙ (ln(1 − x) − ln x)"
@@ -135,6 +140,7 @@ FORMULAS: dict[str, Formula] = {
     "logical_or": _f("a or b"),
     "isfinite": _f("x is finite"),
     "argmax": _f("where x is largest"),
+    "argtop": _f("where the k largest x are, or the smallest"),
     "argmin": _f("where x is smallest"),
     # of nn.DataParallel
     "join": _f("the workers’ parts end to end", parts="the part of g that came from it"),
