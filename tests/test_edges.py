@@ -211,6 +211,13 @@ def test_dtypes_beside_a_0d_tensor_are_as_torch():
             assert found[0] == found[1], (name, one, other)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "float32", "float64"])
+def test_embedding_losses_have_the_dtype_of_their_inputs(dtype):
+    x, target = ta.ones(1, 2, dtype=ta.float16), ta.ones(1, dtype=dtype)
+    assert ta.nn.functional.hinge_embedding_loss(x, target).dtype == ta.float16
+    assert ta.nn.functional.cosine_embedding_loss(x, x, target).dtype == ta.float16
+
+
 def test_index_add_keeps_the_dtype():
     for dtype in (ta.bool, ta.uint8, ta.float16):
         x = ta.ones(2, dtype=dtype)
@@ -232,7 +239,13 @@ def test_round_to_decimals():
         ta.round(ta.tensor([15]), decimals=-1)  # not 15
 
 
+def test_hardtanh_refuses_bounds_in_the_wrong_order():
+    with pytest.raises(ValueError, match="min_val=2.0 and max_val=1.0"):
+        ta.nn.functional.hardtanh(ta.zeros(2), 2.0, 1.0)  # not 2 for one element and 1 for the next
+
+
 def test_isclose_of_small_integers_does_not_wrap_around():
     low, high = (ta.tensor([x], dtype=ta.int8) for x in (-128, 127))
     assert not ta.isclose(low, high, atol=2).item()  # -128 - 127 is 1 in int8
     assert ta.isclose(high, ta.tensor([126], dtype=ta.int8), atol=2).item()
+    assert ta.isclose(ta.tensor([True]), ta.tensor([False]), atol=1).item()

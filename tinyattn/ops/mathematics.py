@@ -188,12 +188,10 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-
     if input.dtype != other.dtype:
         raise RuntimeError(f"isclose: dtypes {input.dtype} and {other.dtype}; expected equal ones (cast with .to)")
     same = input == other
-    if input.dtype.kind in "iu":
+    if input.dtype.kind in "iub":
         input, other = cast(input, "int64"), cast(other, "int64")  # a difference of int8 would wrap around
     if equal_nan:
         same = logical_or(same, logical_and(isnan(input), isnan(other)))
-    if input.dtype.kind == "b":
-        return same
     near = abs(sub(input, other)) <= add(mul(abs(other), rtol), atol)
     return logical_or(same, logical_and(near, isfinite(sub(input, other))))
 
