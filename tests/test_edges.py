@@ -233,6 +233,15 @@ def test_median_of_nothing_has_a_gradient_of_nothing():
             assert x.grad.shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["fmod", "remainder", "floor_divide"])
+@pytest.mark.parametrize("other", [0, [3, 0], False])
+def test_integer_remainders_of_0_are_refused(name, other):
+    for dtype in ("int64", "uint8"):
+        with pytest.raises(ZeroDivisionError, match="divisor is 0"):
+            getattr(ta, name)(ta.tensor([7, 3], dtype=dtype), ta.tensor(other) if isinstance(other, list) else other)
+    assert np.isnan(host(ta.fmod(ta.tensor([7.0]), 0))).all()
+
+
 def test_round_to_decimals():
     assert ta.round(ta.tensor([6e4, 1.26], dtype=ta.float16), decimals=1).tolist() == [6e4, np.float16(1.3)]
     with pytest.raises(TypeError, match="decimals=-1 of dtype int64"):
@@ -240,7 +249,7 @@ def test_round_to_decimals():
 
 
 def test_hardtanh_refuses_bounds_in_the_wrong_order():
-    with pytest.raises(ValueError, match="min_val=2.0 and max_val=1.0"):
+    with pytest.raises(ValueError, match=r"min_val=2\.0 and max_val=1\.0"):
         ta.nn.functional.hardtanh(ta.zeros(2), 2.0, 1.0)  # not 2 for one element and 1 for the next
 
 

@@ -150,6 +150,8 @@ def frac(input: Tensor) -> Tensor:
 def fmod(xp: Any, a: Any, b: Any) -> Any:
     """Return the remainder of input / other with the sign of `input`, elementwise and broadcast. As torch.fmod.
 
+    Raises ZeroDivisionError for an integer divisor of 0 on the CPU; floats give NaN.
+
     >>> ta.fmod(ta.tensor([7.0, -7.0]), 3).tolist()
     [1.0, -1.0]
     """
