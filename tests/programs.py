@@ -65,10 +65,10 @@ EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not 
         "PyTorch's softmax and attention leave integers as they are, if there are none",
     ),
     (r"l1_loss", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch's difference of uint8 wraps around"),
-    (r"nanmedian", lambda xs: not xs[0].is_contiguous(), "PyTorch's nanmedian of an expanded tensor returns what is in the memory"),
+    (r"median", lambda xs: not xs[0].is_contiguous(), "PyTorch's median of an expanded tensor returns what is in the memory"),
     (r"softsign", lambda xs: xs[0].dtype in (torch.uint8, torch.int8), "PyTorch's 1 + 255 is 0 in uint8"),
     (
-        r" // | % |floor|ceil|trunc|round|frac|fmod|remainder|sign|==|[<>]", lambda xs: any(_near_a_step(x) for x in xs),
+        r"\.a(ll|ny)\(|nonzero|logical_not|isclose| // | % |floor|ceil|trunc|round|frac|fmod|remainder|sign|==|[<>]", lambda xs: any(_near_a_step(x) for x in xs),
         "a step of a staircase, and an input that differs by rounding",
     ),
     (r"copysign|signbit", lambda xs: any(bool(x.isnan().any()) for x in xs), "the sign of NaN is an accident"),
@@ -99,7 +99,7 @@ SAFE = {  # a domain on which the function and two derivatives are tame
 BINARY = (
     "{a} + {b}|{a} - {b}|{a} * {b}|{a} / ({b} * {b} + 1)|T.maximum({a}, {b})|T.minimum({a}, {b})|{a} > {b}|{a} == {b}"
     "|T.logaddexp({a}, {b})|T.logaddexp2({a}, {b})|T.fmax({a}, {b})|T.fmin({a}, {b})|T.copysign({a}, {b}.detach() + 0.0)"
-    "|T.xlogy({a}, {b} * {b} + 1)|T.hypot({a}, {b} * {b} + 1)|T.atan2({a}, {b}.square() + 1.0)|T.fmod({a}, {b} * {b} + 1)"
+    "|T.xlogy({a}, {b} * {b} + 1)|T.hypot({a}, {b} * {b} + 1)|T.atan2({a} * 1.0, {b}.square() + 1.0)|T.fmod({a}, {b} * {b} + 1)"
     "|T.remainder({a}, {b} * {b} + 1)|T.heaviside({a}, {b}).detach()|T.isclose({a}, {b})"
 ).split("|")
 REDUCTIONS = (
@@ -118,7 +118,7 @@ VIEWS = (
     "{a}[{i}]|{a}.transpose({d}, {e})|{a}.reshape(-1)|{a}.unsqueeze({d})|{a}.squeeze()|{a}.flatten()|{a}.expand(2, *{a}.shape)"
     "|{a}.detach()|{a}.clone()|{a}.contiguous()|{a}.narrow({d}, 0, 1)|{a}.select({d}, 0)|{a}.chunk(2, {d})[0]|{a}.split(1, {d})[-1]"
     "|{a}.unbind({d})[0]|{a}.movedim({d}, {e})|{a}.reshape(*reversed({a}.shape))|{a}.flip({d})|{a}.mT|{a}.swapaxes({d}, {e})"
-    "|{a}.unfold({d}, 1, 1)|T.broadcast_to({a}, (2, *{a}.shape))|{a}.tril()|{a}.roll(1, {d})|{a}.diagonal()"
+    "|{a}.unfold({d}, 1, 1)|{a}.diff(dim={d})|T.broadcast_to({a}, (2, *{a}.shape))|{a}.tril()|{a}.roll(1, {d})|{a}.diagonal()"
 ).split("|")
 JOINS = (
     "T.cat([{a}, {b}], {d})|T.stack([{a}, {b}], {d})|T.where({a} > 0, {a}, {b})|{a} @ {b}|{a} @ {b}.mT|F.linear({a}, {b})"
@@ -129,13 +129,13 @@ JOINS = (
     "|{a}.masked_fill({b} > 0, {s})|{a}.gather({d}, T.zeros_like({a}, dtype=T.int64))|{a}.index_select({d}, T.tensor([0, 0]))"
     "|T.take_along_dim({a}, T.zeros_like({a}, dtype=T.int64), {d})|{a}.to(T.float32)|{a}.to(T.float64)|{a}.type_as({b})|{a} ** 2"
     "|F.huber_loss({a}, {b}.type_as({a}))|F.smooth_l1_loss({a}, {b}, beta=0.5)|F.l1_loss({a}, {b}, reduction='sum')|F.elu({a} - 0.1)"
-    "|F.binary_cross_entropy_with_logits({a}, {b}.sigmoid().type_as({a}))|F.soft_margin_loss({a}, {b}.type_as({a}))|F.kl_div({a}, {b}.sigmoid().type_as({a}))"
-    "|F.poisson_nll_loss({a}.tanh(), {b}.abs().type_as({a}))|F.hinge_embedding_loss({a}, {b}.detach().sign())|F.logsigmoid({a})|F.mish({a})"
+    "|F.binary_cross_entropy_with_logits({a}, {b}.type_as({a}).sigmoid())|F.soft_margin_loss({a}, {b}.type_as({a}))|F.kl_div({a}, {b}.type_as({a}).sigmoid())"
+    "|F.poisson_nll_loss({a}.tanh(), {b}.type_as({a}).abs())|F.hinge_embedding_loss({a}, {b}.detach().sign())|F.logsigmoid({a})|F.mish({a})"
     "|F.softsign({a})|F.hardtanh({a})|F.hardswish({a})|F.tanhshrink({a})|F.softmin({a}, {d})|F.normalize({a}, dim={d})"
     "|F.rms_norm({a}, {a}.shape[-1:], eps=1e-5)|F.glu({a}, {d})|F.cosine_similarity({a}, {b}, {d})|T.kron({a}, {b})|T.prod({a}, dtype=T.int32)"
     "|{a}.sum({d}, dtype=T.float32)|{a}.mean(dtype=T.float64)|{a}.scatter_add({d}, T.zeros_like({a}, dtype=T.int64), {a})"
     "|{a}.index_add({d}, T.zeros({a}.shape[{d}], dtype=T.int64), {a}, alpha=2)|{a}.masked_select({a} > 0)|{a}.take(T.tensor([0, 0]))"
-    "|{a}.repeat_interleave(2, {d})|{a}.std({d}, correction=0)|T.addcdiv({a}, {b}, {b} * {b} + 1)|{a}.to(T.float16)|{a}.diff(dim={d})"
+    "|{a}.repeat_interleave(2, {d})|{a}.std({d}, correction=0)|T.addcdiv({a}, {b}, {b} * {b} + 1)|{a}.to(T.float16)"
     "|T.nan_to_num({a}, nan={s})|T.div({a}, {s}, rounding_mode='trunc')|T.cdist({a}, {a} + 1)|F.threshold({a}, 0.1, {s})"
     "|({a}.abs() + 1) ** {b}.abs()|F.one_hot({a}.abs().to(T.int64) % 3, 3)|{a}.clamp({s}, {s} + 1)|{a} // {s}|{a} % {s}|{a}.cumsum({d})"
 ).split("|")

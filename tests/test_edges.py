@@ -211,6 +211,13 @@ def test_dtypes_beside_a_0d_tensor_are_as_torch():
             assert found[0] == found[1], (name, one, other)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "float32", "float64"])
+def test_embedding_losses_have_the_dtype_of_their_inputs(dtype):
+    x, target = ta.ones(1, 2, dtype=ta.float16), ta.ones(1, dtype=dtype)
+    assert ta.nn.functional.hinge_embedding_loss(x, target).dtype == ta.float16
+    assert ta.nn.functional.cosine_embedding_loss(x, x, target).dtype == ta.float16
+
+
 def test_index_add_keeps_the_dtype():
     for dtype in (ta.bool, ta.uint8, ta.float16):
         x = ta.ones(2, dtype=dtype)
@@ -226,13 +233,28 @@ def test_median_of_nothing_has_a_gradient_of_nothing():
             assert x.grad.shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["fmod", "remainder", "floor_divide"])
+@pytest.mark.parametrize("other", [0, [3, 0], False])
+def test_integer_remainders_of_0_are_refused(name, other):
+    for dtype in ("int64", "uint8"):
+        with pytest.raises(ZeroDivisionError, match="divisor is 0"):
+            getattr(ta, name)(ta.tensor([7, 3], dtype=dtype), ta.tensor(other) if isinstance(other, list) else other)
+    assert np.isnan(host(ta.fmod(ta.tensor([7.0]), 0))).all()
+
+
 def test_round_to_decimals():
     assert ta.round(ta.tensor([6e4, 1.26], dtype=ta.float16), decimals=1).tolist() == [6e4, np.float16(1.3)]
     with pytest.raises(TypeError, match="decimals=-1 of dtype int64"):
         ta.round(ta.tensor([15]), decimals=-1)  # not 15
 
 
+def test_hardtanh_refuses_bounds_in_the_wrong_order():
+    with pytest.raises(ValueError, match=r"min_val=2\.0 and max_val=1\.0"):
+        ta.nn.functional.hardtanh(ta.zeros(2), 2.0, 1.0)  # not 2 for one element and 1 for the next
+
+
 def test_isclose_of_small_integers_does_not_wrap_around():
     low, high = (ta.tensor([x], dtype=ta.int8) for x in (-128, 127))
     assert not ta.isclose(low, high, atol=2).item()  # -128 - 127 is 1 in int8
     assert ta.isclose(high, ta.tensor([126], dtype=ta.int8), atol=2).item()
+    assert ta.isclose(ta.tensor([True]), ta.tensor([False]), atol=1).item()

@@ -150,6 +150,8 @@ def frac(input: Tensor) -> Tensor:
 def fmod(xp: Any, a: Any, b: Any) -> Any:
     """Return the remainder of input / other with the sign of `input`, elementwise and broadcast. As torch.fmod.
 
+    Raises ZeroDivisionError for an integer divisor of 0 on the CPU; floats give NaN.
+
     >>> ta.fmod(ta.tensor([7.0, -7.0]), 3).tolist()
     [1.0, -1.0]
     """
@@ -188,12 +190,10 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-
     if input.dtype != other.dtype:
         raise RuntimeError(f"isclose: dtypes {input.dtype} and {other.dtype}; expected equal ones (cast with .to)")
     same = input == other
-    if input.dtype.kind in "iu":
+    if input.dtype.kind in "iub":
         input, other = cast(input, "int64"), cast(other, "int64")  # a difference of int8 would wrap around
     if equal_nan:
         same = logical_or(same, logical_and(isnan(input), isnan(other)))
-    if input.dtype.kind == "b":
-        return same
     near = abs(sub(input, other)) <= add(mul(abs(other), rtol), atol)
     return logical_or(same, logical_and(near, isfinite(sub(input, other))))
 

@@ -159,7 +159,9 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     >>> F.hardtanh(ta.tensor([-3.0, 0.5, 3.0])).tolist()
     [-1.0, 0.5, 1.0]
     """
-    if input.dtype.kind == "f" and min_val <= max_val:
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val={min_val} and max_val={max_val}; expected min_val <= max_val")
+    if input.dtype.kind == "f":
         return _hardtanh(input, low=float(min_val), high=float(max_val))
     low, high = (bound if input.dtype.kind == "f" else int(bound) for bound in (min_val, max_val))
     return masked_fill(masked_fill(input, input <= low, low), input >= high, high)

@@ -201,7 +201,6 @@ def kl_div(
 
 
 @older_reduction
-@opmath
 def cosine_embedding_loss(
     input1: Tensor,
     input2: Tensor,
@@ -219,10 +218,14 @@ def cosine_embedding_loss(
     1.0
     """
     target = creation.as_tensor(target)
+    return _by_angle(input1, input2, target == 1, target == -1, margin, reduction)
+
+
+@opmath  # whose dtype is the inputs': targets are only compared
+def _by_angle(input1: Tensor, input2: Tensor, near: Tensor, far: Tensor, margin: float, reduction: str) -> Tensor:
     lengths = ((square(input1).sum(-1) + 1e-12) * (square(input2).sum(-1) + 1e-12)).sqrt()
     cos = (input1 * input2).sum(-1) / lengths
-    losses = where(target == 1, 1 - cos, 0.0) + where(target == -1, clamp(cos - margin, 0.0), 0.0)
-    return _reduce(losses, reduction)
+    return _reduce(where(near, 1 - cos, 0.0) + where(far, clamp(cos - margin, 0.0), 0.0), reduction)
 
 
 @older_reduction
@@ -247,7 +250,6 @@ def margin_ranking_loss(
 
 
 @older_reduction
-@opmath
 def hinge_embedding_loss(
     input: Tensor,
     target: Any,
@@ -264,8 +266,12 @@ def hinge_embedding_loss(
     [0.25, 0.75]
     """
     target = creation.as_tensor(target)
-    losses = where(target != 1, clamp(margin - input, 0.0), 0.0) + where(target != -1, input, 0.0)
-    return _reduce(losses, reduction)
+    return _hinge(input, target != -1, target != 1, margin, reduction)
+
+
+@opmath
+def _hinge(input: Tensor, near: Tensor, far: Tensor, margin: float, reduction: str) -> Tensor:
+    return _reduce(where(far, clamp(margin - input, 0.0), 0.0) + where(near, input, 0.0), reduction)
 
 
 @older_reduction

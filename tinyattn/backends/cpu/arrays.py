@@ -46,7 +46,7 @@ log, log1p, log2, log10 = np.log, np.log1p, np.log2, np.log10
 tan, sinh, cosh = np.tan, np.sinh, np.cosh
 asin, acos, atan, atan2 = np.arcsin, np.arccos, np.arctan, np.arctan2
 asinh, acosh, atanh, hypot = np.arcsinh, np.arccosh, np.arctanh, np.hypot
-floor, ceil, trunc, round, fmod = np.floor, np.ceil, np.trunc, np.rint, np.fmod
+floor, ceil, trunc, round = np.floor, np.ceil, np.trunc, np.rint
 sqrt, reciprocal = np.sqrt, np.reciprocal
 div = np.true_divide
 
@@ -79,6 +79,11 @@ def floor_divide(a: Array, b: Array) -> Array:
 def remainder(a: Array, b: Array) -> Array:
     _check_divisor(a, b)
     return np.remainder(a, b)
+
+
+def fmod(a: Array, b: Array) -> Array:
+    _check_divisor(a, b)
+    return np.fmod(a, b)
 
 
 def _check_divisor(a: Array, b: Array) -> None:
