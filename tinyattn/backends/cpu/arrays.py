@@ -304,11 +304,11 @@ def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
 
 
 def tril(x: Array, diagonal: int = 0) -> Array:
-    return where(np.tri(*x.shape[-2:], diagonal, bool), x, x.dtype.type(0))
+    return where(np.tri(x.shape[-2], x.shape[-1], diagonal, bool), x, x.dtype.type(0))
 
 
 def triu(x: Array, diagonal: int = 0) -> Array:
-    return where(np.tri(*x.shape[-2:], diagonal - 1, bool), x.dtype.type(0), x)
+    return where(np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool), x.dtype.type(0), x)
 
 
 def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array:
