@@ -211,7 +211,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if dtype is not None:
         input = cast(input, dtype)
     if dim is None or input.ndim == 0:
-        found: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
+        found: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         return found.reshape((1,) * input.ndim) if keepdim else found
     out: Tensor = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)

@@ -214,7 +214,8 @@ def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
         while x.shape[-1] > 8:  # NumPy multiplies one by one along the last axis
             half, odd = divmod(x.shape[-1], 2)
             rest, x = x[..., -1], x[..., :half] * x[..., half : 2 * half]
-            x[..., 0] *= rest if odd else 1
+            if odd:
+                x[..., 0] *= rest
     return x.prod(dim, keepdims=keepdim, dtype=_total(x))
 
 
