@@ -22,7 +22,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_410,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 1_945,
+    "backends/cpu/": 1_950,
     "backends/cuda/": 2_760,
     "backends/": 590,  # its other files
     "cuda/": 375,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_110,
 }
-TOTAL = 42_430  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_435  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
