@@ -22,7 +22,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_525,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 1_940,
+    "backends/cpu/": 1_950,
     "backends/cuda/": 2_795,
     "backends/": 610,  # its other files
     "cuda/": 380,

@@ -419,7 +419,7 @@ def _in_order(index: Array, size: int) -> tuple[Array, Array]:
     if size.bit_length() + shift > 62:
         order = np.argsort(index, kind="stable")
         return order, index[order]
-    keys = np.left_shift(index, shift, dtype=np.int64)
+    keys = np.left_shift(index, shift, dtype=np.int64, casting="unsafe")
     keys += np.arange(len(index))
     keys.sort()
     return keys & ((1 << shift) - 1), keys >> shift

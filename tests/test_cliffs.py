@@ -121,6 +121,23 @@ def test_index_gradients_count_repeated_rows(shape, high):
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint16", "uint32", "uint64"])
+def test_indices_of_every_dtype_reach_beyond_their_range(dtype):
+    x, i = ta.zeros(300, 400, dtype="float64").requires_grad_(), np.array([1, 3, 3, 99, 0], dtype)
+    wide = np.tile(i, (300, 1))
+    for out, index in (
+        (x[i], (i,)),
+        (x[:, i], (slice(None), i)),
+        (ta.gather(x, 1, ta.tensor(wide)), (np.arange(300)[:, None], wide)),
+        (ta.gather(x, 0, ta.tensor(wide.T.copy())), (wide.T, np.arange(300))),
+        (F.embedding(ta.tensor(i), x), (i,)),
+    ):
+        g = RANDOM.normal(size=out.shape)
+        expected = np.zeros(x.shape)
+        np.add.at(expected, index, g)
+        np.testing.assert_allclose(ta.grad(out, x, ta.tensor(g))[0].numpy(), expected, atol=1e-12)
+
+
 def test_index_gradients_of_large_tables_equal_small_ones():
     x = ta.zeros(40, 30, 20, dtype="float64").requires_grad_()
     for index in [([1, -1, 1],), (slice(None), [2, 2]), ([0, 5], slice(1, 9, 2), [3, -3]), (..., [4, 4, -1])]:

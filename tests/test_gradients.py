@@ -548,6 +548,7 @@ REASONS = {  # (what is written to, call): where we refuse and PyTorch does not
 ALLOWED_HERE = {  # where PyTorch refuses and we need not, since nothing that is needed is written to
     ("output", "x pow a tensor"): "the gradient of the base does not need the power",
     ("input", "F.gelu"): "saves the slope",
+    ("input", "F.silu"): "saves the slope",
     ("input", "layer_norm alone"): "saves what is normalised",
     ("input", "mse_loss"): "saves the difference",
     ("input", "nll_loss"): "saves the classes",

@@ -189,8 +189,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _hardswish_rule(xp: Any, g: Any, x: Any) -> Any:
-    sloping = xp.logical_and(x > -3, x < 3)
-    return g * ((xp.clamp(x + 3, 0.0, 6.0) + xp.where(sloping, x, 0.0)) * (1 / 6))
+    return g * ((xp.clamp(x + 3, 0.0, 6.0) + xp.where(xp.abs(x) < 3, x, 0.0)) * (1 / 6))
 
 
 @operation(traits="maps saturates", fresh=True, x=_hardswish_rule)

@@ -86,7 +86,7 @@ def _var_rule(xp: Any, g: Any, x: Any, dim: Any, correction: float) -> Any:
     return restore(xp, g, x.shape, dim) * deviations(xp, x, dim) * scale
 
 
-@operation(x=_var_rule)
+@operation(x=_var_rule, fresh=True)
 def _var(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
     return xp.var(x, dim, correction, keepdim)
 
@@ -96,7 +96,7 @@ def _std_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any, correction: float) ->
     return _var_rule(xp, half, x, dim, correction)
 
 
-@operation(x=_std_rule)
+@operation(x=_std_rule, fresh=True)
 def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
     return xp.std(x, dim, correction, keepdim)
 
@@ -211,7 +211,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if dtype is not None:
         input = cast(input, dtype)
     if dim is None or input.ndim == 0:
-        out: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
+        out: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         out = out.reshape((1,) * input.ndim) if keepdim else out
     else:
         out = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
@@ -220,6 +220,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
 
 @operation(
     promote=floating,
+    fresh=True,
     x=lambda xp, g, x, out, dim: (
         restore(xp, g, x.shape, dim) * xp.exp(x - xp.masked_fill(*_finite(xp, restore(xp, out, x.shape, dim))))
     ),
@@ -268,12 +269,12 @@ def _cumprod_rule(xp: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     return xp.where(count == 0, _from_the_end(xp, g * out, dim) / factor, xp.where(first, without, behind))
 
 
-@operation(traits="rows", x=_cumprod_rule)
+@operation(traits="rows", x=_cumprod_rule, fresh=True)
 def _cumprod(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumprod(x, dim)
 
 
-@operation(traits="rows", x=lambda xp, g, dim: _from_the_end(xp, g, dim))
+@operation(traits="rows", x=lambda xp, g, dim: _from_the_end(xp, g, dim), fresh=True)
 def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 

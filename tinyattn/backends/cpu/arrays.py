@@ -219,7 +219,8 @@ def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
         while x.shape[-1] > 8:  # NumPy multiplies one by one along the last axis
             half, odd = divmod(x.shape[-1], 2)
             rest, x = x[..., -1], x[..., :half] * x[..., half : 2 * half]
-            x[..., 0] *= rest if odd else 1
+            if odd:
+                x[..., 0] *= rest
     return x.prod(dim, keepdims=keepdim, dtype=_total(x))
 
 
@@ -309,11 +310,11 @@ def roll(x: Array, shifts: Any, dims: Any = None) -> Array:
 
 
 def tril(x: Array, diagonal: int = 0) -> Array:
-    return np.tril(x, diagonal)
+    return where(np.tri(x.shape[-2], x.shape[-1], diagonal, bool), x, x.dtype.type(0))
 
 
 def triu(x: Array, diagonal: int = 0) -> Array:
-    return np.triu(x, diagonal)
+    return where(np.tri(x.shape[-2], x.shape[-1], diagonal - 1, bool), x.dtype.type(0), x)
 
 
 def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array:

@@ -59,8 +59,10 @@ def _in_order(array: Array, first: Array) -> Array:
 
 def expanded(x: Array) -> Array:
     """A copy in row order. Narrow rows that are all the same are copied many at once: NumPy starts anew for each."""
+    if x.size <= _WIDE:
+        return x.copy()
     out = np.empty(x.shape, x.dtype)
-    few = _WIDE // x[:1].size if x.size and x.strides[0] == 0 else 0
+    few = _WIDE // x[:1].size if x.strides[0] == 0 else 0
     whole = len(x) // few * few if few else 0
     if whole:
         out[:few] = x[:few]

@@ -111,7 +111,8 @@ def _add_along(buffer: Array, axis: int, index: Array, values: Array) -> None:
     shape, n = buffer.shape, buffer.shape[axis]
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     values = np.broadcast_to(values, (*shape[:axis], *index.shape, *shape[axis + 1 :])).reshape(outer, -1, inner)
-    index = np.where(index < 0, index + n, index).reshape(-1)
+    index = index.astype(np.int64, copy=False).reshape(-1)
+    index = np.where(index < 0, index + n, index)
     if inner > _TURNS:
         rows = (np.arange(outer)[:, None] * n + index).reshape(-1)
         _add_rows(buffer.reshape(-1, inner), rows, values.reshape(-1, inner))
@@ -192,7 +193,7 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
 
 def _flat(index: Array, dim: int, shape: tuple[int, ...]) -> Array:
     """The same as positions in a flat array of `shape`."""
-    total, step = index * math.prod(shape[dim + 1 :]), 1
+    total, step = np.multiply(index, math.prod(shape[dim + 1 :]), dtype=np.int64, casting="unsafe"), 1
     for axis in reversed(range(len(shape))):
         if axis != dim and index.shape[axis] > 1:
             total += (np.arange(index.shape[axis]) * step).reshape(-1, *(1 for _ in shape[axis + 1 :]))
@@ -263,7 +264,7 @@ def _in_order(index: Array, size: int) -> tuple[Array, Array]:
     if size.bit_length() + shift > 62:
         order = np.argsort(index, kind="stable")
         return order, index[order]
-    keys = np.left_shift(index, shift, dtype=np.int64)
+    keys = np.left_shift(index, shift, dtype=np.int64, casting="unsafe")
     keys += np.arange(len(index))
     keys.sort()
     return keys & ((1 << shift) - 1), keys >> shift

@@ -189,7 +189,8 @@ def running(x: Array, dim: int) -> Array:
         return _running_in_float64(x, dim)
     if 1 < inner < 2 * _SCAN:  # products of narrow matrices are slow
         return np.ascontiguousarray(np.moveaxis(running(np.moveaxis(x, dim, -1), x.ndim - 1), -1, dim))
-    y, size = np.ascontiguousarray(x).reshape(outer, n, inner), min(n, _SCAN)
+    even = [size for size in range(_SCAN // 2, 2 * _SCAN) if n % size == 0]  # no remainder that would be copied
+    y, size = np.ascontiguousarray(x).reshape(outer, n, inner), min(even or [min(n, _SCAN)], key=_from_scan)
     cut = n // size * size
     stretches = y[:, :cut].reshape(outer, -1, size, inner)
     triangle = np.tri(size, dtype=x.dtype)
@@ -206,6 +207,10 @@ def running(x: Array, dim: int) -> Array:
         for i in range(cut, n):
             sums[:, i] += sums[:, i - 1]
     return sums.reshape(x.shape)
+
+
+def _from_scan(size: int) -> int:
+    return abs(size - _SCAN)
 
 
 def _running_in_float64(x: Array, dim: int) -> Array:
