@@ -18,28 +18,28 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_785,
-    "ops/": 9_365,
+    "engine/": 1_820,
+    "ops/": 9_525,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 1_790,
-    "backends/cuda/": 2_760,
-    "backends/": 590,  # its other files
-    "cuda/": 375,
-    "program/": 1_840,
+    "backends/cpu/": 1_940,
+    "backends/cuda/": 2_795,
+    "backends/": 610,  # its other files
+    "cuda/": 380,
+    "program/": 2_270,
     "files/": 660,
     "nn/": 4_720,
-    "optim/": 2_295,
+    "optim/": 2_300,
     "models.py": 400,
     "distributed/": 390,
-    "data/": 1_620,
+    "data/": 1_625,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_735,
-    TOP: 1_110,
+    "viz/": 7_740,
+    TOP: 1_140,
 }
-TOTAL = 42_265  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 43_175  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

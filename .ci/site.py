@@ -18,12 +18,15 @@ for page in site.rglob("*.html"):
     assert not found, f"{page} asks another server: {found[0]}"
 
 with Browser() as browser:
-    for width in (1280, 390):
-        page = browser.open(site / "index.html", width=width)
-        assert page.run("document.documentElement.scrollWidth <= innerWidth"), f"cut at {width} px"
+    for path in (site / "index.html", *sorted(site.glob("learn/*.html"))):
+        for width in (1280, 390):
+            page = browser.open(path, width=width)
+            assert page.run("document.documentElement.scrollWidth <= innerWidth"), f"{path.name}: cut at {width} px"
+            page.call("Page.close")
     page = browser.open(site / "index.html")
     page.click("input.md-search__input")
-    page.write("softmax")
+    page.write("softma")
+    page.press("x")  # the page listens for keys, as a reader presses them
     page.wait("document.querySelectorAll('.md-search-result__item').length > 2")
     assert page.run("performance.getEntriesByType('resource').every((r) => r.name.startsWith('file:'))")
     print(f"{len(list(site.rglob('*.html')))} pages; the search finds:", page.text(".md-search-result__meta"))

@@ -248,7 +248,7 @@ def open_run(
     print(f"{digits.name}: {len(digits.train_images)} training images, {len(digits.test_images)} test images")
     print(f"{args.model}: {parameters} parameters, {recipe['model']}")
     how = f"batch {args.batch_size}, {type(optimizer).__name__} lr {args.lr:g}, seed {args.seed}"
-    print(f"{args.epochs} epochs, {how}, workers {args.workers}, into {run.folder}")
+    print(f"{args.epochs} epoch{'s' * (args.epochs != 1)}, {how}, workers {args.workers}, into {run.folder}")
     return run
 
 
@@ -329,6 +329,8 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
         print(f"open in a browser, and draw a digit: {run.folder / 'playground.html'}")
 
     mistakes = np.flatnonzero(predicted != digits.test_labels)
+    if 2 * len(mistakes) > len(predicted):
+        print("The model has hardly learned anything yet: train for more --epochs (20 on the small digits).")
     print(f"{len(mistakes)} mistakes in {len(predicted)} test images; the first of them:")
     for i in mistakes[:10]:
         print(f"  test image {i}: a {digits.test_labels[i]}, taken for a {predicted[i]}")

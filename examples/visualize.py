@@ -94,6 +94,7 @@ def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> Non
         page = picture if isinstance(picture, Path) else picture.save(Path(folder, "page.html"))
         fragment = "&".join(f"{name}={value}" for name, value in where.items())
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"]
+        flags.append("--virtual-time-budget=10000")  # ms of the page's own timers, which draw the last of it
         files = [f"--user-data-dir={folder}/profile", f"--screenshot={path.absolute()}", f"{page.as_uri()}#{fragment}"]
         subprocess.run([chromium, *flags, *files], check=True, capture_output=True, timeout=60)
 
@@ -123,7 +124,7 @@ def of_training(path: Path) -> None:
 
 def page_of_attention(path: Path) -> None:
     """The attention page: what one patch of a 4 looks at, and whether that raises the score of 4."""
-    screenshot(watched() / "attention.html", path, item=4, token=24, row=1, cell=3, what="gradient")
+    screenshot(watched() / "attention.html", path, item=4, token=24, row=0, cell=1, what="gradient")
 
 
 def page_of_the_playground(path: Path) -> None:

@@ -1,17 +1,18 @@
 """For all tests: one thread for NumPy's and PyTorch's products, which would fight for the cores; no network; the devices.
 
 A test module with `ON_EVERY_DEVICE = True` (or the names of some of its tests) runs on the CPU and on a GPU: the
-default device is set, and tensors are made there. The GPU is a stand-in (tests/standin), unless TINYATTN_GPU=1 asks for a real one. Of the runs on it only
-some belong to the default tests, chosen by their names; all of them are among the slow ones.
+default device is set, and tensors are made there. The GPU is a stand-in, unless TINYATTN_GPU asks for another one
+(gpus.py). Of the runs on the stand-in only some belong to the default tests, chosen by their names; all of them are
+among the slow ones.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import zlib
 from collections.abc import Iterator
 
+import gpus
 import pytest
 import threadpoolctl
 from answers import torch
@@ -32,7 +33,6 @@ def _connect_to_this_machine(self, address):
 
 socket.socket.connect = _connect_to_this_machine
 
-REAL_GPU = os.environ.get("TINYATTN_GPU") == "1"
 EVERY = 8  # one in so many runs on the stand-in is a default one
 
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         where = getattr(item, "callspec", None)
         on_gpu = where is not None and where.params.get("device") == "cuda"
-        if on_gpu and not REAL_GPU and zlib.crc32(item.nodeid.encode()) % EVERY:
+        if on_gpu and gpus.STAND_IN and zlib.crc32(item.nodeid.encode()) % EVERY:
             item.add_marker(pytest.mark.slow)
 
 
@@ -65,8 +65,5 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def gpu() -> None:
-    """A device "cuda" for tests that name it: the stand-in, unless there is a real one."""
-    if not REAL_GPU:
-        import standin
-
-        standin.install()
+    """A device "cuda" for tests that name it."""
+    gpus.install()

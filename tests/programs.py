@@ -40,6 +40,8 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"cannot be converted to uint8 without overflow": "a number that uint8 cannot hold",
     r"masked_fill: .* does not fit into|alpha is .* and the sum has dtype": "a fraction among integers",
     r"shares its memory with another one": "a recorded write through detach()",
+    r"the result is int64 and cannot be stored in bool": "a running sum of booleans in place",
+    r"nothing has no median": "PyTorch's median of no integers is what is in the memory",
     r"attention: query .*\b0\b.* must agree": "attention of sizes that do not fit, one of them 0",
 }
 
@@ -50,13 +52,27 @@ def _nearly_tied(x: torch.Tensor) -> bool:
     return bool(((steps > 0) & (steps < TOLERANCE.get(str(x.dtype)[6:], 0))).any())
 
 
+def _near_a_step(x: torch.Tensor) -> bool:
+    """Whether an element is nearly a multiple of 0.5, and not one: there rounding makes a step of a staircase."""
+    off = (x.detach().to(torch.float64) * 2 - (x.detach().to(torch.float64) * 2).round()).abs()
+    return bool(((off > 0) & (off < 1e-6)).any())
+
+
 EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not ours
     (r" > -", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch makes 255 of -1 beside uint8"),
     (
-        r"softmax|scaled_dot", lambda xs: not (xs[0].is_floating_point() or all(x.numel() for x in xs)),
+        r"softm|scaled_dot", lambda xs: not (xs[0].is_floating_point() or all(x.numel() for x in xs)),
         "PyTorch's softmax and attention leave integers as they are, if there are none",
     ),
-    (r"\.argmax\(", lambda xs: _nearly_tied(xs[0]), "the largest numbers differ by rounding"),
+    (r"l1_loss", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch's difference of uint8 wraps around"),
+    (r"nanmedian", lambda xs: not xs[0].is_contiguous(), "PyTorch's nanmedian of an expanded tensor returns what is in the memory"),
+    (r"softsign", lambda xs: xs[0].dtype in (torch.uint8, torch.int8), "PyTorch's 1 + 255 is 0 in uint8"),
+    (
+        r" // | % |floor|ceil|trunc|round|frac|fmod|remainder|sign|==|[<>]", lambda xs: any(_near_a_step(x) for x in xs),
+        "a step of a staircase, and an input that differs by rounding",
+    ),
+    (r"copysign|signbit", lambda xs: any(bool(x.isnan().any()) for x in xs), "the sign of NaN is an accident"),
+    (r"\.arg(max|min|sort)\(", lambda xs: _nearly_tied(xs[0]), "the compared numbers differ by rounding"),
     (r"scaled_dot", lambda xs: not xs[0].numel(), "PyTorch's attention gives back a query of no numbers"),
     (
         r"einsum", lambda xs: len({x.dtype for x in xs}) > 1 or not xs[0].is_floating_point(),
@@ -64,33 +80,45 @@ EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not 
     ),
 ]  # fmt: skip
 NAN = {  # PyTorch's gradient is NaN where ours is a number, or the other way round
-    r"\.norm\(": "PyTorch's second derivative of a norm at 0 is NaN",
+    r"\.norm\(|normalize|cosine_similarity|cdist": "PyTorch's second derivative of a norm at 0 is NaN",
     r"\.am(ax|in)\(": "PyTorch's amax and amin spread NaN to all elements",
+    r"copysign|sinc": "PyTorch's second derivatives of copysign and sinc at 0 are NaN",
     r"\.(var|std)\(": "PyTorch's gradient of the spread of one number does not depend on it",
 }
 TOLERANCE = {"float64": 1e-9, "float32": 3e-4, "float16": 1e-2}
 WRITE = r"(?<!grad)_\(|\] = | [+*-]= "  # lines that write in place
-UNARY = ("exp log1p sin cos tanh sigmoid relu abs neg square sqrt reciprocal erf sign expm1 rsqrt log floor").split()
+UNARY = (
+    "exp log1p sin cos tanh sigmoid relu abs neg square sqrt reciprocal erf sign expm1 rsqrt log floor sinh cosh tan asinh atan exp2 "
+    "log2 log10 trunc round frac sinc logit erfinv asin acosh sgn nan_to_num deg2rad signbit isfinite logical_not ceil"
+).split()
 SAFE = {  # a domain on which the function and two derivatives are tame
     "exp": "tanh", "expm1": "tanh", "log1p": "square", "sqrt": "positive", "reciprocal": "positive", "rsqrt": "positive",
-    "log": "positive",
+    "log": "positive", "log2": "positive", "log10": "positive", "acosh": "positive", "sinh": "tanh", "cosh": "tanh",
+    "tan": "tanh", "exp2": "tanh", "logit": "unit", "erfinv": "inner", "asin": "inner", "nan_to_num": "tanh",
 }  # fmt: skip
-BINARY = "{a} + {b}|{a} - {b}|{a} * {b}|{a} / ({b} * {b} + 1)|T.maximum({a}, {b})|T.minimum({a}, {b})|{a} > {b}".split(
-    "|"
-)
+BINARY = (
+    "{a} + {b}|{a} - {b}|{a} * {b}|{a} / ({b} * {b} + 1)|T.maximum({a}, {b})|T.minimum({a}, {b})|{a} > {b}|{a} == {b}"
+    "|T.logaddexp({a}, {b})|T.logaddexp2({a}, {b})|T.fmax({a}, {b})|T.fmin({a}, {b})|T.copysign({a}, {b}.detach() + 0.0)"
+    "|T.xlogy({a}, {b} * {b} + 1)|T.hypot({a}, {b} * {b} + 1)|T.atan2({a}, {b}.square() + 1.0)|T.fmod({a}, {b} * {b} + 1)"
+    "|T.remainder({a}, {b} * {b} + 1)|T.heaviside({a}, {b}).detach()|T.isclose({a}, {b})"
+).split("|")
 REDUCTIONS = (
-    "sum mean amax amin var std logsumexp prod cumsum softmax log_softmax max min argmax all any norm"
+    "sum mean amax amin var std logsumexp prod cumsum softmax log_softmax max min argmax all any norm nansum median "
+    "nanmedian count_nonzero cumprod logcumsumexp cummax cummin argmin argsort sort nanmean"
 ).split()
+PLAIN = "cumsum softmax log_softmax cumprod logcumsumexp cummax cummin argsort sort".split()  # without keepdim
+PAIRS = "max min median nanmedian cummax cummin sort".split()  # along an axis: values and indices
 IN_PLACE = (
     "{a}.add_({b})|{a}.mul_({b})|{a} += {b}|{a} *= {s}|{a} -= {s}|{a}.clamp_(-1, 1)|{a}.zero_()|{a}.fill_({s})"
-    "|{a}.copy_({b})|{a}.neg_()|{a}.tanh_()|{a}.relu_()|{a}.masked_fill_({a} > 0, {s})|{a}.sub_({b}, alpha=2)"
+    "|{a}.copy_({b})|{a}.sigmoid_()|{a}.exp_()|{a}.abs_()|{a}.div_(({b} * {b} + 1))|{a}.addcmul_({b}, {b}, value={s})|{a}.lerp_({b}, 0.5)"
+    "|{a}.index_fill_({d}, T.tensor([0]), {s})|{a}.cumsum_({d})|{a}.fmod_(2)|{a}.clamp_(min={s})|{a}.pow_(2)|{a}.neg_()|{a}.tanh_()|{a}.relu_()|{a}.masked_fill_({a} > 0, {s})|{a}.sub_({b}, alpha=2)"
     "|{a}[{i}] = {s}|{a}[{i}] = {b}|{a}[{i}] += {b}|{a}[{i}] *= {s}"
 ).split("|")
 VIEWS = (
     "{a}[{i}]|{a}.transpose({d}, {e})|{a}.reshape(-1)|{a}.unsqueeze({d})|{a}.squeeze()|{a}.flatten()|{a}.expand(2, *{a}.shape)"
     "|{a}.detach()|{a}.clone()|{a}.contiguous()|{a}.narrow({d}, 0, 1)|{a}.select({d}, 0)|{a}.chunk(2, {d})[0]|{a}.split(1, {d})[-1]"
     "|{a}.unbind({d})[0]|{a}.movedim({d}, {e})|{a}.reshape(*reversed({a}.shape))|{a}.flip({d})|{a}.mT|{a}.swapaxes({d}, {e})"
-    "|T.broadcast_to({a}, (2, *{a}.shape))|{a}.tril()|{a}.roll(1, {d})|{a}.diagonal()"
+    "|{a}.unfold({d}, 1, 1)|T.broadcast_to({a}, (2, *{a}.shape))|{a}.tril()|{a}.roll(1, {d})|{a}.diagonal()"
 ).split("|")
 JOINS = (
     "T.cat([{a}, {b}], {d})|T.stack([{a}, {b}], {d})|T.where({a} > 0, {a}, {b})|{a} @ {b}|{a} @ {b}.mT|F.linear({a}, {b})"
@@ -100,6 +128,15 @@ JOINS = (
     "|F.pad({a}, (1, 2), value={s})|F.dropout({a}, 0.5, training=False)|T.addcmul({a}, {b}, {b}, value={s})|T.lerp({a}, {b}, {s})"
     "|{a}.masked_fill({b} > 0, {s})|{a}.gather({d}, T.zeros_like({a}, dtype=T.int64))|{a}.index_select({d}, T.tensor([0, 0]))"
     "|T.take_along_dim({a}, T.zeros_like({a}, dtype=T.int64), {d})|{a}.to(T.float32)|{a}.to(T.float64)|{a}.type_as({b})|{a} ** 2"
+    "|F.huber_loss({a}, {b}.type_as({a}))|F.smooth_l1_loss({a}, {b}, beta=0.5)|F.l1_loss({a}, {b}, reduction='sum')|F.elu({a} - 0.1)"
+    "|F.binary_cross_entropy_with_logits({a}, {b}.sigmoid().type_as({a}))|F.soft_margin_loss({a}, {b}.type_as({a}))|F.kl_div({a}, {b}.sigmoid().type_as({a}))"
+    "|F.poisson_nll_loss({a}.tanh(), {b}.abs().type_as({a}))|F.hinge_embedding_loss({a}, {b}.detach().sign())|F.logsigmoid({a})|F.mish({a})"
+    "|F.softsign({a})|F.hardtanh({a})|F.hardswish({a})|F.tanhshrink({a})|F.softmin({a}, {d})|F.normalize({a}, dim={d})"
+    "|F.rms_norm({a}, {a}.shape[-1:], eps=1e-5)|F.glu({a}, {d})|F.cosine_similarity({a}, {b}, {d})|T.kron({a}, {b})|T.prod({a}, dtype=T.int32)"
+    "|{a}.sum({d}, dtype=T.float32)|{a}.mean(dtype=T.float64)|{a}.scatter_add({d}, T.zeros_like({a}, dtype=T.int64), {a})"
+    "|{a}.index_add({d}, T.zeros({a}.shape[{d}], dtype=T.int64), {a}, alpha=2)|{a}.masked_select({a} > 0)|{a}.take(T.tensor([0, 0]))"
+    "|{a}.repeat_interleave(2, {d})|{a}.std({d}, correction=0)|T.addcdiv({a}, {b}, {b} * {b} + 1)|{a}.to(T.float16)|{a}.diff(dim={d})"
+    "|T.nan_to_num({a}, nan={s})|T.div({a}, {s}, rounding_mode='trunc')|T.cdist({a}, {a} + 1)|F.threshold({a}, 0.1, {s})"
     "|({a}.abs() + 1) ** {b}.abs()|F.one_hot({a}.abs().to(T.int64) % 3, 3)|{a}.clamp({s}, {s} + 1)|{a} // {s}|{a} % {s}|{a}.cumsum({d})"
 ).split("|")
 WRAPPED = (
@@ -150,7 +187,7 @@ class Program:
     def _leaf(self) -> None:
         pick, name = self.random, f"x{len(self.lines)}"
         shape = pick.choice([(), (1,), (3,), (2, 3), (3, 2), (2, 2), (1, 3), (2, 3, 2), (0,), (2, 0), (4, 3)])
-        dtype = pick.choice(["float64"] * 6 + ["float32", "int64", "bool", "uint8", "int32"])
+        dtype = pick.choice(["float64"] * 7 + "float32 float16 int64 bool uint8 int8 int32".split())
         count = int(np.prod(shape))
         spread = [
             pick.randint(0, 3) if dtype == "uint8" else pick.randint(-6, 6) / (1 if "int" in dtype else 4)
@@ -217,19 +254,23 @@ class Program:
         )
         if kind == "unary":
             function = pick.choice(UNARY)
-            inner = {"tanh": f"{a}.tanh()", "square": f"{a}.square()", "positive": f"({a}.square() + 1)"}.get(
-                SAFE.get(function, ""), a
-            )
+            inner = {
+                "tanh": f"{a}.tanh()",
+                "square": f"{a}.square()",
+                "positive": f"({a}.square() + 1.5)",
+                "unit": f"({a}.tanh() * 0.4 + 0.5)",
+                "inner": f"({a}.tanh() * 0.9)",
+            }.get(SAFE.get(function, ""), a)
             line = f"{new}{inner}.{function}()"
         elif kind == "binary":
             line = new + pick.choice(BINARY).format(a=a, b=pick.choice([b, b, str(words["s"])]))
         elif kind == "reduce":
             function, keep = pick.choice(REDUCTIONS), ", keepdim=True" * pick.randint(0, 1)
-            plain = function in ("cumsum", "softmax", "log_softmax")
+            plain = function in PLAIN
             some = (
                 f"dim={d}" + ("" if plain else keep) if plain or function == "logsumexp" or pick.random() < 0.7 else ""
             )
-            line = f"{new}{a}.{function}({some})" + ("[0]" if function in ("max", "min") and some else "")
+            line = f"{new}{a}.{function}({some})" + ("[0]" if function in PAIRS and (some or plain) else "")
         elif kind == "wrap":
             body = pick.choice(BODIES[: 2 + (len(shape) > 1)])  # a batch of numbers has no rows
             line = new + pick.choice(WRAPPED).format(body=body, **words)
@@ -365,12 +406,12 @@ def run(seed: int) -> str:
         try:
             _compare(program)
         except GradientError:
-            if "float32" not in str(program):
+            if not re.search("float16|float32", str(program)):
                 raise
-            program.lines = [line.replace("float32", "float64") for line in program.lines]
+            program.lines = [re.sub("float16|float32", "float64", line) for line in program.lines]
             with _float64_by_default():
                 _compare(program)
-            return "excused: rounding of float32, magnified by the rest of the program: the same in float64"
+            return "excused: rounding of float16 or float32, magnified by the rest of the program: the same in float64"
     except EndedError as end:
         return str(end)
     return "same"
@@ -457,7 +498,7 @@ def _share(names: dict[str, Any], a: str, b: str) -> bool:
 
 def _judge(error: Exception, text: str) -> NoReturn:
     for pattern, reason in REFUSALS.items():
-        if isinstance(error, RuntimeError | TypeError) and re.search(pattern, str(error)):
+        if isinstance(error, RuntimeError | TypeError | IndexError) and re.search(pattern, str(error)):
             raise EndedError(f"refused: {reason}") from None
     raise DifferenceError(text) from error
 

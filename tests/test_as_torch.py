@@ -105,13 +105,36 @@ def test_run_gives_a_script_its_arguments_and_folder(tmp_path):
     assert (ran.returncode, ran.stdout) == (3, "['--epochs', '3'] 7 __main__ tinyattn.tensors\n")
     ran = python("-m", "tinyattn", "run", "nowhere.py")
     assert (ran.returncode, ran.stderr) == (2, "tinyattn run: nowhere.py is not a file\n")
+    ran = python("-m", "tinyattn", "run")
+    assert (ran.returncode, ran.stderr) == (2, "tinyattn run: name a script: python -m tinyattn run train.py\n")
+
+
+def test_run_shows_an_error_from_the_line_of_the_script(tmp_path):
+    (tmp_path / "script.py").write_text("import torch\ntorch.ones(2) @ torch.ones(3)\n")
+    ran = python("-m", "tinyattn", "run", "script.py", inside=tmp_path)
+    first, where, *_ = ran.stderr.splitlines()
+    assert (ran.returncode, first) == (1, "Traceback (most recent call last):")
+    assert where.startswith('  File "script.py", line 2')
 
 
 def test_graph_draws_a_foreign_model(tmp_path):
     program = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return torch.relu(x)\n"
     (tmp_path / "net.py").write_text(program)
-    ran = python("-m", "tinyattn", "graph", "net.py:Net", "--as-torch", "--input", "2x3", inside=tmp_path)
+    drawn = "-m", "tinyattn", "graph", "net.py:Net", "--input", "2x3"
+    ran = python(*drawn, "--as-torch", inside=tmp_path)
     assert ran.returncode == 0 and (tmp_path / "graph.html").exists(), ran.stderr
+    ran = python(*drawn, inside=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        "tinyattn graph: Net is a model of PyTorch; add --as-torch, which gives its module tinyattn for torch\n"
+    )
+
+
+def test_graph_imports_a_script_that_parses_its_command_line(tmp_path):
+    program = "import argparse, torch\nargparse.ArgumentParser().parse_args()\nNet = torch.nn.ReLU\n"
+    (tmp_path / "train.py").write_text(program)
+    ran = python("-m", "tinyattn", "graph", "train.py:Net", "--as-torch", "--input", "2x3", inside=tmp_path)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_as_torch_training_names():

@@ -8,10 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+import gpus
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_GPU
 from toy_mnist import put
 
 ROOT = Path(__file__).parents[1]
@@ -22,8 +22,8 @@ from bench.peers import engine, moving, pytorch  # noqa: E402
 from bench.side import Process, Side, SideError  # noqa: E402
 from test_benchmark import EFFORT, QUIET, benchmark  # noqa: E402
 
-HOOK = [] if REAL_GPU else [str(ROOT / "tests/standin/path")]
-only_without_a_gpu = pytest.mark.skipif(REAL_GPU, reason="about the stand-in, or a machine without a GPU")
+HOOK = [str(ROOT / "tests/standin/path")] if gpus.STAND_IN else []
+only_without_a_gpu = pytest.mark.skipif(not gpus.STAND_IN, reason="about the stand-in, or a machine without a GPU")
 
 
 def path(*first):
@@ -34,10 +34,7 @@ def path(*first):
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", path(*HOOK))
-    if not REAL_GPU:
-        import standin
-
-        standin.install()
+    gpus.install()
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,24 @@ def test_index_gradients_of_large_tables_equal_small_ones():
         np.testing.assert_allclose(ta.grad(out, x, ta.tensor(g))[0].numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (3, 40000), (3, 70, 300), (5, 40, 1), (40, 500, 3), (70000,), (2, 0)])
+@pytest.mark.parametrize("high", [1, 2, 1000])
+def test_index_and_gather_gradients_in_float32_are_summed_in_blocks(shape, high):
+    x = ta.zeros(shape).requires_grad_()
+    for dim, n in enumerate(shape):
+        one = RANDOM.integers(-min(n, high), min(n, high) or 1, 3 * n)
+        wide = RANDOM.integers(0, min(n, high) or 1, [max(m - 1, 0) if d != dim else m for d, m in enumerate(shape)])
+        places = list(np.meshgrid(*map(np.arange, wide.shape), indexing="ij"))
+        places[dim] = wide
+        selected = (slice(None),) * dim + (one,)
+        for out, index in ((x[selected], selected), (ta.gather(x, dim, ta.tensor(wide)), tuple(places))):
+            g = RANDOM.normal(size=out.shape).astype("float32")
+            expected = np.zeros(shape)
+            np.add.at(expected, index, g)
+            (found,) = ta.grad(out, x, ta.tensor(g))
+            np.testing.assert_allclose(found.numpy(), expected, rtol=2e-6, atol=2e-5)
+
+
 def test_einsum_of_one_operand_is_a_view():
     x = ta.randn(3, 4)
     assert np.shares_memory(ta.einsum("ij->ji", x).numpy(), x.numpy())
@@ -156,11 +174,60 @@ def test_blockwise_kernels_take_any_layout(name):
     np.testing.assert_array_equal(getattr(cpu, name)(cube), getattr(cpu, name)(np.ascontiguousarray(cube)))
 
 
+@pytest.mark.parametrize("shape", [(1,), (5, 1), (9000, 3), (7, 5000), (300, 1, 7), (1, 4), (0, 3)])
+def test_gradients_of_sums_are_copies_of_expanded_arrays(shape):
+    for ahead in [(), (1,), (3,), (10000,)]:
+        x = ta.zeros(*ahead, *shape).requires_grad_()
+        out = x.sum(tuple(range(len(ahead))) or 0)
+        g = ta.randn(*out.shape)
+        (found,) = ta.grad(out, x, g)
+        np.testing.assert_array_equal(found.numpy(), np.broadcast_to(g.numpy(), found.shape))
+        assert found.numpy().flags.c_contiguous and found.numpy().flags.writeable
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "hardtanh", "relu6", "hardswish", "huber_loss"])
+def test_piecewise_functions_equal_torch_at_their_bends(name):
+    x = np.array([-np.inf, -7, -3, -1, -1e-30, -0.0, 0.0, 1e-30, 1, 3, 6, 7, np.inf, np.nan], "float32")
+    x = x[:-1] if name == "hardswish" else x  # of NaN, PyTorch has the gradient 1 there
+    arguments = (np.zeros_like(x),) if name == "huber_loss" else ()
+    found, true = [], []
+    for library, functions, results in ((ta, F, found), (torch, torch.nn.functional, true)):
+        leaf = library.from_numpy(x.copy()).requires_grad_()
+        out = getattr(functions, name)(
+            leaf, *map(library.from_numpy, arguments), **({"reduction": "none"} if arguments else {})
+        )
+        out.sum().backward()
+        results += [out.detach().numpy(), leaf.grad.numpy()]
+    for a, b in zip(found, true, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("values", [2, 50, 10**6])  # many equal elements, or few
+def test_topk_is_the_beginning_of_the_stable_order(largest, values):
+    x = RANDOM.integers(0, values, (40, 90, 3)).astype("float32")
+    x[:5, ::7] = np.nan
+    x[5:9, 3] = np.inf
+    for dim, k in itertools.product(range(3), (0, 1, 2, 20)):
+        if k <= x.shape[dim]:
+            for array in (x, x.transpose(1, 0, 2), np.nan_to_num(x, posinf=9).astype("int32"), x[:0]):
+                if k <= array.shape[dim]:
+                    given = ta.tensor(array)
+                    order = ta.argsort(given, dim, descending=largest).numpy().take(range(k), dim)
+                    found = ta.topk(given, k, dim, largest)
+                    np.testing.assert_array_equal(found.indices.numpy(), order)
+                    np.testing.assert_array_equal(found.values.numpy(), np.take_along_axis(array, order, dim))
+
+
 def test_every_case_of_the_table_can_be_read():
     found = cases.cases()
-    assert len(found) > 120 and len(set(found)) == len(found)
+    assert len(found) > 240 and len(set(found)) == len(found)
     task = cases.run(
         torch, torch.nn.functional, torch.autograd.grad, {"expression": "x * y", "inputs": "x 3; y 3", "backward": True}
     )
     out, dx, dy = task()
     assert out.shape == dx.shape == dy.shape == (3,)
+
+
+def test_the_summary_of_the_table_counts_cliffs():
+    assert cases.summary("forward", [1.0, 4.0, 2.0]) == "forward: 3 cases, geometric mean 2.00, 1 above 3, largest 4.00"

@@ -2,7 +2,7 @@
 
 Each launch runs with its threads in three orders, on arrays between guard zones (`cuda_shim.thorough`). Sizes are chosen
 around what the kernels treat differently: one element, four neighbours, a warp, a block, a tile, and more than each.
-With TINYATTN_GPU=1 the same tests run on a GPU.
+With TINYATTN_GPU the same tests run on a GPU, or on CuPy without one (gpus.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import cuda_shim
+import gpus
 import numpy as np
 import pytest
 import standin
 
-REAL_GPU = os.environ.get("TINYATTN_GPU") == "1"
-if not REAL_GPU:
-    standin.install()
+gpus.install()
 
 import cupy as cp  # noqa: E402 - the stand-in, or CuPy
 
@@ -328,7 +327,7 @@ SIZES = [1, 0, 7, 1024, 1025, 3, 5001, 4, 2]
 
 
 def launches_of(call: Callable[[], Any]) -> Any:
-    if REAL_GPU:
+    if not gpus.STAND_IN:
         call()
         return None
     with standin.counting() as cost:
@@ -443,7 +442,7 @@ def test_norms_and_clipping_of_many():
         assert_close(a, b)
 
 
-@pytest.mark.skipif(REAL_GPU, reason="CuPy does not look")
+@pytest.mark.skipif(not gpus.STAND_IN, reason="CuPy does not look")
 def test_the_stand_in_takes_a_list_of_living_tensors():
     x = on_gpu(random(3))
     ((found, blocks),) = tensors.lists([[x]], 1024)
@@ -622,14 +621,39 @@ def test_packed_attention(batch, tokens, count, dim, dtype):
 )  # fmt: skip
 def test_indices_are_checked_on_the_gpu(values, found):
     index, flag, host = (cp.asarray(np.array(x, np.int64)) for x in (values, [0] * 4, [0] * 4))
-    args = [index, len(values), 0, 5, 42, flag, host]
+    args = [index, len(values), 0, 5, 42, flag, host, None]
     launch.launch("flags", "check_indices", (1,), (256,), args, shared_bytes=16 * 256)
     for there in (flag, host):
         assert there.get().tolist() == ([42, *found, 0] if found else [0] * 4)
     launch.launch(
-        "flags", "check_indices", (1,), (32,), [on_gpu(np.array([77])), 1, 0, 5, 43, flag, host], shared_bytes=16 * 32
+        "flags",
+        "check_indices",
+        (1,),
+        (32,),
+        [on_gpu(np.array([77])), 1, 0, 5, 43, flag, host, None],
+        shared_bytes=16 * 32,
     )
     assert flag.get().tolist() == ([42, *found, 0] if found else [43, 77, 0, 0])  # the first to be found stays
+
+
+@covers("settle_indices")
+@pytest.mark.parametrize(
+    "bad", [{}, {0: 5}, {8191: 9, 8192: 9}, {4095: 7, 12_287: -1}, {9000: -2, 300: -2}, {12_287: 6}]
+)
+def test_check_indices_of_several_blocks_names_the_first_worst(bad):
+    index = np.arange(12_288) % 5
+    for place, value in bad.items():
+        index[place] = value
+    gpu.check()
+    gpu.check_indices("gather", on_gpu(index), 5)
+    if not bad:
+        gpu.check()
+        return
+    value = min(bad.values()) if min(bad.values()) < 0 else max(bad.values())
+    place = min(place for place in bad if bad[place] == value)
+    cp.cuda.Device().synchronize()
+    with pytest.raises(IndexError, match=rf"gather: index {value} at position \({place},\) is out of range"):
+        gpu.check()
 
 
 def philox_words(seed: int, place: int) -> list[int]:

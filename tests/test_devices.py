@@ -1,4 +1,4 @@
-"""Devices: names, moving, refusals, training without a hidden copy. On the stand-in, or on a GPU with TINYATTN_GPU=1."""
+"""Devices: names, moving, refusals, training without a hidden copy. On the GPU of gpus.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_GPU
+from gpus import STAND_IN
 from oracle import host
 
 import tinyattn as ta
@@ -20,7 +20,7 @@ from tinyattn import backends, data, models, nn, ops, optim, train
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("gpu")
-only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
+only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="only the stand-in counts")
 
 
 def counting():

@@ -71,6 +71,9 @@ ROWS = [
     (lambda: wrong_rule(lambda F, g: g[:1]), RuntimeError, r"gave a gradient of shape \(1, 3\) for an input of shape \(2, 3\)"),
     (lambda: ta.operation(y=lambda F, g: g)(lambda F, x: x), TypeError, r"\['y'\] in its rules; they may name"),
     (lambda: ta.operation(x=lambda F, g, z: g)(lambda F, x: x), TypeError, r"\['z'\] in its rules; they may name"),
+    (lambda: ta.operation(x=lambda F, g: g)(lambda x: x), TypeError, "after its first, the array library xp"),
+    (lambda: ta.operation(x=lambda g, x: g)(lambda F, x: x), TypeError, r"\['g', 'x'\]; its first one is the array"),
+    (lambda: ta.operation(lambda F, x: x), TypeError, "operation takes a rule for each input by its name: @ta.op"),
     # --- making tensors ---
     (lambda: ta.tensor([[1, 2], [3]]), ValueError, "nested lists must have equal lengths"),
     (lambda: ta.tensor("three"), TypeError, "expected numbers.*got str"),

@@ -102,8 +102,8 @@ def test_a_floor_imports_only_from_below(floor):
 
 HIDDEN = """
 import importlib, pkgutil, sys
-import standin
-standin.install()  # a GPU, so that its modules can be imported
+import gpus
+gpus.install()  # a GPU, so that its modules can be imported
 import tinyattn
 tinyattn.backends.gpu()
 for found in pkgutil.walk_packages(tinyattn.__path__, "tinyattn."):

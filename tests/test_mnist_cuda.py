@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import signal
 
+import gpus
 import numpy as np
 import pytest
-from conftest import REAL_GPU
 from killing import digits, mnist
 from oracle import host
 from test_resume import only, outcome, run
@@ -17,7 +17,7 @@ import tinyattn.nn.functional as F
 from tinyattn import backends, models, optim, train
 
 slow = pytest.mark.slow
-only_on_the_stand_in = pytest.mark.skipif(REAL_GPU, reason="a GPU does not count")
+only_on_the_stand_in = pytest.mark.skipif(not gpus.STAND_IN, reason="only the stand-in counts")
 CLASSIFIER = mnist.RECIPES["classifier"]
 TINY = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
 RUN = "--data digits --epochs 2 --batch-size 15 --dropout 0.2 --no-progress --workers 1 --out".split()
@@ -28,10 +28,7 @@ CUDA = ("--device", "cuda")
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     """A GPU, and a model that is quick where CUDA kernels run on the processor."""
-    if not REAL_GPU:
-        import standin
-
-        standin.install()
+    gpus.install()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mnist.RECIPES, "classifier", {**CLASSIFIER, "model": TINY})
         yield

@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import pytest
+from answers import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import TABLE
@@ -159,6 +160,11 @@ CALLS = {name: lambda x, name=name: getattr(F if hasattr(F, name) else ta, name)
     "softmax": lambda x: F.softmax(x, 1),
     "log_softmax": lambda x: F.log_softmax(x, 0),
     "cross_entropy": lambda x: F.cross_entropy(x, [0, 5, 2, 2], reduction="none"),
+    "nll": lambda x: F.nll_loss(x, ta.tensor([0, 5, 2, 2]), reduction="none"),
+    "leaky_relu": lambda x: F.leaky_relu(x - 0.5),
+    "hardtanh": lambda x: F.hardtanh(x, 0.2, 0.6),
+    "hardswish": lambda x: F.hardswish(x * 8 - 4),
+    "huber": lambda x: F.huber_loss(x, x * 0.5 + 0.1, reduction="none", delta=0.2),
     "layer_norm": lambda x: F.layer_norm(x, 6, x[0], x[1]),
     "packed_attention": lambda x: F.packed_attention(x[None], 2),
     "attention": lambda x: F.scaled_dot_product_attention(x, x * 2, x * 3),
@@ -219,3 +225,54 @@ def test_fresh_rules_return_arrays_of_their_own(name, monkeypatch):
         out = CALLS[name](x)
         out.backward(ta.ones_like(out))
     assert name in seen
+
+
+# --- results that are no views ---
+
+FORMS = [
+    "{0}(x)",
+    "{0}(x, 0)",
+    "{0}(x, 1)",
+    "{0}(x, 2)",
+    "{0}(x, 1, 0)",
+    "{0}(x, (1,))",
+    "{0}(x, x)",
+    "{0}([x])",
+    "{0}(x, 0.0)",
+]
+TRIVIAL = [[2.0], 2.0, [[2.0]], [[1.0], [3.0]], [[[1.0, 2.0]]], [[[[1.0]]]]]  # where there is nothing to do
+
+
+def shared_with_input(library, text, values):
+    """Which results of `text` lie in the memory of `x`; None if it is refused."""
+    x = library.tensor(values, dtype=library.float64)
+    try:
+        out = eval(text, {"T": library, "F": library.nn.functional, "x": x})
+    except Exception:
+        return None
+    found = [y for y in (out if isinstance(out, list | tuple) else [out]) if type(y) is type(x)]
+    if library is ta:
+        return [np.shares_memory(y.numpy(), x.numpy()) for y in found]
+    return [y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for y in found]
+
+
+@pytest.mark.parametrize("where", ["T", "F", "x"])
+def test_results_share_memory_only_where_those_of_pytorch_do(where):
+    """A copy, a scan, a resizing that has nothing to do still gives memory of its own: `repeat` of one number."""
+    ours, theirs = ((lib, lib.nn.functional, lib.Tensor)["TFx".index(where)] for lib in (ta, torch))
+    names = [name for name in dir(ours) if name.islower() and name[0] != "_" != name[-1] and hasattr(theirs, name)]
+    names = [
+        name
+        for name in names
+        if callable(getattr(ours, name)) and not name.startswith(("set_", "manual", "compile", "save", "load"))
+    ]
+    wrong, compared = [], 0
+    for call in (call.format(f"{where}.{name}") for name in names for call in FORMS):
+        text = call.replace("(x, ", "(").replace("(x)", "()") if where == "x" else call
+        for values in TRIVIAL:
+            shared = shared_with_input(ta, text, values)
+            if shared and any(shared) and (right := shared_with_input(torch, text, values)) is not None:
+                compared += 1
+                if len(right) == len(shared) and any(s and not r for s, r in zip(shared, right, strict=True)):
+                    wrong.append((text, values))
+    assert not wrong and compared > 20, wrong

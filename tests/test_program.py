@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +104,11 @@ def test_program_equals_eager_bit_for_bit(name):
     assert eager == compiled
 
 
-@pytest.mark.parametrize(
-    "optimizer", [optim.SGD, optim.Adam, lambda p, lr: optim.SGD(p, lr, momentum=0.9, weight_decay=0.1), optim.RMSprop]
-)
+def momentum(parameters, lr):
+    return optim.SGD(parameters, lr, momentum=0.9, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.Adam, momentum, optim.RMSprop])
 def test_program_of_each_optimizer(optimizer):
     eager, compiled, step = both(optimizer=optimizer)
     assert step.program is not None, step.why_not
@@ -138,6 +142,58 @@ def test_program_plan_is_small(name):
         step(*training.batch_of())
     assert 0 < step.program.peak_bytes < 0.8 * step.program.value_bytes + 65536
     assert "matmul(" in str(step.program)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("mlp", 1), ("mlp", 2), ("article", 1), ("classifier", 1), ("classifier", 2)]
+)
+def test_program_peak_bytes_are_what_a_call_needs(name, batch, workers):
+    ta.manual_seed(0)
+    model = {
+        "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 10)),
+        "article": lambda: models.AttentionModel(10, 64, 10),
+        "classifier": lambda: models.AttentionClassifier(patch_size=7, dropout=0.1, pooling="attention"),
+    }[name]()
+    net, optimizer = nn.DataParallel(model, workers), optim.Adam(model.parameters())
+
+    @ta.compile
+    def step(x, y):
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    planned, measured = memory_of(step, ta.rand(batch, 28, 28), ta.arange(batch) % 10)
+    assert abs(planned / measured - 1) < 0.05, (planned, measured)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_program_peak_bytes_of_inference(batch):
+    model = models.AttentionClassifier(patch_size=7, pooling="attention").eval()
+    with ta.no_grad():
+        planned, measured = memory_of(ta.compile(model), ta.rand(batch, 28, 28))
+    assert abs(planned / measured - 1) < 0.05, (planned, measured)
+
+
+def memory_of(step, *args) -> tuple[int, int]:
+    """The bytes that a program announces, and those that it takes: what it holds, and the most that a call allocates."""
+    step(*args)
+    tracemalloc.start()
+    try:
+        step(*args)
+        planned = step.program.peak_bytes  # before the program has run
+        for _ in range(3):
+            step(*args)
+        held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/program/program.py")])
+        held = held.filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        step(*args)
+        return planned, sum(s.size for s in held.traces) + tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
 
 
 def test_program_for_each_shape_and_mode():
@@ -353,12 +409,15 @@ def test_program_nested_is_part_of_the_outer_one():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_program_saved_runs_with_numpy_alone(name, tmp_path):
-    training = Training(name)
+@pytest.mark.parametrize("style", ["kernels", "definitions"])
+def test_program_saved_runs_with_numpy_alone(name, style, tmp_path):
+    training = Training(name, optimizer=momentum if name == "lstm" else optim.AdamW)
     step = ta.compile(training.step)
     for _ in range(4):
         step(*training.batch_of())
-    step.program.save(tmp_path / "step.py")
+    program, before = step.program, everything(training)
+    program.save(tmp_path / "step.py", style=style)
+    assert everything(training) == before and program.valid()
     batches = [training.batch_of() for _ in range(5)]
     np.save(tmp_path / "x.npy", [x.array for x, _ in batches])
     np.save(tmp_path / "y.npy", [y.array for _, y in batches])
@@ -367,8 +426,24 @@ def test_program_saved_runs_with_numpy_alone(name, tmp_path):
         "np.load('y.npy'))), 'tinyattn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    expected = [step(*batch).array.tobytes().hex() for batch in batches]
+    how = ta.definitions() if style == "definitions" else contextlib.nullcontext()
+    with how:
+        expected = [(step if style == "kernels" else training.step)(*batch).array.tobytes().hex() for batch in batches]
     assert done.stdout.split() == [*expected, "False"], done.stderr
+
+
+def everything(training: Training) -> list:
+    """The bits of all that a step changes."""
+    states = [x.array.tobytes() for state in training.optimizer.state.values() for x in state.values()]
+    return [training.state(), states, ta.random.default_generator.get_state()]
+
+
+def test_program_source_refuses_a_style_that_it_does_not_have():
+    step = ta.compile(lambda x: x * 2)
+    for _ in range(3):
+        step(ta.ones(2))
+    with pytest.raises(ValueError, match="style='plain'; expected 'kernels' or 'definitions'"):
+        step.program.source("plain")
 
 
 def test_program_save_names_what_it_cannot_write(tmp_path):
@@ -392,6 +467,22 @@ def test_program_leaves_gradients_of_others_alone():
         found.append([t.state() for t in trainings])
     assert found[0] == found[1]
     assert all(step.program for step in steps)
+
+
+def test_program_leaves_checkpoint_its_draws():
+    """Also in the call that is recorded, the second run draws what the first one drew."""
+    w = ta.ones(20, requires_grad=True)
+
+    @ta.compile
+    def f(x):
+        w.grad = None
+        y = ta.checkpoint(lambda x: F.dropout(x * w, 0.5), x)
+        y.sum().backward()
+        return y.detach()
+
+    for _ in range(4):
+        assert f(ta.ones(20)).tolist() == w.grad.tolist()
+    assert "checkpoint()" in f.why_not
 
 
 def test_program_reads_tensors_without_an_operation():
@@ -474,13 +565,14 @@ def test_program_recording_that_raises_leaves_ordinary_arrays():
 
 
 @pytest.mark.slow
-def test_program_trains_the_example_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_program_trains_the_example_to_the_same_weights(workers, tmp_path):
     script = Path(__file__).parents[1] / "examples/mnist.py"
     saved = []
     for how in ([], ["--no-compile"]):
-        options = "--data digits --epochs 2 --batch-size 64 --dropout 0.1 --workers 1 --no-progress --out".split()
+        options = "--data digits --epochs 2 --batch-size 64 --dropout 0.1 --no-progress --out".split()
         out = tmp_path / f"runs{len(how)}"
-        command = [sys.executable, str(script), *options, str(out), *how]
+        command = [sys.executable, str(script), *options, str(out), "--workers", workers, *how]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         saved += [next(out.rglob("model.safetensors")).read_bytes()]
     assert saved[0] == saved[1]

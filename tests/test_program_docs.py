@@ -1,19 +1,24 @@
-"""docs/step.py is the program of the article's model: `python tests/test_program_docs.py` writes it anew."""
+"""docs/step.py and docs/step_by_definition.py are programs of the article's model.
+
+`python tests/test_program_docs.py` writes them anew.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, optim
 
-PATH = Path(__file__).parents[1] / "docs/step.py"
+DOCS = Path(__file__).parents[1] / "docs"
+FILES = {"kernels": DOCS / "step.py", "definitions": DOCS / "step_by_definition.py"}
 
 
-def text() -> str:
+def text(style: str) -> str:
     """The file of a step of the article's recipe: batches of 64, Adam at 1e-3."""
     ta.manual_seed(0)
     model = models.AttentionModel(10, 64, 10)
@@ -32,12 +37,14 @@ def text() -> str:
     for _ in range(3):
         step(ta.tensor(rng.random((64, 28, 28), dtype=np.float32)), ta.tensor(rng.integers(0, 10, 64)))
     assert step.program is not None, step.why_not
-    return step.program.source
+    return step.program.source(style)
 
 
-def test_program_in_docs_is_current():
-    assert PATH.read_text(encoding="utf-8") == text(), "python tests/test_program_docs.py writes it anew"
+@pytest.mark.parametrize("style", FILES)
+def test_program_in_docs_is_current(style):
+    assert FILES[style].read_text(encoding="utf-8") == text(style), "python tests/test_program_docs.py writes it anew"
 
 
 if __name__ == "__main__":
-    PATH.write_text(text(), encoding="utf-8")
+    for style, path in FILES.items():
+        path.write_text(text(style), encoding="utf-8")

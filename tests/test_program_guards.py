@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -204,11 +205,18 @@ def attribute_of_the_compiled():
     return m, lambda: None, list
 
 
+def dict_of_a_module_grows():
+    m = nn.Linear(2, 2)
+    m.factors = {"a": 2.0}  # the last of the dicts that are compared
+    m.forward = lambda x: nn.Linear.forward(m, x) * math.prod(m.factors.values())
+    return lambda x: m(x).detach(), lambda: m.factors.update(b=3.0), list
+
+
 CASES = [
     outside_gradient, gradient_read_outside, parameter_of_two_optimizers, data_replaced, group_added, hook_added,
     hook_after_accumulation, silent_module, hook_of_identity, method_of_a_module, optimizer_rebound, rate_set_inside,
     number_read_by_a_helper, number_in_the_result, two_zeros, argument_is_written, tensor_kept_in_a_dict,
-    attribute_of_the_compiled, rebound(lambda: 2.0, lambda: 5.0),
+    attribute_of_the_compiled, dict_of_a_module_grows, rebound(lambda: 2.0, lambda: 5.0),
     rebound(lambda: ta.ones(1), lambda: ta.full((1,), 4.0)),
 ]  # fmt: skip
 

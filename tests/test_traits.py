@@ -74,6 +74,7 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "linear_gelu": ([X, some(2, 4), some(2)], {"approximate": "none"}),
     "einsum": ([X, some(4, 2)], {"equation": "ij,jk->ik"}),
     "cross_entropy": ([X, np.array([0, 3, 1])], {}),
+    "nll": ([X, np.array([0, 3, 1])], {}),
     "attention": ([X, X, X, None, None, None], {"scale": 1.0}),
     "tiled_attention": ([X, X, X, None, None], {"causal": False, "scale": 1.0}),
     "packed_attention": ([some(1, 2, 6)], {"heads": 1, "scale": 1.0}),

@@ -463,6 +463,10 @@ def test_attention_page_of_images_in_a_browser(browser, classifier, images, tmp_
     assert page.run("[state.item, state.token]") == [2, None]
     there = browser.open(f"{tmp_path}/attention.html", fragment="item=2&token=5&row=1&cell=9&what=gradient&token=x")
     assert there.run("[state.item, state.token, state.row, state.cell, state.what]") == [2, 5, 1, 2, "gradient"]
+    scales = there.run("scales")  # the pooling's terms are far larger, and would leave those of the heads blank
+    assert scales["gradient"] != scales["pooling"]
+    largest = max(np.abs(layer.gradient_x_attention[2, :, 5]).max() for layer in maps.layers)
+    assert abs(abs(scales["gradient"]) - largest) <= 1e-3 * largest
     assert there.problems == [] and there.requests == []
     light = page.run("getComputedStyle(document.body).backgroundColor")
     page.call("Page.bringToFront")  # a hidden tab is not told of a new theme

@@ -83,6 +83,7 @@ def test_graph_command_accepts_models_functions_and_tensors(mine, capsys, argume
         (["mine:Net"], "Net needs inputs; give the shape of each: --input 2x3"),
         (["mine:Sized"], "Sized needs size, depth; write 'mine:Sized(..., ...)'"),
         (["mine:number"], "number has type int; expected a model, its class, a function or a tensor"),
+        (["mine:Net", "--input", "2,3"], "--input 2,3 has commas; write the shape as 2x3"),
         (["mine:Net("], "'Net(' is not a Python expression"),
         (["mine"], "'mine' is not MODULE:NAME; write"),
         (["nowhere.at.all:Net"], "no module 'nowhere' in"),

@@ -15,6 +15,7 @@ import inspect
 import re
 import runpy
 import sys
+import traceback
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,12 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     except (
         UserError, RefusedError, AttributeError, ImportError, OSError, RuntimeError, TypeError, ValueError
     ) as error:  # fmt: skip
-        print(f"tinyattn {args.command}: {error}", file=sys.stderr)
+        print(f"tinyattn {args.command}: {str(error).removeprefix(f'{args.command}: ')}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tinyattn", description="tinyattn from the command line")
+    parser.add_argument("--version", action="version", version=f"tinyattn {ta.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_graph(commands)
     hand = commands.add_parser(
@@ -70,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     hand.add_argument("--open", action="store_true", help="open the page in the browser")
     hand.set_defaults(run=_by_hand, formats=("html",))
     for name, what in (
-        ("attention", "every head's attention to ten test images"),
-        ("playground", "a digit that one draws, and every head's attention to it"),
+        ("attention", "every head's attention on ten test images"),
+        ("playground", "a field to draw a digit in, and every head's attention on it"),
     ):
         page = commands.add_parser(
             name, help=f"write a page with {what}",
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a script with tinyattn in the place of torch.",
         epilog="example: python -m tinyattn run train.py --epochs 3",
     )
-    script.add_argument("script", help="the script")
+    script.add_argument("script", nargs="?", default="", help="the script")
     script.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     return parser
 
@@ -120,7 +122,8 @@ def _add_graph(commands: Any) -> None:
 def _run_script(script: str, arguments: list[str]) -> int:
     """Run a script as `python script.py` does, but for `import torch`. Its errors and exit status are its own."""
     if not Path(script).is_file():
-        print(f"tinyattn run: {script} is not a file", file=sys.stderr)
+        problem = f"{script} is not a file" if script else "name a script: python -m tinyattn run train.py"
+        print(f"tinyattn run: {problem}", file=sys.stderr)
         return 2
     try:
         importlib.import_module("tinyattn.as_torch")
@@ -129,7 +132,14 @@ def _run_script(script: str, arguments: list[str]) -> int:
         return 2
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(Path(script).resolve().parent))
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except Exception as error:
+        where = error.__traceback__
+        while where and where.tb_frame.f_code.co_filename != script:
+            where = where.tb_next
+        traceback.print_exception(error.with_traceback(where or error.__traceback__))  # from the script's line on
+        return 1
     return 0
 
 
@@ -177,10 +187,12 @@ def _graph(args: argparse.Namespace) -> int:
         function, *inputs, mode=args.mode, depth=args.depth, stats=args.stats, times=args.times, title=title
     )
     path = picture.save(args.out)
-    print(f"{path}: {picture!r}")
     if picture.error:
+        print(path)
         print(f"the forward pass failed: {picture.error}", file=sys.stderr)
-    return 1 if picture.error else 0
+        return 1
+    print(f"{path}: {picture!r}")
+    return 0
 
 
 # --- the model and its inputs ---
@@ -192,6 +204,7 @@ def _module(text: str) -> tuple[ModuleType, str]:
         raise UserError(f"{text!r} is not MODULE:NAME; write for example tinyattn.models:AttentionClassifier")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    sys.argv = [name]  # what a script reads that parses its command line when it is imported
     if name.endswith(".py"):
         name = name.removesuffix(".py").replace("/", ".")
     try:
@@ -231,6 +244,9 @@ def _value(module: ModuleType, text: str) -> Any:
 
 def _model(module: ModuleType, text: str) -> Any:
     found = _value(module, text)
+    kind = found if isinstance(found, type) else type(found)
+    if any(base.__module__.startswith("torch.") and not issubclass(kind, nn.Module) for base in kind.__mro__):
+        raise UserError(f"{text} is a model of PyTorch; add --as-torch, which gives its module tinyattn for torch")
     if isinstance(found, type):
         known = _KNOWN.get(found, {})
         signature = inspect.signature(found)
@@ -249,6 +265,8 @@ def _model(module: ModuleType, text: str) -> Any:
 def _input(module: ModuleType, text: str) -> Any:
     if re.fullmatch(r"\d+(x\d+)*", text):
         return ta.rand(*map(int, text.split("x")))
+    if re.fullmatch(r"[\d\s,()]+", text):
+        raise UserError(f"--input {text} has commas; write the shape as {'x'.join(re.findall(r'[0-9]+', text))}")
     return _value(module, text)
 
 

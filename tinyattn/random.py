@@ -43,6 +43,7 @@ class Generator:
         tapes = _tapes.get()
         return _Taped(self._stream, tapes) if tapes and self.device == "cpu" else self._stream
 
+    @backends.keeps_gpu
     def manual_seed(self, seed: int) -> Generator:
         """Restart the stream from `seed`, any integer; returns the generator."""
         self._seed = int(seed)
@@ -58,10 +59,12 @@ class Generator:
         """Return the seed from which the stream started."""
         return self._seed
 
+    @backends.keeps_gpu
     def get_state(self) -> dict[str, Any]:
         """Return the state of the stream, as plain numbers and strings. Synchronises a GPU."""
         return {"seed": self._seed, **copy.deepcopy(self.random.bit_generator.state)}
 
+    @backends.keeps_gpu
     def set_state(self, state: dict[str, Any]) -> Generator:
         """Restore a state returned by `get_state`; returns the generator."""
         state = dict(state)
@@ -70,29 +73,37 @@ class Generator:
         self._stream.bit_generator.state = state
         return self
 
+    @backends.keeps_gpu
     def bookmark(self) -> Any:
         """Return the state for `go_to` in this process; unlike `get_state`, it never synchronises a GPU."""
         source = self.random.bit_generator
         return self._seed, source.state if self.device == "cpu" else source.bookmark()
 
+    @backends.keeps_gpu
     def go_to(self, bookmark: Any) -> None:
         """Restore a state returned by `bookmark`."""
         self._seed, state = bookmark
         self.random.bit_generator.state = state
 
+    @backends.keeps_gpu
     def spawn(self, n: int) -> list[Generator]:
         """Return n independent streams, seeded from this one."""
+        if (watched := watching_draws.get()) is not None and not taped():
+            return watched(self).spawn(n)
         seeds = self.random.integers(2**63, size=n).tolist()
         return [Generator(self.device).manual_seed(seed) for seed in seeds]
 
+    @backends.keeps_gpu
     def uniform(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
         """Draw an array (shape) of uniform numbers in [0, 1)."""
         return self._drawn(self.random.random, shape, dtype)
 
+    @backends.keeps_gpu
     def normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Any:
         """Draw an array (shape) from the normal distribution with mean 0 and variance 1."""
         return self._drawn(self.random.standard_normal, shape, dtype)
 
+    @backends.keeps_gpu
     def keep(self, shape: tuple[int, ...], p: float) -> Any:
         """Draw a dropout mask, booleans (shape), each False with probability p."""
         if self.device.type == "cuda":
@@ -178,7 +189,12 @@ def current_generator() -> Generator:
 
 def redirected() -> bool:
     """Whether draws go elsewhere here: to the stream of a worker of nn.DataParallel, or to a `Tape`."""
-    return _worker_stream.get() is not None or bool(_tapes.get())
+    return _worker_stream.get() is not None or taped()
+
+
+def taped() -> bool:
+    """Whether a `Tape` is active here."""
+    return bool(_tapes.get())
 
 
 _spawning = fork_safe(threading.RLock())  # reentrant: the caller's stream may be one of other Streams

@@ -147,4 +147,7 @@ def _target(link: str, folder: str, page: str) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
-    return convert(match[1] or match[2], display="block" if match[1] else "inline")
+    if match[1]:
+        return f'<div style="overflow-x: auto">{convert(match[1], display="block")}</div>'  # on a phone
+    # In a span, since Markdown takes a line that begins with <math> for the end of the paragraph.
+    return f"<span>{convert(match[2], display='inline')}</span>"

@@ -13,6 +13,8 @@ import numpy as np
 from bench.compare import Effort, Table
 from bench.side import Side
 
+LIMIT = 3  # a ratio above it is a cliff
+
 # A line is an expression and its inputs. Words in braces are alternatives. L is the library, F its functions.
 # An input is a name, a shape and words: T (transposed), half (every second column), double, positive, zero (one element
 # is 0), <n (integers below n). A name that comes again begins another case.
@@ -107,6 +109,60 @@ i > j | i 1000000 <1000 ; j 1000000 <1000
 i.sum() | i 1000000 <1000
 x.to(L.float16) + 1 | x 300000
 x.to(L.float16).sum(0) | x 1000,300
+L.{exp tanh abs sigmoid relu erf}(x) | x 1000
+F.gelu(x) | x 1000
+x {+ * /} y | x 1000 ; y 1000 positive
+x * 2.5 | x 1000
+L.{sum mean amax prod}(x) | x 1000
+L.sum(x, {0 1 2}) | x 100,100,100
+L.amax(x, {0 1 2}) | x 100,100,100
+L.softmax(x, 1) | x 10,100
+x @ y | x 8,8 ; y 8,8
+L.flip(x, (0, 1)) | x 1000,1000
+F.pad(x, (3, 3), mode='reflect') | x 8,16,10000
+L.cat(L.split(x, 100)) | x 1000000
+L.cat(L.split(x, 1)) | x 1000
+L.stack(L.unbind(x)) | x 1000,100
+sum(L.split(x, 1000)) | x 1000000
+L.{exp tanh sigmoid relu abs neg sqrt erf}(x.to(L.float16)) | x 300000 positive
+F.{gelu silu}(x.to(L.float16)) | x 300000
+x.to(L.float16) {+ * /} y.to(L.float16) | x 300000 ; y 300000 positive
+x.to(L.float16).sum() | x 300000
+x.to(L.float16).sum(1) | x 1000,300
+L.softmax(x.to(L.float16), 1) | x 1000,300
+F.layer_norm(x.to(L.float16), (64,), y.to(L.float16), z.to(L.float16)) | x 3136,64 ; y 64 ; z 64
+x.to(L.float16) @ y.to(L.float16) | x 256,256 ; y 256,256
+x.to(L.float16).to(L.float32) | x 300000
+x.to(L.float16) | x 300000
+L.cumsum(x, 2) | x 100,100,100
+L.cumprod(x, {0 1}) | x 1000,100 positive
+L.prod(x, {0 1}) | x 1000,1000 positive
+L.std(x, {0 1}) | x 1000,1000
+F.dropout(x, 0.0) | x 300000
+F.leaky_relu(x) | x 1000000
+F.{elu selu hardtanh relu6 hardswish mish}(x) | x 300000
+F.smooth_l1_loss(x, y) | x 300000 ; y 300000
+F.max_pool2d(x, 2) | x 8,16,64,64
+F.avg_pool2d(x, 2) | x 8,16,64,64
+F.conv2d(x, y) | x 8,16,32,32 ; y 16,16,3,3
+F.batch_norm(x, None, None, y, z, training=True) | x 256,64 ; y 64 ; z 64
+L.sort(x, 1)[0] | x 1000,1000
+L.topk(x, 5)[0] | x 1000,1000
+L.cumsum(x, 0) | x 1000000
+x.repeat(1, 10) | x 1000,100
+x.repeat_interleave(10, 0) | x 1000,100
+x.t().reshape(-1) | x 1000,1000
+L.triu(x) | x 1000,1000
+L.diagonal(x).clone() | x 1000,1000
+x.scatter_add(0, i, y) | x 1000,1000 ; i 500,500 <1000 ; y 500,500
+x.index_add(0, i, y) | x 1000,100 ; i 5000 <1000 ; y 5000,100
+L.take_along_dim(x, i, 1) | x 1000,1000 ; i 1000,500 <1000
+L.lerp(x, y, 0.3) | x 1000000 ; y 1000000
+L.addmm(z, x, y) | x 256,256 ; y 256,256 ; z 256
+L.minimum(x, y) | x 1000000 ; y 1000000
+L.atan2(x, y) | x 300000 ; y 300000
+L.norm(x) | x 1000,1000
+x.norm(dim=1) | x 1000,1000
 """
 
 
@@ -168,21 +224,31 @@ def table(bench: Any) -> dict[str, Any]:
     """Every case, forward, and forward and backward, on one thread: a row with both ratios."""
     sides = [Side("tinyattn", "engine"), Side("PyTorch", "pytorch")]
     effort = Effort(min(bench.effort.turns, 9), min(bench.effort.seconds, 0.04), bench.effort.quick)
-    rows, ratios, left_out = [], [], []
+    rows: list[list[Any]] = []
+    ratios: tuple[list[float], ...] = ([], [])
+    left_out: list[str] = []
     with Table(bench.chosen(sides), bench.say, tolerance=1e-3) as compared:
         for expression, inputs in cases()[:: 40 if bench.effort.quick else 1]:
             row = [f"`{expression}`", inputs]
             for backward in (False, True)[: 1 + any(x.dtype.kind == "f" for x in arrays(inputs).values())]:
                 how = {"expression": expression, "inputs": inputs, "backward": backward}
                 found = compared.compare(f"{expression} | {inputs}", "case", effort, **how)
-                left_out += found["left_out"]
+                left_out += [f"`{expression}`: {line}" for line in found["left_out"]]
                 row += [f"{found['sides'][0]['seconds'] * 1e6:,.0f}" if found["ratios"] else "", *_ratio(found)]
-                ratios += [r["ratio"] for r in found["ratios"]]
+                ratios[backward].extend(r["ratio"] for r in found["ratios"])
             rows.append([*row, "", ""][:6])
-    mean = math.exp(sum(map(math.log, ratios)) / max(len(ratios), 1))
-    notes = [f"{len(ratios)} cases: geometric mean {mean:.2f}, largest {max(ratios, default=math.nan):.2f}", *left_out]
+    notes = [summary(name, found) for name, found in zip(("forward", "with backward"), ratios, strict=True)]
     columns = ["expression", "inputs", "forward, µs", "ratio", "with backward, µs", "ratio"]
-    return {"tables": [{"title": "tinyattn / PyTorch, one thread", "columns": columns, "rows": rows}], "notes": notes}
+    found = {"title": "tinyattn / PyTorch, one thread", "columns": columns, "rows": rows}
+    return {"tables": [found], "notes": [*notes, *left_out]}
+
+
+def summary(name: str, ratios: list[float]) -> str:
+    """A line about the ratios of a column."""
+    mean = math.exp(sum(map(math.log, ratios)) / max(len(ratios), 1))
+    above = sum(ratio > LIMIT for ratio in ratios)
+    largest = max(ratios, default=math.nan)
+    return f"{name}: {len(ratios)} cases, geometric mean {mean:.2f}, {above} above {LIMIT}, largest {largest:.2f}"
 
 
 def _ratio(found: dict[str, Any]) -> list[Any]:

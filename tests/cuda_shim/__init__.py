@@ -40,12 +40,13 @@ from cuda_shim import guarded
 from cuda_shim.guarded import Copy, Region
 
 HERE = Path(__file__).parent
+STRICT = 0  # of the modes in runtime.cpp
 SCHEDULES = ("forward", "backward", "shuffled")
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE", "-Wl,-Bsymbolic"]
 if guarded.SANITIZE:
     FLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 _KINDS = {"?": "b", "b": "c", "B": "C", "i": "i", "I": "I", "q": "q", "l": "q", "Q": "Q", "L": "Q", "f": "f", "d": "d"}
-_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([^)]*\))?\s+(\w+)\(')
+_KERNEL = re.compile(r'extern "C"\s+__global__\s+void(?:\s+__launch_bounds__\([^)]*\))?\s+(\w+)\s*\(')
 _lock = threading.Lock()
 _thorough = False
 
@@ -120,8 +121,15 @@ class Function:
         table = (ctypes.c_void_p * len(cells))(*(cell.ctypes.data for cell in cells))
         message = ctypes.create_string_buffer(500)
         with _lock:
-            failed = _runtime().shim_launch(
-                self._body, table, (ctypes.c_uint * 6)(*sizes), shared, SCHEDULES.index(schedule), message, len(message)
+            failed = runtime().shim_launch(
+                self._body,
+                table,
+                (ctypes.c_uint * 6)(*sizes),
+                shared,
+                SCHEDULES.index(schedule),
+                STRICT,
+                message,
+                len(message),
             )
         if failed:
             raise KernelError(f"{self.name}: {message.value.decode()}")
@@ -202,13 +210,14 @@ def _folder() -> Path:
 
 
 @functools.cache
-def _runtime() -> ctypes.CDLL:
+def runtime() -> ctypes.CDLL:
+    """The library that runs kernels. There is one in a process, whose names the kernels find."""
     path = _build((HERE / "runtime.cpp").read_text(encoding="utf-8"), ())
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def _load(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    _runtime()
+    runtime()
     return ctypes.CDLL(str(build(code, options)))
 
 

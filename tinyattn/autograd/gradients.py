@@ -14,6 +14,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.copies import cast, move
 
 
+@backends.keeps_gpu
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],

@@ -6,8 +6,10 @@ Tensors, so a rule can run on arrays and on Tensors.
 
 from __future__ import annotations
 
+import functools
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,12 +28,13 @@ from tinyattn.backends.shared import (
 keep_freed_memory()
 
 __all__ = [
-    "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "device", "device_of",
-    "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array",
-    "is_device", "move", "of", "on_gpu", "quiet", "refuse_in_capture", "set_default_device",
-    "set_float32_matmul_precision", "why_not",
+    "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "create", "device",
+    "device_of", "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array",
+    "is_device", "keeps_gpu", "move", "of", "on_gpu", "quiet", "refuse_in_capture", "return_to", "set_default_device",
+    "set_float32_matmul_precision", "users_gpu", "why_not",
 ]  # fmt: skip
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _cuda: Any = None  # the CuPy library after the first use of a GPU; until then every array is NumPy's
 
 
@@ -140,6 +143,38 @@ def check() -> None:
 def in_use() -> bool:
     """Whether this process has used a GPU."""
     return _cuda is not None
+
+
+def users_gpu() -> int | None:
+    """Return the number of CuPy's current GPU, for `return_to`; None if this process has used none."""
+    return None if _cuda is None else _cuda.users_gpu()
+
+
+def return_to(index: int | None) -> None:
+    """Make the GPU that `users_gpu` returned CuPy's current one again."""
+    if index is not None:
+        _cuda.return_to(index)
+
+
+def keeps_gpu(function: _F) -> _F:
+    """Decorate a function that computes on arrays: CuPy's current GPU is afterwards what it was before, so that a user
+    of both libraries keeps theirs."""
+
+    @functools.wraps(function)
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        before = users_gpu()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            return_to(before)
+
+    return kept  # type: ignore[return-value]
+
+
+@keeps_gpu
+def create(device: Any, name: str, *args: Any) -> Any:
+    """Return the array that the function `name` of the library of `device` creates."""
+    return getattr(get(device), name)(*args)
 
 
 def check_accumulation(grad: Any) -> None:

@@ -77,6 +77,7 @@ def get_device_capability(device: Any = None) -> tuple[int, int]:
     return int(properties["major"]), int(properties["minor"])
 
 
+@backends.keeps_gpu
 def synchronize(device: Any = None) -> None:
     """Wait until a GPU has finished all work, and raise the errors that it found, such as an index out of range."""
     library = backends.on_gpu(_index(device))
@@ -85,6 +86,7 @@ def synchronize(device: Any = None) -> None:
     backends.check()
 
 
+@backends.keeps_gpu
 def manual_seed(seed: int) -> None:
     """Seed the generator of the current GPU, if there is one; `tinyattn.manual_seed` seeds those of all devices.
 
@@ -94,6 +96,7 @@ def manual_seed(seed: int) -> None:
         generator_for("cuda").manual_seed(seed)
 
 
+@backends.keeps_gpu
 def manual_seed_all(seed: int) -> None:
     """Seed the generators of all GPUs, if there are any.
 
@@ -106,26 +109,31 @@ def manual_seed_all(seed: int) -> None:
 # --- memory ---
 
 
+@backends.keeps_gpu
 def memory_allocated(device: Any = None) -> int:
     """Return the bytes in use by tensors and recorded graphs."""
     return int(backends.on_gpu(_index(device)).memory_in_use())
 
 
+@backends.keeps_gpu
 def max_memory_allocated(device: Any = None) -> int:
     """Return the peak of the bytes in use since `reset_peak_memory_stats`; before it, the peak of those reserved."""
     return int(backends.on_gpu(_index(device)).peak_memory())
 
 
+@backends.keeps_gpu
 def reset_peak_memory_stats(device: Any = None) -> None:
     """Start counting for `max_memory_allocated`, which slows down each allocation a little."""
     backends.on_gpu(_index(device)).reset_peak_memory()
 
 
+@backends.keeps_gpu
 def memory_reserved(device: Any = None) -> int:
     """Return the bytes reserved: those in use and those cached."""
     return int(backends.on_gpu(_index(device)).memory_reserved())
 
 
+@backends.keeps_gpu
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     """Return the free and total bytes of a GPU, counting all processes."""
     backends.on_gpu(_index(device))
@@ -133,6 +141,7 @@ def mem_get_info(device: Any = None) -> tuple[int, int]:
     return int(free), int(total)
 
 
+@backends.keeps_gpu
 def empty_cache() -> None:
     """Release the cached memory of the current GPU, if there is one.
 

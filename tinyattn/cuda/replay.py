@@ -80,6 +80,7 @@ class _Compiled:
     def __get__(self, instance: Any, owner: Any = None) -> Any:  # binds, so that a method can be compiled
         return self if instance is None else functools.partial(self, instance)
 
+    @backends.keeps_gpu
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the result of the function, by a replay if there is a graph."""
         tensors, form = flat((args, kwargs))

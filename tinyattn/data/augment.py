@@ -12,6 +12,7 @@ from tinyattn.tensors import Tensor
 Batch = TypeVar("Batch", NDArray[Any], Tensor)
 
 
+@backends.keeps_gpu
 def random_shift(images: Batch, max_shift: int = 2, generator: random.Generator | None = None) -> Batch:
     """Shift every image of a batch by a random offset of its own, and fill the border with zeros.
 

@@ -77,7 +77,9 @@ class DataLoader:
     without_effect: pin_memory, persistent_workers and their like.
 
     `indices` are the indices of the last batch's items. `state_dict` holds the position within a pass, from which
-    another loader can continue; only one pass may be under way then. A given sampler must give its order again.
+    another loader can continue; only one pass may be under way then. A given sampler must give its order again. Random
+    numbers that items draw in worker processes are not part of the state: a resumed pass has new workers, which draw
+    others. Those of `transform`, which is called in this process, are the global generator's.
 
     Raises ValueError for a batch_size under 1 and arguments that exclude each other, TypeError for another kind of data
     set, and in a pass an error of the data set, or RuntimeError for a worker that was killed.

@@ -121,7 +121,10 @@ class Operation:
         for asks in (*self.asks.values(), self.backward_asks):
             unknown |= set(asks) - known
         if unknown:
-            raise TypeError(f"{self.name}: {sorted(unknown)} in its rules; they may name {sorted(known)}")
+            raise TypeError(
+                f"{self.name}: {sorted(unknown)} in its rules; they may name {sorted(known)}. "
+                "Inputs are the parameters of the forward after its first, the array library xp."
+            )
 
     def _shape_name(self, name: str) -> str:
         return f"{name}_shapes" if self.variadic else f"{name}_shape"
@@ -140,13 +143,18 @@ class Operation:
             inputs = (*inputs, *self._by_keyword(len(inputs), options))
         if self.promote is not None and not agree(inputs):
             inputs = tuple(self.promote(*inputs))
-        if backends.in_use():
-            inputs = tuple(_on_one_device(inputs))
-        if self.definition is not None and definition_mode.get():
-            return self._run_definition(inputs, options)
-        if observers.get():
-            return self._run_watched(inputs, options)
-        return self._run_and_record(inputs, options)
+        before = backends.users_gpu()
+        try:
+            if before is not None:
+                inputs = tuple(_on_one_device(inputs))
+            if self.definition is not None and definition_mode.get():
+                return self._run_definition(inputs, options)
+            if observers.get():
+                return self._run_watched(inputs, options)
+            return self._run_and_record(inputs, options)
+        finally:
+            if before is not None:
+                backends.return_to(before)
 
     def _by_keyword(self, given: int, options: dict[str, Any]) -> list[Any]:
         """The inputs after the first `given`, taken out of `options`: by their own names, or PyTorch's.
@@ -278,8 +286,10 @@ class Operation:
         return self._plans[needed]
 
 
-def operation(**how: Any) -> Callable[[Callable[..., Any]], Operation]:
+def operation(*forward: Any, **how: Any) -> Callable[[Callable[..., Any]], Operation]:
     """`Operation` as a decorator of its forward: `@operation(x=lambda xp, g, out: g * out)`.
+
+    Raises TypeError without brackets, and for rules that name something unknown.
 
     >>> @ta.operation(x=lambda xp, g, x: g * x * 2)
     ... def squared(xp, x):
@@ -287,6 +297,8 @@ def operation(**how: Any) -> Callable[[Callable[..., Any]], Operation]:
     >>> squared(ta.tensor(3.0)).item()
     9.0
     """
+    if forward:
+        raise TypeError("operation takes a rule for each input by its name: @ta.operation(x=lambda xp, g, x: ...)")
     return lambda forward: Operation(forward, **how)
 
 
@@ -305,7 +317,11 @@ def agree(inputs: Sequence[Any]) -> bool:
 
 
 def _asked(rule: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(rule).parameters)[2:]
+    """The parameters of a rule after `xp, g`, which may have other names, but not each other's."""
+    names = list(inspect.signature(rule).parameters)
+    if names[:1] == ["g"]:
+        raise TypeError(f"a rule has the parameters {names}; its first one is the array library: lambda xp, g, ...")
+    return names[2:]
 
 
 def _public(parameter: inspect.Parameter, i: int) -> inspect.Parameter:

@@ -224,6 +224,7 @@ class WatchedWalk(Walk):
         return freed
 
 
+@backends.keeps_gpu
 def walk(
     roots: Sequence[tuple[Node, Any]],
     *,

@@ -46,13 +46,20 @@ def sigmoid(xp: Any, x: Any) -> Any:
     return xp.sigmoid(x)
 
 
-def _silu_rule(xp: Any, g: Any, x: Any) -> Any:
+def _silu_and_slope(xp: Any, x: Any) -> Any:
     s = xp.sigmoid(x)
-    return g * (s * (1 + x * (1 - s)))
+    out = x * s
+    return out, s + out * (1 - s)
 
 
 @operation(
-    traits="maps saturates", promote=floating, fresh=True, x=_silu_rule, definition=lambda xp, x: x * _logistic(xp, x)
+    traits="maps saturates",
+    promote=floating,
+    fresh=True,
+    recorded=_silu_and_slope,
+    extras=("slope",),
+    backward=lambda xp, g, slope: (g * slope,),
+    definition=lambda xp, x: x * _logistic(xp, x),
 )
 def silu(xp: Any, x: Any) -> Any:
     """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).
@@ -68,6 +75,7 @@ _softplus = Operation(
         x * beta > threshold, x, (xp.maximum(x * beta, 0.0) + xp.log1p(xp.exp(-xp.abs(x * beta)))) / beta
     ),
     name="softplus",
+    promote=floating,
     traits="maps saturates",
     fresh=True,
     x=lambda xp, g, x, beta, threshold: g * xp.where(x * beta > threshold, 1.0, xp.sigmoid(x * beta)),
@@ -85,7 +93,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return _softplus(input, beta=beta, threshold=threshold)
 
 
-@operation(traits="maps saturates", fresh=True, x=lambda xp, g, x: g * xp.sigmoid(-x))
+@operation(promote=floating, traits="maps saturates", fresh=True, x=lambda xp, g, x: g * xp.sigmoid(-x))
 def logsigmoid(xp: Any, x: Any) -> Any:
     """Return log(sigmoid(input)), elementwise, without overflow. As torch.nn.functional.logsigmoid.
 

@@ -12,6 +12,7 @@ import numpy as np
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.copies import unshared
 from tinyattn.ops.derived import broadcast_tensors, ravel
 from tinyattn.ops.elementwise import pow
 from tinyattn.ops.indexing import setitem, write_index
@@ -215,7 +216,7 @@ def multi_dot(tensors: Any) -> Tensor:
     >>> ta.linalg.multi_dot([ta.ones(2, 3), ta.ones(3, 4), ta.ones(4)]).tolist()
     [12.0, 12.0]
     """
-    return functools.reduce(matmul, tensors)
+    return unshared(functools.reduce(matmul, tensors), tensors[0])
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:

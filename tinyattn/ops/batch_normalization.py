@@ -41,8 +41,8 @@ def _backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed
     for part in backends.of(x).channel_blocks(x):
         gs, h = (a[:, part].reshape(len(x), -1, math.prod(x.shape[2:])) for a in (g, x))
         h = (h - mean[part, None]) * rstd[part, None]
-        dbias[part] = sums = xp.sum(xp.sum(gs, -1), 0)
-        dweight[part] = along = xp.sum(xp.sum(gs * h, -1), 0)
+        dbias[part] = sums = xp.sum(gs, (0, 2))
+        dweight[part] = along = xp.sum(gs * h, (0, 2))
         if out is not None:
             scale = rstd[part] if weight is None else rstd[part] * weight[part]
             count = x.size // x.shape[1]
@@ -72,10 +72,10 @@ def _batch_mean_var(xp: Any, x: Any) -> Any:
     count = float(x.size // x.shape[1])
     for part in backends.of(x).channel_blocks(x):
         h = x[:, part].reshape(len(x), -1, math.prod(x.shape[2:]))
-        out[0, part] = mean = xp.sum(xp.sum(h, -1), 0) / count
+        out[0, part] = mean = xp.sum(h, (0, 2)) / count
         h = h - mean[:, None]
         h *= h
-        out[1, part] = xp.sum(xp.sum(h, -1), 0) / count
+        out[1, part] = xp.sum(h, (0, 2)) / count
     return out
 
 

@@ -110,6 +110,7 @@ def _chosen(*inputs: Any) -> list[Any]:
     return [x if isinstance(x, Variable) else as_number(x, dtype, "where").item() for x in aligned]
 
 
+@backends.keeps_gpu
 def where(condition: Any, input: Any = None, other: Any = None) -> Any:
     """Return `input` where `condition` holds and `other` elsewhere, broadcast.
 

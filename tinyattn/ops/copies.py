@@ -23,6 +23,11 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     return _clone(input)
 
 
+def unshared(out: Tensor, input: Tensor) -> Tensor:
+    """Return `out`, or a copy of it if it lies in the input's memory: the result of an operation that gives no view."""
+    return out.clone() if out.storage is input.storage else out
+
+
 def alike(self: Tensor) -> Tensor:
     """Return a leaf on the same memory: what copy.copy(tensor) calls."""
     twin = rebuilt(type(self), self.array, self.requires_grad, self.storage)
@@ -47,6 +52,7 @@ def rebuilt(kind: Any, array: Any, requires_grad: bool, storage: Storage | None 
     return twin.requires_grad_(requires_grad)
 
 
+@backends.keeps_gpu
 def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
     """Return a leaf like this one; those that share memory, such as a tensor and its view, share the copy too.
 
@@ -57,14 +63,14 @@ def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
     kind: Any = type(self)
     twin: Tensor = kind.__new__(kind)
     memo[id(self)] = twin
-    owner = self.array  # of the memory
+    library, owner = backends.of(self.array), self.array  # of the memory
     while backends.is_array(owner.base):
         owner = owner.base
     key = "tensor memory", id(owner)
     if key not in memo:
         memo[key] = owner, owner.copy(order="K"), Storage()  # `owner` stays, so that its id does too
     _, copied, storage = memo[key]
-    twin._set(backends.of(owner).view_like(self.array, owner, copied))
+    twin._set(library.view_like(self.array, owner, copied))
     if self._storage is not None:
         twin._storage = storage
     twin.requires_grad_(self.requires_grad)

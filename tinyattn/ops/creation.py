@@ -26,6 +26,7 @@ def _is_tensor(x: Any) -> bool:
 # --- from data ---
 
 
+@backends.keeps_gpu
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Return a new leaf that copies `data`: numbers, nested lists, arrays, tensors.
 
@@ -39,10 +40,12 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     """
     made = as_tensor(data, dtype=dtype, device=device)
     source = data.array if isinstance(data, Variable) else data
+    backends.of(made.array)  # makes its GPU the current one
     fresh = made.is_cuda and made.device != backends.device_of(source)  # it was copied to get there
     return _wrap(made.array if fresh else made.array.copy(), requires_grad)
 
 
+@backends.keeps_gpu
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """Return `data` as a tensor that shares memory (and history) where possible. As torch.as_tensor.
 
@@ -174,7 +177,7 @@ def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, r
     if any(n < 0 for n in _dims.sizes((size,))):
         raise ValueError(f"a tensor of size {_dims.sizes((size,))} cannot be made; sizes are 0 or more")
     dtype = as_dtype(dtype)
-    array = backends.get(device).full(_dims.sizes((size,)), as_number(value, dtype, "full"), dtype)
+    array = backends.create(device, "full", _dims.sizes((size,)), as_number(value, dtype, "full"), dtype)
     return _wrap(array, requires_grad)
 
 
@@ -221,7 +224,7 @@ def arange(
         start, step = int(start), int(step)
     for number in (start, start + max(count - 1, 0) * step):
         as_number(number, dtype, "arange")
-    return _wrap(backends.get(device).arange(start, step, count, dtype), requires_grad)
+    return _wrap(backends.create(device, "arange", start, step, count, dtype), requires_grad)
 
 
 def linspace(
@@ -238,7 +241,7 @@ def linspace(
     start, end = (x.item() if _is_tensor(x) else x for x in (start, end))
     for number in (start, end):
         as_number(number, dtype, "linspace", wrap=False)
-    return _wrap(backends.get(device).linspace(start, end, steps, dtype), requires_grad)
+    return _wrap(backends.create(device, "linspace", start, end, steps, dtype), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -251,7 +254,7 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, 
     if n < 0 or (m is not None and m < 0):
         raise ValueError(f"eye: sizes {n} and {m}; expected none below 0")
     dtype = as_dtype(dtype or get_default_dtype())
-    return _wrap(backends.get(device).eye(n, n if m is None else m, dtype), requires_grad)
+    return _wrap(backends.create(device, "eye", n, n if m is None else m, dtype), requires_grad)
 
 
 # --- random numbers ---
@@ -291,6 +294,7 @@ def randn(
     return _wrap(random.generator_for(device, generator).normal(_dims.sizes((size, *more)), dtype), requires_grad)
 
 
+@backends.keeps_gpu
 def randint(
     low: int,
     high: Any,
@@ -316,6 +320,7 @@ def randint(
     return _wrap(backends.of(array).cast(array, dtype), requires_grad)
 
 
+@backends.keeps_gpu
 def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
     """Return the integers below n in random order. As torch.randperm.
 

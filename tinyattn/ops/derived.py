@@ -12,8 +12,8 @@ from tinyattn.engine.variable import Size, Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import clamp, eq, ge, gt, le, lt, ne, where
-from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, div, log, mul, neg, pow, sub
+from tinyattn.ops.copies import cast, unshared
+from tinyattn.ops.elementwise import abs, div, elementwise, mul, neg, pow, sub
 from tinyattn.ops.extremes import amax, amin
 from tinyattn.ops.indexing import getitem, place, setitem, write_index
 from tinyattn.ops.joins import cat, stack
@@ -78,16 +78,23 @@ def exp2(input: Any) -> Tensor:
     return pow(2.0, input)
 
 
+@elementwise(x=lambda xp, g, x: xp.where(xp.logical_or(x < 0, x > 1), math.nan, g / (x * (1 - x))))
+def _logit(xp: Any, x: Any) -> Any:
+    return xp.log(x / (1 - x))
+
+
 @opmath
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
-    """Return log(input / (1 - input)), elementwise; eps: the input is limited to [eps, 1 - eps]. As torch.logit.
+    """Return log(input / (1 - input)), elementwise; NaN outside 0 to 1. eps: the input is limited to [eps, 1 - eps].
+
+    As torch.logit.
 
     >>> ta.logit(ta.tensor([0.5, 0.0]), eps=0.5)
     tensor([0., 0.])
     """
     x = input if input.dtype.kind == "f" else input.float()
     x = x if eps is None else clamp(x, eps, 1 - eps)
-    return log(x / (1 - x))
+    return _logit(x)
 
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
@@ -294,7 +301,7 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: 
         size = out.shape[dim] - 1
         after, before = narrow(out, dim, 1, size), narrow(out, dim, 0, size)
         out = logical_xor(after, before) if out.dtype.kind == "b" else after - before
-    return out
+    return unshared(out, input)
 
 
 # --- products ---

@@ -147,7 +147,9 @@ def floor_divide(input: Any, other: Any) -> Tensor:
     return div(input, other, rounding_mode="floor")
 
 
-@operation(traits="maps stairs", promote=_divisible, a=lambda xp, g: g, b=lambda xp, g, a, b, out: -g * ((a - out) / b))
+@operation(
+    traits="maps stairs", promote=_divisible, a=lambda xp, g: g, b=lambda xp, g, a, b: -g * xp.floor_divide(a, b)
+)
 def remainder(xp: Any, a: Any, b: Any) -> Any:
     """Return what floor_divide leaves, with the sign of `other`, elementwise and broadcast: `input % other`.
 

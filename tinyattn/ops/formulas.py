@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn.engine.variable import Tensor
-from tinyattn.ops import creation
-from tinyattn.ops.choices import eq, ge, gt, le, logical_and, logical_or, lt, maximum, where
+from tinyattn.ops.choices import eq, ge, gt, le, logical_and, logical_or, lt, where
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, exp, log, log1p, mul, reciprocal, sign, sin
-from tinyattn.ops.legacy import is_tensor
+from tinyattn.ops.elementwise import abs, elementwise, mul, reciprocal, sign, sin
 from tinyattn.ops.mathematics import isnan
 from tinyattn.ops.promotion import floating, opmath
 
@@ -26,15 +24,38 @@ def _formula(name: str, words: str, call: str, found: Any, function: Callable[..
     return opmath(function)
 
 
-def _xlogy(input: Any, other: Any) -> Tensor:
-    x, y = floating(input, other)
-    no_log = logical_and(eq(x, 0), logical_or(le(y, 0), eq(y, math.inf)))
-    return mul(x, log(where(no_log, creation.ones_like(x if is_tensor(x) else y), y)))
+def _log(xp: Any, x: Any) -> Any:
+    """log(x), of a Python number as a Python number, which widens no dtype."""
+    if not isinstance(x, float | int):
+        return xp.log(x)
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+
+
+@elementwise(
+    "multiplies",
+    a=lambda xp, g, a, b: xp.where(xp.logical_and(a == 0, b <= 0), 0.0, g * _log(xp, b)),
+    b=lambda xp, g, a, b: g * (a / b),
+)
+def xlogy(xp: Any, a: Any, b: Any) -> Any:
+    """Return input * log(other), 0 where the input is 0, NaN where `other` is, elementwise. As torch.xlogy.
+
+    >>> ta.xlogy(ta.zeros(2), ta.tensor([0.0, 1.0])).tolist()
+    [0.0, 0.0]
+    """
+    return xp.where(xp.logical_and(a == 0, b == b), 0.0, a * _log(xp, b))
+
+
+_SERIES = [(-1) ** k / math.factorial(2 * k + 1) for k in range(11)]  # of sin(a) / a in a ** 2, for |a| < 1
 
 
 def _sinc(x: Any) -> Tensor:
-    angle = mul(where(eq(x, 0), 1, x), math.pi)
-    return where(eq(x, 0), 1, sin(angle) / angle)
+    angle = mul(x, math.pi)
+    near = lt(abs(angle), 1)  # there the slope of sin(a) / a is a difference of nearly equal numbers
+    square, series = mul(where(near, angle, 0), where(near, angle, 0)), _SERIES[-1]
+    for factor in reversed(_SERIES[:-1]):
+        series = series * square + factor
+    far = where(near, 1, angle)
+    return where(near, series, sin(far) / far)
 
 
 def _copysign(input: Any, other: Any) -> Tensor:
@@ -56,18 +77,28 @@ heaviside = _formula(
     lambda input, values: where(eq(input, 0), values, cast(gt(input, 0), input.dtype)).detach(),
 )  # fmt: skip
 sinc = _formula("sinc", "sin(pi input) / (pi input), 1 at 0", "ta.tensor([0.0])", [1.0], _sinc)
-xlogy = _formula(
-    "xlogy", "input * log(other), 0 where the input is 0, NaN where `other` is", "ta.zeros(2), ta.tensor([0.0, 1.0])",
-    [0.0, 0.0], _xlogy,
-)  # fmt: skip
-logaddexp = _formula(
-    "logaddexp", "log(exp(input) + exp(other))", "ta.tensor([-1000.0]), ta.tensor([1000.0])", [1000.0],
-    # its slopes stay right where 1 is lost beside the input
-    lambda input, other: maximum(input, other) + log1p(exp(-abs(input - other))),
-)  # fmt: skip
+
+
+def _share(xp: Any, a: Any, b: Any) -> Any:
+    """The slope of logaddexp in `a`; of two -inf it is 0, as that of logsumexp."""
+    none = xp.maximum(a, b) == -math.inf
+    return xp.masked_fill(xp.sigmoid(xp.masked_fill(a - b, none, 0.0)), none, 0.0)
+
+
+@elementwise("saturates", a=lambda xp, g, a, b: g * _share(xp, a, b), b=lambda xp, g, a, b: g * _share(xp, b, a))
+def logaddexp(xp: Any, a: Any, b: Any) -> Any:
+    """Return log(exp(input) + exp(other)), elementwise, without overflow. As torch.logaddexp.
+
+    >>> ta.logaddexp(ta.tensor([-1000.0]), ta.tensor([1000.0])).tolist()
+    [1000.0]
+    """
+    top = xp.maximum(a, b)
+    return xp.where(xp.isfinite(top), top + xp.log1p(xp.exp(-xp.abs(a - b))), top)  # inf - inf is NaN
+
+
 logaddexp2 = _formula(
     "logaddexp2", "log2(2 ** input + 2 ** other)", "ta.tensor([1024.0]), ta.tensor([1024.0])", [1025.0],
-    lambda input, other: logaddexp(input * math.log(2), other * math.log(2)) / math.log(2),
+    lambda input, other: logaddexp(*(x * math.log(2) for x in floating(input, other))) / math.log(2),
 )  # fmt: skip
 deg2rad = _formula("deg2rad", "degrees in radians", "ta.tensor([0.0])", [0.0], lambda input: mul(input, math.pi / 180))
 rad2deg = _formula("rad2deg", "radians in degrees", "ta.tensor([0.0])", [0.0], lambda input: mul(input, 180 / math.pi))

@@ -11,6 +11,7 @@ import numpy as np
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
+from tinyattn.ops.copies import unshared
 from tinyattn.ops.indexing import getitem
 from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
 from tinyattn.ops.promotion import opmath
@@ -112,7 +113,7 @@ def interpolate(
     if mode not in _MODES or n not in _MODES[mode][1]:
         known = [name for name, (_, axes) in _MODES.items() if n in axes]
         raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")
-    return _resized(input, sizes, scales, mode, bool(align_corners))
+    return unshared(_resized(input, sizes, scales, mode, bool(align_corners)), input)
 
 
 def _resized(x: Tensor, sizes: Any, scales: Any, mode: str, align: bool) -> Tensor:
@@ -160,7 +161,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c // (r * r), r, r, h, w)), (*range(k), k, k + 3, k + 1, k + 4, k + 2))
-    return reshape(x, (*lead, c // (r * r), h * r, w * r))
+    return unshared(reshape(x, (*lead, c // (r * r), h * r, w * r)), input)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -179,4 +180,4 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c, h // r, r, w // r, r)), (*range(k), k, k + 2, k + 4, k + 1, k + 3))
-    return reshape(x, (*lead, c * r * r, h // r, w // r))
+    return unshared(reshape(x, (*lead, c * r * r, h // r, w // r)), input)

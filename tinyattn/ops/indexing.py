@@ -25,6 +25,7 @@ def _place(xp: Any, values: Any, *, index: Any, shape: tuple[int, ...]) -> Any:
     return xp.place(values, index, shape).dense()
 
 
+@backends.keeps_gpu
 def getitem(input: Tensor, index: Any) -> Tensor:
     """`input[index]` with everything NumPy takes: slices, None, ..., integers, arrays, masks.
 
@@ -58,6 +59,7 @@ def _integers_first(index: Any) -> tuple[Any, Any]:
 _PLAIN = (slice, int, type(None), type(Ellipsis))  # what basic indexing consists of
 
 
+@backends.keeps_gpu
 def place(values: Tensor, index: Any, shape: tuple[int, ...]) -> Tensor:
     """Zeros of `shape` with `values` added at `index`: the transpose of `getitem`."""
     return _place(values, index=backends.of(values.array).index_for(values.array, as_index(index), False), shape=shape)
@@ -79,6 +81,7 @@ def setitem(input: Tensor, value: Any, index: Any) -> Tensor:
     return _setitem(input, value, index=index)
 
 
+@backends.keeps_gpu
 def write_index(index: Any, array: Any) -> Any:
     """An index for writing into `array`, with one meaning for NumPy and PyTorch."""
     library = backends.of(array)
@@ -105,6 +108,7 @@ def as_index(index: Any) -> Any:
         return int(index)
     if not backends.is_array(index):
         return index
+    backends.of(index)  # makes its GPU the current one
     if index.dtype.kind not in "iub":
         raise IndexError(f"indices must be integers or booleans, got {index.dtype}")
     if index.dtype == np.uint8:
@@ -114,6 +118,7 @@ def as_index(index: Any) -> Any:
     return index.copy()  # the rule needs it as it is now
 
 
+@backends.keeps_gpu
 def check_indices(name: str, index: Any, size: int, what: str = "index") -> None:
     """Raise IndexError for an index outside [0, size), with the value and where it stands; of an index on a GPU, as
     soon as it is known there."""

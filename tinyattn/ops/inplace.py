@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import backends
 from tinyattn.dtypes import as_number
 from tinyattn.engine import modes
 from tinyattn.engine.node import Node
@@ -34,6 +35,7 @@ from tinyattn.ops.promotion import RANK
 from tinyattn.ops.shape import reshape
 
 
+@backends.keeps_gpu
 def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
     """Write `op(self, ...)` into this tensor's memory.
 
@@ -42,6 +44,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     """
     tracked = modes.is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in (self, *args))
     self._may_change(name, tracked)
+    backends.of(self.array)  # makes its GPU the current one
     result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
     if result.shape != self.shape:
         raise RuntimeError(
@@ -55,6 +58,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     return self
 
 
+@backends.keeps_gpu
 def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     """Write `value` into the elements that `index` names, as the operation `name`."""
     if isinstance(value, bool | int | float | np.number | np.bool_):
@@ -62,6 +66,7 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     elif isinstance(value, list | tuple):
         value = creation.as_tensor(value, self.dtype)
     value = creation.as_tensor(value, device=self.device)
+    backends.of(self.array)  # makes its GPU the current one
     if value.ndim and value.array.size == 1:  # one number fits everywhere, even into one element
         value = value.reshape(())
     elif value.ndim > 1 and value.shape[0] == 1:  # NumPy, unlike CuPy, lets a value have more axes of size 1

@@ -23,6 +23,7 @@ _UFUNCS = {
 }  # fmt: skip
 
 
+@backends.keeps_gpu
 def on_host(self: Tensor) -> Any:
     """The array, or, of one on a GPU, a copy in the memory of the processor."""
     for observer in observers.get():

@@ -14,8 +14,8 @@ from tinyattn.ops.choices import masked_fill
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
-from tinyattn.ops.indexing import check_indices, gather
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.indexing import check_indices
+from tinyattn.ops.promotion import floating, opmath, result_type
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 from tinyattn.ops.synonyms import older_reduction
@@ -116,6 +116,15 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
     return _reduce(losses, reduction)
 
 
+def _nll_rule(xp: Any, g: Any, x_shape: tuple[int, ...], target: Any) -> Any:
+    return xp.ungather(xp.reshape(-g, (-1, 1)), 1, xp.reshape(target, (-1, 1)), x_shape)
+
+
+@operation(traits="chooses", fresh=True, x=_nll_rule)
+def _nll(xp: Any, x: Any, target: Any) -> Any:
+    return -_picked(xp, x, target)
+
+
 @older_reduction
 @opmath
 def nll_loss(
@@ -137,7 +146,7 @@ def nll_loss(
     """
     rows, labels, shape = _class_rows("nll_loss", input, creation.as_tensor(target), weight)
     safe, ignored = _without_ignored("nll_loss", labels, ignore_index, rows.shape[1])
-    losses = -gather(rows, 1, safe.reshape(-1, 1)).reshape(-1) if rows.shape[0] else rows.sum(1)
+    losses = _nll(rows, safe) if rows.shape[0] else rows.sum(1)
     return _weighted(losses, safe, ignored, weight, reduction, shape)
 
 
@@ -156,9 +165,10 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
     if weight is not None and tuple(weight.shape) != (classes,):
         raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}; expected one number a class, ({classes},)")
     rows = input if input.ndim == 2 else input.movedim(axis, -1).reshape(target.numel(), classes)
-    return rows, target.reshape(-1), tuple(target.shape)
+    return rows, target if target.ndim == 1 else target.reshape(-1), tuple(target.shape)
 
 
+@backends.keeps_gpu
 def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int) -> tuple[Tensor, Any]:
     """Return the labels with class 0 instead of those ignored, and where these are: None if nowhere. (On a GPU that is
     not looked up, since reading it would synchronise.)"""
@@ -173,7 +183,7 @@ def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int)
 def _weighted(losses: Tensor, safe: Tensor, ignored: Any, weight: Any, reduction: str, shape: Any) -> Tensor:
     """Apply the class weights, zero the ignored losses, and reduce."""
     if weight is None and ignored is None:
-        return _reduce(reshape_result(losses, shape), reduction)
+        return _reduce(losses if losses.shape == shape else reshape_result(losses, shape), reduction)
     if weight is not None:
         losses = losses * weight[safe]
     losses = losses if ignored is None else masked_fill(losses, ignored, 0.0)
@@ -264,18 +274,23 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-def _pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
+def pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+    """Both as floats; a 0-d one counts as much for the dtype as one with axes, as in PyTorch."""
     target = like(name, target, input)
-    if target.dtype.kind == "b":  # which have no difference
-        target = target.to(input.dtype)
+    if "f" not in input.dtype.kind + target.dtype.kind:  # a difference of uint8 would wrap around
+        input, target = floating(input, target)
+    input, target = (x.to(y.dtype) if x.dtype.kind == "b" else x for x, y in ((input, target), (target, input)))
     if input.dtype != target.dtype:
         return input.reshape(input.shape or (1,) * target.ndim), target.reshape(target.shape or (1,) * input.ndim)
     return input, target
 
 
-@older_reduction
 @opmath
+def _of_difference(input: Tensor, target: Tensor, function: Any, reduction: str) -> Tensor:
+    return _reduce(function(input - target), reduction)
+
+
+@older_reduction
 def mse_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:
@@ -285,12 +300,10 @@ def mse_loss(
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    input, target = _pair("mse_loss", input, target)
-    return _reduce(square(input - target), reduction)
+    return _of_difference(*pair("mse_loss", input, target), square, reduction)
 
 
 @older_reduction
-@opmath
 def l1_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Tensor:
@@ -300,5 +313,8 @@ def l1_loss(
         >>> ta.l1_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(1.)
     """
-    input, target = _pair("l1_loss", input, target)
-    return _reduce(_abs(input - target), reduction)
+    target = creation.as_tensor(target)
+    if input.dtype.kind in "iu" and target.dtype.kind in "iu":  # 0 - 1 is 255 in uint8
+        exact = _abs(cast(input, "int64") - cast(like("l1_loss", target, input), "int64"))
+        return _reduce(cast(exact, result_type(input, target)), reduction)
+    return _of_difference(*pair("l1_loss", input, target), _abs, reduction)

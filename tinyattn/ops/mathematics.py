@@ -13,10 +13,11 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
+from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, add, div, mul, sub
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.products import bmm, matmul, mm
-from tinyattn.ops.promotion import floating, modular, same_type
+from tinyattn.ops.promotion import floating, modular, opmath, same_type
 
 # --- smooth functions; integers give the default dtype ---
 
@@ -52,18 +53,18 @@ arcsin, arccos, arctan = asin, acos, atan
 arcsinh, arccosh, arctanh = asinh, acosh, atanh
 
 
-def _square(xp: Any, a: Any, b: Any) -> Any:
-    """The square of the distance to (a, b); of the origin, where the angle's gradient is said to be 0, 1."""
+def _over_square(xp: Any, x: Any, a: Any, b: Any) -> Any:
+    """x over the square of the distance to (a, b); 0 at the origin, where the angle has no slope."""
     square = a * a + b * b
-    return xp.where(square == 0, 1, square)
+    return xp.where(square == 0, 0.0, x / xp.masked_fill(square, square == 0, 1.0))
 
 
 @operation(
     traits="maps multiplies",
     promote=floating,
     fresh=True,
-    a=lambda xp, g, a, b: g * b / _square(xp, a, b),
-    b=lambda xp, g, a, b: -g * a / _square(xp, a, b),
+    a=lambda xp, g, a, b: g * _over_square(xp, b, a, b),
+    b=lambda xp, g, a, b: -g * _over_square(xp, a, a, b),
 )
 def atan2(xp: Any, a: Any, b: Any) -> Any:
     """Return the angle of the point (other, input), from -pi to pi, elementwise and broadcast. As torch.atan2.
@@ -114,14 +115,19 @@ _round = _rounding("round", "the nearest integer, halves to even", "[-2.0, 0.0, 
 fix = trunc
 
 
+@opmath
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Return the input rounded to `decimals` places, halves to even; its gradient is 0. As torch.round.
+
+    Raises TypeError for integers with `decimals`.
 
     >>> ta.round(ta.tensor([-1.5, 0.5, 2.5])).tolist()
     [-2.0, 0.0, 2.0]
     """
-    if decimals == 0 or input.dtype.kind != "f":
+    if decimals == 0:
         return _round(input)
+    if input.dtype.kind != "f":
+        raise TypeError(f"round: decimals={decimals} of dtype {input.dtype}; expected floats (cast with x.float())")
     scale = 10.0 ** builtins.abs(decimals)
     return _round(input * scale) / scale if decimals > 0 else _round(input / scale) * scale
 
@@ -135,7 +141,12 @@ def frac(input: Tensor) -> Tensor:
     return input - trunc(input)
 
 
-@operation(traits="maps stairs", promote=same_type, a=lambda xp, g: g, b=lambda xp, g, a, b: -g * xp.trunc(a / b))
+@operation(
+    traits="maps stairs",
+    promote=same_type,
+    a=lambda xp, g: g,
+    b=lambda xp, g, a, b, out: -g * xp.round((a - out) / b),  # a / b may round up to an integer
+)
 def fmod(xp: Any, a: Any, b: Any) -> Any:
     """Return the remainder of input / other with the sign of `input`, elementwise and broadcast. As torch.fmod.
 
@@ -177,6 +188,8 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-
     if input.dtype != other.dtype:
         raise RuntimeError(f"isclose: dtypes {input.dtype} and {other.dtype}; expected equal ones (cast with .to)")
     same = input == other
+    if input.dtype.kind in "iu":
+        input, other = cast(input, "int64"), cast(other, "int64")  # a difference of int8 would wrap around
     if equal_nan:
         same = logical_or(same, logical_and(isnan(input), isnan(other)))
     if input.dtype.kind == "b":

@@ -6,8 +6,8 @@ from typing import Any
 
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops.activations import logsigmoid
-from tinyattn.ops.choices import clamp, eq, ge, gt, logical_and, logical_not, where
+from tinyattn.ops.activations import logsigmoid, relu
+from tinyattn.ops.choices import eq, ge, gt, logical_and, logical_not, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import pow
 from tinyattn.ops.indexing import gather
@@ -67,7 +67,7 @@ def multi_margin_loss(
             "scores (batch, classes) and as many targets"
         )
     target = target.reshape((*input.shape[:-1], 1))
-    losses = pow(clamp(margin - gather(input, -1, target) + input, 0), p)
+    losses = pow(relu(margin - gather(input, -1, target) + input), p)
     losses = losses if weight is None else losses * weight[target]
     others = eq(creation.arange(input.shape[-1], device=input.device), target).logical_not()
     return _reduce(sum(where(others, losses, 0.0), -1) / input.shape[-1], reduction)
@@ -93,6 +93,6 @@ def multilabel_margin_loss(
     given = cumprod(cast(ge(target, 0), "int64"), -1)
     target = target * given
     counts = scatter_add(creation.zeros_like(target), -1, target, given)
-    margins = clamp(1 - gather(input, -1, target).unsqueeze(-1) + input.unsqueeze(-2), 0)  # (..., target, class)
+    margins = relu(1 - gather(input, -1, target).unsqueeze(-1) + input.unsqueeze(-2))  # (..., target, class)
     pairs = logical_and(gt(given, 0).unsqueeze(-1), logical_not(gt(counts, 0)).unsqueeze(-2))
     return _reduce(sum(where(pairs, margins, 0.0), (-2, -1)) / input.shape[-1], reduction)

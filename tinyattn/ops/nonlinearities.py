@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import activations, creation
 from tinyattn.ops.activations import sigmoid, softplus
@@ -18,7 +19,7 @@ from tinyattn.ops.elementwise import expm1, log, log1p, tanh
 from tinyattn.ops.extremes import argmax
 from tinyattn.ops.joins import chunk
 from tinyattn.ops.loss import one_hot
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.shape import reshape
 from tinyattn.ops.softmaxes import softmax
 
@@ -66,6 +67,12 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     return masked_fill(input, input <= threshold, value)
 
 
+@operation(traits="maps", fresh=True, x=lambda xp, g, x, negative_slope: xp.where(x > 0, g, g * negative_slope))
+def _leaky_relu(xp: Any, x: Any, *, negative_slope: float = 0.01) -> Any:
+    scaled = x * negative_slope
+    return xp.maximum(x, scaled) if 0 < negative_slope <= 1 else xp.where(x > 0, x, scaled)
+
+
 @_activation
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """Return input where it is above 0, else negative_slope * input. As torch.nn.functional.leaky_relu.
@@ -73,7 +80,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     >>> F.leaky_relu(ta.tensor([-1.0, 2.0]), 0.5).tolist()
     [-0.5, 2.0]
     """
-    return where(input > 0, input, input * negative_slope)
+    return _leaky_relu(input, negative_slope=negative_slope)
 
 
 @opmath
@@ -101,7 +108,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed
 
 
 def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
-    return where(x > 0, x, expm1(clamp(x, None, 0.0) / width) * alpha)
+    return where(x <= 0, expm1(clamp(x, None, 0.0) / width) * alpha, x)  # NaN stays NaN, with its gradient
 
 
 @_activation
@@ -138,6 +145,13 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
     return _exponential(input, _SELU_ALPHA) * _SELU_SCALE
 
 
+@operation(
+    traits="maps clamps", fresh=True, x=lambda xp, g, x, low, high: xp.where(xp.logical_or(x <= low, x >= high), 0.0, g)
+)
+def _hardtanh(xp: Any, x: Any, *, low: float = -1.0, high: float = 1.0) -> Any:
+    return xp.clamp(x, low, high)
+
+
 @_activation
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Return input between min_val and max_val; its gradient at both is 0. As torch.nn.functional.hardtanh.
@@ -145,6 +159,8 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     >>> F.hardtanh(ta.tensor([-3.0, 0.5, 3.0])).tolist()
     [-1.0, 0.5, 1.0]
     """
+    if input.dtype.kind == "f" and min_val <= max_val:
+        return _hardtanh(input, low=float(min_val), high=float(max_val))
     low, high = (bound if input.dtype.kind == "f" else int(bound) for bound in (min_val, max_val))
     return masked_fill(masked_fill(input, input <= low, low), input >= high, high)
 
@@ -166,7 +182,18 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.hardsigmoid(ta.tensor([-4.0, 0.0, 4.0])).tolist()
     [0.0, 0.5, 1.0]
     """
+    input = floating(input)[0]
     return relu6(input + 3) / 6
+
+
+def _hardswish_rule(xp: Any, g: Any, x: Any) -> Any:
+    sloping = xp.logical_and(x > -3, x < 3)
+    return g * ((xp.clamp(x + 3, 0.0, 6.0) + xp.where(sloping, x, 0.0)) * (1 / 6))
+
+
+@operation(traits="maps saturates", fresh=True, x=_hardswish_rule)
+def _hardswish(xp: Any, x: Any) -> Any:
+    return x * xp.clamp(x + 3, 0.0, 6.0) / 6
 
 
 @_activation
@@ -176,7 +203,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.hardswish(ta.tensor([0.0, 3.0, 6.0])).tolist()
     [0.0, 3.0, 6.0]
     """
-    return input * relu6(input + 3) / 6
+    return _hardswish(floating(input)[0])
 
 
 @_activation
@@ -186,6 +213,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     >>> F.mish(ta.tensor([0.0, 1.0]))
     tensor([0.    , 0.8651])
     """
+    input = floating(input)[0]
     return input * tanh(softplus(input))
 
 
@@ -196,6 +224,7 @@ def softsign(input: Tensor) -> Tensor:
     >>> F.softsign(ta.tensor([-1.0, 3.0])).tolist()
     [-0.5, 0.75]
     """
+    input = floating(input)[0]
     return input / (_abs(input) + 1)
 
 
@@ -206,6 +235,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     >>> F.tanhshrink(ta.tensor([0.0, 1.0]))
     tensor([0.    , 0.2384])
     """
+    input = floating(input)[0]
     return input - tanh(input)
 
 
@@ -253,7 +283,7 @@ def softmin(input: Tensor, dim: int | None = None, *, dtype: Any = None) -> Tens
     >>> F.softmin(ta.tensor([1.0, 1.0]), 0).tolist()
     [0.5, 0.5]
     """
-    return softmax(-input, dim, dtype=dtype)
+    return softmax(-floating(input)[0], dim, dtype=dtype)  # -input wraps around among unsigned integers
 
 
 @opmath

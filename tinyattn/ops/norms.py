@@ -10,10 +10,11 @@ import numpy as np
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.choices import clamp
+from tinyattn.ops.choices import clamp, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, sign
 from tinyattn.ops.extremes import amax, amin
+from tinyattn.ops.mathematics import isnan
 from tinyattn.ops.promotion import floating
 from tinyattn.ops.reductions import restore, sum
 from tinyattn.ops.shape import broadcast_to
@@ -39,8 +40,8 @@ def _vector_norm(xp: Any, x: Any, *, p: float, dim: Any, keepdim: bool) -> Any:
 def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Return sum(|x| ** ord) ** (1 / ord) over `dim` (all axes if None): the length of vectors.
 
-    ord: a number; inf and -inf: the largest and smallest |x|; 0: how many are not 0. The gradient of 0 is 0. As
-    torch.linalg.vector_norm.
+    ord: a number; inf and -inf: the largest and smallest |x|; 0: how many are not 0, with NaN. The gradient of 0 is 0.
+    As torch.linalg.vector_norm.
 
     >>> ta.linalg.vector_norm(ta.tensor([3.0, 4.0])).item()
     5.0
@@ -50,7 +51,7 @@ def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = Fals
         raise TypeError(f"norm: the tensor has dtype {x.dtype}; cast it first (x.float()) or pass dtype=float32")
     axes = _dims.several(dim, x.ndim)
     if ord == 0:
-        return sum(abs(sign(x)), axes, keepdim)
+        return sum(where(isnan(x), 1.0, abs(sign(x))), axes, keepdim)
     if ord == 1:
         return sum(abs(x), axes, keepdim)
     if ord in (math.inf, -math.inf):
@@ -121,9 +122,8 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     >>> F.cosine_similarity(ta.tensor([[3.0, 4.0]]), ta.tensor([[4.0, 3.0]]))
     tensor([0.96])
     """
-    x1, x2 = floating(x1, x2)
     shape = np.broadcast_shapes(x1.shape, x2.shape)
-    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    x1, x2 = floating(broadcast_to(x1, shape), broadcast_to(x2, shape))  # a 0-d one counts for the dtype too
     return sum(normalize(x1, 2, dim, eps) * normalize(x2, 2, dim, eps), dim)
 
 
@@ -146,4 +146,6 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> T
     """
     if x1.ndim < 2 or x2.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise RuntimeError(f"cdist: shapes {tuple(x1.shape)} and {tuple(x2.shape)}; expected rows of one size")
-    return norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    out = norm(difference, p, -1)
+    return out if p else where(isnan(difference).any(-1), math.nan, out)

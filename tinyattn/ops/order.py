@@ -22,6 +22,7 @@ from tinyattn.ops.shape import flip
 from tinyattn.ops.synonyms import numpy_names
 
 _argsort = Operation(lambda xp, x, *, dim: xp.argsort(x, dim), name="argsort")
+_argtop = Operation(lambda xp, x, *, k, dim, largest: xp.argtop(x, k, dim, largest), name="argtop")
 
 
 @numpy_names
@@ -65,8 +66,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     size = input.shape[dim] if input.ndim else 1
     if not 0 <= k <= size:
         raise RuntimeError(f"topk: k={k} is out of range for dimension {dim} of size {size}; expected 0 to {size}")
-    order = argsort(input, dim, largest)
-    order = order[(slice(None),) * dim + (slice(0, k),)] if input.ndim else order
+    order = _argtop(input, k=k, dim=dim, largest=largest) if input.ndim else argsort(input)
     return Extreme(gather(input, dim, order), order)
 
 
@@ -94,7 +94,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """
     if dim is None:
         if input.numel() == 0 and input.dtype.kind == "f":
-            return creation.full((), math.nan, dtype=input.dtype, device=input.device)
+            return sum(input) * math.nan
         return _median(input) if input.numel() else median(input.reshape(-1), 0)
     dim = _dims.one(dim, input.ndim)
     if input.ndim == 0:

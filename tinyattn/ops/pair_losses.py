@@ -16,7 +16,7 @@ from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import clamp, masked_fill, minimum, where
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import exp, log, square
-from tinyattn.ops.loss import _reduce, like
+from tinyattn.ops.loss import _reduce, pair
 from tinyattn.ops.norms import pairwise_distance
 from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.synonyms import older_reduction
@@ -24,8 +24,14 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-def _huber(distance: Tensor, delta: float) -> Tensor:
-    near = clamp(distance, None, delta)
+@operation(
+    traits="maps valley",
+    fresh=True,
+    x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x),  # constant from delta on
+)
+def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
+    distance = xp.abs(x)
+    near = xp.clamp(distance, None, delta)
     return near * (distance - near * 0.5)
 
 
@@ -40,7 +46,8 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    return _reduce(_huber(_abs(input - like("huber_loss", target, input)), delta), reduction)
+    input, target = pair("huber_loss", input, target)
+    return _reduce(_huber(input - target, delta=delta), reduction)
 
 
 @older_reduction
@@ -57,8 +64,9 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    distance = _abs(input - like("smooth_l1_loss", target, input))
-    return _reduce(_huber(distance, beta) / beta if beta else distance, reduction)
+    input, target = pair("smooth_l1_loss", input, target)
+    difference = input - target
+    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
 
 
 @opmath

@@ -12,6 +12,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.promotion import same_type
+from tinyattn.ops.rearranging import diagonal
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.shape import permute, reshape_result
 
@@ -171,10 +172,8 @@ def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]
         while term.count(label) > 1:
             first = term.index(label)
             second = term.index(label, first + 1)
-            x = x.movedim((first, second), (0, 1))
-            along = creation.arange(x.shape[0], device=x.device)
-            x = x[along, along]
-            term = label + "".join(c for k, c in enumerate(term) if k not in (first, second))
+            x = diagonal(x, 0, first, second)
+            term = "".join(c for k, c in enumerate(term) if k not in (first, second)) + label
     keep = [k for k, label in enumerate(term) if x.shape[k] == sizes[label]]
     if len(keep) < len(term):
         x = x.reshape([x.shape[k] for k in keep])

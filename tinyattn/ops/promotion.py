@@ -119,7 +119,10 @@ def _align(inputs: Sequence[Any], floating: bool = False, exact: bool = False) -
 
 
 def opmath(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
-    """Make a function of several operations compute float16 in float32 and round once, as one operation does."""
+    """Make a function of several operations compute float16 in float32 and round once, as one operation does.
+
+    The result is float16 where the floating-point inputs meet in it: a float32 tensor among them makes it float32.
+    """
 
     @functools.wraps(function)
     def computed(*args: _P.args, **options: _P.kwargs) -> Tensor:
@@ -127,6 +130,7 @@ def opmath(function: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
         if not any(isinstance(x, Variable) and x.dtype == float16 for x in given):
             return function(*args, **options)
         out = function(*map(widened, args), **{name: widened(x) for name, x in options.items()})
-        return rounded(out, given)
+        met = result_type(*(x for x in given if isinstance(x, Variable) and x.dtype.kind == "f"))
+        return rounded(out, given) if met == float16 else out
 
     return computed

@@ -12,6 +12,7 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.copies import unshared
 from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
@@ -38,11 +39,14 @@ def tile(input: Tensor, dims: Any, *more: Any) -> Tensor:
     if any(n < 0 for n in times):
         raise RuntimeError(f"repeat: {times} times; expected none below 0")
     shape = (1,) * (len(times) - input.ndim) + tuple(input.shape)
-    if all(n == 1 for n in times):
-        return reshape_result(input.clone(), shape)
     apart = [m for n in shape for m in (1, n)]
     wide = broadcast_to(reshape(input, apart), [m for n, k in zip(shape, times, strict=True) for m in (k, n)])
-    return reshape_result(wide, tuple(n * k for n, k in zip(shape, times, strict=True)))
+    return _copied(wide, input, tuple(n * k for n, k in zip(shape, times, strict=True)))
+
+
+def _copied(wide: Tensor, input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`wide` in this shape, and never a view: reshape need not copy an expanded axis beside axes of size 1."""
+    return reshape_result(unshared(reshape(wide, shape), input), shape)
 
 
 def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *, output_size: Any = None) -> Tensor:
@@ -67,7 +71,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
         shape = list(input.shape) or [1]
         wide = broadcast_to(unsqueeze(reshape(input, shape), dim + 1), [*shape[: dim + 1], repeats, *shape[dim + 1 :]])
         shape[dim] *= repeats
-        return reshape_result(wide.clone() if repeats == 1 else wide, tuple(shape))
+        return _copied(wide, input, tuple(shape))
     counts = np.asarray(repeats.tolist() if is_tensor(repeats) else repeats, dtype=np.int64)
     if counts.shape != (input.shape[dim],) or (counts < 0).any():
         raise RuntimeError(
@@ -92,6 +96,7 @@ def _diagonal(xp: Any, x: Any, *, offset: int, index: Any) -> Any:
     return xp.diagonal(x, offset)
 
 
+@backends.keeps_gpu
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """Return a view of the diagonals of the matrices in the axes dim1 and dim2, as the last axis.
 
@@ -103,7 +108,8 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     a, b = _dims.one(dim1, input.ndim), _dims.one(dim2, input.ndim)
     if a == b or input.ndim < 2:
         raise RuntimeError(f"diagonal: dim1={dim1} and dim2={dim2} must be two axes of shape {tuple(input.shape)}")
-    input = movedim(input, (a, b), (-2, -1))
+    if (a, b) != (input.ndim - 2, input.ndim - 1):
+        input = movedim(input, (a, b), (-2, -1))
     index = as_index(on_diagonal(offset, *input.shape[-2:]))
     return _diagonal(input, offset=offset, index=backends.of(input.array).index_for(input.array, index, False))
 

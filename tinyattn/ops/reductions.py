@@ -211,9 +211,10 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if dtype is not None:
         input = cast(input, dtype)
     if dim is None or input.ndim == 0:
-        found: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
-        return found.reshape((1,) * input.ndim) if keepdim else found
-    out: Tensor = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+        out: Tensor = _prod(input.reshape(-1), dim=(0,), keepdim=False)
+        out = out.reshape((1,) * input.ndim) if keepdim else out
+    else:
+        out = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
@@ -306,10 +307,11 @@ def is_any(input: Tensor) -> bool:
 # --- logic: without a gradient ---
 
 
+@backends.keeps_gpu
 def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    array = input.array if input.dtype.kind == "b" else input.array != 0
-    found = getattr(array, name)(_dims.several(dim, input.ndim), keepdims=keepdim)
-    out: Tensor = Variable._from(backends.of(array).asarray(found))
+    xp, array = backends.of(input.array), input.array
+    found = getattr(array if array.dtype.kind == "b" else array != 0, name)
+    out: Tensor = Variable._from(xp.asarray(found(_dims.several(dim, input.ndim), keepdims=keepdim)))
     return cast(out, input.dtype) if input.dtype == "uint8" else out
 
 

@@ -12,6 +12,7 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ge, le, logical_or, ne, where
+from tinyattn.ops.copies import unshared
 from tinyattn.ops.extremes import Extreme
 from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import cat, stack
@@ -81,4 +82,5 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """
     if input.ndim == 0:
         return input.clone()
-    return _scan(lambda x, earlier: (logsumexp(stack([x, earlier]), 0),), (input,), _dims.one(dim, input.ndim))[0]
+    out = _scan(lambda x, earlier: (logsumexp(stack([x, earlier]), 0),), (input,), _dims.one(dim, input.ndim))[0]
+    return unshared(out, input)

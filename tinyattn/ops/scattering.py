@@ -12,6 +12,7 @@ from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne, where
 from tinyattn.ops.copies import cast
+from tinyattn.ops.elementwise import add
 from tinyattn.ops.indexing import check_indices, gather, getitem, place, setitem, ungather, write_index
 from tinyattn.ops.joins import stack
 from tinyattn.ops.shape import broadcast_to, reshape
@@ -39,6 +40,7 @@ def _cut(source: Tensor, index: Tensor) -> Tensor:
     return source if source.shape == index.shape else source[tuple(slice(0, n) for n in index.shape)]
 
 
+@backends.keeps_gpu
 def scatter(
     input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
@@ -116,8 +118,7 @@ def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: flo
     tensor([1., 0., 5.])
     """
     rows = _rows("index_add", input, dim, index)
-    source = source if alpha == 1 else source * alpha
-    return input + place(source, rows, input.shape) if input.ndim else input + cast(source.sum(), source.dtype)
+    return add(input, place(source, rows, input.shape) if input.ndim else cast(source.sum(), source.dtype), alpha=alpha)
 
 
 def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:

@@ -177,6 +177,8 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     tensor([3, 1, 2])
     """
     moves = _dims.sizes((shifts,))
+    if not moves:
+        raise RuntimeError("roll: shifts is empty; expected an integer, or one for each dimension")
     if dims is None or dims == ():
         return reshape_result(_roll(reshape(input, -1), shifts=moves, dims=(0,) * len(moves)), input.shape)
     axes = tuple(_dims.one(d, input.ndim) for d in _dims.sizes((dims,)))

@@ -89,6 +89,7 @@ class Optimizer:
 
     # --- the step ---
 
+    @backends.keeps_gpu
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter whose `.grad` is not None.
 

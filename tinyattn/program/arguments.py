@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from tinyattn.tensors import Tensor
 
+_EMPTY = CellType()
+_HOLD_NOTHING = {FunctionType, BuiltinFunctionType, ModuleType, type, Tensor, int, float, bool, str, type(None)}
 _MANY = 1000  # items that nobody compares at each call
 
 
@@ -62,9 +64,13 @@ def named(function: Any) -> list[Any]:
     found = [owner]
     if hasattr(function, "__code__"):
         names = function.__code__.co_names
-        found += [function.__globals__[name] for name in names if name in function.__globals__]
-        found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    return [*found, *(part for x in found if not is_module(x) for part in held(x))]
+        outside = function.__globals__
+        found += [outside[name] for name in names if name in outside]
+        found += [cell.cell_contents for cell in function.__closure__ or () if cell != _EMPTY]
+    for x in tuple(found):
+        if type(x) not in _HOLD_NOTHING and not is_module(x):
+            found += held(x)
+    return found
 
 
 def reachable(found: Iterable[Any]) -> Iterator[Tensor]:

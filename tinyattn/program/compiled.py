@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
+from tinyattn.program.again import Example
 from tinyattn.program.arguments import PLAIN, flat, named, others, rebuilt
 from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
@@ -114,7 +115,8 @@ class CompiledOnCPU:
             self._give_up(trace.recorder.refused)
         else:
             self._form = rebuilt(result, lambda _: Tensor._from(None))
-            self.program = Program(trace, values, self._name)
+            example = Example(self._function, args, kwargs, self._found)
+            self.program = Program(trace, values, self._name, example)
         return rebuilt(result, lambda t: Tensor._from(t.array)) if self.program else result
 
     def _check(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from tinyattn.backends import cpu
 from tinyattn.program.kernels import Sources
 from tinyattn.program.plan import ALIGNED
 from tinyattn.program.recorder import Value, whole
+from tinyattn.program.shares import spawn
 
 _MEMORY = '''
 memory = np.empty({size}, np.uint8)
@@ -28,6 +29,24 @@ _CHANGED = '''
 class Changed(Exception):
     """The data takes another branch than in the step that was recorded."""
 '''
+_THREADED = "concurrent.futures", "contextvars", "os"  # imports
+_THREADS = '''
+pool = concurrent.futures.ThreadPoolExecutor()
+
+
+def side_by_side(first, *others):
+    """Run all at the same time; they have ended when this returns or raises."""
+    running = [pool.submit(contextvars.copy_context().run, share) for share in others]
+    try:
+        first()
+    finally:
+        concurrent.futures.wait(running)
+    for share in running:
+        share.result()
+'''
+_ONE_THREAD = """
+for name in ("OPENBLAS", "MKL", "OMP"):  # one thread for each matrix product: the shares have a thread each
+    os.environ.setdefault(f"{name}_NUM_THREADS", "1")"""
 # The kernel of each optimizer that can be written, the arrays in its state, and its options by their name in a group.
 _ADAM = (cpu.adam_step, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), ("lr", "eps", "weight_decay", "maximize"))
 _SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -47,35 +66,43 @@ class File:
                 )
         update = [*self._updates()]
         views = [*self._views()]  # after it, which may name more values
-        used = [_OPTIMIZERS[type(optimizer).__name__][0] for optimizer, _ in program._steps_with]
-        kernels = [*self.writer.kernels.values(), *used]
+        calls = program._plan.calls
+        shares, spawns = any(call.share for call in calls), any(call.kind == "spawn" for call in calls)
+        used = [self._kernel(optimizer) for optimizer, _ in program._steps_with]
+        if program.by_definition:
+            used += [type(optimizer).update.__globals__["overwrite"] for optimizer, _ in program._steps_with]
+        kernels = [*self.writer.kernels.values(), *used, *([spawn] if spawns else [])]
         names = {
             *self.writer.names.values(),
             *(name for name, _ in self.writer.numbers.values()),
-            "part",
-            "memory",
-            "arrays",
-            "step",
-            "compute",
+            *"part memory arrays step compute update side_by_side pool os concurrent contextvars".split(),
         }
-        sources = Sources(kernels, {*names, "update"} - {kernel.__name__ for kernel in kernels})
+        sources = Sources(kernels, names - {kernel.__name__ for kernel in kernels})
         called = {*re.findall(r"(?<![.\w])([a-z_0-9]+)[.(]", program.text)} & {*dir(np)} - {"array"}
-        size = program.peak_bytes + ALIGNED
+        size, how = program._plan.size, ", by definition" if program.by_definition else ""
         self.text = "\n".join([
-            f'"""{program.name}: {len(program._plan.calls)} calls of NumPy on {program.peak_bytes:,} bytes."""\n',
+            f'"""{program.name}{how}: {len(program._plan.calls)} calls of NumPy on {size:,} bytes."""\n',
             "from __future__ import annotations\n",
-            *(f"import {name}" for name in sorted(sources.imports)),
+            *(f"import {name}" for name in sorted(sources.imports | ({*_THREADED} if shares else set()))),
+            *([_ONE_THREAD] if shares else []),
             "\nimport numpy as np",
             *_imported(sorted(called)),
-            _MEMORY.format(size=size, aligned=ALIGNED),
+            _MEMORY.format(size=size + ALIGNED, aligned=ALIGNED),
             'arrays = np.load(__file__.removesuffix(".py") + ".npz")' if self.arrays else "",
             *views,
-            _CHANGED,
+            _CHANGED + (_THREADS if shares else ""),
             *(f"\n{block}\n" if block.startswith("def") else block for block in sources.blocks),
             f"\n\n{program.text}\n",
             *update,
             *self._step(),
         ])  # fmt: skip
+
+    def _kernel(self, optimizer: Any) -> Any:
+        """The function that updates a parameter, or the one that returns what the update gives."""
+        kernel: Any = _OPTIMIZERS[type(optimizer).__name__][0]
+        if not self.program.by_definition:
+            return kernel
+        return type(optimizer).update.__globals__[kernel.__name__.replace("step", "definition")]
 
     def _views(self) -> Iterator[str]:
         """A line for each array: loaded, constant, or a part of the memory or of another array."""
@@ -134,13 +161,20 @@ class File:
                         row = [f'arrays["{p}.{name}"]' if name in arrays else "None" for name in wanted]
                         yield f"    ({', '.join([p, name_of(gradient), *row])}),"
                 yield "]"
-                if kernel is cpu.adam_step:
-                    lines += [f"for *tensors, step in {own}:", "    step += 1"]
-                    lines.append(f"    adam_step(*tensors, int(step), **{own}_options)")
-                else:
-                    lines += [f"for tensors in {own}:", f"    sgd_step(*tensors, first=False, **{own}_options)"]
+                lines += self._loop(own, step.optimizer)
         if lines:
             yield "\n    ".join(["\n\ndef update():", '"""One step of the optimizer, in place."""', *lines])
+
+    def _loop(self, own: str, optimizer: Any) -> list[str]:
+        """The lines that update the parameters of a group."""
+        name = self._kernel(optimizer).__name__
+        adam, defined = name.startswith("adam"), self.program.by_definition
+        lines = [f"for *tensors, step in {own}:", "    step += 1"] if adam else [f"for tensors in {own}:"]
+        more = "int(step), " if adam else "" if defined else "first=False, "
+        call = f"{name}(*tensors, {more}**{own}_options)"
+        if not defined:
+            return [*lines, f"    {call}"]
+        return [*lines, f"    overwrite([tensors[0], *tensors[2:]], {call})"]
 
     def _step(self) -> Iterator[str]:
         program = self.program

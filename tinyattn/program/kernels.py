@@ -36,7 +36,8 @@ class Sources:
         text = textwrap.dedent(inspect.getsource(function))
         text = text[re.search(r"^def ", text, re.MULTILINE).start() :]  # type: ignore[union-attr] # without decorators
         text = re.sub(rf"\bdef {function.__name__}\b", f"def {own}", text, count=1)
-        for used in sorted({*_globals(function.__code__)} & {*function.__globals__}):
+        text = re.sub(r"\bbackends\.of\(\w+\)", "np", text)  # in definitions
+        for used in sorted({*_globals(function.__code__)} & {*function.__globals__} - {"backends"}):
             new = self._anything(used, function.__globals__[used])
             if new != used:
                 text = _renamed(text, used, new)

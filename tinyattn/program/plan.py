@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def _needed(recorder: Recorder, lasting: set[int]) -> list[Call]:
     live = lasting | {i for i, root in enumerate(recorder.roots) if root.role == "tensor"}
     kept = []
     for call in reversed(recorder.calls):
-        if call.kind in ("guard", "draw") or any(value.root in live for value in call.writes):
+        if call.kind in ("guard", "draw", "spawn") or any(value.root in live for value in call.writes):
             kept.append(call)
             live |= _reads(call)
     return kept[::-1]
@@ -73,19 +74,36 @@ def _without_copies(recorder: Recorder, calls: list[Call], lasting: set[int], ho
     """Let an elementwise result take the place of an operand that ends there, and drop copies of what ends there."""
     first, last = _spans(calls)
     last.update(dict.fromkeys(lasting, len(calls)))
+    users = _users(calls, homes)
     kept = []
     for i, call in enumerate(calls):
         copies = call.kind == "copy" and len(call.args) == 1 and type(call.args[0]) is Value
         if copies or (call.kind == "ufunc" and call.name in _ELEMENTWISE):
             (out,) = call.writes
             operand = _ending(recorder, call, out, i, first, last, homes)
-            if operand is not None:
-                homes[out.root] = home = homes.get(operand.root, operand.root)
+            home = homes.get(operand.root, operand.root) if operand is not None else 0
+            if operand is not None and not _others(call, users[home]):
+                homes[out.root] = home
                 last[home] = last[out.root]
+                users[home] |= users[out.root]
                 if copies:
                     continue
         kept.append(call)
     return kept
+
+
+def _users(calls: list[Call], homes: dict[int, int]) -> dict[int, set[Any]]:
+    """The shares of a batch that touch each piece of memory; None among them for the calls outside."""
+    users: dict[int, set[Any]] = defaultdict(set)
+    for call in calls:
+        for root in _reads(call) | {value.root for value in call.writes}:
+            users[homes.get(root, root)].add(call.share)
+    return users
+
+
+def _others(call: Call, users: set[Any]) -> bool:
+    """Whether other shares, which run at the same time as the call, are among these users."""
+    return call.share is not None and any(u and u[0] == call.share[0] and u != call.share for u in users)
 
 
 def _ending(
@@ -124,25 +142,54 @@ def _bytes(value: Value) -> int:
 def _placed(
     calls: list[Call], lasting: set[int], homes: dict[int, int], sizes: dict[int, int], recorder: Recorder
 ) -> tuple[dict[int, int], int]:
-    """An offset for every root of the program's own, by best fit among the holes that ended ones have left."""
+    """An offset for every root of the program's own, and the size of all.
+
+    What one share of a batch alone touches has a block of its own, in the order of its calls. All else lies in one
+    block, where the time in which the shares run counts as one moment.
+    """
+    first, last = _spans(calls)
+    users, begins = _users(calls, homes), _moments(calls)
+    lives: dict[Any, dict[int, tuple[int, int]]] = {}
+    inputs = {root for root in sizes if recorder.roots[root].role == "input"}
+    for root in sorted({*first, *lasting, *inputs} & {*sizes}):
+        home = homes.get(root, root)
+        shares = {None if user is None else user[1] for user in users.get(home, [None])}
+        share = shares.pop() if len(shares) == 1 else None
+        at: Sequence[int] = begins if share is None else range(len(calls))
+        born = -1 if root in inputs else at[first[root]] if root in first else len(calls)
+        dies = len(calls) if home in lasting else at[last[root]] if root in last else -1
+        block = lives.setdefault(-1 if share is None else share, {})
+        earlier = block.get(home, (born, dies))
+        block[home] = min(born, earlier[0]), max(dies, earlier[1])
+    places: dict[int, int] = {}
+    total = 0
+    for _, block in sorted(lives.items()):
+        own, size = _packed(block, sizes, len(calls))
+        places |= {home: total + offset for home, offset in own.items()}
+        total += size
+    return places, total
+
+
+def _moments(calls: list[Call]) -> list[int]:
+    """The number of each call; for those in shares, that of the first call in any of them."""
+    begins: dict[int, int] = {}
+    return [i if call.share is None else begins.setdefault(call.share[0], i) for i, call in enumerate(calls)]
+
+
+def _packed(lives: dict[int, tuple[int, int]], sizes: dict[int, int], calls: int) -> tuple[dict[int, int], int]:
+    """An offset for each root by best fit among the holes that ended ones have left, and the size of all.
+
+    lives: the first and the last call of each.
+    """
     start: dict[int, list[int]] = {}
     end: dict[int, list[int]] = {}
-    first, last = _spans(calls)
-    born: dict[int, int] = {}
-    dies: dict[int, int] = {}
-    inputs = {root for root in sizes if recorder.roots[root].role == "input"}
-    for root in {*first, *lasting, *inputs} & {*sizes}:
-        home = homes.get(root, root)
-        earliest = -1 if recorder.roots[root].role == "input" else first.get(root, len(calls))
-        born[home] = min(born.get(home, len(calls)), earliest)
-        dies[home] = len(calls) if home in lasting else max(dies.get(home, -1), last.get(root, -1))
-    for home, i in born.items():
-        start.setdefault(i, []).append(home)
-        end.setdefault(dies[home], []).append(home)
+    for home, (born, dies) in lives.items():
+        start.setdefault(born, []).append(home)
+        end.setdefault(dies, []).append(home)
     holes: list[tuple[int, int]] = []  # offset, size
     places: dict[int, int] = {}
     total = 0
-    for i in range(-1, len(calls)):
+    for i in range(-1, calls):
         for home in sorted(start.get(i, []), key=lambda r: -sizes[r]):
             size = -(-max(sizes[home], 1) // ALIGNED) * ALIGNED
             hole = min((h for h in holes if h[1] >= size), key=lambda h: h[1], default=None)

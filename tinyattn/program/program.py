@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from operator import is_
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyattn import random
+from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
+from tinyattn.program.again import Example
 from tinyattn.program.file import File
+from tinyattn.program.memory import size_of, temporary
 from tinyattn.program.plan import ALIGNED, make_plan
 from tinyattn.program.recorder import Value, whole
+from tinyattn.program.shares import Shares, spawn
 from tinyattn.program.trace import Trace
 from tinyattn.program.write import Writer
 from tinyattn.tensors import Tensor
@@ -25,23 +31,26 @@ class Changed(Exception):  # noqa: N818 - no error: the step itself runs instead
 
 
 class Program:
-    """A recorded step. `print` shows its calls; `peak_bytes` is the memory that it plans for all values.
+    """A recorded step; `print` shows its calls.
 
-    results: the values of what the step returns.
+    peak_bytes: the memory that a call needs, the block of all values and what NumPy allocates on the way.
+    results: the values of what the step returns. example: a call, to record it again.
     """
 
-    def __init__(self, trace: Trace, results: Sequence[Value], name: str) -> None:
-        self.name = name
+    def __init__(self, trace: Trace, results: Sequence[Value], name: str, example: Example | None) -> None:
+        self.name, self._example = name, example
+        self.by_definition = example is None or definitions_enabled()
         recorder = self._recorder = trace.recorder
         self._results, self._inputs = list(results), trace.input_values
         self._steps, self._gradients = trace.steps, trace.gradients
         self._written = [(t, t.array) for t in trace.written.values()]
         self._guards = _Guards(trace)
-        self.generators = trace.generators
+        self.generators = trace.draws.generators
+        self._shares = Shares()
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
         self._plan = make_plan(recorder, kept)
-        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), trace.generators)
-        self.peak_bytes = self._plan.size
+        self._writer = Writer(self._plan, recorder, _known_names(trace, self._plan.roots), self.generators)
+        self.peak_bytes = self._plan.size + temporary(self._plan.calls, trace.steps) + sum(map(size_of, results))
         self.value_bytes = self._plan.values
         self._bind(kept)
         for root in recorder.roots:
@@ -55,6 +64,7 @@ class Program:
         for value in (*self._inputs, *kept):
             writer.name(value)
         names = {**vars(np), "np": np, "Changed": Changed, **writer.kernels}
+        names |= {"spawn": spawn, "side_by_side": self._shares}
         names |= {name: np.array(x, dtype) for (_, dtype), (name, x) in writer.numbers.items()}
         self._arrays = {}
         roots = self._recorder.roots
@@ -80,33 +90,48 @@ class Program:
     def text(self) -> str:
         """The function that computes everything but the steps of optimizers."""
         streams = ", ".join(self._writer.streams)
-        return "\n    ".join([f"def compute({streams}):", *(self._writer.lines or ["pass"])]) + "\n"
+        return f"def compute({streams}):\n" + textwrap.indent("\n".join(self._writer.lines or ["pass"]), "    ") + "\n"
 
     def __str__(self) -> str:
         steps = [f"    {type(optimizer).__name__}.step()" for optimizer, _ in self._steps_with]
         return "\n".join([self.text.rstrip(), *steps])
 
-    @property
-    def source(self) -> str:
-        """The text of the file that `save` writes."""
-        return File(self).text
+    def source(self, style: str = "kernels") -> str:
+        """Return the text of the file that `save` writes."""
+        return self._file(style).text
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], style: str = "kernels") -> None:
         """Write a Python file that runs the step with NumPy alone, and parameters and state in an .npz beside it.
 
         `step(*arrays)` in it takes the arrays of the step's tensors, in order, and returns arrays: the bits that the
-        step itself would have computed from here. Raises ValueError for optimizers other than SGD, Adam and AdamW.
+        step itself would have computed from here.
+        style: "kernels", what this program calls; "definitions", what the step computes in `with ta.definitions():`,
+        where attention, norms, losses and optimizers are elementary operations. For this the function runs once more,
+        with the arguments of the recorded call; its tensors, optimizers and random numbers are put back.
+        Raises ValueError for another style, and for optimizers other than SGD, Adam and AdamW.
         """
-        file = File(self)
+        file = self._file(style)
         write_whole(Path(path), file.text.encode())
         if file.arrays:
             np.savez(Path(path).with_suffix(".npz"), **file.arrays)
 
+    def _file(self, style: str) -> File:
+        if style not in ("kernels", "definitions"):
+            raise ValueError(f"save: style={style!r}; expected 'kernels' or 'definitions'")
+        if style == "kernels" or self.by_definition or self._example is None:
+            return File(self)
+        optimizers = [optimizer for optimizer, _ in self._steps_with]
+        touched = self._guards.tensors
+        trace, results = self._example.by_definition(self.leaves, touched, optimizers, self.generators)
+        if trace.recorder.refused:
+            raise ValueError(f"save: the step cannot be recorded by definition, because of {trace.recorder.refused}")
+        return File(Program(trace, results, self.name, None))
+
     # --- run ---
 
     def valid(self) -> bool:
-        """Whether modules, parameters and gradients are still as the recording found them."""
-        return self._guards.hold()
+        """Whether modules, parameters and gradients are still as the recording found them, and the memory is free."""
+        return not self._shares.left and self._guards.hold()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the step; returns its results. Raises Changed where nothing has been done."""
@@ -172,7 +197,9 @@ class _Guards:
     """What must not have changed since the recording, compared by identity."""
 
     def __init__(self, trace: Trace) -> None:
-        self._tensors = [(t, array, t._node is None) for t, array in trace.tensors.values()]
+        self.tensors = [t for t, _ in trace.tensors.values()]
+        self._arrays = [array for _, array in trace.tensors.values()]
+        self._constant = [t._node is None for t in self.tensors]
         self._without_gradient = trace.without_gradient
         self._nodes = [leaf._node for leaf in trace.leaves.values() if leaf._node is not None]
         self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
@@ -180,22 +207,32 @@ class _Guards:
         modules = trace.modules.values()
         inside = [x for module in modules for x in vars(module).values() if type(x) in (dict, list)]
         dicts = [x for x in (*map(vars, modules), *inside) if type(x) is dict]
-        self._contents = [(d, tuple(d.values())) for d in dicts if d]
+        self._dicts = [d for d in dicts if d]
+        self._sizes, self._contents = [*map(len, self._dicts)], [*_contents(self._dicts)]
         self._lists = [(x, tuple(x)) for x in inside if type(x) is list]
         self._empty = [d for d in dicts if not d]
 
     def hold(self) -> bool:
-        """Whether nothing has changed."""
+        """Whether nothing has changed; in loops of C, because every call of a program waits for it."""
         return (
-            all(t.array is array and (t._node is None) is constant for t, array, constant in self._tensors)
+            all(map(is_, map(_ARRAY, self.tensors), self._arrays))
+            and [t._node is None for t in self.tensors] == self._constant
             and all(t._grad is None for t in self._without_gradient)
-            and all(_same([*d.values()], now) for d, now in self._contents)
+            and [*map(len, self._dicts)] == self._sizes
+            and all(map(is_, _contents(self._dicts), self._contents))
             and all(_same(x, now) for x, now in self._lists)
             and not any(self._empty)
             and not any(node.hooks or node.after for node in self._nodes)
             and all(_same(_parameters(optimizer), parameters) for optimizer, parameters in self._parameters)
             and random.current_generator() is self._generator
         )
+
+
+_ARRAY = attrgetter("array")
+
+
+def _contents(dicts: Iterable[dict[Any, Any]]) -> Iterable[Any]:
+    return chain.from_iterable(map(dict.values, dicts))
 
 
 def _parameters(optimizer: Any) -> list[Tensor]:

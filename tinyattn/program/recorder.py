@@ -46,12 +46,13 @@ class Root:
 class Call(NamedTuple):
     """One NumPy call: arguments with values in the place of arrays, and what it writes."""
 
-    kind: str  # ufunc, function, kernel, copy, fill, get, set, array, draw, guard
+    kind: str  # ufunc, function, kernel, copy, fill, get, set, array, draw, spawn, guard
     name: str
     args: tuple[Any, ...]
     options: dict[str, Any]
     writes: tuple[Value, ...]
     label: str
+    share: tuple[int, int] | None  # of a batch: which time that one is split, and which share; None outside
     function: Any = None
 
 
@@ -62,6 +63,8 @@ class Recorder:
         self.calls: list[Call] = []
         self.roots: list[Root] = []
         self.label = ""
+        self.share: tuple[int, int] | None = None
+        self.splits: list[int] = []  # the numbers of calls at which the shares of a batch begin
         self.refused = ""
         self.names: dict[Value, str] = {}
         self._by_owner: dict[int, int] = {}
@@ -126,7 +129,7 @@ class Recorder:
             return array.view(Traced)
         args, options = self.encoded(tuple(args)), self.encoded(options)
         out = self.add(array, "made")
-        self.calls.append(Call(kind, name, args, options, (self.value(out),), self.label, function))
+        self.calls.append(Call(kind, name, args, options, (self.value(out),), self.label, self.share, function))
         return out
 
     def wrote(self, kind: str, name: str, args: Any, options: Any, *targets: Array, function: Any = None) -> None:
@@ -136,11 +139,11 @@ class Recorder:
         for value in writes:
             if self.roots[value.root].role in ("constant", "input"):
                 self.refuse(f"a write into an {self.roots[value.root].role} (np.{name})".replace("an c", "a c"))
-        self.calls.append(Call(kind, name, args, options, writes, self.label, function))
+        self.calls.append(Call(kind, name, args, options, writes, self.label, self.share, function))
 
     def guard(self, x: Array, truth: bool) -> None:
         """Record that the step took the branch of `truth`."""
-        self.calls.append(Call("guard", "guard", (self.value(x), truth), {}, (), self.label))
+        self.calls.append(Call("guard", "guard", (self.value(x), truth), {}, (), self.label, self.share))
 
     def kernel(self, kernel: Callable[..., Any], args: Any, written: tuple[int, ...]) -> Any:
         """Run a kernel that is recorded as one call (see `one_call`): what it writes, and what it returns."""
@@ -153,7 +156,8 @@ class Recorder:
         several = result if type(result) is tuple else (result,)
         fresh = [None if r is None or self.known(r) else self.value(self.add(r, "made")) for r in several]
         writes = (*targets, *(value for value in fresh if value is not None))
-        self.calls.append(Call("kernel", kernel.__name__, encoded, {"results": fresh}, writes, self.label, kernel))
+        options, name = {"results": fresh}, kernel.__name__
+        self.calls.append(Call("kernel", name, encoded, options, writes, self.label, self.share, kernel))
         several = tuple(None if r is None else r.view(Traced) for r in several)
         return several if type(result) is tuple else several[0]
 

@@ -10,11 +10,14 @@ import numpy as np
 
 from tinyattn import random
 from tinyattn.backends.cpu.recording import recording
+from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import module_stack
 from tinyattn.engine.observer import Observer
 from tinyattn.program.arguments import held, is_module, reachable
+from tinyattn.program.draws import Draws
 from tinyattn.program.makers import recorded_numpy
 from tinyattn.program.recorder import Recorder, Value, values
+from tinyattn.program.shares import dependent
 from tinyattn.program.traced import Traced, plain
 from tinyattn.tensors import Tensor
 
@@ -51,10 +54,12 @@ class Trace(Observer):
         self.gradients: list[tuple[Tensor, Value | None]] = []
         self.without_gradient: list[Tensor] = []
         self.written: dict[int, Tensor] = {}
-        self.generators: list[Any] = []
+        self.draws = Draws(self.recorder)
         self.walked: dict[int, Any] = {}  # nodes that a backward pass has reached
         self._inputs: list[tuple[Tensor, Any]] = []
         self._entry = {id(leaf): leaf.grad is not None for leaf in leaves}  # whether it had a gradient before
+        self._defined: list[str] = []  # operations that run by their definitions, outermost first
+        self._parts: dict[int, str] = {}  # of nodes of definitions, by id: their operation in its definition
         self._stepping: Any = None
         self._before_steps = 0
 
@@ -74,7 +79,7 @@ class Trace(Observer):
                 self._follow(tensor)
         self._numpy = recorded_numpy()
         self._numpy.__enter__()
-        self._tokens = recording.set(self.recorder), random.watching_draws.set(self._draws)
+        self._tokens = recording.set(self.recorder), random.watching_draws.set(self.draws)
         return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
@@ -123,6 +128,8 @@ class Trace(Observer):
         if len({value.root for value in found}) < len(found):
             self.recorder.refuse("results that share memory")
         self._check_after_steps()
+        if dependent(self.recorder.calls):
+            self.recorder.refuse("workers of DataParallel that share a tensor which one of them writes")
         before = [*self._before, *((step.optimizer, step.options) for step in self.steps)]
         if any(options != _options(optimizer) for optimizer, options in before):
             self.recorder.refuse("an option of an optimizer that the step changes (call the schedule outside)")
@@ -150,7 +157,7 @@ class Trace(Observer):
         for call in known.calls[self._before_steps :]:
             reads = {value.root for value in values([call.args, call.options])}
             writes = any(known.roots[value.root].role == "tensor" for value in call.writes)
-            if reads & changed or writes or call.kind == "draw":
+            if reads & changed or writes or call.kind in ("draw", "spawn"):
                 known.refuse("what the step computes after an optimizer's step")
 
     # --- while the step runs ---
@@ -159,13 +166,24 @@ class Trace(Observer):
         stack = module_stack.get()
         for module in stack:
             self.modules[id(module)] = module
-        if random.redirected():
-            self.recorder.refuse("DataParallel with several workers, or checkpoint(),")
-        self.recorder.label = f"{_path(stack)}: {op.name}" if stack else op.name
+        if random.taped():
+            self.recorder.refuse("checkpoint()")
+        name = f"{self._defined[0]} ({op.name})" if self._defined else op.name
+        self.recorder.label = f"{_path(stack)}: {name}" if stack else name
         for x in chain(inputs, options.values()):
             for tensor in x if isinstance(x, list | tuple) else (x,):
                 if isinstance(tensor, Tensor):
                     self._follow(tensor)
+
+    def after_forward(self, op: Any, inputs: Sequence[Any], out: Any, node: Any) -> None:
+        if self._defined and node is not None:
+            self._parts[node.id] = f"{self._defined[0]} ({op.name})"
+
+    def before_definition(self, op: Any, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+        self._defined.append(op.name)
+
+    def after_definition(self, op: Any) -> None:
+        self._defined.pop()
 
     def before_write(self, tensor: Any) -> None:
         self._follow(tensor)
@@ -182,12 +200,21 @@ class Trace(Observer):
         self.walked[id(node)] = node
         if node.hooks:
             self.recorder.refuse("a hook of a tensor")
-        self.recorder.label = f"d {_path(node.modules)}: {node.op.name}".replace(" : ", " ") if node.op else "d leaf"
+        name = self._parts.get(node.id, node.op.name) if node.op else "leaf"
+        self.recorder.label = f"d {_path(node.modules) if node.op else ''}: {name}".replace(" : ", " ")
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             if any(tensor is x for x in self.inputs) or not tensor.is_leaf:
                 self.recorder.refuse("the gradient of an argument, or of a tensor that is computed,")
             self._leaf(tensor)
+
+    def before_share(self, i: int) -> None:
+        if i == 0:
+            self.recorder.splits.append(len(self.recorder.calls))
+        self.recorder.share = len(self.recorder.splits), i
+
+    def after_shares(self) -> None:
+        self.recorder.share = None
 
     def before_step(self, optimizer: Any) -> None:
         own = type(optimizer).step.__module__.startswith("tinyattn.optim") and "step" not in vars(optimizer)
@@ -215,7 +242,7 @@ class Trace(Observer):
 
     def _follow(self, tensor: Tensor) -> None:
         """Record what is computed from a tensor from outside."""
-        if type(tensor.array) is Traced:
+        if type(tensor.array) is Traced or type(tensor._node) is Fork:
             return
         if self.recorder.known(tensor.array):  # a view that was taken outside, or a detached tensor
             if self.recorder.roots[self.recorder.value(tensor.array).root].role == "input":
@@ -234,33 +261,6 @@ class Trace(Observer):
         if id(tensor) not in self.leaves:
             self.leaves[id(tensor)] = tensor
             self._entry.setdefault(id(tensor), False)
-
-    def _draws(self, generator: Any) -> Any:
-        if not any(generator is each for each in self.generators):
-            self.generators.append(generator)
-        return _Draws(generator, self.recorder)
-
-
-class _Draws:
-    """The stream of a generator, whose draws are recorded."""
-
-    def __init__(self, generator: Any, recorder: Recorder) -> None:
-        self._generator, self._recorder = generator, recorder
-
-    def __getattr__(self, method: str) -> Any:
-        stream = self._generator._stream
-        if method not in ("random", "standard_normal", "integers"):
-            self._recorder.refuse(f"random numbers by {method}")
-            return getattr(stream, method)
-
-        def draw(*args: Any, **options: Any) -> Any:
-            drawn = getattr(stream, method)(*args, **options)
-            if not isinstance(drawn, np.ndarray):
-                self._recorder.refuse("a single random number")
-                return drawn
-            return self._recorder.made("draw", method, args, options, drawn, self._generator)
-
-        return draw
 
 
 def _options(optimizer: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from tinyattn.program.plan import Plan
 from tinyattn.program.recorder import Call, Recorder, Value, values
 
-_RESERVED = {*dir(np), *keyword.kwlist, *dir(__builtins__), "np", "rng", "memory", "Changed", "step", "params"}
+_RESERVED = {*dir(np), *keyword.kwlist, *dir(__builtins__), "np", "rng", "Changed", "step", "params"}
+_RESERVED |= {*"memory part arrays compute update overwrite spawn side_by_side pool os concurrent contextvars".split()}
 _WITH_OUT = {"concatenate", "take", "einsum", "cumsum", "cumprod", "argmax", "argmin"}
 
 
@@ -23,8 +25,8 @@ class Writer:
     """
 
     def __init__(self, plan: Plan, recorder: Recorder, known: dict[Value, str], generators: Sequence[Any]) -> None:
-        self._generators = generators
         self.streams = [f"rng_{i}" if i else "rng" for i in range(len(generators))]
+        self._streams = {id(g): name for g, name in zip(generators, self.streams, strict=True)}
         self.plan, self.recorder = plan, recorder
         self.names: dict[Value, str] = {}
         self.numbers: dict[tuple[str, str], tuple[str, Any]] = {}
@@ -37,13 +39,29 @@ class Writer:
         for value, name in known.items():
             self.names[plan.at(value)] = self._fresh(name)
         self.lines: list[str] = []
+        for split, calls in groupby(plan.calls, lambda call: call.share and call.share[0]):
+            if split is None:
+                self._write(calls, "")
+                continue
+            shares = [self._share(list(share)) for _, share in groupby(calls, lambda call: call.share)]
+            self.lines += ["", f"side_by_side({', '.join(shares)})"]
+
+    def _share(self, calls: list[Call]) -> str:
+        """Write the function of one share; returns its name."""
+        _, i = calls[0].share  # type: ignore[misc] # not None
+        name = self._fresh(f"{'backward' if calls[0].label.startswith('d ') else 'forward'}_{i}")
+        self.lines += ["", f"def {name}():"]
+        self._write(calls, "    ")
+        return name
+
+    def _write(self, calls: Iterable[Call], indent: str) -> None:
         label = None
-        for call in plan.calls:
+        for call in calls:
             if call.label != label:
                 label = call.label
-                self.lines.append(f"# {label}")
+                self.lines.append(f"{indent}# {label}")
             shape = "x".join(map(str, call.writes[-1].shape)) if call.writes else ""
-            self.lines.append(self.line(call) + (f"  # {shape}" if shape else ""))
+            self.lines.append(indent + self.line(call) + (f"  # {shape}" if shape else ""))
 
     # --- names ---
 
@@ -171,11 +189,18 @@ class Writer:
 
     def _draw(self, call: Call) -> str:
         out = self.name(call.writes[0])
-        rng = next(s for g, s in zip(self._generators, self.streams, strict=True) if g is call.function)
+        rng = self._streams[id(call.function)]
         if call.name in ("random", "standard_normal") and call.writes[0].dtype.kind == "f":
             return f"{rng}.{call.name}(dtype={call.writes[0].dtype.name!r}, out={out})"
         args = ", ".join(map(self.term, call.args)) + self._options(call)
         return f"copyto({out}, {rng}.{call.name}({args}))"
+
+    def _spawn(self, call: Call) -> str:
+        parent, children = call.function
+        rng = self._streams[id(parent)]
+        names = [self._fresh(f"{rng}_of_{i}") for i in range(len(children))]
+        self._streams |= {id(child): name for child, name in zip(children, names, strict=True)}
+        return f"{', '.join(names)}{',' if len(names) == 1 else ''} = spawn({rng}, {len(children)})"
 
     def _kernel(self, call: Call) -> str:
         self.kernels[call.name] = call.function

@@ -143,6 +143,7 @@ class Tally:
         self._since = now
 
 
+@backends.keeps_gpu
 def step_if_finite(optimizer: Optimizer, loss: Tensor) -> Tensor:
     """Call `optimizer.step()` unless the loss or a gradient is NaN or infinite; then nothing changes.
 

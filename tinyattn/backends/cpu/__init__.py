@@ -8,4 +8,5 @@ from tinyattn.backends.cpu.indexing import *
 from tinyattn.backends.cpu.layers import *
 from tinyattn.backends.cpu.loss import *
 from tinyattn.backends.cpu.optimizer import *
+from tinyattn.backends.cpu.order import *
 from tinyattn.backends.cpu.softmaxes import *

@@ -9,14 +9,14 @@ import numpy as np
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tinyattn.backends.cpu.blocks import rows
+from tinyattn.backends.cpu.blocks import expanded, rows
 from tinyattn.backends.cpu.choices import select as where
 from tinyattn.backends.cpu.error_function import erf
 from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, has_short_rows, running, total, variance
 
 __all__ = [
-    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
     "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod",
     "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and",
@@ -135,7 +135,9 @@ def cast(x: Array, dtype: Any) -> Array:
 
 
 def clone(x: Array) -> Array:
-    return np.array(x, order="C" if 0 in x.strides else "K")  # an expanded array has no order of its own
+    if 0 not in x.strides:
+        return np.array(x, order="K")
+    return expanded(x)  # which has no order of its own
 
 
 def view_like(x: Array, owner: Array, copied: Array) -> Array:
@@ -224,10 +226,6 @@ def cumprod(x: Array, dim: int) -> Array:
     return x.cumprod(dim, dtype=x.dtype)
 
 
-def argsort(x: Array, dim: int) -> Array:
-    return x.argsort(dim, kind="stable")
-
-
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.argmax(dim, keepdims=keepdim)
 
@@ -286,7 +284,8 @@ def cat(tensors: Any, dim: int = 0) -> Array:
 
 
 def stack(tensors: Any, dim: int = 0) -> Array:
-    return cat([np.expand_dims(x, dim) for x in tensors], dim)
+    index = (slice(None),) * dim + (None,)  # a third of the time of np.expand_dims
+    return cat([x[index] for x in tensors], dim)
 
 
 def diagonal(x: Array, offset: int) -> Array:

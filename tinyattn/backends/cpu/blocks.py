@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ Array = Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # in malloc.h of glibc
 BLOCK = 1 << 18  # elements: a few float32 arrays of this length fit into the second-level cache
+_WIDE = 4096  # elements for which NumPy's cost of a row does not matter
 SMALL_BLOCK = 1 << 16  # where many passes are made over each
 
 
@@ -22,10 +23,11 @@ def stretches(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     if size <= BLOCK or not all(array.flags.c_contiguous for array in arrays):
         yield arrays
         return
-    yield from _pieces(BLOCK, arrays)
+    yield from pieces(BLOCK, arrays)
 
 
-def _pieces(most: int, arrays: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
+def pieces(most: int, arrays: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
+    """Stretches of at most `most` elements of contiguous arrays of one size."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, arrays[0].size, most):
         yield tuple(array[start : start + most] for array in flat)
@@ -43,8 +45,8 @@ def blockwise(kernel: Callable[..., Any], x: Array, *others: Array) -> Array:
     """
     x = dense(x)  # one pass with strides instead of each
     out = np.empty_like(x)
-    for pieces in _pieces(min(SMALL_BLOCK, BLOCK), tuple(_in_order(array, x) for array in (x, out, *others))):
-        kernel(*pieces)
+    for part in pieces(min(SMALL_BLOCK, BLOCK), tuple(_in_order(array, x) for array in (x, out, *others))):
+        kernel(*part)
     return out
 
 
@@ -53,6 +55,18 @@ def _in_order(array: Array, first: Array) -> Array:
     if first.flags.c_contiguous:
         return array
     return array.transpose(sorted(range(first.ndim), key=lambda axis: -first.strides[axis]))
+
+
+def expanded(x: Array) -> Array:
+    """A copy in row order. Narrow rows that are all the same are copied many at once: NumPy starts anew for each."""
+    out = np.empty(x.shape, x.dtype)
+    few = _WIDE // x[:1].size if x.size and x.strides[0] == 0 else 0
+    whole = len(x) // few * few if few else 0
+    if whole:
+        out[:few] = x[:few]
+        out[few:whole].reshape(-1, out[:few].size)[...] = out[:few].reshape(-1)
+    out[whole:] = x[whole:]
+    return out
 
 
 def rows_at_once(width: int) -> int:

@@ -15,6 +15,7 @@ from tinyattn.backends.cpu.recording import one_call
 
 Array = Any
 _FEW, _BLOCK = 512, 1 << 16  # elements: fewer are converted by NumPy; so many, with temporaries, stay in the cache
+_LIMIT = np.float32(65520)  # from which on numbers are rounded to infinity
 _BEYOND = np.float32(65536)  # the power of two above float16, which has infinity's exponent there
 _INFINITY = np.int32(0x7F800000)  # the exponent's bits of float32
 
@@ -55,9 +56,10 @@ def _widen(x: Array, out: Array) -> None:
 @one_call(1)
 def _narrow(x: Array, out: Array) -> None:
     size = np.abs(x)
-    unknown = np.isnan(size.max())
-    size *= np.float32(2.0**112)  # what is beyond float16 becomes infinite
-    size *= np.float32(2.0**-110)
+    fits = size.max() < _LIMIT  # all is a number that float16 has: otherwise NaN, or what becomes infinite
+    size *= np.float32(4.0 if fits else 2.0**112)  # what is beyond float16 becomes infinite
+    if not fits:
+        size *= np.float32(2.0**-110)
     # To four times the number, 2^15 times its power of two (or float16's least one) is added: that rounds it.
     power = np.bitwise_and(x.view(np.int32), _INFINITY)
     np.maximum(power, np.float32(2.0**-14).view(np.int32), out=power)
@@ -66,11 +68,12 @@ def _narrow(x: Array, out: Array) -> None:
     bits = size.view(np.int32)
     fraction = np.bitwise_and(bits, 0xFFF, out=power)  # with the leading one, which counts the exponent up
     bits >>= 13
-    bits &= 0x7C00
-    bits += fraction
+    if not fits:
+        bits &= 0x7C00
+    bits += fraction  # bit 17, of the exponent's bias, is cut off below
     sign = np.right_shift(x.view(np.int32), 16, out=power)
     sign &= 0x8000
     bits |= sign
     out.view(np.uint16)[...] = bits
-    if unknown:
+    if not fits:
         out[np.isnan(x)] = np.nan

@@ -19,6 +19,8 @@ __all__ = [
 
 Array = Any
 _TURNS = 8  # vectors of one row that are added one by one
+_BLOCK = 1 << 15  # elements whose sums in float64 stay in the cache
+_SPARSE = 16  # elements of an array for each one added, from which on sorting is quicker
 _FEW = 64  # rows of a table for which the product is quicker, by up to ten times; vectors added in their own dtype
 
 
@@ -91,28 +93,56 @@ def index_add(buffer: Array, index: Any, values: Array) -> None:
     if not buffer.flags.c_contiguous:
         np.add.at(buffer, index, values)
         return
-    first, *others = parts
-    rows = isinstance(first, np.ndarray) and first.ndim == 1 and first.dtype != bool and buffer.ndim > 1 and buffer.size
-    if rows and all(p is Ellipsis or (type(p) is slice and p == slice(None)) for p in others):
-        width = buffer.size // len(buffer)
-        values = np.broadcast_to(values, (len(first), *buffer.shape[1:])).reshape(-1, width)
-        _add_rows(buffer.reshape(-1, width), np.where(first < 0, first + len(buffer), first), values)
+    while len(parts) > 1 and (parts[-1] is Ellipsis or _is_whole(parts[-1])):
+        parts = parts[:-1]
+    *ahead, last = parts
+    if buffer.size and isinstance(last, np.ndarray) and last.dtype != bool and all(map(_is_whole, ahead)):
+        _add_along(buffer, len(ahead), last, values)
+    else:  # np.add.at is fast only on one axis, so count positions in the flattened buffer
+        _add_at(buffer, _positions(buffer.shape, index, values), values)
+
+
+def _is_whole(part: Any) -> bool:
+    return type(part) is slice and part == slice(None)
+
+
+def _add_along(buffer: Array, axis: int, index: Array, values: Array) -> None:
+    """Add slices along `axis`: as rows where they are wide, else element by element, in blocks that fit the cache."""
+    shape, n = buffer.shape, buffer.shape[axis]
+    outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    values = np.broadcast_to(values, (*shape[:axis], *index.shape, *shape[axis + 1 :])).reshape(outer, -1, inner)
+    index = np.where(index < 0, index + n, index).reshape(-1)
+    if inner > _TURNS:
+        rows = (np.arange(outer)[:, None] * n + index).reshape(-1)
+        _add_rows(buffer.reshape(-1, inner), rows, values.reshape(-1, inner))
         return
-    # np.add.at is fast only on one axis, so count positions in the flattened buffer
-    _add_at(buffer, _positions(buffer.shape, index, values), values)
+    blocks, step = buffer.reshape(outer, -1), max(_BLOCK // (n * inner), 1)
+    at = (index[:, None] * inner + np.arange(inner)).reshape(-1)
+    positions = np.arange(min(step, outer))[:, None] * (n * inner) + at
+    for start in range(0, outer, step):
+        block = blocks[start : start + step]
+        _add_at(block, positions[: len(block)], values[start : start + step].reshape(len(block), -1))
 
 
+@one_call(0)
 def _add_at(buffer: Array, positions: Array, values: Array) -> None:
     """Add `values` at `positions` of the flattened buffer; in float64 if many may come to one position."""
     values, positions = np.broadcast_to(values, positions.shape).reshape(-1), positions.reshape(-1)
-    if buffer.dtype == np.float32 and values.size > _FEW:
-        sums, piece = np.zeros(buffer.size), max(buffer.size, 1 << 15)  # bincount makes float64 of what it is given
-        for start in range(0, values.size, piece):
-            part = slice(start, start + piece)
-            sums += np.bincount(positions[part], values[part], buffer.size)
-        buffer += sums.reshape(buffer.shape)
-    else:
-        np.add.at(buffer.reshape(-1), positions, values)
+    flat = buffer.reshape(-1)
+    if buffer.dtype != np.float32 or values.size <= _FEW:
+        np.add.at(flat, positions, values)
+        return
+    if values.size < flat.size // _SPARSE:  # without float64 zeros as large as the buffer
+        order, ordered = _in_order(positions, flat.size)
+        begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+        flat[ordered[begins]] += np.bincount(np.cumsum(begins) - 1, values.take(order)).astype(np.float32)
+        return
+    piece = max(flat.size, _BLOCK)  # bincount makes float64 of what it is given
+    sums = np.bincount(positions[:piece], values[:piece], flat.size)
+    for start in range(piece, values.size, piece):
+        part = slice(start, start + piece)
+        sums += np.bincount(positions[part], values[part], flat.size)
+    flat += sums.astype(np.float32)
 
 
 def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
@@ -120,7 +150,7 @@ def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
     there are fewer elements than results."""
     count = math.prod(shape)
     if count <= 4 * values.size:
-        return np.arange(count).reshape(shape)[index]
+        return getitem(np.arange(count).reshape(shape), index)
     total: Any = 0
     for axis, n in enumerate(shape):
         along = np.arange(n) * math.prod(shape[axis + 1 :])
@@ -139,10 +169,18 @@ def gather(x: Array, dim: int, index: Array) -> Array:
 def ungather(values: Array, dim: int, index: Array, shape: tuple[int, ...]) -> Array:
     """Zeros of `shape` with `values` added where `gather` would have read them."""
     out = np.zeros(shape, values.dtype)
-    if out.ndim:
-        _add_at(out, _flat(index, dim, shape), values)
-    else:
+    if not out.ndim:
         out[...] = total(values, None)
+        return out
+    if index.shape[dim] == 1:  # a place each
+        out.reshape(-1)[_flat(index, dim, shape)] = values
+        return out
+    blocks = dim and index.size >= out.size // _SPARSE > 0
+    step = max(_BLOCK // math.prod(shape[1:]), 1) if blocks else len(index) or 1
+    for start in range(0, len(index), step):  # along another axis, each block has its own part of the result
+        part = slice(start, min(start + step, len(index)))
+        block = out[part] if dim else out
+        _add_at(block, _flat(index[part], dim, block.shape), values[part])
     return out
 
 
@@ -201,23 +239,44 @@ def _by_sorting(vectors: Array, index: Array, rows: int) -> Array:
 
 @one_call(0)
 def _add_rows(out: Array, index: Array, vectors: Array) -> None:
-    if index.size:
+    if not index.size:
+        return
+    order, ordered = _in_order(index, len(out))
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    counts = np.diff(starts, append=len(index))
+    by_count = np.argsort(-counts)
+    first, least = starts[by_count], -counts[by_count]
+    sums = vectors.take(order[first], 0)  # (rows that occur, width), the most frequent first
+    for turn in range(1, min(int(counts.max()), _TURNS)):  # quicker than reduceat, whose segments are short
+        some = int(np.searchsorted(least, -turn))
+        sums[:some] += vectors.take(order[first[:some] + turn], 0)
+    out[ordered[first]] += sums
+    if counts.max() > _TURNS:
+        late = np.arange(len(index)) - np.repeat(starts, counts) >= _TURNS
+        _add_late(out, ordered[late], order[late], vectors)
+
+
+def _in_order(index: Array, size: int) -> tuple[Array, Array]:
+    """The stable order of indices below `size`, and the indices in it; a number that holds index and place sorts ten
+    times as fast as argsort."""
+    shift = len(index).bit_length()
+    if size.bit_length() + shift > 62:
         order = np.argsort(index, kind="stable")
-        ordered = index[order]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        turn = np.arange(len(index)) - np.repeat(starts, np.diff(starts, append=len(index)))
-        for i in range(min(int(turn.max()) + 1, _TURNS)):  # quicker than reduceat, whose segments are short
-            chosen = order[turn == i]
-            out[index[chosen]] += vectors[chosen]
-        late = turn >= _TURNS
-        if late.any():
-            ordered, order = ordered[late], order[late]
-            begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-            starts = cuts = np.flatnonzero(begins)
-            if len(ordered) > _FEW:
-                begins[::_FEW] = True
-                cuts = np.flatnonzero(begins)
-            sums = np.add.reduceat(vectors[order], cuts, axis=0)
-            if len(cuts) > len(starts):
-                sums = np.add.reduceat(sums.astype(np.float64), np.searchsorted(cuts, starts), axis=0)
-            out[ordered[starts]] += sums
+        return order, index[order]
+    keys = np.left_shift(index, shift, dtype=np.int64)
+    keys += np.arange(len(index))
+    keys.sort()
+    return keys & ((1 << shift) - 1), keys >> shift
+
+
+def _add_late(out: Array, ordered: Array, order: Array, vectors: Array) -> None:
+    """Add vectors[order] to the rows `ordered`: up to _FEW for one row in their own dtype, and then in float64."""
+    begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    starts = cuts = np.flatnonzero(begins)
+    if len(ordered) > _FEW:
+        begins[::_FEW] = True
+        cuts = np.flatnonzero(begins)
+    sums = np.add.reduceat(vectors[order], cuts, axis=0)
+    if len(cuts) > len(starts):
+        sums = np.add.reduceat(sums.astype(np.float64), np.searchsorted(cuts, starts), axis=0)
+    out[ordered[starts]] += sums

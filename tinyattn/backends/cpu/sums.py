@@ -54,6 +54,8 @@ def total(x: Array, dim: Dim, few: int | None = None) -> Array:
     if x.size <= (few or _few(x)):
         return np.add.reduce(x, dim, np.float64, keepdims=True)
     axes = axes_of(x, dim)
+    if x.flags.c_contiguous and x.dtype != np.float16:
+        return _dense(x, axes)
     shape = [1 if d in axes else n for d, n in enumerate(x.shape)]
     repeats = tuple(d for d in axes if x.strides[d] == 0)  # broadcast: n equal numbers make one product
     factor = math.prod(x.shape[d] for d in repeats)
@@ -130,6 +132,8 @@ def _dense(x: Array, added: tuple[int, ...]) -> Array:
     shape = [1 if d in added else n for d, n in enumerate(x.shape)]
     groups: list[list[int]] = []  # [size, whether it is added up]: neighbours of one kind are one axis
     for d, n in enumerate(x.shape):
+        if n == 1:
+            continue
         if groups and groups[-1][1] == (d in added):
             groups[-1][0] *= n
         else:
@@ -140,7 +144,7 @@ def _dense(x: Array, added: tuple[int, ...]) -> Array:
             x = _middle(x.reshape(-1, n, inner))
         else:
             inner *= n
-    return x.reshape(shape)
+    return x.reshape(shape).astype(np.float64, copy=False)
 
 
 def _middle(x: Array) -> Array:

@@ -21,14 +21,15 @@ from tinyattn.backends.cuda.products import einsum, matmul
 from tinyattn.backends.cuda.rows import column_sums, contiguous
 
 __all__ = [
-    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "asarray", "asin", "asinh",
-    "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
-    "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod",
-    "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and",
-    "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad",
-    "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder", "reshape", "roll", "round",
-    "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum", "sum_to", "tan",
-    "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "asarray", "asin",
+    "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
+    "cumprod", "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
+    "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
+    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
+    "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder", "reshape",
+    "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum",
+    "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
+    "zeros", "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -300,6 +301,13 @@ def stack(tensors: Any, dim: int = 0) -> Array:
 def argsort(x: Array, dim: int) -> Array:
     """Return the stable order along `dim`; may wait for the GPU."""
     return cp.argsort(x, dim)  # always stable
+
+
+def argtop(x: Array, k: int, dim: int, largest: bool) -> Array:
+    """Return where the k largest (or smallest) elements along `dim` lie, in their stable order."""
+    order = argsort(cp.flip(x, dim), dim) if largest else argsort(x, dim)
+    order = x.shape[dim] - 1 - cp.flip(order, dim) if largest else order
+    return order[(slice(None),) * dim + (slice(0, k),)]
 
 
 def cumprod(x: Array, dim: int) -> Array:

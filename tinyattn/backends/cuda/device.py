@@ -1,7 +1,8 @@
 """Which GPU: the user's current one, and the one that CuPy must work on for a given array; and its memory.
 
 CuPy computes on its own current device, whichever the arrays lie on. Every way into this library leads through
-`select`, which sets that to the device of the arrays, so that users need not choose a GPU.
+`select`, which sets that to the device of the arrays, so that users need not choose a GPU. Every way out of tinyattn
+leads through `return_to`, so that the arrays a user makes with CuPy lie where they would without tinyattn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tinyattn.backends.devices import device
 
 __all__ = [
     "current_device", "device_count", "device_of", "driver_memory", "memory_in_use", "memory_reserved", "peak_memory",
-    "release_memory", "reset_peak_memory", "runtime", "select", "set_device",
+    "release_memory", "reset_peak_memory", "return_to", "runtime", "select", "set_device", "users_gpu",
 ]  # fmt: skip
 
 runtime = cp.cuda.runtime
@@ -58,14 +59,24 @@ def _checked(index: int) -> int:
 
 
 def select(index: int | None) -> None:
-    """Make GPU `index` (None: the user's current one) the one that CuPy works on, in this thread from now on.
+    """Make GPU `index` (None: the one that "cuda" means) the one that CuPy works on in this thread, until `return_to`.
 
-    So a user of CuPy with several GPUs selects one again after each call of ours. Raises RuntimeError for a GPU that
-    is not there.
+    Raises RuntimeError for a GPU that is not there.
     """
     index = current_device() if index is None else index
     if device_count() > 1 or index:
         cp.cuda.Device(_checked(index)).use()
+
+
+def users_gpu() -> int:
+    """The number of the GPU that CuPy works on in this thread."""
+    return int(runtime.getDevice()) if device_count() > 1 else 0
+
+
+def return_to(index: int) -> None:
+    """Have CuPy work on GPU `index` again."""
+    if device_count() > 1:
+        runtime.setDevice(index)
 
 
 # --- memory: in use, kept for later, and the most that was in use ---

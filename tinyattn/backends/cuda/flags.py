@@ -17,13 +17,14 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from tinyattn.backends.cuda.launch import launch
+from tinyattn.backends.cuda.launch import blocks, launch
 from tinyattn.backends.shared import out_of_range
 
 __all__ = ["check", "check_indices", "update_if"]
 
 Array = Any
 _THREADS = 256
+_PER_BLOCK = 4096  # indices; for fewer, one launch is quicker than two
 _SIZE = 4  # int64 numbers: the number of the look-up (0: nothing is wrong), the value, its flat position, unused
 
 
@@ -65,8 +66,12 @@ def check_indices(name: str, index: Array, size: int, what: str = "index", least
         _numbers[lookup] = len(_lookups)
     index = cp.ascontiguousarray(index.astype(np.int64, copy=False))
     own = _own()
-    args = [index, index.size, least, size, _numbers[lookup], own.device, own.memory.ptr]
-    launch("flags", "check_indices", (1,), (_THREADS,), args, _THREADS * 16)
+    answer = [least, size, _numbers[lookup], own.device, own.memory.ptr]
+    count = blocks(index.size, _PER_BLOCK, 256)
+    found = cp.empty((count, 4), np.int64) if count > 1 else None
+    launch("flags", "check_indices", (count,), (_THREADS,), [index, index.size, *answer, found], _THREADS * 16)
+    if count > 1:
+        launch("flags", "settle_indices", (1,), (_THREADS,), [found, count, *answer], _THREADS * 16)
 
 
 def check() -> None:

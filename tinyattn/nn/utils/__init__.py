@@ -17,6 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@backends.keeps_gpu
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
@@ -55,6 +56,7 @@ def clip_grad_norm_(
     return Tensor._from(rounded(norm, arrays))
 
 
+@backends.keeps_gpu
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Clip every element of the gradients, in place, to -clip_value ... clip_value.
 

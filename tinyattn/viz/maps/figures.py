@@ -29,10 +29,12 @@ class Map(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Which maps have numbers of the same meaning."""
+        """Which maps have numbers of the same meaning: "share", "gradient", "pooling", "relevance" ..."""
         if self.title.startswith("rollout, this"):  # a token keeps much of itself
             return "rollout"
-        return "share" if self.share else "relevance" if self.title.startswith("relevance") else "gradient"
+        if self.share:
+            return "share"
+        return self.title.split()[0].rstrip(",") if self.of_output else "gradient"
 
 
 def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], title: str = "", columns: int = 5) -> Any:

@@ -59,9 +59,10 @@ def grid_of(model: Any, size: tuple[int, int], tokens: int, shape: tuple[int, in
     rows, columns = shape
     extra = tokens - rows * columns
     if rows < 1 or columns < 1 or not 0 <= extra <= (max(shape) if given else 1):
+        wanted = f"a grid of {rows} x {columns} patches" if given else "a square of patches"
         raise ValueError(
-            f"attention: {tokens} tokens do not make a grid of {rows} x {columns} patches with a class token or a few "
-            "more before it; pass grid=(rows, columns), or words= if the tokens are no patches"
+            f"attention: {tokens} tokens do not make {wanted}, with or without a class token; "
+            "pass grid=(rows, columns), or words= (the text of each token) if the tokens are no patches"
         )
     top, left = np.divmod(np.arange(rows * columns), columns)
     boxes = np.stack([left, top, left + 1, top + 1], 1) * np.tile([width / columns, height / rows], 2)

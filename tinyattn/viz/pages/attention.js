@@ -89,8 +89,9 @@ function colour(value, most) {
 const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 
 // What full colour stands for: the largest of all maps of one kind, so that two maps can be compared by eye, and of shares
-// at least four times even attention. Rollout has a scale of its own, since a token keeps much of itself.
-const kindOf = (cell) => (cell.name === "rollout" ? "rollout" : cell.share ? "share" : cell.output && cell.of === "all layers" ? "relevance" : "gradient");
+// at least four times even attention. Rollout has a scale of its own, since a token keeps much of itself, and so have the
+// terms of the pooling, since all that the blocks do must pass through it.
+const kindOf = (cell) => (cell.name === "rollout" ? "rollout" : cell.share ? "share" : cell.output ? cell.name.split(/[ ,]/)[0] : "gradient");
 const scaleOf = (cell) => scales[kindOf(cell)];
 let scales = {};
 function setScales(cells) {

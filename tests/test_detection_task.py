@@ -1,0 +1,193 @@
+"""examples/detection.py: canvases, matching, overlap, average precision, and --quick as a user runs it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinyattn as ta
+from tinyattn import data
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+HALF = [0.25, 0.5, 0.5, 1]  # the left half of an image: centre, width and height
+
+
+@pytest.fixture
+def canvases(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return runpy.run_path(str(EXAMPLES / "canvases.py"))
+
+
+@pytest.fixture
+def detection(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return runpy.run_path(str(EXAMPLES / "detection.py"))
+
+
+@pytest.fixture
+def boxes(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return runpy.run_path(str(EXAMPLES / "found_boxes.py"))
+
+
+@pytest.mark.slow
+def test_detection_finds_digits_and_nothing_on_an_empty_canvas(tmp_path, detection):
+    command = [sys.executable, str(EXAMPLES / "detection.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["mean_average_precision"]["transformer"] > 0.7
+    assert 0.5 < summary["mean_average_precision"]["connected ink"] < 1
+    assert summary["attention_in_box"] > 4 * summary["even"]
+    assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
+    model = detection["Detector"]()
+    model.load_state_dict(ta.load(folder / "model.safetensors"))
+    empty = np.zeros((1, 56, 56), np.uint8)
+    assert not [one for one in detection["detect"](model, empty)[0] if one.score > 0.5]
+
+
+def test_canvases_hold_what_their_boxes_say(canvases):
+    digits = data.load_digits()
+    made = canvases["make"](digits.train_images, digits.train_labels, 300, np.random.default_rng(0))
+    again = canvases["make"](digits.train_images, digits.train_labels, 300, np.random.default_rng(0))
+    assert all((a == b).all() for a, b in zip(made, again, strict=True))
+    counts = (made.labels >= 0).sum(1)
+    assert {*counts.tolist()} == {0, 1, 2, 3, 4, 5} and (counts == 0).mean() < 0.15
+    for image, labels, boxes in zip(made.images, made.labels, made.boxes, strict=True):
+        count = (labels >= 0).sum()
+        assert (labels[:count] >= 0).all() and (np.diff(boxes[:count, 0]) >= 0).all()  # from the left, blanks last
+        around = np.rint(
+            56 * np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+        ).astype(int)
+        covered = np.zeros_like(image)
+        for left, top, right, bottom in around[:count].tolist():
+            assert 0 <= left < right <= 56 and 0 <= top < bottom <= 56 and 12 <= bottom - top <= 28
+            assert image[top : top + 2, left:right].any() and image[bottom - 2 : bottom, left:right].any()
+            covered[top:bottom, left:right] = 1
+        assert not image[covered == 0].any()
+
+
+def test_canvas_centres_are_in_their_patch(canvases):
+    known = canvases["Canvases"](
+        np.zeros((2, 56, 56)),
+        np.array([[7, 3], [-1, -1]]),
+        np.array([[[0.1, 0.1, 0.1, 0.1], [0.5, 0.99, 0.1, 0.1]]] * 2),
+    )
+    target = canvases["centres"](known)
+    assert target[0, 0] == 7 and target[0, 6 * 7 + 3] == 3 and (target[0] == 10).sum() == 47 and (target[1] == 10).all()
+
+
+@pytest.mark.parametrize(
+    ("other", "iou", "giou"),
+    [
+        (HALF, 1, 1),
+        ([0.5, 0.5, 1, 1], 1 / 2, 1 / 2),
+        ([0.75, 0.5, 0.5, 1], 0, 0),  # side by side: no gap between them
+        ([0.875, 0.5, 0.25, 1], 0, -1 / 4),  # a quarter of the image is between them
+        ([0.25, 0.25, 0.5, 0.5], 1 / 2, 1 / 2),
+        ([0.5, 0.5, 0.5, 1], 1 / 3, 1 / 3),
+    ],
+)
+def test_iou_and_giou_on_hand_cases(boxes, other, iou, giou):
+    for a, b in ((HALF, other), (other, HALF)):
+        found = boxes["iou_and_giou"](ta.tensor(a), ta.tensor(b))
+        np.testing.assert_allclose([x.item() for x in found], [iou, giou], atol=1e-6)
+
+
+def precision(boxes, found, labels, truth):
+    some = [
+        [boxes["Found"](score, kind, np.array(box, np.float32), None) for score, kind, box in image] for image in found
+    ]
+    return boxes["average_precision"](some, np.array(labels), np.array(truth, np.float32))
+
+
+def test_average_precision_on_hand_cases(boxes):
+    left, right, none = HALF, [0.75, 0.5, 0.5, 1], [0, 0, 0, 0]
+    truth = [[left, right]]
+    assert precision(boxes, [[(0.9, 1, left), (0.8, 2, right)]], [[1, 2]], truth) == 1
+    assert precision(boxes, [[(0.9, 1, left)]], [[1, 2]], truth) == 0.5  # nothing found of class 2
+    assert precision(boxes, [[(0.9, 2, left), (0.8, 1, right)]], [[1, 2]], truth) == 0  # wrong classes
+    assert (
+        precision(boxes, [[(0.9, 1, left), (0.8, 1, left)]], [[1, 1]], truth) == 0.5
+    )  # the second one finds nothing new
+    assert precision(boxes, [[(0.9, 1, right), (0.8, 1, left)]], [[1, -1]], [[left, none]]) == 0.5  # a surer wrong one
+    assert precision(boxes, [[(0.8, 1, right), (0.9, 1, left)]], [[1, -1]], [[left, none]]) == 1  # a less sure one
+    assert precision(boxes, [[(0.9, 1, [0.2, 0.5, 0.4, 1])]], [[1, -1]], [[left, none]]) == 1  # IoU 0.8
+    assert precision(boxes, [[(0.9, 1, [0.1, 0.5, 0.2, 1])]], [[1, -1]], [[left, none]]) == 0  # IoU 0.4
+    two = precision(
+        boxes, [[(0.9, 1, left)], [(0.8, 1, left), (0.7, 1, right)]], [[1, -1], [-1, 1]], [[left, none], [none, right]]
+    )
+    assert two == pytest.approx((1 + 2 / 3) / 2)  # right, wrong, right
+    assert (
+        precision(boxes, [[(0.9, 1, left)], []], [[-1, -1], [1, -1]], [[none, none], [left, none]]) == 0
+    )  # another image's
+    assert np.isnan(precision(boxes, [[(0.9, 1, left)]], [[-1, -1]], [[none, none]]))  # no digit anywhere
+
+
+def test_detection_match_is_the_cheapest_of_all_assignments(detection):
+    ta.manual_seed(0)
+    queries = detection["QUERIES"]
+    truth = ta.rand(3, 5, 4)
+    scores, found = ta.randn(3, queries, 11), ta.rand(3, queries, 4)
+    found[1] = 0.5  # all boxes are alike: the class alone decides
+    labels = ta.tensor([[3, 1, -1, -1, -1], [7, -1, -1, -1, -1], [-1, -1, -1, -1, -1]])
+    rows, of, digits = detection["match"](scores, found, labels, truth)
+    assert rows.tolist() == [0, 0, 1] and sorted(digits.tolist()[:2]) == [0, 1] and digits[2] == 0
+    assert of[2] == ta.softmax(scores[1], -1)[:, 7].argmax().item()
+
+    def cost(pairs):
+        total = 0.0
+        for query, digit in pairs:
+            a, b = found[0, query], truth[0, digit]
+            giou = detection["iou_and_giou"](a, b)[1].item()
+            total += (
+                5 * (a - b).abs().sum().item() - 2 * giou - ta.softmax(scores[0, query], -1)[labels[0, digit]].item()
+            )
+        return total
+
+    least = min(cost([(a, 0), (b, 1)]) for a, b in itertools.permutations(range(queries), 2))
+    assert cost(zip(of[:2].tolist(), digits[:2].tolist(), strict=True)) == pytest.approx(least, abs=1e-5)
+
+
+def test_detection_loss_is_zero_only_where_all_is_found(detection):
+    labels, truth = ta.tensor([[3, 1, -1, -1, -1]]), ta.rand(1, 5, 4) * 0.3 + 0.3
+    scores, found = ta.full((1, detection["QUERIES"], 11), -30.0), ta.full((1, detection["QUERIES"], 4), 0.5)
+    scores[..., 10] = 30.0
+    for query, digit in ((4, 0), (7, 1)):
+        scores[0, query, 10], scores[0, query, labels[0, digit]], found[0, query] = -30.0, 30.0, truth[0, digit]
+    loss, named = detection["criterion"](scores, found, labels, truth)
+    assert abs(loss.item()) < 1e-5 and named.item() == 1
+    blank = ta.full((1, 5), -1)
+    assert detection["criterion"](scores, found, blank, truth)[0].item() > 1  # two were found that are not there
+    scores[0, [4, 7], 10] = 90.0
+    loss, named = detection["criterion"](scores, found, blank, truth)  # a canvas with nothing on it
+    assert abs(loss.item()) < 1e-5 and named.item() == 0
+
+
+def test_detection_attention_share_counts_the_box_alone(boxes):
+    looked = np.zeros((7, 7))
+    looked[0, 0], looked[6, 6] = 0.75, 0.25
+    one = boxes["Found"](
+        0.9, 1, np.array([1 / 7, 1 / 14, 2 / 7, 1 / 7]), looked
+    )  # the first two patches of the first row
+    unsure = boxes["Found"](0.3, 1, np.array([0.5, 0.5, 1, 1]), looked)
+    assert boxes["attention_share"]([[one, unsure], []]) == (pytest.approx(0.75), pytest.approx(2 / 49))
+
+
+def test_ink_baseline_finds_separate_digits(boxes, canvases):
+    digits = data.load_digits()
+    made = canvases["make"](digits.train_images, digits.train_labels, 40, np.random.default_rng(0))
+    found = boxes["ink_baseline"](made.images, digits.train_images, digits.train_labels)
+    assert boxes["average_precision"](found, made.labels, made.boxes) > 0.8
+    assert boxes["ink_baseline"](
+        np.zeros((1, 56, 56), np.uint8), digits.train_images[:50], digits.train_labels[:50]
+    ) == [[]]

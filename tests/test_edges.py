@@ -1,0 +1,238 @@
+"""Values, gradients and second gradients at the edges of domains: zeros, bounds, infinities, small integers, mixed dtypes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from answers import torch
+from oracle import host
+
+import tinyattn as ta
+
+INF, NAN = math.inf, math.nan
+F64 = "float64"
+
+
+def evaluate(library: Any, text: str, inputs: dict[str, Any], dtype: str) -> list[Any]:
+    """The result of `text` in the names T, F and the inputs', its gradients, and the gradients of their weighted sum."""
+    names = {"T": library, "F": library.nn.functional}
+    leaves = {name: library.tensor(x, dtype=getattr(library, dtype)) for name, x in inputs.items()}
+    if dtype.startswith("float"):
+        for x in leaves.values():
+            x.requires_grad_()
+    out = eval(text, names | leaves)
+    found, total, wanted = [out], out, list(leaves.values())
+    for _ in range(2):
+        if not (dtype.startswith("float") and total.requires_grad):
+            break
+        grads = library.autograd.grad(total.sum(), wanted, create_graph=True, allow_unused=True)
+        found += [library.zeros_like(x) if g is None else g for g, x in zip(grads, wanted, strict=True)]
+        total = sum((g * (i + 2) for i, g in enumerate(grads) if g is not None), start=library.zeros(()))
+        if "margin" in text:  # PyTorch has no second derivative of these
+            break
+    return [x.detach().numpy(force=True) if library is torch else host(x.detach()) for x in found]
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    scale = {"float16": 1e-3, "float32": 1e-6}.get(str(ours.dtype), 1e-12)
+    np.testing.assert_allclose(ours, theirs, rtol=scale, atol=scale)
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs"),
+    [
+        ("T.logaddexp(x, y)", {"x": [0.0, 1.0, -2.0, 40.0], "y": [0.0, 1.0, 3.0, 0.0]}),
+        ("T.logaddexp2(x, y)", {"x": [0.0, 1.0, -2.0], "y": [0.0, 1.0, 3.0]}),
+        ("T.xlogy(x, y)", {"x": [0.0, 0.0, 2.0, -1.0, 0.0], "y": [2.0, INF, 3.0, 0.5, 1.0]}),
+        ("T.logit(x)", {"x": [0.0, 0.25, 0.5, 1.0]}),
+        ("T.logit(x, 0.25)", {"x": [-1.0, 0.25, 0.5, 0.75, 2.0]}),
+        ("T.remainder(x, y)", {"x": [1.0, -1.0, 7.5, -7.5], "y": [INF, INF, 2.0, -INF]}),
+        ("T.fmod(x, y)", {"x": [1.0, -1.0, 7.5, -7.5], "y": [INF, -INF, 2.0, 2.0]}),
+        ("F.huber_loss(x, y, reduction='none')", {"x": [0.0, 1.0, -1.0, 0.5, 3.0, INF], "y": [0.0] * 6}),
+        ("F.huber_loss(x, y, reduction='none', delta=0.5)", {"x": [0.0, 0.5, -0.5, 0.25, 3.0], "y": [0.0] * 5}),
+        ("F.smooth_l1_loss(x, y, reduction='none', beta=2.0)", {"x": [0.0, 2.0, -2.0, 0.5, 3.0], "y": [0.0] * 5}),
+        ("F.smooth_l1_loss(x, y, reduction='none', beta=0.0)", {"x": [0.0, 2.0, -2.0], "y": [0.0] * 3}),
+        ("F.multi_margin_loss(x, T.tensor([2, 0]))", {"x": [[1.0, 2.0, 3.0], [0.0, 1.0, 0.5]]}),
+        ("F.multilabel_margin_loss(x, T.tensor([[2, -1, 0], [0, 1, -1]]))", {"x": [[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]}),
+    ],
+)
+def test_second_gradients_at_edges_as_torch(text, inputs):
+    for ours, theirs in zip(*(evaluate(library, text, inputs, F64) for library in (ta, torch)), strict=True):
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("text", "inputs", "expected"),
+    [
+        ("T.logaddexp(x, y)", {"x": [INF, -INF, INF, -INF], "y": [INF, INF, -INF, -INF]}, [INF, INF, INF, -INF]),
+        ("T.logaddexp2(x, y)", {"x": [INF, -INF, INF, -INF], "y": [INF, INF, -INF, -INF]}, [INF, INF, INF, -INF]),
+        ("T.norm(x, 0)", {"x": [NAN, 1.0, 0.0, INF]}, 3.0),
+        ("T.logit(x)", {"x": [-1.0, 2.0, 0.0, 1.0]}, [NAN, NAN, -INF, INF]),
+    ],
+)
+def test_values_at_infinities(text, inputs, expected, dtype):
+    out = evaluate(ta, text, inputs, dtype)[0]
+    np.testing.assert_array_equal(out, np.array(expected, dtype))
+
+
+def test_gradient_of_logaddexp_of_two_minus_infinities_is_0():
+    _, x, y, *_ = evaluate(ta, "T.logaddexp(x, y)", {"x": [-INF], "y": [-INF]}, F64)
+    assert (x, y) == (0, 0)
+
+
+def test_gradient_of_logit_outside_0_to_1_is_nan():
+    assert np.isnan(evaluate(ta, "T.logit(x)", {"x": [-1.0, -1e-9, 1.5]}, F64)[1]).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 3e-6)])
+def test_sinc_near_0_has_exact_derivatives(dtype, tolerance):
+    """sinc'(x) = -pi^2 x / 3 + pi^4 x^3 / 30 - ..., of which (cos(pi x) - sinc(x)) / x keeps no digit."""
+    x = np.array([0.0, 1e-30, 1e-8, -1e-4, 1e-2])
+    _, first, second = evaluate(ta, "T.sinc(x)", {"x": x.tolist()}, dtype)
+    angle = np.pi * x
+    slope = np.pi * (-angle / 3 + angle**3 / 30 - angle**5 / 840)
+    bend = np.pi**2 * (-1 / 3 + angle**2 / 10 - angle**4 / 168)
+    np.testing.assert_allclose(first, slope, rtol=tolerance)
+    np.testing.assert_allclose(second, 2 * bend, rtol=tolerance)
+
+
+def test_sinc_is_smooth_where_the_series_ends():
+    x = np.linspace(0.3, 0.34, 9)  # the series ends at 1 / pi
+    _, first, second = evaluate(ta, "T.sinc(x)", {"x": x.tolist()}, F64)
+    angle = np.pi * x
+    np.testing.assert_allclose(first, (np.cos(angle) - np.sinc(x)) / x, rtol=1e-13)
+    bend = -np.pi * np.sin(angle) / x - 2 * (np.cos(angle) - np.sinc(x)) / x**2
+    np.testing.assert_allclose(second, 2 * bend, rtol=1e-12)
+
+
+def test_second_gradient_of_atan2_at_the_origin_is_0():
+    found = evaluate(ta, "T.atan2(x, y)", {"x": [0.0, 1.0], "y": [0.0, 2.0]}, F64)
+    assert [x[0] for x in found] == [0, 0, 0, 0, 0]
+    assert (found[3][1], found[4][1]) != (0, 0)
+
+
+def test_fmod_gradient_counts_whole_divisors():
+    """1.0 / 0.1 rounds to 10, and 1.0 holds 0.1 nine times: its remainder is 0.0999..."""
+    out, _, slope, *_ = evaluate(ta, "T.fmod(x, y)", {"x": [1.0], "y": [0.1]}, F64)
+    assert slope == -np.round((1.0 - out) / 0.1) == -9
+
+
+ACTIVATIONS = "celu elu hardsigmoid hardswish leaky_relu logsigmoid mish selu silu softmin softplus softsign tanhshrink"
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int32", "int64"])
+@pytest.mark.parametrize("name", ACTIVATIONS.split())
+def test_activations_of_integers_are_those_of_floats(name, dtype):
+    """-x of uint8 and x + 3 of int8 wrap around, and NumPy computes the exponential of 8 bits in float16."""
+    values = {"bool": [0, 1], "uint8": [0, 1, 200, 255], "int8": [-128, -3, 0, 127]}.get(dtype, [-700, -3, 0, 5, 700])
+    numbers = np.array(values).astype(dtype)
+    function, axis = getattr(ta.nn.functional, name), (0,) if name == "softmin" else ()
+    out = function(ta.tensor(numbers), *axis)
+    assert out.dtype == ta.float32
+    assert_close(host(out), host(function(ta.tensor(numbers.astype("float32")), *axis)))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+def test_losses_of_integers_are_those_of_floats(name, dtype):
+    """0 - 1 is 255 in uint8."""
+    pairs = [[0, 1], [1, 0]] if dtype == "bool" else [[0, 1, 127], [1, 0, 0]]
+    loss = getattr(ta.nn.functional, name)
+    x, y = (ta.tensor(np.array(numbers).astype(dtype)) for numbers in pairs)
+    out, right = loss(x, y, reduction="none"), host(loss(x.float(), y.float(), reduction="none"))
+    whole = name == "l1_loss" and dtype != "bool"  # PyTorch's gives integers
+    assert_close(host(out), right.astype(dtype) if whole else right)
+    assert_close(host(loss(x, y.double())), host(loss(x.double(), y.double())))
+    assert_close(host(loss(x.double(), y)), host(loss(x.double(), y.double())))
+
+
+@pytest.mark.parametrize("name", ["celu", "elu", "selu"])
+def test_gradient_of_exponential_units_at_nan_is_as_torch(name):
+    for ours, theirs in zip(*(evaluate(t, f"F.{name}(x)", {"x": [NAN]}, F64)[:2] for t in (ta, torch)), strict=True):
+        assert_close(ours, theirs)
+
+
+MIXED = """T.fmax(x, y)|T.fmin(x, y)|T.copysign(x, y)|T.xlogy(x, y)|T.logaddexp(x, y)|T.hypot(x, y)|T.atan2(x, y)|F.mse_loss(x, y)
+F.l1_loss(x, y)|F.smooth_l1_loss(x, y)|F.kl_div(x, y, reduction='sum')|F.poisson_nll_loss(x, y)|T.addcmul(x, y, y)
+F.cosine_similarity(x, y, 0)|T.where(x > 0, x, y)|T.clamp(x, y)|T.add(x, y, alpha=2)|T.nn.functional.mse_loss(y, x)"""
+
+
+@pytest.mark.parametrize("text", MIXED.replace("\n", "|").split("|"))
+def test_float16_beside_float32_gives_float32(text):
+    def found(library, single, double=False):
+        y = library.tensor(1.25 if single else [1.25, 0.3], dtype=library.float32)
+        both = [z.double() if double else z for z in (library.tensor([0.1, 2.0]).half(), y)]
+        return eval(text, {"T": library, "F": library.nn.functional} | dict(zip("xy", both, strict=True)))
+
+    for single in (False, True)[: 1 + all(word not in text for word in ("loss", "cosine", "kl"))]:
+        ours = host(found(ta, single))
+        assert str(ours.dtype) == str(found(torch, single).dtype)[6:]
+        np.testing.assert_allclose(ours, host(found(ta, single, True)), rtol=1e-3 if ours.dtype == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("to", ["uint8", "int8", "int32", "int64", "bool", "float32"])
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
+@pytest.mark.parametrize("dim", ["", "0, "])
+def test_prod_has_the_dtype_that_is_given(dim, dtype, to):
+    values = [1, 0, 1] if dtype == "bool" else [1, 5, 100]
+    text = f"T.prod(x, {dim}dtype=T.{to})"
+    ours, theirs = (evaluate(library, text, {"x": values}, dtype)[0] for library in (ta, torch))
+    assert ours.dtype == theirs.dtype and ours == theirs
+
+
+def test_logaddexp2_of_integers_and_float64_is_float64():
+    ours, theirs = (host(t.logaddexp2(t.tensor([5]), t.tensor([0.25], dtype=t.float64))) for t in (ta, torch))
+    assert_close(ours, theirs)
+
+
+def test_dtypes_beside_a_0d_tensor_are_as_torch():
+    for name in ("mse_loss", "l1_loss", "cosine_similarity"):
+        for one, other in itertools.permutations(["float16", "float32", "float64"], 2):
+            found = []
+            for library in (ta, torch):
+                x, y = (
+                    library.tensor(0.75, dtype=getattr(library, one)),
+                    library.tensor([0.5, 1.5], dtype=getattr(library, other)),
+                )
+                function = getattr(library.nn.functional, name)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of broadcasting
+                    options = {"dim": 0} if name == "cosine_similarity" else {"reduction": "none"}
+                    found += [
+                        [str(function(*pair, **options).dtype).removeprefix("torch.") for pair in ((x, y), (y, x))]
+                    ]
+            assert found[0] == found[1], (name, one, other)
+
+
+def test_index_add_keeps_the_dtype():
+    for dtype in (ta.bool, ta.uint8, ta.float16):
+        x = ta.ones(2, dtype=dtype)
+        assert x.index_add(0, ta.tensor([0, 0]), x, alpha=2).dtype == dtype
+
+
+def test_median_of_nothing_has_a_gradient_of_nothing():
+    for name in ("median", "nanmedian"):
+        for x in (ta.zeros(0, requires_grad=True), ta.full((2,), NAN, requires_grad=True)):
+            out = getattr(x, name)()
+            assert np.isnan(out.item()) and out.requires_grad
+            out.backward()
+            assert x.grad.shape == x.shape
+
+
+def test_round_to_decimals():
+    assert ta.round(ta.tensor([6e4, 1.26], dtype=ta.float16), decimals=1).tolist() == [6e4, np.float16(1.3)]
+    with pytest.raises(TypeError, match="decimals=-1 of dtype int64"):
+        ta.round(ta.tensor([15]), decimals=-1)  # not 15
+
+
+def test_isclose_of_small_integers_does_not_wrap_around():
+    low, high = (ta.tensor([x], dtype=ta.int8) for x in (-128, 127))
+    assert not ta.isclose(low, high, atol=2).item()  # -128 - 127 is 1 in int8
+    assert ta.isclose(high, ta.tensor([126], dtype=ta.int8), atol=2).item()
