@@ -250,6 +250,12 @@ def test_docstrings_of_training_and_test_come_from_other_files(monkeypatch):
     assert held and rest and not held & rest
 
 
+def test_docstrings_are_counted_once(monkeypatch):
+    monkeypatch.setattr(docstrings, "LIBRARIES", {"numpy": "NumPy", "matplotlib": "Matplotlib"})
+    monkeypatch.setattr(docstrings, "docstrings", lambda path: ["The same words. " * 10, "the SAME  words " * 10])
+    assert len(docstrings.load_docstrings(2, seed=0).texts) == 1
+
+
 def test_docstrings_refuse_a_missing_library_in_one_sentence(monkeypatch):
     monkeypatch.setattr(docstrings, "LIBRARIES", {"no_such_library": "None"})
     with pytest.raises(
