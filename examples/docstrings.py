@@ -154,10 +154,9 @@ def explain(
 ) -> dict[str, float]:  # fmt: skip
     """Print and return the accuracy without the five words that added most to the predicted class; write the page."""
     model = session.model.cpu().eval()
-    with ta.no_grad():
-        added = model.added(ta.from_numpy(inputs)).numpy()  # (texts, LENGTH, classes)
-    scores = added.sum(1) + model.scores.bias.detach().numpy()
-    rows, best = np.arange(len(scores)), scores.argmax(1)
+    parts = [model.added(ta.from_numpy(inputs[i : i + 64])).detach().numpy() for i in range(0, len(inputs), 64)]
+    added = np.concatenate(parts)  # (texts, LENGTH, classes)
+    rows, best = np.arange(len(added)), train.predict(model, inputs).argmax(1)
     counted = added[rows, :, best] - added.mean(2)  # beside the mean of the classes, (texts, LENGTH)
     orders = {"the five words that counted most": -counted, "five words at random": ta.rand(*inputs.shape).numpy()}
     shares = {"nothing erased": float((best == truth).mean())}

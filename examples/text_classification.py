@@ -44,19 +44,25 @@ class Classifier(nn.Module):
             self.encoder = nn.TransformerEncoder(layer, 2)
         self.pool, self.scores = nn.AdditiveAttentionPooling(DIM, DIM), nn.Linear(DIM, classes)
 
-    def tokens(self, words: ta.Tensor) -> tuple[ta.Tensor, ta.Tensor]:
-        """Return the vectors of the words, (batch, LENGTH, DIM), and which are padding."""
-        x, hidden = self.dropout(self.embedding(words)), words == 0
-        return (x if self.encoder is None else self.encoder(x + self.position, src_key_padding_mask=hidden)), hidden
+    def score(self, x: ta.Tensor, hidden: ta.Tensor) -> ta.Tensor:
+        """Return the scores for embedded words x, (batch, LENGTH, DIM), of which some are hidden as padding."""
+        x = x if self.encoder is None else self.encoder(x + self.position, src_key_padding_mask=hidden)
+        return self.scores(self.pool(x, hidden))
 
     def forward(self, words: ta.Tensor) -> ta.Tensor:
-        return self.scores(self.pool(*self.tokens(words)))
+        return self.score(self.dropout(self.embedding(words)), words == 0)
 
     def added(self, words: ta.Tensor) -> ta.Tensor:
-        """Return what each word adds to each score, (batch, LENGTH, classes): the sum and the bias are the scores."""
-        x, hidden = self.tokens(words)
-        _, weights = self.pool(x, hidden, need_weights=True)
-        return weights.unsqueeze(-1) * (x @ self.scores.weight.T)
+        """Return what each word adds to each score, (batch, LENGTH, classes).
+
+        Exact for pooling: the sum and the bias are the scores. With the encoder, to first order: gradient x input.
+        """
+        x, hidden = self.embedding(words).detach(), words == 0
+        if self.encoder is None:
+            return self.pool(x, hidden, need_weights=True)[1].unsqueeze(-1) * (x @ self.scores.weight.T)
+        scores = self.score(x.requires_grad_(), hidden).sum(0)
+        found = [ta.autograd.grad(score, x, retain_graph=True)[0] for score in scores]
+        return ta.stack([(gradient * x).sum(-1) for gradient in found], -1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -157,12 +157,14 @@ def show(
         model(ta.tensor(line[None], device=model.position.weight.device), maps=maps)
     visible = np.tril(np.ones((context, context), bool))
     zeros = [(each[0].cpu().numpy()[:, visible] == 0).mean(1) for each in maps]  # of each layer, (heads,)
-    names = [
-        f"block {i}, head {j}" + (f": {share:.0%} zeros" if args.attention != "softmax" else "")
-        for i, layer in enumerate(zeros)
-        for j, share in enumerate(layer)
-    ]
-    print(*(name for name in names if ":" in name), sep="\n", end="\n" * (args.attention != "softmax"))
+    names = []
+    for i, (block, shares) in enumerate(zip(model.blocks, zeros, strict=True)):
+        for j, share in enumerate(shares):
+            names.append(f"block {i}, head {j}")
+            if args.attention != "softmax":
+                alpha = 2 if block.shape is None else 1 + F.sigmoid(block.shape[j]).item()
+                names[-1] += f": alpha {alpha:.2f}, {share:.0%} zeros"
+                print(names[-1])
     last = slice(context - 28, context)
     shown = [each[0, :, last, last].cpu().numpy() for each in maps]
     path = session.run.folder / "attention.png"

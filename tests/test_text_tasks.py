@@ -206,15 +206,21 @@ def test_char_gpt_learns_the_language_reference(tmp_path, kind, most):
 
 
 @pytest.mark.parametrize("kind", ["pooling", "transformer"])
-def test_what_the_words_add_sums_to_the_scores(kind):
+def test_what_a_word_adds_is_its_part_of_the_scores(kind):
     ta.manual_seed(0)
-    model = text_classification.Classifier(30, 4, kind).eval()
+    model = text_classification.Classifier(30, 4, kind).double().eval()
     texts = ta.randint(1, 30, (3, text_classification.LENGTH))
     texts[0, 5:] = texts[1, 60:] = docstrings.PADDING
-    with ta.no_grad():
-        added = model.added(texts)
-        np.testing.assert_allclose((added.sum(1) + model.scores.bias).numpy(), model(texts).numpy(), atol=1e-5)
+    added, scores = model.added(texts).detach(), model(texts).detach()
     assert (added[0, 5:] == 0).all() and (added[0, :5] != 0).all()
+    if kind == "pooling":
+        np.testing.assert_allclose((added.sum(1) + model.scores.bias.detach()).numpy(), scores.numpy(), rtol=1e-9)
+        return
+    for word in (0, 3):  # of which a little more is there
+        x = model.embedding(texts).detach()
+        x[0, word] *= 1 + 1e-6
+        change = (model.score(x, texts == 0).detach() - scores)[0] / 1e-6
+        np.testing.assert_allclose(change.numpy(), added[0, word].numpy(), rtol=1e-3, atol=1e-7)
 
 
 def test_docstrings_mask_the_names_of_the_libraries_alone(tmp_path):
@@ -242,6 +248,12 @@ def test_docstrings_of_training_and_test_come_from_other_files(monkeypatch):
         for which in (True, False)
     )
     assert held and rest and not held & rest
+
+
+def test_docstrings_are_counted_once(monkeypatch):
+    monkeypatch.setattr(docstrings, "LIBRARIES", {"numpy": "NumPy", "matplotlib": "Matplotlib"})
+    monkeypatch.setattr(docstrings, "docstrings", lambda path: ["The same words. " * 10, "the SAME  words " * 10])
+    assert len(docstrings.load_docstrings(2, seed=0).texts) == 1
 
 
 def test_docstrings_refuse_a_missing_library_in_one_sentence(monkeypatch):
@@ -281,7 +293,7 @@ def test_text_classification_tells_the_library(tmp_path, kind, least):
     whole, telling, random = summary["erased"].values()
     assert summary["baseline"] > 0.7
     assert whole == pytest.approx(summary["test_accuracy"]) and whole > least
-    assert telling < random - 0.05
+    assert telling < random - (0.1 if kind == "pooling" else 0)
     assert (folder / "attention.html").read_text(encoding="utf-8").count("<section>") >= 8
     again = script("text_classification.py", "--resume", folder)
     assert again.returncode == 0, again.stderr
