@@ -46,13 +46,25 @@ def make(digits: np.ndarray, labels: np.ndarray, count: int, generator: np.rando
     return Canvases(images, found, boxes)
 
 
-def centres(canvases: Canvases) -> np.ndarray:
-    """Return for each of the 7 x 7 patches the digit whose centre it has, 10 for none: (count, 49)."""
-    target = np.full((len(canvases.labels), 49), 10)
+def centres(canvases: Canvases) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of 7 x 7 patches the digit whose centre it has, 10 for none, and its height: (count, 49) each.
+
+    Heights are -1 for the lowest digits and 1 for the highest; 0 where there is no digit.
+    """
+    digits, heights = np.full((len(canvases.labels), 49), 10), np.zeros((len(canvases.labels), 49), np.float32)
     rows, columns = np.nonzero(canvases.labels >= 0)
     x, y = ((7 * canvases.boxes[rows, columns, axis]).astype(int) for axis in (0, 1))
-    target[rows, 7 * y + x] = canvases.labels[rows, columns]
-    return target
+    digits[rows, 7 * y + x] = canvases.labels[rows, columns]
+    heights[rows, 7 * y + x] = (SIZE * canvases.boxes[rows, columns, 3] - 20) / 8
+    return digits, heights
+
+
+def covered(box: np.ndarray) -> np.ndarray:
+    """Return the share of each patch that a box (4,) covers: (7, 7)."""
+    edges = np.arange(7) / 7
+    x, y = (np.clip(np.minimum(edges + 1 / 7, box[axis] + box[axis + 2] / 2) - np.maximum(
+        edges, box[axis] - box[axis + 2] / 2), 0, 1 / 7) * 7 for axis in (0, 1))  # fmt: skip
+    return y[:, None] * x
 
 
 def scaled(digit: np.ndarray, height: int) -> np.ndarray:

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = canvases.make(digits.train_images, digits.train_labels, count, generator)
     unseen = canvases.make(digits.test_images, digits.test_labels, 500, generator)
     loader = data.DataLoader(
-        tuple(ta.from_numpy(a).to(args.device) for a in (*known, canvases.centres(known))), 32, shuffle=True
+        tuple(ta.from_numpy(a).to(args.device) for a in (*known, canvases.centres(known)[0])), 32, shuffle=True
     )
 
     # --- model, loop
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for images, labels, boxes, centres in session.batches():
                 scores, found, patches = network(images)
                 loss, named = criterion(scores, found, labels, boxes)
-                loss = loss + 5 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
+                loss = loss + 20 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
                 optimizer.zero_grad()
                 loss.backward()
                 largest = train.step_if_finite(optimizer, loss)

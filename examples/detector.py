@@ -8,6 +8,14 @@ from tinyattn import nn
 NOTHING, QUERIES = 10, 10  # the class of a query that found nothing; the most digits that can be found
 
 
+def begin_alike(attention: nn.MultiheadAttention) -> None:
+    """Let queries and keys begin with one projection, so that a query first looks at what is like it."""
+    dim, weight = attention.embed_dim, attention.in_proj_weight
+    with ta.no_grad():
+        weight[:dim] *= 1.5
+        weight[dim : 2 * dim] = weight[:dim]
+
+
 class Patches(nn.Module):
     """Canvases uint8 (batch, 56, 56) -> a token of each of 7 x 7 patches (batch, 49, dim), by convolutions."""
 
@@ -16,7 +24,8 @@ class Patches(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(1, 16, 5, 2, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
             nn.Conv2d(16, 32, 3, 2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, dim, 3, 2, padding=1, bias=False), nn.BatchNorm2d(dim),
+            nn.Conv2d(32, dim, 3, 2, padding=1, bias=False), nn.BatchNorm2d(dim), nn.ReLU(),
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.BatchNorm2d(dim), nn.ReLU(),
         )  # fmt: skip
         self.rows, self.columns = nn.Parameter(ta.randn(7, 1, dim)), nn.Parameter(ta.randn(7, dim))
 
@@ -46,11 +55,8 @@ class Detector(nn.Module):
         at = (ta.arange(7) + 0.5) / 7
         boxes = ta.stack([at.repeat(7), at.repeat_interleave(7), *ta.full((2, 49), 0.3)], 1)
         self.register_buffer("begin", ta.log(boxes / (1 - boxes)))  # (49, 4)
-        with ta.no_grad():  # queries and keys begin alike, so that a query first looks at its own place
-            for layer in self.transformer.decoder.layers:
-                weight = layer.multihead_attn.in_proj_weight
-                weight[:dim] *= 1.5
-                weight[dim : 2 * dim] = weight[:dim]
+        for layer in self.transformer.decoder.layers:
+            begin_alike(layer.multihead_attn)
         self.looked = self.transformer.decoder.layers[-1].multihead_attn
         self.looked.register_forward_pre_hook(lambda module, args: (*args[:4], True, *args[5:]))  # need_weights
 

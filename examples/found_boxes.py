@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from canvases import SIZE, covered, scaled
 from detector import NOTHING
 from scipy import ndimage
 
@@ -87,7 +88,6 @@ def average_precision(
 
 def ink_baseline(images: np.ndarray, digits: np.ndarray, labels: np.ndarray) -> list[list[Found]]:
     """Call each connected piece of ink a digit, and name it by its five nearest neighbours among digits (n, 28, 28)."""
-    from canvases import SIZE, scaled
     from sklearn.neighbors import KNeighborsClassifier
 
     def standard(ink: np.ndarray) -> np.ndarray:
@@ -112,12 +112,9 @@ def ink_baseline(images: np.ndarray, digits: np.ndarray, labels: np.ndarray) -> 
 
 def attention_share(found: Sequence[Sequence[Found]]) -> tuple[float, float]:
     """Return the share of attention that sure detections pay to their own box, and the area of that box."""
-    edges, inside, even = np.arange(7) / 7, [], []
+    inside, even = [], []
     for one in (one for some in found for one in some if one.score > SURE):
-        (x, y), half = one.box[:2], one.box[2:] / 2
-        covered = [np.clip(np.minimum(edges + 1 / 7, c + h) - np.maximum(edges, c - h), 0, 1 / 7) * 7
-                   for c, h in ((x, half[0]), (y, half[1]))]  # fmt: skip
-        area = covered[1][:, None] * covered[0]  # (7, 7): the share of each token that the box covers
+        area = covered(one.box)
         inside.append((one.looked * area).sum())
         even.append(area.sum() / 49)
     return float(np.mean(inside)), float(np.mean(even))

@@ -45,7 +45,7 @@ def test_detection_finds_digits_and_nothing_on_an_empty_canvas(tmp_path, detecti
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["mean_average_precision"]["transformer"] > 0.7
+    assert summary["mean_average_precision"]["transformer"] > 0.8
     assert 0.5 < summary["mean_average_precision"]["connected ink"] < 1
     assert summary["attention_in_box"] > 4 * summary["even"]
     assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
@@ -80,10 +80,11 @@ def test_canvas_centres_are_in_their_patch(canvases):
     known = canvases["Canvases"](
         np.zeros((2, 56, 56)),
         np.array([[7, 3], [-1, -1]]),
-        np.array([[[0.1, 0.1, 0.1, 0.1], [0.5, 0.99, 0.1, 0.1]]] * 2),
+        np.array([[[0.1, 0.1, 0.1, 12 / 56], [0.5, 0.99, 0.1, 0.5]]] * 2),
     )
-    target = canvases["centres"](known)
+    target, heights = canvases["centres"](known)
     assert target[0, 0] == 7 and target[0, 6 * 7 + 3] == 3 and (target[0] == 10).sum() == 47 and (target[1] == 10).all()
+    np.testing.assert_allclose(heights[0, [0, 1, 45]], [-1, 0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
