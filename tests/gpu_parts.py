@@ -20,9 +20,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 570  # seconds a part may take
 _TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
+_MARKS = "\nON_EVERY_DEVICE", "gpus.STAND_IN", "gpus.COUNTS", '\npytestmark = pytest.mark.usefixtures("gpu")'
 FILES = {  # of tests, and which of theirs run on a GPU
     name: "cuda" if "\nON_EVERY_DEVICE" in text else name
-    for name, text in _TEXTS.items() if "\nON_EVERY_DEVICE" in text or "STAND_IN" in text
+    for name, text in _TEXTS.items() if any(mark in text for mark in _MARKS)
 }  # fmt: skip
 KEPT = "GPU_CHECK_KEEPS"  # in the environment: the folder that keeps what examples/benchmark.py writes
 MODEL = {"patch_size": 4, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 256}  # 49 tokens

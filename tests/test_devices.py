@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpus import STAND_IN
+from gpus import COUNTS, STAND_IN, counting, memory_limited
 from oracle import host
 
 import tinyattn as ta
@@ -20,13 +20,8 @@ from tinyattn import backends, data, models, nn, ops, optim, train
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("gpu")
-only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="only the stand-in counts")
-
-
-def counting():
-    import standin
-
-    return standin.counting()
+only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="about the stand-in")
+only_where_counted = pytest.mark.skipif(not COUNTS, reason="a GPU does not count")
 
 
 # --- names ---
@@ -333,7 +328,7 @@ def test_a_step_whose_error_is_not_known_yet_does_nothing(make, monkeypatch):
     assert all(state["step"].item() == 1.0 for state in optimizer.state.values() if "step" in state)
 
 
-@only_on_the_stand_in
+@only_where_counted
 @pytest.mark.parametrize(
     "make", [optim.AdamW, lambda p: optim.SGD(p, momentum=0.9), optim.SGD], ids=["adamw", "momentum", "sgd"]
 )
@@ -407,7 +402,7 @@ def test_checkpoint_draws_the_same_masks_again():
     assert set(g.tolist()) == {0.0, 4.0}
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_checkpoint_never_synchronises():
     x = ta.rand(50, device="cuda").requires_grad_()  # so the GPU has a generator
     with counting() as cost:
@@ -498,7 +493,7 @@ def run(device, epochs=6, dropout=0.0):
     return losses, model, costs
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_training_is_the_cpu_s_without_a_hidden_copy():
     here, there = run("cpu"), run("cuda")
     np.testing.assert_allclose(there[0], here[0], rtol=1e-3)
@@ -511,7 +506,7 @@ def test_training_is_the_cpu_s_without_a_hidden_copy():
     np.testing.assert_allclose(train.predict(there[1], images), train.predict(here[1], images), atol=1e-3)
 
 
-@only_on_the_stand_in
+@only_where_counted
 @pytest.mark.parametrize("score", ["additive", "multihead"])
 def test_the_article_s_model_trains_there(score):
     losses = {}
@@ -717,16 +712,13 @@ def test_memory_in_use_and_its_peak():
     assert ta.cuda.memory_allocated() == before
 
 
-@only_on_the_stand_in
-def test_max_memory_allocated_counts_each_gpu_and_no_failure(monkeypatch):
-    from standin import machine
-
+@only_where_counted
+def test_max_memory_allocated_counts_each_gpu_and_no_failure():
     ta.cuda.reset_peak_memory_stats(1)
     before = ta.cuda.max_memory_allocated(1)
     x = ta.zeros(1 << 20, device="cuda:1")
     assert ta.cuda.max_memory_allocated(1) - before == 4 << 20
-    monkeypatch.setattr(machine.MemoryPool, "capacity", 8 << 20)
-    with pytest.raises(MemoryError, match="Out of memory"):
+    with memory_limited(4 << 20, 1), pytest.raises(MemoryError, match="Out of memory"):
         ta.zeros(1 << 24, device=x.device)
     assert ta.cuda.max_memory_allocated(1) - before == 4 << 20
 

@@ -151,6 +151,24 @@ def test_fakecuda_memory_is_limited_and_not_zero(cupy):
 
 
 @needs_cupy
+def test_fakecuda_counts_copies_launches_and_waits(cupy):
+    x = cupy.zeros(5)
+    for call, expected in (
+        (lambda: cupy.asarray(np.ones(3)), {"upload": 1}),
+        (lambda: x.get(), {"download": 1}),  # to wait is a part of it
+        (lambda: float(x[0]), {"download": 1}),
+        (lambda: x[np.array([1, 2])], {"upload": 1, "launch": 1}),  # in secret
+        (lambda: x + 1, {"launch": 1}),
+        (lambda: cupy.cuda.Device().synchronize(), {"synchronise": 1}),
+        (lambda: cupy.cuda.get_current_stream().synchronize(), {"synchronise": 1}),
+    ):
+        call()
+        with gpus.counting() as found:
+            call()
+        assert {name: n for name, n in found.items() if name != "malloc"} == expected
+
+
+@needs_cupy
 def test_fakecuda_has_two_gpus_and_no_third(cupy):
     assert ta.cuda.device_count() == 2
     with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="InvalidDevice"):

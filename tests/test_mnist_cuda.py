@@ -17,7 +17,7 @@ import tinyattn.nn.functional as F
 from tinyattn import backends, models, optim, train
 
 slow = pytest.mark.slow
-only_on_the_stand_in = pytest.mark.skipif(not gpus.STAND_IN, reason="only the stand-in counts")
+only_where_counted = pytest.mark.skipif(not gpus.COUNTS, reason="a GPU does not count")
 CLASSIFIER = mnist.RECIPES["classifier"]
 TINY = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
 RUN = "--data digits --epochs 2 --batch-size 15 --dropout 0.2 --no-progress --workers 1 --out".split()
@@ -42,15 +42,13 @@ def whole(tmp_path_factory):
     return outcome(only(out))
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_step_is_one_graph_read_every_20_steps(tmp_path, monkeypatch):
-    import standin
-
     seen, count = [], train.Tally._next_step
 
     def step(tally):
         count(tally)
-        seen.append(standin.counts.copy())
+        seen.append(gpus.counts())
 
     monkeypatch.setattr(train.Tally, "_next_step", step)
     assert run(*RUN, tmp_path, *CUDA) == 0
@@ -65,19 +63,17 @@ def test_step_is_one_graph_read_every_20_steps(tmp_path, monkeypatch):
 
 
 @slow
-@only_on_the_stand_in
+@only_where_counted
 @pytest.mark.parametrize(
     "options", [("--model", "article"), ("--model", "classifier"), ("--dropout", "0.2")], ids=lambda options: options[1]
 )
 def test_every_recipe_can_be_captured(options, tmp_path, monkeypatch):
-    import standin
-
     monkeypatch.setitem(mnist.RECIPES, "classifier", CLASSIFIER)
     few = digits()
     parts = ("train_images", "train_labels", "test_images", "test_labels")
     few = dataclasses.replace(few, **{part: getattr(few, part)[:8] for part in parts})
     monkeypatch.setattr(mnist.data, "load", lambda *_, **__: few)
-    with standin.counting() as cost:
+    with gpus.counting() as cost:
         assert (
             mnist.main([*RUN[:-1], *CUDA, "--dropout", "0", *options, "--batch-size", "2", "--out", str(tmp_path)]) == 0
         )
@@ -197,12 +193,10 @@ def test_optimizer_error_in_nonfinite_step_allows_the_next(monkeypatch):
     assert weight.tolist() == [0.5] * 3
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_predict_synchronises_once():
-    import standin
-
     model = models.AttentionClassifier(**TINY).to("cuda")
     images = ta.zeros(7, 28, 28, device="cuda")
-    with standin.counting() as cost:
+    with gpus.counting() as cost:
         assert train.predict(model, images, batch_size=2).shape == (7, 10)
     assert (cost["download"], cost["upload"], cost["synchronise"]) == (1, 0, 0)

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from gpus import STAND_IN
+from gpus import COUNTS, STAND_IN, counting, memory_limited
 from oracle import host
 
 import tinyattn as ta
@@ -17,13 +17,8 @@ import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim
 
 pytestmark = pytest.mark.usefixtures("gpu")
-only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="only the stand-in counts")
-
-
-def counting():
-    import standin
-
-    return standin.counting()
+only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="about the stand-in")
+only_where_counted = pytest.mark.skipif(not COUNTS, reason="a GPU does not count")
 
 
 class Training:
@@ -91,7 +86,7 @@ def test_compile_replay_equals_eager_bit_for_bit(name):
         np.testing.assert_array_equal(x, y)
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_compile_replay_is_one_launch_without_copies():
     training = Training()
     step, kept, costs = ta.compile(training.step), [], []
@@ -345,7 +340,7 @@ def test_compile_of_methods_and_nested_functions():
         assert model(x).tolist() == [3.0, 3.0]
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_compile_gives_the_memory_of_dropped_graphs_to_the_next():
     x, mallocs = ta.ones(300, 7, device="cuda"), []
     for _ in range(3):
@@ -396,16 +391,14 @@ def test_compile_replays_on_two_streams_in_order():
     assert streams[1].waited_for[-1].recorded_on[-2:] == streams  # cuBLAS has one workspace for both
 
 
-@only_on_the_stand_in
-def test_compile_takes_memory_that_the_default_pool_keeps(monkeypatch, caplog):
-    from standin import machine
-
+@only_where_counted
+def test_compile_takes_memory_that_the_default_pool_keeps(caplog):
     ta.cuda.empty_cache()
-    monkeypatch.setattr(machine.MemoryPool, "capacity", machine.MemoryPool.totals[0] + 1_650_000)
-    x = ta.zeros(100_000, device="cuda")  # 0.4 of 1.65 MB
-    kept = [x + 1, x + 2, x + 3]
-    del kept
-    step = ta.compile(lambda x: x + 1)
-    for _ in range(4):
-        result = step(x)
+    with memory_limited(1_650_000):
+        x = ta.zeros(100_000, device="cuda")  # 0.4 of 1.65 MB
+        kept = [x + 1, x + 2, x + 3]
+        del kept
+        step = ta.compile(lambda x: x + 1)
+        for _ in range(4):
+            result = step(x)
     assert result.sum().item() == 100_000 and not caplog.records

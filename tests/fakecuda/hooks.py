@@ -11,6 +11,9 @@ from __future__ import annotations
 import ctypes
 import re
 import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -105,6 +108,31 @@ def install() -> None:
     error = runtime.CUDARuntimeError
     _kept.append(error)
     ctypes.c_void_p.in_dll(library(), "error_class").value = id(error)
+
+
+@contextmanager
+def memory_limited(more: int, index: int) -> Iterator[None]:
+    """GPU `index` has only so many bytes more than were taken from it so far."""
+    capacity = ctypes.c_longlong.in_dll(library(), "capacity")
+    before = capacity.value
+    capacity.value = (ctypes.c_longlong * runtime.getDeviceCount()).in_dll(library(), "used")[index] + more
+    try:
+        yield
+    finally:
+        capacity.value = before
+
+
+class _Counts(ctypes.Structure):
+    """struct Counts of runtime.h."""
+
+    names = "launch", "graph launch", "upload", "download", "synchronise", "malloc", "malloc in capture"
+    _fields_ = [(name, ctypes.c_longlong) for name in names]
+
+
+def counts() -> Counter[str]:
+    """What has happened so far."""
+    now = _Counts.in_dll(library(), "counts")
+    return Counter({name: getattr(now, name) for name in now.names})
 
 
 def _replace(module: Any, name: str, expected: str, function: Any) -> None:

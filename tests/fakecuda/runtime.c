@@ -19,8 +19,9 @@ int (*shim_launch)(void (*)(void**), void**, const unsigned*, int, int, int, cha
 struct Counts counts;
 static _Thread_local int device;
 static _Thread_local int captures;  // of this thread, in progress
-long long capacity = 8ll << 30;     // bytes of one GPU; a test may lower it
-static long long used[GPUS];
+static _Thread_local int downloaded;  // just now: to wait for it is a part of it
+long long capacity = 8ll << 30;     // bytes of one GPU
+long long used[GPUS];
 
 static PyObject* fail(int status) {
   PyObject* exception = PyObject_CallFunction(error_class, "i", status);
@@ -73,7 +74,7 @@ intptr_t runtime_malloc(size_t size, int skip) {
   void* block;
   if (used[device] + (long long)size > capacity || posix_memalign(&block, HEADER, size + HEADER)) return fail(NO_MEMORY), 0;
   *(Header*)block = (Header){size, device};
-  used[device] += size, counts.malloc++;
+  used[device] += size, counts.malloc++, counts.malloc_in_capture += captures > 0;
   memset((char*)block + HEADER, 0xFF, size);  // NaN, or -1: reading before writing shows
   return (intptr_t)block + HEADER;
 }
@@ -100,7 +101,7 @@ Graph* recording(intptr_t stream) { return stream > 2 ? ((Stream*)stream)->graph
 
 static PyObject* wait_for(intptr_t stream) {
   if (recording(stream)) return ((Stream*)stream)->spoiled = 1, fail(NOT_CAPTURABLE);
-  counts.synchronise++;
+  counts.synchronise += !downloaded, downloaded = 0;
   DONE;
 }
 intptr_t runtime_streamCreateWithPriority(unsigned flags, int priority, int skip) { return (intptr_t)calloc(1, sizeof(Stream)); }
@@ -167,12 +168,13 @@ PyObject* runtime_graphUpload(intptr_t graph, intptr_t stream, int skip) { DONE;
 // --- copies ---
 
 static void copy(intptr_t to, intptr_t from, size_t size, int kind, intptr_t stream) {
-  counts.upload += kind == UPLOAD, counts.download += kind == DOWNLOAD;
+  counts.upload += kind == UPLOAD, counts.download += downloaded = kind == DOWNLOAD;
   Graph* graph = recording(stream);
   if (graph) append(graph, COPY, 0)->copy = (struct Copy){(void*)to, (void*)from, size};
   else memmove((void*)to, (void*)from, size);
 }
 static void fill(intptr_t memory, int value, size_t size, intptr_t stream) {
+  counts.launch++, downloaded = 0;
   Graph* graph = recording(stream);
   if (graph) append(graph, FILL, 0)->fill = (struct Fill){(void*)memory, value, size};
   else memset((void*)memory, value, size);
@@ -247,7 +249,7 @@ PyObject* driver_launchKernel(intptr_t function, unsigned gx, unsigned gy, unsig
                               unsigned shared, intptr_t stream, intptr_t arguments, intptr_t extra, int skip) {
   struct Launch launch = {(Function*)function, {gx, gy, gz, bx, by, bz}, shared, 0};
   if ((int)shared > launch.function->most_shared) return fail(INVALID);
-  counts.launch++;
+  counts.launch++, downloaded = 0;
   Graph* graph = recording(stream);
   if (!graph) return run(&launch, (void**)arguments);
   size_t room = 0;  // the arguments, as they are now, each at a multiple of 16 bytes

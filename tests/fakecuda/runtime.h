@@ -3,7 +3,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct Counts { long long launch, graph_launch, upload, download, synchronise, malloc; };
+// A wait right after a download is a part of it. A product and a fill are launches, a graph is none.
+struct Counts { long long launch, graph_launch, upload, download, synchronise, malloc, malloc_in_capture; };
 extern struct Counts counts;
 
 typedef struct Function Function;
