@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_785,
-    "ops/": 9_365,
+    "ops/": 9_370,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_110,
 }
-TOTAL = 42_225  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

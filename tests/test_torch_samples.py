@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
 import pytest
 import torch
-from oracle import compare
+from oracle import compare, to_ours
 from torch.testing._internal.common_methods_invocations import op_db
 
 import tinyattn as ta
@@ -143,6 +144,35 @@ def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
             failures.append(f"sample {i} {shown} {kwargs}: {type(error).__name__}: {str(error).strip()[:400]}")
     assert count, "no sample was run"
     assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])
+
+
+NO_VIEWS = ("unfold", "sum_to_size")  # windows are copied here; the sum of a number over nothing is the number
+
+
+def tensors_in(results: Any) -> list[Any]:
+    return [t for each in results for t in tensors_in(each)] if isinstance(results, list | tuple) else [results]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of what is deprecated
+def test_results_share_the_memory_of_the_input_only_where_pytorchs_do() -> None:
+    wrong, count = set(), 0
+    for op in OPS:
+        if op.name in NO_VIEWS or torch.float64 not in op.supported_dtypes("cpu"):
+            continue
+        for sample in itertools.islice(op.sample_inputs("cpu", torch.float64, requires_grad=op.supports_autograd), 20):
+            if not isinstance(sample.input, torch.Tensor) or {"out", "memory_format", "layout"} & {*sample.kwargs}:
+                continue
+            x = sample.input.detach().clone()
+            y = to_ours(x)
+            its = theirs(op)(x, *sample.args, **sample.kwargs)
+            mine = ours(op.name)(y, *map(to_ours, sample.args), **to_ours(sample.kwargs))
+            for a, b in zip(tensors_in(its), tensors_in(mine), strict=True):
+                if isinstance(a, torch.Tensor) and a.numel():
+                    count += 1
+                    shared = a.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+                    if shared != (y.storage is b.storage):
+                        wrong.add(f"{op.name} {tuple(x.shape)} {sample.args} {sample.kwargs}: PyTorch's {shared}")
+    assert count > 1000 and not wrong, "\n".join(sorted(wrong))
 
 
 def detached(x: Any) -> Any:

@@ -14,7 +14,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.indexing import getitem
 from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
 from tinyattn.ops.promotion import opmath
-from tinyattn.ops.shape import permute, reshape
+from tinyattn.ops.shape import permute, reshape, reshape_result
 
 Taps = list[tuple[Any, Any]]  # for each output place: an index into the input, and its weight (None: 1)
 
@@ -160,7 +160,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c // (r * r), r, r, h, w)), (*range(k), k, k + 3, k + 1, k + 4, k + 2))
-    return reshape(x, (*lead, c // (r * r), h * r, w * r))
+    return reshape_result(x, (*lead, c // (r * r), h * r, w * r), input)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -179,4 +179,4 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c, h // r, r, w // r, r)), (*range(k), k, k + 2, k + 4, k + 1, k + 3))
-    return reshape(x, (*lead, c * r * r, h // r, w // r))
+    return reshape_result(x, (*lead, c * r * r, h // r, w // r), input)

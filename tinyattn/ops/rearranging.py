@@ -38,11 +38,9 @@ def tile(input: Tensor, dims: Any, *more: Any) -> Tensor:
     if any(n < 0 for n in times):
         raise RuntimeError(f"repeat: {times} times; expected none below 0")
     shape = (1,) * (len(times) - input.ndim) + tuple(input.shape)
-    if all(n == 1 for n in times):
-        return reshape_result(input.clone(), shape)
     apart = [m for n in shape for m in (1, n)]
     wide = broadcast_to(reshape(input, apart), [m for n, k in zip(shape, times, strict=True) for m in (k, n)])
-    return reshape_result(wide, tuple(n * k for n, k in zip(shape, times, strict=True)))
+    return reshape_result(wide, tuple(n * k for n, k in zip(shape, times, strict=True)), input)
 
 
 def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *, output_size: Any = None) -> Tensor:
@@ -67,7 +65,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
         shape = list(input.shape) or [1]
         wide = broadcast_to(unsqueeze(reshape(input, shape), dim + 1), [*shape[: dim + 1], repeats, *shape[dim + 1 :]])
         shape[dim] *= repeats
-        return reshape_result(wide.clone() if repeats == 1 else wide, tuple(shape))
+        return reshape_result(wide, tuple(shape), input)
     counts = np.asarray(repeats.tolist() if is_tensor(repeats) else repeats, dtype=np.int64)
     if counts.shape != (input.shape[dim],) or (counts < 0).any():
         raise RuntimeError(

@@ -43,9 +43,14 @@ def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
 view = reshape
 
 
-def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place."""
+def reshape_result(out: Tensor, shape: tuple[int, ...], of: Tensor | None = None) -> Tensor:
+    """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place.
+
+    of: the tensor that `out` may be a view of; if the reshaped one still is, it is copied.
+    """
     out = reshape(out, shape)
+    if of is not None and out.storage is of.storage:
+        out = out.clone()
     out._base = None
     return out
 
