@@ -81,11 +81,6 @@ class Optimizer:
             )
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
-        if not any(p.requires_grad for p in self._parameters()):
-            raise ValueError(
-                "none of the parameters given to the optimizer requires a gradient, so it could "
-                "never change one; call requires_grad_() on them, or use nn.Parameter."
-            )
 
     # --- the step ---
 
