@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_785,
-    "ops/": 9_375,
+    "ops/": 9_560,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 375,
     "program/": 1_840,
     "files/": 660,
-    "nn/": 5_060,
+    "nn/": 5_170,
     "optim/": 2_295,
     "models.py": 380,
     "distributed/": 390,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_250,
 }
-TOTAL = 42_720  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 42_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

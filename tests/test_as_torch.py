@@ -227,7 +227,7 @@ print(caught[0].message)
 MISSING = {
     "import torch; torch.fft": "torch.fft is not part of tinyattn",
     "import torch.fft": "torch.fft is not part of tinyattn",
-    "from torch.nn import Conv3d": "cannot import name 'Conv3d'",
+    "from torch.nn import ConvTranspose3d": "cannot import name 'ConvTranspose3d'",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }
 

@@ -26,5 +26,8 @@ from tinyattn.ops.pair_losses import (
     margin_ranking_loss, poisson_nll_loss, smooth_l1_loss, soft_margin_loss, triplet_margin_loss,
 )  # fmt: skip
 from tinyattn.ops.sparse_softmaxes import entmax, sparsemax
+from tinyattn.ops.volumes import (
+    adaptive_avg_pool3d, avg_pool3d, conv3d, lp_pool1d, lp_pool2d, max_pool3d,
+)  # fmt: skip
 
 __all__ = [name for name, value in globals().items() if callable(value)]
