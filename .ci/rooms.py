@@ -36,9 +36,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_725,
-    TOP: 1_250,
+    TOP: 1_510,
 }
-TOTAL = 42_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 43_250  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

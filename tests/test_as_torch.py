@@ -194,6 +194,8 @@ layer = spectral_norm(weight_norm(nn.Linear(2, 3), "bias", None))
 assert layer(torch.ones(1, 2)).shape == (1, 3) and parametrize.is_parametrized(by_parametrization(nn.Linear(2, 3)))
 x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 assert torch.embedding(x, torch.tensor([1])).tolist() == [[3.0, 4.0]]
+turns = torch.polar(torch.ones(2), torch.zeros(2))
+assert torch.view_as_real(torch.view_as_complex(x) * turns).equal(x) and torch.real(torch.fft.fft(x)).shape == (2, 2)
 assert torch.promote_types(torch.int64, torch.float16) == torch.float16 and torch.real(x) is x
 assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
 types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor
@@ -225,8 +227,8 @@ print(caught[0].message)
 
 
 MISSING = {
-    "import torch; torch.fft": "torch.fft is not part of tinyattn",
-    "import torch.fft": "torch.fft is not part of tinyattn",
+    "import torch; torch.sparse": "torch.sparse is not part of tinyattn",
+    "import torch.sparse": "torch.sparse is not part of tinyattn",
     "from torch.nn import ConvTranspose3d": "cannot import name 'ConvTranspose3d'",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }

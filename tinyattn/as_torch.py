@@ -6,7 +6,7 @@
 
 or `python -m tinyattn run script.py ARGUMENTS`. A module of PyTorch is a list of tinyattn's modules in which its names
 are looked up, and a few names of its own: what means nothing here (autocast, the just-in-time compiler, back ends) does
-nothing, and what would compute something else (complex numbers, Fourier transforms, sparse tensors) is refused.
+nothing, and what would compute something else (bfloat16, sparse tensors) is refused.
 
 Raises ImportError if PyTorch itself has been imported in this process: its tensors and these do not mix.
 """
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 import tinyattn as ta
+from tinyattn import complex_pairs as pairs
 from tinyattn import data, nn, optim
 from tinyattn import torch_parts as parts
 from tinyattn.nn import functional, init, utils
@@ -82,21 +83,23 @@ def _torch() -> None:
     refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
     in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
+    numbers = {n: getattr(pairs, n) for n in ("polar", "view_as_complex", "view_as_real", "real", "imag", "conj")}
     streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
         set_num_threads=ignored, get_num_threads=lambda: 1, use_deterministic_algorithms=ignored,
         set_printoptions=ignored, set_default_tensor_type=parts.default_tensor_type, memory_format=object,
-        layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor, real=ta.as_tensor, conj=ta.as_tensor,
+        layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        **streams, **in_place, **{**refused, **layouts},
+        complex=pairs.of, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
     Namespace("torch.linalg", ta.linalg)
+    Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
     Namespace("torch.autograd.grad_mode", **modes)
