@@ -92,7 +92,7 @@ def _torch() -> None:
         set_printoptions=ignored, set_default_tensor_type=parts.default_tensor_type, memory_format=object,
         layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        complex=pairs.of, **numbers, **streams, **in_place, **{**refused, **layouts},
+        qr=parts.qr, complex=pairs.of, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)

@@ -210,6 +210,11 @@ def clones(module: Any, n: int) -> Any:
     return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
 
 
+def qr(input: Any, some: bool = True) -> Any:
+    """torch.linalg.qr under its older name."""
+    return ta.linalg.qr(input, "reduced" if some else "complete")
+
+
 def promote_types(type1: Any, type2: Any) -> Any:
     """The dtype of a sum of tensors of these dtypes."""
     return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))
