@@ -179,6 +179,8 @@ import warnings
 import tinyattn.as_torch
 import torch
 from torch import nn
+from torch.distributions import Categorical, Normal
+from torch.distributions.categorical import Categorical as same
 from torch.fx import wrap
 from torch.func import functional_call
 from torch.hub import HASH_REGEX, download_url_to_file, urlparse
@@ -197,6 +199,9 @@ assert torch.embedding(x, torch.tensor([1])).tolist() == [[3.0, 4.0]]
 turns = torch.polar(torch.ones(2), torch.zeros(2))
 assert torch.view_as_real(torch.view_as_complex(x) * turns).equal(x) and torch.real(torch.fft.fft(x)).shape == (2, 2)
 assert torch.promote_types(torch.int64, torch.float16) == torch.float16 and torch.real(x) is x
+assert repr(x) == "tensor([[1., 2.],\\n        [3., 4.]])" and f"{x.shape} {x.size()}" == "torch.Size([2, 2]) torch.Size([2, 2])"
+assert repr(nn.Parameter(x / 2)).startswith("Parameter containing:\\ntensor([[0.5000, 1.0000],")
+assert same is Categorical and Categorical(logits=x).sample((3,)).shape == (3, 2)
 assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
 types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor
 assert [isinstance(x, kind) for kind in types] == [True, False, False] and torch.LongTensor([1]).dtype == torch.int64

@@ -29,7 +29,7 @@ import numpy as np
 
 import tinyattn as ta
 from tinyattn import complex_pairs as pairs
-from tinyattn import data, nn, optim
+from tinyattn import data, distributions, nn, optim, printing
 from tinyattn import torch_parts as parts
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -89,8 +89,8 @@ def _torch() -> None:
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
         set_num_threads=ignored, get_num_threads=lambda: 1, use_deterministic_algorithms=ignored,
-        set_printoptions=ignored, set_default_tensor_type=parts.default_tensor_type, memory_format=object,
-        layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
+        set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
+        memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, complex=pairs.of, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
@@ -160,6 +160,9 @@ def _training() -> None:
     for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad"):
         Namespace(f"torch.optim.{name}", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
+    Namespace("torch.distributions", distributions)
+    for name in ("bernoulli", "categorical", "distribution", "kl", "normal"):
+        Namespace(f"torch.distributions.{name}", distributions)
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
@@ -241,6 +244,11 @@ def _dtypes() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
 
 
-for _make in (_dtypes, _torch, _nn, _training, _machinery):
+def _texts() -> None:
+    ta.Tensor.__repr__ = printing.text_of  # type: ignore[method-assign]
+    ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
+
+
+for _make in (_dtypes, _texts, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())
