@@ -29,7 +29,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "program/": 1_840,
     "files/": 660,
     "nn/": 5_170,
-    "optim/": 2_295,
+    "optim/": 2_485,
     "models.py": 380,
     "distributed/": 390,
     "data/": 1_620,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_725,
     TOP: 1_790,
 }
-TOTAL = 43_640  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 43_835  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -92,7 +92,7 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, complex=pairs.of, **numbers, **streams, **in_place, **{**refused, **layouts},
+        qr=parts.qr, complex=pairs.of, TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
@@ -157,7 +157,7 @@ def _nn() -> None:
 
 def _training() -> None:
     Namespace("torch.optim", optim)
-    for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad"):
+    for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "radam"):
         Namespace(f"torch.optim.{name}", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", distributions)

@@ -64,6 +64,8 @@ class Optimizer:
     lists the entries that a loaded state must have.
     """
 
+    numbers: tuple[str, ...] = ()  # of the state, beside the step: one number each
+
     param_groups: list[Group]
     state: defaultdict[Tensor, State]
 
@@ -289,7 +291,7 @@ class Optimizer:
                 state[name] = _step_count(value, place).to(param.device)
                 continue
             tensor = as_tensor(value, dtype=opmath_dtype(param.dtype), device=param.device)
-            if name in names and tensor.shape != param.shape:
+            if name in names and tensor.shape != (() if name in self.numbers else param.shape):
                 raise ValueError(
                     f"the loaded {name!r} of parameter {place} has shape {tuple(tensor.shape)}, "
                     f"but the parameter {tuple(param.shape)}; it belongs to another model."
