@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_785,
-    "ops/": 9_660,
+    "ops/": 9_720,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_790,
@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 375,
     "program/": 1_840,
     "files/": 660,
-    "nn/": 5_170,
+    "nn/": 5_215,
     "optim/": 2_485,
     "models.py": 380,
     "distributed/": 390,
@@ -36,9 +36,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_725,
-    TOP: 1_790,
+    TOP: 1_805,
 }
-TOTAL = 43_835  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 43_955  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_180, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -201,6 +201,9 @@ assert torch.view_as_real(torch.view_as_complex(x) * turns).equal(x) and torch.r
 assert torch.promote_types(torch.int64, torch.float16) == torch.float16 and torch.real(x) is x
 assert repr(x) == "tensor([[1., 2.],\\n        [3., 4.]])" and f"{x.shape} {x.size()}" == "torch.Size([2, 2]) torch.Size([2, 2])"
 assert repr(nn.Parameter(x / 2)).startswith("Parameter containing:\\ntensor([[0.5000, 1.0000],")
+assert torch.autograd.functional.jacobian(torch.square, x[0]).tolist() == [[2.0, 0.0], [0.0, 4.0]]
+assert torch.cuda.is_available() or torch.cuda.memory_allocated() == 0
+assert torch.nn.functional.upsample_bilinear(x[None, None], scale_factor=2)[0, 0, -1, -1] == 4.0
 assert same is Categorical and Categorical(logits=x).sample((3,)).shape == (3, 2)
 assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
 types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor

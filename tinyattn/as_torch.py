@@ -106,6 +106,7 @@ def _torch() -> None:
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
+    Namespace("torch.autograd.functional", ta)
     Namespace("torch.special", ta, functional, expit=ta.sigmoid)
     transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
     Namespace("torch.func", functional_call=parts.functional_call, **transforms)
@@ -117,7 +118,8 @@ def _nn() -> None:
               RNNBase=nn.recurrent._Layers)  # fmt: skip
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
-    Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend)
+    upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
+    Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend, **upsampled)
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
@@ -190,7 +192,7 @@ def _training() -> None:
 def _machinery() -> None:
     """Devices, compilers and processes, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
-    Namespace("torch.cuda", ta.cuda, is_bf16_supported=no, _initialized=False)
+    Namespace("torch.cuda", ta.cuda, **parts.MEMORY, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.backends")

@@ -215,6 +215,18 @@ def qr(input: Any, some: bool = True) -> Any:
     return ta.linalg.qr(input, "reduced" if some else "complete")
 
 
+def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
+    """F.interpolate as it was once named: bilinear, with the corners aligned."""
+    return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)
+
+
+def _memory(name: str) -> Callable[..., int]:
+    return lambda device=None: getattr(ta.cuda, name)(device) if ta.cuda.is_available() else 0
+
+
+MEMORY = {name: _memory(name) for name in ("memory_allocated", "max_memory_allocated", "memory_reserved")}  # 0 without
+
+
 def promote_types(type1: Any, type2: Any) -> Any:
     """The dtype of a sum of tensors of these dtypes."""
     return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))

@@ -11,7 +11,9 @@ from tinyattn.ops import (
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
 from tinyattn.ops.grids import affine_grid, grid_sample
-from tinyattn.ops.images import interpolate, pixel_shuffle, pixel_unshuffle, upsample
+from tinyattn.ops.images import (
+    channel_shuffle, interpolate, local_response_norm, pixel_shuffle, pixel_unshuffle, upsample,
+)  # fmt: skip
 from tinyattn.ops.layers import bilinear
 from tinyattn.ops.multiclass_losses import (
     multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss,

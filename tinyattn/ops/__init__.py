@@ -51,11 +51,11 @@ from tinyattn.ops.legacy import (
     is_complex, is_floating_point, is_tensor, numel,
 )  # fmt: skip
 from tinyattn.ops.mathematics import (
-    acos, acosh, addcdiv, addcmul, addmm, addmv, allclose, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin,
-    asinh, atan, atan2, atanh, baddbmm, ceil, clamp_max, clamp_min, cosh, dot, equal, fix, floor, fmod, frac, hypot,
-    isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv, nan_to_num, round, sinh, tan, trunc,
+    acos, acosh, addbmm, addcdiv, addcmul, addmm, addmv, addr, allclose, arccos, arccosh, arcsin, arcsinh, arctan,
+    arctanh, asin, asinh, atan, atan2, atanh, baddbmm, ceil, clamp_max, clamp_min, cosh, dot, equal, fix, floor, fmod,
+    frac, hypot, isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv, nan_to_num, round, sinh, tan, trunc,
 )  # fmt: skip
-from tinyattn.ops.norms import cdist, cosine_similarity, norm, normalize, pairwise_distance
+from tinyattn.ops.norms import cdist, cosine_similarity, dist, norm, normalize, pairwise_distance
 from tinyattn.ops.order import (
     argsort, bernoulli, bincount, bucketize, median, multinomial, normal, searchsorted, sort, topk, unique,
 )  # fmt: skip
