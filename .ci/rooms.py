@@ -19,26 +19,26 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_820,
-    "ops/": 9_525,
+    "ops/": 9_885,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 1_950,
+    "backends/cpu/": 1_955,
     "backends/cuda/": 2_795,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_280,
     "files/": 660,
-    "nn/": 4_720,
-    "optim/": 2_300,
+    "nn/": 5_215,
+    "optim/": 2_485,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_285,
     "debug/": 2_375,
-    "viz/": 7_740,
-    TOP: 1_140,
+    "viz/": 7_745,
+    TOP: 1_840,
 }
-TOTAL = 43_175  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_940  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -196,10 +196,71 @@ with set_detect_anomaly(True):
     assert ran.stdout.startswith("forward: log")
 
 
+def test_as_torch_names_of_libraries_and_tutorials(tmp_path):
+    program = """
+import warnings
+import tinyattn.as_torch
+import torch
+from torch import nn
+from torch.distributions import Categorical, Normal
+from torch.distributions.categorical import Categorical as same
+from torch.fx import wrap
+from torch.func import functional_call
+from torch.hub import HASH_REGEX, download_url_to_file, urlparse
+from torch.jit.annotations import List
+from torch.nn.modules.transformer import _get_activation_fn, _get_clones
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import weight_norm as by_parametrization
+from torch.optim.optimizer import Optimizer, required
+from torch.testing import assert_close
+assert wrap(len) is len and HASH_REGEX.search("a-12.pth") and not torch.compiler.is_compiling()
+assert torch.nn.utils.weight_norm is weight_norm and parametrizations.weight_norm is by_parametrization
+layer = spectral_norm(weight_norm(nn.Linear(2, 3), "bias", None))
+assert layer(torch.ones(1, 2)).shape == (1, 3) and parametrize.is_parametrized(by_parametrization(nn.Linear(2, 3)))
+x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+assert torch.embedding(x, torch.tensor([1])).tolist() == [[3.0, 4.0]]
+turns = torch.polar(torch.ones(2), torch.zeros(2))
+assert torch.view_as_real(torch.view_as_complex(x) * turns).equal(x) and torch.real(torch.fft.fft(x)).shape == (2, 2)
+assert torch.promote_types(torch.int64, torch.float16) == torch.float16 and torch.real(x) is x
+assert repr(x) == "tensor([[1., 2.],\\n        [3., 4.]])" and f"{x.shape} {x.size()}" == "torch.Size([2, 2]) torch.Size([2, 2])"
+assert repr(nn.Parameter(x / 2)).startswith("Parameter containing:\\ntensor([[0.5000, 1.0000],")
+assert torch.autograd.functional.jacobian(torch.square, x[0]).tolist() == [[2.0, 0.0], [0.0, 4.0]]
+assert torch.cuda.is_available() or torch.cuda.memory_allocated() == 0
+assert torch.nn.functional.upsample_bilinear(x[None, None], scale_factor=2)[0, 0, -1, -1] == 4.0
+assert same is Categorical and Categorical(logits=x).sample((3,)).shape == (3, 2)
+assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
+types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor
+assert [isinstance(x, kind) for kind in types] == [True, False, False] and torch.LongTensor([1]).dtype == torch.int64
+assert f"{x.sum()} {x[0, 0]:.2f} {torch.tensor(3)}" == "10.0 1.00 3"
+linear = nn.Linear(2, 2)
+out = functional_call(linear, {"weight": x}, (x,))
+assert_close(out, x @ x.T + linear.bias)
+assert linear.weight is not x and required is not None
+torch.optim.SGD([torch.ones(2)], lr=0.1).step()  # nothing to train, as in PyTorch
+assert nn.GRU(2, 3)._flat_weights_names == ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
+for wrong in (lambda: assert_close(x, x + 1e-3), lambda: torch._assert(False, "no")):
+    try:
+        wrong()
+    except AssertionError as error:
+        print(error)
+with warnings.catch_warnings(record=True) as caught:
+    from torch.utils.tensorboard import SummaryWriter
+    with SummaryWriter("runs") as writer:
+        writer.add_scalar("loss", 1.0, 0)
+print(caught[0].message)
+"""
+    ran = python("-W", "always", "-c", program, inside=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout.splitlines()
+    assert said[0].startswith("Tensor-likes are not close") and said[1:] == [
+        "no", "SummaryWriter: tinyattn writes no TensorBoard files; its methods have no effect",
+    ]  # fmt: skip
+
+
 MISSING = {
-    "import torch; torch.fft": "torch.fft is not part of tinyattn",
-    "import torch.fft": "torch.fft is not part of tinyattn",
-    "from torch.nn import Conv3d": "cannot import name 'Conv3d'",
+    "import torch; torch.sparse": "torch.sparse is not part of tinyattn",
+    "import torch.sparse": "torch.sparse is not part of tinyattn",
+    "from torch.nn import ConvTranspose3d": "cannot import name 'ConvTranspose3d'",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }
 

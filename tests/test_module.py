@@ -532,6 +532,7 @@ CONTAINERS = {
         "b" in d, repr(d.pop("b")), repr(d["c"]), list(d.state_dict()), [k for k, _ in d.items()], [repr(v) for v in d.values()],
     ],
     "ParameterList": lambda n, ones: [
+        list(n.ParameterList([n.ParameterList([ones(1)]), ones(2)]).state_dict()), len(n.ParameterList([n.Linear(1, 1)])),
         len(p := n.ParameterList([ones(2), n.Parameter(ones(3))])), list(p.append(ones(1)).state_dict()), p[1].tolist(),
         [tuple(x.shape) for x in p.extend([ones(4)])], [tuple(x.shape) for x in p[1:3]], all(x.requires_grad for x in p),
     ],

@@ -126,6 +126,14 @@ LAYERS = [
     *(("BatchNorm2d", (3,), {"momentum": m}, [randn(4, 3, 2, 5)]) for m in (0.1, None)),
     ("BatchNorm2d", (3,), {"affine": False, "track_running_stats": False}, [randn(4, 3, 2, 5)]),
     ("BatchNorm1d", (3,), {"eps": 0.1}, [randn(4, 3)]),
+    ("BatchNorm3d", (3,), {}, [randn(2, 3, 2, 4, 3)]),
+    ("Conv3d", (4, 6, (2, 3, 1)), {"stride": (1, 2, 1), "padding": (1, 0, 2), "groups": 2}, [randn(2, 4, 4, 5, 3)]),
+    ("Conv3d", (2, 3, 3), {"padding": "same", "padding_mode": "circular", "bias": False}, [randn(2, 3, 4, 3)]),
+    ("MaxPool3d", ((1, 2, 2),), {"stride": (2, 1, 2)}, [randn(2, 3, 4, 5, 4)]),
+    ("AvgPool3d", (2,), {"padding": 1, "count_include_pad": False}, [randn(3, 4, 5, 4)]),
+    ("AdaptiveAvgPool3d", ((None, 2, 1),), {}, [randn(2, 3, 4, 5, 4)]),
+    ("LPPool2d", (2, 3), {"stride": (2, 1), "ceil_mode": True}, [randn(2, 3, 6, 5)]),
+    ("LPPool1d", (4, 2), {}, [randn(2, 3, 6)]),
     ("BatchNorm1d", (3,), {}, [randn(4, 3, 5)]),
     ("InstanceNorm2d", (3,), {"affine": True, "track_running_stats": True}, [randn(4, 3, 2, 5)]),
     ("InstanceNorm1d", (3,), {}, [randn(3, 5)]),
@@ -148,6 +156,8 @@ LAYERS = [
     ("PairwiseDistance", (), {"p": 3.0, "keepdim": True}, [randn(2, 3), randn(2, 3, seed=1)]),
     ("Unflatten", (1, (2, -1)), {}, [randn(2, 6, 3)]),
     ("PixelShuffle", (2,), {}, [randn(2, 3, 8, 2, 3)]),
+    ("ChannelShuffle", (2,), {}, [randn(2, 6, 2, 3)]),
+    ("LocalResponseNorm", (3,), {"alpha": 0.5, "k": 2.0}, [randn(2, 5, 2, 3)]),
     ("PixelUnshuffle", (2,), {}, [randn(3, 2, 4, 6)]),
     ("Upsample", (), {"scale_factor": 2}, [randn(2, 3, 3, 4)]),
     ("Upsample", (), {"scale_factor": (1.7, 0.6), "mode": "bilinear"}, [randn(2, 3, 3, 4)]),
@@ -485,6 +495,14 @@ def test_weight_norm_and_its_removal_equal_torchs():
         np.testing.assert_allclose(host(ours.weight), weight.numpy(), rtol=1e-12)
     with pytest.raises(ValueError, match="Conv1d has no normalised 'weight'"):
         nn.utils.remove_weight_norm(ours)
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((4, 2, 3), 2), ((3, 5, 2, 4), 1), ((4, 1, 1, 3, 2), 4)])
+def test_dirac_initialisation_equals_torchs(shape, groups):
+    ours, theirs = nn.init.dirac_(ta.ones(shape), groups), torch.nn.init.dirac_(torch.ones(shape), groups)
+    assert ours.tolist() == theirs.tolist()
+    with pytest.raises(ValueError, match="expected a convolution's weight of 3 to 5 axes"):
+        nn.init.dirac_(ta.ones(3, 3))
 
 
 def test_parameters_as_a_vector_and_back():

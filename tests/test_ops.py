@@ -949,6 +949,31 @@ def test_signs_of_what_is_no_number():
     compare(same("sign"), same("sign"), (ta.tensor([np.nan, np.inf, -np.inf, -0.0]),))
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [([0, 1, 2], [0, 2, 1], [1]), ([..., 30, 2], [..., 2, 30], [...]), ([0, 1, 2], [0, 2, 4])],
+    ids=["output", "dots", "implicit"],
+)
+def test_einsum_of_operands_and_lists_of_labels(lists):
+    def product(library, a, b):
+        return library.einsum(a, lists[0], b, lists[1], *lists[2:])
+
+    compare(lambda *t: product(ta, *t), lambda *t: product(torch, *t), (x(2, 3, 4), x(2, 4, 3)))
+
+
+def test_as_strided_reads_overlapping_windows():
+    for size, stride, offset in (((3, 4), (2, 1), 0), ((2, 3, 2), (6, 1, 2), 5), ((), (), 7), ((0, 2), (1, 1), 0)):
+        for form in (lambda t, a, *args: t.as_strided(a, *args), lambda t, a, *args: a.as_strided(*args)):
+            compare(
+                lambda a, f=form, args=(size, stride, offset): f(ta, a, *args),
+                lambda a, f=form, args=(size, stride, offset): f(torch, a, *args), (x(4, 6),),
+            )  # fmt: skip
+    with pytest.raises(RuntimeError, match="reach element 24 of 24"):
+        ta.as_strided(ta.ones(24), (2,), (24,))
+    with pytest.raises(RuntimeError, match="expected as many numbers of both, and a contiguous input"):
+        ta.ones(2, 3).T.as_strided((2,), (1,))
+
+
 @pytest.mark.parametrize("constant", [0, 1, 2])
 def test_einsum_with_a_constant_operand(constant):
     args = [x(2, 3), x(3, 4), x(4, 2)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
 import pytest
 import torch
-from oracle import compare
+from oracle import compare, to_ours
 from torch.testing._internal.common_methods_invocations import op_db
 
 import tinyattn as ta
@@ -36,7 +37,7 @@ NAMES = """
     atan2 argmin clamp true_divide
     acosh asinh atanh atleast_1d atleast_2d atleast_3d block_diag combinations copysign cummax cummin deg2rad diagflat
     diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue
-    linalg.multi_dot logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
+    linalg.multi_dot linalg.qr dist addr addbmm nn.functional.local_response_norm nn.functional.channel_shuffle logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz
@@ -51,6 +52,7 @@ NAMES = """
     nn.functional.batch_norm nn.functional.group_norm nn.functional.instance_norm nn.functional.rms_norm
     nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
     nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
+    nn.functional.conv3d nn.functional.avg_pool3d nn.functional.max_pool3d nn.functional.adaptive_avg_pool3d
     nn.functional.relu6 nn.functional.leaky_relu nn.functional.elu nn.functional.selu nn.functional.mish
     nn.functional.hardswish nn.functional.hardtanh nn.functional.prelu nn.functional.glu
     nn.functional.softsign nn.functional.tanhshrink nn.functional.hardshrink nn.functional.softshrink nn.functional.threshold
@@ -143,6 +145,35 @@ def test_sample_inputs(op: Any, dtype: torch.dtype) -> None:
             failures.append(f"sample {i} {shown} {kwargs}: {type(error).__name__}: {str(error).strip()[:400]}")
     assert count, "no sample was run"
     assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(failures[:6])
+
+
+NO_VIEWS = ("unfold", "sum_to_size")  # windows are copied here; the sum of a number over nothing is the number
+
+
+def tensors_in(results: Any) -> list[Any]:
+    return [t for each in results for t in tensors_in(each)] if isinstance(results, list | tuple) else [results]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of what is deprecated
+def test_results_share_the_memory_of_the_input_only_where_pytorchs_do() -> None:
+    wrong, count = set(), 0
+    for op in OPS:
+        if op.name in NO_VIEWS or torch.float64 not in op.supported_dtypes("cpu"):
+            continue
+        for sample in itertools.islice(op.sample_inputs("cpu", torch.float64, requires_grad=op.supports_autograd), 20):
+            if not isinstance(sample.input, torch.Tensor) or {"out", "memory_format", "layout"} & {*sample.kwargs}:
+                continue
+            x = sample.input.detach().clone()
+            y = to_ours(x)
+            its = theirs(op)(x, *sample.args, **sample.kwargs)
+            mine = ours(op.name)(y, *map(to_ours, sample.args), **to_ours(sample.kwargs))
+            for a, b in zip(tensors_in(its), tensors_in(mine), strict=True):
+                if isinstance(a, torch.Tensor) and a.numel():
+                    count += 1
+                    shared = a.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+                    if shared != (y.storage is b.storage):
+                        wrong.add(f"{op.name} {tuple(x.shape)} {sample.args} {sample.kwargs}: PyTorch's {shared}")
+    assert count > 1000 and not wrong, "\n".join(sorted(wrong))
 
 
 def detached(x: Any) -> Any:

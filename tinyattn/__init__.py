@@ -40,6 +40,6 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: builtins.str) -> _Any:  # ta.viz and its like, imported when first asked for
-    if name in ("data", "distributed", "models", "train", "viz"):
+    if name in ("data", "distributed", "distributions", "models", "train", "viz"):
         return importlib.import_module(f"tinyattn.{name}")
     raise AttributeError(f"module 'tinyattn' has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Norms and products under their names in torch.linalg."""
+"""Norms, products and factors under their names in torch.linalg."""
 
 from tinyattn.ops.assembling import multi_dot
+from tinyattn.ops.factors import qr
 from tinyattn.ops.norms import linalg_norm as norm
 from tinyattn.ops.norms import matrix_norm, vector_norm
 
-__all__ = ["matrix_norm", "multi_dot", "norm", "vector_norm"]
+__all__ = ["matrix_norm", "multi_dot", "norm", "qr", "vector_norm"]

@@ -233,7 +233,7 @@ class Tensor(variable.Variable):
         return f"tensor({', '.join(parts)})"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self.ndim == 0 else format(str(self), spec)
+        return format(self.item(), spec) if self.ndim == 0 else format(str(self), spec)
 
     __copy__ = copies.alike
     __deepcopy__ = copies.deepcopy

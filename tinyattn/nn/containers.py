@@ -242,7 +242,7 @@ class ParameterDict(_Named, Module):
 class ParameterList(Module):
     """A list of parameters, named "0", "1", ...; tensors become parameters. As torch.nn.ParameterList.
 
-    Raises TypeError for what is not a tensor, IndexError for an index out of range.
+    It may hold modules too, as other lists. Raises TypeError for anything else, IndexError for an index out of range.
 
     Example:
         >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
@@ -255,21 +255,22 @@ class ParameterList(Module):
         self.extend(values or ())
 
     def __len__(self) -> int:
-        return len(self._parameters)
+        return len(self._parameters) + len(self._modules)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._parameters.values())
+        return (getattr(self, str(i)) for i in range(len(self)))
 
     def __getitem__(self, index: int | slice) -> Any:
         found = list(self)[index]
         return type(self)(found) if isinstance(index, slice) else found
 
     def __setitem__(self, index: int, value: Any) -> None:
-        self.register_parameter(list(self._parameters)[index], as_parameter(value))
+        add = self.add_module if isinstance(value, Module) else self.register_parameter
+        add(str(range(len(self))[index]), as_parameter(value))
 
     def append(self, value: Any) -> Self:
-        """Add a parameter at the end."""
-        self.register_parameter(str(len(self)), as_parameter(value))
+        """Add a parameter, or a module, at the end."""
+        (self.add_module if isinstance(value, Module) else self.register_parameter)(str(len(self)), as_parameter(value))
         return self
 
     def extend(self, values: Iterable[Any]) -> Self:
@@ -281,7 +282,7 @@ class ParameterList(Module):
     __iadd__ = extend
 
     def _repr_children(self) -> Iterable[str]:
-        return (f"({name}): {_described(value)}" for name, value in self._parameters.items())
+        return (f"({i}): {_described(value)}" for i, value in enumerate(self))
 
 
 def as_parameter(value: Any) -> Any:
@@ -290,4 +291,6 @@ def as_parameter(value: Any) -> Any:
 
 
 def _described(value: Any) -> str:
+    if isinstance(value, Module):
+        return f"Object of type: {type(value).__name__}"
     return f"Parameter containing: [{value.dtype} of size {'x'.join(map(str, value.shape))}]"

@@ -81,7 +81,7 @@ class _ConvNd(Module):
             else:
                 sides = [p for p in reversed(padding) for _ in range(2)]
             input, padding = F.pad(input, sides, self.padding_mode), 0
-        convolve = F.conv2d if self.axes == 2 else F.conv1d
+        convolve = getattr(F, f"conv{self.axes}d")
         return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
@@ -238,15 +238,8 @@ class MaxPool1d(_MaxPoolNd):
     function = "max_pool1d"
 
 
-class AvgPool2d(_Options):
-    """Return the mean of each window of images. As torch.nn.AvgPool2d; options as F.avg_pool2d.
-
-    Example:
-        >>> nn.AvgPool2d(2)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 2, 2)
-    """
-
-    function = "avg_pool2d"
+class _AvgPoolNd(_Options):
+    """Base of the poolings by mean of images and volumes."""
 
     def __init__(
         self,
@@ -261,6 +254,17 @@ class AvgPool2d(_Options):
         stride = kernel_size if stride is None else stride
         self._keep(kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode,
                    count_include_pad=count_include_pad, divisor_override=divisor_override)  # fmt: skip
+
+
+class AvgPool2d(_AvgPoolNd):
+    """Return the mean of each window of images. As torch.nn.AvgPool2d; options as F.avg_pool2d.
+
+    Example:
+        >>> nn.AvgPool2d(2)(ta.ones(1, 3, 4, 4)).shape
+        (1, 3, 2, 2)
+    """
+
+    function = "avg_pool2d"
 
 
 class AvgPool1d(_Options):

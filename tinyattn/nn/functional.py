@@ -11,7 +11,9 @@ from tinyattn.ops import (
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
 from tinyattn.ops.grids import affine_grid, grid_sample
-from tinyattn.ops.images import interpolate, pixel_shuffle, pixel_unshuffle, upsample
+from tinyattn.ops.images import (
+    channel_shuffle, interpolate, local_response_norm, pixel_shuffle, pixel_unshuffle, upsample,
+)  # fmt: skip
 from tinyattn.ops.layers import bilinear
 from tinyattn.ops.multiclass_losses import (
     multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss,
@@ -26,5 +28,8 @@ from tinyattn.ops.pair_losses import (
     margin_ranking_loss, poisson_nll_loss, smooth_l1_loss, soft_margin_loss, triplet_margin_loss,
 )  # fmt: skip
 from tinyattn.ops.sparse_softmaxes import entmax, sparsemax
+from tinyattn.ops.volumes import (
+    adaptive_avg_pool3d, avg_pool3d, conv3d, lp_pool1d, lp_pool2d, max_pool3d,
+)  # fmt: skip
 
 __all__ = [name for name, value in globals().items() if callable(value)]

@@ -20,8 +20,8 @@ from tinyattn.random import Generator
 from tinyattn.tensors import Tensor
 
 __all__ = [
-    "calculate_gain", "constant_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "orthogonal_",
-    "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
+    "calculate_gain", "constant_", "dirac_", "eye_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_",
+    "orthogonal_", "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "zeros_",
 ]  # fmt: skip
 
 
@@ -212,6 +212,29 @@ def eye_(tensor: Tensor) -> Tensor:
     if tensor.ndim != 2:
         raise ValueError(f"eye_: shape {tuple(tensor.shape)}; expected a matrix")
     return tensor.copy_(creation.eye(*tensor.shape, dtype=tensor.dtype, device=tensor.device))
+
+
+@no_grad()
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Fill a convolution's weight so that it passes its input channels on unchanged. As torch.nn.init.dirac_.
+
+    groups: each group of outputs does so. Raises ValueError for other than 3 to 5 axes, or outputs that do not divide.
+
+    Example:
+        >>> nn.init.dirac_(ta.empty(1, 1, 3)).tolist()
+        [[[0.0, 1.0, 0.0]]]
+    """
+    if tensor.ndim not in (3, 4, 5) or tensor.shape[0] % groups:
+        raise ValueError(
+            f"dirac_: shape {tuple(tensor.shape)} with groups={groups}; expected a convolution's weight of 3 to 5 "
+            "axes, and groups that divide the first"
+        )
+    tensor.zero_()
+    outputs, middle = tensor.shape[0] // groups, tuple(k // 2 for k in tensor.shape[2:])
+    for i in range(min(outputs, tensor.shape[1])):
+        for g in range(groups):
+            tensor[(g * outputs + i, i, *middle)] = 1.0
+    return tensor
 
 
 def _older(function: Any) -> Callable[..., Tensor]:

@@ -110,10 +110,18 @@ class _Layers(_Recurrence):
         return [(layer, f"_l{layer}{end}") for layer in range(self.num_layers) for end in ends]
 
     @property
+    def _all_weights(self) -> list[list[str]]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        return [[name + suffix for name in names] for _, suffix in self._steps()]
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
+
+    @property
     def all_weights(self) -> list[list[Parameter]]:
         """The parameters of each layer and direction."""
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
-        return [[getattr(self, name + suffix) for name in names] for _, suffix in self._steps()]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Do nothing: PyTorch joins the parameters in memory here, for cuDNN."""

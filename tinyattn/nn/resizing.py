@@ -174,9 +174,30 @@ class CircularPad1d(_Pad, axes=1, mode="circular"): ...
 class CircularPad2d(_Pad, axes=2, mode="circular"): ...
 class CircularPad3d(_Pad, axes=3, mode="circular"): ...
 class PixelShuffle(Applied, function=F.pixel_shuffle, example=(2,)): ...
+class ChannelShuffle(Applied, function=F.channel_shuffle, example=(2,)): ...
 class PixelUnshuffle(Applied, function=F.pixel_unshuffle, example=(2,)): ...
 class CosineSimilarity(_Distance, function=F.cosine_similarity, inputs=2): ...
 class PairwiseDistance(_Distance, function=F.pairwise_distance, inputs=2): ...
 # fmt: on
+
+
+class LocalResponseNorm(Module):
+    """Divide by a power of the mean square of `size` channels. As torch.nn.LocalResponseNorm, F.local_response_norm.
+
+    Example:
+        >>> nn.LocalResponseNorm(2)(ta.ones(1, 3, 4, 4)).shape
+        (1, 3, 4, 4)
+    """
+
+    def __init__(self, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
 
 __all__ = [name for name, value in globals().items() if isinstance(value, type) and value.__module__ == __name__]

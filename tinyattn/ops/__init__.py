@@ -36,6 +36,7 @@ from tinyattn.ops.elementwise import (
     sin, sqrt, square, sub, tanh,
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
+from tinyattn.ops.factors import as_strided
 from tinyattn.ops.formulas import (
     copysign, deg2rad, fmax, fmin, heaviside, isneginf, isposinf, logaddexp, logaddexp2, rad2deg, sgn, signbit, sinc,
     xlogy,
@@ -50,11 +51,11 @@ from tinyattn.ops.legacy import (
     is_complex, is_floating_point, is_tensor, numel,
 )  # fmt: skip
 from tinyattn.ops.mathematics import (
-    acos, acosh, addcdiv, addcmul, addmm, addmv, allclose, arccos, arccosh, arcsin, arcsinh, arctan, arctanh, asin,
-    asinh, atan, atan2, atanh, baddbmm, ceil, clamp_max, clamp_min, cosh, dot, equal, fix, floor, fmod, frac, hypot,
-    isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv, nan_to_num, round, sinh, tan, trunc,
+    acos, acosh, addbmm, addcdiv, addcmul, addmm, addmv, addr, allclose, arccos, arccosh, arcsin, arcsinh, arctan,
+    arctanh, asin, asinh, atan, atan2, atanh, baddbmm, ceil, clamp_max, clamp_min, cosh, dot, equal, fix, floor, fmod,
+    frac, hypot, isclose, isinf, isnan, lerp, log10, log2, logical_xor, mv, nan_to_num, round, sinh, tan, trunc,
 )  # fmt: skip
-from tinyattn.ops.norms import cdist, cosine_similarity, norm, normalize, pairwise_distance
+from tinyattn.ops.norms import cdist, cosine_similarity, dist, norm, normalize, pairwise_distance
 from tinyattn.ops.order import (
     argsort, bernoulli, bincount, bucketize, median, multinomial, normal, searchsorted, sort, topk, unique,
 )  # fmt: skip

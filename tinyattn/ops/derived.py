@@ -296,7 +296,7 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: 
     tensor([2, 3])
     """
     dim = _dims.one(dim, input.ndim)
-    out = cat([x for x in (prepend, input, append) if x is not None], dim) if n else input
+    out = cat([x for x in (prepend, input, append) if x is not None], dim) if n else input.clone()
     for _ in range(min(n, out.shape[dim])):
         size = out.shape[dim] - 1
         after, before = narrow(out, dim, 1, size), narrow(out, dim, 0, size)

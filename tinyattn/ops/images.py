@@ -13,9 +13,10 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.copies import unshared
 from tinyattn.ops.indexing import getitem
+from tinyattn.ops.joins import pad
 from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
 from tinyattn.ops.promotion import opmath
-from tinyattn.ops.shape import permute, reshape
+from tinyattn.ops.shape import permute, reshape, reshape_result
 
 Taps = list[tuple[Any, Any]]  # for each output place: an index into the input, and its weight (None: 1)
 
@@ -161,7 +162,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c // (r * r), r, r, h, w)), (*range(k), k, k + 3, k + 1, k + 4, k + 2))
-    return unshared(reshape(x, (*lead, c // (r * r), h * r, w * r)), input)
+    return reshape_result(x, (*lead, c // (r * r), h * r, w * r), input)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -180,4 +181,39 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     *lead, c, h, w = input.shape
     k = len(lead)
     x = permute(reshape(input, (*lead, c, h // r, r, w // r, r)), (*range(k), k, k + 2, k + 4, k + 1, k + 3))
-    return unshared(reshape(x, (*lead, c * r * r, h // r, w // r)), input)
+    return reshape_result(x, (*lead, c * r * r, h // r, w // r), input)
+
+
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """Return (n, groups * k, ...) with the channels in the order of (n, k * groups, ...): one of each group in turn.
+
+    Raises RuntimeError for channels that do not fit. As torch.nn.functional.channel_shuffle (Zhang et al. 2018).
+
+    >>> F.channel_shuffle(ta.arange(4).reshape(1, 4, 1), 2).flatten().tolist()
+    [0, 2, 1, 3]
+    """
+    if input.ndim < 3 or groups < 1 or input.shape[1] % groups:
+        raise RuntimeError(
+            f"channel_shuffle: groups={groups} for shape {tuple(input.shape)}; expected (n, groups * k, ...)"
+        )
+    n, c, *rest = input.shape
+    x = reshape(input, (n, groups, c // groups, *rest)).transpose(1, 2)
+    return reshape_result(x, (n, c, *rest), input)
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """Return input / (k + alpha * the mean of squares of `size` channels around)^beta: (n, c, ...).
+
+    As torch.nn.functional.local_response_norm. Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification".
+
+    >>> F.local_response_norm(ta.ones(1, 1, 2), 1, alpha=3.0, beta=0.5).tolist()
+    [[[0.5, 0.5]]]
+    """
+    if input.ndim < 3 or size < 1:
+        raise ValueError(f"local_response_norm: size={size} for shape {tuple(input.shape)}; expected (n, c, ...)")
+    c = input.shape[1]
+    squares = pad(input.square(), (0, 0) * (input.ndim - 2) + (size // 2, (size - 1) // 2))
+    total = squares[:, :c]
+    for i in range(1, size):
+        total = total + squares[:, i : i + c]
+    return input / (total * (alpha / size) + k) ** beta

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,19 +31,25 @@ def construct(name: str, dtype: Any, *data: Any) -> Tensor:
     return alias(first)
 
 
-def _constructor(name: str) -> Callable[..., Tensor]:
-    def make(*data: Any) -> Tensor:
-        return construct(name, TENSOR_TYPES[name], *data)
+class _OfDtype(type):
+    """A constructor of tensors, which all tensors of its dtype are instances of."""
 
-    make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"""Return `data` as a tensor of {TENSOR_TYPES[name]}, or zeros of a shape given in integers.
+    def __call__(cls, *data: Any) -> Any:
+        return construct(cls.__name__, TENSOR_TYPES[cls.__name__], *data)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Variable) and instance.dtype == TENSOR_TYPES[cls.__name__]
+
+
+def _constructor(name: str) -> Any:
+    doc = f"""Return `data` as a tensor of {TENSOR_TYPES[name]}, or zeros of a shape given in integers.
 
     As torch.{name}.
 
     >>> ta.{name}([0, 1]).dtype
     dtype('{TENSOR_TYPES[name]}')
     """
-    return make
+    return _OfDtype(name, (), {"__doc__": doc, "__module__": __name__})
 
 
 FloatTensor, DoubleTensor, HalfTensor = map(_constructor, ("FloatTensor", "DoubleTensor", "HalfTensor"))

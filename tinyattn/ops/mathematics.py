@@ -16,7 +16,7 @@ from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logi
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, add, div, mul, sub
 from tinyattn.ops.legacy import is_tensor
-from tinyattn.ops.products import bmm, matmul, mm
+from tinyattn.ops.products import bmm, matmul, mm, outer
 from tinyattn.ops.promotion import floating, modular, opmath, same_type
 
 # --- smooth functions; integers give the default dtype ---
@@ -313,6 +313,24 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
             [1., 2.]])
     """
     return _plus_product(input, mm(mat1, mat2), beta, alpha)
+
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * the sum of the matrices batch1 @ batch2. As torch.addbmm.
+
+    >>> ta.addbmm(ta.ones(1, 1), ta.ones(5, 2, 3), ta.ones(5, 3, 4)).shape
+    (2, 4)
+    """
+    return _plus_product(input, bmm(batch1, batch2).sum(0), beta, alpha)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * every product of two elements of the vectors. As torch.addr.
+
+    >>> ta.addr(ta.ones(2, 1), ta.tensor([1.0, 2.0]), ta.tensor([3.0])).tolist()
+    [[4.0], [7.0]]
+    """
+    return _plus_product(input, outer(vec1, vec2), beta, alpha)
 
 
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

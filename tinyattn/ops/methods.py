@@ -19,6 +19,7 @@ from tinyattn.ops import (
     creation,
     derived,
     elementwise,
+    factors,
     formulas,
     grouping,
     joins,
@@ -292,7 +293,11 @@ element_size nelement ndimension stride data_ptr get_device contiguous is_contig
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
 squeeze_ unsqueeze_ transpose_ t_
 """.split()
-ALL = {name: globals()[name] for name in METHODS} | IN_PLACE | {"unfold": rearranging.unfold}
+ALL = (
+    {name: globals()[name] for name in METHODS}
+    | IN_PLACE
+    | {"unfold": rearranging.unfold, "as_strided": factors.as_strided}
+)
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
 ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cpu": property(lambda self: not self.is_cuda)}

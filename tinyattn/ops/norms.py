@@ -136,6 +136,15 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
     return norm(x1 - x2 + eps, p, -1, keepdim)
 
 
+def dist(input: Tensor, other: Tensor, p: float = 2.0) -> Tensor:
+    """Return the p-norm of input - other, (), over all elements. As torch.dist.
+
+    >>> ta.dist(ta.tensor([3.0, 4.0]), ta.zeros(2)).item()
+    5.0
+    """
+    return norm(input - other, p)
+
+
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
     """Return the p-norms between the rows of two matrices, (..., n, d) and (..., m, d): (..., n, m).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 
 # --- einsum ---
 
+LETTERS = string.ascii_letters
 _TERM = re.compile(r"[a-zA-Z]*(\.\.\.)?[a-zA-Z]*")
 
 
@@ -129,14 +131,25 @@ def _einsum(xp: Any, *xs: Any, equation: str) -> Any:
     return xp.einsum(equation, *xs)
 
 
-def einsum(equation: str, *operands: Any) -> Tensor:
+def _from_lists(operands: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """The equation, and the operands, of (x, [0, 1], y, [1, 2], [0, 2]); without the last list, of no "->"."""
+    lists = (*operands[1::2], *operands[-1:]) if len(operands) % 2 else operands[1::2]
+    terms = ["".join("..." if i is Ellipsis else LETTERS[i] for i in labels) for labels in lists]
+    count = len(operands) // 2
+    return "->".join([",".join(terms[:count]), *terms[count:]]), operands[: 2 * count : 2]
+
+
+def einsum(equation: Any, *operands: Any) -> Tensor:
     """Multiply and sum by labelled axes; knows implicit outputs, "..." and repeated labels (diagonals).
 
-    equation: "bij,bjk->bik". Raises ValueError for labels that do not fit, RuntimeError for sizes. As torch.einsum.
+    equation: "bij,bjk->bik"; or operands and lists of labels in turn, einsum(x, [0, 1], y, [1, 2], [0, 2]). Raises
+    ValueError for labels that do not fit, RuntimeError for sizes. As torch.einsum.
 
     >>> ta.einsum("ij,j->i", ta.tensor([[1.0, 2.0], [3.0, 4.0]]), ta.tensor([1.0, 1.0]))
     tensor([3., 7.])
     """
+    if not isinstance(equation, str):
+        equation, operands = _from_lists((equation, *operands))
     if len(operands) == 1 and isinstance(operands[0], tuple | list):
         operands = tuple(operands[0])
     tensors = [creation.as_tensor(x) for x in operands]

@@ -12,7 +12,6 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.copies import unshared
 from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
@@ -41,12 +40,7 @@ def tile(input: Tensor, dims: Any, *more: Any) -> Tensor:
     shape = (1,) * (len(times) - input.ndim) + tuple(input.shape)
     apart = [m for n in shape for m in (1, n)]
     wide = broadcast_to(reshape(input, apart), [m for n, k in zip(shape, times, strict=True) for m in (k, n)])
-    return _copied(wide, input, tuple(n * k for n, k in zip(shape, times, strict=True)))
-
-
-def _copied(wide: Tensor, input: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`wide` in this shape, and never a view: reshape need not copy an expanded axis beside axes of size 1."""
-    return reshape_result(unshared(reshape(wide, shape), input), shape)
+    return reshape_result(wide, tuple(n * k for n, k in zip(shape, times, strict=True)), input)
 
 
 def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *, output_size: Any = None) -> Tensor:
@@ -71,7 +65,7 @@ def repeat_interleave(input: Any, repeats: Any = None, dim: int | None = None, *
         shape = list(input.shape) or [1]
         wide = broadcast_to(unsqueeze(reshape(input, shape), dim + 1), [*shape[: dim + 1], repeats, *shape[dim + 1 :]])
         shape[dim] *= repeats
-        return _copied(wide, input, tuple(shape))
+        return reshape_result(wide, tuple(shape), input)
     counts = np.asarray(repeats.tolist() if is_tensor(repeats) else repeats, dtype=np.int64)
     if counts.shape != (input.shape[dim],) or (counts < 0).any():
         raise RuntimeError(

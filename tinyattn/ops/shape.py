@@ -8,6 +8,7 @@ from typing import Any
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.copies import unshared
 from tinyattn.ops.synonyms import numpy_names
 
 # --- the same elements under another shape ---
@@ -43,9 +44,14 @@ def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
 view = reshape
 
 
-def reshape_result(out: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place."""
+def reshape_result(out: Tensor, shape: tuple[int, ...], of: Tensor | None = None) -> Tensor:
+    """Return `reshape` of a new result that only the caller holds: no view to its user, who may change it in place.
+
+    of: the tensor that `out` may be a view of; if the reshaped one still is, it is copied.
+    """
     out = reshape(out, shape)
+    if of is not None:
+        out = unshared(out, of)
     out._base = None
     return out
 

@@ -14,8 +14,10 @@ from tinyattn.optim.lr_scheduler import (
 from tinyattn.optim.optimizer import Optimizer
 from tinyattn.optim.scaled import Adagrad, RMSprop, adagrad_definition, rmsprop_definition
 from tinyattn.optim.sgd import SGD, sgd_definition
+from tinyattn.optim.variants import Adadelta, Adamax, NAdam, RAdam
 
 __all__ = [
-    "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "SGD", "adagrad_definition", "adam_definition", "lr_scheduler",
-    "rmsprop_definition", "sgd_definition", "swa_utils", *lr_scheduler.__all__,
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop", "SGD",
+    "adagrad_definition", "adam_definition", "lr_scheduler", "rmsprop_definition", "sgd_definition", "swa_utils",
+    *lr_scheduler.__all__,
 ]  # fmt: skip

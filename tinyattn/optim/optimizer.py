@@ -64,6 +64,8 @@ class Optimizer:
     lists the entries that a loaded state must have.
     """
 
+    numbers: tuple[str, ...] = ()  # of the state, beside the step: one number each
+
     param_groups: list[Group]
     state: defaultdict[Tensor, State]
 
@@ -81,11 +83,6 @@ class Optimizer:
             )
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(group)
-        if not any(p.requires_grad for p in self._parameters()):
-            raise ValueError(
-                "none of the parameters given to the optimizer requires a gradient, so it could "
-                "never change one; call requires_grad_() on them, or use nn.Parameter."
-            )
 
     # --- the step ---
 
@@ -295,7 +292,7 @@ class Optimizer:
                 state[name] = _step_count(value, place).to(param.device)
                 continue
             tensor = as_tensor(value, dtype=opmath_dtype(param.dtype), device=param.device)
-            if name in names and tensor.shape != param.shape:
+            if name in names and tensor.shape != (() if name in self.numbers else param.shape):
                 raise ValueError(
                     f"the loaded {name!r} of parameter {place} has shape {tuple(tensor.shape)}, "
                     f"but the parameter {tuple(param.shape)}; it belongs to another model."

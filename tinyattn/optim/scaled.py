@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.dtypes import float32
+from tinyattn.dtypes import float32, float64, get_default_dtype
 from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim.checks import check_number
@@ -92,6 +92,8 @@ class _Scaled(Optimizer):
         for name in self.state_names(group):
             if name not in state:
                 shape, dtype = ((), float32) if name == "step" else (param.shape, opmath_dtype(param.dtype))
+                if name in self.numbers:  # in PyTorch's dtype
+                    shape, dtype = (), float64 if get_default_dtype() == float64 else float32
                 state[name] = creation.full(shape, self._first(name, group), dtype=dtype, device=param.device)
 
     def _first(self, name: str, group: Group) -> float:

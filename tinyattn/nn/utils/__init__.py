@@ -7,13 +7,16 @@ from collections.abc import Iterable
 
 from tinyattn import backends
 from tinyattn.engine.opmath import rounded
-from tinyattn.nn.utils import rnn
+from tinyattn.nn.utils import parametrize, rnn
+from tinyattn.nn.utils.spectral import remove_spectral_norm, spectral_norm
 from tinyattn.nn.utils.vectors import parameters_to_vector, remove_weight_norm, vector_to_parameters, weight_norm
 from tinyattn.tensors import Tensor
 
+parametrizations = parametrize  # in PyTorch, the parametrizations that it brings
+
 __all__ = [
-    "clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "remove_weight_norm", "rnn", "vector_to_parameters",
-    "weight_norm",
+    "clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "parametrizations", "parametrize",
+    "remove_spectral_norm", "remove_weight_norm", "rnn", "spectral_norm", "vector_to_parameters", "weight_norm",
 ]  # fmt: skip
 
 

@@ -38,22 +38,22 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
         parameter.detach().copy_(part.view_as(parameter))
 
 
+def length(weight: Tensor, dim: int | None) -> Tensor:
+    """Return the norm over all axes but `dim`, which are kept; over all axes, (), if it is None."""
+    if dim is None:
+        return vector_norm(weight)
+    return vector_norm(weight, 2, [d for d in range(weight.ndim) if d != dim % weight.ndim], True)
+
+
 class _WeightNorm:
     """The forward pre-hook that computes `name` from its length and its direction."""
 
     def __init__(self, name: str, dim: int | None) -> None:
         self.name, self.dim = name, dim
 
-    def length(self, weight: Tensor) -> Tensor:
-        """The norm over all axes but `dim`, which are kept."""
-        if self.dim is None:
-            return vector_norm(weight)
-        dim = self.dim % weight.ndim
-        return vector_norm(weight, 2, [d for d in range(weight.ndim) if d != dim], True)
-
     def product(self, module: Module) -> Tensor:
         g, v = (getattr(module, f"{self.name}_{part}") for part in "gv")
-        return v * (g / self.length(v))
+        return v * (g / length(v, self.dim))
 
     def __call__(self, module: Module, inputs: Any) -> None:
         setattr(module, self.name, self.product(module))
@@ -73,7 +73,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
     if any(isinstance(h, _WeightNorm) and h.name == name for h, _ in module._forward_pre_hooks.values()):
         raise RuntimeError(f"weight_norm: {name!r} of {type(module).__name__} is normalised already")
     delattr(module, name)
-    module.register_parameter(f"{name}_g", Parameter(hook.length(weight.detach())))
+    module.register_parameter(f"{name}_g", Parameter(length(weight.detach(), dim)))
     module.register_parameter(f"{name}_v", Parameter(weight.detach()))
     setattr(module, name, hook.product(module))
     module.register_forward_pre_hook(hook)

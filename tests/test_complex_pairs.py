@@ -1,0 +1,112 @@
+"""Complex numbers as pairs, and Fourier transforms: values and gradients as PyTorch's."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from oracle import host, to_ours
+
+import tinyattn as ta
+from tinyattn import complex_pairs
+from tinyattn.complex_pairs import FFT, Complex
+
+ON_EVERY_DEVICE = True
+
+
+class Ours:
+    """The functions under test, under PyTorch's names."""
+
+    complex, fft = staticmethod(complex_pairs.of), type("fft", (), {name: staticmethod(f) for name, f in FFT.items()})
+
+    def __getattr__(self, name):
+        return getattr(complex_pairs, name) if hasattr(complex_pairs, name) else getattr(ta, name)
+
+
+def randn(*shape):
+    return torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+
+
+def rotary(t, x, angles):
+    turns = t.polar(t.ones_like(angles), angles)
+    assert turns.shape == angles.shape and turns.size(0) == 5 and turns.ndim == turns.dim() == 2 and len(turns) == 5
+    seen = t.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+    return t.view_as_real(seen * turns[:4].view(1, 4, 1, -1)).flatten(3)
+
+
+def indexed(t, x):
+    c = t.view_as_complex(x)
+    same = c.unsqueeze(0).squeeze(0).clone().contiguous().to("cpu")
+    seen = c[..., None, 1:], c[:, 0], c[1], c.unsqueeze(-1), c.transpose(0, -1), c.permute(2, 0, 1), c.flatten(1), same
+    return [t.view_as_real(z) for z in seen]
+
+
+CASES = {
+    "rotary": (rotary, (randn(2, 4, 3, 6), randn(5, 3))),
+    "parts": (lambda t, x: (t.real(t.view_as_complex(x)), t.imag(t.view_as_complex(x)), t.real(x)), (randn(3, 2),)),
+    "arithmetic": (
+        lambda t, x, y: t.view_as_real(-(t.complex(x, y) * t.conj(t.complex(y, x)) - 2.0 * t.complex(x, y) + x) / t.complex(y, y + 3) / 2),
+        (randn(2, 3), randn(3)),
+    ),
+    "absolute": (lambda t, x: t.view_as_complex(x).abs(), (randn(4, 2),)),
+    "index": (indexed, (randn(2, 3, 4, 2),)),
+    "global filter": (
+        lambda t, x, w: t.fft.irfft2(t.fft.rfft2(x, dim=(1, 2), norm="ortho") * t.view_as_complex(w), s=(4, 5), dim=(1, 2), norm="ortho"),
+        (randn(2, 4, 5, 3), randn(4, 3, 3, 2)),
+    ),
+    "mixing": (lambda t, x: t.real(t.fft.fft(t.fft.fft(x, dim=2), dim=0)), (randn(4, 2, 5),)),
+    "correlation": (
+        lambda t, q, k: t.fft.irfft(t.fft.rfft(q, dim=-1) * t.conj(t.fft.rfft(k, dim=-1)), n=7, dim=-1),
+        (randn(2, 3, 7), randn(2, 3, 7)),
+    ),
+}  # fmt: skip
+for _name, _n, _norm, _size in itertools.product(
+    ("fft", "ifft", "rfft", "irfft"), (None, 3, 8), (None, "ortho", "forward"), (6, 5)
+):
+    _real = _name == "rfft"
+    CASES[f"{_name} {_n} {_norm} {_size}"] = (
+        lambda t, x, name=_name, n=_n, norm=_norm, real=_real: getattr(t.fft, name)(
+            x[..., 0] if real else t.view_as_complex(x), n, 0, norm
+        ),
+        (randn(_size, 3, 2),),
+    )
+for _name in ("fft2", "ifft2", "fftn", "ifftn", "irfftn"):
+    CASES[_name] = (lambda t, x, name=_name: getattr(t.fft, name)(t.view_as_complex(x)), (randn(2, 4, 3, 2),))
+
+
+def outcome(t, function, arrays):
+    """The parts of what `function` returns, and the gradients of its sum of sines."""
+    out = function(t, *arrays)
+    out = list(out) if isinstance(out, list | tuple) else [out]
+    out = [
+        t.view_as_real(z) if isinstance(z, Complex) or getattr(z, "dtype", None) == torch.complex128 else z for z in out
+    ]
+    sum(z.sin().sum() for z in out).backward()
+    return [*out, *(x.grad for x in arrays if x.grad is not None)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_complex_pairs_have_the_values_and_gradients_of_pytorch(case):
+    function, arrays = CASES[case]
+    theirs = outcome(torch, function, [x.clone().requires_grad_() for x in arrays])
+    ours = outcome(Ours(), function, [to_ours(x).requires_grad_() for x in arrays])
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-11, atol=1e-12)
+
+
+def test_complex_pairs_are_tensors_that_refuse_what_they_lack():
+    turns = complex_pairs.polar(ta.ones(3), ta.arange(3.0))
+    layer = ta.nn.Linear(1, 1)
+    layer.register_buffer("turns", turns, persistent=False)
+    assert (
+        layer.turns is turns and isinstance(turns, ta.Tensor) and turns.is_complex() and not turns.is_floating_point()
+    )
+    assert turns.dtype == np.complex64 and turns.to(turns.dtype).shape == (3,) and "Complex(tensor" in repr(turns)
+    with pytest.raises(AttributeError, match="complex numbers have no 'array' in tinyattn; they can be multiplied"):
+        ta.exp(turns)
+    with pytest.raises(RuntimeError, match=r"view_as_complex: shape \(3,\); expected a last axis of 2"):
+        complex_pairs.view_as_complex(ta.ones(3))
+    with pytest.raises(ValueError, match="norm='both'; expected 'backward', 'ortho' or 'forward'"):
+        FFT["fft"](ta.ones(3), norm="both")

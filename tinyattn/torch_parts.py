@@ -1,0 +1,282 @@
+"""What PyTorch has and tinyattn replaces under its names: settings without effect, one process, small helpers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import typing
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tinyattn as ta
+from tinyattn import nn
+from tinyattn.nn import parallel
+
+
+class Refused:
+    """A name of PyTorch that tinyattn has not; using it raises."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{self.name} is not part of tinyattn, which runs models of real numbers, eagerly")
+
+
+# --- what means nothing here: it takes any arguments and does nothing ---
+
+
+class Nothing(contextlib.ContextDecorator):
+    """A context manager, a decorator and a setting, all without effect: autocast and its like."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __enter__(self) -> Nothing:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class GradScaler:
+    """Scales nothing: float16 is computed in float32 here, and gradients do not underflow more than there."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def scale(self, loss: Any) -> Any:
+        """The loss itself."""
+        return loss
+
+    def step(self, optimizer: Any, *args: Any) -> Any:
+        """Step the optimizer."""
+        return optimizer.step(*args)
+
+    def unscale_(self, optimizer: Any) -> None:
+        """Nothing to undo."""
+
+    def update(self, new_scale: Any = None) -> None:
+        """Nothing to adapt."""
+
+    def get_scale(self) -> float:
+        """One."""
+        return 1.0
+
+    def is_enabled(self) -> bool:
+        """Never."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty, as that of a scaler that is switched off."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+def ignored(*args: Any, **kwargs: Any) -> None:
+    """A setting without effect here."""
+
+
+def no(*args: Any, **kwargs: Any) -> bool:
+    """False."""
+    return False
+
+
+def unchanged(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """A function or module as it is; as a decorator with arguments, the decorator that returns it so."""
+    return function if callable(function) else unchanged
+
+
+def check(condition: Any, message: str = "") -> None:
+    """Raise AssertionError unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+class Required:
+    """The default of an optimizer's option that must be given."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
+    """The tensor; PyTorch has had no separate Variables since 0.4."""
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalization over all processes, of which there is one."""
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
+        """The module itself."""
+        return module
+
+
+class OneProcess(parallel.DataParallel):
+    """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
+
+    def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(module, workers=1)
+
+    def no_sync(self) -> Nothing:
+        """No exchange to leave out."""
+        return Nothing()
+
+
+def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
+    ta.save(f, obj)
+
+
+def default_tensor_type(kind: Any) -> None:
+    """Make the dtype of "torch.DoubleTensor", or of that constructor, the default."""
+    ta.set_default_dtype(ta.zeros(0).type(kind).dtype)
+
+
+def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: Any) -> Any:
+    """Run functions one after another, in so many segments that are recomputed in the backward pass."""
+    each = list(functions)
+    size = max(len(each) // segments, 1)
+    for i in range(segments):
+        part = each[i * size : (i + 1) * size if i < segments - 1 else None]
+        input = ta.checkpoint(lambda x, part=part: functools.reduce(lambda y, f: f(y), part, x), input, **options)
+    return input
+
+
+def get_rng_state() -> list[Any]:
+    """The states of the random streams of all devices."""
+    return [generator.get_state() for generator in ta.random.process_wide_generators()]
+
+
+def set_rng_state(new_state: list[Any]) -> None:
+    """Restore what `get_rng_state` returned."""
+    for generator, state in zip(ta.random.process_wide_generators(), new_state, strict=False):  # a GPU may be new
+        generator.set_state(state)
+
+
+@contextlib.contextmanager
+def fork_rng(devices: Any = (), enabled: bool = True) -> Iterator[None]:
+    """Restore the random streams afterwards."""
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state if enabled else [])
+
+
+def tree_map(func: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply `func` to what dicts, lists and tuples hold, at any depth."""
+    if isinstance(tree, dict):
+        return {key: tree_map(func, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        mapped = [tree_map(func, value) for value in tree]
+        return type(tree)(*mapped) if hasattr(tree, "_fields") else type(tree)(mapped)
+    return func(tree)
+
+
+def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Return what a nest holds, and the nest, for `tree_unflatten`."""
+    leaves: list[Any] = []
+    tree_map(leaves.append, tree)
+    return leaves, tree
+
+
+def tree_unflatten(leaves: Any, treespec: Any) -> Any:
+    """Return a nest as `treespec` that holds `leaves`."""
+    left = iter(leaves)
+    return tree_map(lambda _: next(left), treespec)
+
+
+def embedding(
+    weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Any:
+    """F.embedding with the arguments in torch.embedding's order; padding_idx=-1 means none."""
+    return nn.functional.embedding(
+        indices, weight, None if padding_idx < 0 else padding_idx, None, 2.0, scale_grad_by_freq
+    )
+
+
+def clones(module: Any, n: int) -> Any:
+    """A list of deep copies of a module."""
+    return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
+
+
+def qr(input: Any, some: bool = True) -> Any:
+    """torch.linalg.qr under its older name."""
+    return ta.linalg.qr(input, "reduced" if some else "complete")
+
+
+def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
+    """F.interpolate as it was once named: bilinear, with the corners aligned."""
+    return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)
+
+
+def _memory(name: str) -> Callable[..., int]:
+    return lambda device=None: getattr(ta.cuda, name)(device) if ta.cuda.is_available() else 0
+
+
+MEMORY = {name: _memory(name) for name in ("memory_allocated", "max_memory_allocated", "memory_reserved")}  # 0 without
+
+
+def promote_types(type1: Any, type2: Any) -> Any:
+    """The dtype of a sum of tensors of these dtypes."""
+    return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))
+
+
+def functional_call(module: Any, parameter_and_buffer_dicts: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """Call `module` with these tensors in place of its own of the same names."""
+    given = parameter_and_buffer_dicts
+    given = {name: t for each in ([given] if isinstance(given, dict) else given) for name, t in each.items()}
+    places = []
+    for name, tensor in given.items():
+        path, _, last = name.rpartition(".")
+        part = module.get_submodule(path)
+        places.append((part._parameters if last in part._parameters else part._buffers, last, tensor))
+    before = [(registry, last, registry[last]) for registry, last, _ in places]
+    try:
+        for registry, last, tensor in places:
+            registry[last] = tensor
+        return module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
+    finally:
+        for registry, last, tensor in before:
+            registry[last] = tensor
+
+
+CLOSE = {"float64": (1e-7, 1e-7), "float32": (1.3e-6, 1e-5), "float16": (1e-3, 1e-5)}  # PyTorch's rtol and atol
+
+
+def assert_close(
+    actual: Any, expected: Any, *, rtol: Any = None, atol: Any = None, equal_nan: bool = False, **others: Any
+) -> None:
+    """Raise AssertionError unless all elements are close, by default as close as PyTorch wants them for the dtype."""
+    a, b = (x.detach().cpu() if ta.is_tensor(x) else ta.as_tensor(x) for x in (actual, expected))
+    usual = CLOSE.get(str(a.dtype), (0, 0))
+    rtol, atol = (usual[i] if given is None else given for i, given in enumerate((rtol, atol)))
+    if a.shape != b.shape or not ta.allclose(a.double(), b.double(), rtol, atol, equal_nan):
+        raise AssertionError(
+            f"Tensor-likes are not close: shapes {tuple(a.shape)}, {tuple(b.shape)}; rtol={rtol}, atol={atol}"
+        )
+
+
+class SummaryWriter(Nothing):
+    """TensorBoard's writer, which writes nothing here; it says so once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("SummaryWriter: tinyattn writes no TensorBoard files; its methods have no effect", stacklevel=2)
+
+    def __getattr__(self, name: str) -> Any:
+        return ignored
+
+
+def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
+    """The function that repeats a number `count` times and leaves a tuple as it is."""
+    return lambda x: tuple(x) if isinstance(x, typing.Iterable) else (x,) * count
