@@ -24,12 +24,15 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-def _huber(difference: Tensor, delta: float) -> Tensor:
-    near = where(_abs(difference) < delta, difference, clamp(difference, -delta, delta).detach())
-    return near * (difference - near * 0.5)
-
-
 @opmath
+def _huber(input: Tensor, target: Tensor, delta: float, scale: float, reduction: str) -> Tensor:
+    difference = input - target
+    if not delta:
+        return _reduce(_abs(difference), reduction)
+    near = where(_abs(difference) < delta, difference, clamp(difference, -delta, delta).detach())
+    return _reduce(near * (difference - near * 0.5) / scale, reduction)
+
+
 def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Compute d ** 2 / 2 for d = |input - target| up to delta, and delta (d - delta / 2) beyond.
 
@@ -40,12 +43,10 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    input, target = pair("huber_loss", input, target)
-    return _reduce(_huber(input - target, delta), reduction)
+    return _huber(*pair("huber_loss", input, target), delta, 1.0, reduction)
 
 
 @older_reduction
-@opmath
 def smooth_l1_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: float = 1.0
 ) -> Tensor:
@@ -58,9 +59,7 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    input, target = pair("smooth_l1_loss", input, target)
-    difference = input - target
-    return _reduce(_huber(difference, beta) / beta if beta else _abs(difference), reduction)
+    return _huber(*pair("smooth_l1_loss", input, target), beta, beta, reduction)
 
 
 @opmath
