@@ -193,7 +193,7 @@ def test_logaddexp2_of_integers_and_float64_is_float64():
 
 
 def test_dtypes_beside_a_0d_tensor_are_as_torch():
-    for name in ("mse_loss", "l1_loss", "cosine_similarity"):
+    for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "cosine_similarity"):
         for one, other in itertools.permutations(["float16", "float32", "float64"], 2):
             found = []
             for library in (ta, torch):

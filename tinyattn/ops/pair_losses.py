@@ -25,17 +25,25 @@ from tinyattn.ops.synonyms import older_reduction
 
 
 @operation(
+    name="huber",
     traits="maps valley",
     fresh=True,
     x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x),  # constant from delta on
 )
-def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
+def _quadratic_then_linear(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
     distance = xp.abs(x)
     near = xp.clamp(distance, None, delta)
     return near * (distance - near * 0.5)
 
 
 @opmath
+def _huber(input: Tensor, target: Tensor, delta: float, scale: float, reduction: str) -> Tensor:
+    difference = input - target
+    if not delta:
+        return _reduce(_abs(difference), reduction)
+    return _reduce(_quadratic_then_linear(difference, delta=delta) / scale, reduction)
+
+
 def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Compute d ** 2 / 2 for d = |input - target| up to delta, and delta (d - delta / 2) beyond.
 
@@ -46,12 +54,10 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    input, target = pair("huber_loss", input, target)
-    return _reduce(_huber(input - target, delta=delta), reduction)
+    return _huber(*pair("huber_loss", input, target), delta, 1.0, reduction)
 
 
 @older_reduction
-@opmath
 def smooth_l1_loss(
     input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: float = 1.0
 ) -> Tensor:
@@ -64,9 +70,7 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    input, target = pair("smooth_l1_loss", input, target)
-    difference = input - target
-    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
+    return _huber(*pair("smooth_l1_loss", input, target), beta, beta, reduction)
 
 
 @opmath
