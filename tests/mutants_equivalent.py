@@ -120,7 +120,6 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/optimizer.py _norm: 0 -> 1",
         "engine/walk.py leading_to: 0 -> 1",
     ],
-    "Both sizes are equal there.": ["ops/products.py _distinct: 0 -> 1 (no. 2)"],
     "Nothing is kept that is not multiplied by it: at p = 1 every element is dropped.": [
         "ops/dropouts.py _dropped: 0.0 -> 1.0"
     ],

@@ -161,6 +161,11 @@ TABLE: dict[str, list[Case]] = {
     "embedding": [Case(lambda op, w, p=p: op(w, INDEX, padding_idx=p), (4, 2)) for p in (None, 3)],
     "embedding_gradient": [Case(lambda op, g, p=p: op(g, INDEX, rows=4, padding_idx=p), (2, 3, 2)) for p in (None, 2)],
     "cross_entropy": [Case(lambda op, x: op(x, ta.tensor([2, 0])), (2, 3))],
+    "nll": [Case(lambda op, x: op(x, ta.tensor([2, 0])), (2, 3))],
+    "leaky_relu": [Case(lambda op, x: op(x, negative_slope=0.1), (2, 3))],
+    "hardtanh": [Case(lambda op, x: op(x, low=-0.5, high=0.6), (2, 3))],
+    "hardswish": [Case(lambda op, x: op(x), (2, 3))],
+    "huber": [Case(lambda op, x: op(x, delta=0.4), (2, 3))],
     "binary_cross_entropy": [
         Case(lambda op, x, t: op(x, t), (2, 3), (2, 3), low=0.1, high=0.9),
     ],
