@@ -1,4 +1,4 @@
-"""What was compiled is kept in the user's cache folder, up to a bound: 1,500 kernels take g++ some minutes.
+"""What was compiled is kept in the user's cache folder, up to a bound: 800 kernels take g++ two minutes.
 
 The folder's name depends on everything that what is in it depends on. Processes that run at the same time (pytest -n)
 share it: the first one builds a library, the others wait for it.
