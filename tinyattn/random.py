@@ -76,7 +76,8 @@ class Generator:
     @backends.keeps_gpu
     def bookmark(self) -> Any:
         """Return the state for `go_to` in this process; unlike `get_state`, it never synchronises a GPU."""
-        source = self.random.bit_generator
+        backends.get(self.device)  # which makes its GPU the current one
+        source = self._stream.bit_generator
         return self._seed, source.state if self.device == "cpu" else source.bookmark()
 
     @backends.keeps_gpu

@@ -286,8 +286,13 @@ def pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
 
 
 @opmath
-def _of_difference(input: Tensor, target: Tensor, function: Any, reduction: str) -> Tensor:
-    return _reduce(function(input - target), reduction)
+def _squared_error(input: Tensor, target: Tensor, reduction: str) -> Tensor:
+    return _reduce(square(input - target), reduction)
+
+
+@opmath
+def _absolute_error(input: Tensor, target: Tensor, reduction: str) -> Tensor:
+    return _reduce(_abs(input - target), reduction)
 
 
 @older_reduction
@@ -300,7 +305,7 @@ def mse_loss(
         >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
         tensor(2.)
     """
-    return _of_difference(*pair("mse_loss", input, target), square, reduction)
+    return _squared_error(*pair("mse_loss", input, target), reduction)
 
 
 @older_reduction
@@ -317,4 +322,4 @@ def l1_loss(
     if input.dtype.kind in "iu" and target.dtype.kind in "iu":  # 0 - 1 is 255 in uint8
         exact = _abs(cast(input, "int64") - cast(like("l1_loss", target, input), "int64"))
         return _reduce(cast(exact, result_type(input, target)), reduction)
-    return _of_difference(*pair("l1_loss", input, target), _abs, reduction)
+    return _absolute_error(*pair("l1_loss", input, target), reduction)

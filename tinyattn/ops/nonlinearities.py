@@ -67,7 +67,12 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     return masked_fill(input, input <= threshold, value)
 
 
-@operation(traits="maps", fresh=True, x=lambda xp, g, x, negative_slope: xp.where(x > 0, g, g * negative_slope))
+@operation(
+    traits="maps",
+    promote=floating,
+    fresh=True,
+    x=lambda xp, g, x, negative_slope: xp.where(x > 0, g, g * negative_slope),
+)
 def _leaky_relu(xp: Any, x: Any, *, negative_slope: float = 0.01) -> Any:
     scaled = x * negative_slope
     return xp.maximum(x, scaled) if 0 < negative_slope <= 1 else xp.where(x > 0, x, scaled)

@@ -115,7 +115,7 @@ class Session:
         )  # fmt: skip
         self.say(
             f"epoch {epoch:2d}: loss {tally.loss:.4f}, training accuracy {tally.accuracy:.2%}, "
-            f"{self.data} test accuracy {test_accuracy:.2%}, {tally.speed:.0f} images/s"
+            f"{self.data} test accuracy {test_accuracy:.2%}, {tally.speed:.0f} samples/s"
             + (f", {tally.skipped} batches skipped as not finite" if tally.skipped else "")
         )
         tally.next_epoch(test_accuracy)
