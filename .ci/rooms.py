@@ -36,7 +36,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_375,
     "viz/": 7_745,
-    TOP: 1_840,
+    "compat/": 640,
+    TOP: 1_210,
 }
 TOTAL = 44_955  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py

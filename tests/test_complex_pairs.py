@@ -10,8 +10,8 @@ import torch
 from oracle import host, to_ours
 
 import tinyattn as ta
-from tinyattn import complex_pairs
-from tinyattn.complex_pairs import FFT, Complex
+from tinyattn.compat import complex_pairs
+from tinyattn.compat.complex_pairs import FFT, Complex
 
 ON_EVERY_DEVICE = True
 

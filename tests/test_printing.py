@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tinyattn as ta
-from tinyattn import printing
+from tinyattn.compat import printing
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 
 import tinyattn as ta
-from tinyattn import complex_pairs as pairs
-from tinyattn import data, distributions, nn, optim, printing
-from tinyattn import torch_parts as parts
+from tinyattn import data, distributions, nn, optim
+from tinyattn.compat import complex_pairs as pairs
+from tinyattn.compat import parts, printing
+from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
-from tinyattn.torch_parts import Nothing, Refused, ignored, no, unchanged
 
 VERSION = "2.13.0"  # of the PyTorch whose names these are
 

@@ -19,7 +19,10 @@ SEEDS = (0, 1, 2)
 def time_to_accuracy(bench: Bench) -> dict[str, Any]:
     """Seconds of training (loader and shifts counted, test passes not) until each goal is reached."""
     cores, seeds = most_cores(), SEEDS[:1] if bench.effort.quick else SEEDS
-    sides = [engine(cores), Side("PyTorch eager, AdamW fused=True", "pytorch", cores, options={"fused": True})]
+    sides = [
+        engine(cores, graph=True),
+        Side("PyTorch eager, AdamW fused=True", "pytorch", cores, options={"fused": True}),
+    ]
     where = f"{cores} cores"
     if bench.device != "cpu":
         ours, theirs = (side for side in gpu.sides(bench) if side.options.get("graph") or side.name == "PyTorch eager")

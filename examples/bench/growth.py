@@ -24,7 +24,7 @@ WORTH_THREADS = 4e8  # multiplications and additions of a step: below, workers w
 def scaling(bench: Bench) -> dict[str, Any]:
     """The training step over batch, tokens (at batch 2) and depth (at batch 64).
 
-    PyTorch does small steps on one core by itself; tinyattn is told how many workers to use.
+    PyTorch does small steps on one core by itself; tinyattn, compiled, is told how many workers to use.
     """
     cores, alone = most_cores(), []
     comparisons, fits = [], []
@@ -36,7 +36,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
             workers = cores if arithmetic > WORTH_THREADS else 1
             if workers < cores:
                 alone.append(f"{axis} {value}")
-            sides = [engine(workers, "tinyattn"), Side("PyTorch eager", "pytorch", cores)]
+            sides = [engine(workers, "tinyattn compiled", graph=True), Side("PyTorch eager", "pytorch", cores)]
             with Table(bench.chosen(sides), bench.say) as table:  # new processes: no point inherits another's memory
                 found = table.compare(f"{axis} {value}", "train", bench.effort.part(0.25), problem, checks=3)
             points.append({**found, "arithmetic": arithmetic})

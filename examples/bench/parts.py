@@ -48,10 +48,11 @@ def most_cores() -> int:
     return min(2, len(usable_cores()))
 
 
-def engine(cores: int, name: str = "") -> Side:
-    """tinyattn with a worker thread on each core, and a BLAS thread for each worker."""
-    name = name or f"tinyattn, {cores} worker{'s' * (cores > 1)}"
-    return Side(name, "engine", cores, blas=1, options={"workers": cores})
+def engine(cores: int, name: str = "", workers: int = 0, **options: Any) -> Side:
+    """tinyattn with a worker thread on each core, unless told otherwise, and a BLAS thread for each worker."""
+    workers = workers or cores
+    name = name or f"tinyattn{' compiled' * ('graph' in options)}, {workers} worker{'s' * (workers > 1)}"
+    return Side(name, "engine", cores, blas=1, options={"workers": workers, **options})
 
 
 def step(bench: Bench) -> Part:
@@ -60,6 +61,7 @@ def step(bench: Bench) -> Part:
     truth = by_definition(problem, STEPS)
     for cores in sorted({1, most_cores()}):
         sides = [
+            engine(cores, graph=True),
             engine(cores),
             Side("PyTorch eager", "pytorch", cores),
             Side("PyTorch eager, Adam fused=True", "pytorch", cores, options={"fused": True}),
@@ -86,9 +88,9 @@ def inference(bench: Bench) -> Part:
     cores, found = most_cores(), []
     for batch in (64, 1):
         workers = cores if batch > 1 else 1  # one image cannot be split
-        ours = Side(f"tinyattn, {workers} worker{'s' * (workers > 1)}", "engine", cores, 1, {"workers": workers})
+        ours = [engine(cores, workers=workers, graph=True), engine(cores, workers=workers)]
         problem = write(bench.folder / f"inference-{batch}.npz", batch)
-        with Table(bench.chosen([ours, Side("PyTorch eager", "pytorch", cores)]), bench.say) as table:
+        with Table(bench.chosen([*ours, Side("PyTorch eager", "pytorch", cores)]), bench.say) as table:
             title = f"inference at batch {batch} on {cores} core{'s' * (cores > 1)}"
             found.append(table.compare(title, "infer", bench.effort, problem))
     return {"comparisons": found}

@@ -24,7 +24,7 @@ from tinyattn import train as train_tools
 
 def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
     """A training step. options: workers; definitions (run what is fused by its definition); dtype; on a GPU precision
-    (of float32 products) and graph (the whole step as one CUDA graph)."""
+    (of float32 products); graph (the step compiled: as a list of NumPy calls, on a GPU as one CUDA graph)."""
     ta.set_float32_matmul_precision(options.get("precision", "highest"))
     model = _model(problem, options)
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
@@ -43,15 +43,16 @@ def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
 
 
 def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """The scores of a batch."""
+    """The scores of a batch. options: workers; graph (see `train`)."""
     model = _model(problem, options).eval()
     images = ta.from_numpy(problem.images[0])
 
-    def scores() -> ta.Tensor:
+    def scores(images: ta.Tensor) -> ta.Tensor:
         with ta.no_grad():
             return model(images)
 
-    return scores
+    take = _graphed(scores) if options.get("graph") else scores
+    return lambda: take(images)
 
 
 def _model(problem: Problem, options: dict[str, Any]) -> nn.Module:
@@ -77,7 +78,7 @@ def _on(device: str) -> Callable[[np.ndarray], ta.Tensor]:
 
 
 class _Refuse(logging.Handler):
-    """Has what would only be logged end the task: a step that runs without its graph is not the one to time."""
+    """Has what would only be logged end the task: a step that is not compiled is not the one to time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise RuntimeError(record.getMessage())
