@@ -125,7 +125,7 @@ def test_scaling_takes_as_many_workers_as_pay(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "most_cores", lambda: 2)
     monkeypatch.setattr(growth, "AXES", {"batch": ([], [1, 64], lambda n: {"batch": n})})
     found = growth.scaling(parts.Bench(EFFORT, ("engine", "pytorch"), tmp_path, print))
-    assert taken == [{"tinyattn": 1, "PyTorch eager": None}, {"tinyattn": 2, "PyTorch eager": None}]
+    assert taken == [{"tinyattn compiled": n, "PyTorch eager": None} for n in (1, 2)]
     assert found["notes"][0] == "tinyattn with 2 workers, and with one at batch 1"
 
 
