@@ -183,6 +183,12 @@ def detached(x: Any) -> Any:
     return type(x)(map(detached, x)) if isinstance(x, list | tuple) and not isinstance(x, torch.Size) else x
 
 
+def rounds_up(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether somewhere a / b is rounded up to an integer, so that it holds b one time more often than a does."""
+    with torch.no_grad():
+        return bool(((a - torch.fmod(a, b)) / b).round().ne((a / b).trunc()).any())
+
+
 def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
     """Whether PyTorch's answer is none for us: dtypes, dropout, methods of numbers, megabytes; below."""
     held = [t for t in inputs if isinstance(t, torch.Tensor)]
@@ -194,8 +200,9 @@ def not_ours(op: Any, inputs: Any, kwargs: Any) -> bool:
         or any(t.numel() > 20_000 for t in held)
         # fractions of integers, which PyTorch cuts to integers first: refused here, as by add()
         or (whole and any(isinstance(kwargs.get(name), float) for name in ("alpha", "beta")))
-        # the gradient by the divisor, which PyTorch lacks
+        # the gradient by the divisor, which PyTorch lacks, or (of fmod) counts by a quotient that rounds up to an integer
         or (op.name in ("remainder", "__rmod__") and held[-1].requires_grad)
+        or (op.name == "fmod" and len(held) > 1 and held[1].requires_grad and rounds_up(*held))
         # outside of 0 to 1 there is no value, and infinities have no slope; a sum of booleans over nothing stays boolean
         or (op.name == "logit" and not ((inputs[0] > 0) & (inputs[0] < 1)).all())
         or (op.name in ("logaddexp", "copysign") and not all(t.isfinite().all() for t in held))

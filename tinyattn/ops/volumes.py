@@ -7,6 +7,7 @@ from typing import Any
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops.activations import relu
 from tinyattn.ops.convolution import _batched, _check_weight, _same, conv2d, many
+from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, mul, pow, sign
 from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import pad, stack
@@ -121,6 +122,11 @@ def avg_pool3d(
     >>> F.avg_pool3d(ta.arange(8).float().reshape(1, 1, 2, 2, 2), 2).item()
     3.5
     """
+    if input.dtype.kind != "f":  # cut to an integer once, and not in each of the two pools
+        means = avg_pool3d(
+            cast(input, "float64"), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+        return cast(means + sign(means) * 1e-9, input.dtype)
     options = _windows("avg_pool3d", kernel_size=kernel_size, stride=stride, padding=padding)
     options["divisor_override"] = (None if divisor_override is None else 1), divisor_override
     others = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}

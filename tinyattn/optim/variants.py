@@ -141,7 +141,8 @@ class NAdam(_Variant):
     ) -> tuple[Any, ...]:
         first, second = o["betas"]
         now, then = (first * (1 - 0.5 * 0.96 ** ((t + i) * o["momentum_decay"])) for i in (0, 1))
-        product = product * now  # in its dtype, and the quotients below in float64, as in PyTorch
+        # In its dtype, also where t is an array of a GPU; the quotients below in float64, as in PyTorch.
+        product = product * xp.cast(xp.asarray(now), product.dtype)
         exact = xp.cast(product, np.float64)
         mean, square = first * mean + (1 - first) * g, second * square + (1 - second) * g * g
         root = (square / (1 - second**t)) ** 0.5 + o["eps"]
