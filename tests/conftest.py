@@ -58,6 +58,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     name = getattr(request, "param", "cpu")
     if name == "cuda":
         request.getfixturevalue("gpu")
+        import cupy
+
+        cupy.cuda.Device(0).use()  # an earlier test of several GPUs may have left CuPy at another one
     ta.set_default_device(name)
     yield name
     ta.set_default_device("cpu")
