@@ -154,14 +154,14 @@ d__a_3 = part(37632, (7840, 1))
 d_attention_hidden_linear = part(2810560, (7840, 64))
 d__a_4 = part(37632, (1, 7840), strides=(4, 4))
 d__tanh = part(37632, (1, 3, 2048))
-d_attention_hidden_linear_2 = part(76416, (1, 3))
+d_attention_hidden_parts = part(76416, (1, 3))
 d_attention_hidden_x = part(76480, (1, 3), 'float64')
 d_attention_hidden_out = part(76416, (1,), 'float64')
 d__x_3 = part(62208, (1, 1696), strides=(0, 4))
 d_attention_hidden_out_2 = part(76480, (1,))
-d_attention_hidden_linear_3 = part(76544, (1,), 'float64')
-d_attention_hidden_linear_4 = part(76416, (1,), 'float64', strides=(0,))
-d_attention_hidden_linear_5 = part(2810560, (10, 6, 128, 64), strides=(200704, 32768, 256, 4))
+d_attention_hidden_linear_2 = part(76544, (1,), 'float64')
+d_attention_hidden_linear_3 = part(76416, (1,), 'float64', strides=(0,))
+d_attention_hidden_linear_4 = part(2810560, (10, 6, 128, 64), strides=(200704, 32768, 256, 4))
 d__chains = part(0, (10, 6, 64))
 d__x_4 = part(15360, (10, 6, 64), 'float64')
 d__out_2 = part(0, (10, 64), 'float64')
@@ -207,15 +207,17 @@ def _ones(n: int, dtype: Any) -> Array:
     return ones
 
 _CHAIN = 128
+_LONG_WIDE = 256
 
 def _rows(x: Array) -> Array:
     """(rows, n) -> (rows,), in float64."""
-    n = x.shape[1]
-    if n <= _LONG:
+    n, longest = x.shape[1], _LONG_WIDE if x.dtype == np.float64 else _LONG
+    if n <= longest:
         out = x @ _ones(n, x.dtype) if n <= _CHAIN else np.vecdot(x, _ones(n, x.dtype))
         return out.astype(np.float64, copy=False)
-    cut = n // _LONG * _LONG
-    out = _rows(np.vecdot(x[:, :cut].reshape(len(x), -1, _LONG), _ones(_LONG, x.dtype)).astype(np.float64, copy=False))
+    cut = n // longest * longest
+    parts = np.vecdot(x[:, :cut].reshape(len(x), -1, longest), _ones(longest, x.dtype))
+    out = _rows(parts.astype(np.float64, copy=False))
     return out + _rows(x[:, cut:]) if cut < n else out
 
 
@@ -695,15 +697,15 @@ def compute():
     # d attention.hidden: linear
     multiply(d__a_3, attention_hidden_weight, out=d_attention_hidden_linear)  # 7840x64
     matmul(d__a_4, b_2, out=d_attention_hidden_weight)  # 1x64
-    vecdot(d__tanh, ones_2048, out=d_attention_hidden_linear_2)  # 1x3
-    copyto(d_attention_hidden_x, d_attention_hidden_linear_2)  # 1x3
+    vecdot(d__tanh, ones_2048, out=d_attention_hidden_parts)  # 1x3
+    copyto(d_attention_hidden_x, d_attention_hidden_parts)  # 1x3
     matmul(d_attention_hidden_x, ones_3, out=d_attention_hidden_out)  # 1
     vecdot(d__x_3, ones_1696, out=d_attention_hidden_out_2)  # 1
-    copyto(d_attention_hidden_linear_3, d_attention_hidden_out_2)  # 1
-    add(d_attention_hidden_out, d_attention_hidden_linear_3, out=d_attention_hidden_out)  # 1
-    copyto(d_attention_hidden_bias, d_attention_hidden_linear_4)  # 1
+    copyto(d_attention_hidden_linear_2, d_attention_hidden_out_2)  # 1
+    add(d_attention_hidden_out, d_attention_hidden_linear_2, out=d_attention_hidden_out)  # 1
+    copyto(d_attention_hidden_bias, d_attention_hidden_linear_3)  # 1
     # d AttentionModel: add
-    matmul(ones_128, d_attention_hidden_linear_5, out=d__chains)  # 10x6x64
+    matmul(ones_128, d_attention_hidden_linear_4, out=d__chains)  # 10x6x64
     copyto(d__x_4, d__chains)  # 10x6x64
     matmul(ones_6, d__x_4, out=d__out_2)  # 10x64
     matmul(ones_16, d_attention_hidden_x_2, out=d__add)  # 10x64

@@ -221,13 +221,13 @@ d__getitem_2 = part(3211968, (1, 64, 784), 'int64', strides=(8, 6272, 8))
 range_7840_2 = part(0, (1, 10, 784), 'int64', of=range_7840)
 d__g_9 = part(37632, (10, 784, 1))
 d__tanh = part(37632, (1, 3, 2048))
-d_attention_hidden_linear_add = part(803328, (1, 3))
+d_attention_hidden_parts = part(803328, (1, 3))
 d_attention_hidden_x = part(803392, (1, 3), 'float64')
 d_attention_hidden_out = part(803328, (1,), 'float64')
 d__x_4 = part(62208, (1, 1696), strides=(0, 4))
 d_attention_hidden_out_2 = part(803392, (1,))
-d_attention_hidden_linear_add_2 = part(803456, (1,), 'float64')
-d_attention_hidden_linear_add_3 = part(803328, (1,), 'float64', strides=(0,))
+d_attention_hidden_linear_add = part(803456, (1,), 'float64')
+d_attention_hidden_linear_add_2 = part(803328, (1,), 'float64', strides=(0,))
 d__a_2 = part(37632, (7840, 1))
 d_attention_hidden_linear_matmul = part(2810560, (7840, 64))
 a_11 = part(803520, (64, 7840), strides=(4, 256))
@@ -590,13 +590,13 @@ def compute():
     subtract(n_1_2, attention_hidden_a, out=attention_hidden_a)  # 10x784x1
     multiply(d__g_9, attention_hidden_a, out=d__g_9)  # 10x784x1
     # d attention.hidden: linear (add)
-    vecdot(d__tanh, ones_2048, out=d_attention_hidden_linear_add)  # 1x3
-    copyto(d_attention_hidden_x, d_attention_hidden_linear_add)  # 1x3
+    vecdot(d__tanh, ones_2048, out=d_attention_hidden_parts)  # 1x3
+    copyto(d_attention_hidden_x, d_attention_hidden_parts)  # 1x3
     matmul(d_attention_hidden_x, ones_3, out=d_attention_hidden_out)  # 1
     vecdot(d__x_4, ones_1696, out=d_attention_hidden_out_2)  # 1
-    copyto(d_attention_hidden_linear_add_2, d_attention_hidden_out_2)  # 1
-    add(d_attention_hidden_out, d_attention_hidden_linear_add_2, out=d_attention_hidden_out)  # 1
-    copyto(d_attention_hidden_bias, d_attention_hidden_linear_add_3)  # 1
+    copyto(d_attention_hidden_linear_add, d_attention_hidden_out_2)  # 1
+    add(d_attention_hidden_out, d_attention_hidden_linear_add, out=d_attention_hidden_out)  # 1
+    copyto(d_attention_hidden_bias, d_attention_hidden_linear_add_2)  # 1
     # d attention.hidden: linear (matmul)
     multiply(d__a_2, attention_hidden_weight, out=d_attention_hidden_linear_matmul)  # 7840x64
     matmul(a_11, d__a_2, out=d_attention_hidden_linear_matmul_2)  # 64x1

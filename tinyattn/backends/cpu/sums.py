@@ -20,6 +20,7 @@ _SHORT, _MANY = 256, 64
 _FEW, _FEW_WIDE = 1024, 64  # elements so few that NumPy adds them in float64: float32, and float64 itself
 _CHAIN = 128  # additions one after the other in float32; then float64 goes on
 _LONG = 2048  # elements of a row; the processor adds at least 16 of them side by side
+_LONG_WIDE = 256  # the same of float64, whose sums nothing wider joins
 _NARROW, _WIDE = 64, 1024  # elements beside each other for which a product is slow, and fast
 _PIECE = 1 << 16  # elements of an array that is copied piece by piece: in float64, half of a second-level cache
 _SCAN = 16  # running sums in one product
@@ -170,12 +171,13 @@ def _middle(x: Array) -> Array:
 
 def _rows(x: Array) -> Array:
     """(rows, n) -> (rows,), in float64."""
-    n = x.shape[1]
-    if n <= _LONG:
+    n, longest = x.shape[1], _LONG_WIDE if x.dtype == np.float64 else _LONG
+    if n <= longest:
         out = x @ _ones(n, x.dtype) if n <= _CHAIN else np.vecdot(x, _ones(n, x.dtype))
         return out.astype(np.float64, copy=False)
-    cut = n // _LONG * _LONG
-    out = _rows(np.vecdot(x[:, :cut].reshape(len(x), -1, _LONG), _ones(_LONG, x.dtype)).astype(np.float64, copy=False))
+    cut = n // longest * longest
+    parts = np.vecdot(x[:, :cut].reshape(len(x), -1, longest), _ones(longest, x.dtype))
+    out = _rows(parts.astype(np.float64, copy=False))
     return out + _rows(x[:, cut:]) if cut < n else out
 
 
