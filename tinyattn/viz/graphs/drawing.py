@@ -82,7 +82,7 @@ class Graph:
         operations = sum(vertex.is_operation for vertex in self.vertices)
         parameters = sum(vertex.kind == "parameter" for vertex in self.vertices)
         counts = f"{operations} operations, {parameters} parameters, {len(self.edges)} edges, "
-        counts += f"{len(self.steps)} backward steps"
+        counts += self.trace.backward
         return f"<graph of {self.trace.title}: {counts}{f'; stopped by {self.error}' if self.error else ''}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.graphs.source import rule_source
 from tinyattn.viz.page import html_page
 
-SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
+PARTS = ["graph.css", *(f"graph-{name}.js" for name in ("model", "layout", "draw", "panel", "eye", "main"))]
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 FEW = 40  # vertices of a graph whose boxes show their numbers too
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
@@ -26,8 +26,7 @@ Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 def graph_page(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> str:
     """Return the page as text. The same trace gives the same text, byte for byte."""
-    scripts = [f"graph-{name}.js" for name in SCRIPTS]
-    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, tidy, times))
+    return html_page("graph", PARTS, trace.title, _content(trace, folded, auto, tidy, times))
 
 
 def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> dict[str, Any]:
@@ -36,6 +35,8 @@ def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool
         "title": trace.title,
         "error": trace.error,
         "note": trace.note,
+        "known": trace.known,
+        "backward": trace.backward,
         "unused": trace.unused,
         "vertices": [_vertex(trace, vertex, times) for vertex in trace.vertices],
         "boxes": _boxes(trace, times),

@@ -48,8 +48,8 @@ class Page {
   words() {
     const { model } = this;
     byId("title").textContent = model.title;
-    byId("counts").textContent = [[model.forward.length, "operation"], [model.vertices.length, "vertex"], [model.edges, "edge"], [model.steps.length, "backward step"]]
-      .map(([count, noun]) => `${count} ${noun === "vertex" && count !== 1 ? "vertices" : plural(noun, count)}`).join(" · ");
+    byId("counts").textContent = [[model.forward.length, "operation"], [model.vertices.length, "vertex"], [model.edges, "edge"]]
+      .map(([count, noun]) => `${count} ${noun === "vertex" && count !== 1 ? "vertices" : plural(noun, count)}`).concat(model.backward).join(" · ");
     byId("slider").max = this.last;
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
