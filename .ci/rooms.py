@@ -20,7 +20,7 @@ TOP = "(top)"  # files of no other room
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_820,
     "ops/": 9_845,
-    "tensors.py": 405,
+    "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_955,
     "backends/cuda/": 2_795,
@@ -37,9 +37,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_210,
+    TOP: 1_205,
 }
-TOTAL = 44_905  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_505  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
