@@ -33,13 +33,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_291,
+    "train/": 1_295,
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_216,
+    TOP: 1_220,
 }
-TOTAL = 44_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_525  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
