@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_820,
+    "engine/": 1_630,
     "ops/": 9_905,
     "tensors.py": 405,
     "autograd/": 840,
@@ -37,10 +37,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_210,
+    TOP: 1_410,
 }
-TOTAL = 44_965  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
