@@ -19,8 +19,8 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_820,
-    "ops/": 9_845,
-    "tensors.py": 400,
+    "ops/": 9_905,
+    "tensors.py": 405,
     "autograd/": 840,
     "backends/cpu/": 1_955,
     "backends/cuda/": 2_795,
@@ -37,9 +37,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_220,
+    TOP: 1_410,
 }
-TOTAL = 44_525  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -18,6 +18,7 @@ from tinyattn.engine import modes
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import enable_grad, is_grad_enabled
 from tinyattn.ops import creation
 from tinyattn.ops.choices import (
     bitwise_and,
@@ -42,7 +43,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     If that must be recorded, the operation runs on a copy, so that what it saves is the old
     value, and this tensor goes on as its output.
     """
-    tracked = modes.is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in (self, *args))
+    tracked = is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in (self, *args))
     self._may_change(name, tracked)
     backends.of(self.array)  # makes its GPU the current one
     result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
@@ -136,7 +137,7 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
     """Record that `base` consists of its old values and, in the part that `view` shows, those that `node` gave."""
     base._version = base.storage.version
     written = Variable._from(view.array, node)
-    with modes.enable_grad():
+    with enable_grad():
         flat = setitem(reshape(base, -1), reshape(written, -1), positions(view, base).array)
         _set_node(base, reshape(flat, base.shape).node)
 
@@ -145,7 +146,7 @@ def view_again(view: Tensor) -> None:
     """Give a view the history that its base has now, after a recorded write into the memory of both."""
     base, view._version = view._base, view.storage.version
     if base.node is not None and view.dtype.kind == "f":
-        with modes.enable_grad():
+        with enable_grad():
             shown = getitem(reshape(base, -1), positions(view, base))
             _set_node(view, reshape(shown, view.shape).node)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import (
     activations,
     choices,
