@@ -1,4 +1,4 @@
-"""Other names of arguments, which PyTorch takes too: NumPy's axis and keepdims, and the older ones of losses."""
+"""Names of functions that others make, and other names of arguments: NumPy's, and PyTorch's older ones."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def numpy_names(function: Function) -> Function:
     code: Any = call  # named as the function in tracebacks, and in pictures of failures
     code.__code__ = code.__code__.replace(co_name=function.__name__)
     return call  # type: ignore[return-value]
+
+
+def named(name: str, doc: str) -> Callable[[Function], Function]:
+    """Give a function that another one made its name and its docstring."""
+
+    def decorate(function: Function) -> Function:
+        function.__name__ = function.__qualname__ = name
+        function.__doc__ = doc
+        return function
+
+    return decorate
 
 
 def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:
