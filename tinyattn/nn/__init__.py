@@ -1,6 +1,6 @@
 """Layers, losses and models' building blocks, as torch.nn."""
 
-from tinyattn.nn import functional, init, utils
+from tinyattn.nn import every_module, functional, init, utils
 from tinyattn.nn.activations import (
     CELU, ELU, GELU, GLU, SELU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish,
     PReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Softmax2d, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
@@ -59,5 +59,5 @@ __all__ = [
     "Softsign", "Tanh", "Tanhshrink", "Threshold", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
     "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold", "Upsample",
     "UpsamplingBilinear2d", "UpsamplingNearest2d", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "available_workers",
-    "functional", "init", "utils",
+    "every_module", "functional", "init", "utils",
 ]  # fmt: skip

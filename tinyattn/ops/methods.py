@@ -297,6 +297,7 @@ ALL = (
     {name: globals()[name] for name in METHODS}
     | IN_PLACE
     | {"unfold": rearranging.unfold, "as_strided": factors.as_strided}
+    | {"inverse": factors.inv, "matrix_exp": factors.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
