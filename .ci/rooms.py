@@ -18,9 +18,9 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_825,
-    "ops/": 9_980,
-    "tensors.py": 405,
+    "engine/": 1_635,
+    "ops/": 9_805,
+    "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 1_955,
     "backends/cuda/": 2_795,
@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 380,
     "program/": 2_280,
     "files/": 660,
-    "nn/": 5_395,
+    "nn/": 4_995,
     "optim/": 2_485,
     "models.py": 400,
     "distributed/": 390,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 45_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_695  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
