@@ -247,7 +247,7 @@ ALL = (
     {name: globals()[name] for name in METHODS}
     | {f"{name}_": written(f"{name}_", getattr(ops, name)) for name in IN_PLACE}
     | {"unfold": rearranging.unfold, "as_strided": ops.as_strided}
-    | {"inverse": ops.inv, "matrix_exp": ops.matrix_exp}
+    | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
