@@ -125,6 +125,7 @@ class Trace:
     error: str = ""
     note: str = ""
     known: bool = True
+    program: list[tuple[str, str]] = field(default_factory=list)  # (origin, lines) of a compiled step
     unused: int = 0
 
     @property
