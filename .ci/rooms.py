@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_635,
+    "engine/": 1_820,
     "ops/": 9_805,
     "tensors.py": 400,
     "autograd/": 840,
@@ -40,7 +40,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     TOP: 1_420,
 }
 TOTAL = 44_695  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
