@@ -29,7 +29,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "program/": 2_280,
     "files/": 660,
     "nn/": 4_815,
-    "optim/": 2_485,
+    "optim/": 2_370,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 640,
     TOP: 1_210,
 }
-TOTAL = 44_565  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_450  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
