@@ -22,7 +22,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_905,
     "tensors.py": 405,
     "autograd/": 840,
-    "backends/cpu/": 2_000,
+    "backends/cpu/": 2_005,
     "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,

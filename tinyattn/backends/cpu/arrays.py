@@ -46,8 +46,7 @@ tan, sinh, cosh = np.tan, np.sinh, np.cosh
 asin, acos, atan, atan2 = np.arcsin, np.arccos, np.arctan, np.arctan2
 asinh, acosh, atanh, hypot = np.arcsinh, np.arccosh, np.arctanh, np.hypot
 floor, ceil, trunc, round = np.floor, np.ceil, np.trunc, np.rint
-sqrt, reciprocal = np.sqrt, np.reciprocal
-div = np.true_divide
+sqrt, div = np.sqrt, np.true_divide
 
 
 def square(x: Array) -> Array:
@@ -58,6 +57,10 @@ def sign(x: Array) -> Array:
     if x.dtype.kind == "b":
         return x.copy()
     return np.subtract(np.asarray(x > 0).view(np.int8), np.asarray(x < 0).view(np.int8)).astype(x.dtype)  # 0 of NaN
+
+
+def reciprocal(x: Array) -> Array:
+    return np.true_divide(1, x)  # half the time of np.reciprocal
 
 
 def rsqrt(x: Array) -> Array:
@@ -106,9 +109,11 @@ def pow(a: Array, b: Array) -> Array:
         if b == 3:
             return a * a * a
         if b == -1 and a.dtype.kind == "f":
-            return np.reciprocal(a)
+            return reciprocal(a)
         if b == -2 and a.dtype.kind == "f":
-            return np.square(np.reciprocal(a))
+            inverse = reciprocal(a)
+            inverse *= inverse
+            return inverse
         if b == 2:
             return square(a)
         if b == 0.5 and a.dtype.kind == "f":
