@@ -22,8 +22,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_690,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 1_955,
-    "backends/cuda/": 2_795,
+    "backends/cpu/": 2_005,
+    "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_280,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 44_585  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 45_020  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
