@@ -33,11 +33,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_285,
+    "train/": 1_291,
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_210,
+    TOP: 1_216,
 }
 TOTAL = 45_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py

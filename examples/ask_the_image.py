@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import canvases, run_script
+from parts.image_options import load_data, open_run, parse_arguments, table
+from parts.image_reader import Reader
+from parts.questions import KINDS, answered_alone, ask, encode, looks_figure, share_on_answer
 
 import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-import canvases
-from image_options import load_data, open_run, parse_arguments, table
-from image_reader import Reader
-from questions import KINDS, answered_alone, ask, encode, looks_figure, share_on_answer
 
 
 def look(model: nn.Module, images: np.ndarray, words: np.ndarray) -> list[np.ndarray]:
@@ -111,4 +109,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "ask_the_image.py"))
+    run_script(main)

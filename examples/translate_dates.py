@@ -13,18 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import numpy as np
-
-import tinyattn as ta
-import tinyattn.nn.functional as F
-from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from date_models import START, Gru, Transformer, translate
-from image_options import open_run, parse_arguments, table
-from written_dates import (
+from parts import run_script
+from parts.date_models import START, Gru, Transformer, translate
+from parts.image_options import open_run, parse_arguments, table
+from parts.written_dates import (
     FORMATS,
     SHOWN,
     UNKNOWN,
@@ -36,6 +29,12 @@ from written_dates import (
     write,
     year_share,
 )
+
+import numpy as np
+
+import tinyattn as ta
+import tinyattn.nn.functional as F
+from tinyattn import data, nn, optim, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,4 +111,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "translate_dates.py"))
+    run_script(main)

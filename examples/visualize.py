@@ -12,7 +12,6 @@ skipped.
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import functools
@@ -23,6 +22,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from parts import run_script
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -152,12 +153,12 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make every picture of README.md and docs/.")
+    parser = train.Parser(description="Make every picture of README.md and docs/.")
     parser.add_argument("--out", type=Path, default=Path("runs/pictures"), help="folder to write into (runs/pictures)")
     parser.add_argument(
-        "--only", action="append", choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
+        "--only", action="append", default=[], choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
     )
-    parser.add_argument("--list", action="store_true", help="list the pictures")
+    parser.add_argument("--list", action="store_true", default=False, help="list the pictures")
     args = parser.parse_args()
     if args.list:
         for name, draw in PICTURES.items():
@@ -177,4 +178,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "visualize.py"))
+    run_script(main)

@@ -6,6 +6,7 @@ import ast
 import copy
 import hashlib
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,8 @@ def mutants_of(file: Path) -> list[Mutant]:
             if before == after:
                 continue
             whole = _text_with((*put, new), top)
-            if (function, whole) in texts:
-                continue  # two edits, one result
+            if (function, whole) in texts or not _compiles(whole):
+                continue  # two edits, one result; or nonsense, such as -1[i]
             texts.add((function, whole))
             count = seen.setdefault((function, before, after), 0)
             seen[function, before, after] += 1
@@ -162,6 +163,16 @@ def _text_with(put: tuple[Any, str, int | None, ast.AST], top: ast.AST) -> str:
         return ast.unparse(top)
     finally:
         _set(parent, field, position, old)
+
+
+def _compiles(text: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SyntaxWarning)
+        try:
+            compile(text, "<mutant>", "exec", dont_inherit=True)
+        except SyntaxError:
+            return False
+    return True
 
 
 def _set(parent: Any, field: str, position: int | None, node: Any) -> None:

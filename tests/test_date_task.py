@@ -24,9 +24,8 @@ def script(*arguments, **environment):
 
 
 @pytest.fixture
-def dates(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return runpy.run_path(str(EXAMPLES / "written_dates.py"))
+def dates():
+    return runpy.run_path(str(EXAMPLES / "parts" / "written_dates.py"))
 
 
 @pytest.mark.slow
@@ -46,10 +45,9 @@ def test_translate_dates_writes_unseen_days_whole(tmp_path, model, epochs, least
 
 
 @pytest.mark.parametrize("name", ["Transformer", "Gru"])
-def test_date_models_write_each_character_from_those_before(monkeypatch, name):
+def test_date_models_write_each_character_from_those_before(name):
     """What follows a character, the padding of the text and the other texts do not change its scores."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    models = runpy.run_path(str(EXAMPLES / "date_models.py"))
+    models = runpy.run_path(str(EXAMPLES / "parts" / "date_models.py"))
     ta.manual_seed(0)
     model = models[name](30)
     texts, written = ta.randint(1, 30, (3, 40)), ta.randint(0, 11, (3, 10))

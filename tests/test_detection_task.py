@@ -21,21 +21,18 @@ HALF = [0.25, 0.5, 0.5, 1]  # the left half of an image: centre, width and heigh
 
 
 @pytest.fixture
-def canvases(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return runpy.run_path(str(EXAMPLES / "canvases.py"))
+def canvases():
+    return runpy.run_path(str(EXAMPLES / "parts" / "canvases.py"))
 
 
 @pytest.fixture
-def detection(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def detection():
     return runpy.run_path(str(EXAMPLES / "detection.py"))
 
 
 @pytest.fixture
-def boxes(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return runpy.run_path(str(EXAMPLES / "found_boxes.py"))
+def boxes():
+    return runpy.run_path(str(EXAMPLES / "parts" / "found_boxes.py"))
 
 
 @pytest.mark.slow

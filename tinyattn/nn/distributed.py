@@ -22,8 +22,6 @@ from tinyattn.engine.walk import at_end_of_backward
 from tinyattn.nn.module import Module
 from tinyattn.tensors import Tensor
 
-__all__ = ["DistributedDataParallel"]
-
 _MIB = 1 << 20
 
 

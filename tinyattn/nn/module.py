@@ -11,6 +11,7 @@ from tinyattn.nn.backward_hooks import BackwardHooks
 from tinyattn.nn.loading import Loadable, nearest
 from tinyattn.nn.moving import Movable
 from tinyattn.nn.parameter import Parameter
+from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
@@ -122,6 +123,12 @@ class Module(Movable, Loadable):
         Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Parameter.
         """
         self._add("_parameters", name, param)
+
+    def _add_parameters(self, device: Any, dtype: Any, **shapes: Any) -> None:
+        """Add parameters of these shapes by name, without values; None in place of a shape: an absent one."""
+        for name, shape in shapes.items():
+            unset = None if shape is None else Parameter(creation.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, unset)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is part of the state but not trained; persistent=False leaves it out of state_dict.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -40,19 +41,31 @@ def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:
     return found
 
 
-def older_reduction(function: Function) -> Function:
-    """Make a loss turn its arguments size_average and reduce, if they are given, into `reduction`."""
-    signature = inspect.signature(function)
-    few = list(signature.parameters).index("size_average")
+def older_reduction(follower: str = "reduction") -> Callable[[Function], Function]:
+    """Give a loss the arguments size_average, before the one named `follower`, and reduce, before `reduction`.
 
-    @functools.wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        if len(args) > few or "size_average" in options or "reduce" in options:
-            given = signature.bind(*args, **options)
-            given.apply_defaults()
-            values = given.arguments
-            values["reduction"] = reduction_of(values["size_average"], values["reduce"], values["reduction"])
-            args, options = given.args, given.kwargs
-        return function(*args, **options)
+    If they are given, they are turned into `reduction`.
+    """
 
-    return call  # type: ignore[return-value]
+    def decorate(function: Function) -> Function:
+        parameters = list(inspect.signature(function).parameters.values())
+        for name, before in (("size_average", follower), ("reduce", "reduction")):
+            at = [p.name for p in parameters].index(before)
+            parameters.insert(at, inspect.Parameter(name, _EITHER, default=None, annotation="Any"))
+        signature = inspect.signature(function).replace(parameters=parameters)
+        few = list(signature.parameters).index("size_average")
+
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            if len(args) > few or "size_average" in options or "reduce" in options:
+                given = signature.bind(*args, **options)
+                given.apply_defaults()
+                args, options = (), given.arguments
+                older = options.pop("size_average"), options.pop("reduce")
+                options["reduction"] = reduction_of(*older, options["reduction"])
+            return function(*args, **options)
+
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call  # type: ignore[return-value]
+
+    return decorate

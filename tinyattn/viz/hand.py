@@ -53,7 +53,7 @@ def _sources() -> dict[str, list[tuple[str, str]]]:
         **{name: _lines(attention_definition, line) for name, line in {
             "S": "scores", "Z": "top", "E": "e", "R": "total", "A": "weights", "Y": "out",
         }.items()},
-        "L": _lines(loss._squared_error, "return"),
+        "L": _lines(loss.mse_loss, "return"),
         "G": [_rule(squares, "x")],
         "dV": [_rule(product, "b")],
         "dA": [_rule(product, "a")],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from parts.written_dates import DIGITS, LENGTH
+
 import numpy as np
-from written_dates import DIGITS, LENGTH
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
