@@ -37,7 +37,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "debug/": 2_375,
     "viz/": 7_745,
     "compat/": 640,
-    TOP: 1_216,
+    TOP: 1_220,
 }
 TOTAL = 45_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
