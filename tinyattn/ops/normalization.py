@@ -40,7 +40,9 @@ def _layer_norm(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[int, ..
 def _last_sizes(name: str, given: Any, input: Tensor) -> tuple[int, ...]:
     shape = _dims.sizes((given,))
     if not shape or tuple(input.shape[-len(shape) :]) != shape:
-        raise RuntimeError(f"{name}: normalized_shape={shape} must equal the last sizes of {tuple(input.shape)}")
+        raise RuntimeError(
+            f"{name}: normalized_shape={shape} must equal the last sizes of the input, {tuple(input.shape)}"
+        )
     return shape
 
 
