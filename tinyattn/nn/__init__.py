@@ -1,6 +1,6 @@
 """Layers, losses and models' building blocks, as torch.nn."""
 
-from tinyattn.nn import functional, init, utils
+from tinyattn.nn import every_module, functional, init, utils
 from tinyattn.nn.activations import (
     CELU, ELU, GELU, GLU, SELU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish,
     PReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Softmax2d, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
@@ -40,4 +40,4 @@ from tinyattn.nn.transformer import (
 )  # fmt: skip
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith("tinyattn.nn.")]
-__all__ += ["available_workers", "functional", "init", "utils"]
+__all__ += ["available_workers", "every_module", "functional", "init", "utils"]

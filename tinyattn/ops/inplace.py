@@ -18,6 +18,7 @@ from tinyattn.engine import modes
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import enable_grad, is_grad_enabled
 from tinyattn.ops import choices, creation, elementwise
 from tinyattn.ops.copies import cast
 from tinyattn.ops.indexing import getitem, setitem, write_index
@@ -34,7 +35,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     value, and this tensor goes on as its output.
     """
     inputs = (self, *args, *options.values())
-    tracked = modes.is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in inputs)
+    tracked = is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in inputs)
     self._may_change(name, tracked)
     backends.of(self.array)  # makes its GPU the current one
     result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
@@ -128,7 +129,7 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
     """Record that `base` consists of its old values and, in the part that `view` shows, those that `node` gave."""
     base._version = base.storage.version
     written = Variable._from(view.array, node)
-    with modes.enable_grad():
+    with enable_grad():
         flat = setitem(reshape(base, -1), reshape(written, -1), positions(view, base).array)
         _set_node(base, reshape(flat, base.shape).node)
 
@@ -137,7 +138,7 @@ def view_again(view: Tensor) -> None:
     """Give a view the history that its base has now, after a recorded write into the memory of both."""
     base, view._version = view._base, view.storage.version
     if base.node is not None and view.dtype.kind == "f":
-        with modes.enable_grad():
+        with enable_grad():
             shown = getitem(reshape(base, -1), positions(view, base))
             _set_node(view, reshape(shown, view.shape).node)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tinyattn import ops
-from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast
@@ -247,6 +247,7 @@ ALL = (
     {name: globals()[name] for name in METHODS}
     | {f"{name}_": written(f"{name}_", getattr(ops, name)) for name in IN_PLACE}
     | {"unfold": rearranging.unfold, "as_strided": ops.as_strided}
+    | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
