@@ -22,7 +22,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_640,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 2_005,
+    "backends/cpu/": 2_020,
     "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 44_760  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_650  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
