@@ -18,9 +18,9 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_820,
-    "ops/": 9_905,
-    "tensors.py": 405,
+    "engine/": 1_635,
+    "ops/": 9_690,
+    "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 2_005,
     "backends/cuda/": 2_800,
@@ -28,19 +28,19 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 380,
     "program/": 2_280,
     "files/": 660,
-    "nn/": 5_215,
-    "optim/": 2_485,
+    "nn/": 5_000,
+    "optim/": 2_370,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_285,
+    "train/": 1_295,
     "debug/": 2_375,
-    "viz/": 7_745,
+    "viz/": 7_870,
     "compat/": 640,
-    TOP: 1_210,
+    TOP: 1_420,
 }
-TOTAL = 45_020  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_640  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -9,19 +9,17 @@ Each trick is compared with the network without any, seed by seed. The interval 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from parts import run_script
+from parts.image_options import load_data, open_run, parse_arguments
 
 import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from image_options import load_data, open_run, parse_arguments
 
 TRICKS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -104,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "ablation.py"))
+    run_script(main)

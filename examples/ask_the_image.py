@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import canvases, run_script
+from parts.image_options import load_data, open_run, parse_arguments, table
+from parts.image_reader import Reader
+from parts.questions import KINDS, answered_alone, ask, encode, looks_figure, share_on_answer
 
 import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-import canvases
-from image_options import load_data, open_run, parse_arguments, table
-from image_reader import Reader
-from questions import KINDS, answered_alone, ask, encode, looks_figure, share_on_answer
 
 
 def look(model: nn.Module, images: np.ndarray, words: np.ndarray) -> list[np.ndarray]:
@@ -51,7 +49,7 @@ def look(model: nn.Module, images: np.ndarray, words: np.ndarray) -> list[np.nda
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments("ask_the_image.py", __doc__.split("\n")[0], arguments)
     digits = load_data(args)
-    epochs, count = args.epochs or (10 if args.quick else 20), 2_000 if args.quick else 10_000
+    epochs, count = args.epochs or (10 if args.quick else 8), 2_000 if args.quick else 40_000
 
     # --- data: canvases (count, 56, 56), six questions about each (count, 6, 8), their answers (count, 6)
     generator = np.random.default_rng(args.seed)
@@ -71,19 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = open_run(args, f"ask-{digits.name.split()[0].lower()}")
     session = train.Session(run, model=model, optimizer=optimizer, schedule=schedule, loader=loader,
                             epochs=epochs, data=digits.name, progress=args.progress)  # fmt: skip
+
+    @ta.compile
+    def step(
+        images: ta.Tensor, questions: ta.Tensor, answers: ta.Tensor, centres: ta.Tensor, tall: ta.Tensor, asked: bool
+    ) -> ta.Tensor:
+        scores, patches, heights, _ = network(images, questions)
+        loss = 20 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
+        loss = loss + 50 * ((heights - tall) ** 2 * (centres < 10)).mean()
+        if asked:
+            loss = loss + F.cross_entropy(scores.flatten(0, 1), answers.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        largest = train.step_if_finite(optimizer, loss)
+        right = (scores.argmax(-1) == answers).float().mean() * len(images)
+        return ta.stack([loss.detach(), right, largest])
+
     with session:
         for _ in session.epochs():
-            for images, questions, answers, centres, tall in session.batches():
-                scores, patches, heights, _ = network(images, questions)
-                loss = 20 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
-                loss = loss + 50 * ((heights - tall) ** 2 * (centres < 10)).mean()
-                if session.tally.epoch > epochs // 4:  # before, the patches have not learned what to answer with
-                    loss = loss + F.cross_entropy(scores.flatten(0, 1), answers.flatten())
-                optimizer.zero_grad()
-                loss.backward()
-                largest = train.step_if_finite(optimizer, loss)
-                right = (scores.argmax(-1) == answers).float().mean() * len(images)
-                session.count(ta.stack([loss.detach(), right, largest]))
+            for batch in session.batches():  # before, the patches have not learned what to answer with
+                session.count(step(*batch, session.tally.epoch > epochs // 4))
                 schedule.step()
             if session.stopped:
                 break
@@ -111,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "ask_the_image.py"))
+    run_script(main)

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from parts import run_script
+
 from bench import accuracy, cases, gpu, growth, machine, parts, report
 from bench.compare import Effort
 from bench.side import PACKAGES
@@ -143,4 +145,4 @@ def new_file(text: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "benchmark.py"))
+    run_script(main)

@@ -12,9 +12,11 @@ regression, and with a picture of which measurements were looked at.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
+
+from parts import run_script
+from parts.image_options import open_run, parse_arguments
 
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -24,10 +26,7 @@ from sklearn.model_selection import train_test_split
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-from tinyattn.train.parser import device, folder, integer, new_folder, whole_number
 from tinyattn.viz.figure import new_figure
-
-DEFAULTS = {"epochs": None, "seed": 0, "device": "cpu", "out": "runs", "resume": None, "quick": False}
 
 
 class Tumours(nn.Module):
@@ -54,18 +53,8 @@ class Tumours(nn.Module):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = train.Parser(prog="binary.py", description=__doc__)
-    parser.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the data (40; quick 15)")
-    parser.add_argument("--seed", type=integer, metavar="N", help="of the weights, the split and the order (0)")
-    parser.add_argument("--device", type=device, metavar="DEVICE", help="where to compute: cpu or cuda (cpu)")
-    parser.add_argument("--out", type=new_folder, metavar="FOLDER", help="gets a new folder for this run (runs)")
-    parser.add_argument("--resume", type=folder, metavar="RUN_FOLDER", help="continue a run that was stopped")
-    parser.add_argument("--quick", action="store_true", help="fewer epochs")
-    given = parser.given(arguments)
-    run = train.Run.resume(given["resume"]) if "resume" in given else None
-    args = parser.settle(given, run, DEFAULTS, free={"device", "out", "resume"})
+    args = parse_arguments("binary.py", __doc__.split("\n")[0], arguments, images=False)
     epochs = args.epochs or (15 if args.quick else 40)
-    ta.manual_seed(args.seed)
 
     # --- data: float32 measurements (count, 30), scaled to mean 0 and deviation 1; labels 0 malignant, 1 benign
     known = load_breast_cancer()
@@ -79,16 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # --- model, loop
     model = Tumours(x.shape[1]).to(args.device)
+    network = nn.DataParallel(model, args.workers)
     optimizer = optim.AdamW(model.parameters(), 5e-3, weight_decay=0.05)
-    if run is None:
-        run = train.Run(args.out, f"binary-seed{args.seed}")
-        settings = {name: getattr(args, name) for name in ("epochs", "seed", "device", "quick")}
-        run.describe(arguments=settings, versions=train.versions())
-    session = train.Session(run, model=model, optimizer=optimizer, loader=loader, epochs=epochs, data="tumours")
+    run = open_run(args, "binary")
+    session = train.Session(run, model=model, optimizer=optimizer, loader=loader, epochs=epochs, data="tumours",
+                            progress=args.progress)  # fmt: skip
     with session:
         for _ in session.epochs():
             for batch, label in session.batches():
-                scores = model(batch)
+                scores = network(batch)
                 loss = F.cross_entropy(scores, label)
                 optimizer.zero_grad()
                 loss.backward()
@@ -117,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "binary.py"))
+    run_script(main)

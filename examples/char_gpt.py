@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import run_script
+from parts.image_options import open_run
+from parts.text_options import encode, evaluate, load_text, parse_arguments, show
 
 import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from image_options import open_run
-from text_options import encode, evaluate, load_text, parse_arguments, show
 
 
 class Block(nn.Module):
@@ -117,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "char_gpt.py"))
+    run_script(main)

@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import run_script
+from parts.image_options import load_data, open_run, parse_arguments, table
+from parts.resnet import KINDS, ResNet
 
 import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train, viz
-
-sys.path.insert(0, str(Path(__file__).parent))
-from image_options import load_data, open_run, parse_arguments, table
-from resnet import KINDS, ResNet
 
 
 def size(model: nn.Module) -> int:
@@ -112,4 +111,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "cnn_attention.py"))
+    run_script(main)

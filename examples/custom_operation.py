@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from parts import run_script
+
 import tinyattn as ta
+from tinyattn import train
 from tinyattn.debug import GradcheckError
 
 
@@ -55,6 +58,7 @@ def fit(x: ta.Tensor, y: ta.Tensor, steps: int = 200, lr: float = 2.0) -> float:
 
 
 def main() -> None:
+    train.Parser(description=__doc__).parse_args()
     ta.manual_seed(0)
     x = ta.randn(3, 4, dtype=ta.float64, requires_grad=True)
     beta = ta.rand(4, dtype=ta.float64, requires_grad=True)  # one for each column: broadcast over the rows
@@ -69,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import canvases, run_script
+from parts.detector import NOTHING, QUERIES, Detector
+from parts.found_boxes import attention_share, average_precision, detect, detections_figure, ink_baseline, iou_and_giou
+from parts.image_options import load_data, open_run, parse_arguments, table
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -21,12 +25,6 @@ from scipy.optimize import linear_sum_assignment
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-import canvases
-from detector import NOTHING, QUERIES, Detector
-from found_boxes import attention_share, average_precision, detect, detections_figure, ink_baseline, iou_and_giou
-from image_options import load_data, open_run, parse_arguments, table
 
 
 def match(scores: ta.Tensor, boxes: ta.Tensor, labels: ta.Tensor, truth: ta.Tensor) -> tuple[np.ndarray, ...]:
@@ -58,7 +56,7 @@ def criterion(scores: ta.Tensor, boxes: ta.Tensor, labels: ta.Tensor, truth: ta.
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments("detection.py", __doc__.split("\n")[0], arguments)
     digits = load_data(args)
-    epochs, count = args.epochs or (12 if args.quick else 15), 1_500 if args.quick else 10_000
+    epochs, count = args.epochs or (12 if args.quick else 6), 1_500 if args.quick else 30_000
 
     # --- data: canvases (count, 56, 56), the labels (count, 5), boxes (count, 5, 4) and patches of their digits
     generator = np.random.default_rng(args.seed)
@@ -111,4 +109,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "detection.py"))
+    run_script(main)

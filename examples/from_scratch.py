@@ -10,12 +10,13 @@ digits: 20 epochs, with a larger learning rate for their few steps.
 
 from __future__ import annotations
 
-import argparse
+from parts import run_script
 
 import numpy as np
 
 import tinyattn as ta
-from tinyattn import data
+from tinyattn import data, train
+from tinyattn.train.parser import integer, whole_number
 
 LEVELS, PIXELS, DIM, CLASSES = 10, 784, 64, 10
 BATCH, BETA1, BETA2, EPS = 64, 0.9, 0.999, 1e-8
@@ -88,20 +89,17 @@ def adam(p: dict[str, ta.Tensor], m: dict[str, ta.Tensor], v: dict[str, ta.Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, help="passes over the data (10; 20 on the digits)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = train.Parser(description=__doc__)
+    parser.add_argument("--epochs", type=whole_number, default=None, help="passes over the data (10; 20 on the digits)")
+    parser.add_argument("--seed", type=integer, default=0)
     parser.add_argument("--data", choices=["auto", "mnist", "digits"], default="auto")
     args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error(f"argument --epochs: {args.epochs} is not a whole number above 0")
     ta.manual_seed(args.seed)
     digits = data.load(args.data, say=print)
     count = len(digits.train_images)
     lr, epochs = (1e-3, 10) if count > 10_000 else (1e-2, 20)
     p = parameters()
-    m, v = ({name: ta.zeros_like(w) for name, w in p.items()} for _ in range(2))
-    t = 0
+    (m, v), t = ({name: ta.zeros_like(w) for name, w in p.items()} for _ in range(2)), 0
     for epoch in range(1, (args.epochs or epochs) + 1):
         order, losses = ta.randperm(count).numpy(), 0.0
         for start in range(0, count, BATCH):
@@ -112,11 +110,11 @@ def main() -> None:
             adam(p, m, v, t, lr)
             losses += loss.item() * len(chosen)
         with ta.no_grad():
-            parts = np.array_split(np.arange(len(digits.test_images)), 20)
-            predicted = np.concatenate([forward(p, digits.test_images[part]).argmax(1).numpy() for part in parts])
+            shares = np.array_split(digits.test_images, 20)
+            predicted = np.concatenate([forward(p, images).argmax(1).numpy() for images in shares])
         accuracy = (predicted == digits.test_labels).mean()
         print(f"epoch {epoch:2d}: loss {losses / count:.4f}, {digits.name} test accuracy {accuracy:.2%}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,12 +10,15 @@ where the lesson shows an output, and has that output until the cell is run. Quo
 
 from __future__ import annotations
 
-import argparse
 import doctest
 import json
 import re
 from pathlib import Path
 from typing import Any
+
+from parts import run_script
+
+from tinyattn import train
 
 LEARN = Path(__file__).parents[1] / "docs/learn"
 BLOCK = re.compile(r"^```python\n(?!# \S+\.py: )(.*?)^```\n?", re.MULTILINE | re.DOTALL)
@@ -53,7 +56,7 @@ def _code(source: str, output: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Turn the lessons of docs/learn into notebooks.")
+    parser = train.Parser(description="Turn the lessons of docs/learn into notebooks.")
     parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the lessons (en)")
     parser.add_argument("--out", type=Path, default=LEARN, help="folder to write into (docs/learn)")
     args = parser.parse_args()
@@ -65,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,16 +8,18 @@ Each picture is a function of its name. Graphs need graphviz' program `dot`, cur
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from parts import run_script
+
 import matplotlib
 import numpy as np
 
 import tinyattn as ta
+from tinyattn import train
 from tinyattn.viz.figure import new_figure
 
 # Text stays text, and two runs give the same file.
@@ -180,7 +182,7 @@ PICTURES = [slope, chain, doubling, broadcasting, softmax, cross_entropy, attent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the pictures of docs/learn.")
+    parser = train.Parser(description="Make the pictures of docs/learn.")
     parser.add_argument("--out", type=Path, default=Path("runs/lessons"), help="folder to write into (runs/lessons)")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="not this picture; may be repeated")
     args = parser.parse_args()
@@ -195,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,11 +9,12 @@ number. They are other functions, not approximations of the first: the picture s
 
 from __future__ import annotations
 
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from parts import run_script
 
 import numpy as np
 
@@ -21,6 +22,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import train
 from tinyattn.train.parser import integer, new_folder
+from tinyattn.viz.figure import new_figure
 
 Attention = Callable[[ta.Tensor, ta.Tensor, ta.Tensor], ta.Tensor]  # query, key, value (tokens, dim) -> (tokens, dim)
 
@@ -77,9 +79,7 @@ def measure(attention: Attention, tokens: int, dim: int = 32) -> tuple[float, fl
 
 def draw(path: Path, sizes: list[int], found: dict[str, list[tuple[float, float]]]) -> None:
     """Draw seconds and memory against tokens, and the weights that 256 tokens give to each other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = new_figure(13, 7)
     upper, lower = figure.subfigures(2, 1)
     for axes, column, title in zip(upper.subplots(1, 2), (0, 1), ("seconds", "MiB of memory"), strict=True):
         for name, rows in found.items():
@@ -117,4 +117,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "long_attention.py"))
+    run_script(main)

@@ -4,11 +4,10 @@
     python examples/mnist.py --model article      # the article's model: every pixel a token
     python examples/mnist.py --resume runs/NAME   # continue a run that was stopped or killed
     mpirun -n 2 python examples/mnist.py --distributed
-    python examples/mnist.py --help
 
-All that is learned is in `main`, from top to bottom: data, model, optimizer, schedule, step, loop. The command line and
-the files of a run are in mnist_options.py. Without MNIST and without a network, it trains on scikit-learn's handwritten
-digits instead, and says so.
+All that is learned is in `main`, from top to bottom: data, model, optimizer, schedule, step, loop. The command line
+(--help) and the files of a run are in parts/mnist_options.py. Without MNIST and without a network, it trains on
+scikit-learn's handwritten digits instead, and says so.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `import examples.mnist`
+from parts import run_script
+from parts.mnist_options import ADVICE, load_data, open_run, parse_arguments, report, with_options
+
 import threadpoolctl
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))  # so that `import examples.mnist` finds the options too
-from mnist_options import ADVICE, load_data, open_run, parse_arguments, report, with_options
 
 RECIPES = {
     # The classifier: overlapping 7x7 patches with a two-layer stem, two blocks, attention pooling.
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     ranks = args.ranks  # the processes of mpirun; one, unless --distributed
     ta.manual_seed(args.seed)
-    # A second BLAS thread gains little on matrices this small, and costs much on a busy machine.
-    threadpoolctl.threadpool_limits(args.threads)
+    threadpoolctl.threadpool_limits(args.threads)  # a second BLAS thread gains little on matrices this small
 
     # --- data: uint8 images (count, 28, 28), labels (count,) of 0 to 9
     digits = load_data(args)
@@ -117,4 +116,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "mnist.py", ADVICE))
+    run_script(main, ADVICE)

@@ -11,11 +11,11 @@ moves with the length of the word that one types.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from parts import run_script
 
 import numpy as np
 import threadpoolctl
@@ -23,6 +23,7 @@ import threadpoolctl
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim, train, viz
+from tinyattn.train.parser import integer, whole_number
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"  # the place of a character is its token; a space follows the word
 LENGTH = 10  # characters that the model sees
@@ -58,9 +59,9 @@ def random_words(count: int, generator: np.random.Generator) -> tuple[ta.Tensor,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, test on unseen words, and write the page. arguments: those of the command line unless given."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=800, metavar="N", help="training steps (800)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the weights and the words (0)")
+    parser = train.Parser(description=__doc__)
+    parser.add_argument("--steps", type=whole_number, default=800, metavar="N", help="training steps (800)")
+    parser.add_argument("--seed", type=integer, default=0, metavar="N", help="of the weights and the words (0)")
     parser.add_argument("--out", type=Path, default=Path("runs/reverse-words.html"), metavar="FILE", help="the page")
     args = parser.parse_args(arguments)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,4 +96,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "reverse_words.py"))
+    run_script(main)

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from parts import run_script
+from parts.docstrings import LIBRARIES, UNKNOWN, explain, load_docstrings, numbered, vocabulary_of, words
+from parts.image_options import open_run, parse_arguments, table
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -22,10 +25,6 @@ from sklearn.linear_model import LogisticRegression
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
-
-sys.path.insert(0, str(Path(__file__).parent))
-from docstrings import LIBRARIES, UNKNOWN, explain, load_docstrings, numbered, vocabulary_of, words
-from image_options import open_run, parse_arguments, table
 
 LENGTH, DIM = 128, 64  # words of a text, features of a word
 
@@ -116,4 +115,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "text_classification.py"))
+    run_script(main)

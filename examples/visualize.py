@@ -12,7 +12,6 @@ skipped.
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import functools
@@ -23,6 +22,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from parts import run_script
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -87,6 +88,31 @@ def page_of_the_classifier(path: Path) -> None:
     screenshot(picture, path, step=forward + back + 1, level=3, theme="dark" if "dark" in path.stem else "light")
 
 
+def page_of_a_compiled_step(path: Path) -> None:
+    """The page with the program of a compiled training step, at the backward pass of an attention layer."""
+    model = models.AttentionClassifier(num_layers=1)
+    optimizer = ta.optim.Adam(model.parameters())
+    batch = ta.rand(8, 28, 28), ta.randint(0, 10, (8,))
+
+    def loss_of(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        return F.cross_entropy(model(images), labels)
+
+    @ta.compile
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(images, labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(3):
+        step(*batch)
+    picture = ta.viz.graph(loss_of, *batch, program=step, title="A training step")
+    back = next(i for i, step in enumerate(picture.steps) if picture.vertices[step.vertex].op == "packed_attention")
+    forward = sum(vertex.is_operation for vertex in picture.vertices)
+    screenshot(picture, path, step=forward + back + 1, level=3, tab="program")
+
+
 def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> None:
     """Take a screenshot of the page of a graph, or of an existing page, opened at a step or a patch."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -145,6 +171,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "crashed.svg": crashed_graph,
     "page.png": page_of_the_classifier,
     "page-dark.png": page_of_the_classifier,
+    "program.png": page_of_a_compiled_step,
     **dict.fromkeys(("attention-heads.png", "layers.png", "confusion.png", "mistakes.png"), of_training),
     "attention-page.png": page_of_attention,
     "playground.png": page_of_the_playground,
@@ -152,12 +179,12 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make every picture of README.md and docs/.")
+    parser = train.Parser(description="Make every picture of README.md and docs/.")
     parser.add_argument("--out", type=Path, default=Path("runs/pictures"), help="folder to write into (runs/pictures)")
     parser.add_argument(
-        "--only", action="append", choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
+        "--only", action="append", default=[], choices=PICTURES, metavar="FILE", help="this picture; may be repeated"
     )
-    parser.add_argument("--list", action="store_true", help="list the pictures")
+    parser.add_argument("--list", action="store_true", default=False, help="list the pictures")
     args = parser.parse_args()
     if args.list:
         for name, draw in PICTURES.items():
@@ -177,4 +204,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "visualize.py"))
+    run_script(main)

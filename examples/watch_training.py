@@ -10,11 +10,12 @@ playground.html (draw a digit), profile.txt and trace.json (for https://ui.perfe
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from parts import run_script
 
 import numpy as np
 import threadpoolctl
@@ -22,6 +23,7 @@ import threadpoolctl
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import data, models, optim, train, viz
+from tinyattn.train.parser import integer, whole_number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def learn(model: ta.nn.Module, digits: data.ImageDataset, args: argparse.Namespace) -> None:
+def learn(model: ta.nn.Module, digits: data.ImageDataset, args: Any) -> None:
     """Train, and draw the curves and the layers."""
     loader = data.DataLoader((digits.train_images, digits.train_labels), args.batch_size, shuffle=True)
     steps = args.epochs * len(loader)
@@ -109,19 +111,17 @@ def measure(model: ta.nn.Module, digits: data.ImageDataset, folder: Path) -> Non
     p.save_trace(folder / "trace.json")
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train an attention classifier, and draw every picture of its training."
-    )
+def parse_arguments(arguments: Sequence[str] | None) -> Any:
+    parser = train.Parser(description="Train an attention classifier, and draw every picture of its training.")
     option = parser.add_argument
-    option("--epochs", type=int, help="passes over the data (2; 20 on the digits)")
-    option("--batch-size", type=int, help="images in a step (128; 32 on the digits)")
-    option("--seed", type=int, default=0, help="one seed gives one result (0)")
+    option("--epochs", type=whole_number, default=None, help="passes over the data (2; 20 on the digits)")
+    option("--batch-size", type=whole_number, default=None, help="images in a step (128; 32 on the digits)")
+    option("--seed", type=integer, default=0, help="one seed gives one result (0)")
     option("--data", choices=["auto", "mnist", "digits"], default="auto", help="MNIST, or scikit-learn's digits (auto)")
-    option("--data-dir", help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")
+    option("--data-dir", default=None, help="folder that holds MNIST's four files ($TINYATTN_DATA, else the cache)")
     option("--out", type=Path, default=Path("pictures"), help="folder for the pictures (pictures)")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(train.exit_code(main, "watch_training.py"))
+    run_script(main)

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from parts.mnist_options import EPILOG, describe, options
+
 import numpy as np
 import pytest
 from killing import SCRIPT, mnist
-from mnist_options import EPILOG, describe, options
 from test_resume import SMALL, only, outcome, run
 
 import tinyattn as ta

@@ -336,7 +336,8 @@ def test_distributed_program_that_only_ends_has_no_error():
 EXAMPLE = """
 import os, signal, sys
 sys.path.insert(0, "examples")
-import mnist, mnist_options
+import mnist
+from parts import mnist_options
 from tinyattn import train
 mnist_options.draw = lambda *_: None  # pictures take long, and are tested elsewhere
 count = train.Session.count

@@ -221,14 +221,14 @@ def test_mnist_rejects_wrong_arguments_with_code_2(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "0"], "argument --epochs: 0 is not a whole number above 0"),
-        (["--lr", "1"], "unrecognized arguments: --lr 1"),
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number above 0"),
+        (["--epoch", "1"], "there is no option --epoch (is --epochs meant?)"),
     ],
 )
 def test_from_scratch_reports_wrong_arguments(arguments, message):
     done = script("from_scratch.py", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith(f"from_scratch.py: error: {message}\n")
+    assert done.stderr == f"from_scratch.py: {message}; from_scratch.py --help lists the options.\n"
 
 
 def test_data_dir_without_mnist_is_one_sentence(tmp_path):
@@ -244,9 +244,68 @@ def test_mnist_help_names_every_option():
         assert option in done.stdout
 
 
-def test_mnist_example_has_at_most_120_lines():
-    """It shows the learning; options and files are in mnist_options.py, bookkeeping is in train.Session."""
-    assert len((ROOT / "examples/mnist.py").read_text(encoding="utf-8").splitlines()) <= 120
+TOOLS = {"benchmark", "lesson_notebooks", "lesson_pictures", "visualize", "watch_training"}  # and no lessons
+SCRIPTS = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - TOOLS))
+def test_examples_have_at_most_120_lines(name):
+    """They show the learning; options, data and pictures are in parts/, bookkeeping is in train.Session."""
+    assert len((ROOT / f"examples/{name}.py").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_examples_suggest_the_option_that_is_meant(name, tmp_path):
+    """Also in a folder that is not the repository's, and where tinyattn is not installed."""
+    done = script(f"{name}.py", "--hepl", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{name}.py: there is no option --hepl (is --help meant?);")
+    assert done.stderr.count("\n") == 1
+
+
+WITHOUT = """
+import importlib.abc, os, runpy, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+absent = sys.argv[1].split()
+sys.meta_path.insert(0, Absent())
+sys.argv[:] = sys.argv[2:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+BARE = {"custom_operation", "lesson_notebooks", "long_attention"}  # begin with NumPy alone
+
+
+def without(packages, name, *arguments):
+    command = [sys.executable, "-c", WITHOUT, packages, str(ROOT / "examples" / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=QUIET)
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS} - BARE - {"benchmark", "visualize"}))
+def test_examples_name_the_command_that_installs_a_missing_package(name, tmp_path):
+    optional = "babel graphviz matplotlib pooch safetensors scipy sklearn threadpoolctl tqdm"
+    where = ["--data", "digits"] if name == "from_scratch" else ["--out", tmp_path / "out"]
+    done = without(optional, f"{name}.py", *where)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"{name}.py: ") and done.stderr.count("\n") == 1
+    assert 'pip install "tinyattn[' in done.stderr
+
+
+@pytest.mark.parametrize("name", ["custom_operation", "mnist"])
+def test_examples_without_numpy_say_so(name):
+    done = without("numpy", f"{name}.py")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"{name}.py: numpy is not installed: pip install")
+
+
+def test_examples_show_where_their_own_errors_are(tmp_path):
+    """A module that is no known package is a mistake, which needs its traceback."""
+    (tmp_path / "numpy.py").write_text("import no_such_module")
+    command = [sys.executable, str(ROOT / "examples/custom_operation.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**QUIET, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and "Traceback" in done.stderr and "no_such_module" in done.stderr
 
 
 # --- what the scripts are made of ---

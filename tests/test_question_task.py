@@ -19,15 +19,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
-def questions(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    return runpy.run_path(str(EXAMPLES / "questions.py"))
+def questions():
+    return runpy.run_path(str(EXAMPLES / "parts" / "questions.py"))
 
 
 @pytest.fixture
-def canvases(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    digits, made = data.load_digits(), runpy.run_path(str(EXAMPLES / "canvases.py"))["make"]
+def canvases():
+    digits, made = data.load_digits(), runpy.run_path(str(EXAMPLES / "parts" / "canvases.py"))["make"]
     return made(digits.train_images, digits.train_labels, 60, np.random.default_rng(0))
 
 
@@ -101,10 +99,9 @@ def test_question_attention_counts_the_digit_of_the_answer(questions, canvases):
     assert share == pytest.approx(0.75) and even == pytest.approx(1 / 49)
 
 
-def test_question_reader_keeps_questions_and_canvases_apart(monkeypatch, questions, canvases):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def test_question_reader_keeps_questions_and_canvases_apart(questions, canvases):
     ta.manual_seed(0)
-    model = runpy.run_path(str(EXAMPLES / "image_reader.py"))["Reader"]().eval()
+    model = runpy.run_path(str(EXAMPLES / "parts" / "image_reader.py"))["Reader"]().eval()
     words, _ = questions["encode"](questions["ask"](canvases, np.random.default_rng(1)))
     images, words = ta.from_numpy(canvases.images[:3]), ta.from_numpy(words[:3])
     with ta.no_grad():

@@ -15,8 +15,7 @@ pytestmark = pytest.mark.usefixtures("gpu")
 
 
 @pytest.fixture
-def load(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+def load():
     return lambda name: runpy.run_path(str(EXAMPLES / name))
 
 
@@ -38,7 +37,7 @@ def test_detection_on_a_gpu_gives_the_loss_of_the_cpu(load):
 
 def test_ask_the_image_on_a_gpu_gives_the_scores_of_the_cpu(load):
     ta.manual_seed(0)
-    model, look = load("image_reader.py")["Reader"]().eval(), load("ask_the_image.py")["look"]
+    model, look = load("parts/image_reader.py")["Reader"]().eval(), load("ask_the_image.py")["look"]
     images = np.random.default_rng(0).integers(0, 256, (2, 56, 56), dtype=np.uint8)
     words = np.random.default_rng(0).integers(0, 20, (2, 6, 8))
     found = [look(model.to(device), images, words)[1] for device in ("cpu", "cuda")]
@@ -48,11 +47,12 @@ def test_ask_the_image_on_a_gpu_gives_the_scores_of_the_cpu(load):
 
 @pytest.mark.parametrize("name", ["Transformer", "Gru"])
 def test_translate_dates_on_a_gpu_looks_where_the_cpu_does(load, name):
-    models = load("date_models.py")
+    models, translate = load("parts/date_models.py"), load("translate_dates.py")["translate"]
     ta.manual_seed(0)
     model, texts = models[name](30), ta.randint(0, 30, (2, 40))
-    (dates, weights), (others, theirs) = (
-        models["translate"](model.to(device), texts.to(device)) for device in ("cpu", "cuda")
+    (dates, sums, weights), (others, found, theirs) = (
+        translate(model.to(device), texts.to(device), beam=2) for device in ("cpu", "cuda")
     )
+    np.testing.assert_allclose(found.tolist(), sums.tolist(), atol=1e-4)
     assert dates.tolist() == others.tolist()
     np.testing.assert_allclose(theirs, weights, atol=1e-4)

@@ -10,18 +10,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from parts import docstrings, text_options
+
+import char_gpt
 import numpy as np
 import pytest
+import text_classification
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import train
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import char_gpt
-import docstrings
-import text_classification
-import text_options
 
 ROOT = Path(__file__).parents[1]
 KINDS = ["softmax", "sparsemax", "entmax"]

@@ -144,7 +144,8 @@ def _nn() -> None:
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
              "_get_clones": parts.clones, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
-    private = (nn.convolution, nn.layers, nn.normalization, nn.transformer, types.SimpleNamespace(**bases))
+    files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
+    private = (*files_of, types.SimpleNamespace(**bases))
     for name in files.split():
         Namespace(f"torch.nn.modules.{name}", nn, functional, *private)
     repeat = {

@@ -11,12 +11,6 @@ from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = [
-    "CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid",
-    "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmax2d", "Softmin",
-    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
-]  # fmt: skip
-
 
 # fmt: off
 class ReLU(Applied, function=F.relu): ...

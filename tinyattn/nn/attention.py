@@ -16,8 +16,6 @@ from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["AdditiveAttentionPooling", "MultiheadAttention"]
-
 
 class MultiheadAttention(Module):
     """Attend with several heads, each on its own projection of query, key and value.

@@ -10,8 +10,6 @@ from typing import Any, Self
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.tensors import Tensor
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
-
 
 class _Row(Module):
     """A list of modules, named "0", "1", ..."""

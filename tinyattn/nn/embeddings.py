@@ -10,8 +10,6 @@ from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["Embedding", "EmbeddingBag"]
-
 
 class _Table(Module):
     """Base of the look-ups: the weight and its options."""

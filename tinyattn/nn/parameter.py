@@ -7,8 +7,6 @@ from typing import Any
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
 
-__all__ = ["Parameter"]
-
 
 class Parameter(Tensor):
     """A tensor that a module trains: assigning it to an attribute of a Module registers it there.

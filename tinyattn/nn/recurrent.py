@@ -14,8 +14,6 @@ from tinyattn.nn.utils.rnn import PackedSequence, lengths_of, places, spread
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
-
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
 

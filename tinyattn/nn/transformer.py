@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import ops
-from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.activations import GELU, ReLU
@@ -17,10 +17,6 @@ from tinyattn.nn.layers import Dropout, LayerNorm, Linear
 from tinyattn.nn.module import Module
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
-
-__all__ = [
-    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
-]  # fmt: skip
 
 
 def _activation(given: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -36,7 +36,8 @@ from tinyattn.ops.elementwise import (
     sin, sqrt, square, sub, tanh,
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
-from tinyattn.ops.factors import as_strided
+from tinyattn.ops.factors import as_strided, matrix_exp
+from tinyattn.ops.factors import inv as inverse
 from tinyattn.ops.formulas import (
     copysign, deg2rad, fmax, fmin, heaviside, isneginf, isposinf, logaddexp, logaddexp2, rad2deg, sgn, signbit, sinc,
     xlogy,

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tinyattn import random
-from tinyattn.engine.modes import Mode, is_grad_enabled
+from tinyattn.engine.modes import Mode
 from tinyattn.engine.operation import operation
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor, recording_namespace
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout

@@ -14,7 +14,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.copies import unshared
 from tinyattn.ops.indexing import getitem
 from tinyattn.ops.joins import pad
-from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
+from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import permute, reshape, reshape_result
 
@@ -63,16 +63,6 @@ _MODES: dict[str, tuple[Callable[..., Taps], tuple[int, ...]]] = {  # and of how
 }  # fmt: skip
 
 
-def _area(x: Tensor, sizes: list[int]) -> Tensor:
-    """Means of windows, over the last two axes and then over the third."""
-    if len(sizes) < 3:
-        return (adaptive_avg_pool1d, adaptive_avg_pool2d)[len(sizes) - 1](x, sizes)
-    b, c, d, h, w = x.shape
-    planes = adaptive_avg_pool2d(reshape(x, (b, c * d, h, w)), sizes[1:])
-    rows = adaptive_avg_pool2d(reshape(planes, (b, c, d, sizes[1] * sizes[2])), (sizes[0], None))
-    return reshape(rows, (b, c, *sizes))
-
-
 @opmath
 def interpolate(
     input: Tensor,
@@ -110,7 +100,7 @@ def interpolate(
     if min((*sizes, *input.shape[2:])) < 1:
         raise ValueError(f"interpolate: {tuple(input.shape[2:])} to {tuple(sizes)}; expected sizes of at least 1")
     if mode == "area":
-        return _area(input, sizes)
+        return (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[n - 1](input, sizes)
     if mode not in _MODES or n not in _MODES[mode][1]:
         known = [name for name, (_, axes) in _MODES.items() if n in axes]
         raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")

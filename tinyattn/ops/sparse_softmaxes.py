@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import no_grad
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import no_grad
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import clamp, where
 from tinyattn.ops.extremes import amax

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from tinyattn import backends
 from tinyattn.backends import device as named
+from tinyattn.extras import missing
 from tinyattn.files.texts import printable
 from tinyattn.files.whole import FileFormatError
 from tinyattn.train.checkpoints import NonFiniteError
@@ -39,14 +40,18 @@ class Parser(argparse.ArgumentParser):
         """End with exit code 2 and one sentence on standard error."""
         self.exit(2, f"{self.prog}: {printable(message)}; {self.prog} --help lists the options.\n")
 
-    def given(self, words: Sequence[str] | None = None) -> dict[str, Any]:
-        """Parse these words (default: the command line) and return the options among them, and no others."""
-        found, unknown = self.parse_known_args(words)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse these words (default: the command line). The error for an unknown option names the nearest one."""
+        found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             self.error(f"there is no option {word}" + (f" (is {near[0]} meant?)" if near else ""))
-        return vars(found)
+        return found
+
+    def given(self, words: Sequence[str] | None = None) -> dict[str, Any]:
+        """Parse these words (default: the command line) and return the options among them, and no others."""
+        return vars(self.parse_args(words))
 
     def settle(
         self, given: Mapping[str, Any], run: Run | None, defaults: Mapping[str, Any], *, free: Collection[str]
@@ -189,7 +194,8 @@ def exit_code(main: Callable[[], int], name: str, advice: Mapping[type[BaseExcep
     except KeyboardInterrupt:
         code, said = 130, "stopped by Ctrl-C."
     except (RefusedError, FileFormatError, ImportError) as error:
-        code, said = 2, str(error)
+        known = missing(error) if isinstance(error, ModuleNotFoundError) else ""
+        code, said = 2, known or str(error)
     except (NonFiniteError, OSError, MemoryError) as error:
         code, said = 1, str(error)
         if isinstance(error, MemoryError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from parts.detector import NOTHING, Patches, begin_alike
+from parts.questions import ANSWERS, EACH, VOCABULARY, WORDS
+
 import numpy as np
-from detector import NOTHING, Patches, begin_alike
-from questions import ANSWERS, EACH, VOCABULARY, WORDS
 
 import tinyattn as ta
 import tinyattn.nn.functional as F

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import image_options
+from parts import image_options
+
 import numpy as np
 
 import tinyattn as ta

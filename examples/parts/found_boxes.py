@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from parts.canvases import SIZE, covered, scaled
+from parts.detector import NOTHING
+
 import numpy as np
-from canvases import SIZE, covered, scaled
-from detector import NOTHING
 from scipy import ndimage
 
 import tinyattn as ta

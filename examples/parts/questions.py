@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from parts.canvases import Canvases, covered
+
 import numpy as np
-from canvases import Canvases, covered
 
 from tinyattn.viz.figure import new_figure
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import image_options
+from parts import image_options
+
 import numpy as np
 
 import tinyattn as ta
