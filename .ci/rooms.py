@@ -22,7 +22,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_640,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 2_020,
+    "backends/cpu/": 2_015,
     "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
