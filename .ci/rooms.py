@@ -35,11 +35,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_625,
     "train/": 1_295,
     "debug/": 2_375,
-    "viz/": 7_850,
+    "viz/": 7_820,
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 44_630  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_600  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
