@@ -664,8 +664,8 @@ def test_graph_boxes_show_shapes_in_and_out():
     assert ">Linear  5×8 → 5×3<" in text and ">27 parameters<" in text
     first, second = (v for v in trace.vertices if v.op == "linear")
     (product,) = (v for v in trace.vertices if v.op == "mul")
-    assert dot.flow_text(trace, [v for v in trace.vertices if v.is_operation]) == "5×4 → scalar"
-    assert dot.flow_text(trace, [product]) == "5×3" and dot.flow_text(trace, [first, second]) == ""
+    assert labels.flow_text(trace, [v for v in trace.vertices if v.is_operation]) == "5×4 → scalar"
+    assert labels.flow_text(trace, [product]) == "5×3" and labels.flow_text(trace, [first, second]) == ""
 
 
 @needs_dot
