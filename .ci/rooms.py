@@ -18,9 +18,9 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_630,
-    "ops/": 9_905,
-    "tensors.py": 405,
+    "engine/": 1_550,
+    "ops/": 9_970,
+    "tensors.py": 340,
     "autograd/": 840,
     "backends/cpu/": 1_955,
     "backends/cuda/": 2_795,
@@ -34,13 +34,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_285,
-    "debug/": 2_375,
+    "debug/": 2_380,
     "viz/": 7_745,
     "compat/": 640,
     TOP: 1_410,
 }
-TOTAL = 44_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_905  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_880, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

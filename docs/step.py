@@ -129,7 +129,7 @@ d_norm_layer_norm_9 = part(77184, (1, 64), 'float64')
 d_norm_layer_norm_10 = part(77184, (64,), 'float64')
 d_norm_a_2 = part(94848, (1, 64, 64), strides=(256, 256, 4))
 position_3 = part(0, (1, 64, 784), strides=(256, 4, 256), of=position)
-d__g = part(111232, (1, 64, 784))
+d__total = part(111232, (1, 64, 784))
 a_7 = part(3211968, (1, 784, 64), strides=(200704, 4, 3136))
 d__matmul = part(311936, (1, 784, 64))
 embedding_weight_4 = part(0, (1, 64, 10), strides=(256, 4, 256), of=embedding_weight)
@@ -139,7 +139,7 @@ d__matmul_3 = part(79744, (1, 10, 64))
 d__a_2 = part(77184, (64, 1, 10), strides=(40, 2560, 4))
 b_5 = part(3412672, (64, 10, 784), strides=(31360, 4, 40))
 d__matmul_4 = part(512640, (64, 1, 784))
-d__g_2 = part(512640, (1, 64, 784), strides=(3136, 3136, 4))
+d__g = part(512640, (1, 64, 784), strides=(3136, 3136, 4))
 d__softmax = part(512640, (1, 64, 784))
 d__x_2 = part(512640, (64, 784))
 d__out = part(76160, (64,))
@@ -149,7 +149,7 @@ d__wide = part(76416, (1, 64, 1), 'float64')
 d__getitem = part(37632, (1, 10, 784))
 d__getitem_2 = part(3412672, (1, 64, 784), 'int64', strides=(8, 6272, 8))
 range_7840_2 = part(0, (1, 10, 784), 'int64', of=range_7840)
-d__g_3 = part(37632, (10, 784, 1))
+d__g_2 = part(37632, (10, 784, 1))
 d__a_3 = part(37632, (7840, 1))
 d_attention_hidden_linear = part(2810560, (7840, 64))
 d__a_4 = part(37632, (1, 7840), strides=(4, 4))
@@ -168,11 +168,11 @@ d__out_2 = part(0, (10, 64), 'float64')
 d_attention_hidden_x_2 = part(3007168, (10, 16, 64), strides=(200704, 256, 4))
 d__add = part(77184, (10, 64))
 d__add_2 = part(5120, (10, 64), 'float64')
-d__g_4 = part(77184, (10, 64))
+d__g_3 = part(77184, (10, 64))
 d_attention_hidden_x_3 = part(2810560, (1, 10, 50176))
 d__add_3 = part(82304, (1, 50176))
 d__add_4 = part(512640, (1, 50176), 'float64')
-d__g_5 = part(82304, (784, 64))
+d__g_4 = part(82304, (784, 64))
 d__add_5 = part(512640, (784, 64), 'float64')
 n_9 = np.array(9, 'float32')
 n_0_5 = np.array(0.5, 'float32')
@@ -672,20 +672,20 @@ def compute():
     copyto(d_norm_weight, d_norm_dweight)  # 64
     copyto(d_norm_bias, d_norm_dbias)  # 64
     # d AttentionModel: matmul
-    matmul(d_norm_a_2, position_3, out=d__g)  # 1x64x784
+    matmul(d_norm_a_2, position_3, out=d__total)  # 1x64x784
     matmul(a_7, d_norm_a_2, out=d__matmul)  # 1x784x64
     matmul(d_norm_a_2, embedding_weight_4, out=d__matmul_2)  # 1x64x10
     matmul(a_8, d_norm_a_2, out=d__matmul_3)  # 1x10x64
     matmul(d__a_2, b_5, out=d__matmul_4)  # 64x1x784
     # d AttentionModel: permute
-    add(d__g, d__g_2, out=d__g)  # 1x64x784
+    add(d__total, d__g, out=d__total)  # 1x64x784
     # d AttentionModel: softmax
-    multiply(d__g, a_3, out=d__softmax)  # 1x64x784
+    multiply(d__total, a_3, out=d__softmax)  # 1x64x784
     vecdot(d__x_2, ones_784, out=d__out)  # 64
     copyto(d__softmax_2, d__out)  # 64
     copyto(d__softmax_3, d__wide)  # 1x64x1
-    subtract(d__g, d__softmax_3, out=d__g)  # 1x64x784
-    multiply(a_3, d__g, out=a_3)  # 1x64x784
+    subtract(d__total, d__softmax_3, out=d__total)  # 1x64x784
+    multiply(a_3, d__total, out=a_3)  # 1x64x784
     # d AttentionModel: getitem
     d__getitem[...] = 0  # 1x10x784
     copyto(d__getitem_2, range_7840_2[:, reshape_3, reshape_2])  # 1x64x784
@@ -693,7 +693,7 @@ def compute():
     # d AttentionModel: tanh
     multiply(attention_hidden_x, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
     subtract(n_1_2, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
-    multiply(d__g_3, attention_hidden_x, out=d__g_3)  # 10x784x1
+    multiply(d__g_2, attention_hidden_x, out=d__g_2)  # 10x784x1
     # d attention.hidden: linear
     multiply(d__a_3, attention_hidden_weight, out=d_attention_hidden_linear)  # 7840x64
     matmul(d__a_4, b_2, out=d_attention_hidden_weight)  # 1x64
@@ -711,13 +711,13 @@ def compute():
     matmul(ones_16, d_attention_hidden_x_2, out=d__add)  # 10x64
     copyto(d__add_2, d__add)  # 10x64
     add(d__out_2, d__add_2, out=d__out_2)  # 10x64
-    copyto(d__g_4, d__out_2)  # 10x64
+    copyto(d__g_3, d__out_2)  # 10x64
     matmul(ones_10, d_attention_hidden_x_3, out=d__add_3)  # 1x50176
     copyto(d__add_4, d__add_3)  # 1x50176
-    copyto(d__g_5, d__add_5)  # 784x64
-    add(d_position, d__g_5, out=d_position)  # 784x64
+    copyto(d__g_4, d__add_5)  # 784x64
+    add(d_position, d__g_4, out=d_position)  # 784x64
     # d AttentionModel: reshape
-    add(d_embedding_weight, d__g_4, out=d_embedding_weight)  # 10x64
+    add(d_embedding_weight, d__g_3, out=d_embedding_weight)  # 10x64
 
 
 
