@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_635,
-    "ops/": 9_640,
+    "ops/": 9_970,
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 2_015,
@@ -34,12 +34,12 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_295,
-    "debug/": 2_375,
+    "debug/": 2_380,
     "viz/": 7_870,
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 44_650  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_905  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
