@@ -27,12 +27,11 @@ class MultiheadAttention(Module):
     "Attention is all you need". As torch.nn.MultiheadAttention, with its parameter names, shapes and initial
     distributions.
 
-    Example:
-        >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
-        >>> x = ta.randn(3, 5, 8)
-        >>> out, weights = attention(x, x, x)
-        >>> out.shape, weights.shape
-        ((3, 5, 8), (3, 5, 5))
+    >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
+    >>> x = ta.randn(3, 5, 8)
+    >>> out, weights = attention(x, x, x)
+    >>> out.shape, weights.shape
+    ((3, 5, 8), (3, 5, 5))
     """
 
     in_proj_weight: Parameter | None
@@ -276,10 +275,9 @@ class AdditiveAttentionPooling(Module):
     weight is at most e^2 times another. With it, the score is tanh(x W + b) v, which is unbounded. Bahdanau, Cho and
     Bengio 2015, "Neural machine translation by jointly learning to align and translate".
 
-    Example:
-        >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
-        >>> pooled.shape, weights.shape
-        ((3, 8), (3, 5))
+    >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
+    >>> pooled.shape, weights.shape
+    ((3, 8), (3, 5))
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:

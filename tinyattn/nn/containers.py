@@ -88,10 +88,9 @@ class Sequential(_Row):
 
     modules: first, second, ..., or one dict {"name": first, ...}. Raises TypeError for what is not a Module.
 
-    Example:
-        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> net(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(self, *modules: Any) -> None:
@@ -115,10 +114,9 @@ class ModuleList(_Row):
 
     Raises TypeError for what is not a Module, IndexError for an index out of range.
 
-    Example:
-        >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-        >>> len(list(layers.parameters()))
-        6
+    >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    >>> len(list(layers.parameters()))
+    6
     """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
@@ -194,10 +192,9 @@ class ModuleDict(_Named, Module):
 
     Raises TypeError for what is not a Module, KeyError for a name with a dot or of an attribute.
 
-    Example:
-        >>> heads = nn.ModuleDict({"small": nn.Linear(2, 1), "large": nn.Linear(2, 9)})
-        >>> heads["large"](ta.ones(2)).shape
-        (9,)
+    >>> heads = nn.ModuleDict({"small": nn.Linear(2, 1), "large": nn.Linear(2, 9)})
+    >>> heads["large"](ta.ones(2)).shape
+    (9,)
     """
 
     def __init__(self, modules: Any = None) -> None:
@@ -217,9 +214,8 @@ class ParameterDict(_Named, Module):
 
     Raises TypeError for what is not a tensor, KeyError for a name with a dot or of an attribute.
 
-    Example:
-        >>> list(nn.ParameterDict({"scale": ta.ones(2), "shift": ta.zeros(2)}).keys())
-        ['scale', 'shift']
+    >>> list(nn.ParameterDict({"scale": ta.ones(2), "shift": ta.zeros(2)}).keys())
+    ['scale', 'shift']
     """
 
     def __init__(self, parameters: Any = None) -> None:
@@ -242,10 +238,9 @@ class ParameterList(Module):
 
     It may hold modules too, as other lists. Raises TypeError for anything else, IndexError for an index out of range.
 
-    Example:
-        >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
-        >>> [tuple(p.shape) for p in scales]
-        [(2,), (3,)]
+    >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
+    >>> [tuple(p.shape) for p in scales]
+    [(2,), (3,)]
     """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:

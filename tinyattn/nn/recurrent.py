@@ -191,10 +191,9 @@ class RNN(_Layers):
     dropout: between layers. bidirectional: a second recurrence runs backward; the outputs are joined. Raises
     ValueError for another nonlinearity or sizes that are not positive.
 
-    Example:
-        >>> out, h = nn.RNN(4, 8, num_layers=2, batch_first=True)(ta.randn(3, 5, 4))
-        >>> out.shape, h.shape
-        ((3, 5, 8), (2, 3, 8))
+    >>> out, h = nn.RNN(4, 8, num_layers=2, batch_first=True)(ta.randn(3, 5, 4))
+    >>> out.shape, h.shape
+    ((3, 5, 8), (2, 3, 8))
     """
 
     def __init__(
@@ -217,10 +216,9 @@ class LSTM(_Layers):
     The states are a pair (h, c). Raises NotImplementedError for a proj_size, ValueError for sizes that are not
     positive.
 
-    Example:
-        >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
-        >>> out.shape, h.shape, c.shape
-        ((5, 3, 16), (2, 3, 8), (2, 3, 8))
+    >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
+    >>> out.shape, h.shape, c.shape
+    ((5, 3, 16), (2, 3, 8), (2, 3, 8))
     """
 
     def __init__(
@@ -236,10 +234,9 @@ class LSTM(_Layers):
 class GRU(_Layers):
     """Run gated recurrent units over sequences; arguments as RNN. As torch.nn.GRU (Cho et al. 2014).
 
-    Example:
-        >>> out, h = nn.GRU(4, 8)(ta.randn(5, 3, 4))
-        >>> out.shape, h.shape
-        ((5, 3, 8), (1, 3, 8))
+    >>> out, h = nn.GRU(4, 8)(ta.randn(5, 3, 4))
+    >>> out.shape, h.shape
+    ((5, 3, 8), (1, 3, 8))
     """
 
     def __init__(
@@ -279,9 +276,8 @@ class RNNCell(_Cell):
 
     Raises ValueError for a nonlinearity other than "tanh" and "relu".
 
-    Example:
-        >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
-        (3, 8)
+    >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
+    (3, 8)
     """
 
     def __init__(
@@ -298,10 +294,9 @@ class RNNCell(_Cell):
 class LSTMCell(_Cell):
     """One step of an LSTM: input and (h, c) -> (h, c), each (batch, hidden_size). As torch.nn.LSTMCell.
 
-    Example:
-        >>> h, c = nn.LSTMCell(4, 8)(ta.randn(3, 4))
-        >>> h.shape, c.shape
-        ((3, 8), (3, 8))
+    >>> h, c = nn.LSTMCell(4, 8)(ta.randn(3, 4))
+    >>> h.shape, c.shape
+    ((3, 8), (3, 8))
     """
 
     def __init__(
@@ -314,9 +309,8 @@ class LSTMCell(_Cell):
 class GRUCell(_Cell):
     """One step of a GRU: (batch, input_size) -> (batch, hidden_size). As torch.nn.GRUCell.
 
-    Example:
-        >>> nn.GRUCell(4, 8)(ta.randn(3, 4), ta.zeros(3, 8)).shape
-        (3, 8)
+    >>> nn.GRUCell(4, 8)(ta.randn(3, 4), ta.zeros(3, 8)).shape
+    (3, 8)
     """
 
     def __init__(
