@@ -28,18 +28,18 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 380,
     "program/": 2_280,
     "files/": 660,
-    "nn/": 4_920,
-    "optim/": 2_370,
+    "nn/": 4_875,
+    "optim/": 2_335,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_290,
     "debug/": 2_375,
     "viz/": 7_745,
-    "compat/": 640,
+    "compat/": 620,
     TOP: 1_420,
 }
-TOTAL = 44_575  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -135,9 +135,7 @@ class ModuleList(_Row):
 class _Named:
     """What the containers with names share with dict: `_parts` holds their parts."""
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        raise NotImplementedError
+    _parts: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -157,29 +155,12 @@ class _Named:
     def __setitem__(self, key: str, value: Any) -> None:
         raise NotImplementedError
 
-    def keys(self) -> Any:
-        """Return the names."""
-        return self._parts.keys()
-
-    def values(self) -> Any:
-        """Return the parts."""
-        return self._parts.values()
-
-    def items(self) -> Any:
-        """Return the pairs of name and part."""
-        return self._parts.items()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the part of this name, else `default`."""
-        return self._parts.get(key, default)
-
-    def pop(self, key: str) -> Any:
-        """Remove the part of this name, and return it."""
-        return self._parts.pop(key)
-
-    def clear(self) -> None:
-        """Remove all parts."""
-        self._parts.clear()
+    keys: Any = property(lambda self: self._parts.keys, doc="The names.")
+    values: Any = property(lambda self: self._parts.values, doc="The parts.")
+    items: Any = property(lambda self: self._parts.items, doc="The pairs of name and part.")
+    get: Any = property(lambda self: self._parts.get, doc="The part of a name, else a default.")
+    pop: Any = property(lambda self: self._parts.pop, doc="Remove the part of a name, and return it.")
+    clear: Any = property(lambda self: self._parts.clear, doc="Remove all parts.")
 
     def update(self, parts: Any) -> None:
         """Add parts, from a mapping or from pairs of name and part."""
@@ -201,9 +182,7 @@ class ModuleDict(_Named, Module):
         super().__init__()
         self.update(modules or ())
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return self._modules
+    _parts = property(lambda self: self._modules)
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
@@ -222,9 +201,7 @@ class ParameterDict(_Named, Module):
         super().__init__()
         self.update(parameters or ())
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return self._parameters
+    _parts = property(lambda self: self._parameters)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.register_parameter(key, as_parameter(value))
