@@ -19,14 +19,14 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_635,
-    "ops/": 9_805,
+    "ops/": 9_640,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 1_955,
-    "backends/cuda/": 2_795,
+    "backends/cpu/": 2_015,
+    "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
-    "program/": 2_280,
+    "program/": 2_325,
     "files/": 660,
     "nn/": 4_875,
     "optim/": 2_335,
@@ -35,11 +35,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_625,
     "train/": 1_290,
     "debug/": 2_375,
-    "viz/": 7_745,
+    "viz/": 7_870,
     "compat/": 620,
     TOP: 1_420,
 }
-TOTAL = 44_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_470  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
