@@ -28,19 +28,19 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 5_000,
-    "optim/": 2_370,
+    "nn/": 4_875,
+    "optim/": 2_335,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_295,
     "debug/": 2_380,
     "viz/": 7_870,
-    "compat/": 640,
+    "compat/": 620,
     TOP: 1_420,
 }
 TOTAL = 44_565  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
+CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
