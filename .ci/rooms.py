@@ -33,14 +33,14 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_295,
+    "train/": 1_290,
     "debug/": 2_380,
-    "viz/": 7_870,
-    "compat/": 640,
+    "viz/": 7_850,
+    "compat/": 620,
     TOP: 1_420,
 }
-TOTAL = 44_630  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_370  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
