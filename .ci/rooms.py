@@ -19,27 +19,27 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_635,
-    "ops/": 9_805,
+    "ops/": 9_640,
     "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 1_970,
-    "backends/cuda/": 2_795,
+    "backends/cpu/": 2_015,
+    "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 4_995,
-    "optim/": 2_485,
+    "nn/": 5_000,
+    "optim/": 2_370,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
     "train/": 1_295,
     "debug/": 2_375,
-    "viz/": 7_745,
+    "viz/": 7_870,
     "compat/": 640,
     TOP: 1_420,
 }
-TOTAL = 44_760  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_650  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

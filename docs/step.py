@@ -493,7 +493,7 @@ def _widen(x: Array, out: Array) -> None:
     bits = np.left_shift(x.view(np.int16), 13, out=out.view(np.int32), dtype=np.int32)  # the sign fills the gap
     bits &= np.int32(-0x70002000)  # sign; exponent and fraction, where float32 has them
     out *= np.float32(2.0**112)  # the biases of the exponents are 15 and 127
-    if out.max() >= _BEYOND or out.min() <= -_BEYOND:  # infinity and NaN
+    if x.view(np.int16).max() >= 0x7C00 or x.view(np.uint16).max() >= 0xFC00:  # infinity and NaN
         bits[np.abs(out) >= _BEYOND] |= _INFINITY
 
 

@@ -27,8 +27,9 @@ attention_hidden_weight = arrays['attention_hidden_weight']  # 1x64
 position = arrays['position']  # 784x64
 embedding_weight = arrays['embedding_weight']  # 10x64
 range_784 = np.arange(784, dtype='int64')  # 784
+constant = arrays['constant']  # 64
 ones_784 = np.ones((784,), 'float32')  # 784
-constant = arrays['constant']  # 10x10
+constant_2 = arrays['constant_2']  # 10x10
 ones_64 = np.ones((64,), 'float32')  # 64
 range_64 = np.arange(64, dtype='int64')  # 64
 range_64_2 = np.arange(64, dtype='int64')  # 64
@@ -68,6 +69,8 @@ reshape_2 = part(31360, (784,), 'int64')
 reshape_3 = part(2810560, (64, 784), 'int64')
 a_4 = part(201216, (1, 64, 784), strides=(4, 3136, 4))
 x = part(0, (1, 10, 784))
+getitem = part(201216, (50176,))
+softmax_amax = part(37632, (64,))
 b_2 = part(37632, (1, 64, 1))
 x_2 = part(3211968, (1, 64, 784))
 x_3 = part(3211968, (64, 784))
@@ -114,16 +117,16 @@ fc_high = part(92480, (), 'int64')
 fc_linear_add_2 = part(92544, (), 'bool')
 fc_linear_add_3 = part(92416, (), 'bool')
 fc_linear_add_4 = part(89856, (64,), strides=(40,))
-fc_linear_add_5 = part(89860, (64,), strides=(40,))
+fc_linear_add_5 = part(89892, (64,), strides=(40,))
 y = part(92416, (64,))
-fc_linear_add_6 = part(89864, (64,), strides=(40,))
-fc_linear_add_7 = part(89868, (64,), strides=(40,))
-fc_linear_add_8 = part(89872, (64,), strides=(40,))
-fc_linear_add_9 = part(89876, (64,), strides=(40,))
-fc_linear_add_10 = part(89880, (64,), strides=(40,))
-fc_linear_add_11 = part(89884, (64,), strides=(40,))
-fc_linear_add_12 = part(89888, (64,), strides=(40,))
-fc_linear_add_13 = part(89892, (64,), strides=(40,))
+fc_linear_add_6 = part(89860, (64,), strides=(40,))
+fc_linear_add_7 = part(89864, (64,), strides=(40,))
+fc_linear_add_8 = part(89868, (64,), strides=(40,))
+fc_linear_add_9 = part(89872, (64,), strides=(40,))
+fc_linear_add_10 = part(89876, (64,), strides=(40,))
+fc_linear_add_11 = part(89880, (64,), strides=(40,))
+fc_linear_add_12 = part(89884, (64,), strides=(40,))
+fc_linear_add_13 = part(89888, (64,), strides=(40,))
 b_6 = part(92416, (64, 1))
 x_5 = part(92416, (64, 10))
 wide = part(94976, (64, 1), 'float64')
@@ -363,7 +366,7 @@ def compute():
     # AttentionModel: getitem
     copyto(a_4, x[:, reshape_3, reshape_2])  # 1x64x784
     # AttentionModel: softmax (amax)
-    maximum.reduce(a_4, axis=(2,), keepdims=True, out=b_2)  # 1x64x1
+    maximum.reduceat(getitem, constant, out=softmax_amax)  # 64
     # AttentionModel: softmax (sub)
     subtract(a_4, b_2, out=x_2)  # 1x64x784
     # AttentionModel: softmax (exp)
@@ -379,7 +382,7 @@ def compute():
     less(high, 10, out=softmax_div_2)
     if not softmax_div_2: raise Changed('AttentionModel: softmax (div)')
     # AttentionModel: embedding (getitem)
-    constant.take(index, 0, out=b_4)  # 64x784x10
+    constant_2.take(index, 0, out=b_4)  # 64x784x10
     # AttentionModel: matmul
     matmul(a_6, b_4, out=matmul_2)  # 64x1x10
     matmul(a_7, embedding_weight_3, out=a_8)  # 1x64x64

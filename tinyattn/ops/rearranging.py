@@ -16,6 +16,7 @@ from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
+from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
 
 swapaxes = swapdims = transpose
@@ -224,6 +225,32 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         )
     index = np.arange(0, input.shape[dim] - size + 1, step)[:, None] + np.arange(size)
     return movedim(input[(slice(None),) * dim + (creation.tensor(index, device=input.device),)], dim + 1, -1)
+
+
+def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int = 0) -> Tensor:
+    """Return the elements at `storage_offset` + index * `stride` of a contiguous input, a copy of this size.
+
+    Elements may be named several times, as in overlapping windows. Raises RuntimeError for an input that is not
+    contiguous, and for places outside of it. As torch.as_strided, which returns a view.
+
+    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
+    [[0, 1], [1, 2], [2, 3]]
+    """
+    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
+    if len(size) != len(stride) or not input.is_contiguous():
+        raise RuntimeError(
+            f"as_strided: size={size} and stride={stride} of an input of shape {tuple(input.shape)}; expected as many "
+            "numbers of both, and a contiguous input"
+        )
+    places: Any = np.full(size, storage_offset or 0)
+    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
+        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
+    if places.size and (places.min() < 0 or places.max() >= input.numel()):
+        raise RuntimeError(
+            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach element "
+            f"{places.max()} of {input.numel()}"
+        )
+    return take(input, creation.tensor(places, device=input.device))
 
 
 def fliplr(input: Tensor) -> Tensor:

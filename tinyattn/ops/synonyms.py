@@ -6,9 +6,11 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -37,6 +39,20 @@ def named(name: str, doc: str) -> Callable[[Function], Function]:
         function.__name__ = function.__qualname__ = name
         function.__doc__ = doc
         return function
+
+    return decorate
+
+
+def bound(function: Callable[Concatenate[Any, _P], _R], first: Any) -> Callable[[Callable[[], Any]], Callable[_P, _R]]:
+    """Give `function`, with its first argument given, the name and the docstring of the decorated function."""
+
+    def decorate(called: Callable[[], Any]) -> Callable[_P, _R]:
+        @functools.wraps(called)
+        def call(*args: _P.args, **options: _P.kwargs) -> _R:
+            return function(first, *args, **options)
+
+        call.__signature__ = inspect.signature(functools.partial(function, first))  # type: ignore[attr-defined]
+        return call
 
     return decorate
 

@@ -61,7 +61,7 @@ def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array
         scores = np.matmul(q[part], k[part].mT, out=e[part])  # (samples, heads, tokens, tokens)
         scores *= scale
         total = exponentials(scores)[1]  # (samples, heads, tokens, 1)
-        np.reciprocal(total[..., 0].swapaxes(1, 2), out=share[part])
+        np.divide(1, total[..., 0].swapaxes(1, 2), out=share[part])
         np.matmul(e[part], v[part], out=by_head[part])
         out[part] *= np.repeat(share[part], dim, -1)
     return out, e, share
