@@ -18,6 +18,7 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from tinyattn import backends
+from tinyattn.backends.cpu.halves import from_table
 from tinyattn.dtypes import float16
 from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack, observers
 from tinyattn.engine.node import Node, Saved, SavedValues, WidenedValues, save
@@ -104,6 +105,7 @@ class Operation:
         self.inputs = [p.name for p in inputs]
         self._defaults = [p.default for p in inputs]
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
+        self.maps_one = self.opmath and "maps" in self.traits and len(inputs) == 1 and not self.variadic
         self.options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
         self.backward_asks = _asked(backward) if backward else []
@@ -192,7 +194,11 @@ class Operation:
         xp = backends.of(*arrays)
         try:
             run = self._run_recorded if requires_grad else self._run
-            result = run(xp, *(widened(arrays) if half and self.opmath else arrays), **options)
+            result = None
+            if half and self.maps_one and not requires_grad and xp is backends.cpu:
+                result = from_table(run, xp, arrays[0], options)
+            if result is None:
+                result = run(xp, *(widened(arrays) if half and self.opmath else arrays), **options)
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
