@@ -36,7 +36,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_291,
     "debug/": 2_375,
     "viz/": 7_745,
-    "compat/": 660,
+    "compat/": 700,
     TOP: 1_220,
 }
 TOTAL = 45_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500

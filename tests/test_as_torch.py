@@ -366,3 +366,48 @@ encoding.require_grad = False  # a slip in published models, which PyTorch accep
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_saves_modules_and_other_objects(tmp_path):
+    (tmp_path / "script.py").write_text("""
+import argparse, io, pickle
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.linear(x)
+
+net, args, file = Net(), argparse.Namespace(lr=0.1), io.BytesIO()
+x = torch.ones(1, 2)
+torch.save(net, "net.pt")
+assert torch.equal(torch.load("net.pt", weights_only=False)(x), net(x))
+for place in ("checkpoint.pt", file):
+    torch.save({"args": args, "model": net.state_dict()}, place)
+file.seek(0)
+for place in ("checkpoint.pt", file):
+    assert torch.load(place, map_location="cpu", weights_only=False)["args"].lr == 0.1
+file.seek(0)
+for place in ("net.pt", file):
+    try:
+        torch.load(place)
+    except pickle.UnpicklingError as error:
+        print(error)
+file = io.BytesIO()
+torch.save([net.state_dict(), 3], file)
+file.seek(0)
+assert torch.equal(torch.load(file)[0]["linear.weight"], net.linear.weight)
+try:
+    torch.load("nowhere.pt")
+except FileNotFoundError as error:
+    print(error)
+""")
+    ran = python("-m", "tinyattn", "run", "script.py", inside=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout.splitlines()
+    assert [line.rpartition("; ")[2] for line in said[:2]] == ["pass weights_only=False if you trust its source"] * 2
+    assert "nowhere.pt" in said[2]

@@ -137,11 +137,6 @@ def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     return module_cls(*args, **kwargs)
 
 
-def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-    """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
-    ta.save(f, obj)
-
-
 def default_tensor_type(kind: Any) -> None:
     """Make the dtype of "torch.DoubleTensor", or of that constructor, the default."""
     ta.set_default_dtype(ta.zeros(0).type(kind).dtype)
