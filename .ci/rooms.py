@@ -33,10 +33,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_290,
+    "train/": 1_291,
     "debug/": 2_380,
     "viz/": 7_850,
-    "compat/": 620,
+    "compat/": 700,
     TOP: 1_420,
 }
 TOTAL = 44_285  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
