@@ -35,11 +35,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_625,
     "train/": 1_290,
     "debug/": 2_370,
-    "viz/": 7_815,
+    "viz/": 7_810,
     "compat/": 635,
     TOP: 1_445,
 }
-TOTAL = 44_350  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
