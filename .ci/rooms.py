@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_550,
+    "engine/": 1_560,
     "ops/": 9_705,
     "tensors.py": 335,
     "autograd/": 840,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 620,
     TOP: 1_420,
 }
-TOTAL = 44_385  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_400  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
