@@ -99,6 +99,7 @@ class Operation:
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
         self.backward_asks = _asked(backward) if backward else []
         self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
+        self._keeps = bool(backward or any(self.asks.values()))  # else rules need the gradient alone
         self._plan = cache(self._to_save)
         self._check_names()
         self.__name__, self.__doc__, self.__module__ = self.name, doc or forward.__doc__, forward.__module__
@@ -234,11 +235,10 @@ class Operation:
         if len(options) < len(self.options):
             options = self.options | options
         node = Node(self, edges, out.array, options)
-        plan = self._plan(tuple(map(bool, edges)))
-        if plan:
+        if self._keeps:
             saved = node.saved = {}
             sources = inputs, arrays, results
-            for name, place, i in plan:
+            for name, place, i in self._plan(tuple(map(bool, edges))):
                 value = sources[place][i]
                 saved[name] = _shapes(value) if place == SHAPES else save(value)
         return node
