@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import builtins
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.engine.operation import operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import bound, numpy_names
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
@@ -99,9 +100,15 @@ def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
     return xp.std(x, dim, correction, keepdim)
 
 
-def _spread_options(
-    input: Tensor, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
-) -> dict[str, Any]:
+def _deviation(
+    op: Operation,
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
     if isinstance(dim, bool):  # torch's older spelling: var(input, unbiased)
         dim, unbiased = None, dim
     if input.dtype.kind != "f":
@@ -110,18 +117,12 @@ def _spread_options(
         raise ValueError("var and std: give unbiased or correction, not both")
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
-    return {"dim": _dims.several(dim, input.ndim), "correction": correction, "keepdim": keepdim}
+    return op(input, dim=_dims.several(dim, input.ndim), correction=correction, keepdim=keepdim)
 
 
 @numpy_names
-def var(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Tensor:
+@bound(_deviation, _var)
+def var() -> None:
     """Return the variance over `dim`: the sum of squared deviations over n - correction.
 
     correction: 1 by default; unbiased=False means 0. Raises TypeError for integers, ValueError for both options.
@@ -130,48 +131,40 @@ def var(
     >>> ta.var(ta.tensor([1.0, 2.0, 3.0])).item()
     1.0
     """
-    return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
 @numpy_names
-def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Tensor:
+@bound(_deviation, _std)
+def std() -> None:
     """Return the standard deviation over `dim`, the square root of `var`; its gradient at 0 is 0. As torch.std.
 
     >>> ta.std(ta.tensor([1.0, 3.0]), correction=0).item()
     1.0
     """
-    return _std(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
-def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+def _and_mean(function: Callable[..., Tensor], input: Tensor, dim: Any = None, unbiased: bool | None = None,
+              keepdim: bool = False, *, correction: float | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    both = function(input, dim, unbiased, keepdim, correction=correction)
+    return both, mean(input, None if isinstance(dim, bool) else dim, keepdim)
+
+
+@bound(_and_mean, var)
+def var_mean() -> None:
     """Return `var` and the mean over the same dimensions. As torch.var_mean.
 
     >>> [x.item() for x in ta.var_mean(ta.tensor([1.0, 2.0, 3.0]))]
     [1.0, 2.0]
     """
-    return var(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
-def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+@bound(_and_mean, std)
+def std_mean() -> None:
     """Return `std` and the mean over the same dimensions. As torch.std_mean.
 
     >>> [x.item() for x in ta.std_mean(ta.tensor([1.0, 2.0, 3.0]))]
     [1.0, 2.0]
     """
-    return std(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
-
-
-def _same_mean(
-    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
-) -> Tensor:
-    return mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
 # --- products, sums of exponentials, running sums ---

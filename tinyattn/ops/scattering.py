@@ -58,25 +58,18 @@ def scatter(
     dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
         return input.clone()
+    number = not isinstance(src, Variable)
+    if number:
+        src = creation.full(index.shape if reduce else (), src, dtype=input.dtype, device=input.device)
     if reduce == "add":
-        number = not isinstance(src, Variable)
-        return scatter_add(
-            input,
-            dim,
-            index,
-            creation.full(index.shape, src, dtype=input.dtype, device=input.device) if number else src,
-        )
+        return scatter_add(input, dim, index, src)
     library = backends.of(index.array)
     grid = [
         library.arange(0, 1, n, index.dtype).reshape([-1 if d == axis else 1 for d in range(index.ndim)])
         for axis, n in enumerate(index.shape)
     ] or [None]
     grid[dim] = index.array
-    if isinstance(src, Variable):
-        src = cast(_cut(src, index), input.dtype)
-    else:
-        src = creation.full((), src, dtype=input.dtype, device=input.device)
-    return _assigned(input, src, tuple(grid))
+    return _assigned(input, src if number else cast(_cut(src, index), input.dtype), tuple(grid))
 
 
 def _assigned(input: Tensor, value: Tensor, index: Any) -> Tensor:
