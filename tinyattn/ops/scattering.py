@@ -13,7 +13,7 @@ from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add
-from tinyattn.ops.indexing import check_indices, gather, getitem, place, setitem, ungather, write_index
+from tinyattn.ops.indexing import check_indices, gather, getitem, place, rows_of, setitem, ungather, write_index
 from tinyattn.ops.joins import stack
 from tinyattn.ops.shape import broadcast_to, reshape
 
@@ -92,23 +92,13 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
     return input + ungather(_cut(src, index), dim, index, input.shape)
 
 
-def _rows(name: str, input: Tensor, dim: Any, index: Any) -> tuple[Any, ...]:
-    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index, device=input.device)
-    if index.ndim > 1 or index.dtype.kind not in "iu":
-        raise IndexError(
-            f"{name}: the index has shape {tuple(index.shape)} of {index.dtype}; expected one axis of int64"
-        )
-    check_indices(name, index.array, input.shape[dim] if input.ndim else 1)
-    return (slice(None),) * dim + (index.reshape(-1),)
-
-
 def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: float = 1) -> Tensor:
     """Return the input with alpha * `source` added to the slices that `index` names along `dim`. As torch.index_add.
 
     >>> ta.index_add(ta.zeros(3), 0, ta.tensor([0, 2, 2]), ta.tensor([1.0, 2.0, 3.0]))
     tensor([1., 0., 5.])
     """
-    rows = _rows("index_add", input, dim, index)
+    rows = rows_of("index_add", input, dim, index)
     return add(input, place(source, rows, input.shape) if input.ndim else cast(source.sum(), source.dtype), alpha=alpha)
 
 
@@ -118,7 +108,7 @@ def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:
     >>> ta.index_copy(ta.zeros(3), 0, ta.tensor([2, 0]), ta.tensor([5.0, 6.0]))
     tensor([6., 0., 5.])
     """
-    return _assigned(input, source, _rows("index_copy", input, dim, index))
+    return _assigned(input, source, rows_of("index_copy", input, dim, index))
 
 
 def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
@@ -129,7 +119,7 @@ def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
     """
     if not isinstance(value, Variable):
         value = creation.full((), value, dtype=input.dtype, device=input.device)
-    return _assigned(input, cast(value, input.dtype), _rows("index_fill", input, dim, index))
+    return _assigned(input, cast(value, input.dtype), rows_of("index_fill", input, dim, index))
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
