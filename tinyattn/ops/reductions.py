@@ -48,8 +48,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     >>> ta.sum(ta.tensor([[1, 2], [3, 4]]), 0)
     tensor([4, 6])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     out: Tensor = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
@@ -66,8 +65,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     >>> ta.mean(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
     tensor([1.5, 3.5])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     if input.dtype.kind != "f":
         raise TypeError(f"mean: the tensor has dtype {input.dtype}; cast it first (x.float()) or pass dtype=float32")
     return _mean(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
@@ -199,8 +197,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     >>> ta.prod(ta.tensor([[1, 2], [3, 4]]), 1)
     tensor([ 2, 12])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     if dim is None or input.ndim == 0:
         out: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         out = out.reshape((1,) * input.ndim) if keepdim else out
@@ -270,18 +267,30 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
+def _running(op: Operation, input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    input = cast(input, dtype or (input.dtype if input.dtype.kind == "f" else "int64"))
+    dim = _dims.one(dim, input.ndim)
+    return op(input, dim=dim) if input.ndim else input.clone()
+
+
 @numpy_names
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+@bound(_running, _cumsum)
+def cumsum() -> None:
     """Return the running sum along `dim`; integers give int64. As torch.cumsum.
 
     >>> ta.cumsum(ta.tensor([1, 2, 3]), 0)
     tensor([1, 3, 6])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
-    elif input.dtype.kind != "f":
-        input = cast(input, "int64")
-    return _cumsum(input, dim=_dims.one(dim, input.ndim)) if input.ndim else input.clone()
+
+
+@numpy_names
+@bound(_running, _cumprod)
+def cumprod() -> None:
+    """Return the running product along `dim`; integers give int64. As torch.cumprod.
+
+    >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
+    tensor([1, 2, 6])
+    """
 
 
 def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -300,7 +309,7 @@ def is_any(input: Tensor) -> bool:
 
 
 @backends.keeps_gpu
-def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def _logic(name: str, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     xp, array = backends.of(input.array), input.array
     found = getattr(array if array.dtype.kind == "b" else array != 0, name)
     out: Tensor = Variable._from(xp.asarray(found(_dims.several(dim, input.ndim), keepdims=keepdim)))
@@ -308,23 +317,23 @@ def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
 
 
 @numpy_names
-def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+@bound(_logic, "any")
+def any() -> None:
     """Return whether one element over `dim` (all axes if None) is true, or not 0. As torch.any.
 
     >>> ta.any(ta.tensor([[0, 1], [0, 0]]), 1).tolist()
     [True, False]
     """
-    return _logic("any", input, dim, keepdim)
 
 
 @numpy_names
-def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+@bound(_logic, "all")
+def all() -> None:
     """Return whether all elements over `dim` (all axes if None) are true, or not 0. As torch.all.
 
     >>> ta.all(ta.tensor([[1, 1], [0, 1]]), 1).tolist()
     [True, False]
     """
-    return _logic("all", input, dim, keepdim)
 
 
 @numpy_names
@@ -335,15 +344,3 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     tensor([1, 2])
     """
     return sum(ne(input, 0), dim)
-
-
-@numpy_names
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Return the running product along `dim`; integers give int64. As torch.cumprod.
-
-    >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
-    tensor([1, 2, 6])
-    """
-    input = cast(input, dtype or ("int64" if input.dtype.kind != "f" else input.dtype))
-    dim = _dims.one(dim, input.ndim)
-    return _cumprod(input, dim=dim) if input.ndim else input.clone()
