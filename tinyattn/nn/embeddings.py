@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
@@ -57,8 +57,8 @@ class _Table(Module):
         """
         if embeddings.ndim != 2:
             raise ValueError(f"from_pretrained: shape {tuple(embeddings.shape)}; expected (num_embeddings, dim)")
-        rows, dim = embeddings.shape
-        return cls(rows, dim, *args, _weight=embeddings, _freeze=freeze, **options)
+        (rows, dim), made = embeddings.shape, cast(Any, cls)
+        return made(rows, dim, *args, _weight=embeddings, _freeze=freeze, **options)
 
     def reset_parameters(self) -> None:
         """Draw new initial values."""
