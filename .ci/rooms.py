@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_635,
-    "ops/": 9_640,
-    "tensors.py": 400,
+    "engine/": 1_550,
+    "ops/": 9_635,
+    "tensors.py": 335,
     "autograd/": 840,
-    "backends/cpu/": 2_015,
+    "backends/cpu/": 2_020,
     "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 4_820,
+    "nn/": 4_870,
     "optim/": 2_290,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_620,
     "train/": 1_290,
-    "debug/": 2_375,
-    "viz/": 7_870,
-    "compat/": 610,
-    TOP: 1_420,
+    "debug/": 2_380,
+    "viz/": 7_850,
+    "compat/": 625,
+    TOP: 1_425,
 }
-TOTAL = 44_355  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
