@@ -29,17 +29,17 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "program/": 2_325,
     "files/": 660,
     "nn/": 4_870,
-    "optim/": 2_290,
+    "optim/": 2_280,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_620,
     "train/": 1_290,
     "debug/": 2_380,
     "viz/": 7_850,
-    "compat/": 625,
+    "compat/": 615,
     TOP: 1_425,
 }
-TOTAL = 44_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_240  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
