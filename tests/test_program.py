@@ -613,6 +613,28 @@ def make_tuple(x):
     return x if isinstance(x, tuple) else (x,)
 
 
+def test_compiled_module_is_not_asked_for_what_it_lacks():
+    """To find a similar name for the message takes longer than the program."""
+    asked = []
+
+    class Asked(nn.Linear):
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                asked.append(name)
+                raise
+
+    for function in (ta.compile(Asked(2, 3)), ta.compile(Asked(2, 3).forward)):
+        with ta.no_grad():
+            for _ in range(3):
+                function(ta.ones(4, 2))
+            assert function.program is not None, function.why_not
+            asked.clear()
+            function(ta.ones(4, 2))
+        assert asked == []
+
+
 def test_program_is_not_made_for_every_number():
     f = ta.compile(lambda x, i: x + i)
     assert all(f(ta.zeros(1), i).item() == i for i in range(100))
