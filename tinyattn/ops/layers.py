@@ -59,6 +59,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.reshape(-1)
         out = linear(input, weight.reshape(1, -1), bias)
         return reshape_result(out, out.shape[:-1])
+    if bias is not None and bias.ndim > 1:  # broadcast, as PyTorch does
+        out = linear(input, weight)
+        if bias.ndim <= out.ndim and all(b in (1, n) for b, n in zip(bias.shape[::-1], out.shape[::-1], strict=False)):
+            return out + bias
     _check_linear("linear", input, weight, bias)
     return _linear(input, weight, bias)
 
