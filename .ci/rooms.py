@@ -23,7 +23,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "tensors.py": 400,
     "autograd/": 840,
     "backends/cpu/": 2_040,
-    "backends/cuda/": 2_800,
+    "backends/cuda/": 2_805,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_280,

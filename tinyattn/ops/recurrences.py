@@ -47,8 +47,8 @@ def _forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return the states and the gates (steps, batch, parts, size) that the backward pass needs."""
     (steps, batch, _), size = x.shape, h.shape[-1]
-    states = xp.zeros((1 if c is None else 2, steps, batch, size), x.dtype)
-    gates = xp.zeros((steps, batch, {"gru": 4, "lstm": 5}.get(kind, 1), size), x.dtype)
+    states = xp.empty((1 if c is None else 2, steps, batch, size), x.dtype)
+    gates = xp.empty((steps, batch, {"gru": 4, "lstm": 5}.get(kind, 1), size), x.dtype)
     step: Callable[..., Any] = _STEPS.get(kind, _plain_step)
     across = weight.mT.copy()  # contiguous: each step's product takes two thirds of the time
     for t in _order(steps, reverse):
@@ -136,8 +136,8 @@ def _backward(
     (steps, batch, size), order = out.shape[1:], _order(steps=out.shape[1], reverse=reverse)
     starts = [state[None] for state in (h, c) if state is not None]
     previous = [xp.cat([s[1:], start] if reverse else [start, s[:-1]], 0) for s, start in zip(out, starts, strict=True)]
-    d = xp.zeros((steps, batch, x.shape[-1] // size, size), g.dtype)
-    dx = xp.zeros(d.shape, g.dtype) if kind == "gru" else d
+    d = xp.empty((steps, batch, x.shape[-1] // size, size), g.dtype)
+    dx = xp.empty(d.shape, g.dtype) if kind == "gru" else d
     dh = xp.zeros(h.shape, g.dtype)
     dc = None if c is None else dh
     for t in reversed(order):

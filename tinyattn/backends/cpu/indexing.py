@@ -163,7 +163,9 @@ def _positions(shape: tuple[int, ...], index: Any, values: Array) -> Array:
 def gather(x: Array, dim: int, index: Array) -> Array:
     """As torch.gather: `index` may be shorter than `x` along the other axes."""
     if x.ndim and x.flags.c_contiguous and index.size:
-        return np.take(x.reshape(-1), _flat(index, dim, x.shape), mode="wrap")  # checked: "raise" takes half as long again
+        return np.take(
+            x.reshape(-1), _flat(index, dim, x.shape), mode="wrap"
+        )  # checked: "raise" takes half as long again
     return x[_along(index, dim)] if x.ndim else x[None][index].reshape(index.shape)
 
 
