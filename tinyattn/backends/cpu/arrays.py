@@ -20,8 +20,8 @@ __all__ = [
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
     "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
     "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
-    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad",
-    "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt",
+    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
+    "nonzero", "pad", "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt",
     "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
     "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
@@ -335,7 +335,8 @@ def einsum(equation: str, *operands: Array) -> Array:
 # --- creation ---
 
 
-empty = np.empty  # for what is written as a whole: zeros cost a pass
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.empty(shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
