@@ -21,8 +21,8 @@ __all__ = [
     "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
     "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
     "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
-    "nonzero", "pad", "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt",
-    "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
+    "nonzero", "pad", "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round",
+    "rsqrt", "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
     "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 

@@ -26,8 +26,8 @@ __all__ = [
     "cumprod", "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor",
     "floor_divide", "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p",
     "log2", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
-    "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder", "reshape",
-    "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum",
+    "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
+    "reshape", "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum",
     "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
     "zeros", "zeros_like",
 ]  # fmt: skip
