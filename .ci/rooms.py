@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_640,
-    "ops/": 9_690,
-    "tensors.py": 400,
+    "engine/": 1_550,
+    "ops/": 9_635,
+    "tensors.py": 335,
     "autograd/": 840,
     "backends/cpu/": 2_040,
     "backends/cuda/": 2_805,
     "backends/": 610,  # its other files
     "cuda/": 380,
-    "program/": 2_280,
+    "program/": 2_325,
     "files/": 660,
-    "nn/": 5_000,
-    "optim/": 2_370,
+    "nn/": 4_920,
+    "optim/": 2_335,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_295,
-    "debug/": 2_375,
-    "viz/": 7_870,
-    "compat/": 640,
-    TOP: 1_420,
+    "train/": 1_290,
+    "debug/": 2_380,
+    "viz/": 7_850,
+    "compat/": 635,
+    TOP: 1_425,
 }
-TOTAL = 44_700  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_035, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -335,19 +335,3 @@ def test_numbers_narrow_to_float16_as_numpy_has_it():
         ours, expected = narrow(a), rounded(a)
         same(ours, expected)
         same(np.signbit(ours)[ours == 0], np.signbit(expected)[expected == 0])
-
-
-@pytest.mark.parametrize("name", ["exp", "neg", "sqrt", "relu", "sigmoid", "erf", "gelu", "softplus"])
-def test_float16_functions_read_from_a_table_equal_computed_ones(name):
-    function = getattr(F, name, None) or getattr(ta, name)
-    x = ta.from_numpy(EVERY.reshape(256, 256).T)
-    parts = [function(x[i : i + 16]).numpy() for i in range(0, 256, 16)]  # too few elements for a table
-    np.testing.assert_array_equal(function(x).numpy().view(np.uint16), np.concatenate(parts).view(np.uint16))
-
-
-def test_float16_tables_depend_on_the_options_and_their_signs():
-    scaled = ta.Operation(lambda xp, x, *, by: x * by, name="scaled", traits="maps", x=lambda xp, g, by: g * by)
-    x = ta.ones(1 << 16, dtype=ta.float16)
-    for by in (0.0, -0.0, 2.0, 3, True):
-        found = scaled(x, by=by).numpy()
-        assert found.dtype == HALF and found[0] == by and np.signbit(found[0]) == np.signbit(by)

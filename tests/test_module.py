@@ -669,3 +669,43 @@ def test_compiled_step_runs_global_module_hooks():
         for _ in range(3):
             step(ta.ones(2))
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("library", [nn, torch.nn], ids=["ours", "torch"])
+def test_modules_may_override_load_from_state_dict(library):
+    lib = ta if library is nn else torch
+
+    class Frozen(library.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", lib.ones(2))
+            self.inner = library.Linear(2, 2)
+
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            state_dict.pop(prefix + "num_batches_tracked", None)
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    model = library.Sequential(library.Linear(2, 2), Frozen())
+    state = {name: x + 1 for name, x in model.state_dict().items()}
+    given = state | {"1.num_batches_tracked": lib.zeros(())}
+    result = model.load_state_dict(given)
+    assert not any(result) and "1.num_batches_tracked" in given
+    assert all(lib.equal(x, state[name]) for name, x in model.state_dict().items())
+    lacking = {name: x for name, x in state.items() if name not in ("1.weight", "1.inner.bias")}
+    result = model.load_state_dict(lacking | {"1.other": lib.ones(1)}, strict=False)
+    assert sorted(result.missing_keys) == ["1.inner.bias", "1.weight"]
+    for wrong in (lacking, state | {"1.other": lib.ones(1)}, state | {"1.weight": lib.ones(3)}):
+        with pytest.raises(RuntimeError, match=r"1\.weight|1\.other"):
+            model.load_state_dict(wrong)
+
+
+def test_load_from_state_dict_reports_in_its_lists():
+    for library in (nn, torch.nn):
+        layer, lib = library.Linear(2, 2), ta if library is nn else torch
+        missing, unexpected, errors = [], [], []
+        state = {"a.weight": lib.ones((2, 2)), "a.more": lib.ones(1), "other": lib.ones(1)}
+        layer._load_from_state_dict(state, "a.", {}, True, missing, unexpected, errors)
+        assert (missing, unexpected, errors) == (["a.bias"], ["a.more"], [])
+        assert (layer.weight == 1).all()
+        layer._load_from_state_dict({"weight": lib.ones(3), "bias": lib.ones(2)}, "", {}, True, [], [], errors)
+        assert len(errors) == 1 and "weight" in errors[0]

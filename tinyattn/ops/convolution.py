@@ -14,7 +14,7 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.joins import pad, stack
-from tinyattn.ops.promotion import same_type
+from tinyattn.ops.promotion import present, same_type
 from tinyattn.ops.shape import permute, reshape, reshape_result, unsqueeze
 from tinyattn.ops.synonyms import bound
 
@@ -54,10 +54,6 @@ def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, how: Windows) -> Any
     return out if bias is None else out + xp.reshape(bias, (o, 1, 1))
 
 
-def _aligned(x: Any, weight: Any, bias: Any) -> Any:
-    return same_type(x, weight, bias) if bias is not None else [*same_type(x, weight), None]
-
-
 def _channel_sums(xp: Any, g: Any) -> Any:
     return xp.sum(xp.sum(xp.reshape(g, (*g.shape[:2], g.shape[2] * g.shape[3])), -1), 0)
 
@@ -65,7 +61,7 @@ def _channel_sums(xp: Any, g: Any) -> Any:
 @operation(
     traits="multiplies",
     definition=_definition,
-    promote=_aligned,
+    promote=present,
     x=lambda xp, g, weight, x_shape, how: xp.convolve_input(g, weight, x_shape[2:], how),
     weight=lambda xp, g, x, how: xp.convolve_weight(g, x, how),
     bias=lambda xp, g: _channel_sums(xp, g),

@@ -1,20 +1,16 @@
-"""QR factors, inverses and exponentials of matrices, and windows into a tensor's memory."""
+"""QR factors, inverses and exponentials of matrices."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import eq, where
 from tinyattn.ops.joins import cat
 from tinyattn.ops.products import matmul
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import unsqueeze
 
 
@@ -148,29 +144,3 @@ def matrix_exp(A: Tensor) -> Tensor:
     for _ in range(squarings):
         found = matmul(found, found)
     return found
-
-
-def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int = 0) -> Tensor:
-    """Return the elements at `storage_offset` + index * `stride` of a contiguous input, a copy of this size.
-
-    Elements may be named several times, as in overlapping windows. Raises RuntimeError for an input that is not
-    contiguous, and for places outside of it. As torch.as_strided, which returns a view.
-
-    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
-    [[0, 1], [1, 2], [2, 3]]
-    """
-    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
-    if len(size) != len(stride) or not input.is_contiguous():
-        raise RuntimeError(
-            f"as_strided: size={size} and stride={stride} of an input of shape {tuple(input.shape)}; expected as many "
-            "numbers of both, and a contiguous input"
-        )
-    places: Any = np.full(size, storage_offset or 0)
-    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
-        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
-    if places.size and (places.min() < 0 or places.max() >= input.numel()):
-        raise RuntimeError(
-            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach element "
-            f"{places.max()} of {input.numel()}"
-        )
-    return take(input, creation.tensor(places, device=input.device))

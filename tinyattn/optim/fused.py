@@ -23,14 +23,15 @@ import numpy as np
 
 from tinyattn import backends
 from tinyattn.backends import cpu
+from tinyattn.backends.cpu.blocks import BLOCK
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.optim.optimizer import Group, Optimizer, State
 from tinyattn.tensors import Tensor
 
-SMALL = 1 << 12  # elements of a parameter; copying a larger one costs what it saves
-FULL = 1 << 16  # elements of a bundle; more would leave the cache
+SMALL = 1 << 15  # elements of a parameter; copying a larger one costs what it saves
+FULL = BLOCK  # elements of a bundle: as many as a kernel takes at a time
 FEW = 3  # parameters; so few are as quick one by one
 
 States = Mapping[Tensor, State]

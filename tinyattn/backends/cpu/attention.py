@@ -27,10 +27,12 @@ def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
 
     c, a number for each row, cancels in softmax: 0 where no score is large, else the row's largest.
     """
-    if scores.size and scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
+    least, most = np.minimum.reduce, np.maximum.reduce
+    if scores.size and least(scores, None) > -SAFE_SCORE and most(scores, None) < SAFE_SCORE:
         e = np.exp(scores, out=scores)
-        if hidden is not None:
-            e *= ~hidden
+        if hidden is None:
+            return e, row_sums(e)
+        e *= ~hidden
     else:
         if hidden is not None:
             np.copyto(scores, -np.inf, where=hidden)  # over NaN too

@@ -7,7 +7,6 @@ operations on whole blocks take the bits apart. As fp16.h of Marat Dukhan's FP16
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,23 +29,6 @@ def widen(x: Array) -> Array:
 def narrow(x: Array) -> Array:
     """Round to float16, to the nearest and ties to even; what is too large becomes infinite."""
     return _converted(x, np.float16, _narrow if x.dtype == np.float32 else None)
-
-
-def from_table(function: Callable[..., Array], xp: Any, x: Array, options: dict[str, Any]) -> Array | None:
-    """`function(xp, x, **options)`, of each float16 number alone, read from a table of its 65,536 results.
-
-    None if x has fewer elements than that, or an option is not a number or a string.
-    """
-    if x.size < 1 << 16 or not all(type(each) in (bool, int, float, str) for each in options.values()):
-        return None
-    return np.take(_results(function, xp, tuple(options.items()), repr(options)), x.view(np.uint16))
-
-
-@lru_cache(maxsize=32)
-def _results(function: Callable[..., Array], xp: Any, options: tuple[Any, ...], exact: str) -> Array:
-    """exact: tells 0.0 and -0.0 apart."""
-    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    return narrow(function(xp, widen(every), **dict(options)))
 
 
 @np.errstate(all="ignore")

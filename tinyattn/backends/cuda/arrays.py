@@ -27,8 +27,8 @@ __all__ = [
     "floor_divide", "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p",
     "log2", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
     "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
-    "reshape", "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum",
-    "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
+    "reshape", "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
+    "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
     "zeros", "zeros_like",
 ]  # fmt: skip
 
