@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_825,
-    "ops/": 9_980,
-    "tensors.py": 405,
+    "engine/": 1_635,
+    "ops/": 9_665,
+    "tensors.py": 400,
     "autograd/": 840,
-    "backends/cpu/": 1_955,
-    "backends/cuda/": 2_795,
+    "backends/cpu/": 2_015,
+    "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
-    "program/": 2_280,
+    "program/": 2_325,
     "files/": 660,
-    "nn/": 5_395,
-    "optim/": 2_485,
+    "nn/": 5_050,
+    "optim/": 2_370,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_291,
+    "train/": 1_295,
     "debug/": 2_375,
-    "viz/": 7_745,
+    "viz/": 7_870,
     "compat/": 700,
-    TOP: 1_220,
+    TOP: 1_425,
 }
-TOTAL = 45_230  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_790  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -1,19 +1,26 @@
 """Measure what each trick of training is worth: a small convolutional network with one trick at a time, several seeds.
 
-    python examples/ablation.py           # five epochs, three seeds
-    python examples/ablation.py --quick   # three epochs, two seeds, on scikit-learn's digits
+    python examples/ablation.py                       # five epochs, three seeds
+    python examples/ablation.py --quick               # three epochs, two seeds, on scikit-learn's digits
+    python examples/ablation.py --resume runs/NAME    # go on with the networks that are not trained yet
+    python examples/ablation.py --page docs/ablation.md
 
 Each trick is compared with the network without any, seed by seed. The interval is Student's, of 95 %, over the seeds.
+The run ends with a page of one table and a picture of the intervals.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from parts import run_script
 from parts.image_options import load_data, open_run, parse_arguments
+from parts.trick_table import gains, page, picture
 
 import numpy as np
 
@@ -31,7 +38,6 @@ TRICKS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
     "label smoothing": {"smoothing": 0.1},
 }
-STUDENT = {2: 12.706, 3: 4.303}  # the 97.5 % quantile by number of seeds
 
 
 def network(norm: bool, dropout: float) -> nn.Module:
@@ -50,54 +56,54 @@ def accuracy_with(
 ) -> float:  # fmt: skip
     """Train one network and return its accuracy on the test images."""
     ta.manual_seed(seed)
-    train_images, labels, test_images, test_labels = (
-        ta.from_numpy(array).to(args.device)
-        for array in (digits.train_images, digits.train_labels, digits.test_images, digits.test_labels)
-    )
-    loader = data.DataLoader((train_images, labels), 32 if len(labels) < 10_000 else 128, shuffle=True)
+    arrays = (digits.train_images, digits.train_labels)
+    arrays = tuple(ta.from_numpy(array).to(args.device) for array in arrays)
+    loader = data.DataLoader(arrays, 32 if len(arrays[1]) < 10_000 else 128, shuffle=True)
     model = network(norm, dropout).to(args.device)
     optimizer = optim.Adam(model.parameters(), 2e-3, weight_decay=l2)
-    steps = args.epochs * len(loader)
-    fall = optim.CosineAnnealingLR(optimizer, T_max=steps) if schedule else None
+    fall = optim.CosineAnnealingLR(optimizer, T_max=args.epochs * len(loader))
+
+    @ta.compile
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        pixels = (data.random_shift(images, shift) if shift else images).unsqueeze(1).float() / 255
+        loss = F.cross_entropy(model(pixels), labels, label_smoothing=smoothing)
+        if l1:
+            loss = loss + l1 * sum(p.abs().sum() for p in model.parameters())
+        optimizer.zero_grad()
+        loss.backward()
+        return train.step_if_finite(optimizer, loss)
+
     for _ in range(args.epochs):
-        for images, answers in loader:
-            pixels = (data.random_shift(images, shift) if shift else images).unsqueeze(1).float() / 255
-            loss = F.cross_entropy(model(pixels), answers, label_smoothing=smoothing)
-            if l1:
-                loss = loss + l1 * sum(p.abs().sum() for p in model.parameters())
-            optimizer.zero_grad()
-            loss.backward()
-            train.step_if_finite(optimizer, loss)
-            if fall is not None:
+        for images, labels in loader:
+            step(images, labels)
+            if schedule:
                 fall.step()
-    model.eval()
-    with ta.no_grad():
-        batches = [slice(i, i + 500) for i in range(0, len(test_labels), 500)]
-        scores = [model(test_images[b].unsqueeze(1).float() / 255) for b in batches]
-    return (ta.cat(scores).argmax(1) == test_labels).float().mean().item()
+    pixels = digits.test_images[:, None].astype(np.float32) / 255
+    return float((train.predict(model, pixels).argmax(1) == digits.test_labels).mean())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parse_arguments("ablation.py", __doc__.split("\n")[0], arguments)
-    if args.run:
-        raise train.RefusedError("an ablation is not resumed; begin it again, with --overwrite in the same folder.")
+    args = parse_arguments("ablation.py", __doc__.split("\n")[0], arguments, page=None, free={"page"},
+                           more=lambda option: option("--page", metavar="FILE", help="gets the page too"))  # fmt: skip
     digits = load_data(args)
     args.epochs = args.epochs or (3 if args.quick else 5)
     seeds = range(args.seed, args.seed + (2 if args.quick else 3))
     run = open_run(args, f"ablation-{digits.name.split()[0].lower()}", tricks=TRICKS)
-    lines = ["| trick | test accuracy | difference, in points | interval |", "| --- | ---: | ---: | --- |"]
-    plain = np.zeros(len(seeds))
-    for name, settings in TRICKS.items():
-        found = np.array([accuracy_with(args, digits, seed, **settings) for seed in seeds])
-        run.log(trick=name, **{f"seed_{seed}": value for seed, value in zip(seeds, found, strict=True)})
-        plain = found if name == "none" else plain
-        gain = 100 * (found - plain)
-        half = STUDENT[len(seeds)] * gain.std(ddof=1) / len(seeds) ** 0.5
-        inside = "" if name == "none" else f"{gain.mean() - half:+.2f} to {gain.mean() + half:+.2f}"
-        lines.append(f"| {name} | {found.mean():.2%} | {gain.mean():+.2f} | {inside} |")
-        print(*(lines if name == "none" else lines[-1:]), sep="\n")
-    (run.folder / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{args.epochs} epochs, {len(seeds)} seeds; the table is {run.folder / 'ablation.md'}")
+    if (run.folder / "metrics.csv").exists():  # resumed
+        run.rows = list(csv.DictReader((run.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()))
+    known = {(row["trick"], int(row["seed"])): float(row["accuracy"]) for row in run.rows}
+    for name, seed in ((name, seed) for name in TRICKS for seed in seeds if (name, seed) not in known):
+        known[name, seed] = accuracy_with(args, digits, seed, **TRICKS[name])
+        run.log(trick=name, seed=seed, accuracy=known[name, seed])
+        print(f"{name}, seed {seed}: {known[name, seed]:.2%}")
+    rows = gains({name: np.array([known[name, seed] for seed in seeds]) for name in TRICKS})
+    options = f"--data {digits.name.split()[0].lower().strip(':,')} --epochs {args.epochs}{' --quick' * args.quick}"
+    about = (f"`python examples/ablation.py {options}`, {time.strftime('%Y-%m-%d')}, seeds {seeds[0]} to {seeds[-1]}. "
+             "The differences are those to no trick, seed by seed; the interval is Student's, of 95 %.")  # fmt: skip
+    for file in filter(None, (run.folder / "ablation.md", args.page)):
+        Path(file).write_text(page(rows, about), encoding="utf-8")
+    picture(rows, run.folder / "ablation.png", run.folder.name)
+    print(page(rows, about), f"the page and the picture are in {run.folder}", sep="\n")
     return 0
 
 

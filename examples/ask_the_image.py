@@ -49,7 +49,7 @@ def look(model: nn.Module, images: np.ndarray, words: np.ndarray) -> list[np.nda
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments("ask_the_image.py", __doc__.split("\n")[0], arguments)
     digits = load_data(args)
-    epochs, count = args.epochs or (10 if args.quick else 20), 2_000 if args.quick else 10_000
+    epochs, count = args.epochs or (10 if args.quick else 8), 2_000 if args.quick else 40_000
 
     # --- data: canvases (count, 56, 56), six questions about each (count, 6, 8), their answers (count, 6)
     generator = np.random.default_rng(args.seed)
@@ -69,19 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = open_run(args, f"ask-{digits.name.split()[0].lower()}")
     session = train.Session(run, model=model, optimizer=optimizer, schedule=schedule, loader=loader,
                             epochs=epochs, data=digits.name, progress=args.progress)  # fmt: skip
+
+    @ta.compile
+    def step(
+        images: ta.Tensor, questions: ta.Tensor, answers: ta.Tensor, centres: ta.Tensor, tall: ta.Tensor, asked: bool
+    ) -> ta.Tensor:
+        scores, patches, heights, _ = network(images, questions)
+        loss = 20 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
+        loss = loss + 50 * ((heights - tall) ** 2 * (centres < 10)).mean()
+        if asked:
+            loss = loss + F.cross_entropy(scores.flatten(0, 1), answers.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        largest = train.step_if_finite(optimizer, loss)
+        right = (scores.argmax(-1) == answers).float().mean() * len(images)
+        return ta.stack([loss.detach(), right, largest])
+
     with session:
         for _ in session.epochs():
-            for images, questions, answers, centres, tall in session.batches():
-                scores, patches, heights, _ = network(images, questions)
-                loss = 20 * F.cross_entropy(patches.flatten(0, 1), centres.flatten())
-                loss = loss + 50 * ((heights - tall) ** 2 * (centres < 10)).mean()
-                if session.tally.epoch > epochs // 4:  # before, the patches have not learned what to answer with
-                    loss = loss + F.cross_entropy(scores.flatten(0, 1), answers.flatten())
-                optimizer.zero_grad()
-                loss.backward()
-                largest = train.step_if_finite(optimizer, loss)
-                right = (scores.argmax(-1) == answers).float().mean() * len(images)
-                session.count(ta.stack([loss.detach(), right, largest]))
+            for batch in session.batches():  # before, the patches have not learned what to answer with
+                session.count(step(*batch, session.tally.epoch > epochs // 4))
                 schedule.step()
             if session.stopped:
                 break

@@ -56,7 +56,7 @@ def criterion(scores: ta.Tensor, boxes: ta.Tensor, labels: ta.Tensor, truth: ta.
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments("detection.py", __doc__.split("\n")[0], arguments)
     digits = load_data(args)
-    epochs, count = args.epochs or (12 if args.quick else 15), 1_500 if args.quick else 10_000
+    epochs, count = args.epochs or (12 if args.quick else 6), 1_500 if args.quick else 30_000
 
     # --- data: canvases (count, 56, 56), the labels (count, 5), boxes (count, 5, 4) and patches of their digits
     generator = np.random.default_rng(args.seed)

@@ -3,6 +3,7 @@
     python examples/translate_dates.py              # a transformer: encoder, decoder, and attention between them
     python examples/translate_dates.py --model gru  # additive attention over a GRU (Bahdanau, Cho and Bengio 2015)
     python examples/translate_dates.py --quick      # under a minute on one core
+    python examples/translate_dates.py --resume runs/NAME --beam 5  # write by beam search, beside greedily
 
 The dates are written by the Babel package: pip install "tinyattn[tasks]". One day in ten of 200 years is never trained
 on. The baseline is a rule for numbers with a table of the words of the training texts. The run ends with a picture of
@@ -12,23 +13,12 @@ what each written character looked at.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from parts import run_script
-from parts.date_models import START, Gru, Transformer, translate
-from parts.image_options import open_run, parse_arguments, table
-from parts.written_dates import (
-    FORMATS,
-    SHOWN,
-    UNKNOWN,
-    UNSEEN,
-    Alphabet,
-    alignment_figure,
-    by_rule,
-    split_days,
-    write,
-    year_share,
-)
+from parts import run_script, written_dates
+from parts.date_models import START, Gru, Transformer
+from parts.image_options import open_run, table
+from parts.written_dates import DIGITS, UNKNOWN, Alphabet, alignment_figure, by_rule, split_days, write, year_share
 
 import numpy as np
 
@@ -37,27 +27,43 @@ import tinyattn.nn.functional as F
 from tinyattn import data, nn, optim, train
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    def more(option: Callable[..., object]) -> None:
-        option("--model", choices=["transformer", "gru"], help="which network writes the dates (transformer)")
+def translate(model: nn.Module, texts: ta.Tensor, beam: int = 1) -> tuple[ta.Tensor, ta.Tensor, np.ndarray]:
+    """Write a date for each text (batch, LENGTH) by beam search; a beam of 1 is greedy.
 
-    about = __doc__.split("\n")[0]
-    args = parse_arguments("translate_dates.py", about, arguments, more=more, images=False, model="transformer")
+    After each character, the `beam` likeliest beginnings are kept. Returns the likeliest date (batch, 10), the log of
+    its probability (batch,), and what each of its characters looked at (batch, 10, LENGTH).
+    """
+    count, seen = len(texts), []
+    first = beam * ta.arange(count, device=texts.device)  # of the rows (batch * beam) of each text
+    with ta.no_grad(), model.looked.register_forward_hook(lambda module, args, out: seen.append(out)):
+        memory, texts = (x.repeat_interleave(beam, 0) for x in (model.encode(texts), texts))
+        written = ta.full((len(texts), 1), START, dtype=ta.int64, device=texts.device)
+        sums = ta.full((count, beam), -np.inf, device=texts.device)
+        sums[:, 0] = 0  # the beginnings are one at first
+        for _ in range(10):
+            likely = F.log_softmax(model.decode(memory, texts, written)[:, -1], -1)  # (batch * beam, digits)
+            sums, best = (sums.unsqueeze(2) + likely.unflatten(0, (count, beam))).flatten(1).topk(beam)
+            rows = (first.unsqueeze(1) + best // len(DIGITS)).flatten()  # the beginning that each one continues
+            written = ta.cat([written[rows], (best % len(DIGITS)).reshape(-1, 1)], 1)
+    last = seen[-1][1] if isinstance(seen[-1], tuple) else ta.stack(seen[-10:], 1)  # (batch * beam, 10, LENGTH)
+    return written[first, 1:], sums[:, 0], last[rows[first]].cpu().numpy()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = written_dates.parse_arguments(arguments)
     epochs, count = args.epochs or (4 if args.quick else 8), 20_000 if args.quick else 60_000
 
     # --- data: texts (count, LENGTH) and the ten characters of each date (count, 10), as tokens
     generator = np.random.default_rng(args.seed)
     days, unseen = split_days(generator)
-    pairs = write(days, FORMATS, count, generator)
+    pairs = write(days, written_dates.FORMATS, count, generator)
     alphabet = Alphabet(pairs)
+    kinds = {"unseen days": written_dates.FORMATS, "unseen formats": written_dates.UNSEEN}
+    tests = {name: write(unseen, formats, 2000, generator) for name, formats in kinds.items()}
 
     def encoded(some: list[tuple[str, str]]) -> list[ta.Tensor]:
         return [ta.from_numpy(tokens).to(args.device) for tokens in alphabet.encode(some)]
 
-    tests = {
-        "unseen days": write(unseen, FORMATS, 2000, generator),
-        "unseen formats": write(unseen, UNSEEN, 2000, generator),
-    }
     loader = data.DataLoader(tuple(encoded(pairs)), 64, shuffle=True)
 
     # --- model, loop
@@ -68,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     schedule = optim.OneCycleLR(optimizer, 6e-3, total_steps=epochs * len(loader))
     run = open_run(args, f"dates-{args.model}")
 
-    def right(texts: ta.Tensor, dates: ta.Tensor) -> float:
-        return (translate(model, texts)[0] == dates).all(1).float().mean().item()
+    def right(texts: ta.Tensor, dates: ta.Tensor, beam: int = 1) -> float:
+        return (translate(model, texts, beam)[0] == dates).all(1).float().mean().item()
 
     session = train.Session(run, model=model, optimizer=optimizer, schedule=schedule, loader=loader,
                             epochs=epochs, data="unseen days", progress=args.progress)  # fmt: skip
@@ -87,23 +93,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 session.count(ta.stack([loss.detach(), hits, largest]))
                 schedule.step()
             if session.stopped:
-                break
+                print(f"stopped; --resume {run.folder} continues the run", file=sys.stderr)
+                return session.signals.exit_code
             session.end_epoch(right(*encoded(tests["unseen days"])))
-    if session.stopped:
-        print(f"stopped; --resume {run.folder} continues the run", file=sys.stderr)
-        return session.signals.exit_code
 
     # --- results: whole dates, beside the rule; where it looked
     rule, results = by_rule(pairs), {}
     for name, some in tests.items():
-        results[f"{name}, {args.model}"] = right(*encoded(some))
+        for beam in sorted({1, args.beam}):
+            results[f"{name}, {args.model}" + f", beam of {beam}" * (beam > 1)] = right(*encoded(some), beam)
         results[f"{name}, rule and table"] = float(np.mean([rule(text) == day for text, day in some]))
     table(results)
-    weights = translate(model, encoded(tests["unseen days"])[0])[1]  # (texts, 10, LENGTH)
+    weights = translate(model, encoded(tests["unseen days"])[0])[2]  # (texts, 10, LENGTH)
     share, even = year_share(weights, tests["unseen days"])
     print(f"the year is written with {share:.1%} of the attention on the year of the text; evenly it were {even:.1%}")
-    shown = [write([day], ["full"], 1, generator, [name])[0] for day, name in zip(unseen, SHOWN, strict=False)]
-    figure = alignment_figure(shown, *translate(model, encoded(shown)[0]), f"{run.folder.name}: what was looked at")
+    shown = written_dates.one_in_each(unseen)
+    written, _, weights = translate(model, encoded(shown)[0], args.beam)
+    figure = alignment_figure(shown, written, weights, f"{run.folder.name}: what was looked at")
     figure.savefig(run.folder / "attention.png")
     session.finish(accuracy=results, attention_on_year=share, even=even, model=args.model)
     print(f"the picture is {run.folder / 'attention.png'}")

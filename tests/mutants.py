@@ -24,7 +24,7 @@ ALSO = {
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {
         "_reduce", "_weighted", "_without_ignored", "_class_rows", "_soft_cross_entropy", "binary_cross_entropy_with_logits",
-        "cross_entropy", "l1_loss", "mse_loss", "nll_loss",
+        "cross_entropy", "l1_loss", "mse_loss", "nll_loss", "shaped",
     },
     "ops/products.py": {"matmul", "_distinct"},
     "ops/joins.py": {"_inner"},

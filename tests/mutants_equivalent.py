@@ -126,7 +126,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "Operations take plain arrays, and NumPy functions lists, as well.": [
         "ops/dropouts.py _keep: creation.as_tensor(random.generator_for(input.device, generator).keep(shape, p)) -> random.generator_for(input.device, generator).keep(shape, p)",
         "ops/attention.py _mask: creation.as_tensor(attn_mask) -> attn_mask",
-        "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
+        "ops/loss.py shaped: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",
         "ops/products.py matmul: creation.as_tensor(other) -> other",
         "ops/extremes.py _pick: xp.asarray(index) -> index",

@@ -58,13 +58,39 @@ def test_date_models_write_each_character_from_those_before(name):
     changed[:, 6:] = 0
     np.testing.assert_allclose(model(texts, changed).detach().numpy()[:, :6], scores[:, :6], atol=1e-5)
     np.testing.assert_allclose(model(texts[1:2], written[1:2]).detach().numpy(), scores[1:2], atol=1e-5)
-    dates, weights = models["translate"](model, texts)
+    dates, _, weights = runpy.run_path(str(EXAMPLES / "translate_dates.py"))["translate"](model, texts)
     assert dates.shape == (3, 10) and weights.shape == (3, 10, 40)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     assert not weights[1, :, 12:].any()
     start = ta.full((3, 1), models["START"], dtype=ta.int64)
     best = model(texts, ta.cat([start, dates[:, :-1]], 1)).argmax(-1)  # greedy: each is the best one after those before
     np.testing.assert_array_equal(best.numpy(), dates.numpy())
+
+
+@pytest.mark.parametrize("name", ["Transformer", "Gru"])
+@pytest.mark.parametrize("beam", [1, 2, 7, 30])
+def test_date_beam_search_is_that_of_its_definition(name, beam):
+    """Written anew for one text, with all beginnings and their probabilities in a list."""
+    models = runpy.run_path(str(EXAMPLES / "parts" / "date_models.py"))
+    ta.manual_seed(3)
+    model, texts = models[name](30), ta.randint(1, 30, (2, 40))
+    ta.nn.init.normal_(model.scores.weight, std=0.5)  # so that the likeliest character does not always lead to the best
+    dates, sums, weights = runpy.run_path(str(EXAMPLES / "translate_dates.py"))["translate"](model, texts, beam)
+    for i in range(2):
+        kept = [([models["START"]], 0.0)]
+        for _ in range(10):
+            longer = []
+            for tokens, total in kept:
+                likely = ta.log_softmax(model(texts[i : i + 1], ta.tensor([tokens]))[0, -1], -1).tolist()
+                longer += [([*tokens, token], total + value) for token, value in enumerate(likely)]
+            kept = sorted(longer, key=lambda one: -one[1])[:beam]
+        assert dates[i].tolist() == kept[0][0][1:]
+        assert sums[i].item() == pytest.approx(kept[0][1], abs=1e-4)
+        seen = []
+        with model.looked.register_forward_hook(lambda module, args, out, seen=seen: seen.append(out)):
+            model(texts[i : i + 1], ta.tensor([kept[0][0][:-1]]))
+        looked = seen[-1][1] if isinstance(seen[-1], tuple) else ta.stack(seen, 1)
+        np.testing.assert_allclose(weights[i], looked[0].detach().numpy(), atol=1e-5)
 
 
 def test_date_texts_mean_one_day_each(dates):

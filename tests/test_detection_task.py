@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import itertools
 import json
 import os
@@ -17,6 +20,9 @@ import tinyattn as ta
 from tinyattn import data
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PYCOCOTOOLS = importlib.util.find_spec("pycocotools")
+if PYCOCOTOOLS:
+    from pycocotools import coco, cocoeval
 HALF = [0.25, 0.5, 0.5, 1]  # the left half of an image: centre, width and height
 
 
@@ -129,6 +135,52 @@ def test_average_precision_on_hand_cases(boxes):
         precision(boxes, [[(0.9, 1, left)], []], [[-1, -1], [1, -1]], [[none, none], [left, none]]) == 0
     )  # another image's
     assert np.isnan(precision(boxes, [[(0.9, 1, left)]], [[-1, -1]], [[none, none]]))  # no digit anywhere
+
+
+def coco_precision(some, labels, truth, recalls=None):
+    """The mean average precision at IoU 0.5 by pycocotools; recalls: where precision is read (its own 101)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        known, pixels = coco.COCO(), 1000
+
+        def corner(box):
+            x, y, width, height = (pixels * np.asarray(box, float)).tolist()
+            return [x - width / 2, y - height / 2, width, height]
+
+        places = [(i, j) for i, row in enumerate(labels) for j, kind in enumerate(row) if kind >= 0]
+        known.dataset = {
+            "images": [{"id": i} for i in range(len(labels))], "categories": [{"id": k} for k in range(10)],
+            "annotations": [{"id": n, "image_id": i, "category_id": int(labels[i][j]), "bbox": corner(truth[i][j]),
+                             "area": 1.0, "iscrowd": 0} for n, (i, j) in enumerate(places, 1)],
+        }  # fmt: skip
+        known.createIndex()
+        detections = known.loadRes([{"image_id": i, "category_id": one.kind, "score": one.score, "bbox": corner(one.box)}
+                                    for i, image in enumerate(some) for one in image])  # fmt: skip
+        judge = cocoeval.COCOeval(known, detections, "bbox")
+        judge.params.iouThrs = np.array([0.5])
+        judge.params.recThrs = judge.params.recThrs if recalls is None else recalls
+        judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
+        judge.evaluate()
+        judge.accumulate()
+    found = judge.eval["precision"][0, :, :, 0, -1]  # (recalls, classes), -1 without a digit of the class
+    return found[:, found[0] > -1].mean()
+
+
+@pytest.mark.skipif(not PYCOCOTOOLS, reason="needs pycocotools")
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_that_of_pycocotools(boxes, seed):
+    """It reads precision at 101 recalls; ours is the whole area, which its own is at ever more of them."""
+    g = np.random.default_rng(seed)
+    labels, truth = g.integers(-1, 10, (60, 5)), g.uniform(0.2, 0.6, (60, 5, 4)).astype(np.float32)
+    some = []
+    for row, their in zip(labels, truth, strict=True):
+        near = (their + g.normal(0, 0.06, their.shape)).clip(0.05, 0.95)[g.random(5) < 0.9]  # some are missed
+        near = np.concatenate([near, near[:2], g.uniform(0.2, 0.6, (2, 4))])  # some twice, and some anywhere
+        kinds = np.where(g.random(len(near)) < 0.8, np.resize(row.clip(0), len(near)), g.integers(10, size=len(near)))
+        some.append([boxes["Found"](*one, None) for one in zip(g.random(len(near)), kinds, near, strict=True)])
+    ours = boxes["average_precision"](some, labels, truth)
+    assert 0.05 < ours < 0.95
+    assert coco_precision(some, labels, truth, np.linspace(1e-9, 1, 20_001)) == pytest.approx(ours, abs=2e-4)
+    assert coco_precision(some, labels, truth) == pytest.approx(ours, abs=0.02)
 
 
 def test_detection_match_is_the_cheapest_of_all_assignments(detection):

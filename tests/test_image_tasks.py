@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ablation
 import numpy as np
 import pytest
 
@@ -88,7 +89,28 @@ def test_ablation_compares_each_trick_with_none(tmp_path):
     done = script("ablation.py", "--quick", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
-    rows = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines()[2:]]
+    rows = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines()[6:]]
     assert len(rows) == 8
     assert all(float(row[1].rstrip("%")) > 80 for row in rows)
-    assert float(rows[0][2]) == 0
+    assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_resumes_with_the_networks_not_trained_yet(tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def stopped(args, digits, seed, **settings):
+        trained.append((seed, *settings))
+        if len(trained) == 5:
+            raise KeyboardInterrupt
+        return 0.9 + 0.01 * seed * ("l1" in settings)
+
+    monkeypatch.setitem(ablation.main.__globals__, "accuracy_with", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.main(["--quick", "--out", str(tmp_path)])
+    (folder,) = tmp_path.iterdir()
+    assert ablation.main(["--resume", str(folder), "--page", str(tmp_path / "page.md")]) == 0
+    assert len(trained) == 17 and trained[4] == trained[5]  # 16 networks, one of them begun twice
+    page = (tmp_path / "page.md").read_text()
+    assert page == (folder / "ablation.md").read_text() and "--data digits --epochs 3 --quick`" in page
+    assert "| L1 | 90.50% | +0.50 | -5.85 to +6.85 |" in page  # t = 12.706 with one degree of freedom, deviation 0.707
+    assert "| none | 90.00% | | |" in page

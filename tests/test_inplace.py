@@ -573,6 +573,19 @@ def test_expand_without_repetition_can_be_written_to(shape):
     assert outcome(ta) == outcome(torch)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("atan2", "other"), ("lerp", "end"), ("masked_fill", "value"), ("hypot", "other")]
+)
+def test_in_place_forms_record_tensors_given_by_keyword(name, key):
+    given = {"lerp": {"weight": 0.25}, "masked_fill": {"mask": ta.tensor([True, True])}}.get(name, {})
+    grads = []
+    for form in (name, f"{name}_"):
+        t = ta.tensor(0.5 if name == "masked_fill" else [0.5, 2.0], requires_grad=True)
+        getattr(ta.ones(2), form)(**given, **{key: t}).sum().backward()
+        grads.append(t.grad.tolist())
+    assert grads[0] == grads[1]
+
+
 def test_a_refused_write_has_not_written():
     for x, write in [
         (leaf(1, 2), lambda x: x.add_(1)), (leaf(1, 2)[:1], lambda x: x.zero_()), (ta.ones(2), lambda x: x.add_(ta.ones(3, 2))),

@@ -47,11 +47,12 @@ def test_ask_the_image_on_a_gpu_gives_the_scores_of_the_cpu(load):
 
 @pytest.mark.parametrize("name", ["Transformer", "Gru"])
 def test_translate_dates_on_a_gpu_looks_where_the_cpu_does(load, name):
-    models = load("parts/date_models.py")
+    models, translate = load("parts/date_models.py"), load("translate_dates.py")["translate"]
     ta.manual_seed(0)
     model, texts = models[name](30), ta.randint(0, 30, (2, 40))
-    (dates, weights), (others, theirs) = (
-        models["translate"](model.to(device), texts.to(device)) for device in ("cpu", "cuda")
+    (dates, sums, weights), (others, found, theirs) = (
+        translate(model.to(device), texts.to(device), beam=2) for device in ("cpu", "cuda")
     )
+    np.testing.assert_allclose(found.tolist(), sums.tolist(), atol=1e-4)
     assert dates.tolist() == others.tolist()
     np.testing.assert_allclose(theirs, weights, atol=1e-4)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from parts.written_dates import DIGITS, LENGTH
 
-import numpy as np
-
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import nn
@@ -65,17 +63,3 @@ class Gru(nn.Module):
         return ta.stack(scores, 1)
 
     forward = Transformer.forward
-
-
-def translate(model: nn.Module, texts: ta.Tensor) -> tuple[ta.Tensor, np.ndarray]:
-    """Write ten characters for each text, each the likeliest after those before; return also what each looked at."""
-    with ta.no_grad():
-        memory, seen = model.encode(texts), []
-        handle = model.looked.register_forward_hook(lambda module, args, out: seen.append(out))
-        written = ta.full((len(texts), 1), START, dtype=ta.int64, device=texts.device)
-        for _ in range(10):
-            scores = model.decode(memory, texts, written)
-            written = ta.cat([written, scores[:, -1:].argmax(-1)], 1)
-        handle.remove()
-    last = seen[-1][1] if isinstance(seen[-1], tuple) else ta.stack(seen[-10:], 1)  # (batch, 10, LENGTH)
-    return written[:, 1:], last.cpu().numpy()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from typing import Any
 
+from parts import image_options
+
 import numpy as np
 
 from tinyattn.extras import require
+from tinyattn.train.parser import whole_number
 from tinyattn.viz.figure import new_figure
 
 LANGUAGES = "cs de el en es fr he hi hu it ja ko nl pl pt ru sv tr vi zh".split()
@@ -25,6 +29,19 @@ DIGITS = "0123456789-"
 LENGTH = 40  # characters of a text at most
 UNKNOWN = 1  # the token of every character that the training texts do not have; 0 follows the text
 FONTS = ["Noto Sans CJK SC", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "WenQuanYi Zen Hei", "SimHei"]
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the settings of translate_dates.py."""
+
+    def more(option: Any) -> None:
+        option("--model", choices=["transformer", "gru"], help="which network writes the dates (transformer)")
+        option("--beam", type=whole_number, metavar="N", help="beginnings that are kept after each character (1)")
+
+    about = "Read dates written in many ways in 20 languages, and write them as 2026-11-26."
+    return image_options.parse_arguments(
+        "translate_dates.py", about, arguments, more=more, images=False, free={"beam"}, model="transformer", beam=1
+    )
 
 
 def split_days(generator: np.random.Generator) -> tuple[list[date], list[date]]:
@@ -46,6 +63,12 @@ def write(
     chosen = (generator.integers(len(of), size=count) for of in (days, formats, languages))
     triples = zip(*chosen, strict=True)
     return [(format_date(days[i], formats[j], languages[k]), days[i].isoformat()) for i, j, k in triples]
+
+
+def one_in_each(days: Sequence[date]) -> list[tuple[str, str]]:
+    """Return a text in each of the languages SHOWN, with its date."""
+    generator = np.random.default_rng(0)  # there is nothing to choose
+    return [write([day], ["full"], 1, generator, [name])[0] for day, name in zip(days, SHOWN, strict=False)]
 
 
 class Alphabet:

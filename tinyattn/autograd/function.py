@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.engine.modes import Mode, call_site, grad_mode, module_stack, no_grad, observers
+from tinyattn.engine.modes import Mode, call_site, grad_mode, module_stack, observers
 from tinyattn.engine.node import Node, Saved, SavedValues, Several, save
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import no_grad
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.indexing import getitem

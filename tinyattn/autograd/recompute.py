@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tinyattn.engine.modes import is_grad_enabled, observers
+from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node, SavedValues
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.random import Generator, Tape, process_wide_generators, replay
 
 __all__ = ["checkpoint"]

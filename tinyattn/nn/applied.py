@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tinyattn.nn.module import Module
-from tinyattn.tensors import Tensor
 
 
 class Applied(Module):
@@ -57,8 +56,8 @@ class Applied(Module):
             else:
                 setattr(self, name, value)
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self._function(*inputs, **{name: getattr(self, name) for name in self._names})
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self._function(*inputs, **named, **{name: getattr(self, name) for name in self._names})
 
     def extra_repr(self) -> str:
         shown = {name: getattr(self, name) for name in self._names if name not in (*self.hidden, "training")}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.ops import creation
 from tinyattn.random import Generator
 from tinyattn.tensors import Tensor

@@ -140,6 +140,9 @@ class _DropoutNd(Applied, function=F.dropout):
         if not 0 <= self.p <= 1:
             raise ValueError(f"{type(self).__name__}: p={self.p}; a probability lies between 0 and 1")
 
+    def forward(self, input: Tensor) -> Tensor:
+        return self._function(input, self.p, self.training, self.inplace)
+
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tinyattn.engine.hooks import RemovableHandle
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.parameter import convert
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor

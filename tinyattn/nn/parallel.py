@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.cores import available_workers
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import operation
-from tinyattn.engine.threads import available_workers, side_by_side
+from tinyattn.engine.threads import side_by_side
 from tinyattn.nn.distributed import DistributedDataParallel
 from tinyattn.nn.module import Module
 from tinyattn.random import Generator, Streams

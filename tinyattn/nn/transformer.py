@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import ops
-from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.activations import GELU, ReLU

@@ -11,7 +11,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import comparable, modular, operand, same_type
+from tinyattn.ops.promotion import comparable, modular, operand, present, same_type
 
 
 def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
@@ -62,16 +62,11 @@ _clamp = Operation(
     name="clamp",
     traits="maps clamps",
     fresh=True,
-    promote=lambda x, min, max: _promote_present(x, min, max),
+    promote=present,
     x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
     min=lambda xp, g, x, min, max: xp.where(x < min if max is None else xp.logical_and(x < min, min < max), g, 0.0),
     max=lambda xp, g, x, min, max: xp.where(x > max if min is None else xp.logical_or(x > max, max < min), g, 0.0),
 )
-
-
-def _promote_present(*inputs: Any) -> Any:
-    aligned = iter(same_type(*(x for x in inputs if x is not None)))
-    return [None if x is None else next(aligned) for x in inputs]
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:

@@ -1,20 +1,16 @@
-"""QR factors, inverses and exponentials of matrices, and windows into a tensor's memory."""
+"""QR factors, inverses and exponentials of matrices."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import eq, where
 from tinyattn.ops.joins import cat
 from tinyattn.ops.products import matmul
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import unsqueeze
 
 
@@ -148,36 +144,3 @@ def matrix_exp(A: Tensor) -> Tensor:
     for _ in range(squarings):
         found = matmul(found, found)
     return found
-
-
-def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
-    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a copy of this size.
-
-    storage_offset: from the first element of the input, by default 0. Elements may be named several times, as in
-    overlapping windows. Raises RuntimeError for places that are no element of the input. As torch.as_strided, which
-    returns a view, counts from the beginning of the whole memory, and reaches all of it.
-
-    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
-    [[0, 1], [1, 2], [2, 3]]
-    """
-    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
-    if len(size) != len(stride):
-        raise RuntimeError(f"as_strided: size={size} and stride={stride}; expected as many numbers of both")
-    places = _memory(size, stride) + (storage_offset or 0)
-    own = _memory(tuple(input.shape), input.stride()).reshape(-1)
-    order = np.argsort(own, kind="stable")
-    found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
-    if places.size and not (own.size and (own[found] == places).all()):
-        raise RuntimeError(
-            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
-            f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
-        )
-    return take(input, creation.tensor(found, device=input.device))
-
-
-def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
-    """The places in memory, in elements, of all elements of a tensor."""
-    places: Any = np.zeros(size, np.int64)
-    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
-        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
-    return places

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, add, div, mul, sub
+from tinyattn.ops.elementwise import abs, add, div, mul, smooth, sub
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.products import bmm, matmul, mm, outer
 from tinyattn.ops.promotion import floating, modular, opmath, same_type
@@ -22,33 +21,21 @@ from tinyattn.ops.promotion import floating, modular, opmath, same_type
 # --- smooth functions; integers give the default dtype ---
 
 
-def _smooth(
-    name: str, words: str, at: float, python: Callable[[float], float], rule: Any, traits: str = ""
-) -> Operation:
-    doc = f"""Return {words}, elementwise; integers give the default dtype. As torch.{name}.
-
-    >>> f"{{ta.{name}(ta.tensor({at})).item():.3f}}"
-    '{python(at):.3f}'
-    """
-    forward = lambda xp, x: getattr(xp, name)(x)  # noqa: E731
-    return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", x=rule)
-
-
-log2 = _smooth("log2", "the logarithm to base 2", 8.0, math.log2, lambda xp, g, x: g / (x * math.log(2)))
-log10 = _smooth("log10", "the logarithm to base 10", 100.0, math.log10, lambda xp, g, x: g / (x * math.log(10)))
-tan = _smooth("tan", "the tangent of radians", 0.5, math.tan, lambda xp, g, out: g * (out * out + 1))
-sinh = _smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, lambda xp, g, x: g * xp.cosh(x))
-cosh = _smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, lambda xp, g, x: g * xp.sinh(x), "valley")
-asin = _smooth("asin", "the angle with this sine", 0.5, math.asin, lambda xp, g, x: g * xp.rsqrt(1 - x * x))
-acos = _smooth("acos", "the angle with this cosine", 0.5, math.acos, lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
-atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1))
-asinh = _smooth(
-    "asinh", "the number with this hyperbolic sine", 1.0, math.asinh, lambda xp, g, x: g * xp.rsqrt(x * x + 1)
+log2 = smooth("log2", "the logarithm to base 2", 8.0, math.log2, x=lambda xp, g, x: g / (x * math.log(2)))
+log10 = smooth("log10", "the logarithm to base 10", 100.0, math.log10, x=lambda xp, g, x: g / (x * math.log(10)))
+tan = smooth("tan", "the tangent of radians", 0.5, math.tan, x=lambda xp, g, out: g * (out * out + 1))
+sinh = smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, x=lambda xp, g, x: g * xp.cosh(x))
+cosh = smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, "valley", x=lambda xp, g, x: g * xp.sinh(x))
+asin = smooth("asin", "the angle with this sine", 0.5, math.asin, x=lambda xp, g, x: g * xp.rsqrt(1 - x * x))
+acos = smooth("acos", "the angle with this cosine", 0.5, math.acos, x=lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
+atan = smooth("atan", "the angle with this tangent", 1.0, math.atan, x=lambda xp, g, x: g / (x * x + 1))
+asinh = smooth(
+    "asinh", "the number with this hyperbolic sine", 1.0, math.asinh, x=lambda xp, g, x: g * xp.rsqrt(x * x + 1)
 )
-acosh = _smooth(
-    "acosh", "the number with this hyperbolic cosine", 2.0, math.acosh, lambda xp, g, x: g * xp.rsqrt(x * x - 1)
+acosh = smooth(
+    "acosh", "the number with this hyperbolic cosine", 2.0, math.acosh, x=lambda xp, g, x: g * xp.rsqrt(x * x - 1)
 )
-atanh = _smooth("atanh", "the number with this hyperbolic tangent", 0.5, math.atanh, lambda xp, g, x: g / (1 - x * x))
+atanh = smooth("atanh", "the number with this hyperbolic tangent", 0.5, math.atanh, x=lambda xp, g, x: g / (1 - x * x))
 arcsin, arccos, arctan = asin, acos, atan
 arcsinh, arccosh, arctanh = asinh, acosh, atanh
 

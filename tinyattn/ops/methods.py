@@ -10,29 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import is_grad_enabled
+from tinyattn import ops
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor
-from tinyattn.ops import (
-    activations,
-    choices,
-    creation,
-    derived,
-    elementwise,
-    factors,
-    formulas,
-    grouping,
-    joins,
-    legacy,
-    mathematics,
-    order,
-    rearranging,
-    reductions,
-    scattering,
-    shape,
-)  # fmt: skip
+from tinyattn.grad_mode import is_grad_enabled
+from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast
+from tinyattn.ops.inplace import written
+from tinyattn.ops.synonyms import named
 
 # --- shapes ---
 
@@ -47,12 +33,12 @@ def repeat(self: Tensor, *sizes: Any) -> Tensor:
 
 def expand_as(self: Tensor, other: Tensor) -> Tensor:
     """Return the tensor expanded to the shape of another."""
-    return shape.broadcast_to(self, other.shape)
+    return ops.broadcast_to(self, other.shape)
 
 
 def view_as(self: Tensor, other: Tensor) -> Tensor:
     """Return the elements in the shape of another tensor."""
-    return shape.reshape(self, other.shape)
+    return ops.reshape(self, other.shape)
 
 
 reshape_as = view_as
@@ -63,22 +49,22 @@ reshape_as = view_as
 
 def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
     """Return a tensor that copies `data`."""
-    return creation.tensor(data, **_said(self, options))
+    return creation.tensor(data, **creation.like(self, options))
 
 
 def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """Return a tensor of shape `size` filled with one number."""
-    return creation.full(size, fill_value, **_said(self, options))
+    return creation.full(size, fill_value, **creation.like(self, options))
 
 
 def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return zeros of shape `size`: one tuple or separate integers."""
-    return creation.zeros(*size, **_said(self, options))
+    return creation.zeros(*size, **creation.like(self, options))
 
 
 def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return ones of shape `size`: one tuple or separate integers."""
-    return creation.ones(*size, **_said(self, options))
+    return creation.ones(*size, **creation.like(self, options))
 
 
 new_empty = new_zeros
@@ -87,11 +73,6 @@ new_empty = new_zeros
 def new(self: Tensor, *data: Any) -> Tensor:
     """Return zeros of a shape given in integers, or `data` as a tensor. As the older torch.Tensor.new."""
     return legacy.construct("Tensor", self.dtype, *data).to(self.device)
-
-
-def _said(self: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    said = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
-    return {"dtype": self.dtype, "device": self.device, **said}
 
 
 # --- dtypes ---
@@ -166,12 +147,12 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 def split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
     """Return the parts of these sizes along `dim`."""
-    return joins.split(self, split_sizes, dim)
+    return ops.split(self, split_sizes, dim)
 
 
 def sum_to_size(self: Tensor, *size: Any) -> Tensor:
     """Return the sum over the axes that broadcasting `size` to this shape adds."""
-    return reductions.sum_to(self, _dims.sizes(size))
+    return ops.sum_to(self, _dims.sizes(size))
 
 
 def pin_memory(self: Tensor, device: Any = None) -> Tensor:
@@ -190,55 +171,25 @@ def get_device(self: Tensor) -> int:
 # --- in place ---
 
 
-def _written(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    """The method that writes `op(self, ...)` into the tensor."""
-
-    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        return self._inplace(name, op, *args, **options)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = (
-        f"Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}."
-    )
-    return method
-
-
-_WRITTEN = {
-    elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
-    activations: "relu sigmoid",
-    mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
-        atan2 arcsin arccos arctan acosh asinh atanh arccosh arcsinh arctanh hypot fix clamp_min clamp_max lerp addcmul
-        addcdiv addmm baddbmm addmv""",
-    grouping: "scatter_reduce",
-    scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
-    choices: "bitwise_not logical_not logical_and logical_or eq ne lt le gt ge",
-    shape: "tril triu",
-    reductions: "cumsum cumprod",
-    formulas: "copysign deg2rad heaviside rad2deg sgn sinc xlogy",
-    derived: """absolute arctan2 divide erfinv exp2 greater greater_equal index_put less less_equal logit multiply
-        negative not_equal put subtract true_divide""",
-}
-IN_PLACE = {
-    f"{name}_": _written(getattr(module, name), f"{name}_")
-    for module, names in _WRITTEN.items()
-    for name in names.split()
-}
-
-
-def clip_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Limit the elements to [min, max] in place; returns the tensor."""
-    return self._inplace("clip_", choices.clamp, min, max)
+IN_PLACE = """
+abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh relu sigmoid log2 log10 tan sinh cosh
+asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor atan2 arcsin arccos arctan acosh asinh atanh
+arccosh arcsinh arctanh hypot fix clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv scatter_reduce scatter
+scatter_add index_add index_copy index_fill masked_scatter bitwise_not logical_not logical_and logical_or eq ne lt le gt
+ge tril triu cumsum cumprod copysign deg2rad heaviside rad2deg sgn sinc xlogy absolute arctan2 clip divide erfinv exp2
+greater greater_equal index_put less less_equal logit multiply negative not_equal put subtract true_divide
+""".split()
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """Draw 1 with probability p, else 0, in place; returns the tensor."""
-    return self._write("bernoulli_", ..., order.bernoulli(self.detach(), p, generator=generator))
+    return self._write("bernoulli_", ..., ops.bernoulli(self.detach(), p, generator=generator))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
     u = creation.rand_like(self, generator=generator)
-    return self._write("exponential_", ..., -elementwise.log1p(-u) / lambd)
+    return self._write("exponential_", ..., -ops.log1p(-u) / lambd)
 
 
 def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
@@ -271,6 +222,7 @@ def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
 def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """The method that gives the tensor itself the shape of `op(self, ...)`, a view."""
 
+    @named(name, f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}.")
     def method(self: Tensor, *args: Any) -> Tensor:
         if self.node is not None and self._base is not None:
             raise RuntimeError(f"{name}: a view that needs gradients cannot change its shape in place; use {name[:-1]}")
@@ -279,25 +231,23 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
         self.array, self.node = view.array, view.node
         return self
 
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}."
     return method
 
 
-squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.unsqueeze, "unsqueeze_")
-transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(derived.t, "t_")
+squeeze_, unsqueeze_ = _reshaped(ops.squeeze, "squeeze_"), _reshaped(ops.unsqueeze, "unsqueeze_")
+transpose_, t_ = _reshaped(ops.transpose, "transpose_"), _reshaped(ops.t, "t_")
 
 METHODS = """
 repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones new_empty type
-element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
+element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous bernoulli_
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
 squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = (
     {name: globals()[name] for name in METHODS}
-    | IN_PLACE
-    | {"unfold": rearranging.unfold, "as_strided": factors.as_strided}
-    | {"inverse": factors.inv, "matrix_exp": factors.matrix_exp}
+    | {f"{name}_": written(f"{name}_", getattr(ops, name)) for name in IN_PLACE}
+    | {"unfold": rearranging.unfold, "as_strided": ops.as_strided}
+    | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch

@@ -16,6 +16,7 @@ from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
+from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
 
 swapaxes = swapdims = transpose
@@ -224,6 +225,39 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
         )
     index = np.arange(0, input.shape[dim] - size + 1, step)[:, None] + np.arange(size)
     return movedim(input[(slice(None),) * dim + (creation.tensor(index, device=input.device),)], dim + 1, -1)
+
+
+def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
+    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a copy of this size.
+
+    storage_offset: from the first element of the input, by default 0. Elements may be named several times, as in
+    overlapping windows. Raises RuntimeError for places that are no element of the input. As torch.as_strided, which
+    returns a view, counts from the beginning of the whole memory, and reaches all of it.
+
+    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
+    [[0, 1], [1, 2], [2, 3]]
+    """
+    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
+    if len(size) != len(stride):
+        raise RuntimeError(f"as_strided: size={size} and stride={stride}; expected as many numbers of both")
+    places = _memory(size, stride) + (storage_offset or 0)
+    own = _memory(tuple(input.shape), input.stride()).reshape(-1)
+    order = np.argsort(own, kind="stable")
+    found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
+    if places.size and not (own.size and (own[found] == places).all()):
+        raise RuntimeError(
+            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
+            f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
+        )
+    return take(input, creation.tensor(found, device=input.device))
+
+
+def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
+    """The places in memory, in elements, of all elements of a tensor."""
+    places: Any = np.zeros(size, np.int64)
+    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
+        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
+    return places
 
 
 def fliplr(input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Other names of arguments, which PyTorch takes too: NumPy's axis and keepdims, and the older ones of losses."""
+"""Names of functions that others make, and other names of arguments: NumPy's, and PyTorch's older ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim"}
 
@@ -28,6 +30,31 @@ def numpy_names(function: Function) -> Function:
     code: Any = call  # named as the function in tracebacks, and in pictures of failures
     code.__code__ = code.__code__.replace(co_name=function.__name__)
     return call  # type: ignore[return-value]
+
+
+def named(name: str, doc: str) -> Callable[[Function], Function]:
+    """Give a function that another one made its name and its docstring."""
+
+    def decorate(function: Function) -> Function:
+        function.__name__ = function.__qualname__ = name
+        function.__doc__ = doc
+        return function
+
+    return decorate
+
+
+def bound(function: Callable[Concatenate[Any, _P], _R], first: Any) -> Callable[[Callable[[], Any]], Callable[_P, _R]]:
+    """Give `function`, with its first argument given, the name and the docstring of the decorated function."""
+
+    def decorate(called: Callable[[], Any]) -> Callable[_P, _R]:
+        @functools.wraps(called)
+        def call(*args: _P.args, **options: _P.kwargs) -> _R:
+            return function(first, *args, **options)
+
+        call.__signature__ = inspect.signature(functools.partial(function, first))  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
 def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.containers import ModuleDict, ModuleList
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.nn.utils import spectral

@@ -212,7 +212,7 @@ function drawReadout(cell) {
   const item = data.items[state.item];
   byId("name").textContent = [item.caption, cell.of, cell.name].filter(Boolean).join(" \u00b7 ");
   const most = scaleOf(cell), signed = !cell.share && cell.values.some((v) => v < 0);
-  byId("legend").className = signed ? "signed" : "";
+  byId("scale").className = signed ? "signed" : "";
   byId("low").textContent = signed ? number(-Math.abs(most), cell.share) : "0";
   byId("high").textContent = number(Math.abs(most), cell.share) + (cell.share ? `; even attention is ${number(1 / data.tokens, true)}` : "");
   const order = [...cell.values.keys()].sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a]));

@@ -50,6 +50,7 @@ const cards = data.compare.map((content) => {
   byId("four").append(html("article", {}, html("h3", {}, content.name), html("p", { className: "formula" }), parts.maps, parts.best, parts.bars, parts.note));
   return { content, model: null, ...parts };
 });
+byId("four").style.maxWidth = `${304 * cards.length - 22}px`; // no map wider than the paper
 let pixel = null; // that under the pointer
 
 function drawScores() {
