@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_635,
-    "ops/": 9_665,
-    "tensors.py": 400,
-    "autograd/": 840,
-    "backends/cpu/": 2_015,
+    "engine/": 1_550,
+    "ops/": 9_635,
+    "tensors.py": 335,
+    "autograd/": 850,
+    "backends/cpu/": 2_020,
     "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 5_050,
-    "optim/": 2_370,
+    "nn/": 4_930,
+    "optim/": 2_360,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_295,
-    "debug/": 2_375,
-    "viz/": 7_870,
-    "compat/": 700,
+    "train/": 1_290,
+    "debug/": 2_380,
+    "viz/": 7_850,
+    "compat/": 635,
     TOP: 1_425,
 }
-TOTAL = 44_790  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_030, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

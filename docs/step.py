@@ -119,7 +119,7 @@ d_fc_x = part(78592, (1, 64, 64), strides=(0, 256, 4))
 d_norm_layer_norm_6 = part(76288, (1, 64))
 d_norm_a_2 = part(94976, (1, 64, 64), strides=(256, 256, 4))
 position_3 = part(0, (1, 64, 784), strides=(256, 4, 256), of=position)
-d__g = part(111360, (1, 64, 784))
+d__total = part(111360, (1, 64, 784))
 a_7 = part(3211968, (1, 784, 64), strides=(200704, 4, 3136))
 d__matmul = part(312064, (1, 784, 64))
 embedding_weight_4 = part(0, (1, 64, 10), strides=(256, 4, 256), of=embedding_weight)
@@ -129,7 +129,7 @@ d__matmul_3 = part(42752, (1, 10, 64))
 d__a_2 = part(40192, (64, 1, 10), strides=(40, 2560, 4))
 b_5 = part(3412672, (64, 10, 784), strides=(31360, 4, 40))
 d__matmul_4 = part(512768, (64, 1, 784))
-d__g_2 = part(512768, (1, 64, 784), strides=(3136, 3136, 4))
+d__g = part(512768, (1, 64, 784), strides=(3136, 3136, 4))
 d__softmax = part(512768, (1, 64, 784))
 d__x_2 = part(512768, (64, 784))
 d__out = part(37632, (64,))
@@ -137,7 +137,7 @@ d__softmax_2 = part(37632, (1, 64, 1))
 d__getitem = part(76544, (1, 10, 784))
 d__getitem_2 = part(3412672, (1, 64, 784), 'int64', strides=(8, 6272, 8))
 range_7840_2 = part(0, (1, 10, 784), 'int64', of=range_7840)
-d__g_3 = part(76544, (10, 784, 1))
+d__g_2 = part(76544, (10, 784, 1))
 d__a_3 = part(76544, (7840, 1))
 d_attention_hidden_linear = part(2810560, (7840, 64))
 d__a_4 = part(76544, (1, 7840), strides=(4, 4))
@@ -156,10 +156,10 @@ d__out_2 = part(45696, (10, 64), 'float64')
 d_attention_hidden_x_2 = part(3007168, (10, 16, 64), strides=(200704, 256, 4))
 d__add = part(50816, (10, 64))
 d__add_2 = part(56704, (10, 64), 'float64')
-d__g_4 = part(50816, (10, 64))
+d__g_3 = part(50816, (10, 64))
 d_attention_hidden_x_3 = part(2810560, (1, 10, 50176))
 d__add_3 = part(76544, (1, 50176))
-d__g_5 = part(76544, (784, 64))
+d__g_4 = part(76544, (784, 64))
 n_9 = np.array(9, 'float32')
 n_0_5 = np.array(0.5, 'float32')
 n_64 = np.array(64, 'float32')
@@ -660,18 +660,18 @@ def compute():
     matmul(ones_64, d_norm_x, out=d_norm_layer_norm_5)  # 1x64
     matmul(ones_64, d_fc_x, out=d_norm_layer_norm_6)  # 1x64
     # d AttentionModel: matmul
-    matmul(d_norm_a_2, position_3, out=d__g)  # 1x64x784
+    matmul(d_norm_a_2, position_3, out=d__total)  # 1x64x784
     matmul(a_7, d_norm_a_2, out=d__matmul)  # 1x784x64
     matmul(d_norm_a_2, embedding_weight_4, out=d__matmul_2)  # 1x64x10
     matmul(a_8, d_norm_a_2, out=d__matmul_3)  # 1x10x64
     matmul(d__a_2, b_5, out=d__matmul_4)  # 64x1x784
     # d AttentionModel: permute
-    add(d__g, d__g_2, out=d__g)  # 1x64x784
+    add(d__total, d__g, out=d__total)  # 1x64x784
     # d AttentionModel: softmax
-    multiply(d__g, a_3, out=d__softmax)  # 1x64x784
+    multiply(d__total, a_3, out=d__softmax)  # 1x64x784
     vecdot(d__x_2, ones_784, out=d__out)  # 64
-    subtract(d__g, d__softmax_2, out=d__g)  # 1x64x784
-    multiply(a_3, d__g, out=a_3)  # 1x64x784
+    subtract(d__total, d__softmax_2, out=d__total)  # 1x64x784
+    multiply(a_3, d__total, out=a_3)  # 1x64x784
     # d AttentionModel: getitem
     d__getitem[...] = 0  # 1x10x784
     copyto(d__getitem_2, range_7840_2[:, reshape_3, reshape_2])  # 1x64x784
@@ -679,7 +679,7 @@ def compute():
     # d AttentionModel: tanh
     multiply(attention_hidden_x, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
     subtract(n_1_2, attention_hidden_x, out=attention_hidden_x)  # 10x784x1
-    multiply(d__g_3, attention_hidden_x, out=d__g_3)  # 10x784x1
+    multiply(d__g_2, attention_hidden_x, out=d__g_2)  # 10x784x1
     # d attention.hidden: linear
     multiply(d__a_3, attention_hidden_weight, out=d_attention_hidden_linear)  # 7840x64
     matmul(d__a_4, b_2, out=d_attention_hidden_weight)  # 1x64
@@ -697,11 +697,11 @@ def compute():
     matmul(ones_16, d_attention_hidden_x_2, out=d__add)  # 10x64
     copyto(d__add_2, d__add)  # 10x64
     add(d__out_2, d__add_2, out=d__out_2)  # 10x64
-    copyto(d__g_4, d__out_2)  # 10x64
+    copyto(d__g_3, d__out_2)  # 10x64
     matmul(ones_10, d_attention_hidden_x_3, out=d__add_3)  # 1x50176
-    add(d_position, d__g_5, out=d_position)  # 784x64
+    add(d_position, d__g_4, out=d_position)  # 784x64
     # d AttentionModel: reshape
-    add(d_embedding_weight, d__g_4, out=d_embedding_weight)  # 10x64
+    add(d_embedding_weight, d__g_3, out=d_embedding_weight)  # 10x64
 
 
 

@@ -170,23 +170,23 @@ d_fc_x = part(95104, (1, 64, 64), strides=(0, 256, 4))
 d_norm_layer_norm_add = part(73472, (1, 64))
 d_norm_g = part(73728, (64, 64))
 d_norm_layer_norm_mul = part(90112, (1, 64))
-d_norm_g_2 = part(57088, (64, 64))
+d_norm_total = part(57088, (64, 64))
 d_norm_out = part(90368, (64,))
-d_norm_g_3 = part(90368, (64, 1))
+d_norm_g_2 = part(90368, (64, 1))
 d_norm_layer_norm_rsqrt = part(90624, (64, 1))
-d_norm_g_4 = part(90368, (64, 64), strides=(4, 0))
-d_norm_g_5 = part(73728, (64, 64))
+d_norm_g_3 = part(90368, (64, 64), strides=(4, 0))
+d_norm_g_4 = part(73728, (64, 64))
 d_norm_x = part(73728, (64, 64))
 d_norm_out_2 = part(90368, (64,))
-d_norm_g_6 = part(90368, (64, 1))
-d_norm_g_7 = part(90368, (64, 64), strides=(4, 0))
+d_norm_g_5 = part(90368, (64, 1))
+d_norm_g_6 = part(90368, (64, 64), strides=(4, 0))
 d_norm_x_2 = part(73728, (64, 64))
 d_norm_out_3 = part(90368, (64,))
-d_norm_g_8 = part(90368, (64, 1))
-d_norm_g_9 = part(90368, (64, 64), strides=(4, 0))
+d_norm_g_7 = part(90368, (64, 1))
+d_norm_g_8 = part(90368, (64, 64), strides=(4, 0))
 d_norm_a = part(57088, (1, 64, 64), strides=(256, 256, 4))
 position_3 = part(0, (1, 64, 784), strides=(256, 4, 256), of=position)
-d__g_5 = part(401920, (1, 64, 784))
+d__total_2 = part(401920, (1, 64, 784))
 a_9 = part(201216, (1, 784, 64), strides=(200704, 4, 3136))
 d__matmul = part(602624, (1, 784, 64))
 embedding_weight_4 = part(0, (1, 64, 10), strides=(256, 4, 256), of=embedding_weight)
@@ -196,16 +196,16 @@ d__matmul_3 = part(76288, (1, 10, 64))
 d__a = part(73728, (64, 1, 10), strides=(40, 2560, 4))
 b_8 = part(3412672, (64, 10, 784), strides=(31360, 4, 40))
 d__matmul_4 = part(95104, (64, 1, 784))
-d__g_6 = part(95104, (1, 64, 784), strides=(3136, 3136, 4))
-d__g_7 = part(95104, (1, 64, 784))
+d__g_5 = part(95104, (1, 64, 784), strides=(3136, 3136, 4))
+d__total_3 = part(95104, (1, 64, 784))
 d__softmax_div = part(3412672, (1, 64, 784))
 d__x_3 = part(401920, (64, 784))
 d__out = part(90368, (64,))
-d__g_8 = part(90368, (1, 64, 784), strides=(0, 4, 0))
+d__g_6 = part(90368, (1, 64, 784), strides=(0, 4, 0))
 d__getitem = part(37632, (1, 10, 784))
 d__getitem_2 = part(3211968, (1, 64, 784), 'int64', strides=(8, 6272, 8))
 range_7840_2 = part(0, (1, 10, 784), 'int64', of=range_7840)
-d__g_9 = part(37632, (10, 784, 1))
+d__g_7 = part(37632, (10, 784, 1))
 d__tanh = part(37632, (1, 3, 2048))
 d_attention_hidden_parts = part(803328, (1, 3))
 d_attention_hidden_x = part(803392, (1, 3), 'float64')
@@ -225,10 +225,10 @@ d__out_2 = part(78848, (10, 64), 'float64')
 d_attention_hidden_x_2 = part(3007168, (10, 16, 64), strides=(200704, 256, 4))
 d__add = part(73728, (10, 64))
 d__add_2 = part(83968, (10, 64), 'float64')
-d__g_10 = part(73728, (10, 64))
+d__g_8 = part(73728, (10, 64))
 d_attention_hidden_x_3 = part(2810560, (1, 10, 50176))
 d__add_3 = part(95104, (1, 50176))
-d__g_11 = part(95104, (784, 64))
+d__g_9 = part(95104, (784, 64))
 d_attention_hidden_x_4 = part(90368, (1, 64), strides=(4, 4))
 n_9 = np.array(9, 'float32')
 n_0_5 = np.array(0.5, 'float32')
@@ -503,60 +503,60 @@ def compute():
     multiply(d_fc_g, norm_weight, out=d_norm_g)  # 64x64
     multiply(d_fc_g, norm_a_2, out=d_fc_g)  # 64x64
     matmul(ones_64, d_fc_x, out=d_norm_layer_norm_mul)  # 1x64
-    multiply(d_norm_g, norm_a, out=d_norm_g_2)  # 64x64
+    multiply(d_norm_g, norm_a, out=d_norm_total)  # 64x64
     multiply(d_norm_g, x_4, out=d_norm_g)  # 64x64
     matmul(d_norm_g, ones_64, out=d_norm_out)  # 64
     # d norm: layer_norm (rsqrt)
-    multiply(d_norm_g_3, n_minus_0_5, out=d_norm_g_3)  # 64x1
+    multiply(d_norm_g_2, n_minus_0_5, out=d_norm_g_2)  # 64x1
     multiply(norm_a, norm_a, out=d_norm_layer_norm_rsqrt)  # 64x1
     multiply(d_norm_layer_norm_rsqrt, norm_a, out=d_norm_layer_norm_rsqrt)  # 64x1
-    multiply(d_norm_g_3, d_norm_layer_norm_rsqrt, out=d_norm_g_3)  # 64x1
+    multiply(d_norm_g_2, d_norm_layer_norm_rsqrt, out=d_norm_g_2)  # 64x1
     # d norm: layer_norm (mean)
-    multiply(d_norm_g_3, n_0_015625, out=d_norm_g_3)  # 64x1
+    multiply(d_norm_g_2, n_0_015625, out=d_norm_g_2)  # 64x1
     # d norm: layer_norm (mul)
-    multiply(d_norm_g_4, x_4, out=d_norm_g_5)  # 64x64
-    multiply(d_norm_g_4, x_4, out=x_4)  # 64x64
-    add(d_norm_g_2, d_norm_g_5, out=d_norm_g_2)  # 64x64
-    add(d_norm_g_2, x_4, out=d_norm_g_2)  # 64x64
+    multiply(d_norm_g_3, x_4, out=d_norm_g_4)  # 64x64
+    multiply(d_norm_g_3, x_4, out=x_4)  # 64x64
+    add(d_norm_total, d_norm_g_4, out=d_norm_total)  # 64x64
+    add(d_norm_total, x_4, out=d_norm_total)  # 64x64
     # d norm: layer_norm (sub)
-    negative(d_norm_g_2, out=d_norm_x)  # 64x64
+    negative(d_norm_total, out=d_norm_x)  # 64x64
     matmul(d_norm_x, ones_64, out=d_norm_out_2)  # 64
     # d norm: layer_norm (mean)
-    multiply(d_norm_g_6, n_0_015625, out=d_norm_g_6)  # 64x1
-    add(d_norm_g_2, d_norm_g_7, out=d_norm_g_2)  # 64x64
+    multiply(d_norm_g_5, n_0_015625, out=d_norm_g_5)  # 64x1
+    add(d_norm_total, d_norm_g_6, out=d_norm_total)  # 64x64
     # d norm: layer_norm (sub)
-    negative(d_norm_g_2, out=d_norm_x_2)  # 64x64
+    negative(d_norm_total, out=d_norm_x_2)  # 64x64
     matmul(d_norm_x_2, ones_64, out=d_norm_out_3)  # 64
     # d norm: layer_norm (mean)
-    multiply(d_norm_g_8, n_0_015625, out=d_norm_g_8)  # 64x1
-    add(d_norm_g_2, d_norm_g_9, out=d_norm_g_2)  # 64x64
+    multiply(d_norm_g_7, n_0_015625, out=d_norm_g_7)  # 64x1
+    add(d_norm_total, d_norm_g_8, out=d_norm_total)  # 64x64
     # d AttentionModel: matmul
-    matmul(d_norm_a, position_3, out=d__g_5)  # 1x64x784
+    matmul(d_norm_a, position_3, out=d__total_2)  # 1x64x784
     matmul(a_9, d_norm_a, out=d__matmul)  # 1x784x64
     matmul(d_norm_a, embedding_weight_4, out=d__matmul_2)  # 1x64x10
     matmul(a_10, d_norm_a, out=d__matmul_3)  # 1x10x64
     matmul(d__a, b_8, out=d__matmul_4)  # 64x1x784
     # d AttentionModel: permute
-    add(d__g_5, d__g_6, out=d__g_5)  # 1x64x784
+    add(d__total_2, d__g_5, out=d__total_2)  # 1x64x784
     # d AttentionModel: softmax (div)
-    divide(d__g_5, b_3, out=d__g_7)  # 1x64x784
-    negative(d__g_5, out=d__g_5)  # 1x64x784
+    divide(d__total_2, b_3, out=d__total_3)  # 1x64x784
+    negative(d__total_2, out=d__total_2)  # 1x64x784
     divide(x_2, b_3, out=d__softmax_div)  # 1x64x784
-    multiply(d__g_5, d__softmax_div, out=d__g_5)  # 1x64x784
-    divide(d__g_5, b_3, out=d__g_5)  # 1x64x784
+    multiply(d__total_2, d__softmax_div, out=d__total_2)  # 1x64x784
+    divide(d__total_2, b_3, out=d__total_2)  # 1x64x784
     vecdot(d__x_3, ones_784, out=d__out)  # 64
     # d AttentionModel: softmax (sum)
-    add(d__g_7, d__g_8, out=d__g_7)  # 1x64x784
+    add(d__total_3, d__g_6, out=d__total_3)  # 1x64x784
     # d AttentionModel: softmax (exp)
-    multiply(d__g_7, x_2, out=d__g_7)  # 1x64x784
+    multiply(d__total_3, x_2, out=d__total_3)  # 1x64x784
     # d AttentionModel: getitem
     d__getitem[...] = 0  # 1x10x784
     copyto(d__getitem_2, range_7840_2[:, reshape_3, reshape_2])  # 1x64x784
-    _add_at(d__getitem, d__getitem_2, d__g_7)  # 1x10x784
+    _add_at(d__getitem, d__getitem_2, d__total_3)  # 1x10x784
     # d AttentionModel: tanh
     multiply(attention_hidden_a, attention_hidden_a, out=attention_hidden_a)  # 10x784x1
     subtract(n_1_2, attention_hidden_a, out=attention_hidden_a)  # 10x784x1
-    multiply(d__g_9, attention_hidden_a, out=d__g_9)  # 10x784x1
+    multiply(d__g_7, attention_hidden_a, out=d__g_7)  # 10x784x1
     # d attention.hidden: linear (add)
     vecdot(d__tanh, ones_2048, out=d_attention_hidden_parts)  # 1x3
     copyto(d_attention_hidden_x, d_attention_hidden_parts)  # 1x3
@@ -575,11 +575,11 @@ def compute():
     matmul(ones_16, d_attention_hidden_x_2, out=d__add)  # 10x64
     copyto(d__add_2, d__add)  # 10x64
     add(d__out_2, d__add_2, out=d__out_2)  # 10x64
-    copyto(d__g_10, d__out_2)  # 10x64
+    copyto(d__g_8, d__out_2)  # 10x64
     matmul(ones_10, d_attention_hidden_x_3, out=d__add_3)  # 1x50176
-    add(d_position, d__g_11, out=d_position)  # 784x64
+    add(d_position, d__g_9, out=d_position)  # 784x64
     # d AttentionModel: reshape
-    add(d_embedding_weight, d__g_10, out=d_embedding_weight)  # 10x64
+    add(d_embedding_weight, d__g_8, out=d_embedding_weight)  # 10x64
     # d leaf
     copyto(d_attention_hidden_weight, d_attention_hidden_x_4)  # 1x64
 

@@ -31,8 +31,8 @@ ALSO = {
     "ops/reductions.py": {"count", "sum_to"},
     "ops/shape.py": {"_inverse"},
     "engine/walk.py": {
-        "receive", "take", "part", "hand_over", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
-        "leading_to",
+        "receive", "add", "take", "part", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
+        "reached_from", "leading_to",
     },
 }  # fmt: skip
 

@@ -257,9 +257,9 @@ def test_writing_to_raw_memory_is_caught_by_checksums(name, sample):
     for k in range(len(run.targets)):
         attempt(lambda run, k=k: (run.targets[k][0], run.targets[k][1].array))
     for key, value in run.node.saved.items():  # a kernel's own extras too, which no Tensor holds
-        for j, each in enumerate(value if isinstance(value, tuple) else (value,)):
+        for j, each in enumerate(value if isinstance(value, list) else (value,)):
             if type(each) is Saved:
-                whole = isinstance(value, tuple)
+                whole = isinstance(value, list)
                 attempt(
                     lambda run, key=key, j=j, whole=whole: (
                         key,

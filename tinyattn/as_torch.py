@@ -30,7 +30,7 @@ import numpy as np
 import tinyattn as ta
 from tinyattn import data, distributions, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import parts, pickles, printing
+from tinyattn.compat import parts, printing
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -91,7 +91,7 @@ def _torch() -> None:
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
         set_num_threads=ignored, get_num_threads=lambda: 1, use_deterministic_algorithms=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
-        memory_format=object, layout=object, save=pickles.save, load=pickles.load, ger=ta.outer, asarray=ta.as_tensor,
+        memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
         TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},

@@ -44,6 +44,15 @@ class Nothing(contextlib.ContextDecorator):
         pass
 
 
+def ignored(*args: Any, **kwargs: Any) -> None:
+    """A setting without effect here."""
+
+
+def no(*args: Any, **kwargs: Any) -> bool:
+    """False."""
+    return False
+
+
 class GradScaler:
     """Scales nothing: float16 is computed in float32 here, and gradients do not underflow more than there."""
 
@@ -58,35 +67,16 @@ class GradScaler:
         """Step the optimizer."""
         return optimizer.step(*args)
 
-    def unscale_(self, optimizer: Any) -> None:
-        """Nothing to undo."""
-
-    def update(self, new_scale: Any = None) -> None:
-        """Nothing to adapt."""
-
     def get_scale(self) -> float:
         """One."""
         return 1.0
-
-    def is_enabled(self) -> bool:
-        """Never."""
-        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Empty, as that of a scaler that is switched off."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
-
-
-def ignored(*args: Any, **kwargs: Any) -> None:
-    """A setting without effect here."""
-
-
-def no(*args: Any, **kwargs: Any) -> bool:
-    """False."""
-    return False
+    unscale_ = update = load_state_dict = ignored
+    is_enabled = no
 
 
 def unchanged(function: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -135,6 +125,11 @@ class OneProcess(parallel.DataParallel):
 def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     """A module of this class; it is initialised all the same."""
     return module_cls(*args, **kwargs)
+
+
+def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
+    ta.save(f, obj)
 
 
 def default_tensor_type(kind: Any) -> None:

@@ -146,22 +146,17 @@ class Site(NamedTuple):
 site_of_caller: ContextVar[Site | None] = ContextVar("site_of_caller", default=None)
 
 
-# Whether a file is passed over: those of this package, and what a thread begins with.
-_ours: dict[str, bool] = {threading.__file__: True}
+@functools.cache
+def _passed_over(file: str) -> bool:
+    """Whether no line of this file is the user's: it belongs to this package, or is what a thread begins with."""
+    return file.startswith(PACKAGE) or file == threading.__file__
 
 
 def call_site(skip: int = 1) -> Site:
     """The nearest line outside this package; `skip`: how many callers are known to be inside."""
     frame = sys._getframe(skip)
-    while (caller := frame.f_back) is not None:
-        file = frame.f_code.co_filename
-        if file not in _ours:
-            _ours[file] = file.startswith(PACKAGE)
-        if not _ours[file]:
-            break
-        frame = caller
-    else:  # the outermost frame of this thread, which tells nothing in a worker
-        site = site_of_caller.get()
-        if site is not None:
-            return site
+    while _passed_over(frame.f_code.co_filename):
+        if frame.f_back is None:  # the outermost frame of this thread, which tells nothing in a worker
+            return site_of_caller.get() or Site(frame.f_code, frame.f_lasti)
+        frame = frame.f_back
     return tuple.__new__(Site, (frame.f_code, frame.f_lasti))  # half the time of Site(...)

@@ -26,12 +26,11 @@ def register_module_forward_hook(hook: Callable[..., Any], *, with_kwargs: bool 
 
     with_kwargs: `hook(module, args, kwargs, output)`. As torch.nn.modules.module.register_module_forward_hook.
 
-    Example:
-        >>> names = []
-        >>> with nn.every_module.register_module_forward_hook(lambda m, args, out: names.append(type(m).__name__)):
-        ...     out = nn.Sequential(nn.Linear(2, 2), nn.ReLU())(ta.ones(1, 2))
-        >>> names
-        ['Linear', 'ReLU', 'Sequential']
+    >>> names = []
+    >>> with nn.every_module.register_module_forward_hook(lambda m, args, out: names.append(type(m).__name__)):
+    ...     out = nn.Sequential(nn.Linear(2, 2), nn.ReLU())(ta.ones(1, 2))
+    >>> names
+    ['Linear', 'ReLU', 'Sequential']
     """
     return RemovableHandle(of_every_module["_forward_hooks"], (hook, with_kwargs))
 

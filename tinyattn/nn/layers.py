@@ -18,9 +18,8 @@ class Linear(Module):
     weight (out_features, in_features) and bias (out_features,) are initialised uniformly in ± 1 / sqrt(in_features);
     bias=False leaves the bias out. Raises RuntimeError for an input of another size.
 
-    Example:
-        >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     weight: Parameter
@@ -55,9 +54,8 @@ class LinearGELU(Linear):
 
     Arguments, parameters and shapes as for `Linear`; approximate as for `GELU`. torch.nn has no such layer.
 
-    Example:
-        >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(
@@ -100,9 +98,8 @@ class LayerNorm(_Norm):
     RuntimeError if that does not end in normalized_shape.
     Ba, Kiros and Hinton 2016, "Layer normalization".
 
-    Example:
-        >>> nn.LayerNorm(3, eps=0.0)(ta.tensor([1.0, 1.0, 4.0]))
-        tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
+    >>> nn.LayerNorm(3, eps=0.0)(ta.tensor([1.0, 1.0, 4.0]))
+    tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
     """
 
     def __init__(
@@ -162,9 +159,8 @@ class Bilinear(Module):
     weight (out_features, in1_features, in2_features) and bias are initialised uniformly in ± 1 / sqrt(in1_features).
     As torch.nn.Bilinear.
 
-    Example:
-        >>> nn.Bilinear(2, 3, 4)(ta.ones(5, 2), ta.ones(5, 3)).shape
-        (5, 4)
+    >>> nn.Bilinear(2, 3, 4)(ta.ones(5, 2), ta.ones(5, 3)).shape
+    (5, 4)
     """
 
     bias: Parameter | None
@@ -201,9 +197,8 @@ class Bilinear(Module):
 class Identity(Module):
     """Return the input; all arguments of the constructor are ignored. As torch.nn.Identity.
 
-    Example:
-        >>> nn.Identity(54, unused=True)(ta.ones(2)).tolist()
-        [1.0, 1.0]
+    >>> nn.Identity(54, unused=True)(ta.ones(2)).tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -23,19 +23,18 @@ class Module(Movable, Loadable):
     A subclass calls `super().__init__()`, assigns Parameters and Modules to attributes, and defines `forward`;
     calling the module runs it. All iteration is in the order of assignment.
 
-    Example:
-        >>> class Scale(ta.nn.Module):
-        ...     def __init__(self, size):
-        ...         super().__init__()
-        ...         self.factor = ta.nn.Parameter(ta.ones(size))
-        ...
-        ...     def forward(self, x):
-        ...         return x * self.factor
-        >>> scale = Scale(2)
-        >>> scale(ta.tensor([3.0, 4.0])).tolist()
-        [3.0, 4.0]
-        >>> scale.state_dict()
-        {'factor': tensor([1., 1.])}
+    >>> class Scale(ta.nn.Module):
+    ...     def __init__(self, size):
+    ...         super().__init__()
+    ...         self.factor = ta.nn.Parameter(ta.ones(size))
+    ...
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> scale = Scale(2)
+    >>> scale(ta.tensor([3.0, 4.0])).tolist()
+    [3.0, 4.0]
+    >>> scale.state_dict()
+    {'factor': tensor([1., 1.])}
     """
 
     training: bool

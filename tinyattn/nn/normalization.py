@@ -95,9 +95,8 @@ class BatchNorm2d(_BatchNorm):
     unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and the first
     share moves the running ones. Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
 
-    Example:
-        >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
+    >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
     """
 
     ndims = (4,)
@@ -106,9 +105,8 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm1d(_BatchNorm):
     """Normalise each channel of (n, num_features) or (n, num_features, length). As torch.nn.BatchNorm1d.
 
-    Example:
-        >>> nn.BatchNorm1d(3)(ta.ones(2, 3)).shape
-        (2, 3)
+    >>> nn.BatchNorm1d(3)(ta.ones(2, 3)).shape
+    (2, 3)
     """
 
     ndims = (2, 3)
@@ -117,9 +115,8 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm3d(_BatchNorm):
     """Normalise each channel of (n, num_features, d, h, w) over the batch. As BatchNorm2d, and torch.nn.BatchNorm3d.
 
-    Example:
-        >>> nn.BatchNorm3d(3)(ta.ones(2, 3, 4, 4, 4)).shape
-        (2, 3, 4, 4, 4)
+    >>> nn.BatchNorm3d(3)(ta.ones(2, 3, 4, 4, 4)).shape
+    (2, 3, 4, 4, 4)
     """
 
     ndims = (5,)
@@ -157,9 +154,8 @@ class InstanceNorm2d(_InstanceNorm):
 
     affine and track_running_stats are False by default. An input without the batch is normalised too.
 
-    Example:
-        >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
+    >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
     """
 
     ndims = (3, 4)
@@ -168,9 +164,8 @@ class InstanceNorm2d(_InstanceNorm):
 class InstanceNorm1d(_InstanceNorm):
     """Normalise each channel of each sample of (n, num_features, length). As torch.nn.InstanceNorm1d.
 
-    Example:
-        >>> nn.InstanceNorm1d(3)(ta.ones(2, 3, 4)).shape
-        (2, 3, 4)
+    >>> nn.InstanceNorm1d(3)(ta.ones(2, 3, 4)).shape
+    (2, 3, 4)
     """
 
     ndims = (2, 3)
@@ -181,9 +176,8 @@ class GroupNorm(_Norm):
 
     Raises ValueError if num_groups does not divide num_channels. Wu and He 2018, "Group normalization".
 
-    Example:
-        >>> nn.GroupNorm(2, 4)(ta.ones(2, 4, 3, 3)).shape
-        (2, 4, 3, 3)
+    >>> nn.GroupNorm(2, 4)(ta.ones(2, 4, 3, 3)).shape
+    (2, 4, 3, 3)
     """
 
     def __init__(
@@ -214,9 +208,8 @@ class GroupNorm(_Norm):
 class RMSNorm(_Norm):
     """Divide the last axes by their root mean square, then scale. As torch.nn.RMSNorm; eps as F.rms_norm.
 
-    Example:
-        >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
-        [1.0, 1.0]
+    >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
+    [1.0, 1.0]
     """
 
     def __init__(

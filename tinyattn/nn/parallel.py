@@ -50,10 +50,9 @@ class DataParallel(Module):
     Raises TypeError for arguments without a batch and for outputs of other types, ValueError for different batch sizes
     and for workers below 1. An error in a worker is raised here, that of the first share first.
 
-    Example:
-        >>> net = nn.DataParallel(nn.Linear(3, 2), workers=2)
-        >>> net(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> net = nn.DataParallel(nn.Linear(3, 2), workers=2)
+    >>> net(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(self, module: Module, workers: int | None = None) -> None:

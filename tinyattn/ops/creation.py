@@ -122,9 +122,7 @@ def from_numpy(array: Any) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """Return a tensor on the memory of any array that supports DLPack (PyTorch, JAX, CuPy ...).
-
-    As torch.from_dlpack.
+    """Return a tensor on the memory of an array that supports DLPack (PyTorch, JAX ...). As torch.from_dlpack.
 
     >>> ta.from_dlpack(np.arange(3))
     tensor([0, 1, 2])
@@ -367,9 +365,7 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
-    """Return random integers of the input's shape and dtype, from `low` (0 if left out) to `high` - 1.
-
-    As torch.randint_like.
+    """Return random integers like the input, from `low` (0 if left out) to `high` - 1. As torch.randint_like.
 
     >>> ta.randint_like(ta.tensor([1, 2]), 1)
     tensor([0, 0])

@@ -77,9 +77,7 @@ def dropout1d() -> None:
 
 @bound(_of_channels, 2)
 def dropout2d() -> None:
-    """Drop whole channels of (batch, channels, ...): the first two axes; else as `dropout`.
-
-    As torch.nn.functional.dropout2d.
+    """Drop whole channels of (batch, channels, ...); else as `dropout`. As torch.nn.functional.dropout2d.
 
     >>> len(F.dropout2d(ta.ones(1, 1, 3, 3)).unique())
     1

@@ -94,7 +94,8 @@ def _scaled(op: Operation, input: Any, other: Any, alpha: Any) -> Any:
             f"{op.name}: alpha is {alpha}, and the sum has dtype {other.dtype}; cast the tensors (x.float())"
         )
     if other.dtype.kind != "b" and not isinstance(alpha, Variable):
-        alpha = as_number(alpha, other.dtype, op.name).item()
+        sign = -1 if op is _sub else 1  # as PyTorch, which adds -alpha, and checks that
+        alpha = as_number(sign * alpha, other.dtype, op.name).item() * sign
     return op(input, cast(mul(other, alpha), other.dtype))
 
 

@@ -129,9 +129,7 @@ def _nll(xp: Any, x: Any, target: Any) -> Any:
 def nll_loss(
     input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """Compute -input[target] for log-probabilities `input`; other arguments as `cross_entropy`.
-
-    As torch.nn.functional.nll_loss.
+    """Compute -input[target] of log-probabilities; other arguments as `cross_entropy`. As torch.nn.functional.nll_loss.
 
     Example:
         >>> ta.nll_loss(ta.tensor([[-0.5, -1.0]]), ta.tensor([1]))

@@ -17,6 +17,7 @@ from tinyattn.ops.elementwise import abs, add, div, mul, smooth, sub
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.products import bmm, matmul, mm, outer
 from tinyattn.ops.promotion import floating, modular, opmath, same_type
+from tinyattn.ops.synonyms import formula
 
 # --- smooth functions; integers give the default dtype ---
 
@@ -119,13 +120,10 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return _round(input * scale) / scale if decimals > 0 else _round(input / scale) * scale
 
 
-def frac(input: Tensor) -> Tensor:
-    """Return the input minus `trunc` of it, elementwise. As torch.frac.
-
-    >>> ta.frac(ta.tensor([1.25, -1.25])).tolist()
-    [0.25, -0.25]
-    """
-    return input - trunc(input)
+frac = formula(
+    "frac", "the input minus `trunc` of it, elementwise", "ta.tensor([1.25, -1.25])", [0.25, -0.25],
+    lambda input: input - trunc(input),
+)  # fmt: skip
 
 
 @operation(
@@ -148,22 +146,14 @@ def fmod(xp: Any, a: Any, b: Any) -> Any:
 # --- tests of numbers: booleans, without a gradient ---
 
 
-def isnan(input: Tensor) -> Tensor:
-    """Return where the input is NaN, as booleans. As torch.isnan.
-
-    >>> ta.isnan(ta.tensor([1.0, float("nan")])).tolist()
-    [False, True]
-    """
-    return ne(input, input)
-
-
-def isinf(input: Tensor) -> Tensor:
-    """Return where the input is infinite, as booleans. As torch.isinf.
-
-    >>> ta.isinf(ta.tensor([1.0, float("-inf")])).tolist()
-    [False, True]
-    """
-    return logical_not(logical_or(isfinite(input), isnan(input)))
+isnan = formula(
+    "isnan", "where the input is NaN, as booleans", "ta.tensor([1.0, ta.nan])", [False, True],
+    lambda input: ne(input, input),
+)  # fmt: skip
+isinf = formula(
+    "isinf", "where the input is infinite, as booleans", "ta.tensor([1.0, -ta.inf])", [False, True],
+    lambda input: logical_not(logical_or(isfinite(input), isnan(input))),
+)  # fmt: skip
 
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
@@ -204,9 +194,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 
 def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
-    """Return the input with `nan` for NaN, and for infinities `posinf` and `neginf` (the dtype's limits by default).
-
-    As torch.nan_to_num.
+    """Return the input with numbers for NaN and infinities, of which None is the dtype's limit. As torch.nan_to_num.
 
     >>> ta.nan_to_num(ta.tensor([1.0, float("nan"), float("inf")]), posinf=9.0)
     tensor([1., 0., 9.])
@@ -220,31 +208,19 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
     return where(out == math.inf, high, where(out == -math.inf, low, out))
 
 
-def logical_xor(input: Tensor, other: Tensor) -> Tensor:
-    """Return where exactly one of both is nonzero, elementwise and broadcast, as booleans. As torch.logical_xor.
-
-    >>> ta.logical_xor(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
-    [False, True, False]
-    """
-    return ne(logical_not(input), logical_not(other))
-
-
-def clamp_min(input: Tensor, min: Any) -> Tensor:
-    """Return every element, at least `min`. As torch.clamp_min.
-
-    >>> ta.clamp_min(ta.tensor([-1.0, 2.0]), 0).tolist()
-    [0.0, 2.0]
-    """
-    return clamp(input, min)
-
-
-def clamp_max(input: Tensor, max: Any) -> Tensor:
-    """Return every element, at most `max`. As torch.clamp_max.
-
-    >>> ta.clamp_max(ta.tensor([-1.0, 2.0]), 0).tolist()
-    [-1.0, 0.0]
-    """
-    return clamp(input, None, max)
+logical_xor = formula(
+    "logical_xor", "where exactly one of both is nonzero, elementwise and broadcast, as booleans",
+    "ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])", [False, True, False],
+    lambda input, other: ne(logical_not(input), logical_not(other)),
+)  # fmt: skip
+clamp_min = formula(
+    "clamp_min", "every element, at least `min`", "ta.tensor([-1.0, 2.0]), 0", [0.0, 2.0],
+    lambda input, min: clamp(input, min),
+)  # fmt: skip
+clamp_max = formula(
+    "clamp_max", "every element, at most `max`", "ta.tensor([-1.0, 2.0]), 0", [-1.0, 0.0],
+    lambda input, max: clamp(input, None, max),
+)  # fmt: skip
 
 
 # --- sums with products ---

@@ -1,4 +1,4 @@
-"""Methods of Tensor that are no functions of `ta`: tensors like this one, facts about memory, writes in place.
+"""Methods of Tensor that are no functions of `ta`: other dtypes and devices, facts about memory, writes in place.
 
 `tensors.py` makes methods of everything in ALL.
 """
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import ops
+from tinyattn import backends, ops
 from tinyattn.engine.operation import Operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.copies import cast
+from tinyattn.ops.copies import cast, clone, move
 from tinyattn.ops.inplace import written
 from tinyattn.ops.synonyms import named
 
@@ -42,6 +42,21 @@ def view_as(self: Tensor, other: Tensor) -> Tensor:
 
 
 reshape_as = view_as
+
+
+def reversed_axes(self: Tensor) -> Tensor:
+    """The axes in reverse order."""
+    return ops.permute(self, tuple(reversed(range(self.ndim))))
+
+
+def transposed_matrices(self: Tensor) -> Tensor:
+    """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
+    return ops.transpose(self, -2, -1) if self.ndim else self
+
+
+def where(self: Tensor, condition: Any, other: Any) -> Tensor:
+    """Return this tensor where `condition` holds, `other` elsewhere."""
+    return ops.where(condition, self, other)
 
 
 # --- new tensors, with this one's dtype and device unless said ---
@@ -75,7 +90,43 @@ def new(self: Tensor, *data: Any) -> Tensor:
     return legacy.construct("Tensor", self.dtype, *data).to(self.device)
 
 
-# --- dtypes ---
+# --- dtypes and devices ---
+
+
+def to(
+    self: Tensor, *target: Any, dtype: Any = None, device: Any = None, copy: Any = False, non_blocking: Any = None,
+    memory_format: Any = None,
+) -> Tensor:  # fmt: skip
+    """Return this tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", int64), to(x).
+
+    copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
+    ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+    """
+    for t in target:
+        if isinstance(t, Variable):
+            dtype, device = t.dtype, backends.device_of(t.array)
+        elif backends.is_device(t):
+            device = t
+        elif t is not None:
+            dtype = t
+    moved = self if device is None else move(self, device)
+    out = moved if dtype is None else cast(moved, dtype)
+    return clone(out) if copy and out is self else out
+
+
+def cpu(self: Tensor) -> Tensor:
+    """Return this tensor in the memory of the CPU; from a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
+    return to(self, "cpu")
+
+
+def cuda(self: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
+    """Return this tensor in the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
+    return to(self, backends.device("cuda" if device is None else device))
+
+
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """Return this tensor in the dtype of another."""
+    return cast(self, other.dtype)
 
 
 def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
@@ -105,6 +156,11 @@ def type(self: Tensor, dtype: Any = None) -> Any:
 # --- facts ---
 
 
+def size(self: Tensor, dim: int | None = None) -> Any:
+    """Return the shape, or the size of one axis."""
+    return self.shape if dim is None else self.shape[_dims.one(dim, self.ndim)]
+
+
 def element_size(self: Tensor) -> int:
     """Return how many bytes an element takes."""
     return int(self.dtype.itemsize)
@@ -115,9 +171,17 @@ def nelement(self: Tensor) -> int:
     return int(self.array.size)
 
 
-def ndimension(self: Tensor) -> int:
+def dim(self: Tensor) -> int:
     """Return the number of axes."""
     return int(self.ndim)
+
+
+ndimension = dim
+
+
+def is_cuda(self: Tensor) -> bool:
+    """Whether the memory is that of a GPU."""
+    return bool(self.device.type == "cuda")
 
 
 def stride(self: Tensor, dim: int | None = None) -> Any:
@@ -238,8 +302,8 @@ squeeze_, unsqueeze_ = _reshaped(ops.squeeze, "squeeze_"), _reshaped(ops.unsquee
 transpose_, t_ = _reshaped(ops.transpose, "transpose_"), _reshaped(ops.t, "t_")
 
 METHODS = """
-repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones new_empty type
-element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous bernoulli_
+where to cpu cuda type_as size dim repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones
+new_empty type element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous bernoulli_
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
 squeeze_ unsqueeze_ transpose_ t_
 """.split()
@@ -250,6 +314,8 @@ ALL = (
     | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
-ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cpu": property(lambda self: not self.is_cuda)}
+ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}
+ALL |= {"is_cpu": property(lambda self: not self.is_cuda)}
 ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}

@@ -18,6 +18,7 @@ from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
+from tinyattn.ops.synonyms import formula
 
 swapaxes = swapdims = transpose
 moveaxis = movedim
@@ -260,22 +261,12 @@ def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
     return places
 
 
-def fliplr(input: Tensor) -> Tensor:
-    """Return a copy with the columns in reverse order. As torch.fliplr.
-
-    >>> ta.fliplr(ta.tensor([[1, 2]])).tolist()
-    [[2, 1]]
-    """
-    return flip(input, 1)
-
-
-def flipud(input: Tensor) -> Tensor:
-    """Return a copy with the rows in reverse order. As torch.flipud.
-
-    >>> ta.flipud(ta.tensor([[1], [2]])).tolist()
-    [[2], [1]]
-    """
-    return flip(input, 0)
+fliplr = formula(
+    "fliplr", "a copy with the columns in reverse order", "ta.tensor([[1, 2]])", [[2, 1]], lambda input: flip(input, 1)
+)
+flipud = formula(
+    "flipud", "a copy with the rows in reverse order", "ta.tensor([[1], [2]])", [[2], [1]], lambda input: flip(input, 0)
+)
 
 
 # --- side by side ---
@@ -323,22 +314,14 @@ def hstack(tensors: Any) -> Tensor:
     return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
-def vstack(tensors: Any) -> Tensor:
-    """Return tensors joined along the first axis, vectors as rows. As torch.vstack.
-
-    >>> ta.vstack([ta.tensor([1]), ta.tensor([2])]).tolist()
-    [[1], [2]]
-    """
-    return cat(at_least(2, tensors), 0)
-
-
-def dstack(tensors: Any) -> Tensor:
-    """Return tensors joined along the third axis. As torch.dstack.
-
-    >>> ta.dstack([ta.tensor([1]), ta.tensor([2])]).tolist()
-    [[[1, 2]]]
-    """
-    return cat(at_least(3, tensors), 2)
+vstack = row_stack = formula(
+    "vstack", "tensors joined along the first axis, vectors as rows", "[ta.tensor([1]), ta.tensor([2])]", [[1], [2]],
+    lambda tensors: cat(at_least(2, tensors), 0),
+)  # fmt: skip
+dstack = formula(
+    "dstack", "tensors joined along the third axis", "[ta.tensor([1]), ta.tensor([2])]", [[[1, 2]]],
+    lambda tensors: cat(at_least(3, tensors), 2),
+)  # fmt: skip
 
 
 def column_stack(tensors: Any) -> Tensor:
@@ -348,6 +331,3 @@ def column_stack(tensors: Any) -> Tensor:
     [[1, 2]]
     """
     return cat([reshape(t, -1, 1) if t.ndim < 2 else t for t in tensors], 1)
-
-
-row_stack = vstack

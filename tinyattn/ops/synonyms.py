@@ -43,6 +43,16 @@ def named(name: str, doc: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def formula(name: str, words: str, call: str, found: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, named, with a docstring: what it returns in words, and an example, a call and the list it gives."""
+    doc = f"""Return {words}. As torch.{name}.
+
+    >>> ta.{name}({call}).tolist()
+    {found}
+    """
+    return named(name, doc)(function)
+
+
 def bound(function: Callable[Concatenate[Any, _P], _R], first: Any) -> Callable[[Callable[[], Any]], Callable[_P, _R]]:
     """Give `function`, with its first argument given, the name and the docstring of the decorated function."""
 

@@ -70,13 +70,12 @@ class Adam(
     foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.Adam([w], lr=0.1)
-        >>> (w * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.9, -1.9], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.Adam([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.9, -1.9], requires_grad=True)
     """
 
     kept: ClassVar = {"exp_avg": "", "exp_avg_sq": "", "max_exp_avg_sq": "amsgrad"}
@@ -111,13 +110,12 @@ class AdamW(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsg
 
     Arguments and errors as for `Adam`; weight_decay is 0.01 unless given.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.AdamW([w], lr=0.1, weight_decay=0.1)
-        >>> (0 * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.99, -1.98], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.AdamW([w], lr=0.1, weight_decay=0.1)
+    >>> (0 * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.99, -1.98], requires_grad=True)
     """
 
     fixed: ClassVar = {"decoupled_weight_decay": True}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from inspect import Parameter
 from typing import Any, ClassVar
 
 from tinyattn import backends
@@ -11,18 +11,19 @@ from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim.checks import check_betas, check_number
+from tinyattn.optim.declared import Declared
 from tinyattn.optim.optimizer import Group, Optimizer, State, overwrite
 from tinyattn.tensors import Tensor
 
 
-class Formula(Optimizer):
+class Formula(Declared, Optimizer):
     """An optimizer that is one formula: class Adagrad(Formula, lr=1e-2, ..., maximize=False).
 
-    The keywords are the options of the constructor, in PyTorch's order, with their defaults; from `maximize` on they
-    are given by name only. kept: the names of the state beside the step, each with the option that must be above 0 for
-    it, or "". numbers: those that are one number each. first: with what they begin, if not with 0: a value, or the name
-    of an option. fixed: options that no user sets. apart: options that the formula does not take. kernel: the function
-    of the backend that computes the formula in place.
+    The keywords are the options of the constructor, in PyTorch's order, with their defaults. kept: the names of the
+    state beside the step, each with the option that must be above 0 for it, or "". numbers: those that are one number
+    each. first: with what they begin, if not with 0: a value, or the name of an option. fixed: options that no user
+    sets. apart: options that the formula does not take. kernel: the function of the backend that computes the formula
+    in place.
     """
 
     kept: ClassVar[dict[str, str]]
@@ -30,31 +31,11 @@ class Formula(Optimizer):
     fixed: ClassVar[Group] = {}
     apart: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[str] = ""
-    _signature: ClassVar[inspect.Signature]
-    __signature__: ClassVar[inspect.Signature | None]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__()
-        if not options:  # a subclass of an algorithm, perhaps with arguments of its own
-            if "__init__" in vars(cls):
-                cls.__signature__ = None
-            return
-        kinds = inspect.Parameter
-        by_name = [*options].index("maximize")
-        listed = [kinds("params", kinds.POSITIONAL_OR_KEYWORD)]
-        for i, (name, default) in enumerate(options.items()):
-            kind = kinds.POSITIONAL_OR_KEYWORD if i < by_name else kinds.KEYWORD_ONLY
-            listed.append(kinds(name, kind, default=default))
-        cls._signature = inspect.Signature([*listed, kinds("without_effect", kinds.VAR_KEYWORD)])
-        cls.__signature__ = cls._signature
+    first_argument = "params"
+    last_arguments = (Parameter("without_effect", Parameter.VAR_KEYWORD),)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            given = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}") from None
-        given.apply_defaults()
-        options = given.arguments
+        options = self._given(args, kwargs)
         params, without_effect = options.pop("params"), options.pop("without_effect")
         super().__init__(params, {**options, **self.fixed}, **without_effect)
 

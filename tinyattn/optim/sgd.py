@@ -33,9 +33,8 @@ def sgd_definition(
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
     deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
 
-    Example:
-        >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
-        (0.5, None)
+    >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
+    (0.5, None)
     """
     g = -grad if maximize else grad
     g = g + weight_decay * param  # g = df/dp + wd p
@@ -56,13 +55,12 @@ class SGD(Formula, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=Fa
     foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options, such as nesterov without momentum.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.SGD([w], lr=0.1)
-        >>> (w * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.8, -1.6], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.SGD([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.8, -1.6], requires_grad=True)
     """
 
     kept: ClassVar = {"momentum_buffer": "momentum"}

@@ -58,7 +58,7 @@ def playground(
     for more, content in tabs.values():
         scripts += more
         data |= content
-    parts = ["maps.css", "playground.css", *(f"playground-{name}.js" for name in scripts)]
+    parts = ["maps.css", "playground.css", "maps.js", *(f"playground-{name}.js" for name in scripts)]
     page = html_page("playground", parts, title, data)
     if len(page.encode()) > LARGEST:
         raise ValueError(

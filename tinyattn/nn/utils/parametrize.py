@@ -78,13 +78,12 @@ def register_parametrization(
     present value. Several of one tensor follow one another. Returns the module. Raises ValueError for a name that is
     neither. As torch.nn.utils.parametrize.register_parametrization.
 
-    Example:
-        >>> class Symmetric(nn.Module):
-        ...     def forward(self, x):
-        ...         return x.triu() + x.triu(1).T
-        >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 2), "weight", Symmetric())
-        >>> bool((layer.weight == layer.weight.T).all()), list(layer.state_dict())
-        (True, ['bias', 'parametrizations.weight.original'])
+    >>> class Symmetric(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.triu() + x.triu(1).T
+    >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 2), "weight", Symmetric())
+    >>> bool((layer.weight == layer.weight.T).all()), list(layer.state_dict())
+    (True, ['bias', 'parametrizations.weight.original'])
     """
     if is_parametrized(module, tensor_name):
         module.parametrizations[tensor_name].append(parametrization)
@@ -197,10 +196,9 @@ def weight_norm(module: Module, name: str = "weight", dim: int = 0) -> Module:
     dim: the axis whose slices have a length each; None or -1: one length.
     As torch.nn.utils.parametrizations.weight_norm (Salimans and Kingma 2016, "Weight normalization").
 
-    Example:
-        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
-        >>> [tuple(p.shape) for p in layer.parameters()]
-        [(3,), (3, 1), (3, 2)]
+    >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+    >>> [tuple(p.shape) for p in layer.parameters()]
+    [(3,), (3, 1), (3, 2)]
     """
     return register_parametrization(module, name, _WeightNorm(None if dim == -1 else dim))
 
@@ -213,10 +211,9 @@ def spectral_norm(
     n_power_iterations: at each access in training. dim: the axis of the outputs, 1 for transposed convolutions.
     As torch.nn.utils.parametrizations.spectral_norm (Miyato et al. 2018).
 
-    Example:
-        >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3))
-        >>> list(layer.state_dict())
-        ['bias', 'parametrizations.weight.original', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v']
+    >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3))
+    >>> list(layer.state_dict())
+    ['bias', 'parametrizations.weight.original', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v']
     """
     dim = spectral.outputs(module) if dim is None else dim
     return register_parametrization(module, name, _SpectralNorm(getattr(module, name), n_power_iterations, dim, eps))
@@ -233,10 +230,9 @@ def orthogonal(
     the weight. Raises ValueError for another map, and for a weight of one axis.
     As torch.nn.utils.parametrizations.orthogonal (Lezcano and Martinez-Rubio 2019, "Cheap orthogonal constraints").
 
-    Example:
-        >>> layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 2))
-        >>> ta.allclose(layer.weight @ layer.weight.T, ta.eye(2), atol=1e-6)
-        True
+    >>> layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 2))
+    >>> ta.allclose(layer.weight @ layer.weight.T, ta.eye(2), atol=1e-6)
+    True
     """
     weight = getattr(module, name, None)
     if not isinstance(weight, Tensor) or weight.ndim < 2:
