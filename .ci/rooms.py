@@ -21,15 +21,15 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_560,
     "ops/": 9_610,
     "tensors.py": 335,
-    "autograd/": 840,
+    "autograd/": 850,
     "backends/cpu/": 2_035,
     "backends/cuda/": 2_805,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 4_870,
-    "optim/": 2_280,
+    "nn/": 4_930,
+    "optim/": 2_360,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_620,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 615,
     TOP: 1_445,
 }
-TOTAL = 44_215  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
