@@ -28,8 +28,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 4_930,
-    "optim/": 2_360,
+    "nn/": 4_875,
+    "optim/": 2_305,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_620,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 615,
     TOP: 1_445,
 }
-TOTAL = 44_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
