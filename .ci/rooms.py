@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_820,
-    "ops/": 9_905,
-    "tensors.py": 405,
+    "engine/": 1_550,
+    "ops/": 9_635,
+    "tensors.py": 335,
     "autograd/": 840,
-    "backends/cpu/": 1_955,
-    "backends/cuda/": 2_795,
+    "backends/cpu/": 2_020,
+    "backends/cuda/": 2_800,
     "backends/": 610,  # its other files
     "cuda/": 380,
-    "program/": 2_280,
+    "program/": 2_325,
     "files/": 660,
-    "nn/": 5_215,
-    "optim/": 2_485,
+    "nn/": 4_920,
+    "optim/": 2_335,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_625,
-    "train/": 1_291,
-    "debug/": 2_375,
-    "viz/": 7_745,
-    "compat/": 640,
-    TOP: 1_216,
+    "train/": 1_290,
+    "debug/": 2_380,
+    "viz/": 7_850,
+    "compat/": 635,
+    TOP: 1_425,
 }
-TOTAL = 44_985  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 2_220, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_375  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

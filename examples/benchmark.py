@@ -33,6 +33,8 @@ from tinyattn.train.parser import device, positive_number, whole_number
 
 PARTS = {
     "step": parts.step,
+    "texts": parts.texts,
+    "compiling": parts.compiling,
     "inference": parts.inference,
     "scalars": parts.scalars,
     "operations": parts.operations,

@@ -88,6 +88,31 @@ def page_of_the_classifier(path: Path) -> None:
     screenshot(picture, path, step=forward + back + 1, level=3, theme="dark" if "dark" in path.stem else "light")
 
 
+def page_of_a_compiled_step(path: Path) -> None:
+    """The page with the program of a compiled training step, at the backward pass of an attention layer."""
+    model = models.AttentionClassifier(num_layers=1)
+    optimizer = ta.optim.Adam(model.parameters())
+    batch = ta.rand(8, 28, 28), ta.randint(0, 10, (8,))
+
+    def loss_of(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        return F.cross_entropy(model(images), labels)
+
+    @ta.compile
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(images, labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(3):
+        step(*batch)
+    picture = ta.viz.graph(loss_of, *batch, program=step, title="A training step")
+    back = next(i for i, step in enumerate(picture.steps) if picture.vertices[step.vertex].op == "packed_attention")
+    forward = sum(vertex.is_operation for vertex in picture.vertices)
+    screenshot(picture, path, step=forward + back + 1, level=3, tab="program")
+
+
 def screenshot(picture: ta.viz.Graph | Path, path: Path, **where: object) -> None:
     """Take a screenshot of the page of a graph, or of an existing page, opened at a step or a patch."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -146,6 +171,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "crashed.svg": crashed_graph,
     "page.png": page_of_the_classifier,
     "page-dark.png": page_of_the_classifier,
+    "program.png": page_of_a_compiled_step,
     **dict.fromkeys(("attention-heads.png", "layers.png", "confusion.png", "mistakes.png"), of_training),
     "attention-page.png": page_of_attention,
     "playground.png": page_of_the_playground,

@@ -6,6 +6,7 @@ import ast
 import copy
 import hashlib
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,15 @@ ALSO = {
     "ops/indexing.py": {"_integers_first"},
     "ops/loss.py": {
         "_reduce", "_weighted", "_without_ignored", "_class_rows", "_soft_cross_entropy", "binary_cross_entropy_with_logits",
-        "cross_entropy", "l1_loss", "mse_loss", "nll_loss",
+        "cross_entropy", "l1_loss", "mse_loss", "nll_loss", "shaped",
     },
     "ops/products.py": {"matmul", "_distinct"},
     "ops/joins.py": {"_inner"},
     "ops/reductions.py": {"count", "sum_to"},
     "ops/shape.py": {"_inverse"},
     "engine/walk.py": {
-        "receive", "take", "part", "hand_over", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
-        "leading_to",
+        "receive", "add", "take", "part", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
+        "reached_from", "leading_to",
     },
 }  # fmt: skip
 
@@ -138,8 +139,8 @@ def mutants_of(file: Path) -> list[Mutant]:
             if before == after:
                 continue
             whole = _text_with((*put, new), top)
-            if (function, whole) in texts:
-                continue  # two edits, one result
+            if (function, whole) in texts or not _compiles(whole):
+                continue  # two edits, one result; or nonsense, such as -1[i]
             texts.add((function, whole))
             count = seen.setdefault((function, before, after), 0)
             seen[function, before, after] += 1
@@ -162,6 +163,16 @@ def _text_with(put: tuple[Any, str, int | None, ast.AST], top: ast.AST) -> str:
         return ast.unparse(top)
     finally:
         _set(parent, field, position, old)
+
+
+def _compiles(text: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SyntaxWarning)
+        try:
+            compile(text, "<mutant>", "exec", dont_inherit=True)
+        except SyntaxError:
+            return False
+    return True
 
 
 def _set(parent: Any, field: str, position: int | None, node: Any) -> None:

@@ -97,10 +97,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/softmaxes.py softmax: out.copy() -> out",
         "backends/cpu/softmaxes.py log_softmax: np.asarray(x - _top(x, dim)) -> x - _top(x, dim)",
         "engine/walk.py Pending.receive: True -> False",
-        "engine/walk.py Pending.receive: self.owned.add(key) -> (nothing)",
-        "engine/walk.py Pending.receive: self.owned.add(key) -> key",
-        "engine/walk.py Pending.receive: self.owned.add(key) -> (nothing) (no. 2)",
-        "engine/walk.py Pending.receive: self.owned.add(key) -> key (no. 2)",
+        "engine/walk.py Pending.receive: True -> False (no. 2)",
     ],
     "Where the other branch of `where` is taken.": [
         "ops/elementwise.py _power_exponent_rule: 1.0 -> 1.01",
@@ -126,7 +123,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "Operations take plain arrays, and NumPy functions lists, as well.": [
         "ops/dropouts.py _keep: creation.as_tensor(random.generator_for(input.device, generator).keep(shape, p)) -> random.generator_for(input.device, generator).keep(shape, p)",
         "ops/attention.py _mask: creation.as_tensor(attn_mask) -> attn_mask",
-        "ops/loss.py binary_cross_entropy_with_logits: creation.as_tensor(target) -> target",
+        "ops/loss.py shaped: creation.as_tensor(target) -> target",
         "ops/products.py matmul: creation.as_tensor(input) -> input",
         "ops/products.py matmul: creation.as_tensor(other) -> other",
         "ops/extremes.py _pick: xp.asarray(index) -> index",
@@ -157,7 +154,7 @@ EQUIVALENT: dict[str, list[str]] = {
     "The case is decided before.": [
         "ops/elementwise.py _power_exponent_rule: a > 0 -> a >= 0",
         "backends/cpu/optimizer.py _norm: p > 0 -> p >= 0",
-        "engine/walk.py leading_to: edge.id >= oldest -> edge.id > oldest",
+        "engine/walk.py reached_from: edge.id >= oldest -> edge.id > oldest",
     ],
     "The walk sums over broadcast axes anyway.": ["ops/shape.py _broadcast_to.x: xp.sum_to(g, x_shape) -> g"],
     "The mean of nothing is NaN, and that of something is its sum over its number.": [
@@ -196,7 +193,7 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "Nobody writes there.": ["backends/cpu/sums.py _ones: False -> True"],
     "No node has this number: it was used up for one that nobody sees.": [
-        "engine/walk.py Pending.receive: key > self.floor -> key >= self.floor",
+        "engine/walk.py Pending.receive: node.id > self.floor -> node.id >= self.floor",
         "engine/walk.py Pending.part: key > fork.floor -> key >= fork.floor",
     ],
 }

@@ -355,6 +355,13 @@ class Swish(torch.autograd.Function):
         return grad_output * (sigmoid * (1 + ctx.saved_variables[0] * (1 - sigmoid)))
 i = torch.ones(2, dtype=torch.float64, requires_grad=True)
 assert torch.autograd.gradcheck(Swish.apply, (i,))
+scores = torch.arange(6.0).reshape(2, 3)
+weights = torch.softmax(scores, -1)
+expected = torch.autograd.functional.vjp(lambda x: torch.softmax(x, -1), scores, scores)[1]
+assert torch.allclose(torch._softmax_backward_data(scores, weights, -1, torch.float32), expected)
+first = torch.seed()
+assert torch.initial_seed() == first != torch.seed() and isinstance(first, int)
+assert isinstance(torch.nn.utils.skip_init(torch.nn.Linear, 2, 3), torch.nn.Linear)
 encoding.require_grad = False  # a slip in published models, which PyTorch accepts
 """
     ran = python("-c", program)

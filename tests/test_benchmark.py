@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from bench import compare, growth, machine, parts, problem, report  # noqa: E402
+from bench import compare, growth, machine, parts, problem, report, texts  # noqa: E402
 from bench.side import Process, Side  # noqa: E402
 
 QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
@@ -113,20 +113,46 @@ def test_a_missing_library_is_one_line(small, tmp_path, monkeypatch):
     assert [side["name"] for side in found["sides"]] == ["ours"]
 
 
-def test_scaling_takes_as_many_workers_as_pay(tmp_path, monkeypatch):
-    taken = []
+def test_scaling_takes_the_quicker_number_of_workers(tmp_path, monkeypatch):
+    taken, turns = [], {1: [3.0, 1.0, 2.0], 2: [1.5, 9.0, 1.9]}
 
     class Noted(compare.Table):
         def __init__(self, sides, say):
             taken.append({side.name: side.options.get("workers") for side in sides})
             super().__init__([], say)
 
+    class Timed(Process):
+        def turn(self, seconds):
+            return [turns[self.side.options["workers"]].pop()]
+
     monkeypatch.setattr(growth, "Table", Noted)
+    monkeypatch.setattr(growth, "Process", Timed)
     monkeypatch.setattr(growth, "most_cores", lambda: 2)
-    monkeypatch.setattr(growth, "AXES", {"batch": ([], [1, 64], lambda n: {"batch": n})})
-    found = growth.scaling(parts.Bench(EFFORT, ("engine", "pytorch"), tmp_path, print))
-    assert taken == [{"tinyattn compiled": n, "PyTorch eager": None} for n in (1, 2)]
-    assert found["notes"][0] == "tinyattn with 2 workers, and with one at batch 1"
+    monkeypatch.setattr(growth, "AXES", {"batch": ([], [2, 4, 64], lambda n: {"batch": n, "num_layers": 1 + (n > 4)})})
+    monkeypatch.setattr(growth, "TRIED", 2e9)
+    bench = parts.Bench(EFFORT, ("engine", "pytorch"), tmp_path, print)
+    turns[1] = [2.5, 2.5, 2.5, *turns[1]]  # from the end: 2 workers are quicker at batch 2 and slower at batch 4
+    turns[2] = [3.0, 3.0, 3.0, *turns[2]]
+    found = growth.scaling(bench)
+    assert taken == [{"tinyattn compiled": n, "PyTorch eager": None} for n in (2, 1, 2)]
+    assert found["notes"][0] == "tinyattn with 2 workers, and with one at batch 4"
+
+
+def test_texts_have_equal_losses_in_both_libraries():
+    sizes = {"gpt": {"batch": 2, "tokens": 8, "characters": 9, "dim": 8, "heads": 2, "layers": 2},
+             "translation": {"batch": 4, "tokens": 6, "characters": 9, "dim": 8, "heads": 2, "layers": 1, "written": 3}}  # fmt: skip
+    assert {kind: [*each] for kind, each in sizes.items()} == {kind: [*each] for kind, each in texts.SIZES.items()}
+    with compare.Table([parts.engine(2, graph=True), parts.engine(1), Side("PyTorch", "pytorch")], print) as table:
+        for kind, each in sizes.items():
+            found = table.compare(kind, "text", EFFORT, checks=5, kind=kind, sizes=each)
+            assert found["left_out"] == [] and len(found["sides"]) == 3
+
+
+def test_compiling_prints_the_cost_of_recording(tmp_path):
+    found = parts.compiling(parts.Bench(EFFORT, ("engine",), tmp_path, print))
+    rows = found["tables"][0]["rows"]
+    assert [row[0].partition(",")[0] for row in rows[:4]] == ["first call", "second call", "third call", "later calls"]
+    assert all(len(run) == 4 and min(run) > 0 for run in found["raw"])
 
 
 def test_memory_is_growth_over_the_import(tmp_path):

@@ -91,6 +91,20 @@ def test_integer_matmul_is_exact_or_wraps_as_before(dtype, limit):
     np.testing.assert_array_equal(cpu.matmul(a, b), np.matmul(a, b))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64", "bool"])
+@pytest.mark.parametrize("shape", [(90, 7), (90, 33), (7, 90), (5, 33, 20), (5, 20, 33), (3, 400, 2)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_extremes_and_products_equal_numpy_reductions(dtype, shape, axis):
+    x = (RANDOM.normal(size=shape) * 3).astype(dtype)
+    x = x if x.dtype.kind != "f" else np.where(RANDOM.random(shape) < 0.01, x.dtype.type(np.nan), x)
+    for keepdim in (False, True):
+        np.testing.assert_array_equal(cpu.amax(x, axis, keepdim), x.max(axis, keepdims=keepdim), strict=True)
+        np.testing.assert_array_equal(cpu.amin(x, axis, keepdim), x.min(axis, keepdims=keepdim), strict=True)
+        if dtype != "float16":  # which the engine computes in float32
+            found, true = cpu.prod(x / 3, axis, keepdim), (x / 3).prod(axis, np.float64, keepdims=keepdim)
+            np.testing.assert_allclose(found, true.astype(found.dtype), rtol=1e-5, strict=True)
+
+
 @pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
 def test_pad_modes_name_the_same_elements_as_their_formulas(mode):
     place = {

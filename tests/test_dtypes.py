@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from answers import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tinyattn as ta
@@ -124,6 +124,8 @@ def test_arithmetic_with_numbers_agrees_with_torch(name, a, b):
 
 
 @given(ARRAYS, ARRAYS, st.one_of(st.integers(-3, 300), st.sampled_from([0.5, 2.0, -1.5])))
+@example(np.ones(1, "int8"), np.ones(1, "int8"), 128)
+@example(np.ones(1, "int8"), np.ones(1, "int8"), -128)
 def test_add_and_sub_scale_in_the_dtype_of_the_result(a, b, alpha):
     same(lambda lib, a, b: lib.add(a, b, alpha=alpha), a, b)
     if a.dtype != bool and b.dtype != bool:  # which PyTorch refuses to subtract

@@ -13,6 +13,7 @@ from answers import torch
 from oracle import host
 
 import tinyattn as ta
+import tinyattn.nn.functional as F
 
 INF, NAN = math.inf, math.nan
 F64 = "float64"
@@ -258,3 +259,42 @@ def test_isclose_of_small_integers_does_not_wrap_around():
     assert not ta.isclose(low, high, atol=2).item()  # -128 - 127 is 1 in int8
     assert ta.isclose(high, ta.tensor([126], dtype=ta.int8), atol=2).item()
     assert ta.isclose(ta.tensor([True]), ta.tensor([False]), atol=1).item()
+
+
+LOOK_UPS = {  # each with an index that is the size, the first one out of range
+    "embedding": lambda x: F.embedding(ta.tensor([0, 4]), x),
+    "embedding_bag": lambda x: F.embedding_bag(ta.tensor([[0, 4]]), x),
+    "index_select": lambda x: x.index_select(0, ta.tensor([0, 4])),
+    "index_add": lambda x: x.index_add(0, ta.tensor([0, 4]), ta.ones(2, 3)),
+    "index_fill": lambda x: x.index_fill(0, ta.tensor([0, 4]), 1.0),
+    "index_copy": lambda x: x.index_copy(0, ta.tensor([0, 4]), ta.ones(2, 3)),
+    "index_put": lambda x: x.index_put((ta.tensor([0, 4]),), ta.tensor(1.0)),
+    "gather": lambda x: x.gather(0, ta.tensor([[0], [4]])),
+    "scatter": lambda x: x.scatter(0, ta.tensor([[0], [4]]), 1.0),
+    "scatter_add": lambda x: x.scatter_add(0, ta.tensor([[0], [4]]), ta.ones(2, 1)),
+    "take": lambda x: x.take(ta.tensor([0, 12])),
+    "one_hot": lambda x: F.one_hot(ta.tensor([0, 4]), 4),
+    "cross_entropy": lambda x: F.cross_entropy(x.T, ta.tensor([0, 4, 1])),
+    "nll_loss": lambda x: F.nll_loss(x.T, ta.tensor([0, 4, 1])),
+    "multi_margin_loss": lambda x: F.multi_margin_loss(x.T, ta.tensor([0, 4, 1])),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_an_index_that_is_the_size_is_out_of_range(name):
+    x = ta.arange(12.0).reshape(4, 3)
+    with pytest.raises(IndexError, match="12 is out" if name == "take" else r"(index|class) 4 .*is out of"):
+        LOOK_UPS[name](x)
+
+
+@pytest.mark.parametrize("slope", [-2.0, 0.0, 0.5, 1.0, 3.0])
+def test_leaky_relu_of_any_slope(slope):
+    x = np.array([-2.0, -0.5, 0.0, 1.0, 3.0])
+    found = F.leaky_relu(ta.tensor(x), slope).numpy()
+    np.testing.assert_array_equal(found, np.where(x > 0, x, slope * x))
+
+
+def test_infinities_have_signs():
+    x = ta.tensor([-math.inf, -1.0, 0.0, math.nan, math.inf])
+    assert ta.isneginf(x).tolist() == [True, False, False, False, False]
+    assert ta.isposinf(x).tolist() == [False, False, False, False, True]

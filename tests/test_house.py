@@ -18,10 +18,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DESIGN = (ROOT / "docs/design.md").read_text(encoding="utf-8")
 FLOORS = [  # from the ground up; a module may import from its own floor and from those below
-    "locks", "backends", "dtypes random extras",
+    "locks", "cores", "backends", "dtypes random extras",
     "engine.modes engine.hooks", "engine.threads", "engine.variable", "engine.opmath", "engine.node", "engine.operation", "engine.fork",
-    "engine.observer engine.walk engine",
-    "ops.dims ops.copies", "ops.creation", "ops.promotion", "ops", "autograd", "tensors", "files", "program", "cuda", "distributed", "debug",
+    "engine.observer engine.walk engine", "grad_mode",
+    "ops.dims ops.copies ops.synonyms", "ops.creation", "ops.promotion", "ops", "autograd", "tensors", "files", "program", "cuda", "distributed", "debug",
     "nn optim linalg", "tinyattn", "models", "train data viz distributions", "compat", "as_torch", "__main__",
 ]  # fmt: skip
 

@@ -257,9 +257,9 @@ def test_writing_to_raw_memory_is_caught_by_checksums(name, sample):
     for k in range(len(run.targets)):
         attempt(lambda run, k=k: (run.targets[k][0], run.targets[k][1].array))
     for key, value in run.node.saved.items():  # a kernel's own extras too, which no Tensor holds
-        for j, each in enumerate(value if isinstance(value, tuple) else (value,)):
+        for j, each in enumerate(value if isinstance(value, list) else (value,)):
             if type(each) is Saved:
-                whole = isinstance(value, tuple)
+                whole = isinstance(value, list)
                 attempt(
                     lambda run, key=key, j=j, whole=whole: (
                         key,
@@ -571,6 +571,19 @@ def test_expand_without_repetition_can_be_written_to(shape):
         return x.tolist()
 
     assert outcome(ta) == outcome(torch)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("atan2", "other"), ("lerp", "end"), ("masked_fill", "value"), ("hypot", "other")]
+)
+def test_in_place_forms_record_tensors_given_by_keyword(name, key):
+    given = {"lerp": {"weight": 0.25}, "masked_fill": {"mask": ta.tensor([True, True])}}.get(name, {})
+    grads = []
+    for form in (name, f"{name}_"):
+        t = ta.tensor(0.5 if name == "masked_fill" else [0.5, 2.0], requires_grad=True)
+        getattr(ta.ones(2), form)(**given, **{key: t}).sum().backward()
+        grads.append(t.grad.tolist())
+    assert grads[0] == grads[1]
 
 
 def test_a_refused_write_has_not_written():

@@ -626,3 +626,86 @@ def test_load_assigns_dtypes():
     linear.load_state_dict({"weight": ta.full((1, 1), 3.0, dtype=F64), "bias": ta.zeros(1)}, assign=True)
     assert linear.weight is weight and weight.dtype == F64 and weight.item() == 3 and weight.requires_grad
     assert linear.bias.dtype == ta.float32
+
+
+def test_global_module_hooks_run_before_the_modules_own_as_in_pytorch():
+    from tinyattn.nn import every_module
+
+    found = []
+    for library, names in ((nn, every_module), (torch.nn, torch.nn.modules.module)):
+        lib, seen = (ta, []) if library is nn else (torch, [])
+        model = library.Sequential(library.Linear(2, 2), library.Tanh())
+
+        def note(what, seen=seen):
+            return lambda module, *args: seen.append((what, type(module).__name__, len(args)))
+
+        handles = [
+            names.register_module_forward_pre_hook(note("pre")),
+            names.register_module_forward_hook(note("after")),
+            names.register_module_forward_hook(note("with kwargs"), with_kwargs=True),
+            names.register_module_full_backward_pre_hook(note("backward pre")),
+            names.register_module_full_backward_hook(note("backward")),
+            model[0].register_forward_hook(note("own")),
+            model[0].register_full_backward_hook(note("own backward")),
+        ]
+        model(lib.ones((1, 2), requires_grad=True)).sum().backward()
+        for handle in handles:
+            handle.remove()
+        model(lib.ones((1, 2), requires_grad=True)).sum().backward()
+        with names.register_module_forward_pre_hook(lambda module, args: (args[0] * 0,)):
+            assert (model[1](lib.ones(2)) == 0).all()
+        found.append(seen)
+    assert found[0] == found[1] and len(found[0]) > 10
+
+
+def test_compiled_step_runs_global_module_hooks():
+    from tinyattn.nn import every_module
+
+    layer, seen = nn.Linear(2, 2), []
+    step = ta.compile(ta.no_grad()(lambda x: layer(x)))
+    for _ in range(4):
+        step(ta.ones(2))
+    with every_module.register_module_forward_hook(lambda *args: seen.append(1)):
+        for _ in range(3):
+            step(ta.ones(2))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("library", [nn, torch.nn], ids=["ours", "torch"])
+def test_modules_may_override_load_from_state_dict(library):
+    lib = ta if library is nn else torch
+
+    class Frozen(library.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", lib.ones(2))
+            self.inner = library.Linear(2, 2)
+
+        def _load_from_state_dict(self, state_dict, prefix, *rest):
+            state_dict.pop(prefix + "num_batches_tracked", None)
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    model = library.Sequential(library.Linear(2, 2), Frozen())
+    state = {name: x + 1 for name, x in model.state_dict().items()}
+    given = state | {"1.num_batches_tracked": lib.zeros(())}
+    result = model.load_state_dict(given)
+    assert not any(result) and "1.num_batches_tracked" in given
+    assert all(lib.equal(x, state[name]) for name, x in model.state_dict().items())
+    lacking = {name: x for name, x in state.items() if name not in ("1.weight", "1.inner.bias")}
+    result = model.load_state_dict(lacking | {"1.other": lib.ones(1)}, strict=False)
+    assert sorted(result.missing_keys) == ["1.inner.bias", "1.weight"]
+    for wrong in (lacking, state | {"1.other": lib.ones(1)}, state | {"1.weight": lib.ones(3)}):
+        with pytest.raises(RuntimeError, match=r"1\.weight|1\.other"):
+            model.load_state_dict(wrong)
+
+
+def test_load_from_state_dict_reports_in_its_lists():
+    for library in (nn, torch.nn):
+        layer, lib = library.Linear(2, 2), ta if library is nn else torch
+        missing, unexpected, errors = [], [], []
+        state = {"a.weight": lib.ones((2, 2)), "a.more": lib.ones(1), "other": lib.ones(1)}
+        layer._load_from_state_dict(state, "a.", {}, True, missing, unexpected, errors)
+        assert (missing, unexpected, errors) == (["a.bias"], ["a.more"], [])
+        assert (layer.weight == 1).all()
+        layer._load_from_state_dict({"weight": lib.ones(3), "bias": lib.ones(2)}, "", {}, True, [], [], errors)
+        assert len(errors) == 1 and "weight" in errors[0]

@@ -162,3 +162,13 @@ def test_step_if_finite_skips_and_reports_nonfinite_steps(loss, gradient, said, 
     layer.weight.grad = ta.ones(1, 2)
     optimizer.step()  # as always
     assert not np.array_equal(host(layer.weight), before[0])
+
+
+@pytest.mark.parametrize("width", [8, 64, 300, 2000, 5000])
+@pytest.mark.parametrize("mean", [0.0, 1.9, 2.1, 10.0, 1e4])
+def test_layer_norm_is_exact_around_any_mean(width, mean):
+    x = (np.random.default_rng(0).standard_normal((200, width)) + mean).astype(np.float32)
+    wide = x.astype(np.float64)
+    exact = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    ours = ta.nn.functional.layer_norm(ta.tensor(x), (width,)).numpy()
+    assert np.abs(ours - exact).max() < 16 * np.finfo(np.float32).eps

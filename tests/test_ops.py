@@ -969,10 +969,43 @@ def test_as_strided_reads_overlapping_windows():
                 lambda a, f=form, args=(size, stride, offset): f(ta, a, *args),
                 lambda a, f=form, args=(size, stride, offset): f(torch, a, *args), (x(4, 6),),
             )  # fmt: skip
-    with pytest.raises(RuntimeError, match="reach element 24 of 24"):
+    for make in (lambda a: a.mT, lambda a: a.reshape(2, 2, 6).transpose(0, 2), lambda a: a[:2]):
+        for size, stride in (((3, 4), (2, 1)), ((2, 3), (1, 3)), ((12,), (1,))):
+            compare(
+                lambda a, f=make, args=(size, stride): f(a).as_strided(*args),
+                lambda a, f=make, args=(size, stride): f(a).as_strided(*args), (x(4, 6),),
+            )  # fmt: skip
+    with pytest.raises(RuntimeError, match="reach elements outside of the input"):
         ta.as_strided(ta.ones(24), (2,), (24,))
-    with pytest.raises(RuntimeError, match="expected as many numbers of both, and a contiguous input"):
-        ta.ones(2, 3).T.as_strided((2,), (1,))
+    with pytest.raises(RuntimeError, match="expected as many numbers of both"):
+        ta.ones(2, 3).as_strided((2,), (1, 1))
+
+
+LISTS = {
+    "slices": lambda make: [slice(None), slice(0, 2)],
+    "a slice and a number": lambda make: [slice(None), 1],
+    "lists": lambda make: [[0, 1], [1, 0]],
+    "None": lambda make: [None, 0],
+    "dots": lambda make: [..., 0],
+    "tensors": lambda make: [make([0, 1]), make([1, 0])],
+    "a mask": lambda make: [make([True, False]), 1],
+    "a number and a list": lambda make: [0, [1, 2]],
+    "numbers": lambda make: [1, 0, 1],
+    "a list in a tuple": lambda make: (slice(None), [[0, 1], [1, 2]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")
+@pytest.mark.parametrize("name", LISTS)
+def test_indexing_by_a_list_counts_as_a_tuple_where_pytorch_does(name):
+    compare(lambda a: a[LISTS[name](ta.tensor)], lambda a: a[LISTS[name](torch.tensor)], (x(2, 3, 4),))
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 4), (2, 1), (1, 1)])
+def test_linear_broadcasts_a_bias_of_several_axes(shape):
+    compare(ta.linear, torch.nn.functional.linear, (x(2, 3), x(4, 3), x(*shape)))
+    with pytest.raises(RuntimeError, match=r"linear: bias \(3, 4\) for 4 output features"):
+        ta.linear(x(2, 3), x(4, 3), x(3, 4))
 
 
 @pytest.mark.parametrize("constant", [0, 1, 2])

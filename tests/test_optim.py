@@ -344,9 +344,9 @@ def frozen(params):
 
 
 KINDS = [  # shapes, what is done to the parameters, which are then together, which never have gradients
-    ("large ones alone", [*MANY, (64, 64), (4097,)], None, [[*range(9)]], ()),
-    ("at most so many together", [(4000,)] * 36, None, [[*range(16)], [*range(16, 32)], [*range(32, 36)]], ()),
-    ("just as many as fit", [(4096,)] * 20, None, [[*range(16)], [*range(16, 20)]], ()),
+    ("large ones alone", [*MANY, (128, 256), (32769,)], None, [[*range(9)]], ()),
+    ("at most so many together", [(32000,)] * 20, None, [[*range(8)], [*range(8, 16)], [*range(16, 20)]], ()),
+    ("just as many as fit", [(32768,)] * 12, None, [[*range(8)], [*range(8, 12)]], ()),
     ("few are not worth it", [(3,)] * 3, None, [], ()),
     ("four are", [(3,)] * 4, None, [[*range(4)]], ()),
     ("strided", MANY, transposed, [[*range(1, 8)]], ()),
@@ -454,8 +454,8 @@ def test_optimizer_copy_and_pickle_continue_independently(copied):
 
 
 def test_bundles_are_made_once_and_share_scratch():
-    params = leaves("float32", [(4000,)] * 40)
-    optimizer = optim.Adam([{"params": params[:36]}, {"params": params[36:]}])
+    params = leaves("float32", [(32000,)] * 24)
+    optimizer = optim.Adam([{"params": params[:20]}, {"params": params[20:]}])
     for i in range(5):
         give_gradients(params, np.random.default_rng(0))
         optimizer.step()
@@ -464,7 +464,7 @@ def test_bundles_are_made_once_and_share_scratch():
     assert fused._bundles[optimizer] == made
     several, one = ([bundle.values.base for bundle in kept.bundles] for kept in made.values())
     assert len(several) == 3 and all(scratch is several[0] for scratch in several)
-    assert [several[0].shape, one[0].shape] == [(2, 1 << 16), (2, 16000)]
+    assert [several[0].shape, one[0].shape] == [(2, 1 << 18), (2, 128000)]
 
 
 def test_step_increments_version_counters_once():

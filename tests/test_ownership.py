@@ -17,7 +17,7 @@ from samples import TABLE
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, ops
-from tinyattn.engine.node import SavedValues
+from tinyattn.debug.describe import saved_by
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.walk import Walk
 
@@ -197,7 +197,7 @@ def test_every_operation_that_says_fresh_is_in_the_table():
 
 def check(node, g, first, second):
     """Nothing that the rules gave shares memory with what they were given, with one another, or with a second run."""
-    held = [g, *(saved.array for _, saved in (node.saved or SavedValues()).arrays()), *node.options.values()]
+    held = [g, *(saved.array for _, saved in saved_by(node)), *node.options.values()]
     ours = [x for x in first if x is not None and x is not g and not isinstance(x, backends.Placed)]
     other = [x for x in second if x is not None and x is not g and not isinstance(x, backends.Placed)]
     for i, x in enumerate(ours):

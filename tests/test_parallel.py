@@ -23,10 +23,10 @@ import threadpoolctl
 from answers import torch
 
 import tinyattn as ta
-from tinyattn import nn
+from tinyattn import cores, nn
+from tinyattn.cores import _container_limit as container_limit
 from tinyattn.engine import threads as parallel
 from tinyattn.engine.observer import Observer
-from tinyattn.engine.variable import Storage
 
 WORKERS = [1, 2, 3, 8]  # of a batch of 5
 Pair = namedtuple("Pair", "first second")
@@ -316,18 +316,6 @@ def test_two_models_in_two_threads():
     for thread in threads:
         thread.join()
     assert alone == side
-
-
-def test_two_threads_agree_on_the_counter_of_writes(monkeypatch):
-    start = Storage.__init__
-    monkeypatch.setattr(Storage, "__init__", lambda self: time.sleep(0.05) or start(self))
-    x, found = ta.ones(2), []
-    threads = [threading.Thread(target=lambda: found.append(x.storage)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found[0] is found[1] is x.storage
 
 
 def test_graphs_are_freed_without_the_garbage_collector():
@@ -683,7 +671,7 @@ def test_matrix_products_have_one_thread_each():
         outside = blas_threads()
         net(ta.zeros(4))
         assert blas_threads() == outside
-        other = parallel._OneBlasThread()  # another call, still running
+        other = cores.OneBlasThread()  # another call, still running
         other.begin()
         net(ta.zeros(4))
         assert blas_threads() == {1}
@@ -696,17 +684,17 @@ def test_a_missing_threadpoolctl_is_said_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    parallel._blas.cache_clear()
+    cores._blas.cache_clear()
     net = nn.DataParallel(nn.Identity(), 2)
     try:
         with pytest.warns(UserWarning, match=r'pip install "tinyattn\[train\]"'):
             net(ta.zeros(4))
         net(ta.zeros(4))
-        parallel._blas.cache_clear()
+        cores._blas.cache_clear()
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         net(ta.zeros(4))
     finally:
-        parallel._blas.cache_clear()
+        cores._blas.cache_clear()
 
 
 def test_available_workers_are_the_default():
@@ -741,8 +729,8 @@ def test_the_limit_of_a_container(tmp_path, lines, files, cores):
         path = tmp_path / "sys" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert parallel._container_limit(tmp_path / "cgroup", tmp_path / "sys") == cores
-    assert parallel._container_limit(tmp_path / "absent", tmp_path / "sys") == np.inf
+    assert container_limit(tmp_path / "cgroup", tmp_path / "sys") == cores
+    assert container_limit(tmp_path / "absent", tmp_path / "sys") == np.inf
 
 
 def test_a_step_of_nothing_costs_little():

@@ -123,3 +123,63 @@ def test_spectral_norm_is_removed_with_its_present_value():
     assert ta.allclose(layer.weight.T, weight) and list(layer.state_dict()) == ["bias", "weight"]
     with pytest.raises(ValueError, match="Linear has no normalised 'weight'"):
         nn.utils.remove_spectral_norm(layer)
+
+
+ORTHOGONAL = [(m, trivial) for m in (None, "matrix_exp", "cayley", "householder") for trivial in (True, False)]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5), (2, 4, 3)])
+@pytest.mark.parametrize(("orthogonal_map", "trivial"), ORTHOGONAL)
+def test_orthogonal_weights_equal_pytorchs(orthogonal_map, trivial, shape):
+    weight, x, start = randn(*shape), randn(shape[-1], 2), randn(*shape)
+    found = []
+    for library, convert in ((torch.nn, lambda t: t), (nn, to_ours)):
+        layer = library.Module()
+        layer.weight = library.Parameter(convert(weight))
+        made = library.utils.parametrizations.orthogonal(layer, "weight", orthogonal_map, use_trivialization=trivial)
+        assert made is layer
+        found.append(layer)
+    theirs, ours = found
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    if not trivial:  # householder starts from the weight, made orthogonal; the other maps cannot
+        np.testing.assert_allclose(host(ours.weight), theirs.weight.detach().numpy(), rtol=1e-11, atol=1e-13)
+    drawn = theirs.state_dict()
+    if orthogonal_map in ("matrix_exp", "cayley") or (orthogonal_map is None and shape == (4, 4)):
+        drawn["parametrizations.weight.original"] = start
+    else:  # its diagonal holds signs
+        drawn["parametrizations.weight.original"] = start.tril(-1) + torch.eye(*shape[-2:]) * torch.tensor(
+            [-1.0, 1.0, -1.0, 1.0, 1.0][: shape[-1]]
+        )
+    theirs.load_state_dict(drawn)
+    ours.load_state_dict({name: to_ours(t) for name, t in drawn.items()})
+    (theirs.weight @ x).sin().sum().backward()
+    (ours.weight @ to_ours(x)).sin().sum().backward()
+    np.testing.assert_allclose(host(ours.weight), theirs.weight.detach().numpy(), rtol=1e-11, atol=1e-13)
+    a, b = (layer.parametrizations.weight.original.grad for layer in (ours, theirs))
+    np.testing.assert_allclose(host(a), b.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_orthogonal_keeps_an_orthogonal_weight_and_refuses_other_maps():
+    layer = nn.Linear(3, 3)
+    with ta.no_grad():
+        nn.init.orthogonal_(layer.weight)
+    weight = layer.weight.detach().clone()
+    nn.utils.parametrizations.orthogonal(layer)
+    assert ta.allclose(layer.weight, weight, atol=1e-6)
+    layer.weight = -weight
+    assert ta.allclose(layer.weight, -weight, atol=1e-6)
+    with pytest.raises(ValueError, match="orthogonal_map='euler'; expected one of matrix_exp, cayley, householder"):
+        nn.utils.parametrizations.orthogonal(nn.Linear(2, 2), orthogonal_map="euler")
+    with pytest.raises(ValueError, match=r"'bias' is of shape \(2,\); expected the name of a tensor of at least two"):
+        nn.utils.parametrizations.orthogonal(nn.Linear(2, 2), "bias")
+    layer = nn.utils.parametrizations.orthogonal(nn.Linear(2, 2), use_trivialization=False)
+    with pytest.raises(NotImplementedError, match="no value can be assigned with orthogonal_map='matrix_exp'"):
+        layer.weight = ta.eye(2)
+
+
+def test_parametrized_parameter_of_one_original_stays_the_same_object():
+    for library in (nn, torch.nn):
+        layer = library.Linear(3, 3)
+        before = layer.weight
+        library.utils.parametrizations.orthogonal(layer)
+        assert layer.parametrizations.weight.original is before  # an optimizer made before still trains it

@@ -289,6 +289,20 @@ def test_playground_can_be_read(show, width, scheme):
     assert min(sizes) >= 10
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_playground_maps_of_few_scores_fit_the_window(show, width, height, scheme):
+    for names in (["additive"], ["multihead"], ["dot", "scaled_dot"]):
+        model, scores = model_of(), {name: compared()[name] for name in names}
+        page = show(ta.viz.playground(model, compare=scores), width=width, height=height)
+        page.prefer(scheme)
+        page.wait(f"document.documentElement.dataset.theme === '{scheme}'")
+        page.click("[value=scores]")
+        sizes = page.run("[...document.querySelectorAll('#four article')].map((e) => e.getBoundingClientRect().width)")
+        assert len(sizes) == len(names) and min(sizes) >= 150 and max(sizes) <= 282
+        assert page.run(UNREADABLE) == []
+
+
 def test_playground_answers_a_stroke_at_once(show):
     model = models.AttentionClassifier(
         patch_size=7, patch_stride=4, patch_padding=2, stem_dim=128, mlp_dim=128, pooling="attention"

@@ -548,6 +548,45 @@ def test_program_computes_nothing_after_the_optimizer_from_what_it_wrote():
     assert "after an optimizer's step" in f.why_not
 
 
+def doubled_between(x):
+    wide = x.to(ta.float64)
+    return (wide * 2).to(ta.float32), wide.to(ta.float32)
+
+
+def written_between(x):
+    y = x * 1
+    wide = y.to(ta.float64)
+    y *= 2
+    return wide.to(ta.float32), y
+
+
+DETOURS = {  # a function, and how many calls copy in its program
+    "to float64 and back": (lambda x: (x * 1).to(ta.float64).to(ta.float32), 0),
+    "another shape": (lambda x: (x * 1).to(ta.float64).reshape(3, 2).to(ta.float32), 0),
+    "to float16 and back": (lambda x: (x * 1).to(ta.float16).to(ta.float32), None),
+    "transposed": (lambda x: (x * 1).to(ta.float64).T.to(ta.float32), 2),
+    "two copies": (lambda x: (x.clone(), x.clone()), 2),
+    "a part": (lambda x: (x * 1).to(ta.float64)[:1].to(ta.float32), 2),
+    "computed with": (doubled_between, 3),
+    "written to": (written_between, 3),
+}
+
+
+@pytest.mark.parametrize("name", DETOURS)
+def test_program_drops_conversions_to_a_wider_dtype_and_back(name):
+    function, copies = DETOURS[name]
+    compiled, x = ta.compile(function), ta.tensor([[0.1, 1e-9, 3.0], [7.3, 1e30, -0.0]])
+    for _ in range(5):
+        found, expected = ([np.asarray(y.array) for y in make_tuple(f(x))] for f in (compiled, function))
+        assert on_cpu._bits(found) == on_cpu._bits(expected)
+    assert compiled.program is not None, compiled.why_not
+    assert copies in (None, str(compiled.program).count("copyto("))
+
+
+def make_tuple(x):
+    return x if isinstance(x, tuple) else (x,)
+
+
 def test_program_is_not_made_for_every_number():
     f = ta.compile(lambda x, i: x + i)
     assert all(f(ta.zeros(1), i).item() == i for i in range(100))

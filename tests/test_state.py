@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from tinyattn import optim
+from tinyattn import cores, optim
 from tinyattn.data import DataLoader
 from tinyattn.engine import threads
 from tinyattn.engine.observer import Observer
@@ -246,8 +246,8 @@ import tinyattn as ta
 from tinyattn import random
 from tinyattn.data import loader
 from tinyattn.debug import memory
-from tinyattn.engine import threads, variable
-locks = [threads._OneBlasThread.lock, variable._new_storage, loader._drawing_order, memory.MemoryLedger._lock, random._spawning]
+from tinyattn import cores
+locks = [cores.OneBlasThread.lock, loader._drawing_order, memory.MemoryLedger._lock, random._spawning]
 for lock in locks:
     held = threading.Event()
     def hold():
@@ -270,7 +270,7 @@ def test_a_lock_held_by_another_thread_is_free_in_a_forked_child():
     done = subprocess.run(
         [sys.executable, "-c", HELD_LOCK], cwd=Path(ta.__file__).parents[1], capture_output=True, text=True, timeout=60
     )
-    assert (done.stdout.split(), done.stderr) == (["0"] * 5, "")
+    assert (done.stdout.split(), done.stderr) == (["0"] * 4, "")
 
 
 @FORKS
@@ -300,14 +300,17 @@ def test_blas_is_limited_by_a_data_parallel_of_any_thread():
 
 
 def test_ctrl_c_anywhere_leaves_blas_as_it_was():
-    """Raise KeyboardInterrupt wherever Python looks for signals in engine/threads.py: after calls and jumps back."""
+    """Raise KeyboardInterrupt wherever Python looks for signals in engine/threads.py and cores.py: after calls and jumps back."""
     own = threading.current_thread()
 
     def interrupted(at):
         left, last = [at], {}
 
         def trace(frame, event, arg):
-            if frame.f_code.co_filename != threads.__file__ or threading.current_thread() is not own:
+            if (
+                frame.f_code.co_filename not in (threads.__file__, cores.__file__)
+                or threading.current_thread() is not own
+            ):
                 return None
             frame.f_trace_opcodes = True  # from Python 3.13 on it takes effect with the frame's next line
             if event == "opcode":
@@ -335,7 +338,7 @@ def test_ctrl_c_anywhere_leaves_blas_as_it_was():
             at = 1
             while interrupted(at):
                 for _ in range(2000):  # the helpers end what they were given
-                    if not threads._OneBlasThread.running:
+                    if not cores.OneBlasThread.running:
                         break
                     threading.Event().wait(0.001)
                 assert blas_threads() == {2}, f"instruction {at}"

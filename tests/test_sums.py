@@ -266,3 +266,27 @@ def test_pieces_of_an_array_cover_it_once():
             assert seen[part].size <= sums._PIECE
             seen[part] += 1
         assert np.all(seen == 1)
+
+
+@pytest.mark.parametrize("count", [65, 900, 5_000])
+def test_few_additions_to_a_large_array_count_repeats(count):
+    size = 100_000
+    rng = np.random.default_rng(0)
+    index = np.concatenate([rng.integers(0, size, count), rng.integers(0, 20, count), [size - 1, size - 1]])
+    values = rng.standard_normal(len(index)).astype(np.float32)
+    right = np.zeros(size)
+    np.add.at(right, index, values.astype(np.float64))
+    x = ta.ones(size, requires_grad=True)
+    (x[ta.tensor(index)] * ta.tensor(values)).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), right, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [2048, 2049, 3000, 4096 + 17])
+def test_norms_and_layer_norm_read_rows_to_their_end(width):
+    x = np.zeros((3, width), np.float32)
+    x[:, -1] = [1.0, 2.0, 3.0]  # all that is not 0 stands at the end
+    np.testing.assert_allclose(ta.linalg.norm(ta.tensor(x), dim=1).numpy(), [1.0, 2.0, 3.0], rtol=1e-6)
+    assert ta.tensor(x[2]).norm().item() == pytest.approx(3.0)
+    wide = x.astype(np.float64)
+    right = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(F.layer_norm(ta.tensor(x), (width,)).numpy(), right, rtol=1e-4, atol=1e-6)

@@ -37,7 +37,7 @@ NAMES = """
     atan2 argmin clamp true_divide
     acosh asinh atanh atleast_1d atleast_2d atleast_3d block_diag combinations copysign cummax cummin deg2rad diagflat
     diagonal_scatter dsplit fmax fmin heaviside hsplit hypot isneginf isposinf kron kthvalue
-    linalg.multi_dot linalg.qr dist addr addbmm nn.functional.local_response_norm nn.functional.channel_shuffle logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
+    linalg.multi_dot linalg.qr linalg.solve linalg.inv matrix_exp dist addr addbmm nn.functional.local_response_norm nn.functional.channel_shuffle logaddexp2 logcumsumexp mode nanmedian nanquantile nn.functional.embedding_bag
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz

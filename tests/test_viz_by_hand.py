@@ -17,7 +17,7 @@ from tinyattn import optim
 from tinyattn.__main__ import main
 from tinyattn.nn import functional as F
 from tinyattn.viz import by_hand
-from tinyattn.viz.hand import SCRIPTS, START, _sources
+from tinyattn.viz.hand import PARTS, START, _sources
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "tinyattn/viz/pages"
@@ -408,7 +408,7 @@ def test_by_hand_has_every_text_in_both_languages(show):
     english, chinese = (texts(words[lang]) for lang in ("en", "zh"))
     assert english == chinese
     named = set(re.findall(r'data-(?:t|label)="(\w+)"', (PAGES / "by-hand.html").read_text(encoding="utf-8")))
-    named |= {x for name in SCRIPTS for x in re.findall(r'word\("(\w+)"', (PAGES / name).read_text(encoding="utf-8"))}
+    named |= {x for name in PARTS for x in re.findall(r'word\("(\w+)"', (PAGES / name).read_text(encoding="utf-8"))}
     assert len(named) > 40 and named <= words["en"].keys()
 
 

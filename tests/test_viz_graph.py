@@ -302,7 +302,33 @@ def test_graph_after_backward_shows_the_forward():
     y.backward()
     picture = graph(y)
     assert counts(picture) == (2, 1, 3) and not picture.steps
-    assert "second time" in picture.trace.note
+    assert repr(picture).endswith("3 edges, backward not shown>")
+    assert "backward() has freed the saved values" in picture.trace.note
+
+
+def test_graph_of_partly_freed_loss_says_so():
+    x = ta.ones(3, requires_grad=True)
+    shared = x * x
+    first, second = shared.sum(), shared.exp().sum()
+    first.backward()
+    picture = graph(second)
+    assert "backward not shown" in repr(picture) and "has freed" in picture.trace.note
+
+
+def test_graph_counts_steps_after_retained_backward():
+    x = ta.ones(3, requires_grad=True)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    assert repr(graph(y)).endswith("3 backward steps>")
+
+
+def test_graph_after_inplace_write_shows_the_reason():
+    x = ta.ones(3, requires_grad=True)
+    y = (z := x * 1).square().sum()
+    with ta.no_grad():
+        z += 1
+    picture = graph(y)
+    assert "backward not shown" in repr(picture) and "freed" not in picture.trace.note and picture.trace.note
 
 
 def test_graph_starts_from_given_gradient():

@@ -19,7 +19,8 @@ from tinyattn.dtypes import (
     set_default_dtype, uint8,
 )  # fmt: skip
 from tinyattn.random import Generator, default_generator, initial_seed, manual_seed
-from tinyattn.engine.modes import definitions, enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from tinyattn.engine.modes import definitions
+from tinyattn.grad_mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Size
 from tinyattn.ops import *

@@ -84,7 +84,8 @@ def _torch() -> None:
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
     in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
     numbers = {n: getattr(pairs, n) for n in ("polar", "view_as_complex", "view_as_real", "real", "imag", "conj")}
-    streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng}
+    streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng,
+               "seed": parts.seed}  # fmt: skip
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
@@ -92,7 +93,8 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, complex=pairs.of, TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},
+        qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
+        TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
@@ -124,7 +126,7 @@ def _nn() -> None:
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
-    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_)
+    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
     for name in ("clip_grad", "convert_parameters", "spectral_norm", "weight_norm"):
         Namespace(f"torch.nn.utils.{name}", utils)
@@ -144,7 +146,8 @@ def _nn() -> None:
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
              "_get_clones": parts.clones, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
-    private = (nn.convolution, nn.layers, nn.normalization, nn.transformer, types.SimpleNamespace(**bases))
+    files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
+    private = (*files_of, types.SimpleNamespace(**bases))
     for name in files.split():
         Namespace(f"torch.nn.modules.{name}", nn, functional, *private)
     repeat = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn import nn, ops, random
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.loading import LoadResult

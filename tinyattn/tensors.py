@@ -15,7 +15,7 @@ from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.modes import observers
 from tinyattn.engine.node import Node
 from tinyattn.engine.walk import after_accumulation
-from tinyattn.ops import copies, dims, inplace, interop, legacy, methods
+from tinyattn.ops import copies, inplace, interop, legacy, methods
 from tinyattn.ops.creation import as_tensor
 
 
@@ -57,12 +57,13 @@ class Tensor(variable.Variable):
 
     def _share(self, source: Tensor) -> None:
         """Become another name of `source`: a write to either is one to both."""
-        self.array, self._node, self._grad = source.array, source.node, None
-        self._storage, self._version, self._base = source.storage, source._version, source._base
+        self._set(source.array, source.storage)
+        self._node, self._version, self._base = source.node, source._version, source._base
 
-    def _set(self, array: Any) -> None:
-        self.array, self._node, self._grad = array, None, None
-        self._storage, self._version, self._base = None, 0, None
+    def _set(self, array: Any, storage: variable.Storage | None = None) -> None:
+        self.array, self._node, self._grad, self._base = array, None, None, None
+        self.storage = storage or variable.Storage()
+        self._version = self.storage.version
 
     @property
     def data(self) -> Tensor:
@@ -74,7 +75,7 @@ class Tensor(variable.Variable):
         source = as_tensor(source)
         if self.requires_grad and source.dtype.kind != "f":
             raise RuntimeError(f"data: {source.dtype} cannot require a gradient, as this tensor does; cast it first")
-        self.array, self._storage, self._base = source.array, source.storage, None
+        self.array, self.storage, self._base = source.array, source.storage, None
         self._version = source.storage.version
         if self.node is not None and self.node.op is None:  # gradients are like the new array
             self.node.shape, self.node.dtype = source.shape, source.dtype
@@ -289,69 +290,6 @@ class Tensor(variable.Variable):
     __rmod__ = _reflected(ops.remainder)
     __rlshift__ = _reflected(ops.bitwise_left_shift)
     __rrshift__ = _reflected(ops.bitwise_right_shift)
-
-    def where(self, condition: Any, other: Any) -> Tensor:
-        """This tensor where `condition` holds, `other` elsewhere."""
-        return ops.where(condition, self, other)
-
-    @property
-    def T(self) -> Tensor:
-        """The axes in reverse order."""
-        return ops.permute(self, tuple(reversed(range(self.ndim))))
-
-    H = T
-
-    @property
-    def mT(self) -> Tensor:
-        """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
-        return ops.transpose(self, -2, -1) if self.ndim else self
-
-    def size(self, dim: int | None = None) -> Any:
-        """The shape, or the size of one axis."""
-        return self.shape if dim is None else self.shape[dims.one(dim, self.ndim)]
-
-    def dim(self) -> int:
-        """The number of axes."""
-        return self.ndim
-
-    # --- other dtypes, other devices ---
-
-    def to(
-        self, *target: Any, dtype: Any = None, device: Any = None, copy: Any = False, non_blocking: Any = None,
-        memory_format: Any = None,
-    ) -> Tensor:  # fmt: skip
-        """This tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", float32), to(other).
-
-        copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
-        ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
-        """
-        for t in target:
-            if isinstance(t, Tensor):
-                dtype, device = t.dtype, t.device
-            elif backends.is_device(t):
-                device = t
-            elif t is not None:
-                dtype = t
-        moved = self if device is None else ops.move(self, device)
-        out = moved if dtype is None else ops.cast(moved, dtype)
-        return ops.clone(out) if copy and out is self else out
-
-    def type_as(self, other: Tensor) -> Tensor:
-        """This tensor in the dtype of another."""
-        return ops.cast(self, other.dtype)
-
-    def cpu(self) -> Tensor:
-        """In the memory of the processor; of a tensor on a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
-        """In the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
-        return self.to(backends.device("cuda" if device is None else device))
-
-    @property
-    def is_cuda(self) -> bool:
-        """Whether the memory is that of a GPU."""
-        return self.device.type == "cuda"
 
     # --- writes in place; the methods with names are in the table below ---
 

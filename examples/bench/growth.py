@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ AXES: dict[str, tuple[list[int], list[int], Any]] = {
     "depth": ([1, 2, 4, 8, 16, 32], [1, 2], lambda n: {"num_layers": n}),
 }
 LENGTHS = [10**k for k in range(2, 7)]
-WORTH_THREADS = 4e8  # multiplications and additions of a step: below, workers wait for each other longer than they save
+TRIED = 1e9  # multiplications and additions of a step: above, all cores are quicker without a trial
 
 
 def scaling(bench: Bench) -> dict[str, Any]:
     """The training step over batch, tokens (at batch 2) and depth (at batch 64).
 
-    PyTorch does small steps on one core by itself; tinyattn, compiled, is told how many workers to use.
+    PyTorch does small steps on one core by itself; tinyattn, compiled, is told how many workers to use, by a trial.
     """
     cores, alone = most_cores(), []
     comparisons, fits = [], []
@@ -33,7 +34,7 @@ def scaling(bench: Bench) -> dict[str, Any]:
         for value in values:
             problem = write(bench.folder / f"{axis}-{value}.npz", **arguments(value))
             arithmetic = read(problem).arithmetic()
-            workers = cores if arithmetic > WORTH_THREADS else 1
+            workers = cores if arithmetic > TRIED else quickest(bench, problem, cores)
             if workers < cores:
                 alone.append(f"{axis} {value}")
             sides = [engine(workers, "tinyattn compiled", graph=True), Side("PyTorch eager", "pytorch", cores)]
@@ -51,6 +52,21 @@ def scaling(bench: Bench) -> dict[str, Any]:
         "tables": [{"title": "time grows with this power", "columns": columns, "rows": fits}],
         "notes": notes + (slower or ["nowhere slower than PyTorch (no interval lies above 1)"]),
     }
+
+
+def quickest(bench: Bench, problem: Path, cores: int) -> int:
+    """One worker or one a core: the number with which a compiled step takes less time."""
+    times: dict[int, list[float]] = {workers: [] for workers in sorted({1, cores})}
+    with ExitStack() as stack:
+        sides = {n: stack.enter_context(Process(engine(cores, workers=n, graph=True))) for n in times}
+        for process in sides.values():
+            process.make("train", problem)
+            process.check(4)
+            process.warm(bench.effort.warming)
+        for _ in range(3):
+            for workers, process in sides.items():
+                times[workers].append(statistics.median(process.turn(bench.effort.seconds)))
+    return min(times, key=lambda workers: statistics.median(times[workers]))
 
 
 def _fit(axis: str, values: list[int], points: list[dict[str, Any]]) -> list[Any]:

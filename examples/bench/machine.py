@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinyattn.engine.threads import available_workers
+from tinyattn.cores import available_workers
 
 # What OpenBLAS says of the library in this process; run in a process of its own, with or without the pin.
 ASK_BLAS = """

@@ -1,7 +1,8 @@
-"""The parts of the benchmark that compare libraries: step, inference, scalars, operations, example."""
+"""The parts of the benchmark that compare libraries: step, texts, inference, scalars, operations, example."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from bench.compare import TF32_TOLERANCE, TOLERANCE, Effort, Table, by_definitio
 from bench.machine import usable_cores
 from bench.peers.sizes import OPERATIONS
 from bench.problem import write
-from bench.side import Side
+from bench.side import Process, Side
+from bench.texts import SIZES
 
 Part = dict[str, Any]  # comparisons; tables; notes; what is raw
 STEPS = 6  # whose losses must agree
@@ -81,6 +83,40 @@ def step(bench: Bench) -> Part:
             title = f"training step on {cores} core{'s' * (cores > 1)}"
             found.append(table.compare(title, "train", bench.effort, problem, checks=STEPS, truth=truth))
     return {"comparisons": found}
+
+
+def texts(bench: Bench) -> Part:
+    """A training step of a GPT and of an encoder-decoder that translates, with Adam."""
+    cores, found = most_cores(), []
+    sides = [
+        engine(cores, graph=True),
+        engine(cores),
+        Side("PyTorch eager", "pytorch", cores),
+        Side("PyTorch compiled, Adam fused=True", "pytorch", cores, options={"fused": True, "compiled": True}),
+    ]
+    sides = [side for side in sides if not (bench.effort.quick and side.options.get("compiled"))]
+    for kind, sizes in SIZES.items():
+        title = f"{kind}, {', '.join(f'{name} {n}' for name, n in sizes.items())}, on {cores} cores"
+        with Table(bench.chosen(sides), bench.say) as table:
+            found.append(table.compare(title, "text", bench.effort.part(0.5), checks=3, kind=kind, sizes=sizes))
+    return {"comparisons": found}
+
+
+def compiling(bench: Bench) -> Part:
+    """The first calls of `ta.compile(step)`, with AttentionClassifier's defaults at batch 64, on one core."""
+    problem, runs = write(bench.folder / "compiling.npz"), []
+    with Process(engine(1)) as process:
+        process.make("compiling", problem)
+        runs = process.check(2 if bench.effort.quick else 7)[1:]  # the first one imports and allocates
+    first, second, third, later = (statistics.median(call) for call in zip(*runs, strict=True))
+    rows = [
+        ["first call, the function itself", f"{1e3 * first:.0f} ms"],
+        ["second call, recorded and planned", f"{1e3 * second:.0f} ms"],
+        ["third call, both ways and compared", f"{1e3 * third:.0f} ms"],
+        ["later calls", f"{1e3 * later:.1f} ms"],
+        ["recording and planning: second less first", f"{1e3 * (second - first):.0f} ms"],
+    ]
+    return {"tables": [{"title": "calls of a compiled step", "columns": ["", "median"], "rows": rows}], "raw": runs}
 
 
 def inference(bench: Bench) -> Part:

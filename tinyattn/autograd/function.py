@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends
-from tinyattn.engine.modes import Mode, call_site, grad_mode, module_stack, no_grad, observers
-from tinyattn.engine.node import Node, Saved, SavedValues, Several, save
+from tinyattn.engine.modes import Mode, grad_mode, observers
+from tinyattn.engine.node import Node, Saved, save
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import no_grad
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.indexing import getitem
@@ -169,7 +170,7 @@ def _compute(function: type[Function], ctx: Any, args: tuple[Any, ...], results:
     floats = [outputs[i] for i in places]
     ids = [id(outputs[i]) if i in places else None for i in range(len(outputs))]
     ctx._kept = [ids.index(id(x)) if id(x) in ids else None for x in ctx._saved]
-    ctx._outputs = [Variable._from(x.array, None, x._storage) if isinstance(x, Variable) else x for x in outputs]
+    ctx._outputs = [Variable._from(x.array, None, x.storage) if isinstance(x, Variable) else x for x in outputs]
     starts = itertools.accumulate((math.prod(x.shape) for x in floats), initial=0)
     for i, start in zip(places, starts, strict=False):
         ctx._outputs[i] = _Place(None if len(places) == 1 else start, outputs[i])
@@ -198,12 +199,10 @@ class _Call(Operation):
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: dict[str, Any], outs: Any) -> Node:
         ctx, out = options["context"], outs[0]
-        if ctx._raw._storage is not None:  # of an input, or of a view of one
-            out._storage, out._version = ctx._raw.storage, ctx._raw.storage.version
+        out.storage, out._version = (ctx._raw.storage, ctx._raw.storage.version)  # an input's, if it is one
         node = Node(self, edges, out.array, {"context": ctx})
-        node.site, node.modules = call_site(3), module_stack.get()
         kept = [*zip(ctx._saved, ctx._kept, strict=True)]
-        node.saved = SavedValues(saved=Several(save(x) if i is None else Saved(out) for x, i in kept))
+        node.saved = {"saved": [save(x) if i is None else Saved(out) for x, i in kept]}
         ctx._dtypes = [getattr(x, "dtype", None) for x in ctx._saved]
         ctx._node, ctx._saved = weakref.ref(node), ()
         del ctx._raw

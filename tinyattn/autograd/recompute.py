@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tinyattn.engine.modes import is_grad_enabled, observers
-from tinyattn.engine.node import Node, SavedValues
+from tinyattn.engine.modes import observers
+from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.random import Generator, Tape, process_wide_generators, replay
 
 __all__ = ["checkpoint"]
@@ -137,19 +138,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-class _Forgotten(SavedValues):
-    """Stands in for a node's saved values, and has them recomputed when one is read."""
+class _Forgotten(dict[str, Any]):
+    """Stands in for what a node has saved, and has it recomputed when a value is read."""
 
-    def __init__(self, segment: _Segment) -> None:
-        self._segment = segment
+    def __init__(self, segment: _Segment, owner: Node) -> None:
+        self._segment, self._owner = segment, weakref.ref(owner)
 
-    def read(self, name: str, owner: Node, create_graph: bool) -> Any:
-        """Recompute the saved values of the whole segment, then read this one."""
+    def __missing__(self, name: str) -> Any:
+        """Recompute the saved values of the whole segment, then return this one."""
+        owner: Any = self._owner()
         with self._segment.lock:
             if owner.saved is self:  # else another thread has recomputed them meanwhile
                 self._segment.remember()
-        assert owner.saved is not None
-        return owner.saved.read(name, owner, create_graph)
+        return owner.saved[name]
 
 
 class _FirstRun(Observer):
@@ -166,7 +167,7 @@ class _FirstRun(Observer):
             return
         self.segment.nodes[len(self.segment.trace) - 1] = weakref.ref(node)
         if node.free():
-            node.saved = _Forgotten(self.segment)
+            node.saved = _Forgotten(self.segment, node)
             for other in observers.get():
                 other.freed(node)
 
@@ -185,11 +186,10 @@ class _SecondRun(Observer):
         self.place += 1
         for x, now, then in zip(inputs, _versions(inputs), versions, strict=True):
             if now != then:
-                what, where = x.storage.writer or ("a write", "an unknown place")
                 raise RuntimeError(
-                    f"checkpoint: {what} at {where} changed a tensor of shape {tuple(x.shape)} that the function "
-                    f"gives to {op.name}, and it has to run once more on the old values. Change it after backward, "
-                    "or a clone() of it."
+                    f"checkpoint: {x.storage.last_write()} changed a tensor of shape {tuple(x.shape)} that the "
+                    f"function gives to {op.name}, and it has to run once more on the old values. Change it after "
+                    "backward, or a clone() of it."
                 )
 
     def after_forward(self, op: Operation, inputs: Any, out: Tensor, node: Node | None) -> None:
@@ -215,4 +215,4 @@ class _SecondRun(Observer):
 
 def _versions(inputs: Any) -> tuple[int, ...]:
     """How often the memory of each input had been written to."""
-    return tuple(x._storage.version if isinstance(x, Variable) and x._storage is not None else 0 for x in inputs)
+    return tuple(x.storage.version if isinstance(x, Variable) else 0 for x in inputs)

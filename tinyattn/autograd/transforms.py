@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tinyattn.autograd.gradients import grad
-from tinyattn.engine.modes import enable_grad
 from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import enable_grad
 from tinyattn.ops.copies import alias
 from tinyattn.ops.creation import eye, ones_like, zeros, zeros_like
 from tinyattn.ops.joins import stack

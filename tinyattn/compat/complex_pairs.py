@@ -96,17 +96,9 @@ class Complex:
         args = tuple(a for a in args if getattr(a, "kind", "") != "c" and type(a).__name__ != "Refused")
         return Complex(self.pairs.to(*args, **options)) if args or options else self
 
-    def detach(self) -> Complex:
-        """Without the history."""
-        return Complex(self.pairs.detach())
-
-    def clone(self) -> Complex:
-        """A copy."""
-        return Complex(self.pairs.clone())
-
-    def contiguous(self) -> Complex:
-        """In the order of memory."""
-        return Complex(self.pairs.contiguous())
+    detach, clone, contiguous = (
+        lambda self, name=name: Complex(getattr(self.pairs, name)()) for name in ("detach", "clone", "contiguous")
+    )
 
     def conj(self) -> Complex:
         """The conjugates."""

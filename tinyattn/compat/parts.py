@@ -44,6 +44,15 @@ class Nothing(contextlib.ContextDecorator):
         pass
 
 
+def ignored(*args: Any, **kwargs: Any) -> None:
+    """A setting without effect here."""
+
+
+def no(*args: Any, **kwargs: Any) -> bool:
+    """False."""
+    return False
+
+
 class GradScaler:
     """Scales nothing: float16 is computed in float32 here, and gradients do not underflow more than there."""
 
@@ -58,35 +67,16 @@ class GradScaler:
         """Step the optimizer."""
         return optimizer.step(*args)
 
-    def unscale_(self, optimizer: Any) -> None:
-        """Nothing to undo."""
-
-    def update(self, new_scale: Any = None) -> None:
-        """Nothing to adapt."""
-
     def get_scale(self) -> float:
         """One."""
         return 1.0
-
-    def is_enabled(self) -> bool:
-        """Never."""
-        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Empty, as that of a scaler that is switched off."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load."""
-
-
-def ignored(*args: Any, **kwargs: Any) -> None:
-    """A setting without effect here."""
-
-
-def no(*args: Any, **kwargs: Any) -> bool:
-    """False."""
-    return False
+    unscale_ = update = load_state_dict = ignored
+    is_enabled = no
 
 
 def unchanged(function: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -132,6 +122,11 @@ class OneProcess(parallel.DataParallel):
         return Nothing()
 
 
+def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """A module of this class; it is initialised all the same."""
+    return module_cls(*args, **kwargs)
+
+
 def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
     """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
     ta.save(f, obj)
@@ -150,6 +145,13 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: 
         part = each[i * size : (i + 1) * size if i < segments - 1 else None]
         input = ta.checkpoint(lambda x, part=part: functools.reduce(lambda y, f: f(y), part, x), input, **options)
     return input
+
+
+def seed() -> int:
+    """Seed all random streams anew, differently each time; returns the seed."""
+    chosen = ta.Generator().seed()
+    ta.manual_seed(chosen)
+    return chosen
 
 
 def get_rng_state() -> list[Any]:
@@ -203,6 +205,11 @@ def embedding(
     return nn.functional.embedding(
         indices, weight, None if padding_idx < 0 else padding_idx, None, 2.0, scale_grad_by_freq
     )
+
+
+def softmax_backward(grad_output: Any, output: Any, dim: int, input_dtype: Any) -> Any:
+    """The gradient of a softmax's input, from that of its output: torch._softmax_backward_data."""
+    return output * (grad_output - (grad_output * output).sum(dim, True))
 
 
 def clones(module: Any, n: int) -> Any:

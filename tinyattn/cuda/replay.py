@@ -10,8 +10,9 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.dtypes import get_default_dtype
-from tinyattn.engine.modes import definitions_enabled, is_grad_enabled, observers
+from tinyattn.engine.modes import definitions_enabled, observers
 from tinyattn.engine.observer import Observer
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.program.arguments import flat, rebuilt
 from tinyattn.program.compiled import CompiledOnCPU
 from tinyattn.program.program import Program

@@ -93,7 +93,11 @@ def shares(node: Node, gradients: Sequence[Any]) -> Iterator[tuple[str, Node, An
 
 def saved_by(node: Node) -> Iterator[tuple[str, Saved]]:
     """The arrays that `node` has saved, by name: x, out; or xs[0], xs[1] ...; none once they are freed."""
-    return iter(()) if node.saved is None else node.saved.arrays()
+    for name, value in (node.saved or {}).items():
+        several = type(value) is list
+        for i, one in enumerate(value if several else (value,)):
+            if type(one) is Saved:
+                yield f"{name}[{i}]" if several else name, one
 
 
 def value(node: Node, name: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from tinyattn import backends
 from tinyattn.autograd.gradients import grad
 from tinyattn.dtypes import float64
-from tinyattn.engine.modes import enable_grad
+from tinyattn.grad_mode import enable_grad
 from tinyattn.ops.creation import as_tensor, tensor
 from tinyattn.ops.inplace import is_expanded
 from tinyattn.tensors import Tensor

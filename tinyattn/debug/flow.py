@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tinyattn.debug.describe import array_of, checksum, made, owner, trace
-from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.tensors import Tensor
 
 DETACH = Operation(lambda xp, x: x, name="detach")

@@ -19,7 +19,7 @@ from typing import Any
 
 from tinyattn import backends
 from tinyattn.distributed import ending
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.engine.opmath import widened
 from tinyattn.tensors import Tensor
 

@@ -7,7 +7,7 @@ node.py        what an operation leaves behind: its edges, and the arrays its ru
 operation.py   a forward, and for each input the rule of its gradient
 walk.py        the backward pass: newest node first
 fork.py        branches that were recorded side by side (DataParallel), and threads.py, which runs them
-modes.py       no_grad() and its like, and which line of the program is running
+modes.py       what holds for a block of the program (no gradients, definitions), and which line is running
 observer.py    how profiles, pictures and anomaly detection look on
 hooks.py       handles of hooks
 """

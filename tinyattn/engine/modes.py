@@ -29,7 +29,7 @@ module_stack: ContextVar[tuple[Any, ...]] = ContextVar("module_stack", default=(
 
 # The modes that surround this line, innermost last: who set it, and the value that returns when it ends. They are
 # found by context and not kept in a Mode, so that one Mode can serve in itself, in recursion and in several threads.
-_entered: ContextVar[tuple[tuple[Mode, Any], ...]] = ContextVar("entered", default=())
+entered: ContextVar[tuple[tuple[Mode, Any], ...]] = ContextVar("entered", default=())
 
 
 class Mode:
@@ -58,14 +58,14 @@ class Mode:
         return self._mode.get()
 
     def __enter__(self) -> None:
-        _entered.set((*_entered.get(), (self, self._previous())))
+        entered.set((*entered.get(), (self, self._previous())))
         self._mode.set(self._value)
 
     def __exit__(self, *exception: object) -> None:
-        surrounding = _entered.get()
+        surrounding = entered.get()
         for i in reversed(range(len(surrounding))):
             if surrounding[i][0] is self:
-                _entered.set(surrounding[:i] + surrounding[i + 1 :])
+                entered.set(surrounding[:i] + surrounding[i + 1 :])
                 self._mode.set(surrounding[i][1])
                 return  # a generator that is closed in another context has changed nothing there
 
@@ -97,7 +97,7 @@ class _Maker(Protocol):
     def __call__(self, function: Function, /) -> Function: ...
 
 
-def _with_or_without_brackets(make: Callable[[], Mode]) -> _Maker:
+def with_or_without_brackets(make: Callable[[], Mode]) -> _Maker:
     """Let a function that makes a mode decorate a function without brackets too: `@no_grad`."""
 
     @functools.wraps(make)
@@ -109,74 +109,7 @@ def _with_or_without_brackets(make: Callable[[], Mode]) -> _Maker:
     return made
 
 
-@_with_or_without_brackets
-def no_grad() -> Mode:
-    """Record nothing: `with no_grad():`, or `@no_grad()` before a function. As torch.no_grad.
-
-    >>> x = ta.ones(2, requires_grad=True)
-    >>> with ta.no_grad():
-    ...     (x * 2).requires_grad
-    False
-    """
-    return Mode(grad_mode, False)
-
-
-@_with_or_without_brackets
-def enable_grad() -> Mode:
-    """Record again inside a `no_grad` block. As torch.enable_grad.
-
-    >>> with ta.no_grad(), ta.enable_grad():
-    ...     ta.is_grad_enabled()
-    True
-    """
-    return Mode(grad_mode, True)
-
-
-def inference_mode(mode: bool = True) -> Mode:
-    """Record nothing, as `no_grad`; with False, leave recording as it is. As torch.inference_mode.
-
-    >>> with ta.inference_mode():
-    ...     ta.is_grad_enabled()
-    False
-    """
-    return Mode(grad_mode, not mode and grad_mode.get())
-
-
-class set_grad_enabled(Mode):  # noqa: N801 - torch's name
-    """Switch recording at once; as a context manager or decorator, only there. As torch.set_grad_enabled.
-
-    Raises TypeError for anything but True and False.
-
-    >>> with ta.set_grad_enabled(False):
-    ...     ta.is_grad_enabled()
-    False
-    """
-
-    def __init__(self, mode: bool) -> None:
-        if not isinstance(mode, bool):
-            raise TypeError(f"set_grad_enabled: got {mode!r}; expected True or False")
-        super().__init__(grad_mode, mode)
-        self._before = grad_mode.get()
-        grad_mode.set(mode)
-
-    def __call__(self, function: Function) -> Function:
-        grad_mode.set(self._before)  # a decorator changes the function alone
-        return Mode(grad_mode, self._value)(function)
-
-    def _previous(self) -> Any:  # a block ends with the mode before the call that switched, nested ones do not
-        return grad_mode.get() if any(mode is self for mode, _ in _entered.get()) else self._before
-
-
-def is_grad_enabled() -> bool:
-    """Return whether operations are recorded here. As torch.is_grad_enabled.
-
-    >>> ta.is_grad_enabled()
-    True
-    """
-    return grad_mode.get()
-
-
-@_with_or_without_brackets
+@with_or_without_brackets
 def definitions() -> Mode:
     """Run fused operations by their first-principles definition instead of their kernel.
 
@@ -213,22 +146,17 @@ class Site(NamedTuple):
 site_of_caller: ContextVar[Site | None] = ContextVar("site_of_caller", default=None)
 
 
-# Whether a file is passed over: those of this package, and what a thread begins with.
-_ours: dict[str, bool] = {threading.__file__: True}
+@functools.cache
+def _passed_over(file: str) -> bool:
+    """Whether no line of this file is the user's: it belongs to this package, or is what a thread begins with."""
+    return file.startswith(PACKAGE) or file == threading.__file__
 
 
 def call_site(skip: int = 1) -> Site:
     """The nearest line outside this package; `skip`: how many callers are known to be inside."""
     frame = sys._getframe(skip)
-    while (caller := frame.f_back) is not None:
-        file = frame.f_code.co_filename
-        if file not in _ours:
-            _ours[file] = file.startswith(PACKAGE)
-        if not _ours[file]:
-            break
-        frame = caller
-    else:  # the outermost frame of this thread, which tells nothing in a worker
-        site = site_of_caller.get()
-        if site is not None:
-            return site
+    while _passed_over(frame.f_code.co_filename):
+        if frame.f_back is None:  # the outermost frame of this thread, which tells nothing in a worker
+            return site_of_caller.get() or Site(frame.f_code, frame.f_lasti)
+        frame = frame.f_back
     return tuple.__new__(Site, (frame.f_code, frame.f_lasti))  # half the time of Site(...)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyattn.dtypes import float16
 from tinyattn.engine.modes import Site
 from tinyattn.engine.opmath import widened
 from tinyattn.engine.variable import Variable
@@ -17,81 +18,36 @@ class Saved:
     __slots__ = ("array", "node", "storage", "version")
 
     def __init__(self, variable: Variable) -> None:
-        self.array, self.node = variable.array, variable.node
-        self.storage = storage = variable._storage or variable.storage
-        self.version = storage.version
+        self.array, self.node, self.storage = variable.array, variable.node, variable.storage
+        self.version = self.storage.version
 
     def read(self, name: str, owner: Node, create_graph: bool) -> Any:
-        """The array; with `create_graph`, which records the rules, as a Variable with its history.
+        """The array; with `create_graph`, which records the rules, as a Variable with its history. float16 as float32.
 
         Raises RuntimeError if an in-place write has changed it since, with the lines of both.
         """
-        storage = self.storage
-        if storage.version != self.version:
-            what, where = storage.writer or ("an in-place write", "an unknown place")
+        if self.storage.version != self.version:
             raise RuntimeError(
-                f"{owner} saved '{name}' (shape {tuple(self.array.shape)}) for its gradient, and {what} "
-                f"at {where} changed it in place before backward. Use the out-of-place form there, "
+                f"{owner} saved '{name}' (shape {tuple(self.array.shape)}) for its gradient, and "
+                f"{self.storage.last_write()} changed it in place before backward. Use the out-of-place form there, "
                 "or clone() the tensor before changing it."
             )
         if not create_graph:
-            return self.array
+            return widened(self.array) if self.array.dtype == float16 else self.array
         # An output was saved before it had a node, which is the owner; to keep that here would make a cycle.
-        return Variable._from(self.array, owner if name == "out" else self.node, storage)
-
-
-class Several(tuple[Any, ...]):
-    """The saved inputs of an operation that takes any number of them, such as cat."""
-
-    __slots__ = ()
-
-    def read(self, name: str, owner: Node, create_graph: bool) -> tuple[Any, ...]:
-        """All of them."""
-        return tuple(x.read(name, owner, create_graph) if type(x) is Saved else x for x in self)
+        return widened(Variable._from(self.array, owner if name == "out" else self.node, self.storage))
 
 
 def save(value: Any) -> Any:
-    """`value` as a node keeps it: arrays as Saved; numbers and None as they are."""
+    """`value` as a node keeps it: arrays as Saved, several inputs (of cat) as a list of these; all else as it is."""
     if isinstance(value, Variable):
         return Saved(value)
-    return Several(map(save, value)) if type(value) is tuple else value
-
-
-class SavedValues(dict[str, Any]):
-    """What a node keeps for its rules, by the names they use: Saved and Several, shapes, numbers."""
-
-    __slots__ = ()
-
-    def read(self, name: str, owner: Node, create_graph: bool) -> Any:
-        """One value, as a rule receives it."""
-        value = self[name]
-        if type(value) is Saved:
-            unchanged = value.version == value.storage.version  # Saved.read's check, here to save a call
-            return value.array if unchanged and not create_graph else value.read(name, owner, create_graph)
-        return value.read(name, owner, create_graph) if type(value) is Several else value
-
-    def arrays(self) -> Iterator[tuple[str, Saved]]:
-        """Every saved array with its name; those of Several are called xs[0], xs[1] ..."""
-        for name, value in self.items():
-            several = type(value) is Several
-            for i, one in enumerate(value if several else (value,)):
-                if type(one) is Saved:
-                    yield f"{name}[{i}]" if several else name, one
-
-
-class WidenedValues(SavedValues):
-    """The saved values of an operation on float16, which rules read in float32."""
-
-    __slots__ = ()
-
-    def read(self, name: str, owner: Node, recording: bool) -> Any:
-        """One value, as a rule receives it."""
-        return widened(super().read(name, owner, recording))
+    return [*map(save, value)] if type(value) is tuple else value
 
 
 _ids = itertools.count(1)
 _NO_OPTIONS: dict[str, Any] = {}
-_NOTHING = SavedValues()  # of leaves, and of operations whose rules need nothing
+_NOTHING: dict[str, Any] = {}  # saved by leaves, and by operations whose rules need nothing
 
 
 class Node:
@@ -115,7 +71,7 @@ class Node:
         self.shape = array.shape  # of the output
         self.dtype = array.dtype
         self.options = options or _NO_OPTIONS
-        self.saved: SavedValues | None = _NOTHING  # None once they are freed
+        self.saved: dict[str, Any] | None = _NOTHING  # by the names that rules use; None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
         self.after: dict[int, Callable[[Any], Any]] | None = None  # hooks of a leaf whose .grad has been added to
         self.tensor: Callable[[], Any] | None = None  # a weak reference: the Variable whose .grad is to be filled
@@ -125,25 +81,31 @@ class Node:
     def read(self, names: Sequence[str], create_graph: bool) -> list[Any]:
         """The values of these names for a rule: options, saved values, and `needed`."""
         found: list[Any] = []
+        options, saved = self.options, self.saved
         for name in names:
-            if name in self.options:
-                found.append(self.options[name])
+            if name in options:
+                found.append(options[name])
             elif name == "needed":
                 found.append(tuple(edge is not None for edge in self.edges))
-            elif self.saved is None:
+            elif saved is None:
                 raise RuntimeError(
                     f"backward a second time through {self}: what it had saved was freed by the first "
                     "walk. Run the forward again for every backward (build the loss inside the loop), "
                     "or pass retain_graph=True to the first backward."
                 )
             else:
-                found.append(self.saved.read(name, self, create_graph))
+                value = saved[name]
+                if type(value) is Saved:
+                    value = value.read(name, self, create_graph)
+                elif type(value) is list:
+                    value = tuple(x.read(name, self, create_graph) if type(x) is Saved else x for x in value)
+                found.append(value)
         return found
 
     def free(self) -> bool:
         """Drop the saved values; False if there is no array among them (shapes stay, they cost nothing)."""
         for value in (self.saved or _NOTHING).values():
-            if type(value) in (Saved, Several):
+            if type(value) in (Saved, list):
                 self.saved = None
                 return True
         return False

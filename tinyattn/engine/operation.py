@@ -14,28 +14,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinyattn import backends
 from tinyattn.dtypes import float16
 from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack, observers
-from tinyattn.engine.node import Node, Saved, SavedValues, WidenedValues, save
+from tinyattn.engine.node import Node, save
 from tinyattn.engine.opmath import rounded, widened
 from tinyattn.engine.variable import Variable, recording_namespace
 
 TORCH_NAMES = ("input", "other")  # of the first two inputs, in calls by keyword
-
-
-class Plan(NamedTuple):
-    """What to save, by the names that rules use, and where it is found: an index into inputs or results."""
-
-    inputs: list[tuple[str, int | slice]]
-    shapes: list[tuple[str, int | slice]]
-    results: list[tuple[str, int]]  # 0 is the output, then come the extras
-
-
-NOTHING = Plan([], [], [])
+INPUTS, SHAPES, RESULTS = range(3)  # where a node finds what it saves; results are the output and the extras
 
 
 class Operation:
@@ -108,7 +99,7 @@ class Operation:
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
         self.backward_asks = _asked(backward) if backward else []
         self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
-        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._plan = cache(self._to_save)
         self._check_names()
         self.__name__, self.__doc__, self.__module__ = self.name, doc or forward.__doc__, forward.__module__
         self.__signature__ = inspect.Signature(
@@ -143,18 +134,10 @@ class Operation:
             inputs = (*inputs, *self._by_keyword(len(inputs), options))
         if self.promote is not None and not agree(inputs):
             inputs = tuple(self.promote(*inputs))
-        before = backends.users_gpu()
-        try:
-            if before is not None:
-                inputs = tuple(_on_one_device(inputs))
-            if self.definition is not None and definition_mode.get():
-                return self._run_definition(inputs, options)
-            if observers.get():
-                return self._run_watched(inputs, options)
-            return self._run_and_record(inputs, options)
-        finally:
-            if before is not None:
-                backends.return_to(before)
+        run = self._run_watched if observers.get() else self._run_and_record
+        if self.definition is not None and definition_mode.get():
+            run = self._run_definition
+        return _on_gpu(run, inputs, options) if backends.in_use() else run(inputs, options)
 
     def _by_keyword(self, given: int, options: dict[str, Any]) -> list[Any]:
         """The inputs after the first `given`, taken out of `options`: by their own names, or PyTorch's.
@@ -174,25 +157,25 @@ class Operation:
         return found
 
     def _run_and_record(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
-        arrays, edges, requires_grad, half = [], [], False, False
+        arrays: list[Any] = []
+        edges: list[Node | None] = []
+        half = False
         for x in inputs:
             if isinstance(x, Variable):
-                if x._storage is not None and x._version < x._storage.last_recorded:
+                if x._version < x.storage.last_recorded:
                     catch_up(x, self.name)
                 arrays.append(x.array)
-                if x.array.dtype == float16:
-                    half = True
                 edges.append(x._node)
-                if x._node is not None:
-                    requires_grad = True
+                half = half or x.array.dtype == float16
             else:
                 arrays.append(x)
                 edges.append(None)
-        requires_grad = requires_grad and grad_mode.get()
+        recording = self.differentiable and any(edges) and grad_mode.get()
+        half = half and self.opmath
         xp = backends.of(*arrays)
+        run = self._run_recorded if recording else self._run
         try:
-            run = self._run_recorded if requires_grad else self._run
-            result = run(xp, *(widened(arrays) if half and self.opmath else arrays), **options)
+            result = run(xp, *(widened(arrays) if half else arrays), **options)
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
@@ -200,16 +183,14 @@ class Operation:
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
             result, *extra_arrays = result
             extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
-        out = exact = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
+        exact = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
+        out = Variable._from(rounded(exact.array, arrays)) if half else exact
         if self.view:
             _share_storage(out, inputs[0])
-        elif half and self.opmath:
-            out = Variable._from(rounded(exact.array, arrays))
-        if requires_grad and self.differentiable:
+        if recording:
             node = out.node = self._record(inputs, arrays, tuple(edges), options, (exact, *extras))
-            if half:
-                node.dtype = out.array.dtype
-                node.saved = None if node.saved is None else WidenedValues(node.saved)
+            node.dtype = out.array.dtype
+            node.site, node.modules = call_site(2), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -248,42 +229,31 @@ class Operation:
 
     # --- what is saved for the backward pass ---
 
-    def _record(self, inputs: Any, arrays: Any, edges: Any, options: dict[str, Any], outs: Any) -> Node:
-        node = Node(
-            self, edges, outs[0].array, options if len(options) == len(self.options) else self.options | options
-        )
-        node.site, node.modules = call_site(3), module_stack.get()
-        needed = tuple([edge is not None for edge in edges])
-        plan = self._plans.get(needed) or self._plan(needed)
-        if plan is NOTHING:
-            return node
-        saved = node.saved = SavedValues()
-        for name, i in plan.inputs:
-            value = inputs[i]
-            saved[name] = Saved(value) if isinstance(value, Variable) else save(value)
-        for name, i in plan.shapes:
-            saved[name] = _shapes(arrays[i])
-        for name, i in plan.results:
-            saved[name] = Saved(outs[i])
+    def _record(self, inputs: Any, arrays: Any, edges: Any, options: dict[str, Any], results: Any) -> Node:
+        if len(options) < len(self.options):
+            options = self.options | options
+        node = Node(self, edges, results[0].array, options)
+        plan = self._plan(tuple(map(bool, edges)))
+        if plan:
+            saved = node.saved = {}
+            sources = inputs, arrays, results
+            for name, place, i in plan:
+                value = sources[place][i]
+                saved[name] = _shapes(value) if place == SHAPES else save(value)
         return node
 
-    def _plan(self, needed: tuple[bool, ...]) -> Plan:
-        """What must be saved when the inputs marked in `needed` require gradients."""
+    def _to_save(self, needed: tuple[bool, ...]) -> list[tuple[str, int, int | slice]]:
+        """What must be saved when the inputs marked in `needed` require gradients: name, place and index there."""
         names = list(self.backward_asks)
         if self.backward and self.definition:
             names += self.inputs  # second derivatives run the definition, from the inputs
         for name, need in zip(self.inputs, needed, strict=False):  # optional inputs may have been left out
             names += self.asks.get(name, []) if need else []
-        inputs: dict[str, Any] = {name: slice(None) if self.variadic else i for i, name in enumerate(self.inputs)}
-        shapes = {self._shape_name(name): i for name, i in inputs.items()}
-        results = {name: i for i, name in enumerate(("out", *self.extras))}
-        plan = Plan(
-            [(name, inputs[name]) for name in dict.fromkeys(names) if name in inputs],
-            [(name, shapes[name]) for name in dict.fromkeys(names) if name in shapes],
-            [(name, results[name]) for name in dict.fromkeys(names) if name in results],
-        )
-        self._plans[needed] = plan if any(plan) else NOTHING
-        return self._plans[needed]
+        found: dict[str, Any] = {name: (RESULTS, i) for i, name in enumerate(("out", *self.extras))}
+        for i, name in enumerate(self.inputs):
+            index = slice(None) if self.variadic else i
+            found |= {name: (INPUTS, index), self._shape_name(name): (SHAPES, index)}
+        return [(name, *found[name]) for name in dict.fromkeys(names) if name in found]
 
 
 def operation(*forward: Any, **how: Any) -> Callable[[Callable[..., Any]], Operation]:
@@ -343,8 +313,8 @@ def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
     if a is b or _owner(a) is _owner(b):
-        out._storage, out._base = source.storage, source if source._base is None else source._base
-        out._version = out._storage.version
+        out.storage, out._base = source.storage, source if source._base is None else source._base
+        out._version = out.storage.version
 
 
 def _owner(array: Any) -> Any:
@@ -352,6 +322,15 @@ def _owner(array: Any) -> Any:
     while (base := getattr(array, "base", None)) is not None:
         array = base
     return array
+
+
+def _on_gpu(run: Callable[..., Any], inputs: Sequence[Any], options: dict[str, Any]) -> Any:
+    """Run on the GPU of the inputs; CuPy's current GPU is afterwards what it was before."""
+    before = backends.users_gpu()
+    try:
+        return run(tuple(_on_one_device(inputs)), options)
+    finally:
+        backends.return_to(before)
 
 
 def _on_one_device(inputs: Sequence[Any]) -> Sequence[Any]:
@@ -370,23 +349,17 @@ def _on_one_device(inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def catch_up(x: Variable, name: str) -> None:
-    """`x`, which `name` got, may share memory with a tensor that a recorded write has changed since: its history is now
-    that of this one.
+    """Give `x`, which `name` got, the history of a tensor that shares its memory and that a recorded write has changed.
 
     Raises RuntimeError if it is not a view of that tensor.
     """
-    if x.storage.last_recorded <= x._version:
+    if x._version >= x.storage.last_recorded:
         return
     if x._base is not None:
         recording_namespace().view_again(x)
     elif x.node is not None:
-        _refuse_stale(x, name)
-
-
-def _refuse_stale(x: Variable, name: str) -> None:
-    what, where = x.storage.writer or ("an in-place write", "an unknown place")
-    raise RuntimeError(
-        f"{name} got a tensor of shape {tuple(x.shape)} that shares its memory with another one, "
-        f"which {what} at {where} has changed since; its gradient would be that of the old values. "
-        "Take the view after the change, or clone() it before."
-    )
+        raise RuntimeError(
+            f"{name} got a tensor of shape {tuple(x.shape)} that shares its memory with another one, which "
+            f"{x.storage.last_write()} has changed since; its gradient would be that of the old values. "
+            "Take the view after the change, or clone() it before."
+        )

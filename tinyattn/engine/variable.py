@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.engine.modes import Site
-from tinyattn.locks import fork_safe
 
 # What operations take and return, in their signatures. The class Tensor itself is defined on top of them
 # (tensors.py), so that they cannot import it.
 Tensor: TypeAlias = Any
 
 _shape = tuple.__new__  # half the time of Size(...)
-_new_storage = fork_safe(threading.Lock())
 
 
 class Size(tuple[int, ...]):
@@ -60,6 +57,10 @@ class Storage:
         self.last_recorded = 0  # the version after the last write that was itself recorded for gradients
         self.writer: tuple[str, Site] | None = None  # the last write: its name and its line
 
+    def last_write(self) -> str:
+        """Return what wrote here last, and where, for messages: "mul_ at train.py:12"."""
+        return "{} at {}".format(*self.writer or ("an in-place write", "an unknown place"))
+
 
 class Variable:
     """An array that can remember how it was computed.
@@ -69,12 +70,12 @@ class Variable:
     grad: its gradient, a Variable of its shape, dtype and device, once `backward` has filled it.
     """
 
-    __slots__ = ("__weakref__", "_base", "_storage", "_grad", "_node", "_version", "array")
+    __slots__ = ("__weakref__", "_base", "_grad", "_node", "_version", "array", "storage")
 
     array: Any
+    storage: Storage  # the version counter of its memory
     _node: Any
     _grad: Any
-    _storage: Storage | None
     _version: int  # of the storage, when the history of this variable was last up to date
     _base: Variable | None  # of a view: the variable that owns the memory
 
@@ -82,9 +83,9 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self.array, self._node, self._grad = array, node, None
-        self._storage, self._base = storage, None
-        self._version = 0 if storage is None else storage.version
+        self.array, self._node, self._grad, self._base = array, node, None, None
+        self.storage = storage = storage or Storage()
+        self._version = storage.version
         return self
 
     @property
@@ -111,15 +112,6 @@ class Variable:
         if value is not None:
             check_gradient(value, self, "grad")
         self._grad = value
-
-    @property
-    def storage(self) -> Storage:
-        """The version counter of this memory; made on first use."""
-        if self._storage is None:
-            with _new_storage:  # two threads may need that of one parameter
-                if self._storage is None:
-                    self._storage = Storage()
-        return self._storage
 
     @property
     def shape(self) -> Size:

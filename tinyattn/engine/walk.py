@@ -35,40 +35,32 @@ class Pending:
 
     def __init__(self, create_graph: bool, floor: int = 0) -> None:
         self.create_graph, self.floor = create_graph, floor
-        self.gradients: dict[int, Any] = {}
-        self.nodes: dict[int, Node] = {}
+        self.arrived: dict[int, tuple[Node, Any, bool]] = {}  # node, gradient, whether the walk owns it
         self.heap: list[int] = []  # negative ids: the newest first
-        self.owned: set[int] = set()  # ids of nodes whose gradient is an array that only the walk refers to
 
     def receive(self, node: Node, g: Any, owned: bool) -> None:
         """Add `g` to the gradient of `node`; `owned` if only the walk refers to `g`."""
-        key, gradients = node.id, self.gradients
-        if key not in gradients:
-            self.nodes[key] = node
-            if not self.floor or (key > self.floor and node.op is not None):
-                heappush(self.heap, -key)
+        if node.id in self.arrived:
+            _, before, writable = self.arrived[node.id]
+            g, owned = self.add(before, g, writable), True
+        else:
+            if not self.floor or (node.id > self.floor and node.op is not None):
+                heappush(self.heap, -node.id)
             if type(g) is Placed:
                 g, owned = g.dense(), True
-            gradients[key] = g
-            if owned:
-                self.owned.add(key)
-            return
-        if type(g) is Placed:
-            if key not in self.owned:
-                gradients[key] = gradients[key].copy()
-            g.add_into(gradients[key])
-        elif key in self.owned and not self.create_graph:
-            gradients[key] += g
-        else:
-            total = gradients[key] + g
-            gradients[key] = total if self.create_graph else backends.of(g).asarray(total)  # of 0-d arrays: a scalar
-        self.owned.add(key)
+        self.arrived[node.id] = node, g, owned
 
-    def take(self, key: int) -> tuple[Node, Any, bool]:
-        """The node with this id, its gradient, and whether only the walk refers to that."""
-        owned = key in self.owned
-        self.owned.discard(key)  # another gradient may arrive at the same node after a Fork
-        return self.nodes.pop(key), self.gradients.pop(key), owned
+    def add(self, total: Any, g: Any, writable: bool) -> Any:
+        """Return total + g, in the array of `total` if that is writable."""
+        if type(g) is Placed:
+            total = total if writable else total.copy()
+            g.add_into(total)
+            return total
+        if writable and not self.create_graph:
+            total += g
+            return total
+        total = total + g
+        return total if self.create_graph else backends.of(g).asarray(total)  # of 0-d arrays: a scalar
 
     def part(self, fork: Fork) -> list[Pending]:
         """The gradients of each branch of `fork`, taken out of here.
@@ -76,13 +68,13 @@ class Pending:
         Nothing if a gradient came in elsewhere than at the outputs, since its branch is unknown: then one walk
         does all branches.
         """
-        inside = [key for key in self.nodes if key > fork.floor]
+        inside = [key for key in self.arrived if key > fork.floor]
         if not all(key in fork.branch_of for key in inside):
             return []
         parts = [Pending(self.create_graph, fork.floor) for _ in range(fork.count)]
         for key in inside:
-            parts[fork.branch_of[key]].receive(*self.take(key))
-        self.heap = sorted(key for key in self.heap if -key in self.nodes)  # a sorted list is a heap
+            parts[fork.branch_of[key]].receive(*self.arrived.pop(key))
+        self.heap = sorted(key for key in self.heap if -key in self.arrived)  # a sorted list is a heap
         return parts
 
 
@@ -98,7 +90,7 @@ class Walk:
     def __init__(self, create_graph: bool, wanted: set[Node] | None, useful: set[int] | None, retain: bool) -> None:
         self.create_graph, self.wanted, self.useful, self.retain = create_graph, wanted, useful, retain
         self.found: dict[Node, Any] = {}
-        self.awaited: dict[int, int] = {}  # of leaves with hooks `after`: how many gradients are yet to come
+        self.complete: dict[int, list[Node]] = {}  # see `_completed`
 
     def run(self, pending: Pending) -> Pending:
         """Take node after node, apply its rules, and hand the gradients on to its edges, until none is left.
@@ -107,7 +99,7 @@ class Walk:
         of ids is the whole schedule.
         """
         while pending.heap:
-            node, g, owned = pending.take(-heappop(pending.heap))  # the newest
+            node, g, owned = pending.arrived.pop(-heappop(pending.heap))  # the newest
             if type(node) is Fork:
                 self.branch(node, pending)
                 continue
@@ -115,14 +107,12 @@ class Walk:
             g = self.arrive(xp, node, g, owned)
             if node.op is None:
                 continue
-            gradients = self.apply_rules(xp, node, g)
-            for edge, gi in zip(node.edges, gradients, strict=False):  # a backward may return more: see there
-                if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
-                    if type(gi) is not type(g):
-                        gi = _as_gradient(node, gi, self.create_graph)
+            for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
+                if gi is not None:
+                    gi = gi if type(gi) is type(g) else _as_gradient(node, gi, self.create_graph)
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
-                    if edge.id in self.awaited:
-                        self.count_down(xp, edge, pending)
+            for leaf in self.complete.get(node.id, ()):
+                self.take_early(xp, leaf, pending)
             if not self.retain and node.saved:
                 self.free(node)
         return pending
@@ -140,37 +130,42 @@ class Walk:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
 
-    def count_down(self, xp: Any, leaf: Node, pending: Pending) -> None:
-        """One more gradient of `leaf` has come. After the last one, hooks run before older nodes have their turn."""
-        self.awaited[leaf.id] -= 1
-        if not self.awaited[leaf.id]:
+    def take_early(self, xp: Any, leaf: Node, pending: Pending) -> None:
+        """The gradient of `leaf` is complete: its hooks run now, before older nodes have their turn."""
+        if leaf.id in pending.arrived:
             pending.heap.remove(-leaf.id)
             heapify(pending.heap)
-            self.arrive(xp, *pending.take(leaf.id))
+            self.arrive(xp, *pending.arrived.pop(leaf.id))
+
+    def needs(self, edge: Node | None) -> bool:
+        """Whether a gradient is wanted at `edge`, or further on."""
+        return edge is not None and (self.useful is None or edge.id in self.useful)
 
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
         """The gradient at each edge of `node`, None where none is required.
 
         An operation may have more inputs than the node has edges: optional ones that were left out.
         """
-        op, create_graph, useful = node.op, self.create_graph, self.useful
-        if op.backward is not None:
-            if create_graph and op.definition is not None:
-                return _through_definition(xp, node, g)
-            found = op.backward(xp, g, *node.read(op.backward_asks, create_graph))
-            _check_number(node, found)
-            return found
-        found = []
-        for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
-            if edge is None or rule is None or (useful is not None and edge.id not in useful):
+        if node.op.backward is not None:
+            return self.apply_backward(xp, node, g)
+        found: list[Any] = []
+        for (rule, asks), edge in zip(node.op.steps, node.edges, strict=False):
+            if rule is None or not self.needs(edge):
                 found.append(None)
-            elif asks:
-                found.append(rule(xp, g, *node.read(asks, create_graph)))
             else:
-                found.append(rule(xp, g))
+                found.append(rule(xp, g, *node.read(asks, self.create_graph)) if asks else rule(xp, g))
         return found
 
-    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
+    def apply_backward(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
+        """The same of an operation that has one function for all its inputs."""
+        if self.create_graph and node.op.definition is not None:
+            found = _through_definition(xp, node, g)
+        else:
+            found = node.op.backward(xp, g, *node.read(node.op.backward_asks, self.create_graph))
+            _check_number(node, found)
+        return [gi if self.needs(edge) else None for edge, gi in zip(node.edges, found, strict=False)]
+
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Any, pending: Pending, owned: bool) -> Any:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
         if g.shape != edge.shape:
             _check_broadcast(node, g, edge)
@@ -190,8 +185,8 @@ class Walk:
         """Walk the branches of `fork` side by side."""
         branches = [partial(self.run, part) for part in pending.part(fork)]
         for part in side_by_side(branches, threads=not self.create_graph):
-            for key in list(part.nodes):  # leaves, and nodes older than the branches
-                pending.receive(*part.take(key))
+            for key in part.arrived:  # leaves, and nodes older than the branches
+                pending.receive(*part.arrived[key])
 
 
 class WatchedWalk(Walk):
@@ -211,10 +206,10 @@ class WatchedWalk(Walk):
             observer.after_backward(node, g, gradients)
         return gradients
 
-    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Any, pending: Pending, owned: bool) -> Any:
         g = super().hand_on(xp, node, g, edge, pending, owned)
         for observer in observers.get():
-            observer.received(edge, node, g, pending.gradients[edge.id])
+            observer.received(edge, node, g, pending.arrived[edge.id][1])
         return g
 
     def free(self, node: Node) -> bool:
@@ -245,7 +240,7 @@ def walk(
     kind = WatchedWalk if observers.get() else Walk
     this = kind(create_graph, wanted, useful, retain_graph)
     if wanted is None and not create_graph and _hooked:
-        this.awaited = _uses([node for node, _ in roots])
+        this.complete = _completed([node for node, _ in roots])
     at_end: list[Callable[[], None]] = []
     with Mode(current_walk, at_end):
         this.run(pending)
@@ -272,31 +267,8 @@ def at_end_of_backward(function: Callable[[], None]) -> None:
     current_walk.get().append(function)  # type: ignore[attr-defined]
 
 
-def _uses(roots: Sequence[Node]) -> dict[int, int]:
-    """How often the graph uses each leaf with hooks `after`; none where there are branches, which keep leaves back."""
-    found: dict[int, int] = {}
-    seen, stack = {node.id for node in roots}, list(roots)
-    while stack:
-        node = stack.pop()
-        if type(node) is Fork:
-            return {}
-        for edge in node.edges:
-            if edge is None:
-                continue
-            if edge.after:
-                found[edge.id] = found.get(edge.id, 0) + 1
-            if edge.id not in seen:
-                seen.add(edge.id)
-                stack.append(edge)
-    return found
-
-
-def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
-    """Ids of the nodes from which one of `inputs` can be reached: the walk passes no others.
-
-    A Fork leads nowhere (it has no edges), and must be passed for its branches.
-    """
-    oldest = min((node.id for node in inputs), default=0)
+def reached_from(roots: Sequence[Node], oldest: int = 0) -> dict[int, Node]:
+    """The nodes from `roots` on back that are no older than the id `oldest`, by id."""
     reached = {node.id: node for node in roots}
     stack = list(reached.values())
     while stack:
@@ -304,11 +276,33 @@ def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
             if edge is not None and edge.id >= oldest and edge.id not in reached:
                 reached[edge.id] = edge
                 stack.append(edge)
+    return reached
+
+
+def leading_to(inputs: Sequence[Node], roots: Sequence[Node]) -> set[int]:
+    """Ids of the nodes from which one of `inputs` can be reached: the walk passes no others.
+
+    A Fork leads nowhere (it has no edges), and must be passed for its branches.
+    """
     useful = {node.id for node in inputs}
+    reached = reached_from(roots, min(useful, default=0))
     for key in sorted(reached):
         if any(edge is not None and edge.id in useful for edge in reached[key].edges):
             useful.add(key)
     return useful | {key for key, node in reached.items() if type(node) is Fork}
+
+
+def _completed(roots: Sequence[Node]) -> dict[int, list[Node]]:
+    """The leaves with hooks `after`, by the id of the oldest node that uses them, after which their gradients are
+    complete; none where there are branches, which keep leaves back."""
+    reached = reached_from(roots)
+    last: dict[Node, int] = {}
+    for key in sorted(reached, reverse=True):
+        last |= {edge: key for edge in reached[key].edges if edge is not None and edge.after}
+    found: dict[int, list[Node]] = {}
+    for leaf, key in last.items():
+        found.setdefault(key, []).append(leaf)
+    return {} if any(type(node) is Fork for node in reached.values()) else found
 
 
 def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:

@@ -1,6 +1,6 @@
 """Layers, losses and models' building blocks, as torch.nn."""
 
-from tinyattn.nn import functional, init, utils
+from tinyattn.nn import every_module, functional, init, utils
 from tinyattn.nn.activations import (
     CELU, ELU, GELU, GLU, SELU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish,
     PReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Softmax2d, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
@@ -9,8 +9,9 @@ from tinyattn.nn.activations import (
 from tinyattn.nn.attention import AdditiveAttentionPooling, MultiheadAttention
 from tinyattn.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from tinyattn.nn.convolution import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, Conv1d,
-    Conv2d, ConvTranspose1d, ConvTranspose2d, Fold, MaxPool1d, MaxPool2d, Unfold,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d,
+    AvgPool3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Fold, LPPool1d, LPPool2d, MaxPool1d, MaxPool2d,
+    MaxPool3d, Unfold,
 )  # fmt: skip
 from tinyattn.nn.embeddings import Embedding, EmbeddingBag
 from tinyattn.nn.layers import (
@@ -24,7 +25,7 @@ from tinyattn.nn.losses import (
 )  # fmt: skip
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.nn.normalization import (
-    BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d, RMSNorm,
+    BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, InstanceNorm1d, InstanceNorm2d, RMSNorm,
 )  # fmt: skip
 from tinyattn.nn.parallel import DataParallel, available_workers
 from tinyattn.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -37,27 +38,6 @@ from tinyattn.nn.resizing import (
 from tinyattn.nn.transformer import (
     Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
 )  # fmt: skip
-from tinyattn.nn.volumes import AdaptiveAvgPool3d, AvgPool3d, BatchNorm3d, Conv3d, LPPool1d, LPPool2d, MaxPool3d
 
-__all__ = [
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
-    "AdditiveAttentionPooling", "AlphaDropout", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BatchNorm3d", "BCELoss",
-    "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Bilinear", "CELU", "ChannelShuffle", "CircularPad1d",
-    "CircularPad2d", "CircularPad3d", "ConstantPad1d", "ConstantPad2d", "ConstantPad3d", "Conv1d", "Conv2d", "Conv3d",
-    "ConvTranspose1d", "ConvTranspose2d", "CosineEmbeddingLoss", "CosineSimilarity", "CrossEntropyLoss", "DataParallel",
-    "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "ELU", "Embedding", "EmbeddingBag", "Flatten", "Fold", "GELU",
-    "GLU", "GRU", "GRUCell", "GaussianNLLLoss", "GroupNorm", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
-    "HingeEmbeddingLoss", "HuberLoss", "Identity", "InstanceNorm1d", "InstanceNorm2d", "KLDivLoss", "L1Loss",
-    "LPPool1d", "LPPool2d", "LSTM", "LSTMCell", "LayerNorm", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyConv1d",
-    "LazyConv2d", "LazyLinear", "LeakyReLU", "Linear", "LinearGELU", "LocalResponseNorm", "LogSigmoid", "LogSoftmax",
-    "MaxPool3d", "MSELoss", "MarginRankingLoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
-    "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss", "MultiheadAttention", "NLLLoss", "PReLU",
-    "PairwiseDistance", "Parameter", "ParameterDict", "ParameterList", "PixelShuffle", "PixelUnshuffle",
-    "PoissonNLLLoss", "RMSNorm", "RNN", "RNNCell", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d",
-    "ReflectionPad3d", "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d", "SELU", "Sequential", "SiLU",
-    "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmax2d", "Softmin", "Softplus", "Softshrink",
-    "Softsign", "Tanh", "Tanhshrink", "Threshold", "Transformer", "TransformerDecoder", "TransformerDecoderLayer",
-    "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold", "Upsample",
-    "UpsamplingBilinear2d", "UpsamplingNearest2d", "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "available_workers",
-    "functional", "init", "utils",
-]  # fmt: skip
+__all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith("tinyattn.nn.")]
+__all__ += ["available_workers", "every_module", "functional", "init", "utils"]

@@ -7,15 +7,8 @@ from typing import Any
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.applied import Applied
-from tinyattn.nn.module import Module, Parameter
-from tinyattn.ops import creation
+from tinyattn.nn.module import Module
 from tinyattn.tensors import Tensor
-
-__all__ = [
-    "CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid",
-    "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmax2d", "Softmin",
-    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
-]  # fmt: skip
 
 
 # fmt: off
@@ -83,7 +76,7 @@ class PReLU(Module):
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.num_parameters, self.init = num_parameters, init
-        self.weight = Parameter(creation.empty(num_parameters, device=device, dtype=dtype))
+        self._add_parameters(device, dtype, weight=num_parameters)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -7,28 +7,32 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tinyattn.nn.module import Module
-from tinyattn.tensors import Tensor
 
 
 class Applied(Module):
     """Base of these layers: class ELU(Applied, function=F.elu). The arguments are kept as attributes.
 
-    inputs: how many arguments of the function are those of `forward`. example: arguments of a constructor call, for
-    the docstring.
+    inputs: how many arguments of the function are those of `forward`; `training` is that of the module. example:
+    arguments of a constructor call, for the docstring. hidden: attributes that the repr leaves out.
     """
 
+    hidden: ClassVar[tuple[str, ...]] = ()
     _function: ClassVar[Callable[..., Any]]
-    _signature: ClassVar[inspect.Signature]
     _names: ClassVar[list[str]]
+    _signature: ClassVar[inspect.Signature]
+    __signature__: ClassVar[inspect.Signature | None]
 
     def __init_subclass__(cls, function: Any = None, inputs: int = 1, example: tuple[Any, ...] = ()) -> None:
         super().__init_subclass__()
-        if function is None:
+        if function is None:  # a subclass of a layer, perhaps with arguments of its own
+            if "__init__" in vars(cls):
+                cls.__signature__ = None
             return
         cls._function = staticmethod(function)
         parameters = list(inspect.signature(function).parameters.values())[inputs:]
-        cls._signature = inspect.Signature([p for p in parameters if p.kind is not p.KEYWORD_ONLY])
-        cls._names = [name for name in cls._signature.parameters if name not in ("size_average", "reduce")]
+        parameters = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        cls._names = [p.name for p in parameters if p.name not in ("size_average", "reduce")]
+        cls._signature = cls.__signature__ = inspect.Signature([p for p in parameters if p.name != "training"])
         if cls.__doc__ is None:
             summary = (inspect.getdoc(function) or "").split("\n\n")[0]
             cls.__doc__ = f"""{summary}
@@ -52,9 +56,9 @@ class Applied(Module):
             else:
                 setattr(self, name, value)
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self._function(*inputs, **{name: getattr(self, name) for name in self._names})
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self._function(*inputs, **named, **{name: getattr(self, name) for name in self._names})
 
     def extra_repr(self) -> str:
-        shown = {name: getattr(self, name) for name in self._names}
+        shown = {name: getattr(self, name) for name in self._names if name not in (*self.hidden, "training")}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if name != "inplace" or value)

@@ -16,8 +16,6 @@ from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["AdditiveAttentionPooling", "MultiheadAttention"]
-
 
 class MultiheadAttention(Module):
     """Attend with several heads, each on its own projection of query, key and value.
@@ -29,12 +27,11 @@ class MultiheadAttention(Module):
     "Attention is all you need". As torch.nn.MultiheadAttention, with its parameter names, shapes and initial
     distributions.
 
-    Example:
-        >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
-        >>> x = ta.randn(3, 5, 8)
-        >>> out, weights = attention(x, x, x)
-        >>> out.shape, weights.shape
-        ((3, 5, 8), (3, 5, 5))
+    >>> attention = nn.MultiheadAttention(8, num_heads=2, batch_first=True)
+    >>> x = ta.randn(3, 5, 8)
+    >>> out, weights = attention(x, x, x)
+    >>> out.shape, weights.shape
+    ((3, 5, 8), (3, 5, 5))
     """
 
     in_proj_weight: Parameter | None
@@ -65,19 +62,18 @@ class MultiheadAttention(Module):
         self.vdim = embed_dim if vdim is None else vdim
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
 
-        def parameter(name: str, wanted: bool, *shape: int) -> None:
-            unset = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, unset)
-
-        packed = self.kdim == self.vdim == embed_dim
-        parameter("in_proj_weight", packed, 3 * embed_dim, embed_dim)  # of query, key and value
-        parameter("q_proj_weight", not packed, embed_dim, embed_dim)
-        parameter("k_proj_weight", not packed, embed_dim, self.kdim)
-        parameter("v_proj_weight", not packed, embed_dim, self.vdim)
-        parameter("in_proj_bias", bias, 3 * embed_dim)
+        packed, n = self.kdim == self.vdim == embed_dim, embed_dim
+        self._add_parameters(
+            device, dtype,
+            in_proj_weight=(3 * n, n) if packed else None,  # of query, key and value
+            q_proj_weight=None if packed else (n, n),
+            k_proj_weight=None if packed else (n, self.kdim),
+            v_proj_weight=None if packed else (n, self.vdim),
+            in_proj_bias=3 * n if bias else None,
+        )  # fmt: skip
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
-        parameter("bias_k", add_bias_kv, 1, 1, embed_dim)
-        parameter("bias_v", add_bias_kv, 1, 1, embed_dim)
+        extra = (1, 1, n) if add_bias_kv else None
+        self._add_parameters(device, dtype, bias_k=extra, bias_v=extra)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -278,10 +274,9 @@ class AdditiveAttentionPooling(Module):
     weight is at most e^2 times another. With it, the score is tanh(x W + b) v, which is unbounded. Bahdanau, Cho and
     Bengio 2015, "Neural machine translation by jointly learning to align and translate".
 
-    Example:
-        >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
-        >>> pooled.shape, weights.shape
-        ((3, 8), (3, 5))
+    >>> pooled, weights = nn.AdditiveAttentionPooling(8)(ta.randn(3, 5, 8), need_weights=True)
+    >>> pooled.shape, weights.shape
+    ((3, 8), (3, 5))
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:

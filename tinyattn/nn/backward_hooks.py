@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tinyattn.engine.modes import current_walk, is_grad_enabled
+from tinyattn.engine.modes import current_walk
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import alias
 from tinyattn.ops.creation import zeros_like
 from tinyattn.tensors import Tensor

@@ -10,8 +10,6 @@ from typing import Any, Self
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.tensors import Tensor
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
-
 
 class _Row(Module):
     """A list of modules, named "0", "1", ..."""
@@ -90,10 +88,9 @@ class Sequential(_Row):
 
     modules: first, second, ..., or one dict {"name": first, ...}. Raises TypeError for what is not a Module.
 
-    Example:
-        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> net(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> net(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(self, *modules: Any) -> None:
@@ -117,10 +114,9 @@ class ModuleList(_Row):
 
     Raises TypeError for what is not a Module, IndexError for an index out of range.
 
-    Example:
-        >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-        >>> len(list(layers.parameters()))
-        6
+    >>> layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    >>> len(list(layers.parameters()))
+    6
     """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
@@ -139,9 +135,7 @@ class ModuleList(_Row):
 class _Named:
     """What the containers with names share with dict: `_parts` holds their parts."""
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        raise NotImplementedError
+    _parts: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -161,29 +155,12 @@ class _Named:
     def __setitem__(self, key: str, value: Any) -> None:
         raise NotImplementedError
 
-    def keys(self) -> Any:
-        """Return the names."""
-        return self._parts.keys()
-
-    def values(self) -> Any:
-        """Return the parts."""
-        return self._parts.values()
-
-    def items(self) -> Any:
-        """Return the pairs of name and part."""
-        return self._parts.items()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the part of this name, else `default`."""
-        return self._parts.get(key, default)
-
-    def pop(self, key: str) -> Any:
-        """Remove the part of this name, and return it."""
-        return self._parts.pop(key)
-
-    def clear(self) -> None:
-        """Remove all parts."""
-        self._parts.clear()
+    keys: Any = property(lambda self: self._parts.keys, doc="The names.")
+    values: Any = property(lambda self: self._parts.values, doc="The parts.")
+    items: Any = property(lambda self: self._parts.items, doc="The pairs of name and part.")
+    get: Any = property(lambda self: self._parts.get, doc="The part of a name, else a default.")
+    pop: Any = property(lambda self: self._parts.pop, doc="Remove the part of a name, and return it.")
+    clear: Any = property(lambda self: self._parts.clear, doc="Remove all parts.")
 
     def update(self, parts: Any) -> None:
         """Add parts, from a mapping or from pairs of name and part."""
@@ -196,19 +173,16 @@ class ModuleDict(_Named, Module):
 
     Raises TypeError for what is not a Module, KeyError for a name with a dot or of an attribute.
 
-    Example:
-        >>> heads = nn.ModuleDict({"small": nn.Linear(2, 1), "large": nn.Linear(2, 9)})
-        >>> heads["large"](ta.ones(2)).shape
-        (9,)
+    >>> heads = nn.ModuleDict({"small": nn.Linear(2, 1), "large": nn.Linear(2, 9)})
+    >>> heads["large"](ta.ones(2)).shape
+    (9,)
     """
 
     def __init__(self, modules: Any = None) -> None:
         super().__init__()
         self.update(modules or ())
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return self._modules
+    _parts = property(lambda self: self._modules)
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
@@ -219,18 +193,15 @@ class ParameterDict(_Named, Module):
 
     Raises TypeError for what is not a tensor, KeyError for a name with a dot or of an attribute.
 
-    Example:
-        >>> list(nn.ParameterDict({"scale": ta.ones(2), "shift": ta.zeros(2)}).keys())
-        ['scale', 'shift']
+    >>> list(nn.ParameterDict({"scale": ta.ones(2), "shift": ta.zeros(2)}).keys())
+    ['scale', 'shift']
     """
 
     def __init__(self, parameters: Any = None) -> None:
         super().__init__()
         self.update(parameters or ())
 
-    @property
-    def _parts(self) -> dict[str, Any]:
-        return self._parameters
+    _parts = property(lambda self: self._parameters)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.register_parameter(key, as_parameter(value))
@@ -244,10 +215,9 @@ class ParameterList(Module):
 
     It may hold modules too, as other lists. Raises TypeError for anything else, IndexError for an index out of range.
 
-    Example:
-        >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
-        >>> [tuple(p.shape) for p in scales]
-        [(2,), (3,)]
+    >>> scales = nn.ParameterList([ta.ones(2), ta.ones(3)])
+    >>> [tuple(p.shape) for p in scales]
+    [(2,), (3,)]
     """
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:

@@ -1,21 +1,17 @@
-"""Convolution, pooling and folding layers, with the names, shapes and initial values of torch.nn."""
+"""Convolution, pooling and folding of sequences, images and volumes, with torch.nn's names and initial values."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
+from tinyattn.nn.applied import Applied
 from tinyattn.nn.module import Module, Parameter
-from tinyattn.ops import creation
 from tinyattn.ops.convolution import many
 from tinyattn.tensors import Tensor
-
-__all__ = [
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
-    "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Fold", "MaxPool1d", "MaxPool2d", "Unfold",
-]  # fmt: skip
 
 
 class _ConvNd(Module):
@@ -24,6 +20,9 @@ class _ConvNd(Module):
     axes, transposed = 2, False
     weight: Parameter
     bias: Parameter | None
+
+    def __init_subclass__(cls, axes: int | None = None) -> None:
+        cls.axes = cls.axes if axes is None else axes
 
     def __init__(
         self,
@@ -43,9 +42,7 @@ class _ConvNd(Module):
         self._set_up(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (first, second // groups, *self.kernel_size)
-        self.weight = Parameter(creation.empty(*shape, device=device, dtype=dtype))
-        unset = Parameter(creation.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", unset)
+        self._add_parameters(device, dtype, weight=shape, bias=out_channels if bias else None)
         self.reset_parameters()
 
     def _set_up(
@@ -100,21 +97,27 @@ class Conv2d(_ConvNd):
     padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'. weight (out_channels, in_channels / groups, *kernel)
     and bias are initialised uniformly in ± 1 / sqrt(inputs of an output). Raises ValueError for other options.
 
-    Example:
-        >>> nn.Conv2d(3, 8, 3, padding=1)(ta.ones(2, 3, 5, 5)).shape
-        (2, 8, 5, 5)
+    >>> nn.Conv2d(3, 8, 3, padding=1)(ta.ones(2, 3, 5, 5)).shape
+    (2, 8, 5, 5)
     """
 
 
-class Conv1d(_ConvNd):
+class Conv1d(_ConvNd, axes=1):
     """Slide kernels over sequences: (n, in_channels, length) -> (n, out_channels, places). As torch.nn.Conv1d.
 
-    Example:
-        >>> nn.Conv1d(3, 8, 3, padding=1)(ta.ones(2, 3, 5)).shape
-        (2, 8, 5)
+    >>> nn.Conv1d(3, 8, 3, padding=1)(ta.ones(2, 3, 5)).shape
+    (2, 8, 5)
     """
 
-    axes = 1
+
+class Conv3d(_ConvNd, axes=3):
+    """Slide kernels over volumes: (n, in_channels, d, h, w) -> (n, out_channels, planes, rows, columns).
+
+    Options, initial values and errors as Conv2d's. As torch.nn.Conv3d.
+
+    >>> nn.Conv3d(3, 8, (2, 4, 4), stride=(2, 4, 4))(ta.ones(1, 3, 4, 8, 8)).shape
+    (1, 8, 2, 2, 2)
+    """
 
 
 class _ConvTransposeNd(_ConvNd):
@@ -145,7 +148,7 @@ class _ConvTransposeNd(_ConvNd):
         self.output_padding = many(type(self).__name__, "output_padding", output_padding, self.axes, 0)
 
     def forward(self, input: Tensor) -> Tensor:
-        transposed = F.conv_transpose2d if self.axes == 2 else F.conv_transpose1d
+        transposed = getattr(F, f"conv_transpose{self.axes}d")
         options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         return transposed(input, self.weight, self.bias, *options)
 
@@ -155,229 +158,84 @@ class ConvTranspose2d(_ConvTransposeNd):
 
     output_padding: rows and columns added at the end. As torch.nn.ConvTranspose2d, whose output_size is left out.
 
-    Example:
-        >>> nn.ConvTranspose2d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5)).shape
-        (2, 8, 10, 10)
+    >>> nn.ConvTranspose2d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5)).shape
+    (2, 8, 10, 10)
     """
 
 
-class ConvTranspose1d(_ConvTransposeNd):
+class ConvTranspose1d(_ConvTransposeNd, axes=1):
     """The transpose of `Conv1d`: (n, in_channels, length) -> (n, out_channels, places). As torch.nn.ConvTranspose1d.
 
-    Example:
-        >>> nn.ConvTranspose1d(3, 8, 2, stride=2)(ta.ones(2, 3, 5)).shape
-        (2, 8, 10)
+    >>> nn.ConvTranspose1d(3, 8, 2, stride=2)(ta.ones(2, 3, 5)).shape
+    (2, 8, 10)
     """
 
-    axes = 1
+
+# --- pooling and folding: one function each ---
 
 
-# --- pooling ---
+class _Pool(Applied):
+    """Base of the poolings by windows, whose stride is by default their size."""
+
+    hidden: ClassVar[tuple[str, ...]] = ("return_indices", "divisor_override", "count_include_pad")
+    kernel_size: Any
+    stride: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stride = self.kernel_size if self.stride is None else self.stride
 
 
-class _Options(Module):
-    """A layer without parameters, whose attributes are the options of a function."""
+class _MaxPoolNd(_Pool):
+    """Base of the poolings by maximum, whose last two arguments PyTorch has in the other order here."""
 
-    function: str
-    _names: tuple[str, ...]
-
-    def _keep(self, **options: Any) -> None:
-        self._names = tuple(options)
-        for name, value in options.items():
-            setattr(self, name, value)
-
-    def forward(self, input: Tensor) -> Any:
-        return getattr(F, self.function)(input, **{name: getattr(self, name) for name in self._names})
-
-    def extra_repr(self) -> str:
-        shown = [n for n in self._names if n not in ("return_indices", "divisor_override", "count_include_pad")]
-        average = self.function.startswith("avg")
-        values = {n: getattr(self, n) for n in shown if not (average and n == "ceil_mode")}
-        if self.function == "avg_pool1d":
-            values = {n: (v,) if isinstance(v, int) else tuple(v) for n, v in values.items()}
-        return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    def __init_subclass__(cls, function: Any = None, **options: Any) -> None:
+        super().__init_subclass__(function, **options)
+        if function is not None:
+            *first, ceil_mode, return_indices = cls._signature.parameters.values()
+            cls._signature = cls.__signature__ = inspect.Signature([*first, return_indices, ceil_mode])
 
 
-class _MaxPoolNd(_Options):
-    """Base of the poolings by maximum."""
+class _AvgPoolNd(_Pool):
+    """Base of the poolings by mean."""
 
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-    ) -> None:
-        super().__init__()
-        stride = kernel_size if stride is None else stride
-        self._keep(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode,
-                   return_indices=return_indices)  # fmt: skip
+    hidden = ("ceil_mode", *_Pool.hidden)
 
 
-class MaxPool2d(_MaxPoolNd):
-    """Return the largest element of each window of images. As torch.nn.MaxPool2d; options as F.max_pool2d.
-
-    Example:
-        >>> nn.MaxPool2d(2)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 2, 2)
-    """
-
-    function = "max_pool2d"
-
-
-class MaxPool1d(_MaxPoolNd):
-    """Return the largest element of each window of sequences. As torch.nn.MaxPool1d.
-
-    Example:
-        >>> nn.MaxPool1d(2)(ta.ones(1, 3, 4)).shape
-        (1, 3, 2)
-    """
-
-    function = "max_pool1d"
-
-
-class _AvgPoolNd(_Options):
-    """Base of the poolings by mean of images and volumes."""
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> None:
-        super().__init__()
-        stride = kernel_size if stride is None else stride
-        self._keep(kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode,
-                   count_include_pad=count_include_pad, divisor_override=divisor_override)  # fmt: skip
-
-
-class AvgPool2d(_AvgPoolNd):
-    """Return the mean of each window of images. As torch.nn.AvgPool2d; options as F.avg_pool2d.
-
-    Example:
-        >>> nn.AvgPool2d(2)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 2, 2)
-    """
-
-    function = "avg_pool2d"
-
-
-class AvgPool1d(_Options):
-    """Return the mean of each window of sequences. As torch.nn.AvgPool1d.
-
-    Example:
-        >>> nn.AvgPool1d(2)(ta.ones(1, 3, 4)).shape
-        (1, 3, 2)
-    """
-
-    function = "avg_pool1d"
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-    ) -> None:
-        super().__init__()
-        stride = kernel_size if stride is None else stride
-        self._keep(kernel_size=kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode,
-                   count_include_pad=count_include_pad)  # fmt: skip
-
-
-class _AdaptiveAvgPoolNd(_Options):
+class _AdaptiveAvgPoolNd(Applied):
     """Base of the poolings by mean into a given size."""
 
-    def __init__(self, output_size: Any) -> None:
-        super().__init__()
-        self._keep(output_size=output_size)
 
-
-class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
-    """Return means of windows that give `output_size`. As torch.nn.AdaptiveAvgPool2d.
-
-    Example:
-        >>> nn.AdaptiveAvgPool2d(1)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 1, 1)
-    """
-
-    function = "adaptive_avg_pool2d"
-
-
-class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
-    """Return means of `output_size` windows of sequences. As torch.nn.AdaptiveAvgPool1d.
-
-    Example:
-        >>> nn.AdaptiveAvgPool1d(2)(ta.ones(1, 3, 4)).shape
-        (1, 3, 2)
-    """
-
-    function = "adaptive_avg_pool1d"
-
-
-class _AdaptiveMaxPoolNd(_Options):
+class _AdaptiveMaxPoolNd(Applied):
     """Base of the poolings by maximum into a given size."""
 
-    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
-        super().__init__()
-        self._keep(output_size=output_size, return_indices=return_indices)
+    hidden = ("return_indices",)
 
 
-class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
-    """Return the largest elements of windows that give `output_size`. As torch.nn.AdaptiveMaxPool2d.
-
-    Example:
-        >>> nn.AdaptiveMaxPool2d(1)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 1, 1)
-    """
-
-    function = "adaptive_max_pool2d"
+class _LPPoolNd(Applied):
+    """Base of the poolings by a norm."""
 
 
-class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd):
-    """Return the largest elements of `output_size` windows. As torch.nn.AdaptiveMaxPool1d.
-
-    Example:
-        >>> nn.AdaptiveMaxPool1d(2)(ta.ones(1, 3, 4)).shape
-        (1, 3, 2)
-    """
-
-    function = "adaptive_max_pool1d"
+class AvgPool1d(_AvgPoolNd, function=F.avg_pool1d, example=(2,)):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("kernel_size", "stride", "padding"):
+            setattr(self, name, many("AvgPool1d", name, getattr(self, name), 1, 0))
 
 
-class Unfold(_Options):
-    """Return the windows of images as columns. As torch.nn.Unfold; options as F.unfold.
-
-    Example:
-        >>> nn.Unfold(2)(ta.ones(1, 2, 3, 3)).shape
-        (1, 8, 4)
-    """
-
-    function = "unfold"
-
-    def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
-        super().__init__()
-        self._keep(kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride)
-
-
-class Fold(_Options):
-    """Add windows up to images, the transpose of `Unfold`. As torch.nn.Fold; options as F.fold.
-
-    Example:
-        >>> nn.Fold((3, 3), 2)(ta.ones(1, 8, 4)).shape
-        (1, 2, 3, 3)
-    """
-
-    function = "fold"
-
-    def __init__(
-        self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
-    ) -> None:
-        super().__init__()
-        self._keep(output_size=output_size, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride)
+# fmt: off
+class AvgPool2d(_AvgPoolNd, function=F.avg_pool2d, example=(2,)): ...
+class AvgPool3d(_AvgPoolNd, function=F.avg_pool3d, example=(2,)): ...
+class MaxPool1d(_MaxPoolNd, function=F.max_pool1d, example=(2,)): ...
+class MaxPool2d(_MaxPoolNd, function=F.max_pool2d, example=(2,)): ...
+class MaxPool3d(_MaxPoolNd, function=F.max_pool3d, example=(2,)): ...
+class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd, function=F.adaptive_avg_pool1d, example=(2,)): ...
+class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd, function=F.adaptive_avg_pool2d, example=(1,)): ...
+class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd, function=F.adaptive_avg_pool3d, example=(1,)): ...
+class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool1d, example=(2,)): ...
+class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool2d, example=(1,)): ...
+class LPPool1d(_LPPoolNd, function=F.lp_pool1d, example=(2, 2)): ...
+class LPPool2d(_LPPoolNd, function=F.lp_pool2d, example=(2, (1, 2))): ...
+class Unfold(Applied, function=F.unfold, example=(2,)): ...
+class Fold(Applied, function=F.fold, example=((3, 3), 2)): ...
+# fmt: on

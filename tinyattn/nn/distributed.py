@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from tinyattn import backends, distributed
-from tinyattn.engine.modes import is_grad_enabled
 from tinyattn.engine.opmath import widened
 from tinyattn.engine.walk import at_end_of_backward
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.nn.module import Module
 from tinyattn.tensors import Tensor
-
-__all__ = ["DistributedDataParallel"]
 
 _MIB = 1 << 20
 

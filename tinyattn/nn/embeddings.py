@@ -10,8 +10,6 @@ from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["Embedding", "EmbeddingBag"]
-
 
 class _Table(Module):
     """Base of the look-ups: the weight and its options."""
@@ -63,9 +61,8 @@ class Embedding(_Table):
     weight (num_embeddings, embedding_dim) is initialised normally; the row padding_idx is zero and has no gradient.
     Raises ValueError for a padding_idx outside the table, IndexError for such an input.
 
-    Example:
-        >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
-        (1, 3, 4)
+    >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
+    (1, 3, 4)
     """
 
     @classmethod
@@ -104,9 +101,8 @@ class EmbeddingBag(_Table):
 
     Called with (input, offsets, per_sample_weights), as `F.embedding_bag`. weight is that of `Embedding`.
 
-    Example:
-        >>> nn.EmbeddingBag(10, 4, mode="sum")(ta.tensor([1, 2, 2]), ta.tensor([0, 1])).shape
-        (2, 4)
+    >>> nn.EmbeddingBag(10, 4, mode="sum")(ta.tensor([1, 2, 2]), ta.tensor([0, 1])).shape
+    (2, 4)
     """
 
     def __init__(

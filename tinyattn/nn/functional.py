@@ -8,11 +8,12 @@ from tinyattn.ops import (
     packed_attention, pad, pairwise_distance, rms_norm, scaled_dot_product_attention, sigmoid, softmax, softplus, tanh,
     unfold,
 )  # fmt: skip
+from tinyattn.ops.convolution import conv3d
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
-from tinyattn.ops.grids import affine_grid, grid_sample
 from tinyattn.ops.images import (
-    channel_shuffle, interpolate, local_response_norm, pixel_shuffle, pixel_unshuffle, upsample,
+    affine_grid, channel_shuffle, grid_sample, interpolate, local_response_norm, pixel_shuffle, pixel_unshuffle,
+    upsample,
 )  # fmt: skip
 from tinyattn.ops.layers import bilinear
 from tinyattn.ops.multiclass_losses import (
@@ -27,9 +28,7 @@ from tinyattn.ops.pair_losses import (
     binary_cross_entropy, cosine_embedding_loss, gaussian_nll_loss, hinge_embedding_loss, huber_loss, kl_div,
     margin_ranking_loss, poisson_nll_loss, smooth_l1_loss, soft_margin_loss, triplet_margin_loss,
 )  # fmt: skip
-from tinyattn.ops.sparse_softmaxes import entmax, sparsemax
-from tinyattn.ops.volumes import (
-    adaptive_avg_pool3d, avg_pool3d, conv3d, lp_pool1d, lp_pool2d, max_pool3d,
-)  # fmt: skip
+from tinyattn.ops.pooling import adaptive_avg_pool3d, avg_pool3d, lp_pool1d, lp_pool2d, max_pool3d
+from tinyattn.ops.softmaxes import entmax, sparsemax
 
 __all__ = [name for name, value in globals().items() if callable(value)]

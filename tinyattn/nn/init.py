@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.ops import creation
 from tinyattn.random import Generator
 from tinyattn.tensors import Tensor
@@ -29,9 +29,8 @@ __all__ = [
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with uniform numbers in [a, b). As torch.nn.init.uniform_.
 
-    Example:
-        >>> bool((nn.init.uniform_(ta.empty(3), 2.0, 3.0) >= 2.0).all())
-        True
+    >>> bool((nn.init.uniform_(ta.empty(3), 2.0, 3.0) >= 2.0).all())
+    True
     """
     return tensor.uniform_(a, b, generator=generator)
 
@@ -40,9 +39,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generato
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with normal numbers. As torch.nn.init.normal_.
 
-    Example:
-        >>> nn.init.normal_(ta.empty(2, 3), std=0.02).shape
-        (2, 3)
+    >>> nn.init.normal_(ta.empty(2, 3), std=0.02).shape
+    (2, 3)
     """
     return tensor.normal_(mean, std, generator=generator)
 
@@ -60,9 +58,8 @@ def trunc_normal_(
 
     Raises ValueError if [a, b] has less than a thousandth of the distribution, which would take too long (torch warns).
 
-    Example:
-        >>> bool((nn.init.trunc_normal_(ta.empty(100)).abs() <= 2.0).all())
-        True
+    >>> bool((nn.init.trunc_normal_(ta.empty(100)).abs() <= 2.0).all())
+    True
     """
     curve = NormalDist(mean, std)
     if not curve.cdf(b) - curve.cdf(a) > 1e-3:
@@ -84,9 +81,8 @@ def trunc_normal_(
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one number. As torch.nn.init.constant_.
 
-    Example:
-        >>> nn.init.constant_(ta.empty(2), 0.5).tolist()
-        [0.5, 0.5]
+    >>> nn.init.constant_(ta.empty(2), 0.5).tolist()
+    [0.5, 0.5]
     """
     return tensor.fill_(val)
 
@@ -94,9 +90,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with zeros. As torch.nn.init.zeros_.
 
-    Example:
-        >>> nn.init.zeros_(ta.empty(2)).tolist()
-        [0.0, 0.0]
+    >>> nn.init.zeros_(ta.empty(2)).tolist()
+    [0.0, 0.0]
     """
     return constant_(tensor, 0.0)
 
@@ -104,9 +99,8 @@ def zeros_(tensor: Tensor) -> Tensor:
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with ones. As torch.nn.init.ones_.
 
-    Example:
-        >>> nn.init.ones_(ta.empty(2)).tolist()
-        [1.0, 1.0]
+    >>> nn.init.ones_(ta.empty(2)).tolist()
+    [1.0, 1.0]
     """
     return constant_(tensor, 1.0)
 
@@ -117,9 +111,8 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | No
     Activations and gradients then keep their size. tensor: a weight (out, in, ...); raises ValueError for under 2 axes.
     Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward networks".
 
-    Example:
-        >>> bool((nn.init.xavier_uniform_(ta.empty(2, 4)).abs() <= 1.0).all())
-        True
+    >>> bool((nn.init.xavier_uniform_(ta.empty(2, 4)).abs() <= 1.0).all())
+    True
     """
     bound = math.sqrt(3.0) * gain * math.sqrt(2.0 / sum(_fans(tensor)))
     return uniform_(tensor, -bound, bound, generator)
@@ -130,9 +123,8 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
 
     tensor, errors and source as for `xavier_uniform_`.
 
-    Example:
-        >>> nn.init.xavier_normal_(ta.empty(2, 4)).shape
-        (2, 4)
+    >>> nn.init.xavier_normal_(ta.empty(2, 4)).shape
+    (2, 4)
     """
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
@@ -151,9 +143,8 @@ def kaiming_uniform_(
     tensor: a weight (out, in, ...). Raises ValueError for under 2 axes and for another mode or nonlinearity.
     He et al. 2015, "Delving deep into rectifiers".
 
-    Example:
-        >>> bool((nn.init.kaiming_uniform_(ta.empty(2, 6), nonlinearity="relu").abs() <= 1.0).all())
-        True
+    >>> bool((nn.init.kaiming_uniform_(ta.empty(2, 6), nonlinearity="relu").abs() <= 1.0).all())
+    True
     """
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, generator)
@@ -170,9 +161,8 @@ def kaiming_normal_(
 
     Arguments, errors and source as for `kaiming_uniform_`.
 
-    Example:
-        >>> nn.init.kaiming_normal_(ta.empty(2, 6), nonlinearity="relu").shape
-        (2, 6)
+    >>> nn.init.kaiming_normal_(ta.empty(2, 6), nonlinearity="relu").shape
+    (2, 6)
     """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
@@ -184,10 +174,9 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     tensor: (rows, ...), read as (rows, product of the others). Raises ValueError for under 2 axes.
     Saxe et al. 2013, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks".
 
-    Example:
-        >>> w = nn.init.orthogonal_(ta.empty(2, 3))
-        >>> ta.allclose(w @ w.T, ta.eye(2), atol=1e-6)
-        True
+    >>> w = nn.init.orthogonal_(ta.empty(2, 3))
+    >>> ta.allclose(w @ w.T, ta.eye(2), atol=1e-6)
+    True
     """
     if tensor.ndim < 2:
         raise ValueError(f"orthogonal_: shape {tuple(tensor.shape)}; expected two axes at least")
@@ -205,9 +194,8 @@ def eye_(tensor: Tensor) -> Tensor:
 
     Raises ValueError for other than 2 axes.
 
-    Example:
-        >>> nn.init.eye_(ta.empty(2, 2)).tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
+    >>> nn.init.eye_(ta.empty(2, 2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
     """
     if tensor.ndim != 2:
         raise ValueError(f"eye_: shape {tuple(tensor.shape)}; expected a matrix")
@@ -220,9 +208,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
     groups: each group of outputs does so. Raises ValueError for other than 3 to 5 axes, or outputs that do not divide.
 
-    Example:
-        >>> nn.init.dirac_(ta.empty(1, 1, 3)).tolist()
-        [[[0.0, 1.0, 0.0]]]
+    >>> nn.init.dirac_(ta.empty(1, 1, 3)).tolist()
+    [[[0.0, 1.0, 0.0]]]
     """
     if tensor.ndim not in (3, 4, 5) or tensor.shape[0] % groups:
         raise ValueError(
@@ -265,9 +252,8 @@ def calculate_gain(nonlinearity: str, param: Any = None) -> float:
 
     param: the negative slope of "leaky_relu". Raises ValueError for an unknown nonlinearity.
 
-    Example:
-        >>> nn.init.calculate_gain("relu") ** 2
-        2.0000000000000004
+    >>> nn.init.calculate_gain("relu") ** 2
+    2.0000000000000004
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else float(param)

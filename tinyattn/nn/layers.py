@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
+from tinyattn.nn.applied import Applied
 from tinyattn.nn.module import Module, Parameter
-from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
-
-__all__ = [
-    "AlphaDropout", "Bilinear", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Identity", "LayerNorm", "Linear",
-    "LinearGELU",
-]  # fmt: skip
-
-
-# --- with parameters ---
 
 
 class Linear(Module):
@@ -26,9 +18,8 @@ class Linear(Module):
     weight (out_features, in_features) and bias (out_features,) are initialised uniformly in ± 1 / sqrt(in_features);
     bias=False leaves the bias out. Raises RuntimeError for an input of another size.
 
-    Example:
-        >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> nn.Linear(3, 2)(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     weight: Parameter
@@ -39,9 +30,8 @@ class Linear(Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(creation.empty(out_features, in_features, device=device, dtype=dtype))
-        unset = Parameter(creation.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", unset)
+        bias_shape = out_features if bias else None
+        self._add_parameters(device, dtype, weight=(out_features, in_features), bias=bias_shape)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -64,9 +54,8 @@ class LinearGELU(Linear):
 
     Arguments, parameters and shapes as for `Linear`; approximate as for `GELU`. torch.nn has no such layer.
 
-    Example:
-        >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(
@@ -88,7 +77,20 @@ class LinearGELU(Linear):
         return f"{super().extra_repr()}, approximate={self.approximate!r}"
 
 
-class LayerNorm(Module):
+class _Norm(Module):
+    """Base of the normalisations: a weight, ones, and a bias, zeros; each may be absent."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def reset_parameters(self) -> None:
+        """Set weight to one and bias to zero."""
+        for name, value in (("weight", 1.0), ("bias", 0.0)):
+            if getattr(self, name, None) is not None:
+                init.constant_(getattr(self, name), value)
+
+
+class LayerNorm(_Norm):
     """Normalise to mean 0 and variance 1 over the last axes, then scale and shift. As torch.nn.LayerNorm.
 
     normalized_shape: the sizes of these axes. weight, ones, and bias, zeros, have this shape; elementwise_affine=False
@@ -96,13 +98,9 @@ class LayerNorm(Module):
     RuntimeError if that does not end in normalized_shape.
     Ba, Kiros and Hinton 2016, "Layer normalization".
 
-    Example:
-        >>> nn.LayerNorm(3, eps=0.0)(ta.tensor([1.0, 1.0, 4.0]))
-        tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
+    >>> nn.LayerNorm(3, eps=0.0)(ta.tensor([1.0, 1.0, 4.0]))
+    tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
     """
-
-    weight: Parameter | None
-    bias: Parameter | None
 
     def __init__(
         self,
@@ -116,17 +114,9 @@ class LayerNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            unset = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, unset)
+        weight, bias_ = (shape if wanted else None for wanted in (elementwise_affine, elementwise_affine and bias))
+        self._add_parameters(device, dtype, weight=weight, bias=bias_)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set weight to one and bias to zero."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -139,16 +129,13 @@ class LayerNorm(Module):
 # --- without ---
 
 
-class _DropoutNd(Module):
-    """Base of the dropouts."""
+class _DropoutNd(Applied, function=F.dropout):
+    """Base of the dropouts. Raises ValueError for a probability p outside [0, 1]; without effect in evaluation."""
 
-    _function: ClassVar[Any]
-
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p={p}; a probability lies between 0 and 1")
-        self.p, self.inplace = p, inplace
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"{type(self).__name__}: p={self.p}; a probability lies between 0 and 1")
 
     def forward(self, input: Tensor) -> Tensor:
         return self._function(input, self.p, self.training, self.inplace)
@@ -157,62 +144,13 @@ class _DropoutNd(Module):
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class Dropout(_DropoutNd):
-    """In training, zero each element with probability p and scale the rest by 1 / (1 - p). As torch.nn.Dropout.
-
-    Any shape. Raises ValueError for a p outside [0, 1].
-    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting".
-
-    Example:
-        >>> nn.Dropout(0.5).eval()(ta.ones(3)).tolist()
-        [1.0, 1.0, 1.0]
-    """
-
-    _function = staticmethod(F.dropout)
-
-
-class Dropout1d(_DropoutNd):
-    """In training, zero whole channels of (batch, channels, length) with probability p. As torch.nn.Dropout1d.
-
-    Example:
-        >>> nn.Dropout1d(0.5).eval()(ta.ones(1, 3)).tolist()
-        [[1.0, 1.0, 1.0]]
-    """
-
-    _function = staticmethod(F.dropout1d)
-
-
-class Dropout2d(_DropoutNd):
-    """In training, zero whole channels of (batch, channels, h, w) with probability p. As torch.nn.Dropout2d.
-
-    Example:
-        >>> nn.Dropout2d(1.0)(ta.ones(1, 2, 1, 1)).tolist()
-        [[[[0.0]], [[0.0]]]]
-    """
-
-    _function = staticmethod(F.dropout2d)
-
-
-class Dropout3d(_DropoutNd):
-    """In training, zero whole channels of (batch, channels, d, h, w) with probability p. As torch.nn.Dropout3d.
-
-    Example:
-        >>> nn.Dropout3d(1.0)(ta.ones(1, 1, 1, 1, 2)).tolist()
-        [[[[[0.0, 0.0]]]]]
-    """
-
-    _function = staticmethod(F.dropout3d)
-
-
-class AlphaDropout(_DropoutNd):
-    """In training, replace elements by the lower limit of SELU with probability p. As torch.nn.AlphaDropout.
-
-    Example:
-        >>> nn.AlphaDropout(0.5).eval()(ta.ones(3)).tolist()
-        [1.0, 1.0, 1.0]
-    """
-
-    _function = staticmethod(F.alpha_dropout)
+# fmt: off
+class Dropout(_DropoutNd, function=F.dropout): ...
+class Dropout1d(_DropoutNd, function=F.dropout1d): ...
+class Dropout2d(_DropoutNd, function=F.dropout2d): ...
+class Dropout3d(_DropoutNd, function=F.dropout3d): ...
+class AlphaDropout(_DropoutNd, function=F.alpha_dropout): ...
+# fmt: on
 
 
 class Bilinear(Module):
@@ -221,9 +159,8 @@ class Bilinear(Module):
     weight (out_features, in1_features, in2_features) and bias are initialised uniformly in ± 1 / sqrt(in1_features).
     As torch.nn.Bilinear.
 
-    Example:
-        >>> nn.Bilinear(2, 3, 4)(ta.ones(5, 2), ta.ones(5, 3)).shape
-        (5, 4)
+    >>> nn.Bilinear(2, 3, 4)(ta.ones(5, 2), ta.ones(5, 3)).shape
+    (5, 4)
     """
 
     bias: Parameter | None
@@ -240,9 +177,7 @@ class Bilinear(Module):
         super().__init__()
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
         shape = (out_features, in1_features, in2_features)
-        self.weight = Parameter(creation.empty(shape, device=device, dtype=dtype))
-        unset = Parameter(creation.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.register_parameter("bias", unset)
+        self._add_parameters(device, dtype, weight=shape, bias=out_features if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -262,9 +197,8 @@ class Bilinear(Module):
 class Identity(Module):
     """Return the input; all arguments of the constructor are ignored. As torch.nn.Identity.
 
-    Example:
-        >>> nn.Identity(54, unused=True)(ta.ones(2)).tolist()
-        [1.0, 1.0]
+    >>> nn.Identity(54, unused=True)(ta.ones(2)).tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

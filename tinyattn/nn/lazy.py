@@ -16,8 +16,6 @@ from tinyattn.nn.normalization import BatchNorm1d, BatchNorm2d
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyConv1d", "LazyConv2d", "LazyLinear"]
-
 
 class _Lazy(Module):
     """Base of these layers, before the plain one; `_size` names the attribute, `_axis` the input's axis."""

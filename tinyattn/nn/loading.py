@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tinyattn.engine.hooks import RemovableHandle
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.parameter import convert
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
@@ -84,19 +84,68 @@ class Loadable:
         RuntimeError for wrong names or shapes, and then changes nothing (with post-hooks, wrong names are found when
         all else is loaded); TypeError if state_dict is not a mapping.
         """
-        modules = dict(self.named_modules())
+        missing: list[str] = []
+        unexpected: list[str] = []
+        modules, done = dict(self.named_modules()), set()
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)  # hooks may change it
-            for path, module in modules.items():
-                for hook in tuple(module._load_pre_hooks.values()):
-                    hook(state_dict, f"{path}." if path else "", {}, strict, [], [], [])
+            done = self._load_by_themselves(modules, state_dict, strict, missing, unexpected)
         after = [(module, hook) for module in modules.values() for hook in module._load_post_hooks.values()]
-        result = load(state_dict, dict(self._state()), strict and not after, type(self).__name__, assign)
+        own = {name: x for name, x in self._state() if name.rpartition(".")[0] not in done}
+        found = load(state_dict, own, strict and not after, type(self).__name__, assign)
+        result = LoadResult(missing + found.missing_keys, unexpected + found.unexpected_keys)
         for module, hook in after:
             hook(module, result)
         if strict and any(result):
             raise RuntimeError(f"the state does not fit {type(self).__name__}: {result!r}")
         return result
+
+    def _load_by_themselves(
+        self, modules: dict[str, Any], state: dict[str, Any], strict: bool, missing: list[str], unexpected: list[str]
+    ) -> set[str]:
+        """Run the hooks, and the modules that override `_load_from_state_dict`. Takes their names out of `state`, and
+        returns their paths. Raises RuntimeError for what they report."""
+        done, errors = set(), list[str]()
+        for path, module in modules.items():
+            prefix = f"{path}." if path else ""
+            if type(module)._load_from_state_dict is Loadable._load_from_state_dict:
+                module._run_load_hooks(state, prefix, {}, strict, [], [], [])
+                continue
+            module._load_from_state_dict(state, prefix, {}, strict, missing, unexpected, errors)
+            done.add(path)
+            for name in [n for n in state if n.startswith(prefix)]:
+                if name[len(prefix) :].partition(".")[0] not in module._modules:
+                    del state[name]
+        if strict and not any(module._load_post_hooks for module in modules.values()):
+            errors += [f"{n!r} is missing" for n in missing] + [f"{n!r} is unexpected" for n in unexpected]
+        if errors:
+            raise RuntimeError("the state does not fit " + type(self).__name__ + ":\n  " + "\n  ".join(errors))
+        return done
+
+    def _run_load_hooks(self, *args: Any) -> None:
+        for hook in tuple(self._load_pre_hooks.values()):
+            hook(*args)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Copy the values of this module's own tensors, without those below it; a subclass may override it.
+
+        What does not fit is appended to the three lists. As torch.nn.Module._load_from_state_dict.
+        """
+        self._run_load_hooks(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        own = {prefix + name: x for name, x in self._state() if "." not in name}
+        names = [n for n in state_dict if n.startswith(prefix)]
+        below = [n for n in names if n[len(prefix) :].partition(".")[0] in self.__dict__["_modules"]]
+        mine = {n: state_dict[n] for n in names if n in own}
+        missing_keys += [n for n in own if n not in mine]
+        if strict:
+            unexpected_keys += [n for n in names if n not in own and n not in below]
+        try:
+            load(mine, own, False, type(self).__name__)
+        except RuntimeError as error:
+            error_msgs.append(str(error))
 
     def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Call `hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)`

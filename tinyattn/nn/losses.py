@@ -11,13 +11,6 @@ from tinyattn.nn import functional as F
 from tinyattn.nn.applied import Applied
 from tinyattn.ops.synonyms import reduction_of
 
-__all__ = [
-    "BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "GaussianNLLLoss", "HingeEmbeddingLoss",
-    "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss", "MultiLabelMarginLoss",
-    "MultiLabelSoftMarginLoss", "MultiMarginLoss", "NLLLoss", "PoissonNLLLoss", "SmoothL1Loss", "SoftMarginLoss",
-    "TripletMarginLoss",
-]  # fmt: skip
-
 
 class _Loss(Applied, function=F.l1_loss, inputs=2):  # its arguments are those of the losses that others derive from it
     """Base of the losses."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from tinyattn.engine.hooks import RemovableHandle
+from tinyattn.engine.hooks import RemovableHandle, of_every_module
 from tinyattn.engine.modes import module_stack
 from tinyattn.nn.backward_hooks import BackwardHooks
 from tinyattn.nn.loading import Loadable, nearest
 from tinyattn.nn.moving import Movable
 from tinyattn.nn.parameter import Parameter
+from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
 __all__ = ["Module", "Parameter", "RemovableHandle"]
@@ -22,19 +23,18 @@ class Module(Movable, Loadable):
     A subclass calls `super().__init__()`, assigns Parameters and Modules to attributes, and defines `forward`;
     calling the module runs it. All iteration is in the order of assignment.
 
-    Example:
-        >>> class Scale(ta.nn.Module):
-        ...     def __init__(self, size):
-        ...         super().__init__()
-        ...         self.factor = ta.nn.Parameter(ta.ones(size))
-        ...
-        ...     def forward(self, x):
-        ...         return x * self.factor
-        >>> scale = Scale(2)
-        >>> scale(ta.tensor([3.0, 4.0])).tolist()
-        [3.0, 4.0]
-        >>> scale.state_dict()
-        {'factor': tensor([1., 1.])}
+    >>> class Scale(ta.nn.Module):
+    ...     def __init__(self, size):
+    ...         super().__init__()
+    ...         self.factor = ta.nn.Parameter(ta.ones(size))
+    ...
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> scale = Scale(2)
+    >>> scale(ta.tensor([3.0, 4.0])).tolist()
+    [3.0, 4.0]
+    >>> scale.state_dict()
+    {'factor': tensor([1., 1.])}
     """
 
     training: bool
@@ -122,6 +122,12 @@ class Module(Movable, Loadable):
         Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Parameter.
         """
         self._add("_parameters", name, param)
+
+    def _add_parameters(self, device: Any, dtype: Any, **shapes: Any) -> None:
+        """Add parameters of these shapes by name, without values; None in place of a shape: an absent one."""
+        for name, shape in shapes.items():
+            unset = None if shape is None else Parameter(creation.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name, unset)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that is part of the state but not trained; persistent=False leaves it out of state_dict.
@@ -318,22 +324,26 @@ class Module(Movable, Loadable):
             module_stack.reset(token)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not (self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
+        own = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
+        if not own and not any(of_every_module.values()):
             return self.forward(*args, **kwargs)
-        for hook, with_kwargs in tuple(self._forward_pre_hooks.values()):
+        for hook, with_kwargs in self._hooks("_forward_pre_hooks"):
             if with_kwargs:
                 args, kwargs = hook(self, args, kwargs) or (args, kwargs)
             elif (changed := hook(self, args)) is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        around = None
-        if self._backward_hooks or self._backward_pre_hooks:
-            around = BackwardHooks(self, self._backward_pre_hooks.values(), self._backward_hooks.values())
+        around, before, after = None, self._hooks("_backward_pre_hooks"), self._hooks("_backward_hooks")
+        if before or after:
+            around = BackwardHooks(self, before, after)
             args = around.enter(args)
         output = self.forward(*args, **kwargs)
-        for hook, with_kwargs in tuple(self._forward_hooks.values()):
+        for hook, with_kwargs in self._hooks("_forward_hooks"):
             changed = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
             output = output if changed is None else changed
         return around.leave(output) if around else output
+
+    def _hooks(self, registry: str) -> tuple[Any, ...]:
+        return (*of_every_module[registry].values(), *self.__dict__[registry].values())
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False

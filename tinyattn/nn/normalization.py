@@ -5,33 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tinyattn.nn import functional as F
-from tinyattn.nn import init
-from tinyattn.nn.module import Module, Parameter
+from tinyattn.nn.layers import _Norm
 from tinyattn.nn.parallel import in_later_share
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
-
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "RMSNorm"]
-
-
-class _Norm(Module):
-    """A layer with a weight, ones, and a bias, zeros."""
-
-    weight: Parameter | None
-    bias: Parameter | None
-
-    def _affine(self, shape: Any, affine: bool, bias: bool, device: Any, dtype: Any) -> None:
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            made = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, made)
-
-    def reset_parameters(self) -> None:
-        """Set weight to one and bias to zero."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        bias = getattr(self, "bias", None)
-        if bias is not None:
-            init.zeros_(bias)
 
 
 class _NormBase(_Norm):
@@ -56,7 +33,8 @@ class _NormBase(_Norm):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self._affine(num_features, affine, True, device, dtype)
+        shape = num_features if affine else None
+        self._add_parameters(device, dtype, weight=shape, bias=shape)
         for name, fill in (("running_mean", creation.zeros), ("running_var", creation.ones)):
             self.register_buffer(name, fill(num_features, device=device, dtype=dtype) if track_running_stats else None)
         count = creation.zeros((), device=device, dtype="int64") if track_running_stats else None
@@ -117,9 +95,8 @@ class BatchNorm2d(_BatchNorm):
     unless track_running_stats=False. Inside DataParallel every share is normalised by its own statistics, and the first
     share moves the running ones. Raises ValueError for other axes. Ioffe and Szegedy 2015, "Batch normalization".
 
-    Example:
-        >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
+    >>> nn.BatchNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
     """
 
     ndims = (4,)
@@ -128,12 +105,21 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm1d(_BatchNorm):
     """Normalise each channel of (n, num_features) or (n, num_features, length). As torch.nn.BatchNorm1d.
 
-    Example:
-        >>> nn.BatchNorm1d(3)(ta.ones(2, 3)).shape
-        (2, 3)
+    >>> nn.BatchNorm1d(3)(ta.ones(2, 3)).shape
+    (2, 3)
     """
 
     ndims = (2, 3)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Normalise each channel of (n, num_features, d, h, w) over the batch. As BatchNorm2d, and torch.nn.BatchNorm3d.
+
+    >>> nn.BatchNorm3d(3)(ta.ones(2, 3, 4, 4, 4)).shape
+    (2, 3, 4, 4, 4)
+    """
+
+    ndims = (5,)
 
 
 class _InstanceNorm(_NormBase):
@@ -168,9 +154,8 @@ class InstanceNorm2d(_InstanceNorm):
 
     affine and track_running_stats are False by default. An input without the batch is normalised too.
 
-    Example:
-        >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
-        (2, 3, 4, 4)
+    >>> nn.InstanceNorm2d(3)(ta.ones(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
     """
 
     ndims = (3, 4)
@@ -179,9 +164,8 @@ class InstanceNorm2d(_InstanceNorm):
 class InstanceNorm1d(_InstanceNorm):
     """Normalise each channel of each sample of (n, num_features, length). As torch.nn.InstanceNorm1d.
 
-    Example:
-        >>> nn.InstanceNorm1d(3)(ta.ones(2, 3, 4)).shape
-        (2, 3, 4)
+    >>> nn.InstanceNorm1d(3)(ta.ones(2, 3, 4)).shape
+    (2, 3, 4)
     """
 
     ndims = (2, 3)
@@ -192,9 +176,8 @@ class GroupNorm(_Norm):
 
     Raises ValueError if num_groups does not divide num_channels. Wu and He 2018, "Group normalization".
 
-    Example:
-        >>> nn.GroupNorm(2, 4)(ta.ones(2, 4, 3, 3)).shape
-        (2, 4, 3, 3)
+    >>> nn.GroupNorm(2, 4)(ta.ones(2, 4, 3, 3)).shape
+    (2, 4, 3, 3)
     """
 
     def __init__(
@@ -210,7 +193,8 @@ class GroupNorm(_Norm):
         if num_groups < 1 or num_channels % num_groups:
             raise ValueError(f"GroupNorm: num_groups={num_groups} must divide num_channels={num_channels}")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self._affine(num_channels, affine, True, device, dtype)
+        shape = num_channels if affine else None
+        self._add_parameters(device, dtype, weight=shape, bias=shape)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -224,9 +208,8 @@ class GroupNorm(_Norm):
 class RMSNorm(_Norm):
     """Divide the last axes by their root mean square, then scale. As torch.nn.RMSNorm; eps as F.rms_norm.
 
-    Example:
-        >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
-        [1.0, 1.0]
+    >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
+    [1.0, 1.0]
     """
 
     def __init__(
@@ -240,8 +223,7 @@ class RMSNorm(_Norm):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        weight = Parameter(creation.empty(shape, device=device, dtype=dtype)) if elementwise_affine else None
-        self.register_parameter("weight", weight)
+        self._add_parameters(device, dtype, weight=shape if elementwise_affine else None)
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.cores import available_workers
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import operation
-from tinyattn.engine.threads import available_workers, side_by_side
+from tinyattn.engine.threads import side_by_side
 from tinyattn.nn.distributed import DistributedDataParallel
 from tinyattn.nn.module import Module
 from tinyattn.random import Generator, Streams
@@ -49,10 +50,9 @@ class DataParallel(Module):
     Raises TypeError for arguments without a batch and for outputs of other types, ValueError for different batch sizes
     and for workers below 1. An error in a worker is raised here, that of the first share first.
 
-    Example:
-        >>> net = nn.DataParallel(nn.Linear(3, 2), workers=2)
-        >>> net(ta.ones(5, 3)).shape
-        (5, 2)
+    >>> net = nn.DataParallel(nn.Linear(3, 2), workers=2)
+    >>> net(ta.ones(5, 3)).shape
+    (5, 2)
     """
 
     def __init__(self, module: Module, workers: int | None = None) -> None:

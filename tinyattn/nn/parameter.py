@@ -7,8 +7,6 @@ from typing import Any
 from tinyattn.ops.creation import as_tensor
 from tinyattn.tensors import Tensor
 
-__all__ = ["Parameter"]
-
 
 class Parameter(Tensor):
     """A tensor that a module trains: assigning it to an attribute of a Module registers it there.
@@ -17,11 +15,10 @@ class Parameter(Tensor):
     A Parameter may have further attributes (`p.no_decay = True`), which copies and pickles keep.
     As torch.nn.Parameter.
 
-    Example:
-        >>> layer = ta.nn.Module()
-        >>> layer.scale = ta.nn.Parameter([1.0, 2.0])
-        >>> [name for name, _ in layer.named_parameters()]
-        ['scale']
+    >>> layer = ta.nn.Module()
+    >>> layer.scale = ta.nn.Parameter([1.0, 2.0])
+    >>> [name for name, _ in layer.named_parameters()]
+    ['scale']
     """
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:

@@ -14,9 +14,13 @@ from tinyattn.nn.utils.rnn import PackedSequence, lengths_of, places, spread
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
-
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
+
+
+def _nonlinearity(name: str, given: str) -> str:
+    if given not in ("tanh", "relu"):
+        raise ValueError(f"{name}: nonlinearity={given!r}; expected 'tanh' or 'relu'")
+    return given
 
 
 class _Recurrence(Module):
@@ -31,9 +35,8 @@ class _Recurrence(Module):
         shapes = {"weight_ih": (rows, size), "weight_hh": (rows, self.hidden_size), "bias_ih": rows, "bias_hh": rows}
         for name, shape in shapes.items():
             wanted = self.bias or name.startswith("weight")
-            parameter = Parameter(creation.empty(shape, device=device, dtype=dtype)) if wanted else None
             if wanted or not suffix:  # only cells have the names of absent ones, as in PyTorch
-                self.register_parameter(name + suffix, parameter)
+                self._add_parameters(device, dtype, **{name + suffix: shape if wanted else None})
 
     def reset_parameters(self) -> None:
         """Draw new initial values, uniformly in ± 1 / sqrt(hidden_size)."""
@@ -79,26 +82,27 @@ class _Recurrence(Module):
 class _Layers(_Recurrence):
     """Several recurrences over sequences, one on the outputs of the other, in one or both directions."""
 
+    mode: str
+
     def __init__(
-        self, kind: str, mode: str, input_size: int, hidden_size: int, num_layers: int, bias: bool, batch_first: bool,
-        dropout: float, bidirectional: bool, proj_size: int, device: Any, dtype: Any,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if input_size <= 0 or hidden_size <= 0 or num_layers <= 0:
             sizes = f"input_size={input_size}, hidden_size={hidden_size}, num_layers={num_layers}"
-            raise ValueError(f"{mode}: {sizes}; expected positive numbers")
+            raise ValueError(f"{self.mode}: {sizes}; expected positive numbers")
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise ValueError(f"{mode}: dropout={dropout}; a probability lies between 0 and 1")
-        if proj_size and kind != "lstm":
-            raise ValueError(f"{mode}: proj_size={proj_size}; only an LSTM may have projections")
+            raise ValueError(f"{self.mode}: dropout={dropout}; a probability lies between 0 and 1")
+        if proj_size and self.kind != "lstm":
+            raise ValueError(f"{self.mode}: proj_size={proj_size}; only an LSTM may have projections")
         if proj_size:
             raise NotImplementedError(f"LSTM: proj_size={proj_size} is not supported; put a Linear after the LSTM")
         if dropout and num_layers == 1:
-            warnings.warn(
-                f"{mode}: dropout={dropout} acts between layers, and num_layers=1 has none between", stacklevel=3
-            )
-        self.kind, self.mode, self.input_size, self.hidden_size = kind, mode, input_size, hidden_size
-        self.num_layers, self.bias, self.batch_first, self.dropout = num_layers, bias, batch_first, float(dropout)
+            text = f"{self.mode}: dropout={dropout} acts between layers, and num_layers=1 has none between"
+            warnings.warn(text, stacklevel=3 if isinstance(self, RNN) else 2)
+        self.input_size, self.hidden_size, self.num_layers, self.bias = input_size, hidden_size, num_layers, bias
+        self.batch_first, self.dropout = batch_first, float(dropout)
         self.bidirectional, self.proj_size = bidirectional, proj_size
         for layer, suffix in self._steps():
             size = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
@@ -193,24 +197,20 @@ class RNN(_Layers):
     dropout: between layers. bidirectional: a second recurrence runs backward; the outputs are joined. Raises
     ValueError for another nonlinearity or sizes that are not positive.
 
-    Example:
-        >>> out, h = nn.RNN(4, 8, num_layers=2, batch_first=True)(ta.randn(3, 5, 4))
-        >>> out.shape, h.shape
-        ((3, 5, 8), (2, 3, 8))
+    >>> out, h = nn.RNN(4, 8, num_layers=2, batch_first=True)(ta.randn(3, 5, 4))
+    >>> out.shape, h.shape
+    ((3, 5, 8), (2, 3, 8))
     """
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", bias: bool = True,
-        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None,
-        dtype: Any = None, proj_size: int = 0,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
+        device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNN: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
-        super().__init__(
-            nonlinearity, f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers, bias, batch_first,
-            dropout, bidirectional, proj_size, device, dtype,
-        )  # fmt: skip
-        self.nonlinearity = nonlinearity
+        self.kind = self.nonlinearity = _nonlinearity("RNN", nonlinearity)
+        self.mode = f"RNN_{nonlinearity.upper()}"
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
 
 class LSTM(_Layers):
@@ -219,46 +219,33 @@ class LSTM(_Layers):
     The states are a pair (h, c). Raises NotImplementedError for a proj_size, ValueError for sizes that are not
     positive.
 
-    Example:
-        >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
-        >>> out.shape, h.shape, c.shape
-        ((5, 3, 16), (2, 3, 8), (2, 3, 8))
+    >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
+    >>> out.shape, h.shape, c.shape
+    ((5, 3, 16), (2, 3, 8), (2, 3, 8))
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            "lstm", "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype,
-        )  # fmt: skip
+    kind, mode = "lstm", "LSTM"
 
 
 class GRU(_Layers):
     """Run gated recurrent units over sequences; arguments as RNN. As torch.nn.GRU (Cho et al. 2014).
 
-    Example:
-        >>> out, h = nn.GRU(4, 8)(ta.randn(5, 3, 4))
-        >>> out.shape, h.shape
-        ((5, 3, 8), (1, 3, 8))
+    >>> out, h = nn.GRU(4, 8)(ta.randn(5, 3, 4))
+    >>> out.shape, h.shape
+    ((5, 3, 8), (1, 3, 8))
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
-        dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None, proj_size: int = 0,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            "gru", "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype,
-        )  # fmt: skip
+    kind, mode = "gru", "GRU"
 
 
 class _Cell(_Recurrence):
     """Base of the cells, each one step of a recurrent network."""
 
-    def _build(self, kind: str, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any) -> None:
-        self.kind, self.input_size, self.hidden_size, self.bias = kind, input_size, hidden_size, bias
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         self._add_step("", input_size, device, dtype)
         self.reset_parameters()
 
@@ -281,48 +268,34 @@ class RNNCell(_Cell):
 
     Raises ValueError for a nonlinearity other than "tanh" and "relu".
 
-    Example:
-        >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
-        (3, 8)
+    >>> nn.RNNCell(4, 8)(ta.randn(3, 4)).shape
+    (3, 8)
     """
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
         dtype: Any = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNNCell: nonlinearity={nonlinearity!r}; expected 'tanh' or 'relu'")
-        self.nonlinearity = nonlinearity
-        self._build(nonlinearity, input_size, hidden_size, bias, device, dtype)
+        self.kind = self.nonlinearity = _nonlinearity("RNNCell", nonlinearity)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
 
 
 class LSTMCell(_Cell):
     """One step of an LSTM: input and (h, c) -> (h, c), each (batch, hidden_size). As torch.nn.LSTMCell.
 
-    Example:
-        >>> h, c = nn.LSTMCell(4, 8)(ta.randn(3, 4))
-        >>> h.shape, c.shape
-        ((3, 8), (3, 8))
+    >>> h, c = nn.LSTMCell(4, 8)(ta.randn(3, 4))
+    >>> h.shape, c.shape
+    ((3, 8), (3, 8))
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self._build("lstm", input_size, hidden_size, bias, device, dtype)
+    kind = "lstm"
 
 
 class GRUCell(_Cell):
     """One step of a GRU: (batch, input_size) -> (batch, hidden_size). As torch.nn.GRUCell.
 
-    Example:
-        >>> nn.GRUCell(4, 8)(ta.randn(3, 4), ta.zeros(3, 8)).shape
-        (3, 8)
+    >>> nn.GRUCell(4, 8)(ta.randn(3, 4), ta.zeros(3, 8)).shape
+    (3, 8)
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self._build("gru", input_size, hidden_size, bias, device, dtype)
+    kind = "gru"

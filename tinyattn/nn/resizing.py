@@ -10,72 +10,45 @@ from tinyattn.nn.module import Module
 from tinyattn.tensors import Tensor
 
 
-class Flatten(Module):
+def _flatten(input: Tensor, start_dim: int = 1, end_dim: int = -1) -> Tensor:
+    return input.flatten(start_dim, end_dim)
+
+
+class Flatten(Applied, function=_flatten):
     """Merge the axes from start_dim to end_dim into one. As torch.nn.Flatten.
 
     Raises IndexError for an axis that the input does not have.
 
-    Example:
-        >>> nn.Flatten()(ta.ones(2, 3, 4)).shape
-        (2, 12)
+    >>> nn.Flatten()(ta.ones(2, 3, 4)).shape
+    (2, 12)
     """
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
 
-    def forward(self, input: Tensor) -> Tensor:
-        return input.flatten(self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+def _unflatten(input: Tensor, dim: int, unflattened_size: Any) -> Tensor:
+    return input.unflatten(dim, unflattened_size)
 
 
-class Unflatten(Module):
+class Unflatten(Applied, function=_unflatten):
     """Split axis `dim` into axes of the sizes `unflattened_size`, of which one may be -1. As torch.nn.Unflatten.
 
-    Example:
-        >>> nn.Unflatten(1, (2, 3))(ta.ones(5, 6)).shape
-        (5, 2, 3)
+    >>> nn.Unflatten(1, (2, 3))(ta.ones(5, 6)).shape
+    (5, 2, 3)
     """
 
-    def __init__(self, dim: int, unflattened_size: Any) -> None:
-        super().__init__()
-        self.dim, self.unflattened_size = dim, unflattened_size
 
-    def forward(self, input: Tensor) -> Tensor:
-        return input.unflatten(self.dim, self.unflattened_size)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
-
-
-class Upsample(Module):
+class Upsample(Applied, function=F.interpolate):
     """Resize images by `F.interpolate`: (batch, channels, *sizes) -> (batch, channels, *size). As torch.nn.Upsample.
 
-    Example:
-        >>> nn.Upsample(scale_factor=2)(ta.ones(1, 1, 2, 3)).shape
-        (1, 1, 4, 6)
+    >>> nn.Upsample(scale_factor=2)(ta.ones(1, 1, 2, 3)).shape
+    (1, 1, 4, 6)
     """
 
-    def __init__(
-        self,
-        size: Any = None,
-        scale_factor: Any = None,
-        mode: str = "nearest",
-        align_corners: bool | None = None,
-        recompute_scale_factor: bool | None = None,
-    ) -> None:
-        super().__init__()
-        self.size, self.mode, self.align_corners = size, mode, align_corners
-        many = isinstance(scale_factor, tuple | list)
-        self.scale_factor = tuple(map(float, scale_factor)) if many else scale_factor and float(scale_factor)
-        self.recompute_scale_factor = recompute_scale_factor
+    scale_factor: Any
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(
-            input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        factor, many = self.scale_factor, isinstance(self.scale_factor, tuple | list)
+        self.scale_factor = tuple(map(float, factor)) if many else factor and float(factor)
 
     def extra_repr(self) -> str:
         size = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
@@ -85,9 +58,8 @@ class Upsample(Module):
 class UpsamplingNearest2d(Upsample):
     """`Upsample` with mode="nearest". As torch.nn.UpsamplingNearest2d.
 
-    Example:
-        >>> nn.UpsamplingNearest2d(scale_factor=2)(ta.ones(1, 1, 1, 1)).tolist()
-        [[[[1.0, 1.0], [1.0, 1.0]]]]
+    >>> nn.UpsamplingNearest2d(scale_factor=2)(ta.ones(1, 1, 1, 1)).tolist()
+    [[[[1.0, 1.0], [1.0, 1.0]]]]
     """
 
     def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
@@ -97,9 +69,8 @@ class UpsamplingNearest2d(Upsample):
 class UpsamplingBilinear2d(Upsample):
     """`Upsample` with mode="bilinear" and align_corners=True. As torch.nn.UpsamplingBilinear2d.
 
-    Example:
-        >>> nn.UpsamplingBilinear2d(size=(1, 3))(ta.tensor([[[[0.0, 2.0]]]])).tolist()
-        [[[[0.0, 1.0, 2.0]]]]
+    >>> nn.UpsamplingBilinear2d(size=(1, 3))(ta.tensor([[[[0.0, 2.0]]]])).tolist()
+    [[[[0.0, 1.0, 2.0]]]]
     """
 
     def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
@@ -181,23 +152,6 @@ class PairwiseDistance(_Distance, function=F.pairwise_distance, inputs=2): ...
 # fmt: on
 
 
-class LocalResponseNorm(Module):
-    """Divide by a power of the mean square of `size` channels. As torch.nn.LocalResponseNorm, F.local_response_norm.
-
-    Example:
-        >>> nn.LocalResponseNorm(2)(ta.ones(1, 3, 4, 4)).shape
-        (1, 3, 4, 4)
-    """
-
-    def __init__(self, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> None:
-        super().__init__()
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
-
+class LocalResponseNorm(Applied, function=F.local_response_norm, example=(2,)):
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
-
-
-__all__ = [name for name, value in globals().items() if isinstance(value, type) and value.__module__ == __name__]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyattn import ops
-from tinyattn.engine.modes import is_grad_enabled
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
 from tinyattn.nn.activations import GELU, ReLU
@@ -18,10 +18,6 @@ from tinyattn.nn.module import Module
 from tinyattn.ops import creation
 from tinyattn.tensors import Tensor
 
-__all__ = [
-    "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
-]  # fmt: skip
-
 
 def _activation(given: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -30,19 +26,10 @@ def _activation(given: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], T
     return given if callable(given) else known[given]
 
 
-class TransformerEncoderLayer(Module):
-    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
+class _Layer(Module):
+    """Base of the encoder's and the decoder's layer: attention, to the encoder's output too if `_looks`, and an MLP."""
 
-    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
-    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
-    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
-    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
-
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
-        >>> layer(ta.randn(3, 5, 8)).shape
-        (3, 5, 8)
-    """
+    _looks = False
 
     def __init__(
         self,
@@ -59,17 +46,45 @@ class TransformerEncoderLayer(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, device=device, dtype=dtype
-        )
-        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
+        options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        for name in ("self_attn", "multihead_attn") if self._looks else ("self_attn",):
+            attention = MultiheadAttention(d_model, nhead, dropout=dropout, batch_first=batch_first, **options)
+            self.add_module(name, attention)
+        self.linear1 = Linear(d_model, dim_feedforward, **options)
         self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, **options)
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
-        self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
+        parts = range(1, 4 if self._looks else 3)
+        for i in parts:
+            self.add_module(f"norm{i}", LayerNorm(d_model, layer_norm_eps, **options))
+        for i in parts:
+            self.add_module(f"dropout{i}", Dropout(dropout))
         self.activation = _activation(activation)
+
+    def _through(self, x: Tensor, *parts: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run x through the parts and the MLP, each with a dropout, a residual, and a layer norm before or after."""
+
+        def feed(x: Tensor) -> Tensor:
+            return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+        for i, part in enumerate((*parts, feed), 1):
+            norm, dropout = getattr(self, f"norm{i}"), getattr(self, f"dropout{i}")
+            x = x + dropout(part(norm(x))) if self.norm_first else norm(x + dropout(part(x)))
+        return x
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention, then two linear layers on each token, each part with a residual and a layer norm.
+
+    d_model, nhead: embed_dim and num_heads of the attention. dim_feedforward: features between the two linear
+    layers. dropout: of the attention weights, between the linear layers and of both outputs. activation: "relu",
+    "gelu" or a function of a tensor. norm_first: normalise before each part instead of after. Other arguments as
+    MultiheadAttention. Raises ValueError for another activation. As torch.nn.TransformerEncoderLayer.
+
+    >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+    >>> layer(ta.randn(3, 5, 8)).shape
+    (3, 5, 8)
+    """
 
     def forward(
         self,
@@ -83,29 +98,31 @@ class TransformerEncoderLayer(Module):
 
         def attend(x: Tensor) -> Tensor:
             options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
-            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **options)[0])
+            return self.self_attn(x, x, x, need_weights=False, **options)[0]
 
-        def feed(x: Tensor) -> Tensor:
-            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-        if self.norm_first:
-            x = src + attend(self.norm1(src))
-            return x + feed(self.norm2(x))
-        x = self.norm1(src + attend(src))
-        return self.norm2(x + feed(x))
+        return self._through(src, attend)
 
 
-class TransformerEncoder(Module):
+class _Stack(Module):
+    """Base of the encoder and the decoder: copies of a layer, one after the other, and a last norm."""
+
+    def __init__(self, layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+        self.num_layers = num_layers
+        self.add_module("norm", norm)
+
+
+class TransformerEncoder(_Stack):
     """num_layers copies of an encoder layer, one after the other, then `norm` if given.
 
     The copies start with equal parameters. As torch.nn.TransformerEncoder, with its zeros at padded tokens: in
     evaluation without gradients, for padding at the end only and no mask, unless enable_nested_tensor=False.
     mask_check=False: the padding is not checked to be at the end.
 
-    Example:
-        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
-        >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
-        (3, 5, 8)
+    >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+    >>> nn.TransformerEncoder(layer, num_layers=3)(ta.randn(3, 5, 8)).shape
+    (3, 5, 8)
     """
 
     def __init__(
@@ -116,10 +133,7 @@ class TransformerEncoder(Module):
         enable_nested_tensor: bool = True,
         mask_check: bool = True,
     ) -> None:
-        super().__init__()
-        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
-        self.num_layers = num_layers
-        self.add_module("norm", norm)
+        super().__init__(encoder_layer, num_layers, norm)
         self.enable_nested_tensor, self.mask_check = enable_nested_tensor, mask_check
         self.use_nested_tensor = enable_nested_tensor and _is_plain(encoder_layer)
 
@@ -155,44 +169,18 @@ def _is_plain(layer: Any) -> bool:
     return is_known and attention.batch_first and attention.in_proj_bias is not None and attention.num_heads % 2 == 0
 
 
-class TransformerDecoderLayer(Module):
+class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to the encoder's output, then two linear layers on each token.
 
     Each part has a residual and a layer norm. Arguments and errors as TransformerEncoderLayer. As
     torch.nn.TransformerDecoderLayer.
 
-    Example:
-        >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
-        >>> layer(ta.randn(3, 5, 8), ta.randn(3, 7, 8)).shape
-        (3, 5, 8)
+    >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+    >>> layer(ta.randn(3, 5, 8), ta.randn(3, 7, 8)).shape
+    (3, 5, 8)
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = F.relu,
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        options = {"dropout": dropout, "bias": bias, "batch_first": batch_first, "device": device, "dtype": dtype}
-        self.self_attn = MultiheadAttention(d_model, nhead, **options)
-        self.multihead_attn = MultiheadAttention(d_model, nhead, **options)
-        self.linear1 = Linear(d_model, dim_feedforward, bias, device, dtype)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype)
-        self.norm_first = norm_first
-        norms = [LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype) for _ in range(3)]
-        self.norm1, self.norm2, self.norm3 = norms
-        self.dropout1, self.dropout2, self.dropout3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
-        self.activation = _activation(activation)
+    _looks = True
 
     def forward(
         self,
@@ -209,40 +197,27 @@ class TransformerDecoderLayer(Module):
 
         def attend(x: Tensor) -> Tensor:
             masks = {"attn_mask": tgt_mask, "key_padding_mask": tgt_key_padding_mask, "is_causal": tgt_is_causal}
-            return self.dropout1(self.self_attn(x, x, x, need_weights=False, **masks)[0])
+            return self.self_attn(x, x, x, need_weights=False, **masks)[0]
 
         def look(x: Tensor) -> Tensor:
-            return self.dropout2(
-                self.multihead_attn(
-                    x, memory, memory, memory_key_padding_mask, False, memory_mask, is_causal=memory_is_causal
-                )[0]
-            )
+            masks = (memory_key_padding_mask, False, memory_mask)
+            return self.multihead_attn(x, memory, memory, *masks, is_causal=memory_is_causal)[0]
 
-        def feed(x: Tensor) -> Tensor:
-            return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-        x = tgt
-        for part, norm in ((attend, self.norm1), (look, self.norm2), (feed, self.norm3)):
-            x = x + part(norm(x)) if self.norm_first else norm(x + part(x))
-        return x
+        return self._through(tgt, attend, look)
 
 
-class TransformerDecoder(Module):
+class TransformerDecoder(_Stack):
     """num_layers copies of a decoder layer, one after the other, then `norm` if given.
 
     The copies start with equal parameters. As torch.nn.TransformerDecoder.
 
-    Example:
-        >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16)
-        >>> nn.TransformerDecoder(layer, num_layers=2)(ta.randn(5, 3, 8), ta.randn(7, 3, 8)).shape
-        (5, 3, 8)
+    >>> layer = nn.TransformerDecoderLayer(8, nhead=2, dim_feedforward=16)
+    >>> nn.TransformerDecoder(layer, num_layers=2)(ta.randn(5, 3, 8), ta.randn(7, 3, 8)).shape
+    (5, 3, 8)
     """
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
-        super().__init__()
-        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
-        self.num_layers = num_layers
-        self.add_module("norm", norm)
+        super().__init__(decoder_layer, num_layers, norm)
 
     def forward(
         self,
@@ -274,10 +249,9 @@ class Transformer(Module):
 
     Other arguments as TransformerEncoderLayer. Matrices are initialised by xavier_uniform_.
 
-    Example:
-        >>> model = nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=16)
-        >>> model(ta.randn(7, 3, 8), ta.randn(5, 3, 8)).shape
-        (5, 3, 8)
+    >>> model = nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=16)
+    >>> model(ta.randn(7, 3, 8), ta.randn(5, 3, 8)).shape
+    (5, 3, 8)
     """
 
     def __init__(

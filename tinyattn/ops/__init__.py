@@ -10,7 +10,6 @@ from tinyattn.ops.assembling import (
     hsplit, kron, rot90, select_scatter, slice_scatter, trapezoid, trapz, vander, vsplit,
 )  # fmt: skip
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
-from tinyattn.ops.batch_normalization import batch_norm, group_norm, instance_norm, rms_norm
 from tinyattn.ops.choices import (
     bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift, bitwise_xor, clamp, eq, ge, gt,
     isfinite, le, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, ne, where,
@@ -36,7 +35,8 @@ from tinyattn.ops.elementwise import (
     sin, sqrt, square, sub, tanh,
 )  # fmt: skip
 from tinyattn.ops.extremes import amax, amin, argmax, argmin, max, min
-from tinyattn.ops.factors import as_strided
+from tinyattn.ops.factors import inv as inverse
+from tinyattn.ops.factors import matrix_exp
 from tinyattn.ops.formulas import (
     copysign, deg2rad, fmax, fmin, heaviside, isneginf, isposinf, logaddexp, logaddexp2, rad2deg, sgn, signbit, sinc,
     xlogy,
@@ -61,7 +61,7 @@ from tinyattn.ops.order import (
 )  # fmt: skip
 from tinyattn.ops.quantiles import kthvalue, mode, nanmedian, nanquantile, quantile, unique_consecutive
 from tinyattn.ops.rearranging import (
-    column_stack, diag, diag_embed, diagonal, dstack, fliplr, flipud, hstack, meshgrid, moveaxis, narrow,
+    as_strided, column_stack, diag, diag_embed, diagonal, dstack, fliplr, flipud, hstack, meshgrid, moveaxis, narrow,
     repeat_interleave, row_stack, select, swapaxes, swapdims, tensor_split, tile, trace, unflatten, vstack,
 )  # fmt: skip
 from tinyattn.ops.scans import cummax, cummin, logcumsumexp
@@ -71,7 +71,7 @@ from tinyattn.ops.scattering import (
 )  # fmt: skip
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
-from tinyattn.ops.normalization import layer_norm
+from tinyattn.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from tinyattn.ops.pooling import (
     adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d, avg_pool1d, avg_pool2d,
     max_pool1d, max_pool2d,

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from tinyattn import random
-from tinyattn.engine.modes import Mode, is_grad_enabled
+from tinyattn.engine.modes import Mode
 from tinyattn.engine.operation import operation
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor, recording_namespace
+from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout
 from tinyattn.ops.promotion import opmath
+from tinyattn.ops.rearranging import repeat_interleave
 
 
 def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
@@ -276,7 +278,7 @@ def scaled_dot_product_attention(
     _check_shapes(query, key, value, enable_gqa)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
-        key, value = (_repeat_heads(x, groups) for x in (key, value))
+        key, value = (repeat_interleave(x, groups, -3) for x in (key, value))
     if is_causal and attn_mask is not None:
         raise ValueError("attention: give attn_mask or is_causal=True, not both")
     mask, allowed = _mask(attn_mask, query, key)
@@ -350,12 +352,3 @@ def _check_mask(mask: Tensor, query: Tensor, key: Tensor) -> None:
         raise RuntimeError(
             f"attention: attn_mask {tuple(mask.shape)} does not broadcast to the scores {scores}, (..., queries, keys)"
         )
-
-
-def _repeat_heads(x: Tensor, groups: int) -> Tensor:
-    *ahead, heads, tokens, dim = x.shape
-    return (
-        x.reshape(*ahead, heads, 1, tokens, dim)
-        .expand(*ahead, heads, groups, tokens, dim)
-        .reshape(*ahead, heads * groups, tokens, dim)
-    )

@@ -11,7 +11,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
-from tinyattn.ops.promotion import comparable, modular, operand, same_type
+from tinyattn.ops.promotion import comparable, modular, operand, present, same_type
 
 
 def _share(xp: Any, g: Any, lost: Any, ties: Any) -> Any:
@@ -62,16 +62,11 @@ _clamp = Operation(
     name="clamp",
     traits="maps clamps",
     fresh=True,
-    promote=lambda x, min, max: _promote_present(x, min, max),
+    promote=present,
     x=lambda xp, g, x, min, max: xp.where(_within(xp, x, min, max), g, 0.0),
     min=lambda xp, g, x, min, max: xp.where(x < min if max is None else xp.logical_and(x < min, min < max), g, 0.0),
     max=lambda xp, g, x, min, max: xp.where(x > max if min is None else xp.logical_or(x > max, max < min), g, 0.0),
 )
-
-
-def _promote_present(*inputs: Any) -> Any:
-    aligned = iter(same_type(*(x for x in inputs if x is not None)))
-    return [None if x is None else next(aligned) for x in inputs]
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -185,34 +180,30 @@ gt = _compare("gt", "is above", lambda xp, a, b: a > b)
 ge = _compare("ge", "is at least", lambda xp, a, b: a >= b)
 
 
-@operation()
-def logical_not(xp: Any, x: Any) -> Any:
-    """Return where the input is zero or False, as booleans. As torch.logical_not.
+def _logic(name: str, words: str, call: str, found: str, forward: Callable[..., Any]) -> Operation:
+    doc = f"""Return where {words}, as booleans. As torch.{name}.
 
-    >>> ta.logical_not(ta.tensor([True, False])).tolist()
-    [False, True]
+    >>> ta.{name}({call}).tolist()
+    {found}
     """
-    return xp.logical_not(x)
+    return Operation(forward, name=name, doc=doc)
 
 
-@operation()
-def logical_and(xp: Any, a: Any, b: Any) -> Any:
-    """Return where both are nonzero, elementwise and broadcast, as booleans. As torch.logical_and.
-
-    >>> ta.logical_and(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
-    [True, False, False]
-    """
-    return xp.logical_and(a, b)
-
-
-@operation()
-def logical_or(xp: Any, a: Any, b: Any) -> Any:
-    """Return where one of both is nonzero, elementwise and broadcast, as booleans. As torch.logical_or.
-
-    >>> ta.logical_or(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
-    [True, True, False]
-    """
-    return xp.logical_or(a, b)
+logical_not = _logic(
+    "logical_not", "the input is zero or False", "ta.tensor([1, 0])", "[False, True]", lambda xp, x: xp.logical_not(x)
+)
+logical_and = _logic(
+    "logical_and", "both are nonzero, elementwise and broadcast", "ta.tensor([1, 0]), ta.tensor([1, 1])",
+    "[True, False]", lambda xp, a, b: xp.logical_and(a, b),
+)  # fmt: skip
+logical_or = _logic(
+    "logical_or", "one of both is nonzero, elementwise and broadcast", "ta.tensor([1, 0]), ta.tensor([1, 1])",
+    "[True, True]", lambda xp, a, b: xp.logical_or(a, b),
+)  # fmt: skip
+isfinite = _logic(
+    "isfinite", "the input is neither infinite nor NaN", "ta.tensor([1.0, ta.inf, ta.nan])", "[True, False, False]",
+    lambda xp, x: xp.isfinite(x),
+)  # fmt: skip
 
 
 def _bitwise(name: str, words: str, forward: Callable[..., Any]) -> Operation:
@@ -269,21 +260,9 @@ bitwise_right_shift = _shift("bitwise_right_shift", "right", "[3, -3]")
 
 @operation(promote=modular)
 def bitwise_not(xp: Any, x: Any) -> Any:
-    """Return the bits inverted, elementwise; of booleans, the opposite. Raises TypeError for floats.
-
-    As torch.bitwise_not.
+    """Return the inverted bits; of booleans, the opposite. Raises TypeError for floats. As torch.bitwise_not.
 
     >>> ta.bitwise_not(ta.tensor([6, -1])).tolist()
     [-7, 0]
     """
     return ~_bits("bitwise_not", x)
-
-
-@operation()
-def isfinite(xp: Any, x: Any) -> Any:
-    """Return where the input is neither infinite nor NaN, as booleans. As torch.isfinite.
-
-    >>> ta.isfinite(ta.tensor([1.0, float("inf"), float("nan")])).tolist()
-    [True, False, False]
-    """
-    return xp.isfinite(x)

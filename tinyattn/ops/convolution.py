@@ -13,9 +13,10 @@ from tinyattn.backends.windows import Windows
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.joins import pad
-from tinyattn.ops.promotion import same_type
-from tinyattn.ops.shape import reshape, reshape_result, unsqueeze
+from tinyattn.ops.joins import pad, stack
+from tinyattn.ops.promotion import present, same_type
+from tinyattn.ops.shape import permute, reshape, reshape_result, unsqueeze
+from tinyattn.ops.synonyms import bound
 
 # --- windows ---
 
@@ -53,10 +54,6 @@ def _definition(xp: Any, x: Any, weight: Any, bias: Any, *, how: Windows) -> Any
     return out if bias is None else out + xp.reshape(bias, (o, 1, 1))
 
 
-def _aligned(x: Any, weight: Any, bias: Any) -> Any:
-    return same_type(x, weight, bias) if bias is not None else [*same_type(x, weight), None]
-
-
 def _channel_sums(xp: Any, g: Any) -> Any:
     return xp.sum(xp.sum(xp.reshape(g, (*g.shape[:2], g.shape[2] * g.shape[3])), -1), 0)
 
@@ -64,7 +61,7 @@ def _channel_sums(xp: Any, g: Any) -> Any:
 @operation(
     traits="multiplies",
     definition=_definition,
-    promote=_aligned,
+    promote=present,
     x=lambda xp, g, weight, x_shape, how: xp.convolve_input(g, weight, x_shape[2:], how),
     weight=lambda xp, g, x, how: xp.convolve_weight(g, x, how),
     bias=lambda xp, g: _channel_sums(xp, g),
@@ -152,32 +149,14 @@ def _same(x: Tensor, padding: Any, kernel: Any, stride: Any, dilation: Any, name
     return x, tuple(t // 2 for t in total)
 
 
-def _conv(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    name = f"conv{n}d"
-    _check_weight(name, weight, bias, groups, n, weight.shape[0] if weight.ndim else 0)
-    x, alone = _batched(name, x, n, weight.shape[1] * groups)
-    stride, dilation = many(name, "stride", stride, n), many(name, "dilation", dilation, n)
-    x, padding = _same(x, padding, weight.shape[2:], stride, dilation, name)
+def frame(n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int = 1) -> Windows:
+    """Windows over the last two axes, of which sequences have the second one alone."""
     one, none = (1,) * (2 - n), (0,) * (2 - n)
-    how = Windows.of((*one, *weight.shape[2:]), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
-    if n == 1:
-        x, weight = unsqueeze(x, 2), unsqueeze(weight, 2)
-    if any(v < 1 for v in how.places(x.shape[2:])):
-        raise RuntimeError(
-            f"{name}: the input of size {tuple(x.shape[-n:])}, padded by {padding}, is smaller than the kernel "
-            f"{tuple(weight.shape[-n:])} with dilation {dilation}"
-        )
-    out = _convolve(x, weight, bias, how=how)
-    return _without(out, n, alone)
+    return Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
 
 
-def _without(out: Tensor, n: int, alone: bool) -> Tensor:
-    """The result without the axes that the input did not have."""
-    shape = out.shape[alone : out.ndim - 2] + out.shape[out.ndim - n :]
-    return out if shape == out.shape else reshape_result(out, shape)
-
-
-def conv2d(
+def _conv(
+    n: int,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -186,6 +165,47 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
+    name = f"conv{n}d"
+    _check_weight(name, weight, bias, groups, n, weight.shape[0] if weight.ndim else 0)
+    x, alone = _batched(name, input, n, weight.shape[1] * groups)
+    stride, dilation = many(name, "stride", stride, n), many(name, "dilation", dilation, n)
+    x, padding = _same(x, padding, weight.shape[2:], stride, dilation, name)
+    each = zip(x.shape[2:], weight.shape[2:], padding, dilation, strict=True)
+    if any(m + 2 * p <= d * (k - 1) for m, k, p, d in each):
+        raise RuntimeError(
+            f"{name}: the input of size {tuple(x.shape[-n:])}, padded by {padding}, is smaller than the kernel "
+            f"{tuple(weight.shape[-n:])} with dilation {dilation}"
+        )
+    if n == 3:
+        return _without(_by_planes(x, weight, bias, stride, padding, dilation, groups), n, alone)
+    how = frame(n, weight.shape[2:], stride, padding, dilation, groups)
+    if n == 1:
+        x, weight = unsqueeze(x, 2), unsqueeze(weight, 2)
+    return _without(_convolve(x, weight, bias, how=how), n, alone)
+
+
+def _by_planes(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    """The convolution of volumes, (n, c, d, h, w): the planes under a kernel become channels of images."""
+    x = pad(x, (0, 0, 0, 0, padding[0], padding[0])) if padding[0] else x
+    o, c, kd, kh, kw = weight.shape
+    places = (x.shape[2] - dilation[0] * (kd - 1) - 1) // stride[0] + 1
+    starts = [i * dilation[0] for i in range(kd)]
+    planes = [x[:, :, i : i + (places - 1) * stride[0] + 1 : stride[0]] for i in starts]  # (n, c, places, h, w) each
+    seen = permute(stack(planes, 2), (0, 3, 1, 2, 4, 5))
+    images = reshape(seen, (seen.shape[0] * places, seen.shape[2] * kd, *seen.shape[4:]))
+    flat = reshape(weight, (o, c * kd, kh, kw))
+    out = conv2d(images, flat, bias, stride[1:], padding[1:], dilation[1:], groups)
+    return permute(reshape(out, (x.shape[0], places, *out.shape[1:])), (0, 2, 1, 3, 4))
+
+
+def _without(out: Tensor, n: int, alone: bool) -> Tensor:
+    """The result without the axes that the input did not have."""
+    shape = out.shape[alone:2] + out.shape[out.ndim - n :]
+    return out if shape == out.shape else reshape_result(out, shape)
+
+
+@bound(_conv, 2)
+def conv2d() -> None:
     """Slide kernels over images: (n, c, h, w), (o, c / groups, kh, kw), (o,) -> (n, o, rows, columns).
 
     padding: zeros on all sides, or 'same' or 'valid'. Raises RuntimeError for shapes that do not fit. As
@@ -194,33 +214,44 @@ def conv2d(
     >>> F.conv2d(ta.ones(1, 1, 3, 3), ta.ones(1, 1, 2, 2)).tolist()
     [[[[4.0, 4.0], [4.0, 4.0]]]]
     """
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
+@bound(_conv, 1)
+def conv1d() -> None:
     """Slide kernels over sequences: (n, c, length), (o, c / groups, k) -> (n, o, places). As `conv2d`.
 
     >>> F.conv1d(ta.tensor([[[1.0, 2.0, 3.0]]]), ta.tensor([[[1.0, 1.0]]])).tolist()
     [[[3.0, 5.0]]]
     """
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _transposed(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, more: Any, groups: int,
-                dilation: Any) -> Tensor:  # fmt: skip
+@bound(_conv, 3)
+def conv3d() -> None:
+    """Slide kernels over volumes: (n, c, d, h, w), (o, c / groups, kd, kh, kw) -> (n, o, planes, rows, columns).
+
+    As `conv2d`, and as torch.nn.functional.conv3d.
+
+    >>> F.conv3d(ta.ones(1, 1, 2, 2, 2), ta.ones(1, 1, 2, 2, 2)).item()
+    8.0
+    """
+
+
+def _transposed(
+    n: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
     name = f"conv_transpose{n}d"
     _check_weight(name, weight, bias, groups, n, weight.shape[1] * groups if weight.ndim > 1 else 0)
-    x, alone = _batched(name, x, n, weight.shape[0])
+    x, alone = _batched(name, input, n, weight.shape[0])
     stride, dilation = many(name, "stride", stride, n), many(name, "dilation", dilation, n)
-    padding, more = many(name, "padding", padding, n, 0), many(name, "output_padding", more, n, 0)
+    padding, more = many(name, "padding", padding, n, 0), many(name, "output_padding", output_padding, n, 0)
     if any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
         raise RuntimeError(f"{name}: output_padding={more} must be below stride={stride} or dilation={dilation}")
     kernel = tuple(weight.shape[2:])
@@ -229,8 +260,7 @@ def _transposed(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, paddi
     size = tuple((m - 1) * s - 2 * p + d * (k - 1) + o + 1 for m, k, s, p, d, o in each)
     if any(v < 1 for v in size):
         raise RuntimeError(f"{name}: input {tuple(x.shape)} with padding {padding} would give the size {size}")
-    one, none = (1,) * (2 - n), (0,) * (2 - n)
-    how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation), groups)
+    how = frame(n, kernel, stride, padding, dilation, groups)
     if n == 1:
         x, weight, size = unsqueeze(x, 2), unsqueeze(weight, 2), (1, *size)
     if any(places):
@@ -241,16 +271,8 @@ def _transposed(n: int, x: Tensor, weight: Tensor, bias: Any, stride: Any, paddi
     return _without(out, n, alone)
 
 
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
+@bound(_transposed, 2)
+def conv_transpose2d() -> None:
     """The transpose of `conv2d`: (n, c, h, w), (c, o / groups, kh, kw) -> (n, o, rows, columns).
 
     output_padding: rows and columns added at the end. As torch.nn.functional.conv_transpose2d.
@@ -258,25 +280,15 @@ def conv_transpose2d(
     >>> F.conv_transpose2d(ta.ones(1, 1, 1, 1), ta.ones(1, 1, 2, 2)).tolist()
     [[[[1.0, 1.0], [1.0, 1.0]]]]
     """
-    return _transposed(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def conv_transpose1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
+@bound(_transposed, 1)
+def conv_transpose1d() -> None:
     """The transpose of `conv1d`, as `conv_transpose2d`.
 
     >>> F.conv_transpose1d(ta.ones(1, 1, 2), ta.ones(1, 1, 2)).tolist()
     [[[1.0, 2.0, 1.0]]]
     """
-    return _transposed(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 # --- unfold and fold ---

@@ -46,9 +46,7 @@ def pickled(self: Tensor) -> Any:
 def rebuilt(kind: Any, array: Any, requires_grad: bool, storage: Storage | None = None) -> Tensor:
     """Return a leaf of this class on an array, with a version counter of its own unless one is given."""
     twin = kind.__new__(kind)
-    twin._set(array)
-    if storage is not None:
-        twin._storage, twin._version = storage, storage.version
+    twin._set(array, storage)
     return twin.requires_grad_(requires_grad)
 
 
@@ -70,9 +68,7 @@ def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
     if key not in memo:
         memo[key] = owner, owner.copy(order="K"), Storage()  # `owner` stays, so that its id does too
     _, copied, storage = memo[key]
-    twin._set(library.view_like(self.array, owner, copied))
-    if self._storage is not None:
-        twin._storage = storage
+    twin._set(library.view_like(self.array, owner, copied), storage)
     twin.requires_grad_(self.requires_grad)
     twin.grad = copy.deepcopy(self.grad, memo)
     if hasattr(self, "__dict__"):  # the attributes of a Parameter

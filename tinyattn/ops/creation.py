@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tinyattn.dtypes import as_dtype, as_number, bool_, float64, get_default_dty
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, move
+from tinyattn.ops.synonyms import named
 
 
 def _wrap(array: Any, requires_grad: bool = False) -> Tensor:
@@ -120,9 +122,7 @@ def from_numpy(array: Any) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """Return a tensor on the memory of any array that supports DLPack (PyTorch, JAX, CuPy ...).
-
-    As torch.from_dlpack.
+    """Return a tensor on the memory of an array that supports DLPack (PyTorch, JAX ...). As torch.from_dlpack.
 
     >>> ta.from_dlpack(np.arange(3))
     tensor([0, 1, 2])
@@ -334,22 +334,25 @@ def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = 
 # --- like another tensor: its shape, and its dtype unless said ---
 
 
-def zeros_like(input: Tensor, **options: Any) -> Tensor:
-    """Return zeros of the input's shape, dtype and device; options as of `zeros`. As torch.zeros_like.
+def _alike(make: Callable[..., Tensor], words: str, example: str, found: str) -> Callable[..., Tensor]:
+    name = f"{make.__name__}_like"
+    doc = f"""Return {words} of the input's shape, dtype and device; options as of `{make.__name__}`. As torch.{name}.
 
-    >>> ta.zeros_like(ta.tensor([1, 2]))
-    tensor([0, 0])
+    >>> ta.{name}({example}
+    {found}
     """
-    return zeros(input.shape, **_like(input, options))
+
+    @named(name, doc)
+    def made(input: Tensor, **options: Any) -> Tensor:
+        return make(input.shape, **like(input, options))
+
+    return made
 
 
-def ones_like(input: Tensor, **options: Any) -> Tensor:
-    """Return ones of the input's shape, dtype and device; options as of `ones`. As torch.ones_like.
-
-    >>> ta.ones_like(ta.tensor([3, 2]))
-    tensor([1, 1])
-    """
-    return ones(input.shape, **_like(input, options))
+zeros_like = empty_like = _alike(zeros, "zeros", "ta.tensor([1, 2]))", "tensor([0, 0])")
+ones_like = _alike(ones, "ones", "ta.tensor([3, 2]))", "tensor([1, 1])")
+rand_like = _alike(rand, "uniform random numbers", "ta.zeros(2)).shape", "(2,)")
+randn_like = _alike(randn, "normal random numbers", "ta.zeros(2)).shape", "(2,)")
 
 
 def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
@@ -358,42 +361,20 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
     >>> ta.full_like(ta.tensor([1, 2]), 7)
     tensor([7, 7])
     """
-    return full(input.shape, fill_value, **_like(input, options))
-
-
-empty_like = zeros_like
-
-
-def rand_like(input: Tensor, **options: Any) -> Tensor:
-    """Return uniform random numbers of the input's shape and dtype. As torch.rand_like.
-
-    >>> ta.rand_like(ta.zeros(2)).shape
-    (2,)
-    """
-    return rand(input.shape, **_like(input, options))
-
-
-def randn_like(input: Tensor, **options: Any) -> Tensor:
-    """Return normal random numbers of the input's shape and dtype. As torch.randn_like.
-
-    >>> ta.randn_like(ta.zeros(2)).shape
-    (2,)
-    """
-    return randn(input.shape, **_like(input, options))
+    return full(input.shape, fill_value, **like(input, options))
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
-    """Return random integers of the input's shape and dtype, from `low` (0 if left out) to `high` - 1.
-
-    As torch.randint_like.
+    """Return random integers like the input, from `low` (0 if left out) to `high` - 1. As torch.randint_like.
 
     >>> ta.randint_like(ta.tensor([1, 2]), 1)
     tensor([0, 0])
     """
     low, high = (0, low) if high is None else (low, high)
-    return randint(low, high, input.shape, **_like(input, options))
+    return randint(low, high, input.shape, **like(input, options))
 
 
-def _like(input: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    chosen = {key: value for key, value in options.items() if value is not None}
+def like(input: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, and the input's dtype and device unless they are given."""
+    chosen = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
     return {"dtype": input.dtype, "device": input.device, **chosen}

@@ -25,7 +25,7 @@ from tinyattn.ops.rearranging import meshgrid, narrow
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.scattering import nonzero
 from tinyattn.ops.shape import broadcast_to, permute, reshape, roll, transpose, tril, triu
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import formula, numpy_names
 
 absolute, negative, subtract, multiply, divide, true_divide, arctan2 = abs, neg, sub, mul, div, div, atan2
 greater, greater_equal, less, less_equal, not_equal, clip, concatenate = gt, ge, lt, le, ne, clamp, cat
@@ -69,13 +69,10 @@ def erfinv(xp: Any, x: Any) -> Any:
     return _inverse_error(xp, x)
 
 
-def exp2(input: Any) -> Tensor:
-    """Return 2 ** input, elementwise; integers give the default dtype. As torch.exp2.
-
-    >>> ta.exp2(ta.tensor([3, -1]))
-    tensor([8. , 0.5])
-    """
-    return pow(2.0, input)
+exp2 = formula(
+    "exp2", "2 ** input, elementwise; integers give the default dtype", "ta.tensor([3, -1])", [8.0, 0.5],
+    lambda input: pow(2.0, input),
+)  # fmt: skip
 
 
 @elementwise(x=lambda xp, g, x: xp.where(xp.logical_or(x < 0, x > 1), math.nan, g / (x * (1 - x))))
@@ -178,9 +175,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
 
 def broadcast_shapes(*shapes: Any) -> Size:
-    """Return the shape that tensors of these shapes broadcast to. Raises RuntimeError if they do not.
-
-    As torch.broadcast_shapes.
+    """Return the shape that these shapes broadcast to. Raises RuntimeError if they do not. As torch.broadcast_shapes.
 
     >>> ta.broadcast_shapes((3, 1), (2,))
     (3, 2)
@@ -308,9 +303,7 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: 
 
 
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
-    """Return the sums of products over the last `dims` axes of a and the first of b, or over two lists of axes.
-
-    As torch.tensordot.
+    """Return sums of products over the last `dims` axes of a and first of b, or two lists of axes. As torch.tensordot.
 
     >>> ta.tensordot(ta.ones(2, 3, 4), ta.ones(4, 3, 5), dims=([1, 2], [1, 0])).shape
     (2, 5)

@@ -10,6 +10,7 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import where
 from tinyattn.ops.promotion import opmath
+from tinyattn.ops.synonyms import bound
 
 
 @operation(
@@ -57,7 +58,14 @@ def _dropped(
     return input.copy_(out) if inplace else out
 
 
-def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+def _of_channels(n: int, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    lead = 1 if n != 2 and input.ndim == n + 1 else 2  # dropout2d: the first two axes always
+    shape = (*input.shape[:lead], *(1 for _ in input.shape[lead:]))
+    return _dropped(f"dropout{n}d", input, shape, p, training, inplace)
+
+
+@bound(_of_channels, 1)
+def dropout1d() -> None:
     """Drop whole channels of (batch, channels, length) or (channels, length); else as `dropout`.
 
     As torch.nn.functional.dropout1d (Tompson et al. 2015).
@@ -65,21 +73,19 @@ def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     >>> len(F.dropout1d(ta.ones(1, 1, 9)).unique())
     1
     """
-    return _dropped("dropout1d", input, _channels(input, 2), p, training, inplace)
 
 
-def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Drop whole channels of (batch, channels, ...): the first two axes; else as `dropout`.
-
-    As torch.nn.functional.dropout2d.
+@bound(_of_channels, 2)
+def dropout2d() -> None:
+    """Drop whole channels of (batch, channels, ...); else as `dropout`. As torch.nn.functional.dropout2d.
 
     >>> len(F.dropout2d(ta.ones(1, 1, 3, 3)).unique())
     1
     """
-    return _dropped("dropout2d", input, _channels(input), p, training, inplace)
 
 
-def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+@bound(_of_channels, 3)
+def dropout3d() -> None:
     """Drop whole channels of (batch, channels, d, h, w) or (channels, d, h, w); else as `dropout`.
 
     As torch.nn.functional.dropout3d.
@@ -87,12 +93,6 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     >>> len(F.dropout3d(ta.ones(1, 1, 3, 3, 3)).unique())
     1
     """
-    return _dropped("dropout3d", input, _channels(input, 4), p, training, inplace)
-
-
-def _channels(input: Tensor, unbatched: int = 0) -> tuple[int, ...]:
-    lead = 1 if input.ndim == unbatched else 2
-    return (*input.shape[:lead], *(1 for _ in input.shape[lead:]))
 
 
 @opmath

@@ -94,7 +94,8 @@ def _scaled(op: Operation, input: Any, other: Any, alpha: Any) -> Any:
             f"{op.name}: alpha is {alpha}, and the sum has dtype {other.dtype}; cast the tensors (x.float())"
         )
     if other.dtype.kind != "b" and not isinstance(alpha, Variable):
-        alpha = as_number(alpha, other.dtype, op.name).item()
+        sign = -1 if op is _sub else 1  # as PyTorch, which adds -alpha, and checks that
+        alpha = as_number(sign * alpha, other.dtype, op.name).item() * sign
     return op(input, cast(mul(other, alpha), other.dtype))
 
 
@@ -235,104 +236,38 @@ def exp(xp: Any, x: Any) -> Any:
     return xp.exp(x)
 
 
-@elementwise("saturates", x=lambda xp, g, out: g * (out + 1))
-def expm1(xp: Any, x: Any) -> Any:
-    """Return e ** input - 1, elementwise and exact near 0; integers give the default dtype. As torch.expm1.
+def smooth(
+    name: str, words: str, at: float, python: Callable[[float], float], traits: str = "", **rule: Any
+) -> Operation:
+    """The function `name` of the array library with its rule; `python` computes it at the number of the example."""
+    doc = f"""Return {words}, elementwise; integers give the default dtype. As torch.{name}.
 
-    >>> ta.expm1(ta.tensor(1e-8, dtype=ta.float64)).item()
-    1.0000000050000001e-08
+    >>> f"{{ta.{name}(ta.tensor({at})).item():.3f}}"
+    '{python(at):.3f}'
     """
-    return xp.expm1(x)
+    forward = lambda xp, x: getattr(xp, name)(x)  # noqa: E731
+    return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", **rule)
 
 
-@elementwise(x=lambda xp, g, x: g / x)
-def log(xp: Any, x: Any) -> Any:
-    """Return the natural logarithm, elementwise: -inf at 0, NaN below. As torch.log.
-
-    >>> ta.log(ta.tensor([1.0, 0.0]))
-    tensor([  0., -inf])
-    """
-    return xp.log(x)
-
-
-@elementwise(x=lambda xp, g, x: g / (x + 1))
-def log1p(xp: Any, x: Any) -> Any:
-    """Return log(1 + input), elementwise and exact near 0. As torch.log1p.
-
-    >>> ta.log1p(ta.tensor(1e-8, dtype=ta.float64)).item()
-    9.999999950000001e-09
-    """
-    return xp.log1p(x)
-
-
-@elementwise(x=lambda xp, g, out: g / (out * 2))
-def sqrt(xp: Any, x: Any) -> Any:
-    """Return the square root, elementwise: NaN below 0. As torch.sqrt.
-
-    >>> ta.sqrt(ta.tensor([4, 9]))
-    tensor([2., 3.])
-    """
-    return xp.sqrt(x)
-
-
-@elementwise(x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3))
-def rsqrt(xp: Any, x: Any) -> Any:
-    """Return 1 / sqrt(input), elementwise: inf at 0. As torch.rsqrt.
-
-    >>> ta.rsqrt(ta.tensor([4.0, 0.0]))
-    tensor([0.5, inf])
-    """
-    return xp.rsqrt(x)
-
-
-@elementwise(x=lambda xp, g, out: -g * out * out)
-def reciprocal(xp: Any, x: Any) -> Any:
-    """Return 1 / input, elementwise. As torch.reciprocal.
-
-    >>> ta.reciprocal(ta.tensor([4, -2]))
-    tensor([ 0.25, -0.5 ])
-    """
-    return xp.reciprocal(x)
-
-
-@elementwise("valley", x=lambda xp, g, x: g * xp.cos(x))
-def sin(xp: Any, x: Any) -> Any:
-    """Return the sine of radians, elementwise. As torch.sin.
-
-    >>> ta.sin(ta.tensor([0.0, 1.0]))
-    tensor([0.    , 0.8415])
-    """
-    return xp.sin(x)
-
-
-@elementwise("valley", x=lambda xp, g, x: -g * xp.sin(x))
-def cos(xp: Any, x: Any) -> Any:
-    """Return the cosine of radians, elementwise. As torch.cos.
-
-    >>> ta.cos(ta.tensor([0.0, 1.0]))
-    tensor([1.    , 0.5403])
-    """
-    return xp.cos(x)
-
-
-@elementwise("saturates", x=lambda xp, g, out: g * (1 - out * out))
-def tanh(xp: Any, x: Any) -> Any:
-    """Return the hyperbolic tangent, elementwise, in (-1, 1). As torch.tanh.
-
-    >>> ta.tanh(ta.tensor([0.0, 1.0]))
-    tensor([0.    , 0.7616])
-    """
-    return xp.tanh(x)
-
-
-@elementwise("saturates", x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x))
-def erf(xp: Any, x: Any) -> Any:
-    """Return 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to the input, elementwise. As torch.erf.
-
-    >>> ta.erf(ta.tensor([0.0, 1.0]))
-    tensor([0.    , 0.8427])
-    """
-    return xp.erf(x)
+expm1 = smooth(
+    "expm1", "e ** input - 1, exact near 0", 1.0, math.expm1, "saturates", x=lambda xp, g, out: g * (out + 1)
+)
+log = smooth("log", "the natural logarithm, -inf at 0 and NaN below", 2.0, math.log, x=lambda xp, g, x: g / x)
+log1p = smooth("log1p", "log(1 + input), exact near 0", 1.0, math.log1p, x=lambda xp, g, x: g / (x + 1))
+sqrt = smooth("sqrt", "the square root, NaN below 0", 2.0, math.sqrt, x=lambda xp, g, out: g / (out * 2))
+rsqrt = smooth(
+    "rsqrt", "1 / sqrt(input), inf at 0", 2.0, lambda x: x**-0.5, x=lambda xp, g, out: g * -0.5 * xp.pow(out, 3)
+)
+reciprocal = smooth("reciprocal", "1 / input", 4.0, lambda x: 1 / x, x=lambda xp, g, out: -g * out * out)
+sin = smooth("sin", "the sine of radians", 1.0, math.sin, "valley", x=lambda xp, g, x: g * xp.cos(x))
+cos = smooth("cos", "the cosine of radians", 1.0, math.cos, "valley", x=lambda xp, g, x: -g * xp.sin(x))
+tanh = smooth(
+    "tanh", "the hyperbolic tangent, in (-1, 1)", 1.0, math.tanh, "saturates", x=lambda xp, g, out: g * (1 - out * out)
+)
+erf = smooth(
+    "erf", "2 / sqrt(pi) times the integral of exp(-t^2) from 0 to the input", 1.0, math.erf, "saturates",
+    x=lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),
+)  # fmt: skip
 
 
 @operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * xp.sign(x))

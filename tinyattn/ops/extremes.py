@@ -98,9 +98,7 @@ def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
 
 @numpy_names
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    """Return the largest element; with `dim`, (values, indices) along it; with a tensor as `dim`, `maximum`.
-
-    As torch.max, in its three forms.
+    """Return the largest element, (values, indices) along `dim`, or, if `dim` is a tensor, `maximum`. As torch.max.
 
     >>> ta.max(ta.tensor([1, 5, 3]), 0).indices.item()
     1

@@ -1,19 +1,16 @@
-"""QR factors of matrices, and windows into a tensor's memory."""
+"""QR factors, inverses and exponentials of matrices."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+import math
+from typing import NamedTuple
 
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import eq, where
 from tinyattn.ops.joins import cat
 from tinyattn.ops.products import matmul
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import unsqueeze
 
 
@@ -39,6 +36,26 @@ def _reflected(v: Tensor, tau: Tensor, x: Tensor) -> Tensor:
     return x - unsqueeze(tau, -1) * unsqueeze(v, -1) * matmul(unsqueeze(v, -2), x)
 
 
+def reflections(A: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+    """Return Householder's reflections (v, tau) that make A triangular, and the rows of that triangle."""
+    steps, rows = [], []
+    for _ in range(min(A.shape[-2:])):
+        v, tau = _reflector(A[..., 0])
+        A = _reflected(v, tau, A)
+        rows.append(A[..., :1, :])
+        A = A[..., 1:, 1:]
+        steps.append((v, tau))
+    return steps, rows
+
+
+def reflected_eye(steps: list[tuple[Tensor, Tensor]], like: Tensor, columns: int) -> Tensor:
+    """Return the product of reflections, its first `columns`: (..., m, columns) for `like` (..., m, n)."""
+    q = creation.eye(like.shape[-2], columns, dtype=like.dtype, device=like.device).expand(*like.shape[:-2], -1, -1)
+    for i, (v, tau) in reversed(list(enumerate(steps))):
+        q = cat([q[..., :i, :], _reflected(v, tau, q[..., i:, :])], -2) if i else _reflected(v, tau, q)
+    return q
+
+
 def qr(A: Tensor, mode: str = "reduced") -> QR:
     """Return Q and R with A = Q R, by Householder's reflections: A (..., m, n), with k = min(m, n).
 
@@ -54,48 +71,76 @@ def qr(A: Tensor, mode: str = "reduced") -> QR:
     if A.ndim < 2:
         raise RuntimeError(f"qr: shape {tuple(A.shape)}; expected a matrix, or a batch of them")
     m, n = A.shape[-2:]
-    k, rest, rows, steps = min(m, n), A, [], []
-    for _ in range(k):
-        v, tau = _reflector(rest[..., 0])
-        rest = _reflected(v, tau, rest)
-        rows.append(rest[..., :1, :])
-        rest = rest[..., 1:, 1:]
-        steps.append((v, tau))
+    k = min(m, n)
+    steps, rows = reflections(A)
     zeros = [creation.zeros((*A.shape[:-2], 1, i), dtype=A.dtype, device=A.device) for i in range(k)]
     r = cat([A[..., :0, :], *(cat([z, row], -1) for z, row in zip(zeros, rows, strict=True))], -2)
     if mode == "r":
         return QR(creation.empty(0, dtype=A.dtype, device=A.device), r)
-    q = creation.eye(m, m if mode == "complete" else k, dtype=A.dtype, device=A.device).expand(*A.shape[:-2], -1, -1)
+    q = reflected_eye(steps, A, m if mode == "complete" else k)
     if not k:  # a matrix of no elements, recorded all the same
         q = q + sum(A, (-2, -1), True)
-    for i, (v, tau) in reversed(list(enumerate(steps))):
-        q = cat([q[..., :i, :], _reflected(v, tau, q[..., i:, :])], -2) if i else _reflected(v, tau, q)
     if mode == "complete" and m > k:
         r = cat([r, creation.zeros((*A.shape[:-2], m - k, n), dtype=A.dtype, device=A.device)], -2)
     return QR(q, r)
 
 
-def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int = 0) -> Tensor:
-    """Return the elements at `storage_offset` + index * `stride` of a contiguous input, a copy of this size.
+def _square(name: str, A: Tensor) -> None:
+    if A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+        raise RuntimeError(f"{name}: shape {tuple(A.shape)}; expected a square matrix, or a batch of them")
 
-    Elements may be named several times, as in overlapping windows. Raises RuntimeError for an input that is not
-    contiguous, and for places outside of it. As torch.as_strided, which returns a view.
 
-    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
-    [[0, 1], [1, 2], [2, 3]]
+def solve(A: Tensor, B: Tensor) -> Tensor:
+    """Return X with A X = B: A (..., n, n), B (..., n, k) or, of one axis less than A, (..., n).
+
+    By QR factors and back substitution. Raises RuntimeError for another shape, and for a matrix that is exactly
+    singular. As torch.linalg.solve.
+
+    >>> ta.linalg.solve(ta.tensor([[2.0, 0.0], [0.0, 4.0]]), ta.tensor([2.0, 2.0])).tolist()
+    [1.0, 0.5]
     """
-    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
-    if len(size) != len(stride) or not input.is_contiguous():
-        raise RuntimeError(
-            f"as_strided: size={size} and stride={stride} of an input of shape {tuple(input.shape)}; expected as many "
-            "numbers of both, and a contiguous input"
-        )
-    places: Any = np.full(size, storage_offset or 0)
-    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
-        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
-    if places.size and (places.min() < 0 or places.max() >= input.numel()):
-        raise RuntimeError(
-            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach element "
-            f"{places.max()} of {input.numel()}"
-        )
-    return take(input, creation.tensor(places, device=input.device))
+    _square("solve", A)
+    n, vector = A.shape[-1], B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    right = unsqueeze(B, -1) if vector else B
+    if right.shape[-2:-1] != (n,):
+        raise RuntimeError(f"solve: A of shape {tuple(A.shape)} and B of shape {tuple(B.shape)}; expected n rows of B")
+    q, r = qr(A)
+    if n and not (r.detach().diagonal(0, -2, -1) != 0).all():
+        raise RuntimeError("solve: the matrix is singular; add a small number to its diagonal")
+    right = matmul(q.transpose(-2, -1), right)
+    x = right[..., n:, :]
+    for i in reversed(range(n)):
+        row = (right[..., i : i + 1, :] - matmul(r[..., i : i + 1, i + 1 :], x)) / r[..., i : i + 1, i : i + 1]
+        x = cat([row, x], -2)
+    return x[..., 0] if vector else x
+
+
+def inv(A: Tensor) -> Tensor:
+    """Return the inverse of A (..., n, n). Raises RuntimeError as `solve`. As torch.linalg.inv and torch.inverse.
+
+    >>> ta.inverse(ta.tensor([[2.0, 1.0], [0.0, 1.0]])).tolist()
+    [[0.5, -0.5], [0.0, 1.0]]
+    """
+    _square("inverse", A)
+    return solve(A, creation.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape))
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """Return the exponential of A (..., n, n): the sum of A^i / i!.
+
+    Of A / 2^s by 18 terms, squared s times; s depends on the norm, which synchronises a GPU. Raises RuntimeError for
+    another shape. As torch.matrix_exp.
+
+    >>> ta.matrix_exp(ta.zeros(2, 2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    _square("matrix_exp", A)
+    norm = A.detach().abs().sum(-1).max().item() if A.numel() else 0.0
+    squarings = max(math.frexp(norm)[1] + 1, 0) if math.isfinite(norm) else 0  # then the norm is below 1/2
+    one, part = creation.eye(A.shape[-1], dtype=A.dtype, device=A.device), A / 2.0**squarings
+    found = one
+    for i in range(18, 0, -1):
+        found = one + matmul(part, found) / i
+    for _ in range(squarings):
+        found = matmul(found, found)
+    return found

@@ -12,16 +12,11 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, elementwise, mul, reciprocal, sign, sin
 from tinyattn.ops.mathematics import isnan
 from tinyattn.ops.promotion import floating, opmath
+from tinyattn.ops.synonyms import formula
 
 
 def _formula(name: str, words: str, call: str, found: Any, function: Callable[..., Any]) -> Callable[..., Tensor]:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"""Return {words}, elementwise. As torch.{name}.
-
-    >>> ta.{name}({call}).tolist()
-    {found}
-    """
-    return opmath(function)
+    return opmath(formula(name, f"{words}, elementwise", call, found, function))
 
 
 def _log(xp: Any, x: Any) -> Any:

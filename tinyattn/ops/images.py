@@ -1,4 +1,4 @@
-"""Images of other sizes: interpolation, and channels exchanged for pixels."""
+"""Images of other sizes, read at computed places, and channels exchanged for pixels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import numpy as np
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops.copies import unshared
-from tinyattn.ops.indexing import getitem
-from tinyattn.ops.joins import pad
-from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d
+from tinyattn.ops.choices import clamp, where
+from tinyattn.ops.copies import cast, unshared
+from tinyattn.ops.elementwise import abs
+from tinyattn.ops.indexing import gather, getitem
+from tinyattn.ops.joins import pad, stack
+from tinyattn.ops.mathematics import floor, fmod, round
+from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import opmath
-from tinyattn.ops.shape import permute, reshape, reshape_result
+from tinyattn.ops.rearranging import meshgrid
+from tinyattn.ops.shape import broadcast_to, permute, reshape, reshape_result, transpose
 
 Taps = list[tuple[Any, Any]]  # for each output place: an index into the input, and its weight (None: 1)
 
@@ -63,16 +68,6 @@ _MODES: dict[str, tuple[Callable[..., Taps], tuple[int, ...]]] = {  # and of how
 }  # fmt: skip
 
 
-def _area(x: Tensor, sizes: list[int]) -> Tensor:
-    """Means of windows, over the last two axes and then over the third."""
-    if len(sizes) < 3:
-        return (adaptive_avg_pool1d, adaptive_avg_pool2d)[len(sizes) - 1](x, sizes)
-    b, c, d, h, w = x.shape
-    planes = adaptive_avg_pool2d(reshape(x, (b, c * d, h, w)), sizes[1:])
-    rows = adaptive_avg_pool2d(reshape(planes, (b, c, d, sizes[1] * sizes[2])), (sizes[0], None))
-    return reshape(rows, (b, c, *sizes))
-
-
 @opmath
 def interpolate(
     input: Tensor,
@@ -110,7 +105,7 @@ def interpolate(
     if min((*sizes, *input.shape[2:])) < 1:
         raise ValueError(f"interpolate: {tuple(input.shape[2:])} to {tuple(sizes)}; expected sizes of at least 1")
     if mode == "area":
-        return _area(input, sizes)
+        return (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[n - 1](input, sizes)
     if mode not in _MODES or n not in _MODES[mode][1]:
         known = [name for name, (_, axes) in _MODES.items() if n in axes]
         raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")
@@ -217,3 +212,97 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: f
     for i in range(1, size):
         total = total + squares[:, i : i + c]
     return input / (total * (alpha / size) + k) ** beta
+
+
+# --- images read at places that are computed: spatial transformers, deformable attention ---
+
+
+@opmath
+def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
+    """Return where an affine map takes the pixels of an image: theta (n, 2, 3) and size (n, c, h, w) give (n, h, w, 2).
+
+    Places are (x, y) from -1 to 1 across the image: between the centres of its corner pixels with align_corners, else
+    between its edges. Raises ValueError for other shapes. As torch.nn.functional.affine_grid, of images.
+
+    >>> F.affine_grid(ta.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]), (1, 1, 1, 2)).tolist()
+    [[[[-0.5, 0.0], [0.5, 0.0]]]]
+    """
+    if len(size) != 4 or tuple(theta.shape) != (size[0], 2, 3):
+        raise ValueError(
+            f"affine_grid: theta {tuple(theta.shape)} and size {tuple(size)}; expected (n, 2, 3), (n, c, h, w)"
+        )
+    n, _, h, w = size
+    lines = []
+    for count in (h, w):
+        line = creation.linspace(-1, 1, count, dtype=theta.dtype, device=theta.device)
+        lines.append(line if align_corners and count > 1 else line * ((count - 1) / count))
+    y, x = meshgrid(*lines, indexing="ij")
+    points = reshape(stack([x, y, creation.ones_like(x)], -1), (1, h * w, 3))
+    return reshape(matmul(points, transpose(theta, 1, 2)), (n, h, w, 2))
+
+
+@opmath
+def grid_sample(
+    input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
+) -> Tensor:
+    """Read images at places: input (n, c, h, w) and grid (n, rows, columns, 2) give (n, c, rows, columns).
+
+    grid: (x, y) as `affine_grid` returns them. mode: "bilinear" or "nearest". padding_mode: what lies outside, "zeros",
+    the "border", or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other
+    modes and shapes. As torch.nn.functional.grid_sample, of images.
+
+    >>> image = ta.tensor([[[[1.0, 3.0]]]])
+    >>> F.grid_sample(image, ta.tensor([[[[0.0, 0.0], [0.5, 0.0]]]])).tolist()
+    [[[[2.0, 3.0]]]]
+    """
+    if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border", "reflection"):
+        raise ValueError(
+            f"grid_sample: mode={mode!r}, padding_mode={padding_mode!r}; expected 'bilinear' or 'nearest', and "
+            "'zeros', 'border' or 'reflection'"
+        )
+    if input.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or grid.shape[0] != input.shape[0]:
+        raise ValueError(
+            f"grid_sample: input {tuple(input.shape)}, grid {tuple(grid.shape)}; expected (n, c, h, w) and "
+            "(n, rows, columns, 2)"
+        )
+    h, w = input.shape[2:]
+    x = _pixel(grid[..., 0], w, padding_mode, bool(align_corners))
+    y = _pixel(grid[..., 1], h, padding_mode, bool(align_corners))
+    if mode == "nearest":
+        return _read(input, round(x), round(y))
+    left, top = floor(x).detach(), floor(y).detach()
+    right, bottom = x - left, y - top  # shares of the neighbours on these sides
+    corners = [
+        (left, top, (1 - right) * (1 - bottom)), (left + 1, top, right * (1 - bottom)),
+        (left, top + 1, (1 - right) * bottom), (left + 1, top + 1, right * bottom),
+    ]  # fmt: skip
+    first, *others = (_read(input, column, row) * share[:, None] for column, row, share in corners)
+    for other in others:
+        first = first + other
+    return first
+
+
+def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
+    """Places from -1 to 1 as numbers of pixels, brought into the image if something is to be read outside."""
+    at = (place + 1) * ((size - 1) / 2) if align else ((place + 1) * size - 1) / 2
+    if padding_mode == "zeros":
+        return at
+    if padding_mode == "reflection":
+        low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
+        if high == low:
+            return at * 0
+        off = abs(at - low)
+        over = fmod(off, high - low)
+        back = floor(off / (high - low)).detach() % 2 == 1
+        at = where(back, high - over, over + low)
+    return clamp(at, 0, size - 1)
+
+
+def _read(input: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """The pixels in these columns and rows (n, rows, columns), 0 outside the image."""
+    n, c, h, w = input.shape
+    inside = (column >= 0) & (column <= w - 1) & (row >= 0) & (row <= h - 1)
+    at = cast(where(inside, row * w + column, 0.0), "int64")
+    index = broadcast_to(reshape(at, (n, 1, -1)), (n, c, at.numel() // max(n, 1)))
+    found = reshape(gather(reshape(input, (n, c, h * w)), 2, index), (n, c, *column.shape[1:]))
+    return where(inside[:, None], found, 0.0)

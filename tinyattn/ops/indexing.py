@@ -95,14 +95,24 @@ def write_index(index: Any, array: Any) -> Any:
 
 
 def as_index(index: Any) -> Any:
-    """An index with its tensors and lists turned into arrays."""
+    """An index with its tensors and lists turned into arrays. A list of other than numbers counts as a tuple, as in
+    PyTorch."""
+    if type(index) is tuple or (type(index) is list and len(index) < 32 and any(map(_is_index, index))):
+        return tuple(map(_as_part, index))
+    return _as_part(index)
+
+
+def _is_index(part: Any) -> bool:
+    """Whether an element of a list is an index of an axis by itself."""
+    return isinstance(part, slice | list | tuple | Variable) or part is None or part is ... or backends.is_array(part)
+
+
+def _as_part(index: Any) -> Any:
     if type(index) in _PLAIN:
         return index
-    if type(index) is tuple:
-        return tuple(map(as_index, index))
     if isinstance(index, Variable):
         index = index.array
-    elif isinstance(index, list | range):
+    elif isinstance(index, list | tuple | range):
         index = np.asarray(index, dtype=np.int64 if len(index) == 0 else None)
     if isinstance(index, np.integer):
         return int(index)

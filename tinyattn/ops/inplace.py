@@ -18,21 +18,13 @@ from tinyattn.engine import modes
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import catch_up
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.ops import creation
-from tinyattn.ops.choices import (
-    bitwise_and,
-    bitwise_left_shift,
-    bitwise_or,
-    bitwise_right_shift,
-    bitwise_xor,
-    clamp,
-    masked_fill,
-)
+from tinyattn.grad_mode import enable_grad, is_grad_enabled
+from tinyattn.ops import choices, creation, elementwise
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import add, div, floor_divide, mul, pow, remainder, sub
 from tinyattn.ops.indexing import getitem, setitem, write_index
 from tinyattn.ops.promotion import RANK
 from tinyattn.ops.shape import reshape
+from tinyattn.ops.synonyms import named
 
 
 @backends.keeps_gpu
@@ -42,7 +34,8 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     If that must be recorded, the operation runs on a copy, so that what it saves is the old
     value, and this tensor goes on as its output.
     """
-    tracked = modes.is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in (self, *args))
+    inputs = (self, *args, *options.values())
+    tracked = is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in inputs)
     self._may_change(name, tracked)
     backends.of(self.array)  # makes its GPU the current one
     result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
@@ -136,7 +129,7 @@ def _rebase(view: Tensor, base: Tensor, node: Node) -> None:
     """Record that `base` consists of its old values and, in the part that `view` shows, those that `node` gave."""
     base._version = base.storage.version
     written = Variable._from(view.array, node)
-    with modes.enable_grad():
+    with enable_grad():
         flat = setitem(reshape(base, -1), reshape(written, -1), positions(view, base).array)
         _set_node(base, reshape(flat, base.shape).node)
 
@@ -145,7 +138,7 @@ def view_again(view: Tensor) -> None:
     """Give a view the history that its base has now, after a recorded write into the memory of both."""
     base, view._version = view._base, view.storage.version
     if base.node is not None and view.dtype.kind == "f":
-        with modes.enable_grad():
+        with enable_grad():
             shown = getitem(reshape(base, -1), positions(view, base))
             _set_node(view, reshape(shown, view.shape).node)
 
@@ -164,94 +157,39 @@ def _addresses(array: Any) -> Any:
     return functools.reduce(np.add.outer, steps, np.asarray(start))
 
 
-def add_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """Add alpha * other in place; returns the tensor. As torch.Tensor.add_.
+def written(name: str, op: Callable[..., Tensor], example: str = "", found: str = "") -> Callable[..., Tensor]:
+    """The method `name` that writes `op(self, ...)` into the tensor; an example of it, and what that prints."""
+    doc = f"""Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}.
 
-    >>> ta.ones(2).add_(ta.tensor([1.0, 2.0]), alpha=10)
-    tensor([11., 21.])
+    Raises what {name[:-1]} raises, and TypeError if this tensor's dtype cannot hold the result.
     """
-    return self._inplace("add_", add, other, alpha=alpha)
 
+    @named(name, f"{doc}\n    >>> {example}\n    {found}\n    " if example else doc)
+    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        return self._inplace(name, op, *args, **options)
 
-def sub_(self: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
-    """Subtract alpha * other in place; returns the tensor. As torch.Tensor.sub_.
-
-    >>> ta.ones(2).sub_(3)
-    tensor([-2., -2.])
-    """
-    return self._inplace("sub_", sub, other, alpha=alpha)
-
-
-def mul_(self: Tensor, other: Any) -> Tensor:
-    """Multiply by `other` in place; returns the tensor. As torch.Tensor.mul_.
-
-    >>> ta.ones(2).mul_(3)
-    tensor([3., 3.])
-    """
-    return self._inplace("mul_", mul, other)
-
-
-def div_(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """Divide by `other` in place, rounded as in `div`; returns the tensor. As torch.Tensor.div_.
-
-    >>> ta.ones(2).div_(4)
-    tensor([0.25, 0.25])
-    """
-    return self._inplace("div_", div, other, rounding_mode=rounding_mode)
-
-
-def pow_(self: Tensor, exponent: Any) -> Tensor:
-    """Raise to `exponent` in place; returns the tensor. As torch.Tensor.pow_.
-
-    >>> ta.tensor([2.0, 3.0]).pow_(2)
-    tensor([4., 9.])
-    """
-    return self._inplace("pow_", pow, exponent)
-
-
-def _written(op: Callable[..., Tensor], words: str, result: str) -> Callable[[Tensor, Any], Tensor]:
-    """The method that writes `op(self, other)` into the tensor."""
-    name = f"{op.__name__}_"
-
-    def method(self: Tensor, other: Any) -> Tensor:
-        return self._inplace(name, op, other)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"""{words} in place; returns the tensor. As torch.Tensor.{name}.
-
-    Raises what {op.__name__} raises, and TypeError if this tensor's dtype cannot hold the result.
-
-    >>> ta.tensor([7, -7]).{name}(4).tolist()
-    {result}
-    """
+    method.__wrapped__ = op  # type: ignore[attr-defined]  # whose signature it has
     return method
 
 
-floor_divide_ = _written(floor_divide, "Divide and round down", "[1, -2]")
-remainder_ = _written(remainder, "Keep what floor_divide leaves", "[3, 1]")
-bitwise_and_ = _written(bitwise_and, "Keep the bits that `other` has", "[4, 0]")
-bitwise_or_ = _written(bitwise_or, "Set the bits that `other` has", "[7, -3]")
-bitwise_xor_ = _written(bitwise_xor, "Invert the bits that `other` has", "[3, -3]")
-bitwise_left_shift_ = _written(bitwise_left_shift, "Move the bits to the left", "[112, -112]")
-bitwise_right_shift_ = _written(bitwise_right_shift, "Move the bits to the right", "[0, -1]")
-
-
-def clamp_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Limit the elements to [min, max] in place; returns the tensor. As torch.Tensor.clamp_.
-
-    >>> ta.tensor([-2.0, 0.5]).clamp_(min=0)
-    tensor([0. , 0.5])
-    """
-    return self._inplace("clamp_", clamp, min, max)
-
-
-def masked_fill_(self: Tensor, mask: Any, value: Any) -> Tensor:
-    """Write `value` where the booleans `mask` hold; returns the tensor. As torch.Tensor.masked_fill_.
-
-    >>> ta.zeros(2).masked_fill_(ta.tensor([True, False]), -1)
-    tensor([-1.,  0.])
-    """
-    return self._inplace("masked_fill_", masked_fill, mask, value)
+add_ = written("add_", elementwise.add, "ta.ones(2).add_(ta.tensor([1.0, 2.0]), alpha=10)", "tensor([11., 21.])")
+sub_ = written("sub_", elementwise.sub, "ta.ones(2).sub_(3)", "tensor([-2., -2.])")
+mul_ = written("mul_", elementwise.mul, "ta.ones(2).mul_(3)", "tensor([3., 3.])")
+div_ = written("div_", elementwise.div, "ta.ones(2).div_(4)", "tensor([0.25, 0.25])")
+pow_ = written("pow_", elementwise.pow, "ta.tensor([2.0, 3.0]).pow_(2)", "tensor([4., 9.])")
+floor_divide_ = written(
+    "floor_divide_", elementwise.floor_divide, "ta.tensor([7, -7]).floor_divide_(4)", "tensor([ 1, -2])"
+)
+remainder_ = written("remainder_", elementwise.remainder, "ta.tensor([7, -7]).remainder_(4)", "tensor([3, 1])")
+bitwise_and_ = written("bitwise_and_", choices.bitwise_and, "ta.tensor([7, -7]).bitwise_and_(4)", "tensor([4, 0])")
+bitwise_or_ = written("bitwise_or_", choices.bitwise_or, "ta.tensor([7, -7]).bitwise_or_(4)", "tensor([ 7, -3])")
+bitwise_xor_ = written("bitwise_xor_", choices.bitwise_xor, "ta.tensor([7, -7]).bitwise_xor_(4)", "tensor([ 3, -3])")
+bitwise_left_shift_ = written("bitwise_left_shift_", choices.bitwise_left_shift)
+bitwise_right_shift_ = written("bitwise_right_shift_", choices.bitwise_right_shift)
+clamp_ = written("clamp_", choices.clamp, "ta.tensor([-2.0, 0.5]).clamp_(min=0)", "tensor([0. , 0.5])")
+masked_fill_ = written(
+    "masked_fill_", choices.masked_fill, "ta.zeros(2).masked_fill_(ta.tensor([True, False]), -1)", "tensor([-1.,  0.])"
+)
 
 
 def copy_(self: Tensor, source: Any) -> Tensor:

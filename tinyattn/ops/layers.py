@@ -14,7 +14,7 @@ from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.norms import vector_norm
 from tinyattn.ops.order import bincount, unique
 from tinyattn.ops.products import einsum
-from tinyattn.ops.promotion import same_type
+from tinyattn.ops.promotion import present
 from tinyattn.ops.shape import reshape, reshape_result
 
 
@@ -33,14 +33,10 @@ def _linear_definition(xp: Any, x: Any, weight: Any, bias: Any) -> Any:
     return out if bias is None else out + bias
 
 
-def _one_dtype(x: Any, weight: Any, bias: Any) -> Any:
-    return same_type(x, weight, bias) if bias is not None else [*same_type(x, weight), None]
-
-
 @operation(
     traits="rows multiplies",
     definition=_linear_definition,
-    promote=_one_dtype,
+    promote=present,
     fresh=True,
     x=lambda xp, g, weight: xp.reshape(xp.matmul(_rows(xp, g), weight), (*g.shape[:-1], weight.shape[1])),
     weight=lambda xp, g, x: xp.matmul(_rows(xp, g).mT, _rows(xp, x)),
@@ -63,6 +59,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.reshape(-1)
         out = linear(input, weight.reshape(1, -1), bias)
         return reshape_result(out, out.shape[:-1])
+    if bias is not None and bias.ndim > 1:  # broadcast, as PyTorch does
+        out = linear(input, weight)
+        if bias.ndim <= out.ndim and all(b in (1, n) for b, n in zip(bias.shape[::-1], out.shape[::-1], strict=False)):
+            return out + bias
     _check_linear("linear", input, weight, bias)
     return _linear(input, weight, bias)
 
@@ -88,7 +88,7 @@ def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, need
     definition=lambda xp, x, weight, bias, *, approximate: xp.gelu(xp.linear(x, weight, bias), approximate),
     recorded=lambda xp, x, weight, bias, *, approximate: xp.linear_gelu_and_slope(x, weight, bias, approximate),
     extras=("slope",),
-    promote=_one_dtype,
+    promote=present,
     fresh=True,
     backward=_linear_gelu_backward,
 )

@@ -42,9 +42,7 @@ class _OfDtype(type):
 
 
 def _constructor(name: str) -> Any:
-    doc = f"""Return `data` as a tensor of {TENSOR_TYPES[name]}, or zeros of a shape given in integers.
-
-    As torch.{name}.
+    doc = f"""Return `data` as a tensor of {TENSOR_TYPES[name]}, or zeros of a shape given in integers. As torch.{name}.
 
     >>> ta.{name}([0, 1]).dtype
     dtype('{TENSOR_TYPES[name]}')

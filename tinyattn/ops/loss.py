@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
@@ -50,15 +52,13 @@ def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
 
 
-@older_reduction
+@older_reduction("ignore_index")
 @opmath
 def cross_entropy(
     input: Tensor,
     target: Any,
     weight: Tensor | None = None,
-    size_average: Any = None,
     ignore_index: int = -100,
-    reduce: Any = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
@@ -68,10 +68,9 @@ def cross_entropy(
     without the class axis, or probabilities, of the input's shape. weight: one factor a class, (classes,).
     ignore_index: targets of this number give zero loss and gradient. reduction: "mean" (divided by the summed
     weights of the targets not ignored; NaN if there are none), "sum" or "none"; size_average and reduce are its older
-    names. label_smoothing: the share of the
-    target probability that is spread evenly over all classes, 0 to 1. Raises ValueError for shapes that do not fit,
-    TypeError for targets of another dtype, IndexError for a class out of range. As
-    torch.nn.functional.cross_entropy.
+    names. label_smoothing: the share of the target probability that is spread evenly over all classes, 0 to 1.
+    Raises ValueError for shapes that do not fit, TypeError for targets of another dtype, IndexError for a class out of
+    range. As torch.nn.functional.cross_entropy.
 
     Example:
         >>> scores, classes = ta.tensor([[2.0, 0.0], [0.0, 0.0]]), ta.tensor([0, 1])
@@ -125,20 +124,12 @@ def _nll(xp: Any, x: Any, target: Any) -> Any:
     return -_picked(xp, x, target)
 
 
-@older_reduction
+@older_reduction("ignore_index")
 @opmath
 def nll_loss(
-    input: Tensor,
-    target: Any,
-    weight: Tensor | None = None,
-    size_average: Any = None,
-    ignore_index: int = -100,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input: Tensor, target: Any, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
-    """Compute -input[target] for log-probabilities `input`; other arguments as `cross_entropy`.
-
-    As torch.nn.functional.nll_loss.
+    """Compute -input[target] of log-probabilities; other arguments as `cross_entropy`. As torch.nn.functional.nll_loss.
 
     Example:
         >>> ta.nll_loss(ta.tensor([[-0.5, -1.0]]), ta.tensor([1]))
@@ -227,6 +218,14 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
 # --- numbers ---
 
 
+def shaped(name: str, target: Any, input: Tensor) -> Tensor:
+    """The target as a tensor. Raises ValueError if it has another shape than the input."""
+    target = creation.as_tensor(target)
+    if target.shape != input.shape:
+        raise ValueError(f"{name}: target {tuple(target.shape)} and input {tuple(input.shape)} must have one shape")
+    return target
+
+
 def like(name: str, target: Any, input: Tensor) -> Tensor:
     """The target as a tensor, with a warning if broadcasting it would compare each number with others."""
     target = creation.as_tensor(target)
@@ -240,14 +239,12 @@ def like(name: str, target: Any, input: Tensor) -> Tensor:
     return target
 
 
-@older_reduction
+@older_reduction()
 @opmath
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
-    size_average: Any = None,
-    reduce: Any = None,
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
@@ -260,12 +257,7 @@ def binary_cross_entropy_with_logits(
         >>> F.binary_cross_entropy_with_logits(ta.tensor([0.0]), ta.tensor([1.0]))
         tensor(0.6931)
     """
-    target = creation.as_tensor(target)
-    if target.shape != input.shape:
-        raise ValueError(
-            f"binary_cross_entropy_with_logits: target {tuple(target.shape)} and input {tuple(input.shape)} "
-            "must have one shape"
-        )
+    target = shaped("binary_cross_entropy_with_logits", target, input)
     negative = input - logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
     positive = logsigmoid(input)
     if pos_weight is not None:
@@ -285,8 +277,26 @@ def pair(name: str, input: Tensor, target: Any) -> tuple[Tensor, Tensor]:
     return input, target
 
 
-@opmath
-def _squared_error(input: Tensor, target: Tensor, reduction: str) -> Tensor:
+def paired(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a loss input and target as `pair` returns them, and compute float16 in float32."""
+    computed = opmath(function)
+
+    @functools.wraps(function)
+    def call(input: Tensor, target: Any, *args: Any, **options: Any) -> Tensor:
+        return computed(*pair(function.__name__, input, target), *args, **options)
+
+    return call
+
+
+@older_reduction()
+@paired
+def mse_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
+    """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
+
+    Example:
+        >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
+        tensor(2.)
+    """
     return _reduce(square(input - target), reduction)
 
 
@@ -295,23 +305,8 @@ def _absolute_error(input: Tensor, target: Tensor, reduction: str) -> Tensor:
     return _reduce(_abs(input - target), reduction)
 
 
-@older_reduction
-def mse_loss(
-    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
-) -> Tensor:
-    """Compute (input - target) ** 2 and reduce it ("mean", "sum" or "none"). As torch.nn.functional.mse_loss.
-
-    Example:
-        >>> ta.mse_loss(ta.tensor([1.0, 2.0]), ta.tensor([1.0, 4.0]))
-        tensor(2.)
-    """
-    return _squared_error(*pair("mse_loss", input, target), reduction)
-
-
-@older_reduction
-def l1_loss(
-    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
-) -> Tensor:
+@older_reduction()
+def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute |input - target| and reduce it ("mean", "sum" or "none"). As torch.nn.functional.l1_loss.
 
     Example:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,41 +13,30 @@ from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, isfinite, logical_and, logical_not, logical_or, ne, where
 from tinyattn.ops.copies import cast
-from tinyattn.ops.elementwise import abs, add, div, mul, sub
+from tinyattn.ops.elementwise import abs, add, div, mul, smooth, sub
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.products import bmm, matmul, mm, outer
 from tinyattn.ops.promotion import floating, modular, opmath, same_type
+from tinyattn.ops.synonyms import formula
 
 # --- smooth functions; integers give the default dtype ---
 
 
-def _smooth(
-    name: str, words: str, at: float, python: Callable[[float], float], rule: Any, traits: str = ""
-) -> Operation:
-    doc = f"""Return {words}, elementwise; integers give the default dtype. As torch.{name}.
-
-    >>> f"{{ta.{name}(ta.tensor({at})).item():.3f}}"
-    '{python(at):.3f}'
-    """
-    forward = lambda xp, x: getattr(xp, name)(x)  # noqa: E731
-    return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", x=rule)
-
-
-log2 = _smooth("log2", "the logarithm to base 2", 8.0, math.log2, lambda xp, g, x: g / (x * math.log(2)))
-log10 = _smooth("log10", "the logarithm to base 10", 100.0, math.log10, lambda xp, g, x: g / (x * math.log(10)))
-tan = _smooth("tan", "the tangent of radians", 0.5, math.tan, lambda xp, g, out: g * (out * out + 1))
-sinh = _smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, lambda xp, g, x: g * xp.cosh(x))
-cosh = _smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, lambda xp, g, x: g * xp.sinh(x), "valley")
-asin = _smooth("asin", "the angle with this sine", 0.5, math.asin, lambda xp, g, x: g * xp.rsqrt(1 - x * x))
-acos = _smooth("acos", "the angle with this cosine", 0.5, math.acos, lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
-atan = _smooth("atan", "the angle with this tangent", 1.0, math.atan, lambda xp, g, x: g / (x * x + 1))
-asinh = _smooth(
-    "asinh", "the number with this hyperbolic sine", 1.0, math.asinh, lambda xp, g, x: g * xp.rsqrt(x * x + 1)
+log2 = smooth("log2", "the logarithm to base 2", 8.0, math.log2, x=lambda xp, g, x: g / (x * math.log(2)))
+log10 = smooth("log10", "the logarithm to base 10", 100.0, math.log10, x=lambda xp, g, x: g / (x * math.log(10)))
+tan = smooth("tan", "the tangent of radians", 0.5, math.tan, x=lambda xp, g, out: g * (out * out + 1))
+sinh = smooth("sinh", "the hyperbolic sine", 1.0, math.sinh, x=lambda xp, g, x: g * xp.cosh(x))
+cosh = smooth("cosh", "the hyperbolic cosine", 1.0, math.cosh, "valley", x=lambda xp, g, x: g * xp.sinh(x))
+asin = smooth("asin", "the angle with this sine", 0.5, math.asin, x=lambda xp, g, x: g * xp.rsqrt(1 - x * x))
+acos = smooth("acos", "the angle with this cosine", 0.5, math.acos, x=lambda xp, g, x: -g * xp.rsqrt(1 - x * x))
+atan = smooth("atan", "the angle with this tangent", 1.0, math.atan, x=lambda xp, g, x: g / (x * x + 1))
+asinh = smooth(
+    "asinh", "the number with this hyperbolic sine", 1.0, math.asinh, x=lambda xp, g, x: g * xp.rsqrt(x * x + 1)
 )
-acosh = _smooth(
-    "acosh", "the number with this hyperbolic cosine", 2.0, math.acosh, lambda xp, g, x: g * xp.rsqrt(x * x - 1)
+acosh = smooth(
+    "acosh", "the number with this hyperbolic cosine", 2.0, math.acosh, x=lambda xp, g, x: g * xp.rsqrt(x * x - 1)
 )
-atanh = _smooth("atanh", "the number with this hyperbolic tangent", 0.5, math.atanh, lambda xp, g, x: g / (1 - x * x))
+atanh = smooth("atanh", "the number with this hyperbolic tangent", 0.5, math.atanh, x=lambda xp, g, x: g / (1 - x * x))
 arcsin, arccos, arctan = asin, acos, atan
 arcsinh, arccosh, arctanh = asinh, acosh, atanh
 
@@ -132,13 +120,10 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return _round(input * scale) / scale if decimals > 0 else _round(input / scale) * scale
 
 
-def frac(input: Tensor) -> Tensor:
-    """Return the input minus `trunc` of it, elementwise. As torch.frac.
-
-    >>> ta.frac(ta.tensor([1.25, -1.25])).tolist()
-    [0.25, -0.25]
-    """
-    return input - trunc(input)
+frac = formula(
+    "frac", "the input minus `trunc` of it, elementwise", "ta.tensor([1.25, -1.25])", [0.25, -0.25],
+    lambda input: input - trunc(input),
+)  # fmt: skip
 
 
 @operation(
@@ -161,22 +146,14 @@ def fmod(xp: Any, a: Any, b: Any) -> Any:
 # --- tests of numbers: booleans, without a gradient ---
 
 
-def isnan(input: Tensor) -> Tensor:
-    """Return where the input is NaN, as booleans. As torch.isnan.
-
-    >>> ta.isnan(ta.tensor([1.0, float("nan")])).tolist()
-    [False, True]
-    """
-    return ne(input, input)
-
-
-def isinf(input: Tensor) -> Tensor:
-    """Return where the input is infinite, as booleans. As torch.isinf.
-
-    >>> ta.isinf(ta.tensor([1.0, float("-inf")])).tolist()
-    [False, True]
-    """
-    return logical_not(logical_or(isfinite(input), isnan(input)))
+isnan = formula(
+    "isnan", "where the input is NaN, as booleans", "ta.tensor([1.0, ta.nan])", [False, True],
+    lambda input: ne(input, input),
+)  # fmt: skip
+isinf = formula(
+    "isinf", "where the input is infinite, as booleans", "ta.tensor([1.0, -ta.inf])", [False, True],
+    lambda input: logical_not(logical_or(isfinite(input), isnan(input))),
+)  # fmt: skip
 
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
@@ -217,9 +194,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 
 def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
-    """Return the input with `nan` for NaN, and for infinities `posinf` and `neginf` (the dtype's limits by default).
-
-    As torch.nan_to_num.
+    """Return the input with numbers for NaN and infinities, of which None is the dtype's limit. As torch.nan_to_num.
 
     >>> ta.nan_to_num(ta.tensor([1.0, float("nan"), float("inf")]), posinf=9.0)
     tensor([1., 0., 9.])
@@ -233,31 +208,19 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
     return where(out == math.inf, high, where(out == -math.inf, low, out))
 
 
-def logical_xor(input: Tensor, other: Tensor) -> Tensor:
-    """Return where exactly one of both is nonzero, elementwise and broadcast, as booleans. As torch.logical_xor.
-
-    >>> ta.logical_xor(ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])).tolist()
-    [False, True, False]
-    """
-    return ne(logical_not(input), logical_not(other))
-
-
-def clamp_min(input: Tensor, min: Any) -> Tensor:
-    """Return every element, at least `min`. As torch.clamp_min.
-
-    >>> ta.clamp_min(ta.tensor([-1.0, 2.0]), 0).tolist()
-    [0.0, 2.0]
-    """
-    return clamp(input, min)
-
-
-def clamp_max(input: Tensor, max: Any) -> Tensor:
-    """Return every element, at most `max`. As torch.clamp_max.
-
-    >>> ta.clamp_max(ta.tensor([-1.0, 2.0]), 0).tolist()
-    [-1.0, 0.0]
-    """
-    return clamp(input, None, max)
+logical_xor = formula(
+    "logical_xor", "where exactly one of both is nonzero, elementwise and broadcast, as booleans",
+    "ta.tensor([1, 1, 0]), ta.tensor([1, 0, 0])", [False, True, False],
+    lambda input, other: ne(logical_not(input), logical_not(other)),
+)  # fmt: skip
+clamp_min = formula(
+    "clamp_min", "every element, at least `min`", "ta.tensor([-1.0, 2.0]), 0", [0.0, 2.0],
+    lambda input, min: clamp(input, min),
+)  # fmt: skip
+clamp_max = formula(
+    "clamp_max", "every element, at most `max`", "ta.tensor([-1.0, 2.0]), 0", [-1.0, 0.0],
+    lambda input, max: clamp(input, None, max),
+)  # fmt: skip
 
 
 # --- sums with products ---

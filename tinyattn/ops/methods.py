@@ -1,4 +1,4 @@
-"""Methods of Tensor that are no functions of `ta`: tensors like this one, facts about memory, writes in place.
+"""Methods of Tensor that are no functions of `ta`: other dtypes and devices, facts about memory, writes in place.
 
 `tensors.py` makes methods of everything in ALL.
 """
@@ -10,29 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.modes import is_grad_enabled
+from tinyattn import backends, ops
 from tinyattn.engine.operation import Operation
-from tinyattn.engine.variable import Tensor
-from tinyattn.ops import (
-    activations,
-    choices,
-    creation,
-    derived,
-    elementwise,
-    factors,
-    formulas,
-    grouping,
-    joins,
-    legacy,
-    mathematics,
-    order,
-    rearranging,
-    reductions,
-    scattering,
-    shape,
-)  # fmt: skip
+from tinyattn.engine.variable import Tensor, Variable
+from tinyattn.grad_mode import is_grad_enabled
+from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.copies import cast
+from tinyattn.ops.copies import cast, clone, move
+from tinyattn.ops.inplace import written
+from tinyattn.ops.synonyms import named
 
 # --- shapes ---
 
@@ -47,15 +33,30 @@ def repeat(self: Tensor, *sizes: Any) -> Tensor:
 
 def expand_as(self: Tensor, other: Tensor) -> Tensor:
     """Return the tensor expanded to the shape of another."""
-    return shape.broadcast_to(self, other.shape)
+    return ops.broadcast_to(self, other.shape)
 
 
 def view_as(self: Tensor, other: Tensor) -> Tensor:
     """Return the elements in the shape of another tensor."""
-    return shape.reshape(self, other.shape)
+    return ops.reshape(self, other.shape)
 
 
 reshape_as = view_as
+
+
+def reversed_axes(self: Tensor) -> Tensor:
+    """The axes in reverse order."""
+    return ops.permute(self, tuple(reversed(range(self.ndim))))
+
+
+def transposed_matrices(self: Tensor) -> Tensor:
+    """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
+    return ops.transpose(self, -2, -1) if self.ndim else self
+
+
+def where(self: Tensor, condition: Any, other: Any) -> Tensor:
+    """Return this tensor where `condition` holds, `other` elsewhere."""
+    return ops.where(condition, self, other)
 
 
 # --- new tensors, with this one's dtype and device unless said ---
@@ -63,22 +64,22 @@ reshape_as = view_as
 
 def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
     """Return a tensor that copies `data`."""
-    return creation.tensor(data, **_said(self, options))
+    return creation.tensor(data, **creation.like(self, options))
 
 
 def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor:
     """Return a tensor of shape `size` filled with one number."""
-    return creation.full(size, fill_value, **_said(self, options))
+    return creation.full(size, fill_value, **creation.like(self, options))
 
 
 def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return zeros of shape `size`: one tuple or separate integers."""
-    return creation.zeros(*size, **_said(self, options))
+    return creation.zeros(*size, **creation.like(self, options))
 
 
 def new_ones(self: Tensor, *size: Any, **options: Any) -> Tensor:
     """Return ones of shape `size`: one tuple or separate integers."""
-    return creation.ones(*size, **_said(self, options))
+    return creation.ones(*size, **creation.like(self, options))
 
 
 new_empty = new_zeros
@@ -89,12 +90,43 @@ def new(self: Tensor, *data: Any) -> Tensor:
     return legacy.construct("Tensor", self.dtype, *data).to(self.device)
 
 
-def _said(self: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    said = {key: value for key, value in options.items() if value is not None and key not in ("pin_memory", "layout")}
-    return {"dtype": self.dtype, "device": self.device, **said}
+# --- dtypes and devices ---
 
 
-# --- dtypes ---
+def to(
+    self: Tensor, *target: Any, dtype: Any = None, device: Any = None, copy: Any = False, non_blocking: Any = None,
+    memory_format: Any = None,
+) -> Tensor:  # fmt: skip
+    """Return this tensor in another dtype or on another device: to(float64), to("cuda"), to("cuda:1", int64), to(x).
+
+    copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
+    ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+    """
+    for t in target:
+        if isinstance(t, Variable):
+            dtype, device = t.dtype, backends.device_of(t.array)
+        elif backends.is_device(t):
+            device = t
+        elif t is not None:
+            dtype = t
+    moved = self if device is None else move(self, device)
+    out = moved if dtype is None else cast(moved, dtype)
+    return clone(out) if copy and out is self else out
+
+
+def cpu(self: Tensor) -> Tensor:
+    """Return this tensor in the memory of the CPU; from a GPU, a copy, which waits for it. As torch.Tensor.cpu."""
+    return to(self, "cpu")
+
+
+def cuda(self: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
+    """Return this tensor in the memory of a GPU, the current one unless said. As torch.Tensor.cuda."""
+    return to(self, backends.device("cuda" if device is None else device))
+
+
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """Return this tensor in the dtype of another."""
+    return cast(self, other.dtype)
 
 
 def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
@@ -124,6 +156,11 @@ def type(self: Tensor, dtype: Any = None) -> Any:
 # --- facts ---
 
 
+def size(self: Tensor, dim: int | None = None) -> Any:
+    """Return the shape, or the size of one axis."""
+    return self.shape if dim is None else self.shape[_dims.one(dim, self.ndim)]
+
+
 def element_size(self: Tensor) -> int:
     """Return how many bytes an element takes."""
     return int(self.dtype.itemsize)
@@ -134,9 +171,17 @@ def nelement(self: Tensor) -> int:
     return int(self.array.size)
 
 
-def ndimension(self: Tensor) -> int:
+def dim(self: Tensor) -> int:
     """Return the number of axes."""
     return int(self.ndim)
+
+
+ndimension = dim
+
+
+def is_cuda(self: Tensor) -> bool:
+    """Whether the memory is that of a GPU."""
+    return bool(self.device.type == "cuda")
 
 
 def stride(self: Tensor, dim: int | None = None) -> Any:
@@ -166,12 +211,12 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 def split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
     """Return the parts of these sizes along `dim`."""
-    return joins.split(self, split_sizes, dim)
+    return ops.split(self, split_sizes, dim)
 
 
 def sum_to_size(self: Tensor, *size: Any) -> Tensor:
     """Return the sum over the axes that broadcasting `size` to this shape adds."""
-    return reductions.sum_to(self, _dims.sizes(size))
+    return ops.sum_to(self, _dims.sizes(size))
 
 
 def pin_memory(self: Tensor, device: Any = None) -> Tensor:
@@ -190,55 +235,25 @@ def get_device(self: Tensor) -> int:
 # --- in place ---
 
 
-def _written(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    """The method that writes `op(self, ...)` into the tensor."""
-
-    def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        return self._inplace(name, op, *args, **options)
-
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = (
-        f"Write {name[:-1]}(self, ...) into this tensor's memory; returns the tensor. As torch.Tensor.{name}."
-    )
-    return method
-
-
-_WRITTEN = {
-    elementwise: "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh",
-    activations: "relu sigmoid",
-    mathematics: """log2 log10 tan sinh cosh asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor
-        atan2 arcsin arccos arctan acosh asinh atanh arccosh arcsinh arctanh hypot fix clamp_min clamp_max lerp addcmul
-        addcdiv addmm baddbmm addmv""",
-    grouping: "scatter_reduce",
-    scattering: "scatter scatter_add index_add index_copy index_fill masked_scatter",
-    choices: "bitwise_not logical_not logical_and logical_or eq ne lt le gt ge",
-    shape: "tril triu",
-    reductions: "cumsum cumprod",
-    formulas: "copysign deg2rad heaviside rad2deg sgn sinc xlogy",
-    derived: """absolute arctan2 divide erfinv exp2 greater greater_equal index_put less less_equal logit multiply
-        negative not_equal put subtract true_divide""",
-}
-IN_PLACE = {
-    f"{name}_": _written(getattr(module, name), f"{name}_")
-    for module, names in _WRITTEN.items()
-    for name in names.split()
-}
-
-
-def clip_(self: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """Limit the elements to [min, max] in place; returns the tensor."""
-    return self._inplace("clip_", choices.clamp, min, max)
+IN_PLACE = """
+abs cos erf exp expm1 log log1p neg reciprocal rsqrt sign sin sqrt square tanh relu sigmoid log2 log10 tan sinh cosh
+asin acos atan floor ceil trunc round frac fmod nan_to_num logical_xor atan2 arcsin arccos arctan acosh asinh atanh
+arccosh arcsinh arctanh hypot fix clamp_min clamp_max lerp addcmul addcdiv addmm baddbmm addmv scatter_reduce scatter
+scatter_add index_add index_copy index_fill masked_scatter bitwise_not logical_not logical_and logical_or eq ne lt le gt
+ge tril triu cumsum cumprod copysign deg2rad heaviside rad2deg sgn sinc xlogy absolute arctan2 clip divide erfinv exp2
+greater greater_equal index_put less less_equal logit multiply negative not_equal put subtract true_divide
+""".split()
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
     """Draw 1 with probability p, else 0, in place; returns the tensor."""
-    return self._write("bernoulli_", ..., order.bernoulli(self.detach(), p, generator=generator))
+    return self._write("bernoulli_", ..., ops.bernoulli(self.detach(), p, generator=generator))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
     u = creation.rand_like(self, generator=generator)
-    return self._write("exponential_", ..., -elementwise.log1p(-u) / lambd)
+    return self._write("exponential_", ..., -ops.log1p(-u) / lambd)
 
 
 def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
@@ -271,6 +286,7 @@ def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
 def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """The method that gives the tensor itself the shape of `op(self, ...)`, a view."""
 
+    @named(name, f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}.")
     def method(self: Tensor, *args: Any) -> Tensor:
         if self.node is not None and self._base is not None:
             raise RuntimeError(f"{name}: a view that needs gradients cannot change its shape in place; use {name[:-1]}")
@@ -279,26 +295,27 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
         self.array, self.node = view.array, view.node
         return self
 
-    method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}."
     return method
 
 
-squeeze_, unsqueeze_ = _reshaped(shape.squeeze, "squeeze_"), _reshaped(shape.unsqueeze, "unsqueeze_")
-transpose_, t_ = _reshaped(shape.transpose, "transpose_"), _reshaped(derived.t, "t_")
+squeeze_, unsqueeze_ = _reshaped(ops.squeeze, "squeeze_"), _reshaped(ops.unsqueeze, "unsqueeze_")
+transpose_, t_ = _reshaped(ops.transpose, "transpose_"), _reshaped(ops.t, "t_")
 
 METHODS = """
-repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones new_empty type
-element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous clip_ bernoulli_
+where to cpu cuda type_as size dim repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones
+new_empty type element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous bernoulli_
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
 squeeze_ unsqueeze_ transpose_ t_
 """.split()
 ALL = (
     {name: globals()[name] for name in METHODS}
-    | IN_PLACE
-    | {"unfold": rearranging.unfold, "as_strided": factors.as_strided}
+    | {f"{name}_": written(f"{name}_", getattr(ops, name)) for name in IN_PLACE}
+    | {"unfold": rearranging.unfold, "as_strided": ops.as_strided}
+    | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
-ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cpu": property(lambda self: not self.is_cuda)}
+ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}
+ALL |= {"is_cpu": property(lambda self: not self.is_cuda)}
 ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}

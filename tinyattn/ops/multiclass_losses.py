@@ -18,15 +18,10 @@ from tinyattn.ops.scattering import scatter_add
 from tinyattn.ops.synonyms import older_reduction
 
 
-@older_reduction
+@older_reduction()
 @opmath
 def multilabel_soft_margin_loss(
-    input: Tensor,
-    target: Any,
-    weight: Tensor | None = None,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input: Tensor, target: Any, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """Compute the mean over classes of the binary cross-entropy of scores (..., classes) with targets 0 and 1.
 
@@ -40,17 +35,10 @@ def multilabel_soft_margin_loss(
     return _reduce(mean(losses if weight is None else losses * weight, -1), reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
 def multi_margin_loss(
-    input: Tensor,
-    target: Any,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input: Tensor, target: Any, p: int = 1, margin: float = 1.0, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
     """Compute the sum over other classes j of max(0, margin - input[target] + input[j]) ** p / classes.
 
@@ -73,11 +61,9 @@ def multi_margin_loss(
     return _reduce(sum(where(others, losses, 0.0), -1) / input.shape[-1], reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
-def multilabel_margin_loss(
-    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
-) -> Tensor:
+def multilabel_margin_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute the sum of max(0, 1 - input[j] + input[i]) / classes over target classes j and all other classes i.
 
     input: (batch, classes) or (classes,). target: class numbers up to the first -1, of the input's shape; raises

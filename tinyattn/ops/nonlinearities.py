@@ -25,40 +25,34 @@ from tinyattn.ops.softmaxes import softmax
 
 
 def _activation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function`, with float16 computed in float32; given inplace=True it writes into its input and returns that."""
-    place, computed = list(inspect.signature(function).parameters).index("inplace") - 1, opmath(function)
+    """Give `function` a last argument `inplace`: if True, it writes into its input and returns that.
 
-    @functools.wraps(function)
-    def call(input: Tensor, *args: Any, **options: Any) -> Tensor:
-        if args[place] if len(args) > place else options.get("inplace"):
+    float16 is computed in float32.
+    """
+    signature, computed = inspect.signature(function), opmath(function)
+    last = inspect.Parameter("inplace", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation="bool")
+    place = len(signature.parameters) - 1
+
+    @functools.wraps(function, updated=())
+    def call(input: Tensor, *args: Any, inplace: bool = False, **options: Any) -> Tensor:
+        if len(args) > place:
+            *args, inplace = args  # type: ignore[assignment]
+        if inplace:
             return input._inplace(f"{function.__name__}_", computed, *args, **options)
         return computed(input, *args, **options)
 
+    call.__qualname__, call.__module__ = function.__name__, __name__  # an operation has another module, and no qualname
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), last], return_annotation="Tensor"
+    )
     return call
 
 
-@_activation
-def relu(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return max(input, 0), elementwise; its gradient at 0 is 0. As torch.nn.functional.relu.
-
-    >>> F.relu(ta.tensor([-1.0, 2.0])).tolist()
-    [0.0, 2.0]
-    """
-    return activations.relu(input)
+relu, silu = _activation(activations.relu), _activation(activations.silu)
 
 
 @_activation
-def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).
-
-    >>> F.silu(ta.tensor([0.0, 1.0]))
-    tensor([0.    , 0.7311])
-    """
-    return activations.silu(input)
-
-
-@_activation
-def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """Return input where it is above `threshold`, else `value`, elementwise. As torch.nn.functional.threshold.
 
     >>> F.threshold(ta.tensor([0.5, 2.0]), 1.0, -9.0).tolist()
@@ -79,7 +73,7 @@ def _leaky_relu(xp: Any, x: Any, *, negative_slope: float = 0.01) -> Any:
 
 
 @_activation
-def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     """Return input where it is above 0, else negative_slope * input. As torch.nn.functional.leaky_relu.
 
     >>> F.leaky_relu(ta.tensor([-1.0, 2.0]), 0.5).tolist()
@@ -117,7 +111,7 @@ def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
 
 
 @_activation
-def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return input where it is above 0, else alpha (e ** input - 1). As torch.nn.functional.elu (Clevert et al. 2015).
 
     >>> F.elu(ta.tensor([-1.0, 2.0]))
@@ -127,7 +121,7 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 @_activation
-def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """Return input where it is above 0, else alpha (e ** (input / alpha) - 1). As torch.nn.functional.celu.
 
     >>> F.celu(ta.tensor([-1.0, 2.0]), 0.5)
@@ -139,7 +133,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 @_activation
-def selu(input: Tensor, inplace: bool = False) -> Tensor:
+def selu(input: Tensor) -> Tensor:
     """Return the ELU with the scales that keep mean 0 and variance 1. As torch.nn.functional.selu.
 
     Klambauer et al. 2017, "Self-normalizing neural networks".
@@ -158,7 +152,7 @@ def _hardtanh(xp: Any, x: Any, *, low: float = -1.0, high: float = 1.0) -> Any:
 
 
 @_activation
-def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """Return input between min_val and max_val; its gradient at both is 0. As torch.nn.functional.hardtanh.
 
     >>> F.hardtanh(ta.tensor([-3.0, 0.5, 3.0])).tolist()
@@ -173,7 +167,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
 
 
 @_activation
-def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+def relu6(input: Tensor) -> Tensor:
     """Return min(max(input, 0), 6), elementwise. As torch.nn.functional.relu6.
 
     >>> F.relu6(ta.tensor([-1.0, 3.0, 9.0])).tolist()
@@ -183,7 +177,7 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 @_activation
-def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+def hardsigmoid(input: Tensor) -> Tensor:
     """Return relu6(input + 3) / 6, elementwise. As torch.nn.functional.hardsigmoid.
 
     >>> F.hardsigmoid(ta.tensor([-4.0, 0.0, 4.0])).tolist()
@@ -203,7 +197,7 @@ def _hardswish(xp: Any, x: Any) -> Any:
 
 
 @_activation
-def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+def hardswish(input: Tensor) -> Tensor:
     """Return input * relu6(input + 3) / 6, elementwise. As torch.nn.functional.hardswish (Howard et al. 2019).
 
     >>> F.hardswish(ta.tensor([0.0, 3.0, 6.0])).tolist()
@@ -213,7 +207,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 @_activation
-def mish(input: Tensor, inplace: bool = False) -> Tensor:
+def mish(input: Tensor) -> Tensor:
     """Return input * tanh(softplus(input)), elementwise. As torch.nn.functional.mish (Misra 2019).
 
     >>> F.mish(ta.tensor([0.0, 1.0]))

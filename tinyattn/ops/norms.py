@@ -104,9 +104,7 @@ def matrix_norm(
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
-    """Return the input divided by its p-norm over `dim`, which counts as at least `eps`.
-
-    As torch.nn.functional.normalize.
+    """Return the input divided by its p-norm over `dim`, of at least `eps`. As torch.nn.functional.normalize.
 
     >>> F.normalize(ta.tensor([[3.0, 4.0]]))
     tensor([[0.6, 0.8]])

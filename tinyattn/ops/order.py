@@ -248,9 +248,7 @@ def multinomial(
 
 
 def bernoulli(input: Tensor, p: Any = None, *, generator: random.Generator | None = None) -> Tensor:
-    """Draw 1 with the probability that the input gives (or `p`, if given), else 0; in the input's dtype.
-
-    As torch.bernoulli, with NumPy's stream.
+    """Draw 1 with the probability `p`, or the input, else 0; in its dtype. As torch.bernoulli, with NumPy's stream.
 
     >>> ta.bernoulli(ta.tensor([0.0, 1.0]))
     tensor([0., 1.])

@@ -16,7 +16,7 @@ from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import clamp, masked_fill, minimum, where
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import exp, log, square
-from tinyattn.ops.loss import _reduce, pair
+from tinyattn.ops.loss import _reduce, paired, shaped
 from tinyattn.ops.norms import pairwise_distance
 from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.synonyms import older_reduction
@@ -25,25 +25,17 @@ from tinyattn.ops.synonyms import older_reduction
 
 
 @operation(
-    name="huber",
     traits="maps valley",
     fresh=True,
     x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x),  # constant from delta on
 )
-def _quadratic_then_linear(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
+def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
     distance = xp.abs(x)
     near = xp.clamp(distance, None, delta)
     return near * (distance - near * 0.5)
 
 
-@opmath
-def _huber(input: Tensor, target: Tensor, delta: float, scale: float, reduction: str) -> Tensor:
-    difference = input - target
-    if not delta:
-        return _reduce(_abs(difference), reduction)
-    return _reduce(_quadratic_then_linear(difference, delta=delta) / scale, reduction)
-
-
+@paired
 def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Compute d ** 2 / 2 for d = |input - target| up to delta, and delta (d - delta / 2) beyond.
 
@@ -54,13 +46,12 @@ def huber_loss(input: Tensor, target: Any, reduction: str = "mean", delta: float
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta={delta}; expected a positive number")
-    return _huber(*pair("huber_loss", input, target), delta, 1.0, reduction)
+    return _reduce(_huber(input - target, delta=delta), reduction)
 
 
-@older_reduction
-def smooth_l1_loss(
-    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: float = 1.0
-) -> Tensor:
+@older_reduction()
+@paired
+def smooth_l1_loss(input: Tensor, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """Compute d ** 2 / (2 beta) for d = |input - target| up to beta, and d - beta / 2 beyond: `huber_loss` / beta.
 
     Raises ValueError for a negative beta. As torch.nn.functional.smooth_l1_loss.
@@ -70,7 +61,8 @@ def smooth_l1_loss(
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
-    return _huber(*pair("smooth_l1_loss", input, target), beta, beta, reduction)
+    difference = input - target
+    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
 
 
 @opmath
@@ -97,17 +89,10 @@ def gaussian_nll_loss(
     return _reduce(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
-@older_reduction
+@older_reduction("eps")
 @opmath
 def poisson_nll_loss(
-    input: Tensor,
-    target: Any,
-    log_input: bool = True,
-    full: bool = False,
-    size_average: Any = None,
-    eps: float = 1e-8,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input: Tensor, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Tensor:
     """Compute exp(input) - target input, for counts whose log-rate is `input`; of a rate, input - target log(input).
 
@@ -141,16 +126,9 @@ def _binary_cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return (target - 1) * xp.maximum(xp.log1p(-x), -100.0) - target * xp.maximum(xp.log(x), -100.0)
 
 
-@older_reduction
+@older_reduction()
 @opmath
-def binary_cross_entropy(
-    input: Tensor,
-    target: Any,
-    weight: Tensor | None = None,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Tensor:
+def binary_cross_entropy(input: Tensor, target: Any, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Compute -(target log(input) + (1 - target) log(1 - input)) weight, with logarithms of at least -100.
 
     input, target: probabilities; `binary_cross_entropy_with_logits` is more accurate. weight: broadcast to them.
@@ -160,11 +138,7 @@ def binary_cross_entropy(
     >>> F.binary_cross_entropy(ta.tensor([0.5]), ta.tensor([1.0]))
     tensor(0.6931)
     """
-    target = creation.as_tensor(target)
-    if target.shape != input.shape:
-        raise ValueError(
-            f"binary_cross_entropy: target {tuple(target.shape)} and input {tuple(input.shape)} must have one shape"
-        )
+    target = shaped("binary_cross_entropy", target, input)
     if not input.is_cuda and not ((input >= 0) & (input <= 1)).all():  # a look at a GPU would synchronise
         raise RuntimeError(
             "binary_cross_entropy: an input is outside 0 to 1; apply sigmoid, or use binary_cross_entropy_with_logits"
@@ -173,16 +147,9 @@ def binary_cross_entropy(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
-def kl_div(
-    input: Tensor,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    log_target: bool = False,
-) -> Tensor:
+def kl_div(input: Tensor, target: Any, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """Compute target (log target - input), the Kullback-Leibler divergence, of log-probabilities `input`.
 
     log_target: whether the targets are log-probabilities too. reduction: also "batchmean", the sum divided by the
@@ -204,15 +171,9 @@ def kl_div(
 # --- pairs and triplets: target is 1 or -1 ---
 
 
-@older_reduction
+@older_reduction()
 def cosine_embedding_loss(
-    input1: Tensor,
-    input2: Tensor,
-    target: Any,
-    margin: float = 0.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input1: Tensor, input2: Tensor, target: Any, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
     """Compute 1 - cos where target is 1 and max(cos - margin, 0) where it is -1, of pairs of vectors.
 
@@ -232,16 +193,10 @@ def _by_angle(input1: Tensor, input2: Tensor, near: Tensor, far: Tensor, margin:
     return _reduce(where(near, 1 - cos, 0.0) + where(far, clamp(cos - margin, 0.0), 0.0), reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
 def margin_ranking_loss(
-    input1: Tensor,
-    input2: Tensor,
-    target: Any,
-    margin: float = 0.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
+    input1: Tensor, input2: Tensor, target: Any, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
     """Compute max(margin - target (input1 - input2), 0): target is 1 where input1 should rank higher, else -1.
 
@@ -253,15 +208,8 @@ def margin_ranking_loss(
     return _reduce(clamp(margin - (input1 - input2) * target, 0.0), reduction)
 
 
-@older_reduction
-def hinge_embedding_loss(
-    input: Tensor,
-    target: Any,
-    margin: float = 1.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Tensor:
+@older_reduction()
+def hinge_embedding_loss(input: Tensor, target: Any, margin: float = 1.0, reduction: str = "mean") -> Tensor:
     """Compute the distance `input` where target is 1, and max(margin - input, 0) where it is -1.
 
     As torch.nn.functional.hinge_embedding_loss.
@@ -278,11 +226,9 @@ def _hinge(input: Tensor, near: Tensor, far: Tensor, margin: float, reduction: s
     return _reduce(where(far, clamp(margin - input, 0.0), 0.0) + where(near, input, 0.0), reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
-def soft_margin_loss(
-    input: Tensor, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
-) -> Tensor:
+def soft_margin_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     """Compute log(1 + exp(-target input)), with targets 1 and -1. As torch.nn.functional.soft_margin_loss.
 
     >>> F.soft_margin_loss(ta.tensor([0.0]), ta.tensor([1.0]))
@@ -291,7 +237,7 @@ def soft_margin_loss(
     return _reduce(-logsigmoid(input * target), reduction)
 
 
-@older_reduction
+@older_reduction()
 @opmath
 def triplet_margin_loss(
     anchor: Tensor,
@@ -301,8 +247,6 @@ def triplet_margin_loss(
     p: float = 2.0,
     eps: float = 1e-6,
     swap: bool = False,
-    size_average: Any = None,
-    reduce: Any = None,
     reduction: str = "mean",
 ) -> Tensor:
     """Compute max(|anchor - positive| - |anchor - negative| + margin, 0), of vectors (batch, dim) or (dim,).

@@ -1,4 +1,4 @@
-"""The largest element, or the mean, of each window of images and sequences."""
+"""The largest element, or the mean, of each window of sequences, images and volumes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from tinyattn.backends.windows import Windows, framed
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops.convolution import convolve, many
-from tinyattn.ops.elementwise import div
+from tinyattn.ops.activations import relu
+from tinyattn.ops.convolution import convolve, frame, many
+from tinyattn.ops.copies import cast
+from tinyattn.ops.elementwise import abs, div, mul, pow, sign
+from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import pad
 from tinyattn.ops.shape import reshape, reshape_result
+from tinyattn.ops.synonyms import bound
 
 
 def _max_rule(xp: Any, g: Any, index: Any, x_shape: Any) -> Any:
@@ -75,8 +79,7 @@ def _sliding(
     padding, dilation = many(name, "padding", padding, n, 0), many(name, "dilation", dilation, n)
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise RuntimeError(f"{name}: padding={padding} must be at most half of kernel_size={kernel}")
-    one, none = (1,) * (2 - n), (0,) * (2 - n)
-    how = Windows.of((*one, *kernel), (*one, *stride), (*none, *padding), (*one, *dilation))
+    how = frame(n, kernel, stride, padding, dilation)
     places = list(how.places(x.shape[2:]))
     if ceil_mode:
         for i, (m, k, s, p, d) in enumerate(zip(x.shape[2:], *how[:4], strict=True)):
@@ -87,16 +90,42 @@ def _sliding(
     return how, tuple(places)
 
 
-def _max(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool,
-         return_indices: bool) -> Any:  # fmt: skip
-    name = f"max_pool{n}d"
-    x = _images(name, input, n)
-    how, places = _sliding(name, x, n, kernel, stride, padding, dilation, ceil_mode)
-    out, index = (_like(t, input, n) for t in _max_pool(x, how=how, places=places))
-    return (out, index) if return_indices else out
+def _twice(name: str, pool: Any, input: Tensor, options: dict[str, tuple[Any, Any]], **others: Any) -> Any:
+    """Pool the planes (n, c, d, h, w), then along the depth; `options`: those of each of the two."""
+    if input.ndim not in (4, 5):
+        raise RuntimeError(f"{name}: the input has shape {tuple(input.shape)}; expected 4 or 5 axes")
+    x = input if input.ndim == 5 else reshape(input, (1, *input.shape))
+    n, c, d = x.shape[:3]
+    flat = pool(reshape(x, (n, c * d, *x.shape[3:])), **{k: v[0] for k, v in options.items()}, **others)
+    flat, within = flat if isinstance(flat, tuple) else (flat, None)
+    rows, columns = flat.shape[2:]
+    out = pool(reshape(flat, (n, c, d, rows * columns)), **{k: v[1] for k, v in options.items()}, **others)
+    if within is None:
+        return reshape_result(out, (*input.shape[:-3], out.shape[2], rows, columns))
+    out, at = out
+    within = gather(reshape(within, (n, c, -1)), 2, reshape(at, (n, c, -1)))
+    at = at // (rows * columns) * (x.shape[3] * x.shape[4]) + reshape(within, at.shape)
+    return tuple(reshape_result(t, (*input.shape[:-3], t.shape[2], rows, columns)) for t in (out, at))
 
 
-def max_pool2d(
+def _by_axes(name: str, **given: Any) -> dict[str, tuple[Any, Any]]:
+    """Options of three axes as those of planes and of the depth; neutral along the flattened plane."""
+    kernel = many(name, "kernel_size", given.pop("kernel_size"), 3)
+    stride = given.pop("stride")
+    stride = kernel if stride is None else many(name, "stride", stride, 3)
+    found: dict[str, tuple[Any, Any]] = {
+        "kernel_size": (kernel[1:], (kernel[0], 1)),
+        "stride": (stride[1:], (stride[0], 1)),
+    }
+    for option, neutral in (("padding", 0), ("dilation", 1)):
+        if option in given:
+            values = many(name, option, given[option], 3, 0)
+            found[option] = values[1:], (values[0], neutral)
+    return found
+
+
+def _max(
+    n: int,
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -105,6 +134,18 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
+    name = f"max_pool{n}d"
+    if n == 3:
+        options = _by_axes(name, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+        return _twice(name, max_pool2d, input, options, ceil_mode=ceil_mode, return_indices=return_indices)
+    x = _images(name, input, n)
+    how, places = _sliding(name, x, n, kernel_size, stride, padding, dilation, ceil_mode)
+    out, index = (_like(t, input, n) for t in _max_pool(x, how=how, places=places))
+    return (out, index) if return_indices else out
+
+
+@bound(_max, 2)
+def max_pool2d() -> None:
     """Return the largest element of each window: (n, c, h, w) -> (n, c, rows, columns).
 
     stride: kernel_size if None. return_indices: also the positions in the flattened images. As
@@ -113,33 +154,45 @@ def max_pool2d(
     >>> F.max_pool2d(ta.arange(16).float().reshape(1, 4, 4), 2).tolist()
     [[[5.0, 7.0], [13.0, 15.0]]]
     """
-    return _max(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def max_pool1d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
+@bound(_max, 1)
+def max_pool1d() -> None:
     """Return the largest element of each window: (n, c, length) -> (n, c, places). As `max_pool2d`.
 
     >>> F.max_pool1d(ta.tensor([[1.0, 3.0, 2.0, 0.0]]), 2).tolist()
     [[3.0, 2.0]]
     """
-    return _max(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def _avg(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool,
-         divisor: int | None) -> Tensor:  # fmt: skip
+@bound(_max, 3)
+def max_pool3d() -> None:
+    """Return the largest element of each window of volumes: (n, c, d, h, w) -> (n, c, planes, rows, columns).
+
+    return_indices: also the positions in the flattened volumes. As torch.nn.functional.max_pool3d.
+
+    >>> F.max_pool3d(ta.arange(8).float().reshape(1, 1, 2, 2, 2), 2).item()
+    7.0
+    """
+
+
+def _avg(
+    n: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
     name = f"avg_pool{n}d"
-    if divisor == 0:
+    if divisor_override == 0:
         raise RuntimeError(f"{name}: divisor_override=0; expected another integer, or None")
+    if n == 3:
+        return _avg_of_volumes(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     x = _images(name, input, n)
-    how, places = _sliding(name, x, n, kernel, stride, padding, 1, ceil_mode)
+    how, places = _sliding(name, x, n, kernel_size, stride, padding, 1, ceil_mode)
     counts = []  # elements of each window, along both axes
     for m, k, s, p, count in zip(x.shape[2:], *how[:3], places, strict=True):
         starts = np.arange(count) * s - p
@@ -155,21 +208,28 @@ def _avg(n: int, input: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mod
     sums = convolve(flat, ones, None, how)
     sums = sums[:, :, : places[0], : places[1]] if sums.shape[2:] != places else sums
     sums = reshape_result(sums, (b, c, *places))
-    by = counts[0][:, None] * counts[1] if divisor is None else np.full(places, divisor)
+    by = counts[0][:, None] * counts[1] if divisor_override is None else np.full(places, divisor_override)
     even = by.min() == by.max()
     divisors = int(by[0, 0]) if even else creation.tensor(by, dtype=x.dtype, device=x.device)
     return _like(div(sums, divisors, rounding_mode=None if x.dtype.kind == "f" else "trunc"), input, n)
 
 
-def avg_pool2d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
+def _avg_of_volumes(
+    input: Tensor, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor: Any
 ) -> Tensor:
+    if input.dtype.kind != "f":  # cut to an integer once, and not in each of the two pools
+        means = _avg_of_volumes(
+            cast(input, "float64"), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
+        )
+        return cast(means + sign(means) * 1e-9, input.dtype)
+    options = _by_axes("avg_pool3d", kernel_size=kernel_size, stride=stride, padding=padding)
+    options["divisor_override"] = (None if divisor is None else 1), divisor
+    others = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    return _twice("avg_pool3d", avg_pool2d, input, options, **others)
+
+
+@bound(_avg, 2)
+def avg_pool2d() -> None:
     """Return the mean of each window: (n, c, h, w) -> (n, c, rows, columns). As torch.nn.functional.avg_pool2d.
 
     count_include_pad: count the zeros around. divisor_override: divide by this instead.
@@ -177,7 +237,6 @@ def avg_pool2d(
     >>> F.avg_pool2d(ta.arange(16).float().reshape(1, 4, 4), 2).tolist()
     [[[2.5, 4.5], [10.5, 12.5]]]
     """
-    return _avg(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def avg_pool1d(
@@ -194,6 +253,15 @@ def avg_pool1d(
     [[2.0, 1.0]]
     """
     return _avg(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+@bound(_avg, 3)
+def avg_pool3d() -> None:
+    """Return the mean of each window of volumes. As `avg_pool2d`, and as torch.nn.functional.avg_pool3d.
+
+    >>> F.avg_pool3d(ta.arange(8).float().reshape(1, 1, 2, 2, 2), 2).item()
+    3.5
+    """
 
 
 # --- adaptive: as many windows as are wanted, of sizes that may differ by one ---
@@ -222,6 +290,10 @@ def _adaptive(name: str, n: int, input: Tensor, output_size: Any) -> tuple[Tenso
 
 
 def _adaptive_avg(n: int, input: Tensor, output_size: Any) -> Tensor:
+    if n == 3:
+        depth, *plane = output_size if isinstance(output_size, tuple | list) else (output_size,) * 3
+        options = {"output_size": (tuple(plane), (depth, None))}
+        return _twice("adaptive_avg_pool3d", adaptive_avg_pool2d, input, options)
     x, size = _adaptive(f"adaptive_avg_pool{n}d", n, input, output_size)
     if all(m % k == 0 for m, k in zip(x.shape[2:], size, strict=True)):
         kernel = [m // k for m, k in zip(x.shape[2:], size, strict=True)]
@@ -232,7 +304,7 @@ def _adaptive_avg(n: int, input: Tensor, output_size: Any) -> Tensor:
     return _like(seen.masked_fill(some.logical_not(), 0).sum(-1) / some.to(x.dtype).sum(-1), input, n)
 
 
-def _adaptive_max(n: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
+def _adaptive_max(n: int, input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     x, size = _adaptive(f"adaptive_max_pool{n}d", n, input, output_size)
     seen, _, position = _cells(x, size)
     values, chosen = seen.max(-1)
@@ -243,7 +315,8 @@ def _adaptive_max(n: int, input: Tensor, output_size: Any, return_indices: bool)
     return values, _like(where.gather(-1, chosen[..., None])[..., 0], input, n)
 
 
-def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+@bound(_adaptive_avg, 2)
+def adaptive_avg_pool2d() -> None:
     """Return means of windows that give `output_size`: one integer, or two; None keeps a size.
 
     As torch.nn.functional.adaptive_avg_pool2d.
@@ -251,31 +324,70 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     >>> F.adaptive_avg_pool2d(ta.arange(16).float().reshape(1, 4, 4), 1).tolist()
     [[[7.5]]]
     """
-    return _adaptive_avg(2, input, output_size)
 
 
-def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+@bound(_adaptive_avg, 1)
+def adaptive_avg_pool1d() -> None:
     """Return means of `output_size` windows of sequences. As torch.nn.functional.adaptive_avg_pool1d.
 
     >>> F.adaptive_avg_pool1d(ta.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
     [[2.0, 2.5]]
     """
-    return _adaptive_avg(1, input, output_size)
 
 
-def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+@bound(_adaptive_avg, 3)
+def adaptive_avg_pool3d() -> None:
+    """Return means of windows that give `output_size`: one integer, or three; None keeps a size.
+
+    As torch.nn.functional.adaptive_avg_pool3d.
+
+    >>> F.adaptive_avg_pool3d(ta.arange(8).float().reshape(1, 1, 2, 2, 2), 1).item()
+    3.5
+    """
+
+
+@bound(_adaptive_max, 2)
+def adaptive_max_pool2d() -> None:
     """Return the largest elements of windows that give `output_size`. As torch.nn.functional.adaptive_max_pool2d.
 
     >>> F.adaptive_max_pool2d(ta.arange(16).float().reshape(1, 4, 4), 1).tolist()
     [[[15.0]]]
     """
-    return _adaptive_max(2, input, output_size, return_indices)
 
 
-def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+@bound(_adaptive_max, 1)
+def adaptive_max_pool1d() -> None:
     """Return the largest elements of `output_size` windows. As torch.nn.functional.adaptive_max_pool1d.
 
     >>> F.adaptive_max_pool1d(ta.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
     [[3.0, 3.0]]
     """
-    return _adaptive_max(1, input, output_size, return_indices)
+
+
+# --- by a norm ---
+
+
+def _norm(
+    n: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
+    kernel = many(f"lp_pool{n}d", "kernel_size", kernel_size, n)
+    means = (avg_pool1d if n == 1 else avg_pool2d)(pow(input, norm_type), kernel, stride, 0, ceil_mode)
+    return pow(mul(mul(sign(means), relu(abs(means))), math.prod(kernel)), 1 / norm_type)
+
+
+@bound(_norm, 2)
+def lp_pool2d() -> None:
+    """Return the root of the sum of the powers `norm_type` of each window. As torch.nn.functional.lp_pool2d.
+
+    >>> F.lp_pool2d(ta.tensor([[[3.0, 4.0]]]), 2, (1, 2)).item()
+    5.0
+    """
+
+
+@bound(_norm, 1)
+def lp_pool1d() -> None:
+    """As `lp_pool2d`, of sequences: (n, c, length) -> (n, c, places).
+
+    >>> F.lp_pool1d(ta.tensor([[3.0, 4.0]]), 2, 2).item()
+    5.0
+    """

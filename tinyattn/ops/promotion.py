@@ -76,6 +76,12 @@ def same_type(*inputs: Any) -> Sequence[Any]:
     return inputs if agree(inputs) else _numbers_in(_align(inputs, exact=True), wrap=False)
 
 
+def present(*inputs: Any) -> Sequence[Any]:
+    """As `same_type`, of the inputs that are not None."""
+    aligned = iter(same_type(*(x for x in inputs if x is not None)))
+    return [None if x is None else next(aligned) for x in inputs]
+
+
 def modular(*inputs: Any) -> Sequence[Any]:
     """As `same_type`, and numbers wrap around among integers, as their sums and products do anyway."""
     return inputs if agree(inputs) else _numbers_in(_align(inputs, exact=True), wrap=True)

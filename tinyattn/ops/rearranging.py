@@ -16,7 +16,9 @@ from tinyattn.ops.indexing import as_index, place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
+from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
+from tinyattn.ops.synonyms import formula
 
 swapaxes = swapdims = transpose
 moveaxis = movedim
@@ -226,22 +228,45 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return movedim(input[(slice(None),) * dim + (creation.tensor(index, device=input.device),)], dim + 1, -1)
 
 
-def fliplr(input: Tensor) -> Tensor:
-    """Return a copy with the columns in reverse order. As torch.fliplr.
+def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
+    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a copy of this size.
 
-    >>> ta.fliplr(ta.tensor([[1, 2]])).tolist()
-    [[2, 1]]
+    storage_offset: from the first element of the input, by default 0. Elements may be named several times, as in
+    overlapping windows. Raises RuntimeError for places that are no element of the input. As torch.as_strided, which
+    returns a view, counts from the beginning of the whole memory, and reaches all of it.
+
+    >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
+    [[0, 1], [1, 2], [2, 3]]
     """
-    return flip(input, 1)
+    size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
+    if len(size) != len(stride):
+        raise RuntimeError(f"as_strided: size={size} and stride={stride}; expected as many numbers of both")
+    places = _memory(size, stride) + (storage_offset or 0)
+    own = _memory(tuple(input.shape), input.stride()).reshape(-1)
+    order = np.argsort(own, kind="stable")
+    found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
+    if places.size and not (own.size and (own[found] == places).all()):
+        raise RuntimeError(
+            f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
+            f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
+        )
+    return take(input, creation.tensor(found, device=input.device))
 
 
-def flipud(input: Tensor) -> Tensor:
-    """Return a copy with the rows in reverse order. As torch.flipud.
+def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
+    """The places in memory, in elements, of all elements of a tensor."""
+    places: Any = np.zeros(size, np.int64)
+    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
+        places += (np.arange(n) * step).reshape(-1, *(1,) * (len(size) - d - 1))
+    return places
 
-    >>> ta.flipud(ta.tensor([[1], [2]])).tolist()
-    [[2], [1]]
-    """
-    return flip(input, 0)
+
+fliplr = formula(
+    "fliplr", "a copy with the columns in reverse order", "ta.tensor([[1, 2]])", [[2, 1]], lambda input: flip(input, 1)
+)
+flipud = formula(
+    "flipud", "a copy with the rows in reverse order", "ta.tensor([[1], [2]])", [[2], [1]], lambda input: flip(input, 0)
+)
 
 
 # --- side by side ---
@@ -289,22 +314,14 @@ def hstack(tensors: Any) -> Tensor:
     return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
-def vstack(tensors: Any) -> Tensor:
-    """Return tensors joined along the first axis, vectors as rows. As torch.vstack.
-
-    >>> ta.vstack([ta.tensor([1]), ta.tensor([2])]).tolist()
-    [[1], [2]]
-    """
-    return cat(at_least(2, tensors), 0)
-
-
-def dstack(tensors: Any) -> Tensor:
-    """Return tensors joined along the third axis. As torch.dstack.
-
-    >>> ta.dstack([ta.tensor([1]), ta.tensor([2])]).tolist()
-    [[[1, 2]]]
-    """
-    return cat(at_least(3, tensors), 2)
+vstack = row_stack = formula(
+    "vstack", "tensors joined along the first axis, vectors as rows", "[ta.tensor([1]), ta.tensor([2])]", [[1], [2]],
+    lambda tensors: cat(at_least(2, tensors), 0),
+)  # fmt: skip
+dstack = formula(
+    "dstack", "tensors joined along the third axis", "[ta.tensor([1]), ta.tensor([2])]", [[[1, 2]]],
+    lambda tensors: cat(at_least(3, tensors), 2),
+)  # fmt: skip
 
 
 def column_stack(tensors: Any) -> Tensor:
@@ -314,6 +331,3 @@ def column_stack(tensors: Any) -> Tensor:
     [[1, 2]]
     """
     return cat([reshape(t, -1, 1) if t.ndim < 2 else t for t in tensors], 1)
-
-
-row_stack = vstack

@@ -60,9 +60,7 @@ def _mean(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
 
 @numpy_names
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """Return the mean over `dim`, as in `sum`. Raises TypeError for integers, unless `dtype` is floating.
-
-    As torch.mean.
+    """Return the mean over `dim`, as in `sum`. Raises TypeError for integers without a floating `dtype`. As torch.mean.
 
     >>> ta.mean(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
     tensor([1.5, 3.5])

@@ -110,9 +110,7 @@ def _rows(name: str, input: Tensor, dim: Any, index: Any) -> tuple[Any, ...]:
 
 
 def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: float = 1) -> Tensor:
-    """Return the input with alpha times the slices of `source` added to those that `index` names along `dim`.
-
-    As torch.index_add.
+    """Return the input with alpha * `source` added to the slices that `index` names along `dim`. As torch.index_add.
 
     >>> ta.index_add(ta.zeros(3), 0, ta.tensor([0, 2, 2]), ta.tensor([1.0, 2.0, 3.0]))
     tensor([1., 0., 5.])
@@ -122,9 +120,7 @@ def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: flo
 
 
 def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:
-    """Return the input with the slices of `source` in place of those that `index` names along `dim`.
-
-    As torch.index_copy.
+    """Return the input with the slices of `source` for those that `index` names along `dim`. As torch.index_copy.
 
     >>> ta.index_copy(ta.zeros(3), 0, ta.tensor([2, 0]), ta.tensor([5.0, 6.0]))
     tensor([6., 0., 5.])
@@ -144,9 +140,7 @@ def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
-    """Return the elements where the booleans `mask` hold, as one axis; both broadcast. Synchronises a GPU.
-
-    As torch.masked_select.
+    """Return the elements where `mask` holds, as one axis; both broadcast. Synchronises a GPU. As torch.masked_select.
 
     >>> ta.masked_select(ta.tensor([1, 2, 3]), ta.tensor([True, False, True]))
     tensor([1, 3])
@@ -196,9 +190,7 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """Return `gather` with the other axes broadcast; without `dim`, from the flattened input.
-
-    As torch.take_along_dim.
+    """Return `gather` with the other axes broadcast; without `dim`, of the flattened input. As torch.take_along_dim.
 
     >>> ta.take_along_dim(ta.tensor([[3, 1], [2, 4]]), ta.tensor([[1], [0]]), 1).tolist()
     [[1], [2]]

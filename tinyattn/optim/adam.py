@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from tinyattn import backends
-from tinyattn.dtypes import float32
-from tinyattn.engine.modes import definitions_enabled
-from tinyattn.engine.opmath import opmath_dtype, widened
-from tinyattn.ops import creation
 from tinyattn.optim import fused
-from tinyattn.optim.checks import check_betas, check_number
-from tinyattn.optim.optimizer import Group, Optimizer, Params, State, overwrite
+from tinyattn.optim.formula import Formula
+from tinyattn.optim.optimizer import Group
 from tinyattn.tensors import Tensor
 
 
@@ -60,7 +56,10 @@ def adam_definition(
     return p, m, v, v_max
 
 
-class Adam(Optimizer):
+class Adam(
+    Formula, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False,
+    decoupled_weight_decay=False,
+):  # fmt: skip
     """Adam (Kingma and Ba 2015): `adam_definition`, above, for every parameter. As torch.optim.Adam.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
@@ -71,64 +70,20 @@ class Adam(Optimizer):
     foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.Adam([w], lr=0.1)
-        >>> (w * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.9, -1.9], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.Adam([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.9, -1.9], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: Params | Iterable[Group],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        **without_effect: Any,
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        }
-        super().__init__(params, defaults, **without_effect)
-
-    def check(self, options: Group) -> None:
-        super().check(options)
-        for name in ("eps", "weight_decay"):
-            check_number(options, name)
-        check_betas(options)
-
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        names = ("step", "exp_avg", "exp_avg_sq")
-        return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
-
-    def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        p, m, v, v_max = self._arrays(param, state, group)
-        xp, options = backends.of(p), _options(group, p)
-        step = xp.counted(state["step"].array)
-        if definitions_enabled():
-            with xp.quiet():
-                overwrite((p, m, v, v_max), adam_definition(*widened((p, grad, m, v, v_max, step)), **options))
-        else:
-            xp.adam_step(p, grad, m, v, v_max, step, **options)
+    kept: ClassVar = {"exp_avg": "", "exp_avg_sq": "", "max_exp_avg_sq": "amsgrad"}
+    kernel = "adam_step"
+    formula = staticmethod(adam_definition)
 
     def update_all(self) -> None:
-        if type(self).update is Adam.update:  # a subclass with another update() gets one parameter at a time
-            fused.update_all(self, self.update_together)
-        else:
-            super().update_all()
+        fused.update_all(self, Adam.update)
 
     def update_together(self, params: Sequence[Tensor], group: Group) -> None:
         """Update parameters on one GPU by one launch; their steps have been counted."""
@@ -136,50 +91,34 @@ class Adam(Optimizer):
         grads = [param.grad.array for param in params if param.grad is not None]
         steps = [self.state[param]["step"].array for param in params]
         tops = v_max if group["amsgrad"] else None
-        backends.of(*p).adam_steps(p, grads, m, v, tops, steps, **_options(group, p[0]))
+        backends.of(*p).adam_steps(p, grads, m, v, tops, steps, **self._options(group, p[0]))
 
-    def _arrays(self, param: Tensor, state: State, group: Group) -> tuple[Any, Any, Any, Any]:
-        """The parameter, its two moments and the largest second one (or None); new ones are zero."""
-        for name in self.state_names(group):
-            if name not in state:
-                counter = name == "step"
-                shape = () if counter else param.shape
-                dtype = float32 if counter else opmath_dtype(param.dtype)  # in float16, squares would overflow
-                state[name] = creation.zeros(shape, dtype=dtype, device=param.device)
-        v_max = state["max_exp_avg_sq"].array if group["amsgrad"] else None
-        return param.array, state["exp_avg"].array, state["exp_avg_sq"].array, v_max
+    def _options(self, group: Group, array: Any) -> dict[str, Any]:
+        return {
+            "lr": backends.of(array).live(group, "lr"),
+            "beta1": group["betas"][0],
+            "beta2": group["betas"][1],
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+            "maximize": group["maximize"],
+        }
 
 
-class AdamW(Adam):
+class AdamW(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False):
     """Adam with decoupled weight decay, p = (1 - lr wd) p (Loshchilov and Hutter 2019). As torch.optim.AdamW.
 
     Arguments and errors as for `Adam`; weight_decay is 0.01 unless given.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.AdamW([w], lr=0.1, weight_decay=0.1)
-        >>> (0 * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.99, -1.98], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.AdamW([w], lr=0.1, weight_decay=0.1)
+    >>> (0 * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.99, -1.98], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: Params | Iterable[Group],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        **without_effect: Any,
-    ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad,
-            maximize=maximize, decoupled_weight_decay=True, **without_effect,
-        )  # fmt: skip
+    fixed: ClassVar = {"decoupled_weight_decay": True}
 
     def check(self, options: Group) -> None:
         super().check(options)
@@ -192,16 +131,3 @@ class AdamW(Adam):
     def _check_decoupled(self, options: Group) -> None:
         if not options["decoupled_weight_decay"]:
             raise ValueError("AdamW has decoupled weight decay; a state saved by Adam goes into Adam.")
-
-
-def _options(group: Group, array: Any) -> dict[str, Any]:
-    """The options of a group under the names of the definition and the kernel, for arrays of the kind of `array`."""
-    return {
-        "lr": backends.of(array).live(group, "lr"),
-        "beta1": group["betas"][0],
-        "beta2": group["betas"][1],
-        "eps": group["eps"],
-        "weight_decay": group["weight_decay"],
-        "decoupled": group["decoupled_weight_decay"],
-        "maximize": group["maximize"],
-    }

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import LRScheduler, checked, choice, count, for_each_group
+from tinyattn.optim.schedule import LRScheduler, Schedule, checked, choice, count, for_each_group
 
 Rates = float | Sequence[float]
 
 
-class CosineAnnealingWarmRestarts(LRScheduler):
+class CosineAnnealingWarmRestarts(Schedule, T_0=..., T_mult=1, eta_min=0.0):
     """Half a cosine from the initial rate to `eta_min`, again and again (Loshchilov and Hutter 2017, "SGDR").
 
     T_0: epochs of the first cosine; each is `T_mult` times as long as the one before. `step(epoch)` also takes a
@@ -26,18 +26,6 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     """
 
     _jumps = True
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        T_0: int,
-        T_mult: int = 1,
-        eta_min: float = 0.0,
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.T_0, self.T_mult, self.eta_min = count("T_0", T_0), count("T_mult", T_mult), eta_min
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         low, share = self.eta_min, 1 + math.cos(math.pi * self.T_cur / self.T_i)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tinyattn import backends
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import OUTSIDE, LRScheduler, checked, choice, count, for_each_group
+from tinyattn.optim.schedule import OUTSIDE, LRScheduler, Schedule, checked, choice, for_each_group
 
 
-class MultiStepLR(LRScheduler):
+class MultiStepLR(Schedule, milestones=..., gamma=0.1):
     """Multiply the rate by `gamma` at each of the epochs `milestones`. As torch.optim.lr_scheduler.MultiStepLR.
 
     >>> schedule = optim.MultiStepLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), [1, 3], gamma=0.5)
@@ -22,23 +22,12 @@ class MultiStepLR(LRScheduler):
     1.0 0.5 0.5 0.25 0.25
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        milestones: Iterable[int],
-        gamma: float = 0.1,
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.milestones, self.gamma = list(milestones), gamma
-        super().__init__(optimizer, last_epoch)
-
     def get_lr(self) -> list[float]:
         drops = Counter(self.milestones)[self.last_epoch]  # an epoch may be listed twice
         return [rate * self.gamma**drops if drops else rate for rate in self._current_lr()]
 
 
-class ExponentialLR(LRScheduler):
+class ExponentialLR(Schedule, gamma=...):
     """Multiply the rate by `gamma` every epoch. As torch.optim.lr_scheduler.ExponentialLR.
 
     >>> schedule = optim.ExponentialLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), gamma=0.5)
@@ -48,15 +37,21 @@ class ExponentialLR(LRScheduler):
     1.0 0.5 0.25 0.125
     """
 
-    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1, verbose: Any = False) -> None:
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
-
     def get_lr(self) -> list[float]:
         return [rate * self.gamma if self.last_epoch else rate for rate in self._current_lr()]
 
 
-class MultiplicativeLR(LRScheduler):
+class ByFunction(LRScheduler):
+    """Base of the schedules by functions of the epoch, one for all groups or one for each."""
+
+    _no_state = ("optimizer", "lr_lambdas")
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1, verbose: Any = False) -> None:
+        self.lr_lambdas = for_each_group(optimizer, "lr_lambda", lr_lambda)
+        super().__init__(optimizer, last_epoch)
+
+
+class MultiplicativeLR(ByFunction):
     """Multiply the rate by `lr_lambda(last_epoch)` every epoch. As torch.optim.lr_scheduler.MultiplicativeLR.
 
     lr_lambda: one function, or one for each group. `state_dict` does not contain them, because they are code.
@@ -68,24 +63,12 @@ class MultiplicativeLR(LRScheduler):
     1.0 1.0 0.5 0.1667
     """
 
-    _no_state = ("optimizer", "lr_lambdas")
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.lr_lambdas = for_each_group(optimizer, "lr_lambda", lr_lambda)
-        super().__init__(optimizer, last_epoch)
-
     def get_lr(self) -> list[float]:
         pairs = zip(self._current_lr(), self.lr_lambdas, strict=True)
         return [rate * function(self.last_epoch) if self.last_epoch else rate for rate, function in pairs]
 
 
-class PolynomialLR(LRScheduler):
+class PolynomialLR(Schedule, total_iters=5, power=1.0):
     """Decrease the rate to 0 in `total_iters` epochs, as a power. As torch.optim.lr_scheduler.PolynomialLR.
 
         initial * (1 - epoch / total_iters) ** power
@@ -96,12 +79,6 @@ class PolynomialLR(LRScheduler):
     ...     schedule.step()
     1.0 0.5625 0.25 0.0625 0.0
     """
-
-    def __init__(
-        self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1, verbose: Any = False
-    ) -> None:
-        self.total_iters, self.power = count("total_iters", total_iters), power
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         epoch, total = self.last_epoch, self.total_iters

@@ -23,14 +23,15 @@ import numpy as np
 
 from tinyattn import backends
 from tinyattn.backends import cpu
+from tinyattn.backends.cpu.blocks import BLOCK
 from tinyattn.dtypes import float32
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.optim.optimizer import Group, Optimizer, State
 from tinyattn.tensors import Tensor
 
-SMALL = 1 << 12  # elements of a parameter; copying a larger one costs what it saves
-FULL = 1 << 16  # elements of a bundle; more would leave the cache
+SMALL = 1 << 15  # elements of a parameter; copying a larger one costs what it saves
+FULL = BLOCK  # elements of a bundle: as many as a kernel takes at a time
 FEW = 3  # parameters; so few are as quick one by one
 
 States = Mapping[Tensor, State]
@@ -40,12 +41,16 @@ _bundles: WeakKeyDictionary[Optimizer, dict[int, Bundles]] = WeakKeyDictionary()
 _counters: WeakKeyDictionary[Optimizer, dict[tuple[int, str], Counters]] = WeakKeyDictionary()
 
 
-def update_all(optimizer: Optimizer, update_together: Callable[[Sequence[Tensor], Group], None]) -> None:
+def update_all(optimizer: Any, update: Callable[..., None]) -> None:
     """Update every parameter that has a gradient, as `Optimizer.update_all`, with fewer calls.
 
-    `optimizer.update` must treat every element alike and write to its state in place.
-    update_together: updates parameters of one group on one GPU, whose steps have been counted.
+    update: must treat every element alike and write to its state in place. A subclass with another one gets one
+    parameter at a time. `optimizer.update_together` updates parameters of one group on one GPU, whose steps have been
+    counted.
     """
+    if type(optimizer).update is not update:
+        Optimizer.update_all(optimizer)
+        return
     for place, group in enumerate(optimizer.param_groups):
         on_gpus: defaultdict[str, list[Tensor]] = defaultdict(list)
         for param in _update_bundles(optimizer, place, group):
@@ -58,7 +63,7 @@ def update_all(optimizer: Optimizer, update_together: Callable[[Sequence[Tensor]
         for device, params in on_gpus.items():
             if "step" in optimizer.state_names(group):
                 _count(optimizer, place, group, device)
-            update_together(params, group)
+            optimizer.update_together(params, group)
 
 
 # --- on the CPU: bundles of small parameters ---

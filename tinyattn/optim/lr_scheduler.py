@@ -14,9 +14,16 @@ from typing import Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.optim.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
-from tinyattn.optim.decays import ExponentialLR, MultiplicativeLR, MultiStepLR, PolynomialLR, ReduceLROnPlateau
+from tinyattn.optim.decays import (
+    ByFunction,
+    ExponentialLR,
+    MultiplicativeLR,
+    MultiStepLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+)
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import OUTSIDE, LRScheduler, count, for_each_group, share
+from tinyattn.optim.schedule import OUTSIDE, LRScheduler, Schedule, count
 
 __all__ = [
     "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
@@ -28,117 +35,68 @@ LRFunction: TypeAlias = Callable[[int], float]
 _LRScheduler = LRScheduler  # PyTorch's earlier name
 
 
-class LambdaLR(LRScheduler):
+class LambdaLR(ByFunction):
     """Set the rate to the initial rate times `lr_lambda(last_epoch)`. As torch.optim.lr_scheduler.LambdaLR.
 
     lr_lambda: one function, or one for each group. `state_dict` does not contain them, because they are code.
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        1.0 0.9 0.81 0.729 0.6561
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    1.0 0.9 0.81 0.729 0.6561
     """
-
-    _no_state = ("optimizer", "lr_lambdas")
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: LRFunction | Sequence[LRFunction],
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.lr_lambdas = for_each_group(optimizer, "lr_lambda", lr_lambda)
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         pairs = zip(self.base_lrs, self.lr_lambdas, strict=True)
         return [base * function(self.last_epoch) for base, function in pairs]
 
 
-class StepLR(LRScheduler):
+class StepLR(Schedule, step_size=..., gamma=0.1):
     """Multiply the rate by `gamma` every `step_size` epochs. As torch.optim.lr_scheduler.StepLR.
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.StepLR(optimizer, step_size=2, gamma=0.5)
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        1.0 1.0 0.5 0.5 0.25
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.StepLR(optimizer, step_size=2, gamma=0.5)
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    1.0 1.0 0.5 0.5 0.25
     """
-
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1, verbose: Any = False
-    ) -> None:
-        self.step_size = count("step_size", step_size)
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         drops = self.last_epoch > 0 and self.last_epoch % self.step_size == 0
         return [rate * self.gamma if drops else rate for rate in self._current_lr()]
 
 
-class ConstantLR(LRScheduler):
+class ConstantLR(Schedule, factor=1 / 3, total_iters=5):
     """Multiply the rate by `factor` for the first `total_iters` epochs. As torch.optim.lr_scheduler.ConstantLR.
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.ConstantLR(optimizer, factor=0.5, total_iters=2)
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        0.5 0.5 1.0 1.0 1.0
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.ConstantLR(optimizer, factor=0.5, total_iters=2)
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    0.5 0.5 1.0 1.0 1.0
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        factor: float = 1 / 3,
-        total_iters: int = 5,
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.factor = share("factor", factor)
-        self.total_iters = count("total_iters", total_iters)
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         change = {0: self.factor, self.total_iters: 1 / self.factor}.get(self.last_epoch, 1.0)
         return [rate * change for rate in self._current_lr()]
 
 
-class LinearLR(LRScheduler):
+class LinearLR(Schedule, start_factor=1 / 3, end_factor=1.0, total_iters=5):
     """Multiply the rate by a factor that changes linearly, for warm-up. As torch.optim.lr_scheduler.LinearLR.
 
     The factor goes from start_factor (above 0) to end_factor in `total_iters` epochs and stays there; both at most 1.
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.LinearLR(optimizer, start_factor=0.25, total_iters=3)
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        0.25 0.5 0.75 1.0 1.0
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.LinearLR(optimizer, start_factor=0.25, total_iters=3)
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    0.25 0.5 0.75 1.0 1.0
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        start_factor: float = 1 / 3,
-        end_factor: float = 1.0,
-        total_iters: int = 5,
-        last_epoch: int = -1,
-        verbose: Any = False,
-    ) -> None:
-        self.start_factor = share("start_factor", start_factor)
-        self.end_factor = share("end_factor", end_factor, zero=True)
-        self.total_iters = count("total_iters", total_iters)
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         if self.last_epoch == 0:
@@ -154,7 +112,7 @@ class LinearLR(LRScheduler):
         return (self.total_iters - epoch) * self.start_factor + epoch * self.end_factor
 
 
-class CosineAnnealingLR(LRScheduler):
+class CosineAnnealingLR(Schedule, T_max=..., eta_min=0.0):
     """Decrease the rate along half a cosine. As torch.optim.lr_scheduler.CosineAnnealingLR.
 
     From the initial rate to `eta_min` at epoch `T_max`, and up again after it:
@@ -163,21 +121,13 @@ class CosineAnnealingLR(LRScheduler):
 
     Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.CosineAnnealingLR(optimizer, T_max=4)
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        1.0 0.8536 0.5 0.1464 0.0
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.CosineAnnealingLR(optimizer, T_max=4)
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    1.0 0.8536 0.5 0.1464 0.0
     """
-
-    def __init__(
-        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1, verbose: Any = False
-    ) -> None:
-        self.T_max = count("T_max", T_max)
-        self.eta_min = eta_min
-        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         rates, low, epoch = self._current_lr(), self.eta_min, self.last_epoch
@@ -293,13 +243,12 @@ class ChainedScheduler(_Combined):
 
     optimizer: theirs, if given.
 
-    Example:
-        >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-        >>> schedule = optim.ChainedScheduler([optim.StepLR(optimizer, 2, 0.5), optim.ConstantLR(optimizer, 0.1, 1)])
-        >>> for _ in range(5):
-        ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
-        ...     schedule.step()
-        0.1 1.0 0.5 0.5 0.25
+    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = optim.ChainedScheduler([optim.StepLR(optimizer, 2, 0.5), optim.ConstantLR(optimizer, 0.1, 1)])
+    >>> for _ in range(5):
+    ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
+    ...     schedule.step()
+    0.1 1.0 0.5 0.5 0.25
     """
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.dtypes import float32
-from tinyattn.engine.modes import call_site, enable_grad, observers
+from tinyattn.engine.modes import call_site, observers
 from tinyattn.engine.opmath import opmath_dtype
+from tinyattn.grad_mode import enable_grad
 from tinyattn.ops.creation import as_tensor
 from tinyattn.optim.checks import (
     check_kind,

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
-from tinyattn import backends
-from tinyattn.dtypes import float32, float64, get_default_dtype
-from tinyattn.engine.opmath import opmath_dtype, widened
-from tinyattn.ops import creation
-from tinyattn.optim.checks import check_number
-from tinyattn.optim.optimizer import Group, Optimizer, Params, State, overwrite
-from tinyattn.tensors import Tensor
+from tinyattn.optim.formula import Formula
+from tinyattn.optim.optimizer import Group
 
 
 def rmsprop_definition(
@@ -74,36 +68,7 @@ def adagrad_definition(
     return param - lr / (1 + (step - 1) * lr_decay) * g / (total**0.5 + eps), total
 
 
-class _Scaled(Optimizer):
-    """An optimizer whose definition runs on every device; its state is made at the first step."""
-
-    _options: tuple[str, ...] = ()  # of a group, beside lr, for the definition
-
-    def update(self, param: Tensor, grad: Any, state: State, group: Group) -> None:
-        self._fill(param, state, group)
-        xp = backends.of(param.array)
-        step = xp.counted(state["step"].array)
-        options = {key: group[key] for key in self._options}
-        with xp.quiet():
-            self._step(param.array, grad, state, step, {**options, "lr": xp.live(group, "lr")})
-
-    def _fill(self, param: Tensor, state: State, group: Group) -> None:
-        """Make the entries that a parameter's state lacks."""
-        for name in self.state_names(group):
-            if name not in state:
-                shape, dtype = ((), float32) if name == "step" else (param.shape, opmath_dtype(param.dtype))
-                if name in self.numbers:  # in PyTorch's dtype
-                    shape, dtype = (), float64 if get_default_dtype() == float64 else float32
-                state[name] = creation.full(shape, self._first(name, group), dtype=dtype, device=param.device)
-
-    def _first(self, name: str, group: Group) -> float:
-        return 0.0
-
-    def _step(self, param: Any, grad: Any, state: State, step: Any, options: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-
-class RMSprop(_Scaled):
+class RMSprop(Formula, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False):
     """RMSprop, `rmsprop_definition` above for every parameter. As torch.optim.RMSprop.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
@@ -119,39 +84,15 @@ class RMSprop(_Scaled):
     tensor([ 0.9, -1.9], requires_grad=True)
     """
 
-    _options = ("alpha", "eps", "weight_decay", "momentum", "maximize")
+    kept: ClassVar = {"square_avg": "", "momentum_buffer": "momentum", "grad_avg": "centered"}
+    apart = ("centered",)
 
-    def __init__(
-        self,
-        params: Params | Iterable[Group],
-        lr: float = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum: float = 0,
-        centered: bool = False,
-        *,
-        maximize: bool = False,
-        **without_effect: Any,
-    ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
-        super().__init__(params, {**defaults, "weight_decay": weight_decay, "maximize": maximize}, **without_effect)
-
-    def check(self, options: Group) -> None:
-        super().check(options)
-        for name in ("eps", "weight_decay", "momentum", "alpha"):
-            check_number(options, name)
-
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        more = ("momentum_buffer",) * (group["momentum"] > 0) + ("grad_avg",) * bool(group["centered"])
-        return ("step", "square_avg", *more)
-
-    def _step(self, param: Any, grad: Any, state: State, step: Any, options: dict[str, Any]) -> None:
-        kept = [state[name].array if name in state else None for name in ("square_avg", "momentum_buffer", "grad_avg")]
-        overwrite((param, *kept), rmsprop_definition(*widened((param, grad, *kept)), **options))
+    def formula(self, param: Any, grad: Any, *state_and_step: Any, **options: Any) -> tuple[Any, ...]:
+        *state, _ = state_and_step
+        return rmsprop_definition(param, grad, *state, **options)
 
 
-class Adagrad(_Scaled):
+class Adagrad(Formula, lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False):
     """Adagrad, `adagrad_definition` above for every parameter. As torch.optim.Adagrad.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
@@ -167,40 +108,12 @@ class Adagrad(_Scaled):
     tensor([ 0.9, -1.9], requires_grad=True)
     """
 
-    _options = ("lr_decay", "eps", "weight_decay", "maximize")
-
-    def __init__(
-        self,
-        params: Params | Iterable[Group],
-        lr: float = 1e-2,
-        lr_decay: float = 0,
-        weight_decay: float = 0,
-        initial_accumulator_value: float = 0,
-        eps: float = 1e-10,
-        *,
-        maximize: bool = False,
-        **without_effect: Any,
-    ) -> None:
-        defaults = {"lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
-        defaults["initial_accumulator_value"] = initial_accumulator_value
-        super().__init__(params, defaults, **without_effect)
-
-    def check(self, options: Group) -> None:
-        super().check(options)
-        for name in ("lr_decay", "weight_decay", "initial_accumulator_value", "eps"):
-            check_number(options, name)
+    kept: ClassVar = {"sum": ""}
+    first: ClassVar = {"sum": "initial_accumulator_value"}
+    apart = ("initial_accumulator_value",)
+    formula = staticmethod(adagrad_definition)
 
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:  # in PyTorch too, the sums exist before the first step
             self._fill(param, self.state[param], self.param_groups[-1])
-
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        return ("step", "sum")
-
-    def _first(self, name: str, group: Group) -> float:
-        return group["initial_accumulator_value"] if name == "sum" else 0.0
-
-    def _step(self, param: Any, grad: Any, state: State, step: Any, options: dict[str, Any]) -> None:
-        total = state["sum"].array
-        overwrite((param, total), adagrad_definition(*widened((param, grad, total, step)), **options))

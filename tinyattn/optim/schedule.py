@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import Parameter
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyattn import backends
+from tinyattn.optim.declared import Declared
 from tinyattn.optim.optimizer import Optimizer
 
 OUTSIDE = "a schedule's step() belongs outside of the compiled step: learning rates are read at each call"
@@ -21,14 +24,13 @@ class LRScheduler:
     Every schedule raises TypeError or ValueError for invalid arguments, KeyError if last_epoch continues a run but the
     optimizer has no 'initial_lr'.
 
-    Example:
-        >>> class Inverse(optim.LRScheduler):
-        ...     def get_lr(self):
-        ...         return [lr / (1 + self.last_epoch) for lr in self.base_lrs]
-        >>> schedule = Inverse(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0))
-        >>> schedule.step()
-        >>> schedule.get_last_lr()
-        [0.5]
+    >>> class Inverse(optim.LRScheduler):
+    ...     def get_lr(self):
+    ...         return [lr / (1 + self.last_epoch) for lr in self.base_lrs]
+    >>> schedule = Inverse(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0))
+    >>> schedule.step()
+    >>> schedule.get_last_lr()
+    [0.5]
     """
 
     _no_state: tuple[str, ...] = ("optimizer",)
@@ -122,6 +124,27 @@ class LRScheduler:
         self._last_lr = self._current_lr()
 
 
+class Schedule(Declared, LRScheduler):
+    """A schedule whose arguments are declared, class StepLR(Schedule, step_size=..., gamma=0.1), and are attributes."""
+
+    first_argument = "optimizer"
+    last_arguments = tuple(
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default)
+        for name, default in (("last_epoch", -1), ("verbose", False))
+    )
+
+    if TYPE_CHECKING:  # the arguments
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = self._given(args, kwargs)
+        optimizer, last_epoch, _ = given.pop("optimizer"), given.pop("last_epoch"), given.pop("verbose")
+        for name, value in given.items():
+            setattr(self, name, _CHECKS[name](name, value) if name in _CHECKS else value)
+        super().__init__(optimizer, last_epoch)
+
+
 def checked(optimizer: Any) -> Optimizer:
     """Return `optimizer`; raise TypeError unless it is one."""
     if not isinstance(optimizer, Optimizer):
@@ -164,6 +187,14 @@ def share(name: str, value: float, zero: bool = False) -> float:
         limit = "at least" if zero else "above"
         raise ValueError(f"{name} must be {limit} 0 and at most 1, but got {value}.")
     return value
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of declared arguments, by name
+    **dict.fromkeys(("step_size", "total_iters", "T_max", "T_0", "T_mult"), count),
+    **dict.fromkeys(("factor", "start_factor"), share),
+    "end_factor": partial(share, zero=True),
+    "milestones": lambda name, value: list(value),
+}
 
 
 def _copied(value: Any) -> Any:

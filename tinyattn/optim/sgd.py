@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from tinyattn import backends
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim import fused
-from tinyattn.optim.checks import check_number
-from tinyattn.optim.optimizer import Group, Optimizer, Params, State, overwrite
+from tinyattn.optim.formula import Formula
+from tinyattn.optim.optimizer import Group, State, overwrite
 from tinyattn.tensors import Tensor
 
 
@@ -33,9 +33,8 @@ def sgd_definition(
     Sutskever, Martens, Dahl and Hinton 2013, "On the importance of initialization and momentum in
     deep learning", with torch's convention that lr multiplies the buffer, not the gradient in it.
 
-    Example:
-        >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
-        (0.5, None)
+    >>> optim.sgd_definition(1.0, 2.0, None, lr=0.25)
+    (0.5, None)
     """
     g = -grad if maximize else grad
     g = g + weight_decay * param  # g = df/dp + wd p
@@ -46,7 +45,7 @@ def sgd_definition(
     return param - lr * g, buffer  # p = p - lr g
 
 
-class SGD(Optimizer):
+class SGD(Formula, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False):
     """Stochastic gradient descent, `sgd_definition` above for every parameter. As torch.optim.SGD.
 
     params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
@@ -56,42 +55,19 @@ class SGD(Optimizer):
     foreach and its like: without effect.
     Raises TypeError or ValueError for invalid options, such as nesterov without momentum.
 
-    Example:
-        >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
-        >>> optimizer = ta.optim.SGD([w], lr=0.1)
-        >>> (w * w).sum().backward()
-        >>> optimizer.step()
-        >>> w
-        tensor([ 0.8, -1.6], requires_grad=True)
+    >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
+    >>> optimizer = ta.optim.SGD([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([ 0.8, -1.6], requires_grad=True)
     """
 
-    def __init__(
-        self,
-        params: Params | Iterable[Group],
-        lr: float = 1e-3,
-        momentum: float = 0,
-        dampening: float = 0,
-        weight_decay: float = 0,
-        nesterov: bool = False,
-        *,
-        maximize: bool = False,
-        **without_effect: Any,
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **without_effect)
+    kept: ClassVar = {"momentum_buffer": "momentum"}
+    formula = staticmethod(sgd_definition)
 
     def check(self, options: Group) -> None:
         super().check(options)
-        for name in ("momentum", "weight_decay"):
-            check_number(options, name)
-        check_number(options, "dampening", least=float("-inf"))
         if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
             raise ValueError(
                 "nesterov needs a momentum above 0 and no dampening, but got "
@@ -107,15 +83,12 @@ class SGD(Optimizer):
         xp, options = backends.of(p), self._options(group, p)
         if definitions_enabled():
             with xp.quiet():
-                overwrite((p, buffer), sgd_definition(*widened((p, grad, None if first else buffer)), **options))
+                overwrite((p, buffer), self.formula(*widened((p, grad, None if first else buffer)), **options))
         else:
             xp.sgd_step(p, grad, buffer, first=first, **options)
 
     def update_all(self) -> None:
-        if type(self).update is SGD.update:  # a subclass with another update() gets one parameter at a time
-            fused.update_all(self, self.update_together)
-        else:
-            super().update_all()
+        fused.update_all(self, SGD.update)
 
     def update_together(self, params: Sequence[Tensor], group: Group) -> None:
         """Update parameters on one GPU by one launch."""
@@ -124,9 +97,6 @@ class SGD(Optimizer):
         buffers, first = zip(*(self._buffer(param, self.state[param], group) for param in params), strict=True)
         kept = buffers if group["momentum"] else None
         backends.of(*p).sgd_steps(p, grads, kept, first=first, **self._options(group, p[0]))
-
-    def _options(self, group: Group, array: Any) -> dict[str, Any]:
-        return {**{name: group[name] for name in self.defaults}, "lr": backends.of(array).live(group, "lr")}
 
     def _buffer(self, param: Tensor, state: State, group: Group) -> tuple[Any, bool]:
         """The momentum buffer of a parameter (or None), and whether it is new."""

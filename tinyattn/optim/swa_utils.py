@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.module import Module
 from tinyattn.nn.normalization import _BatchNorm
 from tinyattn.ops import creation

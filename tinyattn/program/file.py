@@ -100,9 +100,7 @@ class File:
     def _kernel(self, optimizer: Any) -> Any:
         """The function that updates a parameter, or the one that returns what the update gives."""
         kernel: Any = _OPTIMIZERS[type(optimizer).__name__][0]
-        if not self.program.by_definition:
-            return kernel
-        return type(optimizer).update.__globals__[kernel.__name__.replace("step", "definition")]
+        return type(optimizer).formula if self.program.by_definition else kernel
 
     def _views(self) -> Iterator[str]:
         """A line for each array: loaded, constant, or a part of the memory or of another array."""

@@ -19,15 +19,17 @@ _WITH_OUT = {"concatenate", "einsum", "copyto", "where", "cumsum", "cumprod", "a
 def temporary(calls: Iterable[Call], steps: Sequence[Any]) -> int:
     """The largest number of bytes that a call allocates while it runs; shares of a batch allocate at the same time.
 
-    steps: of optimizers, which need room for one parameter, or for a part of a large one.
+    steps: of optimizers, which need room for a part of their parameters.
     """
     most = 0
     for split, together in groupby(calls, lambda call: call.share and call.share[0]):
         shares = groupby(together, lambda call: call.share)
         largest = [max(map(_of_call, share)) for _, share in shares]
         most = max(most, *largest) if split is None else max(most, sum(largest))
-    parameters = [p for step in steps for p, _ in step.gradients]
-    return max([most, *(min(p.array.size, BLOCK) * p.array.itemsize for p in parameters)])
+    for step in steps:
+        arrays = [p.array for p, _ in step.gradients]
+        most = max(most, min(sum(array.size for array in arrays), BLOCK) * max(array.itemsize for array in arrays))
+    return most
 
 
 def _of_call(call: Call) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 def make_plan(recorder: Recorder, kept: Iterable[Value]) -> Plan:
     """Plan the calls of a record, after which the values in `kept` must be there."""
     lasting = {value.root for value in kept}
-    calls = _needed(recorder, lasting)
+    calls = _without_detours(_needed(recorder, lasting), lasting)
     homes: dict[int, int] = {}
     calls = _without_copies(recorder, calls, lasting, homes)
     sizes = {i: recorder.roots[i].nbytes for i in range(len(recorder.roots)) if recorder.roots[i].role in _PRIVATE}
@@ -70,6 +70,49 @@ def _spans(calls: list[Call]) -> tuple[dict[int, int], dict[int, int]]:
     return first, last
 
 
+def _without_detours(calls: list[Call], lasting: set[int]) -> list[Call]:
+    """Copy directly what is converted to a wider dtype and back, with nothing computed from it in between."""
+    first, last = _spans(calls)
+    touched = Counter(root for call in calls for root in _reads(call) | {value.root for value in call.writes})
+    written: dict[int, int] = {}  # the last call so far that writes to each root
+    kept: list[Call | None] = [*calls]
+    for i, call in enumerate(calls):
+        source = _copied(call)
+        root = -1 if source is None else source.root
+        there = first.get(root, i)
+        wide = _copied(calls[there])
+        if (
+            source is not None and wide is not None and there < i == last[root]
+            and touched[root] == 2 and root not in lasting
+            and np.can_cast(wide.dtype, source.dtype) and wide.dtype == call.writes[0].dtype
+            and len({_bytes(v) // v.dtype.itemsize for v in (source, wide, *calls[there].writes, *call.writes)}) == 1
+            and source[:2] == calls[there].writes[0][:2]
+            and all(map(_dense, (source, wide, *calls[there].writes, *call.writes)))
+            and written.get(wide.root, -1) <= there
+        ):  # fmt: skip
+            (out,) = call.writes
+            kept[i] = call._replace(args=(wide._replace(shape=out.shape, strides=out.strides),))
+            kept[there] = None
+        written |= {value.root: i for value in call.writes}
+    return [call for call in kept if call is not None]
+
+
+def _copied(call: Call) -> Value | None:
+    """The value that a call copies; None for another call."""
+    copies = call.kind == "copy" and len(call.args) == 1 and type(call.args[0]) is Value
+    return call.args[0] if copies else None
+
+
+def _dense(value: Value) -> bool:
+    """Whether a value fills its memory in the order of its axes."""
+    size = value.dtype.itemsize
+    for n, step in zip(value.shape[::-1], value.strides[::-1], strict=True):
+        if n != 1 and step != size:
+            return False
+        size *= n
+    return True
+
+
 def _without_copies(recorder: Recorder, calls: list[Call], lasting: set[int], homes: dict[int, int]) -> list[Call]:
     """Let an elementwise result take the place of an operand that ends there, and drop copies of what ends there."""
     first, last = _spans(calls)
@@ -77,7 +120,7 @@ def _without_copies(recorder: Recorder, calls: list[Call], lasting: set[int], ho
     users = _users(calls, homes)
     kept = []
     for i, call in enumerate(calls):
-        copies = call.kind == "copy" and len(call.args) == 1 and type(call.args[0]) is Value
+        copies = _copied(call) is not None
         if copies or (call.kind == "ufunc" and call.name in _ELEMENTWISE):
             (out,) = call.writes
             operand = _ending(recorder, call, out, i, first, last, homes)

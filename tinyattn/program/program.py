@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn import random
+from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
 from tinyattn.program.again import Example
@@ -210,7 +211,7 @@ class _Guards:
         self._dicts = [d for d in dicts if d]
         self._sizes, self._contents = [*map(len, self._dicts)], [*_contents(self._dicts)]
         self._lists = [(x, tuple(x)) for x in inside if type(x) is list]
-        self._empty = [d for d in dicts if not d]
+        self._empty = [*of_every_module.values(), *(d for d in dicts if not d)]
 
     def hold(self) -> bool:
         """Whether nothing has changed; in loops of C, because every call of a program waits for it."""

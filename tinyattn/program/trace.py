@@ -11,6 +11,7 @@ import numpy as np
 from tinyattn import random
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.engine.fork import Fork
+from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import module_stack
 from tinyattn.engine.observer import Observer
 from tinyattn.program.arguments import held, is_module, reachable
@@ -141,6 +142,8 @@ class Trace(Observer):
         for module in (*self.modules.values(), *filter(is_module, self.found)):
             for part in module.modules():
                 self.modules.setdefault(id(part), part)
+        if any(of_every_module.values()):
+            self.recorder.refuse("hooks of every module")
         for module in self.modules.values():
             if any(value for name, value in vars(module).items() if name.endswith("_hooks") and "load" not in name):
                 self.recorder.refuse(f"{type(module).__name__} with hooks")

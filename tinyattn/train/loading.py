@@ -40,8 +40,7 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     Nothing is locked or written, so a run may go on meanwhile. Raises RefusedError for a folder without a run, or with
     a run of another format or model; FileFormatError for damaged weights.
 
-    Example:
-        >>> train.load_run("runs/classifier-mnist-seed0").model(images)  # doctest: +SKIP
+    >>> train.load_run("runs/classifier-mnist-seed0").model(images)  # doctest: +SKIP
     """
     folder = Path(folder)
     try:

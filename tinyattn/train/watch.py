@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tinyattn.engine.modes import no_grad
 from tinyattn.files.texts import table
 from tinyattn.files.whole import open_own
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn import Module
 from tinyattn.ops.creation import as_tensor
 from tinyattn.ops.joins import cat

@@ -18,7 +18,7 @@ from tinyattn.viz.graphs.source import line_at, rule_source
 from tinyattn.viz.page import Page, html_page
 
 LANGUAGES = ("en", "zh")
-SCRIPTS = [f"by-hand-{name}.js" for name in ("words", "math", "terms", "draw", "main")]
+PARTS = ["by-hand.css", *(f"by-hand-{name}.js" for name in ("words", "math", "terms", "draw", "main"))]
 START = {  # four tokens; two heads use the fourth column too
     "Q": [[0.4, 0.9, -0.3, 0.2], [0.8, 1.2, 0.1, -0.5], [1.5, -0.6, 0.7, 0.9], [-0.2, 1.4, 0.6, 0.3]],
     "K": [[0.1, -0.4, 0.5, 0.3], [1.3, 0.2, -0.7, 0.8], [-0.5, 1.6, 0.4, -0.2], [1.1, -0.3, 0.9, 0.6]],
@@ -40,7 +40,7 @@ def by_hand(lang: str = "en") -> Page:
     if lang not in LANGUAGES:
         raise ValueError(f"by_hand: lang={lang!r}; expected one of {', '.join(LANGUAGES)}")
     data = {"lang": lang, "start": START, "sources": _sources()}
-    return Page(html_page("by-hand", SCRIPTS, "Attention by hand", data), 800)
+    return Page(html_page("by-hand", PARTS, "Attention by hand", data), 800)
 
 
 def _sources() -> dict[str, list[tuple[str, str]]]:
@@ -53,7 +53,7 @@ def _sources() -> dict[str, list[tuple[str, str]]]:
         **{name: _lines(attention_definition, line) for name, line in {
             "S": "scores", "Z": "top", "E": "e", "R": "total", "A": "weights", "Y": "out",
         }.items()},
-        "L": _lines(loss._squared_error, "return"),
+        "L": _lines(loss.mse_loss, "return"),
         "G": [_rule(squares, "x")],
         "dV": [_rule(product, "b")],
         "dA": [_rule(product, "a")],

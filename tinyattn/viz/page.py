@@ -12,8 +12,8 @@ from string import Template
 from typing import Any
 
 
-def html_page(name: str, scripts: Sequence[str], title: str, data: Any) -> str:
-    """Return pages/`name`.html with its style sheets, `scripts` of pages/ and `data` as JSON inside."""
+def html_page(name: str, parts: Sequence[str], title: str, data: Any) -> str:
+    """Return pages/`name`.html with `parts`, its style sheets and scripts in pages/, and `data` as JSON inside."""
     folder = resources.files("tinyattn.viz") / "pages"
 
     def text(*names: str) -> str:
@@ -21,9 +21,9 @@ def html_page(name: str, scripts: Sequence[str], title: str, data: Any) -> str:
 
     page = Template(text("page.html")).substitute(
         title=html.escape(title),
-        style=text("common.css", f"{name}.css"),
+        style=text("common.css", *(part for part in parts if part.endswith(".css"))),
         body=text(f"{name}.html"),
-        script=text("common.js", *scripts),
+        script=text("common.js", *(part for part in parts if part.endswith(".js"))),
         data=json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),  # no </script>
     )
     return page.encode("utf-8", "backslashreplace").decode()  # lone surrogates, as JSON's escapes

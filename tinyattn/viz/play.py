@@ -58,7 +58,8 @@ def playground(
     for more, content in tabs.values():
         scripts += more
         data |= content
-    page = html_page("playground", [f"playground-{name}.js" for name in scripts], title, data)
+    parts = ["maps.css", "playground.css", "maps.js", *(f"playground-{name}.js" for name in scripts)]
+    page = html_page("playground", parts, title, data)
     if len(page.encode()) > LARGEST:
         raise ValueError(
             f"playground: these models make a page of {len(page) / 1e6:.1f} MB; "

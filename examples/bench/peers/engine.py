@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
-from bench import cases
+from bench import cases, texts
 from bench.peers.moving import moving  # noqa: F401 (a task)
 from bench.peers.sizes import Sizes
 from bench.problem import Problem
@@ -53,6 +54,41 @@ def infer(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
 
     take = _graphed(scores) if options.get("graph") else scores
     return lambda: take(images)
+
+
+def text(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """A training step of a model of texts. options: kind, sizes (see bench/texts.py); workers; graph (see `train`)."""
+    model = texts.make(ta, options["kind"], options["sizes"])
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+    several = options.get("workers", 1) > 1
+    loss = texts.loss(ta, nn.DataParallel(model, options["workers"]) if several else model)
+    data = texts.batches(ta, options["kind"], options["sizes"])
+    return texts.step(ta, optimizer, loss, data, _graphed if options.get("graph") else lambda step: step)
+
+
+def compiling(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
+    """Seconds of the processor in four calls of a new compiled step: as it is, recorded, checked, by the program."""
+    batch = problem.batches(ta.from_numpy)
+
+    def run() -> list[list[float]]:
+        model = _model(problem, options)
+        optimizer, times = optim.Adam(model.parameters(), lr=1e-3), []
+
+        @_graphed
+        def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        for i in range(4):
+            start = time.process_time()
+            step(*batch(i))
+            times.append(time.process_time() - start)
+        return [times]
+
+    return run
 
 
 def _model(problem: Problem, options: dict[str, Any]) -> nn.Module:

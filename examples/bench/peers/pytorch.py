@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import cases
+from bench import cases, texts
 from bench.peers.sizes import Sizes
 from bench.problem import Problem
 from bench.recipe import seconds_to_goals
@@ -101,10 +101,7 @@ def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(images), labels)
 
-    if options.get("compiled"):
-        if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise RuntimeError("torch.compile needs a C++ compiler, and there is none")
-        loss_of = torch.compile(loss_of, mode=None if options["compiled"] is True else options["compiled"])
+    loss_of = _compiled(loss_of, options)
 
     def step() -> Tensor:
         loss = loss_of(*batch(next(numbers)))
@@ -114,6 +111,24 @@ def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
         return loss
 
     return step
+
+
+def text(problem: None, options: dict[str, Any]) -> Callable[[], Any]:
+    """A training step of a model of texts. options: kind, sizes (see bench/texts.py); fused; compiled (see `train`)."""
+    torch.set_num_threads(options["threads"])
+    model = texts.make(torch, options["kind"], options["sizes"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=options.get("fused"))
+    loss = _compiled(texts.loss(torch, model), options)
+    data = texts.batches(torch, options["kind"], options["sizes"])
+    return texts.step(torch, optimizer, loss, data, lambda step: step)
+
+
+def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    if not options.get("compiled"):
+        return function
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise RuntimeError("torch.compile needs a C++ compiler, and there is none")
+    return torch.compile(function, mode=None if options["compiled"] is True else options["compiled"])
 
 
 def _settled(options: dict[str, Any]) -> Callable[[Any], Tensor]:

@@ -4,6 +4,7 @@ from tinyattn.backends.cpu.activations import *
 from tinyattn.backends.cpu.arrays import *
 from tinyattn.backends.cpu.attention import *
 from tinyattn.backends.cpu.convolution import *
+from tinyattn.backends.cpu.extremes import *
 from tinyattn.backends.cpu.indexing import *
 from tinyattn.backends.cpu.layers import *
 from tinyattn.backends.cpu.loss import *

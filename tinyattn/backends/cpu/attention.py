@@ -27,10 +27,12 @@ def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
 
     c, a number for each row, cancels in softmax: 0 where no score is large, else the row's largest.
     """
-    if scores.size and scores.min() > -SAFE_SCORE and scores.max() < SAFE_SCORE:
+    least, most = np.minimum.reduce, np.maximum.reduce
+    if scores.size and least(scores, None) > -SAFE_SCORE and most(scores, None) < SAFE_SCORE:
         e = np.exp(scores, out=scores)
-        if hidden is not None:
-            e *= ~hidden
+        if hidden is None:
+            return e, row_sums(e)
+        e *= ~hidden
     else:
         if hidden is not None:
             np.copyto(scores, -np.inf, where=hidden)  # over NaN too
@@ -59,7 +61,7 @@ def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array
         scores = np.matmul(q[part], k[part].mT, out=e[part])  # (samples, heads, tokens, tokens)
         scores *= scale
         total = exponentials(scores)[1]  # (samples, heads, tokens, 1)
-        np.reciprocal(total[..., 0].swapaxes(1, 2), out=share[part])
+        np.divide(1, total[..., 0].swapaxes(1, 2), out=share[part])
         np.matmul(e[part], v[part], out=by_head[part])
         out[part] *= np.repeat(share[part], dim, -1)
     return out, e, share

@@ -7,6 +7,7 @@ digits, at Chebyshev nodes; within two units in the last place of the true value
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,17 @@ def _erf(x: Any, out: Any) -> None:
 
 def polynomial(coefficients: tuple[float, ...], x: Any, out: Any) -> Any:
     """Horner's rule, into `out`."""
-    np.multiply(x, coefficients[-1], out=out)
-    for c in coefficients[-2:0:-1]:
+    first, *others, last = _numbers(coefficients, x.dtype)
+    np.multiply(x, first, out=out)
+    for c in others:
         out += c
         out *= x
-    out += coefficients[0]
+    out += last
     return out
+
+
+@lru_cache(maxsize=16)
+def _numbers(coefficients: tuple[float, ...], dtype: Any) -> list[Any]:
+    """The coefficients, highest power first, as arrays: with Python's numbers a pass over few elements takes twice as
+    long."""
+    return [np.array(c, dtype) for c in reversed(coefficients)]

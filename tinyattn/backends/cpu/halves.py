@@ -18,6 +18,7 @@ _FEW, _BLOCK = 512, 1 << 16  # elements: fewer are converted by NumPy; so many, 
 _LIMIT = np.float32(65520)  # from which on numbers are rounded to infinity
 _BEYOND = np.float32(65536)  # the power of two above float16, which has infinity's exponent there
 _INFINITY = np.int32(0x7F800000)  # the exponent's bits of float32
+_LEAST = np.float32(2.0**-14).view(np.int32)  # the smallest normal number of float16
 
 
 def widen(x: Array) -> Array:
@@ -49,7 +50,7 @@ def _widen(x: Array, out: Array) -> None:
     bits = np.left_shift(x.view(np.int16), 13, out=out.view(np.int32), dtype=np.int32)  # the sign fills the gap
     bits &= np.int32(-0x70002000)  # sign; exponent and fraction, where float32 has them
     out *= np.float32(2.0**112)  # the biases of the exponents are 15 and 127
-    if out.max() >= _BEYOND or out.min() <= -_BEYOND:  # infinity and NaN
+    if x.view(np.int16).max() >= 0x7C00 or x.view(np.uint16).max() >= 0xFC00:  # infinity and NaN
         bits[np.abs(out) >= _BEYOND] |= _INFINITY
 
 
@@ -57,23 +58,19 @@ def _widen(x: Array, out: Array) -> None:
 def _narrow(x: Array, out: Array) -> None:
     size = np.abs(x)
     fits = size.max() < _LIMIT  # all is a number that float16 has: otherwise NaN, or what becomes infinite
-    size *= np.float32(4.0 if fits else 2.0**112)  # what is beyond float16 becomes infinite
-    if not fits:
-        size *= np.float32(2.0**-110)
-    # To four times the number, 2^15 times its power of two (or float16's least one) is added: that rounds it.
+    # To the number, 2^13 times its power of two (or float16's least one) is added: that rounds it.
     power = np.bitwise_and(x.view(np.int32), _INFINITY)
-    np.maximum(power, np.float32(2.0**-14).view(np.int32), out=power)
-    power += np.int32(15 << 23)
+    power.clip(_LEAST, _INFINITY, out=power)  # takes a third of the time of np.maximum with a number
+    power += np.int32(13 << 23)
     size += power.view(np.float32)
-    bits = size.view(np.int32)
-    fraction = np.bitwise_and(bits, 0xFFF, out=power)  # with the leading one, which counts the exponent up
-    bits >>= 13
-    if not fits:
-        bits &= 0x7C00
-    bits += fraction  # bit 17, of the exponent's bias, is cut off below
+    bits = size.view(np.int32)  # 2^13 times the power, and far below the fraction with its leading one
+    bits += np.right_shift(bits, 13, out=power)
     sign = np.right_shift(x.view(np.int32), 16, out=power)
     sign &= 0x8000
-    bits |= sign
-    out.view(np.uint16)[...] = bits
+    bits += sign
+    short = out.view(np.int16)
+    short[...] = bits
+    short += np.int16(2 << 10)  # the biases of the exponents are 15 and 127: 13 + 127 + 2 - 15 + 1 is a multiple of 64
     if not fits:
-        out[np.isnan(x)] = np.nan
+        beyond = np.flatnonzero(~(np.abs(x) < _LIMIT))
+        out[beyond] = x[beyond].astype(np.float16)

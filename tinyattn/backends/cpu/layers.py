@@ -48,9 +48,10 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
     out, normal, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
     for part in rows(len(xs), width):
         h, r, y = normal[part], rstd[part], out[part]
-        np.subtract(xs[part], row_means(xs[part]), out=h)
+        means = row_means(xs[part])
+        np.subtract(xs[part], means, out=h)
         r[...] = row_dots(h, h)  # width times the variance
-        _center_again(h, r, row_means(h))
+        _center_again(h, r, means)
         r += width * eps
         np.sqrt(r, out=r)
         np.divide(math.sqrt(width), r, out=r)
@@ -65,9 +66,16 @@ def layer_norm(x: Array, weight: Array, bias: Array, shape: tuple[int, ...], eps
 
 
 @one_call(0, 1)
-def _center_again(h: Array, r: Array, rest: Array) -> None:
-    """Subtract the mean that is left, a rounding error of the first, where it is all there is of a constant row."""
-    if np.any(rest[:, 0] ** 2 * h.shape[1] > r * (8 * np.finfo(h.dtype).eps) ** 2):
+def _center_again(h: Array, r: Array, means: Array) -> None:
+    """Subtract the mean that is left, a rounding error of the first, where it is all there is of a constant row.
+
+    The error is a few roundings of the mean, so it needs no look where all means are below two standard deviations.
+    """
+    width = h.shape[1]
+    if not (np.square(means[:, 0]) * (width / 4) > r).any():
+        return
+    rest = row_means(h)
+    if (np.square(rest[:, 0]) * width > r * (8 * np.finfo(h.dtype).eps) ** 2).any():
         h -= rest
         r[...] = row_dots(h, h)
 
@@ -82,7 +90,7 @@ def layer_norm_backward(
     width = math.prod(shape)
     gs = g.reshape(-1, width)
     dx = np.empty_like(gs) if needed[0] else None
-    dweight, dbias = (np.zeros(width) if n else None for n in needed[1:])
+    dweight, dbias = (np.zeros(width) if n and not len(gs) else None for n in needed[1:])
     for part in rows(len(gs), width):
         u, n = gs[part], normal[part]
         if dx is not None:
@@ -91,9 +99,14 @@ def layer_norm_backward(
             h -= row_means(h)
             h += np.multiply(n, along[:, None], out=dx[part])
             np.multiply(h, rstd[part][:, None], out=dx[part])
-        if dweight is not None:
-            dweight += column_sums(u * n)
-        if dbias is not None:
-            dbias += column_sums(u)
+        if needed[1]:
+            dweight = _added(dweight, column_sums(u * n))
+        if needed[2]:
+            dbias = _added(dbias, column_sums(u))
     found = ((dx, g.shape), (dweight, shape), (dbias, shape))
     return tuple(d if d is None else d.astype(g.dtype, copy=False).reshape(s) for d, s in found)
+
+
+def _added(total: Array, more: Array) -> Array:
+    """`total`, None at first, and `more`."""
+    return more if total is None else np.add(total, more, out=total)

@@ -44,7 +44,6 @@ def quiet() -> Any:
 # --- operators, methods and NumPy's ufuncs, which serve CuPy's arrays too ---
 
 square, rsqrt = cpu.square, cpu.rsqrt
-amax, amin = cpu.amax, cpu.amin
 permute, reshape = cpu.permute, cpu.reshape
 
 # --- elementwise ---
@@ -83,6 +82,14 @@ def relu(x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e ** -x)"""
     return cp.reciprocal(cp.exp(-x) + 1)
+
+
+def amax(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return x.max(dim, keepdims=keepdim)
+
+
+def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
+    return x.min(dim, keepdims=keepdim)
 
 
 def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:

@@ -34,13 +34,12 @@ def clip_grad_norm_(
     Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks".
     As torch.nn.utils.clip_grad_norm_.
 
-    Example:
-        >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
-        >>> w.grad = ta.tensor([3.0, 4.0])
-        >>> nn.utils.clip_grad_norm_([w], max_norm=1.0).item()
-        5.0
-        >>> w.grad
-        tensor([0.6, 0.8])
+    >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
+    >>> w.grad = ta.tensor([3.0, 4.0])
+    >>> nn.utils.clip_grad_norm_([w], max_norm=1.0).item()
+    5.0
+    >>> w.grad
+    tensor([0.6, 0.8])
     """
     if not max_norm >= 0.0:
         raise ValueError(f"max_norm must be a number of at least 0, but got {max_norm}.")
@@ -65,12 +64,11 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
     Raises ValueError for a negative clip_value. As torch.nn.utils.clip_grad_value_.
 
-    Example:
-        >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
-        >>> w.grad = ta.tensor([-3.0, 0.5])
-        >>> nn.utils.clip_grad_value_([w], 1.0)
-        >>> w.grad.tolist()
-        [-1.0, 0.5]
+    >>> w = ta.tensor([0.0, 0.0], requires_grad=True)
+    >>> w.grad = ta.tensor([-3.0, 0.5])
+    >>> nn.utils.clip_grad_value_([w], 1.0)
+    >>> w.grad.tolist()
+    [-1.0, 0.5]
     """
     if not clip_value >= 0.0:
         raise ValueError(f"clip_value must be a number of at least 0, but got {clip_value}.")

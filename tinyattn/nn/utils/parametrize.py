@@ -6,16 +6,17 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.containers import ModuleDict, ModuleList
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.nn.utils import spectral
+from tinyattn.nn.utils.orthogonal import MAPS, Orthogonal
 from tinyattn.nn.utils.vectors import length
 from tinyattn.tensors import Tensor
 
 __all__ = [
-    "ParametrizationList", "cached", "is_parametrized", "register_parametrization", "remove_parametrizations",
-    "spectral_norm", "weight_norm",
+    "ParametrizationList", "cached", "is_parametrized", "orthogonal", "register_parametrization",
+    "remove_parametrizations", "spectral_norm", "weight_norm",
 ]  # fmt: skip
 
 
@@ -30,11 +31,15 @@ class ParametrizationList(ModuleList):
         with no_grad():
             found: Any = original
             for module in reversed(modules):
-                found = module.right_inverse(found) if hasattr(module, "right_inverse") else found
+                with contextlib.suppress(NotImplementedError):  # of a map that cannot be inverted
+                    found = module.right_inverse(found) if hasattr(module, "right_inverse") else found
         self.is_tensor = isinstance(found, Tensor)
         for name, each in zip(self._names(1 if self.is_tensor else len(found)), self._listed(found), strict=True):
-            if isinstance(original, Parameter):
-                self.register_parameter(name, original if each is original else Parameter(each.detach()))
+            if isinstance(original, Parameter) and self.is_tensor:
+                original.data = each.detach()
+                self.register_parameter(name, original)  # an optimizer may hold it
+            elif isinstance(original, Parameter):
+                self.register_parameter(name, Parameter(each.detach()))
             else:
                 self.register_buffer(name, each)
 
@@ -73,13 +78,12 @@ def register_parametrization(
     present value. Several of one tensor follow one another. Returns the module. Raises ValueError for a name that is
     neither. As torch.nn.utils.parametrize.register_parametrization.
 
-    Example:
-        >>> class Symmetric(nn.Module):
-        ...     def forward(self, x):
-        ...         return x.triu() + x.triu(1).T
-        >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 2), "weight", Symmetric())
-        >>> bool((layer.weight == layer.weight.T).all()), list(layer.state_dict())
-        (True, ['bias', 'parametrizations.weight.original'])
+    >>> class Symmetric(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.triu() + x.triu(1).T
+    >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(2, 2), "weight", Symmetric())
+    >>> bool((layer.weight == layer.weight.T).all()), list(layer.state_dict())
+    (True, ['bias', 'parametrizations.weight.original'])
     """
     if is_parametrized(module, tensor_name):
         module.parametrizations[tensor_name].append(parametrization)
@@ -192,10 +196,9 @@ def weight_norm(module: Module, name: str = "weight", dim: int = 0) -> Module:
     dim: the axis whose slices have a length each; None or -1: one length.
     As torch.nn.utils.parametrizations.weight_norm (Salimans and Kingma 2016, "Weight normalization").
 
-    Example:
-        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
-        >>> [tuple(p.shape) for p in layer.parameters()]
-        [(3,), (3, 1), (3, 2)]
+    >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+    >>> [tuple(p.shape) for p in layer.parameters()]
+    [(3,), (3, 1), (3, 2)]
     """
     return register_parametrization(module, name, _WeightNorm(None if dim == -1 else dim))
 
@@ -208,10 +211,35 @@ def spectral_norm(
     n_power_iterations: at each access in training. dim: the axis of the outputs, 1 for transposed convolutions.
     As torch.nn.utils.parametrizations.spectral_norm (Miyato et al. 2018).
 
-    Example:
-        >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3))
-        >>> list(layer.state_dict())
-        ['bias', 'parametrizations.weight.original', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v']
+    >>> layer = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3))
+    >>> list(layer.state_dict())
+    ['bias', 'parametrizations.weight.original', 'parametrizations.weight.0._u', 'parametrizations.weight.0._v']
     """
     dim = spectral.outputs(module) if dim is None else dim
     return register_parametrization(module, name, _SpectralNorm(getattr(module, name), n_power_iterations, dim, eps))
+
+
+def orthogonal(
+    module: Module, name: str = "weight", orthogonal_map: str | None = None, *, use_trivialization: bool = True
+) -> Module:
+    """Make a weight (..., rows, columns) orthogonal whenever it is read: its shorter axis counts unit vectors at right
+    angles. Returns the module.
+
+    orthogonal_map: "matrix_exp" (for square weights by default), "cayley" or "householder" (for others by default).
+    use_trivialization: map relative to the present weight, made orthogonal; else from 0, and only householder keeps
+    the weight. Raises ValueError for another map, and for a weight of one axis.
+    As torch.nn.utils.parametrizations.orthogonal (Lezcano and Martinez-Rubio 2019, "Cheap orthogonal constraints").
+
+    >>> layer = nn.utils.parametrizations.orthogonal(nn.Linear(3, 2))
+    >>> ta.allclose(layer.weight @ layer.weight.T, ta.eye(2), atol=1e-6)
+    True
+    """
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
+        found = f"shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"orthogonal: {name!r} is of {found}; expected the name of a tensor of at least two axes")
+    if orthogonal_map is None:
+        orthogonal_map = "matrix_exp" if weight.shape[-1] == weight.shape[-2] else "householder"
+    if orthogonal_map not in MAPS:
+        raise ValueError(f"orthogonal: orthogonal_map={orthogonal_map!r}; expected one of {', '.join(MAPS)}")
+    return register_parametrization(module, name, Orthogonal(orthogonal_map, use_trivialization), unsafe=True)

@@ -24,10 +24,9 @@ class PackedSequence(NamedTuple):
     unsorted_indices (batch,): the order of the sequences here, longest first, and back, or None.
     As torch.nn.utils.rnn.PackedSequence.
 
-    Example:
-        >>> packed = nn.utils.rnn.pack_sequence([ta.tensor([1, 2, 3]), ta.tensor([4, 5])])
-        >>> packed.data.tolist(), packed.batch_sizes.tolist()
-        ([1, 4, 2, 5, 3], [2, 2, 1])
+    >>> packed = nn.utils.rnn.pack_sequence([ta.tensor([1, 2, 3]), ta.tensor([4, 5])])
+    >>> packed.data.tolist(), packed.batch_sizes.tolist()
+    ([1, 4, 2, 5, 3], [2, 2, 1])
     """
 
     data: Tensor
@@ -89,9 +88,8 @@ def spread(packed: PackedSequence, padding_value: float = 0.0, total: int | None
 def invert_permutation(permutation: Tensor | None) -> Tensor | None:
     """Return the permutation that undoes this one, (n,); None of None. As torch.nn.utils.rnn.invert_permutation.
 
-    Example:
-        >>> nn.utils.rnn.invert_permutation(ta.tensor([2, 0, 1])).tolist()
-        [1, 2, 0]
+    >>> nn.utils.rnn.invert_permutation(ta.tensor([2, 0, 1])).tolist()
+    [1, 2, 0]
     """
     if permutation is None:
         return None
@@ -106,10 +104,9 @@ def pack_padded_sequence(
     batch_first: input is (batch, steps, ...). enforce_sorted: lengths must decrease; False sorts the sequences.
     Raises RuntimeError for lengths that do not fit or are not sorted. As torch.nn.utils.rnn.pack_padded_sequence.
 
-    Example:
-        >>> packed = nn.utils.rnn.pack_padded_sequence(ta.tensor([[1, 4], [2, 5], [3, 0]]), [3, 2])
-        >>> packed.data.tolist()
-        [1, 4, 2, 5, 3]
+    >>> packed = nn.utils.rnn.pack_padded_sequence(ta.tensor([[1, 4], [2, 5], [3, 0]]), [3, 2])
+    >>> packed.data.tolist()
+    [1, 4, 2, 5, 3]
     """
     if isinstance(lengths, Tensor) and lengths.device != "cpu":
         raise RuntimeError(f"pack_padded_sequence: lengths are on {lengths.device}; expected them on the CPU")
@@ -145,11 +142,10 @@ def pad_packed_sequence(
     total_length: the steps to pad to, by default the longest. Raises ValueError if it is shorter than that.
     As torch.nn.utils.rnn.pad_packed_sequence.
 
-    Example:
-        >>> rnn = nn.utils.rnn
-        >>> packed = rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])])
-        >>> [x.tolist() for x in rnn.pad_packed_sequence(packed, batch_first=True)]
-        [[[1, 2], [3, 0]], [2, 1]]
+    >>> rnn = nn.utils.rnn
+    >>> packed = rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])])
+    >>> [x.tolist() for x in rnn.pad_packed_sequence(packed, batch_first=True)]
+    [[[1, 2], [3, 0]], [2, 1]]
     """
     longest = len(sequence.batch_sizes)
     if total_length is not None and total_length < longest:
@@ -171,9 +167,8 @@ def pad_sequence(
     batch_first: return (batch, longest, ...). padding_side: "right" or "left". Raises ValueError for another side.
     As torch.nn.utils.rnn.pad_sequence.
 
-    Example:
-        >>> nn.utils.rnn.pad_sequence([ta.tensor([1, 2]), ta.tensor([3])], batch_first=True).tolist()
-        [[1, 2], [3, 0]]
+    >>> nn.utils.rnn.pad_sequence([ta.tensor([1, 2]), ta.tensor([3])], batch_first=True).tolist()
+    [[1, 2], [3, 0]]
     """
     if padding_side not in ("left", "right"):
         raise ValueError(f"pad_sequence: padding_side={padding_side!r}; expected 'left' or 'right'")
@@ -189,9 +184,8 @@ def pad_sequence(
 def unpad_sequence(padded_sequences: Tensor, lengths: Tensor, batch_first: bool = False) -> list[Tensor]:
     """Undo pad_sequence: return the first `lengths[i]` elements of each. As torch.nn.utils.rnn.unpad_sequence.
 
-    Example:
-        >>> [x.tolist() for x in nn.utils.rnn.unpad_sequence(ta.tensor([[1, 3], [2, 0]]), ta.tensor([2, 1]))]
-        [[1, 2], [3]]
+    >>> [x.tolist() for x in nn.utils.rnn.unpad_sequence(ta.tensor([[1, 3], [2, 0]]), ta.tensor([2, 1]))]
+    [[1, 2], [3]]
     """
     padded = padded_sequences if batch_first else padded_sequences.transpose(0, 1)
     return [padded[i, : int(n)] for i, n in enumerate(lengths)]
@@ -200,9 +194,8 @@ def unpad_sequence(padded_sequences: Tensor, lengths: Tensor, batch_first: bool 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
     """Pack sequences (length, ...) of several lengths, as pack_padded_sequence. As torch.nn.utils.rnn.pack_sequence.
 
-    Example:
-        >>> nn.utils.rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])]).data.tolist()
-        [1, 3, 2]
+    >>> nn.utils.rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])]).data.tolist()
+    [1, 3, 2]
     """
     return pack_padded_sequence(pad_sequence(sequences), [len(x) for x in sequences], enforce_sorted=enforce_sorted)
 
@@ -210,9 +203,8 @@ def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> P
 def unpack_sequence(packed_sequences: PackedSequence) -> list[Tensor]:
     """Undo pack_sequence: return the list of sequences. As torch.nn.utils.rnn.unpack_sequence.
 
-    Example:
-        >>> rnn = nn.utils.rnn
-        >>> [x.tolist() for x in rnn.unpack_sequence(rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])]))]
-        [[1, 2], [3]]
+    >>> rnn = nn.utils.rnn
+    >>> [x.tolist() for x in rnn.unpack_sequence(rnn.pack_sequence([ta.tensor([1, 2]), ta.tensor([3])]))]
+    [[1, 2], [3]]
     """
     return unpad_sequence(*pad_packed_sequence(packed_sequences, True), batch_first=True)

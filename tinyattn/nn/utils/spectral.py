@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyattn.engine.modes import no_grad
+from tinyattn.grad_mode import no_grad
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.ops import creation
 from tinyattn.ops.mathematics import dot, mv

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn.debug.describe import arrays_in, input_names, saved_by
-from tinyattn.engine.node import Node, SavedValues
+from tinyattn.engine.node import Node
 from tinyattn.engine.operation import Operation
 from tinyattn.nn import Module, Parameter
 from tinyattn.tensors import Tensor
@@ -190,9 +190,9 @@ def named_inputs(op: Operation, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     return list(zip(input_names(op, len(inputs)), inputs, strict=False))
 
 
-def saved_in(node: Node) -> SavedValues:
+def saved_in(node: Node) -> dict[str, Any]:
     """Return the values saved for the backward pass; none once they are freed."""
-    return node.saved or SavedValues()
+    return node.saved or {}
 
 
 def option_repr(value: Any) -> str:

@@ -13,6 +13,7 @@ from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.dot import dot_text, rendered
 from tinyattn.viz.graphs.fold import MODES, contents, folds, view
+from tinyattn.viz.graphs.listing import blocks_of
 from tinyattn.viz.graphs.model import Trace
 from tinyattn.viz.graphs.page import graph_page
 from tinyattn.viz.graphs.tracing import callers_variables, trace_of_run, trace_of_tensors
@@ -82,7 +83,7 @@ class Graph:
         operations = sum(vertex.is_operation for vertex in self.vertices)
         parameters = sum(vertex.kind == "parameter" for vertex in self.vertices)
         counts = f"{operations} operations, {parameters} parameters, {len(self.edges)} edges, "
-        counts += f"{len(self.steps)} backward steps"
+        counts += self.trace.backward
         return f"<graph of {self.trace.title}: {counts}{f'; stopped by {self.error}' if self.error else ''}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -103,6 +104,7 @@ def graph(
     times: bool = False,
     profile: ProfileReport | None = None,
     gradient: Tensor | Sequence[Tensor | None] | None = None,
+    program: Callable[..., Any] | None = None,
     title: str | None = None,
     **kwargs: Any,
 ) -> Graph:
@@ -121,10 +123,11 @@ def graph(
         times: show the times of this run.
         profile: show the times that `with ta.profile() as profile:` measured while the tensor was computed.
         gradient: of the outputs; by default ones.
+        program: a training step compiled by `ta.compile`, on the CPU; the page shows its lines beside the graph.
         title: of the picture.
 
     Returns a Graph. Raises TypeError for arguments that do not fit `output_or_model`, and ValueError for an unknown
-    mode or depth and for a tensor that nothing was recorded for.
+    mode or depth, for a tensor that nothing was recorded for, and for a `program` that was not recorded.
 
     Example:
         >>> ta.viz.graph(ta.nn.Linear(3, 2), ta.rand(4, 3))
@@ -138,6 +141,7 @@ def graph(
         raise TypeError("graph: a tensor takes no inputs; pass a model or function with them")
     else:
         trace = trace_of_tensors(output_or_model, variables, gradient, profile)
+    trace.program = [] if program is None else blocks_of(program)
     trace.title = trace.title if title is None else title
     return Graph(trace, mode, depth, stats, times or profile is not None)
 

@@ -111,8 +111,9 @@ class Step:
 class Trace:
     """A graph and its backward pass.
 
-    vertices and steps: in the order in which they ran. error: what stopped the forward pass, or "". note: why
-    there is no backward pass. unused: the number of operations that no output depends on.
+    vertices and steps: in the order in which they ran. error: what stopped the forward pass, or "". note: why no
+    backward pass is shown. known: False if there is one, which could not run. unused: the number of operations that no
+    output depends on.
     """
 
     title: str
@@ -123,7 +124,14 @@ class Trace:
     rules: dict[str, dict[str, str]] = field(default_factory=dict)
     error: str = ""
     note: str = ""
+    known: bool = True
+    program: list[tuple[str, str]] = field(default_factory=list)  # (origin, lines) of a compiled step
     unused: int = 0
+
+    @property
+    def backward(self) -> str:
+        """The number of backward steps, as text."""
+        return f"{len(self.steps)} backward step{'s' * (len(self.steps) != 1)}" if self.known else "backward not shown"
 
     @property
     def edges(self) -> list[Edge]:

@@ -10,11 +10,12 @@ from tinyattn.ops import attention
 from tinyattn.viz.graphs import dot
 from tinyattn.viz.graphs.fold import chain, contents, is_bookkeeping, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
+from tinyattn.viz.graphs.listing import origin_of
 from tinyattn.viz.graphs.model import Trace, Vertex
 from tinyattn.viz.graphs.source import rule_source
 from tinyattn.viz.page import html_page
 
-SCRIPTS = ("model", "layout", "draw", "panel", "eye", "main")
+PARTS = ["graph.css", *(f"graph-{name}.js" for name in ("model", "layout", "draw", "panel", "program", "eye", "main"))]
 CELLS = 900_000  # of all heat maps together: 1.2 MB as text
 FEW = 40  # vertices of a graph whose boxes show their numbers too
 _PLAIN = (  # attributes of a Vertex that the page takes as they are
@@ -26,8 +27,7 @@ Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 def graph_page(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> str:
     """Return the page as text. The same trace gives the same text, byte for byte."""
-    scripts = [f"graph-{name}.js" for name in SCRIPTS]
-    return html_page("graph", scripts, trace.title, _content(trace, folded, auto, tidy, times))
+    return html_page("graph", PARTS, trace.title, _content(trace, folded, auto, tidy, times))
 
 
 def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> dict[str, Any]:
@@ -36,9 +36,12 @@ def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool
         "title": trace.title,
         "error": trace.error,
         "note": trace.note,
+        "known": trace.known,
+        "backward": trace.backward,
         "unused": trace.unused,
         "vertices": [_vertex(trace, vertex, times) for vertex in trace.vertices],
         "boxes": _boxes(trace, times),
+        "program": trace.program,
         "steps": [{"vertex": s.vertex, "gradient": s.gradient, "arrivals": s.arrivals} for s in trace.steps],
         "arrays": trace.gallery.shrunk(CELLS),
         "formulas": {key: formula(key).rules for key in rules},
@@ -56,6 +59,7 @@ def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
     time = dot.times_text(vertex.seconds, vertex.seconds_back) if times else ""
     return {name: getattr(vertex, name) for name in _PLAIN} | {
         "operation": vertex.is_operation,
+        "origin": origin_of(trace, vertex) if trace.program and vertex.is_operation else "",
         "bookkeeping": is_bookkeeping(vertex),
         "title": title,
         "formula": dot.formula_text(vertex),

@@ -151,7 +151,12 @@ def _add_steps(trace: Trace, builder: Builder, outputs: list[Tensor], gradients:
     except RuntimeError as error:
         if gradients is not None:  # they may be the reason
             raise
-        trace.note = str(error)
+        trace.known, trace.note = False, str(error)
+        if any(node.saved is None for node in builder.nodes):
+            trace.note = (
+                "The backward pass is not shown: backward() has freed the saved values it would read. Draw the graph "
+                "before backward(), or call backward(retain_graph=True)."
+            )
 
 
 def _prune(trace: Trace, stacks: dict[int, Stack]) -> dict[int, Stack]:

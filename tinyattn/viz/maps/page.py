@@ -25,7 +25,7 @@ def attention_page(flow: AttentionFlow) -> str:
             f"at most {MOST / 1e6:.1f} MB are allowed. Record fewer inputs, or pass gradients=False"
         )
     data = _content(flow)
-    return html_page("attention", ["attention.js"], data["title"], data)
+    return html_page("attention", ["maps.css", "attention.css", "maps.js", "attention.js"], data["title"], data)
 
 
 def _content(flow: AttentionFlow) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import numpy as np
 
 from tinyattn import autograd, ops
 from tinyattn.debug.describe import trace
-from tinyattn.engine.modes import Mode, definition_mode, enable_grad, module_stack, no_grad
+from tinyattn.engine.modes import Mode, definition_mode, module_stack
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.opmath import widened
+from tinyattn.grad_mode import enable_grad, no_grad
 from tinyattn.models import SparseAttention
 from tinyattn.nn import DataParallel, Module
 from tinyattn.ops import creation

@@ -1,6 +1,5 @@
 // The page of attention maps.
 // The state is six choices; every change draws all pictures again.
-const data = JSON.parse(byId("data").textContent);
 const state = { item: 0, token: null, row: 0, cell: 0, what: "attention", direction: "from" };
 const grid = data.grid;
 const unit = grid ? "patch" : "word";
@@ -10,7 +9,7 @@ const unit = grid ? "patch" : "word";
 // Arrays come as 16-bit integers in base64, with the number that 32767 stands for.
 function unpack(packed) {
   if (packed === null) return null;
-  const view = new DataView(Uint8Array.from(atob(packed.data), (c) => c.charCodeAt(0)).buffer);
+  const view = new DataView(bytes(packed.data).buffer);
   return Float32Array.from({ length: view.byteLength / 2 }, (_, i) => view.getInt16(2 * i, true) / 32767 * packed.largest);
 }
 
@@ -72,7 +71,7 @@ function rows() {
 
 const largest = (values) => values.reduce((most, v) => (Math.abs(v) > Math.abs(most) ? v : most), 0);
 function number(value, share) {
-  return share ? (100 * value).toFixed(1) + " %" : Number(value.toPrecision(3)).toString();
+  return share ? percent(value) : Number(value.toPrecision(3)).toString();
 }
 function tokenName(token) {
   if (!grid) return "\u201c" + data.items[state.item].words[token] + "\u201d";
@@ -82,11 +81,6 @@ function tokenName(token) {
 }
 
 // --- colours ---
-
-function colour(value, most) {
-  return [...cssNumbers(value < 0 ? "--minus" : "--plus"), most ? 0.85 * Math.abs(value) / Math.abs(most) : 0];
-}
-const css = (value, most) => { const [r, g, b, a] = colour(value, most); return `rgba(${r}, ${g}, ${b}, ${a.toFixed(4)})`; };
 
 // What full colour stands for: the largest of all maps of one kind, so that two maps can be compared by eye, and of shares
 // at least four times even attention. Rollout has a scale of its own, since a token keeps much of itself, and so have the
@@ -110,20 +104,14 @@ const MEANINGS = {
 };
 const meaning = (cell) => MEANINGS[cell.name] ?? MEANINGS[cell.name.split(/[ ,]/)[0]] ?? "";
 
-// A canvas of one pixel for each cell of the grid, stretched over the image.
+// The values of the patches, stretched over the image.
 function canvasOf(values, most) {
-  const canvas = html("canvas", { width: grid.columns, height: grid.rows });
-  const pixels = new ImageData(grid.columns, grid.rows);
-  for (let i = 0; i < grid.rows * grid.columns; i++) {
-    const [r, g, b, a] = colour(values[i + grid.extra], most);
-    pixels.data.set([r, g, b, Math.round(255 * a)], 4 * i);
-  }
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  const canvas = shades(values.subarray(grid.extra), grid.columns, most);
   const [left, top] = grid.cells[0], [, , right, bottom] = grid.cells.at(-1);
-  const percent = (x, whole) => (100 * x / whole) + "%";
+  const share = (x, whole) => (100 * x / whole) + "%";
   Object.assign(canvas.style, {
-    left: percent(left, grid.width), top: percent(top, grid.height),
-    width: percent(right - left, grid.width), height: percent(bottom - top, grid.height),
+    left: share(left, grid.width), top: share(top, grid.height),
+    width: share(right - left, grid.width), height: share(bottom - top, grid.height),
   });
   return canvas;
 }
@@ -212,7 +200,7 @@ function drawReadout(cell) {
   const item = data.items[state.item];
   byId("name").textContent = [item.caption, cell.of, cell.name].filter(Boolean).join(" \u00b7 ");
   const most = scaleOf(cell), signed = !cell.share && cell.values.some((v) => v < 0);
-  byId("legend").className = signed ? "signed" : "";
+  byId("scale").className = signed ? "signed" : "";
   byId("low").textContent = signed ? number(-Math.abs(most), cell.share) : "0";
   byId("high").textContent = number(Math.abs(most), cell.share) + (cell.share ? `; even attention is ${number(1 / data.tokens, true)}` : "");
   const order = [...cell.values.keys()].sort((a, b) => Math.abs(cell.values[b]) - Math.abs(cell.values[a]));
@@ -229,12 +217,8 @@ function drawReadout(cell) {
 }
 
 function drawClasses() {
-  const item = data.items[state.item], table = byId("classes");
-  table.replaceChildren(...(item.probabilities || []).map(([name, p]) => {
-    const bar = html("b");
-    bar.style.width = 100 * p + "%";
-    return html("tr", { class: name === item.target ? "target" : "" }, html("td", {}, String(name)), html("td", {}, number(p, true)), html("td", {}, bar));
-  }));
+  const item = data.items[state.item];
+  byId("classes").replaceChildren(...(item.probabilities || []).map(([name, share]) => classRow(String(name), share, name === item.target)));
 }
 
 function draw() {
@@ -317,7 +301,6 @@ document.addEventListener("keydown", (event) => {
 for (const name of ["what", "direction"]) {
   byId(name).addEventListener("change", (event) => update({ [name]: event.target.value }));
 }
-byId("theme").addEventListener("click", () => chooseTheme());
 document.addEventListener("theme", draw);
 
 // attention.html#item=4&token=24&row=1&cell=3&what=gradient opens the page there.
@@ -328,7 +311,6 @@ for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
 }
 state.item = within(state.item, data.items.length);
 if (state.token !== null) state.token = within(state.token, data.tokens);
-byId("title").textContent = data.title;
 document.querySelectorAll(".unit").forEach((element) => { element.textContent = unit; });
 byId("what").disabled = !data.gradients;
 document.body.className = grid ? "of-patches" : "of-words";

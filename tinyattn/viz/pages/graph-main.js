@@ -10,6 +10,7 @@ class Page {
     this.selected = null; // a key: "v3", "b2", "o2"
     this.eye = new Eye(byId("graph"), byId("scene"), this.picture);
     this.hits = [];
+    this.listing = data.program.length ? new Listing(this, byId("program")) : null;
     this.prepare();
     this.words();
     this.controls();
@@ -24,6 +25,7 @@ class Page {
   follow(wanted) {
     if (wanted.has("theme")) chooseTheme(wanted.get("theme") === "dark");
     if (wanted.has("level")) this.depth((Number(wanted.get("level")) || 0) - this.model.level());
+    if (wanted.get("tab") === "program") this.listing?.open("program");
     if (wanted.has("step")) this.goTo(Number(wanted.get("step")) || 0);
   }
 
@@ -48,8 +50,8 @@ class Page {
   words() {
     const { model } = this;
     byId("title").textContent = model.title;
-    byId("counts").textContent = [[model.forward.length, "operation"], [model.vertices.length, "vertex"], [model.edges, "edge"], [model.steps.length, "backward step"]]
-      .map(([count, noun]) => `${count} ${noun === "vertex" && count !== 1 ? "vertices" : plural(noun, count)}`).join(" · ");
+    byId("counts").textContent = [[model.forward.length, "operation"], [model.vertices.length, "vertex"], [model.edges, "edge"]]
+      .map(([count, noun]) => `${count} ${noun === "vertex" && count !== 1 ? "vertices" : plural(noun, count)}`).concat(model.backward).join(" · ");
     byId("slider").max = this.last;
     byId("phase-forward").style.flex = model.forward.length;
     byId("phase-backward").style.flex = model.steps.length;
@@ -121,6 +123,7 @@ class Page {
     byId("slider").value = this.step;
     byId("slider").setAttribute("aria-valuetext", where);
     this.paint();
+    this.listing?.show(now === null ? [] : [vertices[now]], back > 0);
     if (now !== null && follow) this.eye.look(this.picture.view.of[now]);
   }
 
@@ -172,7 +175,9 @@ class Page {
   }
 
   details(key) {
-    if (key[0] === "v") this.panel.vertex(this.model.vertices[Number(key.slice(1))]);
+    const index = Number(key.slice(1)), { model } = this;
+    if (key[0] === "v") this.panel.vertex(model.vertices[index]);
+    this.listing?.show(model.vertices.filter((v) => (key[0] === "v" ? v.index === index : model.chain(v.box).includes(index))));
   }
 
   // Tab reaches one element of the graph: the selected one, else the first.
@@ -192,6 +197,7 @@ class Page {
     const key = ["b" + box, "o" + box].find((k) => this.picture.elements.has(k));
     this.focus(key || this.picture.view.of[model.vertices.find((v) => model.chain(v.box).includes(box)).index]);
     this.eye.show(box);
+    this.details("b" + box);
   }
 
   // Switches the repeat around an item between one box for all and all of them.
@@ -365,6 +371,7 @@ class Page {
       ["/", "search; Enter shows the next hit", { "/": () => byId("search").focus() }],
       ["+ − 0", "zoom, show everything", { "+": zoom(1.25), "=": zoom(1.25), "-": zoom(0.8), 0: () => this.eye.fit() }],
       ["w a s d", "move the picture", { w: move(0, 60), a: move(60, 0), s: move(0, -60), d: move(-60, 0) }],
+      ...(this.listing ? [["p", "the program of the step, or the details", { p: () => this.listing.open(byId("program").hidden ? "program" : "panel") }]] : []),
       ["t", "light, dark", { t: () => chooseTheme() }],
       ["?", "this list", { "?": () => byId("help").showModal() }],
     ];

@@ -34,7 +34,7 @@ class Panel {
       html("p", {}, "The forward pass runs from top to bottom." + (model.steps.length ? " The backward pass then starts at the output, takes the newest node first, and passes its gradients on to the node's inputs." : "") + " The slider, or the key →, leads through the steps."),
       card(
         row(`${plural("operation", model.forward.length)} in the forward pass`, model.forward.length),
-        row(`${plural("node", model.steps.length)} in the backward pass`, model.steps.length),
+        model.known ? row(`${plural("node", model.steps.length)} in the backward pass`, model.steps.length) : html("div", {}, model.backward),
         row("edges", model.edges),
         parameters.length ? row(`parameters with ${elements.toLocaleString("en")} elements`, parameters.length) : null),
       model.note ? note(model.note) : null,

@@ -100,3 +100,31 @@ function picture(image, size, strength = 1) {
   ink.putImageData(pixels, 0, 0);
   return canvas;
 }
+
+// Paints an image and, over it, the shades of values in rows of `columns`; full colour is `most`.
+function paintOver(canvas, image, values, columns, most) {
+  const ink = canvas.getContext("2d");
+  ink.clearRect(0, 0, canvas.width, canvas.height);
+  ink.imageSmoothingEnabled = false;
+  for (const layer of [image, shades(values, columns, most)]) ink.drawImage(layer, 0, 0, canvas.width, canvas.height);
+}
+
+// Lets the reader choose a cell of the square maps in `element`, by pointer and by arrow keys; null: none.
+// chosen() returns the cell, choose sets it, press acts on one: a click, or Enter.
+function pickCells(element, side, chosen, choose, press = null) {
+  const under = ({ target, clientX, clientY }) => {
+    const box = target.getBoundingClientRect(), at = (d) => Math.min(Math.max(Math.floor(d * side), 0), side - 1);
+    return target.matches("canvas") ? at((clientY - box.top) / box.height) * side + at((clientX - box.left) / box.width) : null;
+  };
+  element.addEventListener("pointermove", (event) => choose(under(event)));
+  element.addEventListener("pointerleave", () => choose(null));
+  element.addEventListener("click", (event) => press?.(under(event)));
+  element.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -side, ArrowDown: side }[event.key];
+    if (step) choose(Math.min(Math.max((chosen() ?? 0) + step, 0), side ** 2 - 1));
+    else if (press && (event.key === "Enter" || event.key === " ")) press(chosen() ?? 0);
+    else if (event.key === "Escape") choose(null);
+    else return;
+    event.preventDefault();
+  });
+}

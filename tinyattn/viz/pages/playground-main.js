@@ -5,7 +5,7 @@ const state = {
   image: new Float64Array(data.size ** 2), what: "attention", target: null, token: null,
   blank: new Set(), silent: Array.from({ length: data.layers }, () => new Set()),
 };
-const samples = data.samples.map((text) => Float64Array.from(atob(text), (c) => c.charCodeAt(0) / 255));
+const samples = data.samples.map((text) => Float64Array.from(bytes(text), (byte) => byte / 255));
 
 const cellOf = (pixel) => Math.floor(Math.floor(pixel / data.size) / cell) * side + Math.floor(pixel % data.size / cell);
 const without = (blank) => blank.size ? state.image.map((v, i) => blank.has(cellOf(i)) ? 0 : v) : state.image;
@@ -54,11 +54,7 @@ function drawClasses(target) {
   byId("classes").replaceChildren(...data.names.map((name, c) => {
     const choose = html("button", { type: "button", title: "choose this class" }, name);
     choose.addEventListener("click", () => { state.target = state.target === c ? null : c; draw(); curveSoon(); });
-    const bar = html("b");
-    bar.style.width = `${100 * run.probabilities[c]}%`;
-    const row = html("tr", {}, html("td", {}, choose), html("td", {}, percent(run.probabilities[c])), html("td", {}, bar));
-    row.className = c === target ? "target" : "";
-    return row;
+    return classRow(choose, run.probabilities[c], c === target);
   }));
 }
 
@@ -78,16 +74,10 @@ function drawMaps() {
   const source = state.what === "attention" ? run.weights : effects;
   const rows = source.map((heads) => heads.map((map) => rowOf(map, state.token)));
   const largest = Math.max(4 / model.tokens * (state.what === "attention"), ...rows.flat().map((row) => Math.max(...row.map(Math.abs))), 1e-12);
-  const digit = picture(without(state.blank), data.size, 0.35), plus = cssNumbers("--plus"), minus = cssNumbers("--minus");
+  const digit = picture(without(state.blank), data.size, 0.35);
   rows.forEach((heads, b) => heads.forEach((row, h) => {
-    const { canvas, button, box } = maps[b][h], ink = canvas.getContext("2d"), each = canvas.width / side;
-    ink.clearRect(0, 0, canvas.width, canvas.height);
-    ink.imageSmoothingEnabled = false;
-    ink.drawImage(digit, 0, 0, canvas.width, canvas.height);
-    row.forEach((value, t) => {
-      ink.fillStyle = `rgb(${(value < 0 ? minus : plus).join(" ")} / ${0.9 * Math.abs(value) / largest})`;
-      ink.fillRect(t % side * each, Math.floor(t / side) * each, each, each);
-    });
+    const { canvas, button, box } = maps[b][h];
+    paintOver(canvas, digit, row, side, largest);
     const off = state.silent[b].has(h);
     box.className = off ? "silent" : "";
     button.setAttribute("aria-pressed", off);
@@ -208,23 +198,7 @@ function toggle(token) {
   update();
 }
 
-function tokenAt(event) {
-  const box = byId("seen").getBoundingClientRect();
-  const at = (d) => Math.min(Math.max(Math.floor(d * side), 0), side - 1);
-  return at((event.clientY - box.top) / box.height) * side + at((event.clientX - box.left) / box.width);
-}
-
-byId("seen").addEventListener("pointermove", (event) => choose(tokenAt(event)));
-byId("seen").addEventListener("pointerleave", () => choose(null));
-byId("seen").addEventListener("click", (event) => toggle(tokenAt(event)));
-byId("seen").addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -side, ArrowDown: side }[event.key];
-  if (step) choose(Math.min(Math.max((state.token ?? 0) + step, 0), model.tokens - 1));
-  else if (event.key === "Enter" || event.key === " ") toggle(state.token ?? 0);
-  else if (event.key === "Escape") choose(null);
-  else return;
-  event.preventDefault();
-});
+pickCells(byId("seen"), side, () => state.token, choose, toggle);
 byId("draw").addEventListener("click", () => tool(false));
 byId("erase").addEventListener("click", () => tool(true));
 byId("clear").addEventListener("click", () => take(new Float64Array(data.size ** 2)));

@@ -2,7 +2,7 @@
 // Names and order are those of tinyattn/models.py; a weight of a linear layer is (outputs, inputs).
 
 function numbers(text) {
-  const view = new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  const view = new DataView(bytes(text).buffer);
   return Float64Array.from({ length: view.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
 }
 

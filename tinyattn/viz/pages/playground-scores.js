@@ -50,6 +50,7 @@ const cards = data.compare.map((content) => {
   byId("four").append(html("article", {}, html("h3", {}, content.name), html("p", { className: "formula" }), parts.maps, parts.best, parts.bars, parts.note));
   return { content, model: null, ...parts };
 });
+byId("four").style.maxWidth = `${304 * cards.length - 22}px`; // no map wider than the paper
 let pixel = null; // that under the pointer
 
 function drawScores() {
@@ -64,7 +65,7 @@ function drawScores() {
       card.maps.classList.toggle("several", card.model.heads > 1);
     }
     card.run = card.model.forward(state.image, page.temperature);
-    card.canvases.forEach((canvas, h) => drawShare(canvas, card.run.weights[h], digit));
+    card.canvases.forEach((canvas, h) => paintOver(canvas, digit, card.run.weights[h], data.size, card.run.weights[h].reduce((a, b) => Math.max(a, b))));
     const { probabilities } = card.run, best = probabilities.indexOf(Math.max(...probabilities));
     card.best.textContent = `${data.names[best]}, ${percent(probabilities[best])}`;
     card.bars.replaceChildren(...Array.from(probabilities, (p, c) => {
@@ -76,18 +77,6 @@ function drawScores() {
   drawPixel();
 }
 
-function drawShare(canvas, share, digit) {
-  const ink = canvas.getContext("2d"), each = canvas.width / data.size, colour = cssNumbers("--plus").join(" ");
-  const largest = share.reduce((a, b) => Math.max(a, b));
-  ink.clearRect(0, 0, canvas.width, canvas.height);
-  ink.imageSmoothingEnabled = false;
-  ink.drawImage(digit, 0, 0, canvas.width, canvas.height);
-  share.forEach((value, p) => {
-    ink.fillStyle = `rgb(${colour} / ${0.9 * value / largest})`;
-    ink.fillRect(p % data.size * each, Math.floor(p / data.size) * each, each, each);
-  });
-}
-
 function drawPixel() { // what each model gives the chosen pixel, or how its weights are spread
   const even = data.size ** 2, shown = (list) => list.map((x) => x.toFixed(x < 10 ? 1 : 0)).join(", ");
   for (const { run: { weights }, note } of cards) {
@@ -96,19 +85,6 @@ function drawPixel() { // what each model gives the chosen pixel, or how its wei
   }
 }
 
-byId("four").addEventListener("pointermove", (event) => {
-  const box = event.target.getBoundingClientRect(), at = (d) => Math.min(Math.max(Math.floor(d * data.size), 0), data.size - 1);
-  pixel = event.target.matches("canvas") ? at((event.clientY - box.top) / box.height) * data.size + at((event.clientX - box.left) / box.width) : null;
-  drawPixel();
-});
-byId("four").addEventListener("pointerleave", () => { pixel = null; drawPixel(); });
-byId("four").addEventListener("keydown", (event) => {
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -data.size, ArrowDown: data.size }[event.key];
-  if (step) pixel = Math.min(Math.max((pixel ?? 0) + step, 0), data.size ** 2 - 1);
-  else if (event.key === "Escape") pixel = null;
-  else return;
-  event.preventDefault();
-  drawPixel();
-});
+pickCells(byId("four"), data.size, () => pixel, (chosen) => { pixel = chosen; drawPixel(); });
 for (const event of ["tab", "image", "theme"]) document.addEventListener(event, drawScores);
 page.compared = (index) => cards[index].model ??= new Pooled(cards[index].content);

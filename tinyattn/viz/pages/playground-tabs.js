@@ -1,7 +1,5 @@
 // The page of the playground: its tabs, and what they share. A tab without a model is left out.
-const data = JSON.parse(byId("data").textContent);
 const asked = new URLSearchParams(location.hash.slice(1)); // #tab=digit&item=4&token=24, #tab=words&word=abc open the page there
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
 window.page = { temperature: 1, tab: null }; // for the curious, and for the tests
 const tabs = [...document.querySelectorAll("[role=tab]")].filter((tab) => data.tabs.includes(tab.value));
 
@@ -37,6 +35,4 @@ byId("reset").addEventListener("click", () => {
   document.dispatchEvent(new Event("reset"));
   heat(0);
 });
-byId("theme").addEventListener("click", () => chooseTheme());
-byId("title").textContent = data.title;
 document.addEventListener("DOMContentLoaded", () => open(tabs.some((tab) => tab.value === asked.get("tab")) ? asked.get("tab") : tabs[0].value));
