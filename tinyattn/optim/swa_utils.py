@@ -13,7 +13,7 @@ from tinyattn.nn.normalization import _BatchNorm
 from tinyattn.ops import creation
 from tinyattn.optim.schedule import LRScheduler, Schedule, choice, for_each_group
 
-__all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "update_bn"]
+__all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "get_ema_multi_avg_fn", "update_bn"]
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], Any]:
@@ -25,10 +25,27 @@ def get_ema_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], Any]:
     return lambda averaged, now, count: decay * averaged + (1 - decay) * now
 
 
+def get_ema_multi_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], None]:
+    """Return the `multi_avg_fn` by which `AveragedModel` keeps an exponential moving average of a list of tensors.
+
+    >>> weights = [ta.tensor(4.0)]
+    >>> optim.swa_utils.get_ema_multi_avg_fn(0.75)(weights, [ta.tensor(0.0)], 1)
+    >>> weights[0].item()
+    3.0
+    """
+
+    def average(averaged: Any, now: Any, count: Any) -> None:
+        for a, b in zip(averaged, now, strict=True):
+            a.copy_(get_ema_avg_fn(decay)(a, b, count))
+
+    return average
+
+
 class AveragedModel(Module):
     """A copy of `model` with averaged weights (Izmailov et al. 2018). As torch.optim.swa_utils.AveragedModel.
 
-    avg_fn: avg_fn(averaged, now, count of averages so far); the mean of all if left out.
+    avg_fn: avg_fn(averaged, now, count of averages so far); the mean of all if left out. multi_avg_fn: the same for
+        lists of tensors, which it changes in place.
     use_buffers: average the buffers too, which are copied otherwise.
 
     >>> model = nn.Linear(1, 1, bias=False)
@@ -45,13 +62,14 @@ class AveragedModel(Module):
         model: Module,
         device: Any = None,
         avg_fn: Callable[[Any, Any, Any], Any] | None = None,
+        multi_avg_fn: Callable[[Any, Any, Any], None] | None = None,
         use_buffers: bool = False,
     ) -> None:
         super().__init__()
         self.module = copy.deepcopy(model) if device is None else copy.deepcopy(model).to(device)
         self.register_buffer("n_averaged", creation.zeros((), dtype="int64"))
         self.avg_fn = avg_fn or (lambda averaged, now, count: averaged + (now - averaged) / (count + 1))
-        self.use_buffers = use_buffers
+        self.multi_avg_fn, self.use_buffers = multi_avg_fn, use_buffers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute with the averaged weights."""
@@ -65,8 +83,13 @@ class AveragedModel(Module):
         for averaged, now in zip(
             self.module.state_dict(keep_vars=True).values(), model.state_dict().values(), strict=True
         ):
-            first = count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f"
-            averaged.copy_(now.to(averaged.device) if first else self.avg_fn(averaged, now.to(averaged.device), count))
+            value = now.to(averaged.device)
+            if count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f":
+                averaged.copy_(value)
+            elif self.multi_avg_fn is not None:
+                self.multi_avg_fn([averaged], [value], count)
+            else:
+                averaged.copy_(self.avg_fn(averaged, value, count))
         self.n_averaged += 1
 
 
