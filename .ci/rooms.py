@@ -22,8 +22,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_635,
     "tensors.py": 335,
     "autograd/": 840,
-    "backends/cpu/": 2_020,
-    "backends/cuda/": 2_800,
+    "backends/cpu/": 2_035,
+    "backends/cuda/": 2_805,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 635,
     TOP: 1_425,
 }
-TOTAL = 44_375  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
