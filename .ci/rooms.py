@@ -22,8 +22,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_610,
     "tensors.py": 335,
     "autograd/": 850,
-    "backends/cpu/": 2_035,
-    "backends/cuda/": 2_805,
+    "backends/cpu/": 2_050,
+    "backends/cuda/": 2_810,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 615,
     TOP: 1_445,
 }
-TOTAL = 44_395  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_275  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
