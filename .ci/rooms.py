@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 615,
     TOP: 1_445,
 }
-TOTAL = 44_275  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_280  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
