@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_290,
     "debug/": 2_380,
     "viz/": 7_850,
-    "compat/": 635,
+    "compat/": 650,
     TOP: 1_425,
 }
-TOTAL = 44_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_430  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_885, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
