@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import Parameter
 from numbers import Integral
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import backends
@@ -141,6 +142,10 @@ class Schedule(Declared, LRScheduler):
     if TYPE_CHECKING:  # the arguments
 
         def __getattr__(self, name: str) -> Any: ...
+
+    def _options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
+        """Return the arguments of a call, as attributes. Raises TypeError for those that are not declared."""
+        return SimpleNamespace(**self._given(args, kwargs))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = self._given(args, kwargs)
