@@ -34,13 +34,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "distributed/": 390,
     "data/": 1_620,
     "train/": 1_290,
-    "debug/": 2_380,
-    "viz/": 7_850,
-    "compat/": 650,
+    "debug/": 2_370,
+    "viz/": 7_810,
+    "compat/": 630,
     TOP: 1_445,
 }
-TOTAL = 44_430  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_295  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 
