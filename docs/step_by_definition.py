@@ -462,10 +462,10 @@ def compute():
     less(high_2, 10, out=cross_entropy_reshape_2)
     if not cross_entropy_reshape_2: raise Changed('cross_entropy (reshape)')
     # cross_entropy (gather)
-    multiply(x1_T, 1, dtype='int64', casting='unsafe', out=total)  # 64x1
+    copyto(total, x1_T)  # 64x1
     multiply(range_64, 10, out=cross_entropy_gather)  # 64
     add(total, cross_entropy_gather_2, out=total)  # 64x1
-    take(cross_entropy_sub, total, out=cross_entropy_gather_3)  # 64x1
+    take(cross_entropy_sub, total, mode='wrap', out=cross_entropy_gather_3)  # 64x1
     # cross_entropy (neg)
     negative(x_7, out=x_7)  # 64
     # mean
@@ -479,7 +479,7 @@ def compute():
     negative(d__g, out=d__cross_entropy_neg)  # 64
     # d cross_entropy (gather)
     d__g_2[...] = 0  # 64x10
-    multiply(x1_T, 1, dtype='int64', casting='unsafe', out=d__total)  # 64x1
+    copyto(d__total, x1_T)  # 64x1
     multiply(range_64_2, 10, out=d__cross_entropy_gather)  # 64
     add(d__total, d__cross_entropy_gather_2, out=d__total)  # 64x1
     d__cross_entropy_gather_3[d__total] = d__values  # 640

@@ -27,6 +27,7 @@ from tinyattn import cores, nn
 from tinyattn.cores import _container_limit as container_limit
 from tinyattn.engine import threads as parallel
 from tinyattn.engine.observer import Observer
+from tinyattn.engine.variable import Storage
 
 WORKERS = [1, 2, 3, 8]  # of a batch of 5
 Pair = namedtuple("Pair", "first second")
@@ -316,6 +317,18 @@ def test_two_models_in_two_threads():
     for thread in threads:
         thread.join()
     assert alone == side
+
+
+def test_two_threads_agree_on_the_counter_of_writes(monkeypatch):
+    start = Storage.__init__
+    monkeypatch.setattr(Storage, "__init__", lambda self: time.sleep(0.05) or start(self))
+    x, found = ta.ones(2), []
+    threads = [threading.Thread(target=lambda: found.append(x.storage)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1] is x.storage
 
 
 def test_graphs_are_freed_without_the_garbage_collector():

@@ -61,9 +61,9 @@ class Tensor(variable.Variable):
         self._node, self._version, self._base = source.node, source._version, source._base
 
     def _set(self, array: Any, storage: variable.Storage | None = None) -> None:
-        self.array, self._node, self._grad, self._base = array, None, None, None
-        self.storage = storage or variable.Storage()
-        self._version = self.storage.version
+        self.array, self._node, self._grad = array, None, None
+        self._storage, self._base = storage, None
+        self._version = 0 if storage is None else storage.version
 
     @property
     def data(self) -> Tensor:
@@ -75,7 +75,7 @@ class Tensor(variable.Variable):
         source = as_tensor(source)
         if self.requires_grad and source.dtype.kind != "f":
             raise RuntimeError(f"data: {source.dtype} cannot require a gradient, as this tensor does; cast it first")
-        self.array, self.storage, self._base = source.array, source.storage, None
+        self.array, self._storage, self._base = source.array, source.storage, None
         self._version = source.storage.version
         if self.node is not None and self.node.op is None:  # gradients are like the new array
             self.node.shape, self.node.dtype = source.shape, source.dtype
@@ -156,13 +156,13 @@ class Tensor(variable.Variable):
         return after_accumulation(self.node, hook)
 
     def backward(
-        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
     ) -> None:
-        """Add the gradient of this tensor to the `.grad` of every leaf it depends on.
+        """Add the gradient of this tensor to the `.grad` of every leaf it depends on, or of `inputs` only.
 
         gradient: of this tensor's shape; may be left out for a single number. As torch.Tensor.backward.
         """
-        autograd.backward(self, [gradient], retain_graph, create_graph)
+        autograd.backward(self, [gradient], retain_graph, create_graph, inputs)
 
     def detach(self) -> Tensor:
         """The same memory without the history: gradients stop here."""

@@ -197,9 +197,9 @@ class _Call(Operation):
         super().__init__(forward, backward=backward, name=function.__name__, doc=function.__doc__)
         self.opmath = False  # the Function sees float16 as it is
 
-    def _record(self, inputs: Any, arrays: Any, edges: Any, options: dict[str, Any], outs: Any) -> Node:
-        ctx, out = options["context"], outs[0]
-        out.storage, out._version = (ctx._raw.storage, ctx._raw.storage.version)  # an input's, if it is one
+    def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Variable, results: Any) -> Node:
+        ctx = options["context"]
+        out._storage, out._version = ctx._raw.storage, ctx._raw.storage.version  # an input's, if it is one
         node = Node(self, edges, out.array, {"context": ctx})
         kept = [*zip(ctx._saved, ctx._kept, strict=True)]
         node.saved = {"saved": [save(x) if i is None else Saved(out) for x, i in kept]}

@@ -18,8 +18,9 @@ class Saved:
     __slots__ = ("array", "node", "storage", "version")
 
     def __init__(self, variable: Variable) -> None:
-        self.array, self.node, self.storage = variable.array, variable.node, variable.storage
-        self.version = self.storage.version
+        self.array, self.node = variable.array, variable.node
+        self.storage = storage = variable._storage or variable.storage
+        self.version = storage.version
 
     def read(self, name: str, owner: Node, create_graph: bool) -> Any:
         """The array; with `create_graph`, which records the rules, as a Variable with its history. float16 as float32.

@@ -99,6 +99,7 @@ class Operation:
         self.asks = {key: _asked(rule) for key, rule in rules.items()}  # what each rule takes besides xp and g
         self.backward_asks = _asked(backward) if backward else []
         self.steps = [(rules.get(key), self.asks.get(key, [])) for key in self.inputs]  # for each input
+        self._keeps = bool(backward or any(self.asks.values()))  # else rules need the gradient alone
         self._plan = cache(self._to_save)
         self._check_names()
         self.__name__, self.__doc__, self.__module__ = self.name, doc or forward.__doc__, forward.__module__
@@ -157,19 +158,20 @@ class Operation:
         return found
 
     def _run_and_record(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
+        """Compute with the arrays of `inputs`, wrap the results, and record a node if a gradient may be asked for."""
         arrays: list[Any] = []
         edges: list[Node | None] = []
         half = False
         for x in inputs:
             if isinstance(x, Variable):
-                if x._version < x.storage.last_recorded:
+                if x._storage is not None and x._version < x._storage.last_recorded:
                     catch_up(x, self.name)
-                arrays.append(x.array)
-                edges.append(x._node)
-                half = half or x.array.dtype == float16
+                array, edge = x.array, x._node
+                half = half or array.dtype == float16
             else:
-                arrays.append(x)
-                edges.append(None)
+                array, edge = x, None
+            arrays.append(array)
+            edges.append(edge)
         recording = self.differentiable and any(edges) and grad_mode.get()
         half = half and self.opmath
         xp = backends.of(*arrays)
@@ -188,8 +190,7 @@ class Operation:
         if self.view:
             _share_storage(out, inputs[0])
         if recording:
-            node = out.node = self._record(inputs, arrays, tuple(edges), options, (exact, *extras))
-            node.dtype = out.array.dtype
+            node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (exact, *extras))
             node.site, node.modules = call_site(2), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
 
@@ -229,15 +230,15 @@ class Operation:
 
     # --- what is saved for the backward pass ---
 
-    def _record(self, inputs: Any, arrays: Any, edges: Any, options: dict[str, Any], results: Any) -> Node:
+    def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Variable, results: Any) -> Node:
+        """Make the node of `out`, which keeps what its rules name. `results`: the exact output (see opmath), extras."""
         if len(options) < len(self.options):
             options = self.options | options
-        node = Node(self, edges, results[0].array, options)
-        plan = self._plan(tuple(map(bool, edges)))
-        if plan:
+        node = Node(self, edges, out.array, options)
+        if self._keeps:
             saved = node.saved = {}
             sources = inputs, arrays, results
-            for name, place, i in plan:
+            for name, place, i in self._plan(tuple(map(bool, edges))):
                 value = sources[place][i]
                 saved[name] = _shapes(value) if place == SHAPES else save(value)
         return node
@@ -313,8 +314,8 @@ def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
     if a is b or _owner(a) is _owner(b):
-        out.storage, out._base = source.storage, source if source._base is None else source._base
-        out._version = out.storage.version
+        out._storage, out._base = source.storage, source if source._base is None else source._base
+        out._version = source.storage.version
 
 
 def _owner(array: Any) -> Any:

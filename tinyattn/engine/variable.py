@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinyattn import backends
 from tinyattn.engine.modes import Site
+from tinyattn.locks import fork_safe
 
 # What operations take and return, in their signatures. The class Tensor itself is defined on top of them
 # (tensors.py), so that they cannot import it.
 Tensor: TypeAlias = Any
 
 _shape = tuple.__new__  # half the time of Size(...)
+_new_storage = fork_safe(threading.Lock())
 
 
 class Size(tuple[int, ...]):
@@ -70,12 +73,12 @@ class Variable:
     grad: its gradient, a Variable of its shape, dtype and device, once `backward` has filled it.
     """
 
-    __slots__ = ("__weakref__", "_base", "_grad", "_node", "_version", "array", "storage")
+    __slots__ = ("__weakref__", "_base", "_grad", "_node", "_storage", "_version", "array")
 
     array: Any
-    storage: Storage  # the version counter of its memory
     _node: Any
     _grad: Any
+    _storage: Storage | None  # None until it is asked for: most results are never saved nor written to
     _version: int  # of the storage, when the history of this variable was last up to date
     _base: Variable | None  # of a view: the variable that owns the memory
 
@@ -83,9 +86,9 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self.array, self._node, self._grad, self._base = array, node, None, None
-        self.storage = storage = storage or Storage()
-        self._version = storage.version
+        self.array, self._node, self._grad = array, node, None
+        self._storage, self._base = storage, None
+        self._version = 0 if storage is None else storage.version
         return self
 
     @property
@@ -112,6 +115,14 @@ class Variable:
         if value is not None:
             check_gradient(value, self, "grad")
         self._grad = value
+
+    @property
+    def storage(self) -> Storage:
+        """The version counter of this memory."""
+        if self._storage is None:
+            with _new_storage:  # two threads may need that of one parameter
+                self._storage = self._storage or Storage()
+        return self._storage
 
     @property
     def shape(self) -> Size:
