@@ -233,6 +233,30 @@ def test_detection_attention_share_counts_the_box_alone(boxes):
     assert boxes["attention_share"]([[one, unsure], []]) == (pytest.approx(0.75), pytest.approx(2 / 49))
 
 
+def test_detections_are_told_apart_and_missed_digits_named(boxes):
+    left, right, off = ([0.25, 0.5, 0.4, 0.4], [0.75, 0.5, 0.4, 0.4], [0.3, 0.5, 0.4, 0.4])
+
+    def found(score, kind, box):
+        return boxes["Found"](score, kind, np.array(box, np.float32), None)
+
+    sure = [found(0.9, 3, right), found(0.8, 1, left), found(0.7, 1, off), found(0.6, 2, left), found(0.4, 5, right)]
+    kept, again = boxes["distinct"](sure)
+    assert [(one.kind, one.score) for one in kept] == [(1, 0.8), (2, 0.6), (3, 0.9)] and again == 1
+    labels, truth = np.array([1, 3, 5, -1]), np.array([off, left, right, [0] * 4], np.float32)
+    assert boxes["missed"](sure, labels, truth) == [1, 2]  # the 3 is elsewhere, and the 5 not sure
+
+
+def test_detections_figure_has_a_panel_for_each_digit_found(boxes, canvases):
+    digits = data.load_digits()
+    made = canvases["make"](digits.train_images, digits.train_labels, 30, np.random.default_rng(0))
+    made = boxes["Canvases"](*made)
+    figure = boxes["detections_figure"](
+        made, boxes["ink_baseline"](made.images, digits.train_images, digits.train_labels), "name", rows=2
+    )
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 12 and titles[0].startswith("found ") and titles[1].startswith("what told the ")
+
+
 def test_ink_baseline_finds_separate_digits(boxes, canvases):
     digits = data.load_digits()
     made = canvases["make"](digits.train_images, digits.train_labels, 40, np.random.default_rng(0))
