@@ -124,7 +124,7 @@ class OneProcess(parallel.DataParallel):
 
 
 class _OnCuda(type):
-    """The constructor of tensors of a dtype on the GPU, which those tensors are instances of: torch.cuda.FloatTensor."""
+    """The constructor of tensors of a dtype on the GPU, which they are instances of: torch.cuda.FloatTensor."""
 
     def __call__(cls, *data: Any) -> Any:
         return getattr(ta, cls.__name__)(*data).cuda()
