@@ -22,8 +22,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "ops/": 9_610,
     "tensors.py": 335,
     "autograd/": 850,
-    "backends/cpu/": 2_035,
-    "backends/cuda/": 2_805,
+    "backends/cpu/": 2_050,
+    "backends/cuda/": 2_810,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
