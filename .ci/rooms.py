@@ -18,12 +18,12 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_560,
+    "engine/": 1_555,
     "ops/": 9_610,
     "tensors.py": 335,
     "autograd/": 850,
-    "backends/cpu/": 2_035,
-    "backends/cuda/": 2_805,
+    "backends/cpu/": 2_050,
+    "backends/cuda/": 2_810,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
@@ -36,11 +36,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_290,
     "debug/": 2_370,
     "viz/": 7_810,
-    "compat/": 615,
+    "compat/": 630,
     TOP: 1_445,
 }
-TOTAL = 44_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_295  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -231,6 +231,8 @@ assert same is Categorical and Categorical(logits=x).sample((3,)).shape == (3, 2
 assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
 types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor
 assert [isinstance(x, kind) for kind in types] == [True, False, False] and torch.LongTensor([1]).dtype == torch.int64
+assert torch.distributed.nn.all_reduce(x) is x
+assert [isinstance(x, getattr(torch.cuda, name)) for name in ("FloatTensor", "HalfTensor")] == [False, False]
 assert f"{x.sum()} {x[0, 0]:.2f} {torch.tensor(3)}" == "10.0 1.00 3"
 linear = nn.Linear(2, 2)
 out = functional_call(linear, {"weight": x}, (x,))

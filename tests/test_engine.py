@@ -857,7 +857,7 @@ def test_extras_are_taken_where_they_are_declared_and_nowhere_else(kind):
 
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
-    "arange", "argtop", "asarray", "exponentials", "floor_divide", "perhaps", "zeros",
+    "arange", "argtop", "asarray", "exponentials", "floor_divide", "perhaps", "scores", "zeros",
     "gelu_and_slope", "layer_norm_backward", "linear_gelu_and_slope", "packed_attention", "packed_attention_backward", "trunc_divide",
 }  # fmt: skip
 

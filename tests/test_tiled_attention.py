@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from oracle import compare
 
 import tinyattn as ta
-from tinyattn import nn
+from tinyattn import backends, nn
 from tinyattn.nn import functional as F
 from tinyattn.ops.attention import tiled_attention
 
@@ -363,3 +363,25 @@ def test_memory_is_linear_in_the_tokens(causal):
 @pytest.mark.slow
 def test_16384_tokens_in_under_300_megabytes():
     assert peak(16_384) < 300 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    ("keys", "dtype", "gap"), [(2048, "float32", 64), (3072, "float64", 128), (2049, "float32", 0)]
+)
+def test_scores_of_long_rows_have_a_gap_and_the_same_values(keys, dtype, gap):
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((2, 3, 5, 4)).astype(dtype), rng.standard_normal((1, 3, keys, 4)).astype(dtype)
+    found = backends.cpu.scores(q, k)
+    assert found.strides[-2] == keys * found.itemsize + gap
+    np.testing.assert_allclose(found, np.einsum("bhqd,xhkd->bhqk", q, k), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_with_2048_keys_and_a_mask_that_requires_a_gradient():
+    rng = np.random.default_rng(0)
+    leaves = [ta.tensor(rng.standard_normal(s), requires_grad=True) for s in ((5, 4), (2048, 4), (2048, 4), (5, 2048))]
+    g = ta.tensor(rng.standard_normal((5, 4)))
+    found = ta.grad(F.scaled_dot_product_attention(*leaves), leaves, g)
+    with ta.definitions():
+        expected = ta.grad(F.scaled_dot_product_attention(*leaves), leaves, g)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-9, atol=1e-12)

@@ -196,6 +196,15 @@ def test_graph_page_marks_accumulated_gradients(show):
 # --- hands ---
 
 
+def test_graph_page_after_backward_counts_no_steps(show):
+    x = ta.tensor([1.0, 2.0], requires_grad=True)
+    (y := (x * x).sum()).backward()
+    page = show(graph(y))
+    assert page.text("#counts").endswith("backward not shown") and "0 nodes" not in page.text("#panel")
+    assert "backward() has freed the saved values" in page.text("#panel")
+    assert page.run("byId('turn').hidden") and page.run("Number(byId('slider').max)") == 2
+
+
 def test_graph_page_folds_by_click_and_key(show):
     page = show(classifier(12))
     assert items(page) < 25 and "×12" in page.text("#scene")  # one screen

@@ -195,7 +195,7 @@ def _training() -> None:
 def _machinery() -> None:
     """Devices, compilers and processes, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
-    Namespace("torch.cuda", ta.cuda, **parts.MEMORY, is_bf16_supported=no, _initialized=False)
+    Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.backends")
@@ -229,6 +229,7 @@ def _machinery() -> None:
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
               ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
+    Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
     refused = {
         n: Refused(f"torch.hub.{n}") for n in ("load_state_dict_from_url", "download_url_to_file", "get_dir", "load")
     }

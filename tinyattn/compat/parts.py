@@ -123,6 +123,20 @@ class OneProcess(parallel.DataParallel):
         return Nothing()
 
 
+class _OnCuda(type):
+    """The constructor of tensors of a dtype on the GPU, which they are instances of: torch.cuda.FloatTensor."""
+
+    def __call__(cls, *data: Any) -> Any:
+        return getattr(ta, cls.__name__)(*data).cuda()
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, getattr(ta, cls.__name__)) and instance.is_cuda
+
+
+KINDS = "Float Double Half Long Int Short Char Byte Bool".split()
+CUDA_TYPES = {f"{kind}Tensor": _OnCuda(f"{kind}Tensor", (), {}) for kind in KINDS}
+
+
 def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     """A module of this class; it is initialised all the same."""
     return module_cls(*args, **kwargs)

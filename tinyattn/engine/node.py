@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinyattn.dtypes import float16
 from tinyattn.engine.modes import Site
 from tinyattn.engine.opmath import widened
 from tinyattn.engine.variable import Variable
@@ -23,7 +22,7 @@ class Saved:
         self.version = storage.version
 
     def read(self, name: str, owner: Node, create_graph: bool) -> Any:
-        """The array; with `create_graph`, which records the rules, as a Variable with its history. float16 as float32.
+        """The array; with `create_graph`, which records the rules, as a Variable with its history.
 
         Raises RuntimeError if an in-place write has changed it since, with the lines of both.
         """
@@ -34,9 +33,9 @@ class Saved:
                 "or clone() the tensor before changing it."
             )
         if not create_graph:
-            return widened(self.array) if self.array.dtype == float16 else self.array
+            return self.array
         # An output was saved before it had a node, which is the owner; to keep that here would make a cycle.
-        return widened(Variable._from(self.array, owner if name == "out" else self.node, self.storage))
+        return Variable._from(self.array, owner if name == "out" else self.node, self.storage)
 
 
 def save(value: Any) -> Any:
@@ -59,8 +58,8 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__", "after", "dtype", "edges", "hooks", "id", "modules", "op", "options", "saved", "shape", "site",
-        "tensor",
+        "__weakref__", "after", "dtype", "edges", "half", "hooks", "id", "modules", "op", "options", "saved", "shape",
+        "site", "tensor",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +70,7 @@ class Node:
         self.edges = edges  # one for each input; None where no gradient is required
         self.shape = array.shape  # of the output
         self.dtype = array.dtype
+        self.half = False  # whether an input is float16: rules read it as float32, see opmath
         self.options = options or _NO_OPTIONS
         self.saved: dict[str, Any] | None = _NOTHING  # by the names that rules use; None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
@@ -101,7 +101,7 @@ class Node:
                 elif type(value) is list:
                     value = tuple(x.read(name, self, create_graph) if type(x) is Saved else x for x in value)
                 found.append(value)
-        return found
+        return widened(found) if self.half else found
 
     def free(self) -> bool:
         """Drop the saved values; False if there is no array among them (shapes stay, they cost nothing)."""

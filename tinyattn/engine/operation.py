@@ -21,7 +21,7 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.dtypes import float16
 from tinyattn.engine.modes import call_site, definition_mode, grad_mode, module_stack, observers
-from tinyattn.engine.node import Node, save
+from tinyattn.engine.node import Node, Saved, save
 from tinyattn.engine.opmath import rounded, widened
 from tinyattn.engine.variable import Variable, recording_namespace
 
@@ -173,11 +173,11 @@ class Operation:
             arrays.append(array)
             edges.append(edge)
         recording = self.differentiable and any(edges) and grad_mode.get()
-        half = half and self.opmath
+        widen = half and self.opmath
         xp = backends.of(*arrays)
         run = self._run_recorded if recording else self._run
         try:
-            result = run(xp, *(widened(arrays) if half else arrays), **options)
+            result = run(xp, *(widened(arrays) if widen else arrays), **options)
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
@@ -186,12 +186,12 @@ class Operation:
             result, *extra_arrays = result
             extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
         exact = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
-        out = Variable._from(rounded(exact.array, arrays)) if half else exact
+        out = Variable._from(rounded(exact.array, arrays)) if widen else exact
         if self.view:
             _share_storage(out, inputs[0])
         if recording:
             node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (exact, *extras))
-            node.site, node.modules = call_site(2), module_stack.get()
+            node.half, node.site, node.modules = half, call_site(2), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -240,7 +240,10 @@ class Operation:
             sources = inputs, arrays, results
             for name, place, i in self._plan(tuple(map(bool, edges))):
                 value = sources[place][i]
-                saved[name] = _shapes(value) if place == SHAPES else save(value)
+                if isinstance(value, Variable):
+                    saved[name] = Saved(value)
+                else:
+                    saved[name] = _shapes(value) if place == SHAPES else save(value)
         return node
 
     def _to_save(self, needed: tuple[bool, ...]) -> list[tuple[str, int, int | slice]]:

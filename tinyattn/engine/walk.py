@@ -108,7 +108,7 @@ class Walk:
             if node.op is None:
                 continue
             for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
-                if gi is not None:
+                if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
                     gi = gi if type(gi) is type(g) else _as_gradient(node, gi, self.create_graph)
                     self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
             for leaf in self.complete.get(node.id, ()):
@@ -137,35 +137,27 @@ class Walk:
             heapify(pending.heap)
             self.arrive(xp, *pending.arrived.pop(leaf.id))
 
-    def needs(self, edge: Node | None) -> bool:
-        """Whether a gradient is wanted at `edge`, or further on."""
-        return edge is not None and (self.useful is None or edge.id in self.useful)
-
     def apply_rules(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
         """The gradient at each edge of `node`, None where none is required.
 
         An operation may have more inputs than the node has edges: optional ones that were left out.
         """
-        if node.op.backward is not None:
-            return self.apply_backward(xp, node, g)
+        op, create_graph, useful = node.op, self.create_graph, self.useful
+        if op.backward is not None:
+            if create_graph and op.definition is not None:
+                return _through_definition(xp, node, g)
+            gradients = op.backward(xp, g, *node.read(op.backward_asks, create_graph))
+            _check_number(node, gradients)
+            return gradients
         found: list[Any] = []
-        for (rule, asks), edge in zip(node.op.steps, node.edges, strict=False):
-            if rule is None or not self.needs(edge):
+        for (rule, asks), edge in zip(op.steps, node.edges, strict=False):
+            if rule is None or edge is None or (useful is not None and edge.id not in useful):
                 found.append(None)
             else:
-                found.append(rule(xp, g, *node.read(asks, self.create_graph)) if asks else rule(xp, g))
+                found.append(rule(xp, g, *node.read(asks, create_graph)) if asks else rule(xp, g))
         return found
 
-    def apply_backward(self, xp: Any, node: Node, g: Any) -> Sequence[Any]:
-        """The same of an operation that has one function for all its inputs."""
-        if self.create_graph and node.op.definition is not None:
-            found = _through_definition(xp, node, g)
-        else:
-            found = node.op.backward(xp, g, *node.read(node.op.backward_asks, self.create_graph))
-            _check_number(node, found)
-        return [gi if self.needs(edge) else None for edge, gi in zip(node.edges, found, strict=False)]
-
-    def hand_on(self, xp: Any, node: Node, g: Any, edge: Any, pending: Pending, owned: bool) -> Any:
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
         """Give `g` the shape and dtype of `edge`, once for all rules: this is where broadcasting is undone."""
         if g.shape != edge.shape:
             _check_broadcast(node, g, edge)
@@ -206,7 +198,7 @@ class WatchedWalk(Walk):
             observer.after_backward(node, g, gradients)
         return gradients
 
-    def hand_on(self, xp: Any, node: Node, g: Any, edge: Any, pending: Pending, owned: bool) -> Any:
+    def hand_on(self, xp: Any, node: Node, g: Any, edge: Node, pending: Pending, owned: bool) -> Any:
         g = super().hand_on(xp, node, g, edge, pending, owned)
         for observer in observers.get():
             observer.received(edge, node, g, pending.arrived[edge.id][1])

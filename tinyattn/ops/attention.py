@@ -82,7 +82,7 @@ def _exponentials(xp: Any, q: Any, k: Any, mask: Any, allowed: Any, scale: float
     q = q * scale
     if hidden is not None:  # whose leading axes the scores must have
         q = xp.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-2], hidden.shape[:-2]), *q.shape[-2:]))
-    scores = xp.matmul(q, k.mT)  # (..., queries, keys)
+    scores = xp.scores(q, k)  # (..., queries, keys)
     if mask is not None:
         scores += mask
     return xp.exponentials(scores, hidden)
@@ -99,7 +99,7 @@ def _gradients(
     """
     g = g / total
     dv = xp.matmul((e if keep is None else e * keep).mT, g)
-    dscores = xp.matmul(g, v.mT)  # dA, which becomes dS in place: no other arrays are as large
+    dscores = xp.scores(g, v)  # dA, which becomes dS in place: no other arrays are as large
     if keep is not None:
         dscores *= keep
     if masked and _may_leak(xp, dscores):

@@ -108,7 +108,9 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed
 
 
 def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
-    return where(x <= 0, expm1(clamp(x, None, 0.0) / width) * alpha, x)  # NaN stays NaN, with its gradient
+    low = clamp(x, None, 0.0)
+    low = expm1(low if width == 1 else low / width)
+    return where(x <= 0, low if alpha == 1 else low * alpha, x)  # NaN stays NaN, with its gradient
 
 
 @_activation

@@ -267,30 +267,31 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
-def _running(op: Operation, input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    input = cast(input, dtype or (input.dtype if input.dtype.kind == "f" else "int64"))
+def _running(op: Operation, input: Tensor, dim: int, dtype: Any) -> Tensor:
+    if dtype is not None or input.dtype.kind != "f":
+        input = cast(input, dtype or "int64")
     dim = _dims.one(dim, input.ndim)
     return op(input, dim=dim) if input.ndim else input.clone()
 
 
 @numpy_names
-@bound(_running, _cumsum)
-def cumsum() -> None:
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return the running sum along `dim`; integers give int64. As torch.cumsum.
 
     >>> ta.cumsum(ta.tensor([1, 2, 3]), 0)
     tensor([1, 3, 6])
     """
+    return _running(_cumsum, input, dim, dtype)
 
 
 @numpy_names
-@bound(_running, _cumprod)
-def cumprod() -> None:
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Return the running product along `dim`; integers give int64. As torch.cumprod.
 
     >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
     tensor([1, 2, 6])
     """
+    return _running(_cumprod, input, dim, dtype)
 
 
 def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -48,7 +48,7 @@ class Formula(Declared, Optimizer):
                 check_number(options, name, least=float("-inf") if name == "dampening" else 0.0)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
-        return ("step", *(name for name, needs in self.kept.items() if not needs or group[needs] > 0))
+        return ("step", *[name for name, needs in self.kept.items() if not needs or group[needs] > 0])
 
     def formula(self, param: Any, grad: Any, *state_and_step: Any, **options: Any) -> tuple[Any, ...]:
         """Compute the new parameter and state, in the order of `kept`; None for what the options leave out."""
@@ -68,7 +68,7 @@ class Formula(Declared, Optimizer):
     def _arrays(self, param: Tensor, state: State, group: Group) -> tuple[Any, ...]:
         """The parameter and its state in the order of `kept`, None for what the options leave out."""
         names = self._fill(param, state, group)
-        return (param.array, *(state[name].array if name in names else None for name in self.kept))
+        return (param.array, *[state[name].array if name in names else None for name in self.kept])
 
     def _fill(self, param: Tensor, state: State, group: Group) -> tuple[str, ...]:
         """Make the entries that a parameter's state lacks, and return the names of all."""

@@ -10,15 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn.backends.cpu.arrays import matmul
 from tinyattn.backends.cpu.blocks import BLOCK, rows
 from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import row_sums
 
-__all__ = ["SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward"]
+__all__ = ["SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward", "scores"]
 
 Array = Any
 SAFE_SCORE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
+_LONG, _GAP, _ALIASED = 2048, 16, 4096  # elements; elements; bytes
 SCORES_AT_ONCE = BLOCK  # in `tiled_attention`: they stay in the cache
+
+
+def scores(q: Array, k: Array) -> Array:
+    """q k', (..., queries, keys): a product of rows.
+
+    Long rows of a multiple of 4 KiB have a gap behind each. Without it the starts of all rows compete for the same few
+    places of the cache, and the product takes twice as long. With shorter rows, other passes lose what it saves.
+    """
+    keys = k.shape[-2]
+    if keys < _LONG or keys * q.itemsize % _ALIASED:
+        return matmul(q, k.mT)
+    shape = (*np.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], keys + _GAP)
+    out = np.empty(shape, q.dtype)[..., :keys]
+    return np.matmul(q, k.mT, out=out)
 
 
 @one_call(0)

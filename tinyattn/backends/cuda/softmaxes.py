@@ -9,9 +9,10 @@ import cupy as cp
 import numpy as np
 
 from tinyattn.backends.cuda.arrays import masked_fill
+from tinyattn.backends.cuda.products import matmul
 from tinyattn.backends.cuda.rows import contiguous, launch_rows
 
-__all__ = ["SCORES_AT_ONCE", "cross_entropy", "exponentials", "log_softmax", "one_hot", "softmax"]
+__all__ = ["SCORES_AT_ONCE", "cross_entropy", "exponentials", "log_softmax", "one_hot", "scores", "softmax"]
 
 Array = Any
 SCORES_AT_ONCE = 1 << 24  # in `tiled_attention`: enough to keep a GPU busy, 64 MiB of float32
@@ -49,6 +50,11 @@ def cross_entropy(x: Array, target: Array) -> Array:
 def one_hot(target: Array, num_classes: int) -> Array:
     """Encode class numbers (rows,) as booleans (rows, classes), True at the class; one out of range gives no True."""
     return target[:, None] == cp.arange(num_classes)
+
+
+def scores(q: Array, k: Array) -> Array:
+    """q k', (..., queries, keys): a product of rows."""
+    return matmul(q, k.mT)
 
 
 def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
