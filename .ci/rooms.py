@@ -19,27 +19,27 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_555,
-    "ops/": 9_635,
+    "ops/": 9_610,
     "tensors.py": 335,
-    "autograd/": 840,
-    "backends/cpu/": 2_020,
-    "backends/cuda/": 2_800,
+    "autograd/": 850,
+    "backends/cpu/": 2_035,
+    "backends/cuda/": 2_805,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
     "files/": 660,
-    "nn/": 4_920,
-    "optim/": 2_335,
+    "nn/": 4_875,
+    "optim/": 2_305,
     "models.py": 400,
     "distributed/": 390,
-    "data/": 1_625,
+    "data/": 1_620,
     "train/": 1_290,
-    "debug/": 2_380,
-    "viz/": 7_850,
-    "compat/": 635,
-    TOP: 1_425,
+    "debug/": 2_370,
+    "viz/": 7_810,
+    "compat/": 615,
+    TOP: 1_445,
 }
-TOTAL = 44_385  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -33,9 +33,9 @@ from tinyattn.train.parser import device, positive_number, whole_number
 
 PARTS = {
     "step": parts.step,
+    "inference": parts.inference,
     "texts": parts.texts,
     "compiling": parts.compiling,
-    "inference": parts.inference,
     "scalars": parts.scalars,
     "operations": parts.operations,
     "scaling": growth.scaling,

@@ -6,7 +6,7 @@
     python examples/char_gpt.py --resume runs/NAME --prompt "The " --temperature 0.5 --top-k 10
 
 The last tenth is held out. The run ends with the bits per held-out character, beside a 5-gram model with back-off and
-xz, given the same training text; a sample; and a picture of what each head looks at. More is in text_options.py.
+xz, given the same training text; a sample; and a picture of what each head looks at. More is in parts/text_options.py.
 """
 
 from __future__ import annotations

@@ -69,13 +69,14 @@ def looked_at(args: argparse.Namespace, session: train.Session, digits: data.Ima
     with ta.no_grad():
         maps = {"what spoke for it": F.relu(model.evidence(images))}
     if (where := model.blocks[0].attention.where) is not None:
-        maps["spatial attention"] = where - where.amin((1, 2), keepdim=True)  # a gate: only its differences show places
-        print(f"spatial attention within an image: {maps['spatial attention'].amax((1, 2)).mean().item():.3f} at most")
+        where = where - where.amin((1, 2), keepdim=True)  # a gate: only its differences show places
+        print(f"spatial attention within an image: {(most := where.amax((1, 2)).mean().item()):.3f} at most")
+        maps |= {"spatial attention": where} if most > 0.3 else {}  # an even one shows no place
     rows = [int(np.flatnonzero(digits.test_labels == digit)[0]) for digit in range(10)]
     ten = [i for i in rows if i < len(images)]
     drawn = {name: values.numpy()[ten] for name, values in maps.items()}
     captions = [f"a {digits.test_labels[i]}" for i in ten]
-    figure = viz.attention_figure(digits.test_images[ten], drawn, captions, f"{session.run.folder.name}")
+    figure = viz.attention_figure(digits.test_images[ten], drawn, captions, f"{session.run.folder.name}: the evidence")
     figure.savefig(session.run.folder / "attention.png")
     ink = images.numpy().reshape(-1, 7, 4, 7, 4).any((2, 4))
     chance = ink * np.random.default_rng(args.seed).random(ink.shape)

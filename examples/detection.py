@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table(results)
     inside, even = attention_share(found)
     print(f"queries that found a digit have {inside:.1%} of their attention in its box; evenly it were {even:.1%}")
-    detections_figure(unseen.images, found, run.folder.name).savefig(run.folder / "attention.png")
+    detections_figure(unseen, found, run.folder.name).savefig(run.folder / "attention.png")
     session.finish(mean_average_precision=results, attention_in_box=inside, even=even, dataset=digits.name)
     print(f"the picture is {run.folder / 'attention.png'}")
     return 0

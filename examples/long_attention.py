@@ -79,12 +79,12 @@ def measure(attention: Attention, tokens: int, dim: int = 32) -> tuple[float, fl
 
 def draw(path: Path, sizes: list[int], found: dict[str, list[tuple[float, float]]]) -> None:
     """Draw seconds and memory against tokens, and the weights that 256 tokens give to each other."""
-    figure = new_figure(13, 7)
-    upper, lower = figure.subfigures(2, 1)
+    upper, lower = (figure := new_figure(13, 7)).subfigures(2, 1)
     for axes, column, title in zip(upper.subplots(1, 2), (0, 1), ("seconds", "MiB of memory"), strict=True):
         for name, rows in found.items():
             axes.loglog(sizes, [row[column] for row in rows], "o-", label=name)
-        axes.set(title=f"{title}, forward and backward", xlabel="tokens")
+        axes.set(title=f"{title}, forward and backward", xlabel="tokens", xticks=sizes, xticklabels=sizes)
+        axes.minorticks_off()
     axes.legend()
     places = np.linspace(0, 8 * np.pi, 256)  # positions as sines: tokens are like those a whole turn away
     key = 1.5 * ta.tensor(np.stack([f(k * places) for k in (1, 2) for f in (np.sin, np.cos)], 1).astype(np.float32))

@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"the year is written with {share:.1%} of the attention on the year of the text; evenly it were {even:.1%}")
     shown = written_dates.one_in_each(unseen)
     written, _, weights = translate(model, encoded(shown)[0], args.beam)
-    figure = alignment_figure(shown, written, weights, f"{run.folder.name}: what was looked at")
+    figure = alignment_figure(shown, written, weights, run.folder.name)
     figure.savefig(run.folder / "attention.png")
     session.finish(accuracy=results, attention_on_year=share, even=even, model=args.model)
     print(f"the picture is {run.folder / 'attention.png'}")

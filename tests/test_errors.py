@@ -147,6 +147,7 @@ ROWS = [
     (lambda: F.embedding(ta.ones(2), ta.ones(5, 2)), TypeError, "indices have dtype float32; expected integers"),
     (lambda: F.embedding(ints, ta.ones(5, 2), padding_idx=9), ValueError, "padding_idx=9 is out of range for 5 rows"),
     (lambda: F.layer_norm(ta.ones(2, 3), (4,)), RuntimeError, r"normalized_shape=\(4,\) must equal the last sizes of the input, \(2, 3\)"),
+    (lambda: ta.tensor(1.0).cumsum(1), IndexError, "dimension 1 is out of range for a tensor with 0"),
     (lambda: F.dropout(ta.ones(2), 1.5), ValueError, "p=1.5; a probability lies between 0 and 1"),
     (lambda: F.gelu(ta.ones(2), "fast"), ValueError, "approximate='fast'; expected 'none' or 'tanh'"),
     (lambda: F.packed_attention(ta.ones(2, 3, 12), 5), RuntimeError, r"qkv \(2, 3, 12\) with 5 heads; expected \(\.\.\., tokens, 3 dim\)"),

@@ -109,7 +109,7 @@ def test_retain_grad_of_float32_written_from_float64_is_float32():
 INDICES = {
     "twice": [1, 1],
     "from behind": [0, -3, 2],
-    "a matrix": [[0, 1], [1, 0], [1, 1]],
+    "a matrix": ([[0, 1], [1, 0], [1, 1]],),
     "rows and columns": ([[0], [0], [2]], [1, 1, 0]),
     "pairs": ([0, 0, 2, 0], [1, 1, 0, 1]),
     "a slice first": (slice(None), [2, 0, 2]),
@@ -597,3 +597,17 @@ def test_quotient_may_be_changed_in_place():
     y += 1
     (y * ta.tensor([1.0, 0.0])).sum().backward()
     np.testing.assert_allclose(z.grad.numpy(), [2 / 9, -1 / 9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("library", [ta, torch], ids=["ours", "torch"])
+def test_backward_adds_to_its_inputs_only(library):
+    a, b = (library.ones(2, requires_grad=True) for _ in range(2))
+    for _ in range(2):
+        c = a * b
+        (c * c).sum().backward(inputs=[a, c])
+        assert c.grad.tolist() == [2.0, 2.0]
+    assert a.grad.tolist() == [4.0, 4.0] and b.grad is None
+    library.autograd.backward((a * b).sum(), inputs=b)
+    assert b.grad.tolist() == [1.0, 1.0]
+    with pytest.raises(RuntimeError, match="empty"):
+        (a * b).sum().backward(inputs=[])

@@ -648,3 +648,19 @@ def test_an_epoch_of_mnist_raises_no_false_alarm():
     }
     losses = train_watched(mnist.train_images, mnist.train_labels, 28, 3600, len(mnist.train_images) // 128, **recipe)
     assert np.mean(losses[-20:]) < 0.8  # of which label smoothing alone is some 0.5
+
+
+@pytest.mark.parametrize("library", [ta, torch], ids=["ours", "torch"])
+@pytest.mark.parametrize("leaf", [True, False])
+def test_view_taken_under_no_grad_cannot_be_written_by_a_constant(library, leaf):
+    x = library.ones(3, requires_grad=True)
+    whole = x if leaf else x.clone()
+    with library.no_grad():
+        view = whole[:1]
+        view.mul_(2)
+    for write in (lambda: view.mul_(2), lambda: view.fill_(1.0), lambda: view.__setitem__(0, 5.0)):
+        with pytest.raises(RuntimeError, match=r"no_grad"):
+            write()
+    assert whole.detach().tolist() == [2.0, 1.0, 1.0]
+    whole.detach()[:1].mul_(2)  # a tensor of its own
+    assert whole.detach().tolist() == [4.0, 1.0, 1.0]

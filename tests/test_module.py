@@ -709,3 +709,11 @@ def test_load_from_state_dict_reports_in_its_lists():
         assert (layer.weight == 1).all()
         layer._load_from_state_dict({"weight": lib.ones(3), "bias": lib.ones(2)}, "", {}, True, [], [], errors)
         assert len(errors) == 1 and "weight" in errors[0]
+
+
+@pytest.mark.parametrize("library", [nn, torch.nn], ids=["ours", "torch"])
+def test_deepcopy_of_a_module_leaves_the_gradients_behind(library):
+    layer = library.Linear(2, 1)
+    layer(ta.ones((3, 2)) if library is nn else torch.ones((3, 2))).sum().backward()
+    twin = copy.deepcopy(layer)
+    assert layer.weight.grad is not None and [p.grad for p in twin.parameters()] == [None, None]

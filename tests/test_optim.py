@@ -1173,13 +1173,40 @@ def test_foreign_schedule_with_step_count(library):
     np.testing.assert_allclose(rates, [min(t**-0.5 * 2, t / 4) for t in range(1, 7)], rtol=1e-12)
 
 
-def test_schedule_step_takes_the_next_epoch_alone():
+JUMPS = {
+    "StepLR": (2, 0.1),
+    "MultiStepLR": ([2, 4], 0.5),
+    "ExponentialLR": (0.9,),
+    "CosineAnnealingLR": (4,),
+    "LinearLR": (0.1, 1.0, 5),
+    "PolynomialLR": (5, 2.0),
+    "LambdaLR": (lambda epoch: 1 / (1 + epoch),),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", JUMPS)
+def test_schedule_step_goes_to_any_epoch(name):
+    found = []
+    for library in (ta, torch):
+        parameter = library.ones(1, requires_grad=True)
+        optimizer = library.optim.SGD([parameter], lr=1.0)
+        schedule = getattr(library.optim.lr_scheduler, name)(optimizer, *JUMPS[name])
+        rates = []
+        for epoch in (0, 1, 1, 5, 3, None, 0):
+            optimizer.step()
+            schedule.step(epoch)
+            rates.append(optimizer.param_groups[0]["lr"])
+        found.append((rates, schedule.last_epoch))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-12)
+    assert found[0][1] == found[1][1]
+
+
+def test_schedule_refuses_epochs_that_are_no_whole_numbers():
     schedule = lr_scheduler.StepLR(sgd(), 1)
-    schedule.step(0)
-    schedule.step(1)
-    assert schedule.get_last_lr() == [1e-4]
-    with pytest.raises(ValueError, match="StepLR is at epoch 1, and cannot go to 7"):
-        schedule.step(7)
+    for epoch in (1.5, -1):
+        with pytest.raises(ValueError, match=f"StepLR is at epoch 0, and cannot go to {epoch}"):
+            schedule.step(epoch)
 
 
 def test_loaded_schedule_copies_its_state():
@@ -1433,3 +1460,16 @@ def test_clip_grad_of_a_saved_gradient_raises(clip):
     clip([p], 0.5)
     with pytest.raises(RuntimeError, match=clip.__name__):
         penalty.backward()
+
+
+def test_averaged_model_averages_lists_as_in_pytorch():
+    found = []
+    for library in (ta, torch):
+        swa, layer = library.optim.swa_utils, library.nn.Linear(1, 1)
+        mean = swa.AveragedModel(layer, multi_avg_fn=swa.get_ema_multi_avg_fn(0.9))
+        for value in (1.0, 2.0, 4.0):
+            with library.no_grad():
+                layer.weight.fill_(value)
+            mean.update_parameters(layer)
+        found.append(mean.module.weight.item())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

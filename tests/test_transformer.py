@@ -11,7 +11,8 @@ from oracle import to_ours
 from test_nn import close, compare, copied, randn
 
 import tinyattn as ta
-from tinyattn import nn
+from tinyattn import nn, optim
+from tinyattn.nn.applied import Applied
 
 ON_EVERY_DEVICE = True
 D, N, T, S = 4, 2, 3, 5  # features, batch, tokens of the target and of the source
@@ -140,3 +141,71 @@ def test_transformer_errors_say_what_is_allowed():
         model(ta.ones(S, 2, D), ta.ones(T, 2, D + 1))
     with pytest.raises(ValueError, match="expected 'relu', 'gelu' or a function"):
         nn.TransformerDecoderLayer(D, 2, activation="tanh")
+
+
+def usual(parameters):
+    """Arguments that may be given by position, with their defaults; `verbose` is ignored, as it was in PyTorch."""
+    return {k: p.default for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD and k != "verbose"}
+
+
+LAYERS = [n for n in nn.__all__ if isinstance(getattr(nn, n), type) and issubclass(getattr(nn, n), Applied)]
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if hasattr(torch.nn, n)])
+def test_arguments_of_layers_of_one_function_equal_torchs(name):
+    theirs, ours = (inspect.signature(getattr(lib, name)).parameters for lib in (torch.nn, nn))
+    theirs = {k: p.default for k, p in theirs.items() if k not in ("min_value", "max_value", "args", "kwargs")}
+    assert [(k, p.default) for k, p in ours.items()] == list(theirs.items())
+
+
+SCHEDULES = [n for n in optim.lr_scheduler.__all__ if n not in ("ChainedScheduler", "SequentialLR", "LRScheduler")]
+OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam"]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *SCHEDULES])
+def test_arguments_of_optimizers_and_schedules_equal_torchs(name):
+    theirs, ours = (inspect.signature(getattr(lib, name)).parameters for lib in (
+        torch.optim if name in OPTIMIZERS else torch.optim.lr_scheduler, optim))  # fmt: skip
+    without_effect = (
+        "foreach",
+        "capturable",
+        "differentiable",
+        "maximize",
+    )  # options of an implementation, and a later one
+    theirs = {k: v for k, v in usual(theirs).items() if k not in without_effect}
+    assert list(usual(ours)) == list(theirs)
+    numbers = {k: v for k, v in theirs.items() if isinstance(v, int | float)}
+    assert {k: usual(ours)[k] for k in numbers} == numbers
+
+
+def test_subclass_with_its_own_constructor_has_its_own_signature():
+    class Elu(nn.ELU):
+        def __init__(self, slope):
+            super().__init__(slope)
+
+    class Adam(optim.Adam):
+        def __init__(self, params, rate):
+            super().__init__(params, rate)
+
+    class Step(optim.StepLR):
+        def __init__(self, optimizer, size):
+            super().__init__(optimizer, size)
+
+    optimizer = Adam([ta.ones(1, requires_grad=True)], 0.5)
+    assert (Elu(0.3).alpha, optimizer.param_groups[0]["lr"], Step(optimizer, 2).step_size) == (0.3, 0.5, 2)
+    names = [["slope"], ["params", "rate"], ["optimizer", "size"]]
+    assert [list(inspect.signature(kind).parameters) for kind in (Elu, Adam, Step)] == names
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: optim.Adam(), "Adam: missing a required argument: 'params'"),
+        (lambda: optim.RMSprop([ta.ones(1)], 1.0, 0.9, 1e-8, 0.0, 0.0, False, True), "RMSprop: too many positional"),
+        (lambda: optim.StepLR(optim.SGD([ta.ones(1)])), "StepLR: missing a required argument: 'step_size'"),
+        (lambda: optim.CyclicLR(optim.SGD([ta.ones(1)]), 0.1, 1.0, size=2), "CyclicLR: got an unexpected keyword argument 'size'"),
+    ],
+)  # fmt: skip
+def test_optimizers_and_schedules_name_a_wrong_argument(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -54,6 +54,18 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+def test_graph_program_is_in_the_page(mine, capsys):
+    assert main(["graph", "mine:Net", "--input", "2x3", "--program", "--out", "step.html"]) == 0
+    page = (mine / "step.html").read_text(encoding="utf-8")
+    assert '["d fc1: linear",' in page and "Adam.step()" in page
+    assert main(["graph", "tinyattn.models:AttentionClassifier", "--program", "--out", "step.html"]) == 0
+    page = (mine / "step.html").read_text(encoding="utf-8")
+    assert '["d cross_entropy",' in page and '["sum",' not in page  # the loss itself
+    for wrong in (["mine:Net", "--input", "2x3", "--out", "step.svg"], ["mine:square"]):
+        assert main(["graph", *wrong, "--program"]) == 2
+        assert "--program shows the training step of a model, in a page" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

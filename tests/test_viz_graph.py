@@ -22,7 +22,7 @@ import tinyattn.nn.functional as F
 from tinyattn import models, nn
 from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
-from tinyattn.viz.graphs import dot, fold, formulas, graph, source
+from tinyattn.viz.graphs import dot, fold, formulas, graph, labels, source
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
 from tinyattn.viz.graphs.dot import GET_DOT
 
@@ -579,7 +579,7 @@ def test_graph_names_vertices_after_variables():
 
 
 def formulas_of(picture):
-    return [dot.formula_text(v) for v in picture.vertices if v.is_operation]
+    return [labels.formula_text(v) for v in picture.vertices if v.is_operation]
 
 
 def test_formula_never_names_another_tensor():
@@ -660,11 +660,12 @@ def test_graph_boxes_show_shapes_in_and_out():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 3), nn.Tanh()))
     trace = (picture := graph(lambda x: (model(x) * x[:, :3]).sum(), ta.rand(5, 4))).trace
     text = dot.dot_text(trace, fold.view(trace, picture._folded, True))
-    assert ">5×4 → 5×8, 40 parameters<" in text and ">5×8 → 5×3, 27 parameters<" in text
+    assert ">Linear  5×4 → 5×8<" in text and ">40 parameters<" in text
+    assert ">Linear  5×8 → 5×3<" in text and ">27 parameters<" in text
     first, second = (v for v in trace.vertices if v.op == "linear")
     (product,) = (v for v in trace.vertices if v.op == "mul")
-    assert dot.flow_text(trace, [v for v in trace.vertices if v.is_operation]) == "5×4 → scalar"
-    assert dot.flow_text(trace, [product]) == "5×3" and dot.flow_text(trace, [first, second]) == ""
+    assert labels.flow_text(trace, [v for v in trace.vertices if v.is_operation]) == "5×4 → scalar"
+    assert labels.flow_text(trace, [product]) == "5×3" and labels.flow_text(trace, [first, second]) == ""
 
 
 @needs_dot

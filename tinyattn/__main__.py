@@ -114,6 +114,7 @@ def _add_graph(commands: Any) -> None:
     option("--depth", type=int, help="levels of modules to show; 0: the model as one item")
     option("--stats", action="store_true", help="show min, mean, max and gradient norm")
     option("--times", action="store_true", help="show the time of each operation")
+    option("--program", action="store_true", help="show the program of a compiled training step in the page (.html)")
     option("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
     option("--as-torch", action="store_true", help="the module imports torch: give it tinyattn")
     graph.set_defaults(run=_graph, formats=FORMATS)
@@ -183,9 +184,11 @@ def _graph(args: argparse.Namespace) -> int:
 
     if not inputs and _needs_inputs(model):
         raise UserError(f"{name} needs inputs; give the shape of each: --input 2x{_first_size(model)}")
-    picture = ta.viz.graph(
-        function, *inputs, mode=args.mode, depth=args.depth, stats=args.stats, times=args.times, title=title
-    )
+    if args.program and (not isinstance(model, nn.Module) or Path(args.out).suffix.lower() != ".html"):
+        raise UserError("--program shows the training step of a model, in a page: --out step.html")
+    how = {name: getattr(args, name) for name in ("mode", "depth", "stats", "times")}
+    step = _compiled_step(model, function, inputs) if args.program else None
+    picture = ta.viz.graph(function, *inputs, program=step, title=title, **how)
     path = picture.save(args.out)
     if picture.error:
         print(path)
@@ -193,6 +196,24 @@ def _graph(args: argparse.Namespace) -> int:
         return 1
     print(f"{path}: {picture!r}")
     return 0
+
+
+def _compiled_step(model: nn.Module, function: Any, inputs: Sequence[ta.Tensor]) -> Any:
+    """Return a training step with Adam, of the sum of the outputs if they are no loss, that has run until compiled."""
+    optimizer = ta.optim.Adam(model.parameters())
+
+    @ta.compile
+    def step(*inputs: ta.Tensor) -> ta.Tensor:
+        optimizer.zero_grad()
+        output = function(*inputs)
+        loss = output.sum() if output.ndim else output
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for _ in range(2):
+        step(*inputs)
+    return step
 
 
 # --- the model and its inputs ---

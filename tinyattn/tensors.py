@@ -156,13 +156,13 @@ class Tensor(variable.Variable):
         return after_accumulation(self.node, hook)
 
     def backward(
-        self, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
     ) -> None:
-        """Add the gradient of this tensor to the `.grad` of every leaf it depends on.
+        """Add the gradient of this tensor to the `.grad` of every leaf it depends on, or of `inputs` only.
 
         gradient: of this tensor's shape; may be left out for a single number. As torch.Tensor.backward.
         """
-        autograd.backward(self, [gradient], retain_graph, create_graph)
+        autograd.backward(self, [gradient], retain_graph, create_graph, inputs)
 
     def detach(self) -> Tensor:
         """The same memory without the history: gradients stop here."""

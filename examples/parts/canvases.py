@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,19 @@ def covered(box: np.ndarray) -> np.ndarray:
     x, y = (np.clip(np.minimum(edges + 1 / 7, box[axis] + box[axis + 2] / 2) - np.maximum(
         edges, box[axis] - box[axis + 2] / 2), 0, 1 / 7) * 7 for axis in (0, 1))  # fmt: skip
     return y[:, None] * x
+
+
+def draw(axes: Any, image: np.ndarray, looked: np.ndarray | None = None, title: str = "") -> None:
+    """Draw a canvas; over it, in red, the attention that its patches get: looked (7, 7) or (49,)."""
+    axes.imshow(255 - image, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+    if looked is not None:
+        shares = looked.reshape(7, 7)
+        alpha = 0.75 * shares / max(shares.max(), 1e-9)
+        axes.imshow(np.ones((7, 7)), cmap="Reds", vmin=0, vmax=1.5, alpha=alpha, extent=(0, 1, 1, 0))
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9)
+    for side in axes.spines.values():
+        side.set_color("#94a3b8")
 
 
 def scaled(digit: np.ndarray, height: int) -> np.ndarray:

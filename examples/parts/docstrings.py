@@ -82,20 +82,70 @@ def words(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
+def features(text: str) -> list[tuple[str, ...]]:
+    """Return of each word: itself, the pair with the word before, and its first and last four letters if it has more.
+
+    A feature that a word does not have is "".
+    """
+    found = words(text)
+    ends = [(f"{word[:4]}-", f"-{word[-4:]}") if len(word) > 4 else ("", "") for word in found]
+    return [(word, f"{before} {word}" if before else "", *more)
+            for before, word, more in zip(["", *found], found, ends, strict=False)]  # fmt: skip
+
+
+def all_features(text: str) -> list[str]:
+    """Return the features of all words of a text."""
+    return [feature for of_word in features(text) for feature in of_word if feature]
+
+
 def numbered(texts: Sequence[str], vocabulary: Mapping[str, int], length: int = 128) -> Any:
-    """Return the numbers of the words, int64 (texts, length), with 0 after the last word and 1 for unknown ones."""
-    out = np.full((len(texts), length), PADDING)
+    """Return the numbers of the features of the words, int64 (texts, length, 4), 0 for none and after the last word.
+
+    The first feature is the word: 1 if it is unknown. Other unknown features are 0.
+    """
+    out = np.full((len(texts), length, 4), PADDING)
     for row, text in zip(out, texts, strict=True):
-        found = [vocabulary.get(word, UNKNOWN) for word in words(text)][:length]
-        row[: len(found)] = found
+        for place, found in zip(row, features(text), strict=False):
+            place[:] = [vocabulary.get(feature, PADDING) for feature in found]
+            place[0] = place[0] or UNKNOWN
     return out
 
 
+def erase(inputs: ta.Tensor, erased: ta.Tensor) -> ta.Tensor:
+    """Make words unknown and drop their pairs: inputs int64 (batch, length, 4), erased bool (batch, length)."""
+    behind = ta.cat([ta.zeros_like(erased[:, :1]), erased[:, :-1]], 1)
+    inputs = inputs.masked_fill(ta.stack([erased, erased | behind, erased, erased], 2), PADDING)
+    inputs[..., 0] += UNKNOWN * erased
+    return inputs
+
+
+def thinned(inputs: ta.Tensor, share: float = 0.5) -> ta.Tensor:
+    """Erase a share of the words at random, and then the same share of the features that are left."""
+    gone = ta.rand(*inputs.shape, device=inputs.device) < share  # (batch, length, 4)
+    found = inputs[..., 0] != PADDING
+    inputs = erase(inputs, found & (ta.rand(*found.shape, device=inputs.device) < share)).masked_fill(gone, PADDING)
+    inputs[..., 0] += UNKNOWN * (found & gone[..., 0])
+    return inputs
+
+
 def vocabulary_of(texts: Sequence[str], least: int = 2) -> dict[str, int]:
-    """Return the numbers, from 2, of the words that occur in at least `least` texts, the most frequent first."""
-    counts = Counter(word for text in texts for word in {*words(text)})
+    """Return the numbers, from 2, of the features that are in at least `least` texts, the most frequent first."""
+    counts = Counter(feature for text in texts for feature in {*all_features(text)})
     kept = sorted((word for word, count in counts.items() if count >= least), key=lambda word: (-counts[word], word))
     return {word: number for number, word in enumerate(kept, 2)}
+
+
+def regressions(texts: Sequence[str], tests: Sequence[str], labels: Any, truth: Any) -> dict[str, float]:
+    """Return the accuracy of logistic regression on TF-IDF: of the words, and of all features."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    found = {}
+    for name, analyzer in {"words": words, "all features": all_features}.items():
+        counts = TfidfVectorizer(analyzer=analyzer, min_df=2, sublinear_tf=True)
+        fitted = LogisticRegression(C=10, max_iter=1000).fit(counts.fit_transform(texts), labels)
+        found[f"regression, TF-IDF of {name}"] = fitted.score(counts.transform(tests), truth)
+    return found
 
 
 STYLE = """\
@@ -159,13 +209,15 @@ def explain(
     added = np.concatenate(parts)  # (texts, LENGTH, classes)
     rows, best = np.arange(len(added)), train.predict(model, inputs).argmax(1)
     counted = added[rows, :, best] - added.mean(2)  # beside the mean of the classes, (texts, LENGTH)
-    orders = {"the five words that counted most": -counted, "five words at random": ta.rand(*inputs.shape).numpy()}
+    orders = {"the five words that counted most": -counted, "five words at random": ta.rand(*inputs.shape[:2]).numpy()}
     shares = {"nothing erased": float((best == truth).mean())}
     for name, order in orders.items():
-        first = np.where(inputs == 0, np.inf, order).argsort(1)[:, :5]
-        erased = inputs.copy()
-        np.put_along_axis(erased, first, UNKNOWN, 1)
-        shares[f"{name} erased"] = float((train.predict(model, erased).argmax(1) == truth).mean())
+        first = np.where(inputs[..., 0] == PADDING, np.inf, order).argsort(1)[:, :5]
+        erased = np.zeros(order.shape, bool)
+        np.put_along_axis(erased, first, True, 1)
+        erased &= inputs[..., 0] != PADDING  # a text may have fewer than five words
+        left = erase(ta.from_numpy(inputs), ta.from_numpy(erased)).numpy()
+        shares[f"{name} erased"] = float((train.predict(model, left).argmax(1) == truth).mean())
     image_options.table(shares)
     names = list(LIBRARIES.values())
     shown = [*np.flatnonzero(best == truth)[:: max(len(rows) // 9, 1)], *np.flatnonzero(best != truth)[:4]]

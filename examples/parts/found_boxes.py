@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from parts.canvases import SIZE, covered, scaled
+from parts.canvases import SIZE, Canvases, covered, draw, scaled
 from parts.detector import NOTHING
 
 import numpy as np
@@ -121,22 +121,50 @@ def attention_share(found: Sequence[Sequence[Found]]) -> tuple[float, float]:
     return float(np.mean(inside)), float(np.mean(even))
 
 
-def detections_figure(images: np.ndarray, found: Sequence[Sequence[Found]], title: str, rows: int = 4) -> Any:
-    """Draw the first canvases with their sure detections, and beside them what the query of each looked at."""
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return iou_and_giou(ta.tensor(a), ta.tensor(b))[0].item()
+
+
+def distinct(found: Sequence[Found]) -> tuple[list[Found], int]:
+    """Return the sure detections from the left without those that repeat a surer one, and how many repeat one."""
+    sure, kept = [one for one in found if one.score > SURE], []
+    for one in sure:
+        if not any(one.kind == other.kind and overlap(one.box, other.box) >= 0.5 for other in kept):
+            kept.append(one)
+    return sorted(kept, key=lambda one: one.box[0]), len(sure) - len(kept)
+
+
+def missed(found: Sequence[Found], labels: np.ndarray, boxes: np.ndarray) -> list[int]:
+    """Return the digits of a canvas, labels (most,) and boxes (most, 4), that no sure detection of their class has."""
+    sure = [one for one in found if one.score > SURE]
+    hit = {j for one in sure for j in np.flatnonzero(labels == one.kind)
+           if overlap(one.box, boxes[j]) >= 0.5}  # fmt: skip
+    return [j for j in np.flatnonzero(labels >= 0).tolist() if j not in hit]
+
+
+def detections_figure(canvases: Canvases, found: Sequence[Sequence[Found]], title: str, rows: int = 4) -> Any:
+    """Draw the first canvases of three digits or more: what was found and missed, and where each query looked."""
     from matplotlib.patches import Rectangle
 
-    figure = new_figure(9, 1.6 * rows + 0.3)
-    for axes, image, some in zip(figure.subplots(rows, 6), images, found, strict=False):
-        sure = sorted((one for one in some if one.score > SURE), key=lambda one: one.box[0])
-        for ax in axes:
-            ax.axis("off")
-        for k, ax in enumerate(axes[: 1 + len(sure)]):
-            ax.imshow(image, cmap="gray_r", extent=(0, 1, 1, 0))
-            if k:
-                ax.imshow(sure[k - 1].looked, cmap="Reds", alpha=0.6, extent=(0, 1, 1, 0), vmin=0)
-            for one in sure if k == 0 else sure[k - 1 : k]:
-                corner = one.box[:2] - one.box[2:] / 2
-                ax.add_patch(Rectangle(corner, *one.box[2:], fill=False, color="tab:blue"))
-                ax.text(*corner, one.kind, color="tab:blue", fontsize=8, va="bottom")
-    figure.suptitle(f"{title}: detections, and what the query of each looked at", fontsize=10)
+    def frame(axes: Any, box: np.ndarray, name: str, **style: Any) -> None:
+        corner = box[:2] - box[2:] / 2
+        axes.add_patch(Rectangle(corner, *box[2:], fill=False, **style))
+        axes.text(*corner, name, color=style["color"], fontsize=8, va="bottom")
+
+    shown = np.flatnonzero((canvases.labels >= 0).sum(1) > 2)[:rows]
+    figure = new_figure(9, 1.8 * rows + 0.5)
+    for row, i in zip(figure.subplots(rows, 6), shown, strict=False):
+        sure, again = distinct(found[i])
+        lost = missed(found[i], canvases.labels[i], canvases.boxes[i])
+        heading = f"found {len(sure)}" + f", {again} twice" * (again > 0) + f", missed {len(lost)}" * bool(lost)
+        draw(row[0], canvases.images[i], title=heading)
+        for j in lost:
+            frame(row[0], canvases.boxes[i, j], f"{canvases.labels[i, j]}?", color="tab:orange", linestyle="--")
+        for axes, one in zip(row[1:], sure, strict=False):
+            frame(row[0], one.box, str(one.kind), color="tab:blue")
+            draw(axes, canvases.images[i], one.looked, f"what told the {one.kind}")
+            frame(axes, one.box, "", color="tab:blue")
+        for axes in row[1 + len(sure) :]:
+            axes.axis("off")
+    figure.suptitle(f"{title}: the digits found, and in red the attention of the query that found each", fontsize=10)
     return figure

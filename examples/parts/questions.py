@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from parts.canvases import Canvases, covered
+from parts.canvases import Canvases, covered, draw
 
 import numpy as np
 
@@ -113,25 +113,20 @@ def looks_figure(canvases: Canvases, tests: Any, answers: np.ndarray, maps: np.n
 
     answers: tokens (count, EACH); maps (count, EACH, WORDS + 1, 49), the whole question's last.
     """
-    figure = new_figure(11, 1.45 * len(KINDS) + 0.3)
-    for axes, kind in zip(figure.subplots(len(KINDS), WORDS + 2), KINDS, strict=True):
+    figure = new_figure(11, 1.75 * len(KINDS) + 0.4)
+    for part, kind in zip(figure.subfigures(len(KINDS), 1), KINDS, strict=True):
         begin = kind.split("{}")[0]
         i, j = next((i, j) for i, some in enumerate(tests) for j, (question, _) in enumerate(some)
                     if question.startswith(begin) and (canvases.labels[i] >= 0).sum() > 2)  # fmt: skip
         question, answer = tests[i][j]
-        words = question.split()
-        said = ANSWERS[answers[i, j]]
-        shown = [
-            (f"says {said}" if said == answer else f"says {said}, is {answer}", None),
-            *zip(words, maps[i, j, -len(words) - 1 : -1], strict=True),
-        ]
-        shown.append(("whole question", maps[i, j, -1]))
-        for ax in axes:
-            ax.axis("off")
-        for ax, (name, weights) in zip(axes, shown, strict=False):
-            ax.imshow(canvases.images[i], cmap="gray_r", extent=(0, 1, 1, 0))
-            if weights is not None:
-                ax.imshow(weights.reshape(7, 7), cmap="Reds", alpha=0.6, extent=(0, 1, 1, 0), vmin=0)
-            ax.set_title(name, fontsize=8)
-    figure.suptitle(f"{title}: the answer, where each word looked, and where the whole question did", fontsize=10)
+        said, words = ANSWERS[answers[i, j]], question.split()
+        verdict = "right" if said == answer else f"wrong, it is {answer}"
+        part.suptitle(f'"{question}"  The model answers {said}: {verdict}', fontsize=10, x=0.01, ha="left")
+        panels = part.subplots(1, WORDS + 1)
+        draw(panels[0], canvases.images[i], maps[i, j, -1], "all words")
+        for axes, word, weights in zip(panels[1:], words, maps[i, j, -len(words) - 1 : -1], strict=False):
+            draw(axes, canvases.images[i], weights, f'"{word}"')
+        for axes in panels[1 + len(words) :]:
+            axes.axis("off")
+    figure.suptitle(f"{title}: where the whole question and each of its words looked, in red", fontsize=11)
     return figure

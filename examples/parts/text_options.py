@@ -220,27 +220,30 @@ def xz_bits(text: str, start: int) -> float:
 
 
 def draw(path: Path, bits: Mapping[str, float], text: str, maps: Sequence[Any], names: Sequence[str]) -> None:
-    """Draw the bits per character as bars, and below what each character of `text` looks at in every head.
+    """Draw the bits per character as bars, and below what each character of `text` looks at in a head of each layer.
 
-    maps: of each layer, the weights (heads, characters, characters). names: of the heads, layer by layer.
+    maps: of each layer, the weights (heads, characters, characters). names: of the heads, layer by layer. The head is
+    the one whose weights are least even.
     """
-    layers, heads = len(maps), len(maps[0])
-    figure = new_figure(3.1 * heads, 1.9 + 3.2 * layers)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[1.9, 3.2 * layers])
+    chosen = [int(np.argmax(weights.max(-1).mean(-1))) for weights in maps]
+    rows = (len(maps) + 1) // 2
+    figure = new_figure(10, 2.2 + 5.1 * rows)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2.2, 5.1 * rows])
     axes = upper.subplots()
-    drawn = axes.barh([*bits][::-1], [*bits.values()][::-1], color=["#d55e00", *["#94a3b8"] * (len(bits) - 1)])
+    labels = [name.replace(", then", ",\nthen") for name in [*bits][::-1]]
+    drawn = axes.barh(labels, [*bits.values()][::-1], color=["#d55e00", *["#94a3b8"] * (len(bits) - 1)])
     axes.bar_label(drawn, fmt="%.3f", padding=3)
-    axes.set_title("bits per character of held-out text; fewer is better", fontsize=10)
-    axes.set_xlim(0, 1.1 * max(bits.values()))
+    axes.set_title("bits per character of held-out text: fewer is better", fontsize=11)
+    axes.set_xlim(0, 1.15 * max(bits.values()))
     letters = ["␣" if c == " " else "↵" if c == "\n" else c for c in text]
-    for axes, weights, name in zip(
-        lower.subplots(layers, heads, squeeze=False).flat, (w for each in maps for w in each), names, strict=True
-    ):
-        axes.imshow(weights, cmap="Oranges", vmin=0, vmax=1)
-        axes.set_xticks(range(len(text)), letters, fontsize=6.5, family="DejaVu Sans Mono")
-        axes.set_yticks(range(len(text)), letters, fontsize=6.5, family="DejaVu Sans Mono")
+    panels = lower.subplots(rows, 2, squeeze=False).flat
+    for layer, (axes, head) in enumerate(zip(panels, chosen, strict=False)):
+        axes.imshow(maps[layer][head], cmap="Oranges", vmin=0, vmax=1)
+        axes.set_xticks(range(len(text)), letters, fontsize=9, family="DejaVu Sans Mono")
+        axes.set_yticks(range(len(text)), letters, fontsize=9, family="DejaVu Sans Mono")
         axes.tick_params(length=0, pad=1)
-        axes.set_title(name, fontsize=8)
-    lower.supxlabel("the character looked at", fontsize=9)
-    lower.supylabel("the character from which the next one is predicted", fontsize=9)
+        axes.set_title(names[layer * len(maps[0]) + head], fontsize=10)
+    for axes in [*panels][len(maps) :]:
+        axes.axis("off")
+    lower.suptitle("what each character (row) looks at before it predicts the next one; dark is more", fontsize=11)
     figure.savefig(path, dpi=110)

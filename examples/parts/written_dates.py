@@ -152,5 +152,6 @@ def alignment_figure(pairs: Sequence[tuple[str, str]], written: Any, weights: np
         axes.set_xticks(range(len(texts[i])), texts[i], fontfamily=names, fontsize=9)
         axes.set_yticks(range(10), [DIGITS[token] for token in written[i].tolist()], fontsize=8)
         axes.tick_params(length=0)
-    figure.suptitle(title, fontsize=10)
+        axes.set_ylabel("written", fontsize=8)
+    figure.suptitle(f"{title}: each row is a written character, dark where it looked in the text", fontsize=10)
     return figure

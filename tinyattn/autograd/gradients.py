@@ -69,11 +69,12 @@ def backward(
     grad_tensors: Tensor | Sequence[Tensor | None] | None = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    inputs: Tensor | Sequence[Tensor] | None = None,
 ) -> None:
     """Add the gradients of `tensors` to the `.grad` of every leaf that they depend on. As torch.autograd.backward.
 
     grad_tensors: one gradient for each tensor, of its shape; may be left out for single numbers (else RuntimeError).
-    retain_graph, create_graph: as in `grad`.
+    retain_graph, create_graph: as in `grad`. inputs: add to the `.grad` of these tensors only.
 
     >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
     >>> ta.autograd.backward(x * x, ta.ones(2))
@@ -83,6 +84,14 @@ def backward(
     roots = [tensors] if isinstance(tensors, Variable) else list(tensors)
     if grad_tensors is None or isinstance(grad_tensors, Variable):
         grad_tensors = [None] * len(roots) if grad_tensors is None else [grad_tensors]
+    if inputs is not None:
+        chosen = [inputs] if isinstance(inputs, Variable) else list(inputs)
+        if not chosen:
+            raise RuntimeError("backward: inputs is empty; leave it out to reach every leaf")
+        for x, g in zip(chosen, grad(roots, chosen, grad_tensors, retain_graph, create_graph, True), strict=True):
+            if g is not None:
+                x.grad = g if x.grad is None else x.grad + g
+        return
     _backward(roots, grad_tensors, retain_graph, create_graph, None)
 
 

@@ -39,11 +39,9 @@ class Complex:
     dtype = property(lambda self: np.result_type(self.pairs.dtype, np.complex64))
 
     def size(self, dim: int | None = None) -> Any:
-        """The shape, or one of its numbers."""
         return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:
-        """The number of axes."""
         return self.ndim
 
     def __len__(self) -> int:
@@ -57,7 +55,6 @@ class Complex:
         return False
 
     def is_complex(self) -> bool:
-        """Yes."""
         return True
 
     def __getitem__(self, index: Any) -> Complex:
@@ -65,30 +62,24 @@ class Complex:
         return Complex(self.pairs[(*index, slice(None))] if any(i is Ellipsis for i in index) else self.pairs[index])
 
     def view(self, *shape: Any) -> Complex:
-        """The numbers in another shape."""
         return Complex(self.pairs.reshape(*sizes(shape), 2))
 
     reshape = view
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Complex:
-        """Join axes."""
         start, end = (d % self.ndim for d in (start_dim, end_dim))
         return Complex(self.pairs.flatten(start, end))
 
     def unsqueeze(self, dim: int) -> Complex:
-        """Add an axis."""
         return Complex(self.pairs.unsqueeze(dim if dim >= 0 else dim - 1))
 
     def squeeze(self, dim: int) -> Complex:
-        """Leave out an axis of one element."""
         return Complex(self.pairs.squeeze(dim % self.ndim))
 
     def transpose(self, dim0: int, dim1: int) -> Complex:
-        """Exchange two axes."""
         return Complex(self.pairs.transpose(dim0 % self.ndim, dim1 % self.ndim))
 
     def permute(self, *dims: Any) -> Complex:
-        """Reorder the axes."""
         return Complex(self.pairs.permute(*(d % self.ndim for d in sizes(dims)), self.ndim))
 
     def to(self, *args: Any, **options: Any) -> Complex:
@@ -101,11 +92,9 @@ class Complex:
     )
 
     def conj(self) -> Complex:
-        """The conjugates."""
         return of(self.real, -self.imag)
 
     def abs(self) -> ta.Tensor:
-        """The distances from 0."""
         return ta.hypot(self.real, self.imag)
 
     def __mul__(self, other: Any) -> Complex:

@@ -12,6 +12,7 @@ from typing import Any
 
 import tinyattn as ta
 from tinyattn import nn
+from tinyattn.files.nested import mapped as tree_map
 from tinyattn.nn import parallel
 
 
@@ -173,16 +174,6 @@ def fork_rng(devices: Any = (), enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         set_rng_state(state if enabled else [])
-
-
-def tree_map(func: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply `func` to what dicts, lists and tuples hold, at any depth."""
-    if isinstance(tree, dict):
-        return {key: tree_map(func, value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        mapped = [tree_map(func, value) for value in tree]
-        return type(tree)(*mapped) if hasattr(tree, "_fields") else type(tree)(mapped)
-    return func(tree)
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Any]:

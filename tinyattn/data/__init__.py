@@ -36,13 +36,6 @@ from tinyattn.data.samplers import (
 from tinyattn.data.sets import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from tinyattn.data.workers import get_worker_info
 
-__all__ = [
-    "BatchSampler", "ConcatDataset", "DataError", "DataLoader", "Dataset", "DistributedSampler", "DownloadError",
-    "ImageDataset", "IterableDataset", "RandomSampler", "Sampler", "SequentialSampler", "Subset", "SubsetRandomSampler",
-    "TensorDataset", "WeightedRandomSampler", "default_collate", "default_convert", "get_worker_info", "load",
-    "load_digits", "load_mnist", "random_shift", "random_split", "read_idx",
-]  # fmt: skip
-
 
 def load(
     data: str = "auto",
@@ -75,3 +68,6 @@ def load(
     digits = replace(load_digits(), note=reason)
     warnings.warn(f"Using {digits.name}: {reason}", stacklevel=2)
     return digits
+
+
+__all__ = [name for name, x in globals().items() if getattr(x, "__module__", "").startswith("tinyattn.data")]

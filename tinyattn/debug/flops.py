@@ -138,20 +138,12 @@ def backward_flops(
     name, forward = op.name, forward_flops(op, shapes, out, options)
     if forward is None:
         return None
-    if name in ("linear", "linear_gelu", "convolve"):
-        product = (
-            _convolve((*shapes[:2], None), out, {}) if name == "convolve" else _linear((*shapes[:2], None), out, {})
-        )
-        times_slope = size(out) if name == "linear_gelu" else 0
-        return product * sum(needed[:2]) + size(out) * any(needed[2:3]) + times_slope
-    if name in (
-        "attention",
-        "tiled_attention",
-        "packed_attention",
-        "recurrent",
-    ):  # all gradients at once, needed or not
-        again = name == "tiled_attention"  # the weights are computed again
-        return 2 * forward + again * forward // 2
+    count = {"linear": _linear, "linear_gelu": _linear, "convolve": _convolve}.get(name)
+    if count is not None:
+        product = count((*shapes[:2], None), out, {})
+        return product * sum(needed[:2]) + size(out) * (any(needed[2:3]) + (name == "linear_gelu"))
+    if name in ("attention", "tiled_attention", "packed_attention", "recurrent"):  # all at once, needed or not
+        return 2 * forward + (name == "tiled_attention") * forward // 2  # which computes the weights again
     if name == "embedding":
         return size(out)
     if name in ("layer_norm", "batch_norm", "softmax", "log_softmax", "cross_entropy"):

@@ -15,7 +15,7 @@ import math
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,16 @@ FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 class DamageError(Exception):
     """JSON from a file is invalid; the message completes "FILE is damaged: ". Never leaves `load`."""
+
+
+def mapped(func: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply `func` to what dicts, lists and tuples hold, at any depth. As torch.utils._pytree.tree_map."""
+    if isinstance(tree, dict):
+        return {key: mapped(func, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        values = [mapped(func, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return func(tree)
 
 
 # --- names ---

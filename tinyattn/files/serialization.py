@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyattn.extras import require
-from tinyattn.files.nested import DamageError, decode, encode, is_name, parse, short
+from tinyattn.files.nested import DamageError, decode, encode, is_name, mapped, parse, short
 from tinyattn.files.whole import FileFormatError, opened, write_whole
 from tinyattn.ops.creation import from_numpy
 from tinyattn.tensors import Tensor
@@ -116,7 +116,7 @@ def load(path: Any, map_location: Any = None, **without_effect: Any) -> Any:
         with opened(path) as file:
             state = _read(file, os.fspath(path), os.fstat(file.fileno()).st_size)
     on_cpu = map_location is None or callable(map_location) or isinstance(map_location, Mapping)
-    return state if on_cpu else _moved(state, map_location)
+    return state if on_cpu else mapped(lambda x: x.to(map_location) if isinstance(x, Tensor) else x, state)
 
 
 def _read(file: IO[bytes], name: str, size: int) -> Any:
@@ -136,15 +136,6 @@ def _read(file: IO[bytes], name: str, size: int) -> Any:
     if STATE in words:
         return decode(name, words[STATE], arrays)
     return {key: from_numpy(array) for key, array in arrays.items()}
-
-
-def _moved(state: Any, device: Any) -> Any:
-    """The state with its tensors on a device."""
-    if isinstance(state, dict):
-        return {key: _moved(value, device) for key, value in state.items()}
-    if isinstance(state, tuple | list):
-        return type(state)(_moved(value, device) for value in state)
-    return state.to(device) if isinstance(state, Tensor) else state
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

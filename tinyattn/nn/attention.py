@@ -34,6 +34,7 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
+    _shown = "embed_dim={0.embed_dim}, num_heads={0.num_heads}"
     in_proj_weight: Parameter | None
     in_proj_bias: Parameter | None
     bias_k: Parameter | None
@@ -199,9 +200,6 @@ class MultiheadAttention(Module):
             masks.append(padding.reshape(batch, 1, 1, keys))
         return _combined(masks) if masks else None
 
-    def extra_repr(self) -> str:
-        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
-
 
 def _combined(masks: list[Tensor]) -> Tensor:
     """Combine masks: True where no bool mask hides the key or, if one of them is a float, the sum to add."""
@@ -279,6 +277,8 @@ class AdditiveAttentionPooling(Module):
     ((3, 8), (3, 5))
     """
 
+    _shown = "embed_dim={0.embed_dim}, hidden_dim={0.hidden_dim}"
+
     def __init__(self, embed_dim: int, hidden_dim: int | None = None, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.embed_dim, self.hidden_dim = embed_dim, hidden_dim
@@ -306,6 +306,3 @@ class AdditiveAttentionPooling(Module):
             weights = weights.masked_fill(hidden, 0.0)
         pooled = (weights.unsqueeze(-2) @ tokens).squeeze(-2)  # (..., embed_dim)
         return (pooled, weights) if need_weights else pooled
-
-    def extra_repr(self) -> str:
-        return f"embed_dim={self.embed_dim}, hidden_dim={self.hidden_dim}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tinyattn.nn import functional as F
 from tinyattn.nn import init
@@ -48,6 +48,18 @@ class _Table(Module):
         else:
             self.weight = Parameter(_weight, requires_grad=not _freeze)
 
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, *args: Any, **options: Any) -> Self:
+        """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares.
+
+        freeze: the weight is not trained. The other arguments are those of the constructor. Raises ValueError for
+        another number of axes.
+        """
+        if embeddings.ndim != 2:
+            raise ValueError(f"from_pretrained: shape {tuple(embeddings.shape)}; expected (num_embeddings, dim)")
+        (rows, dim), made = embeddings.shape, cast(Any, cls)
+        return made(rows, dim, *args, _weight=embeddings, _freeze=freeze, **options)
+
     def reset_parameters(self) -> None:
         """Draw new initial values."""
         init.normal_(self.weight)
@@ -64,27 +76,6 @@ class Embedding(_Table):
     >>> nn.Embedding(10, 4)(ta.tensor([[1, 2, 2]])).shape
     (1, 3, 4)
     """
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        embeddings: Tensor,
-        freeze: bool = True,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-    ) -> Self:
-        """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares.
-
-        freeze: the weight is not trained. The other arguments are those of the constructor.
-        """
-        if embeddings.ndim != 2:
-            raise ValueError(f"from_pretrained: shape {tuple(embeddings.shape)}; expected (num_embeddings, dim)")
-        rows, dim = embeddings.shape
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        return cls(rows, dim, *options, _weight=embeddings, _freeze=freeze)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(
@@ -122,12 +113,6 @@ class EmbeddingBag(_Table):
         usual = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
         super().__init__(num_embeddings, embedding_dim, *usual, _weight, **options)
         self.mode, self.include_last_offset = mode, include_last_offset
-
-    @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options: Any) -> Self:
-        """Return a layer whose weight is `embeddings` (num_embeddings, embedding_dim), whose memory it shares."""
-        rows, dim = embeddings.shape
-        return cls(rows, dim, _weight=embeddings, _freeze=freeze, **options)
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         return F.embedding_bag(

@@ -22,6 +22,7 @@ class Linear(Module):
     (5, 2)
     """
 
+    _shown = "in_features={0.in_features}, out_features={0.out_features}, bias={bias}"
     weight: Parameter
     bias: Parameter | None
 
@@ -44,10 +45,6 @@ class Linear(Module):
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight, self.bias)
 
-    def extra_repr(self) -> str:
-        bias = self.bias is not None
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}"
-
 
 class LinearGELU(Linear):
     """Compute gelu(linear(x)) as one operation, with fewer passes over memory.
@@ -57,6 +54,8 @@ class LinearGELU(Linear):
     >>> nn.LinearGELU(3, 2)(ta.ones(5, 3)).shape
     (5, 2)
     """
+
+    _shown = Linear._shown + ", approximate={0.approximate!r}"
 
     def __init__(
         self,
@@ -72,9 +71,6 @@ class LinearGELU(Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear_gelu(input, self.weight, self.bias, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, approximate={self.approximate!r}"
 
 
 class _Norm(Module):
@@ -102,6 +98,8 @@ class LayerNorm(_Norm):
     tensor([-0.7071, -0.7071,  1.4142], grad_fn=<layer_norm>)
     """
 
+    _shown = "{0.normalized_shape}, eps={0.eps}, elementwise_affine={0.elementwise_affine}, bias={bias}"
+
     def __init__(
         self,
         normalized_shape: int | tuple[int, ...],
@@ -120,10 +118,6 @@ class LayerNorm(_Norm):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        affine, bias = self.elementwise_affine, self.bias is not None
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={affine}, bias={bias}"
 
 
 # --- without ---
@@ -163,6 +157,7 @@ class Bilinear(Module):
     (5, 4)
     """
 
+    _shown = "in1_features={0.in1_features}, in2_features={0.in2_features}, out_features={0.out_features}, bias={bias}"
     bias: Parameter | None
 
     def __init__(
@@ -188,10 +183,6 @@ class Bilinear(Module):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         return F.bilinear(input1, input2, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"
-        return f"{sizes}, bias={self.bias is not None}"
 
 
 class Identity(Module):

@@ -18,10 +18,26 @@ from tinyattn.tensors import Tensor
 
 
 class _Lazy(Module):
-    """Base of these layers, before the plain one; `_size` names the attribute, `_axis` the input's axis."""
+    """Base of these layers, before the plain one.
 
-    _size: ClassVar[str] = "in_channels"
+    size, axis: the attribute that is taken from the input, and the input's axis. args, shape: those of the example.
+    """
+
+    _size: ClassVar[str]
     _axis: ClassVar[int]
+
+    def __init_subclass__(cls, size: str = "", axis: int = 0, args: str = "", shape: tuple[int, ...] = ()) -> None:
+        super().__init_subclass__()
+        if not size:
+            return
+        cls._size, cls._axis, plain = size, axis, cls.__bases__[1].__name__
+        cls.__doc__ = f"""A `{plain}` whose {size} are those of its first input. As torch.nn.{cls.__name__}.
+
+    >>> layer = nn.{cls.__name__}({args})
+    >>> _ = layer(ta.ones{shape})
+    >>> type(layer).__name__, layer.{size}
+    ({plain!r}, {shape[axis]})
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(0, *args, **kwargs)  # type: ignore[call-arg]
@@ -55,52 +71,10 @@ class _Lazy(Module):
         return self.forward(input)  # no longer this one
 
 
-class LazyLinear(_Lazy, Linear):
-    """A `Linear` whose in_features are those of its first input. As torch.nn.LazyLinear.
-
-    >>> layer = nn.LazyLinear(2)
-    >>> layer(ta.ones(5, 3)).shape, layer
-    ((5, 2), Linear(in_features=3, out_features=2, bias=True))
-    """
-
-    _size, _axis = "in_features", -1
-
-
-class LazyConv1d(_Lazy, Conv1d):
-    """A `Conv1d` whose in_channels are those of its first input. As torch.nn.LazyConv1d.
-
-    >>> nn.LazyConv1d(8, 3)(ta.ones(2, 4, 5)).shape
-    (2, 8, 3)
-    """
-
-    _axis = -2
-
-
-class LazyConv2d(_Lazy, Conv2d):
-    """A `Conv2d` whose in_channels are those of its first input. As torch.nn.LazyConv2d.
-
-    >>> nn.LazyConv2d(8, 3)(ta.ones(2, 4, 5, 5)).shape
-    (2, 8, 3, 3)
-    """
-
-    _axis = -3
-
-
-class LazyBatchNorm1d(_Lazy, BatchNorm1d):
-    """A `BatchNorm1d` whose num_features are those of its first input. As torch.nn.LazyBatchNorm1d.
-
-    >>> nn.LazyBatchNorm1d()(ta.ones(2, 3)).shape
-    (2, 3)
-    """
-
-    _size, _axis = "num_features", 1
-
-
-class LazyBatchNorm2d(_Lazy, BatchNorm2d):
-    """A `BatchNorm2d` whose num_features are those of its first input. As torch.nn.LazyBatchNorm2d.
-
-    >>> nn.LazyBatchNorm2d()(ta.ones(2, 3, 4, 4)).shape
-    (2, 3, 4, 4)
-    """
-
-    _size, _axis = "num_features", 1
+# fmt: off
+class LazyLinear(_Lazy, Linear, size="in_features", axis=-1, args="2", shape=(5, 3)): ...
+class LazyConv1d(_Lazy, Conv1d, size="in_channels", axis=-2, args="8, 3", shape=(2, 4, 5)): ...
+class LazyConv2d(_Lazy, Conv2d, size="in_channels", axis=-3, args="8, 3", shape=(2, 4, 5, 5)): ...
+class LazyBatchNorm1d(_Lazy, BatchNorm1d, size="num_features", axis=1, shape=(2, 3)): ...
+class LazyBatchNorm2d(_Lazy, BatchNorm2d, size="num_features", axis=1, shape=(2, 3, 4, 4)): ...
+# fmt: on

@@ -37,6 +37,7 @@ class Module(Movable, Loadable):
     {'factor': tensor([1., 1.])}
     """
 
+    _shown = ""  # what `extra_repr` returns, a format: "{0.in_features}, bias={bias}"
     training: bool
     forward: Callable[..., Any]  # defined by a subclass
 
@@ -297,8 +298,8 @@ class Module(Movable, Loadable):
     # --- print ---
 
     def extra_repr(self) -> str:
-        """Return the text between the brackets of the repr, such as the sizes of a layer."""
-        return ""
+        """Return the text between the brackets of the repr, such as the sizes of a layer; by default from `_shown`."""
+        return self._shown.format(self, bias=self.__dict__.get("_parameters", {}).get("bias") is not None)
 
     def _repr_children(self) -> Iterable[str]:
         return (f"({name}): {child!r}" for name, child in self._modules.items())

@@ -14,8 +14,11 @@ from tinyattn.tensors import Tensor
 class _NormBase(_Norm):
     """Base of the normalisations with running statistics."""
 
+    _shown = (
+        "{0.num_features}, eps={0.eps}, momentum={0.momentum}, affine={0.affine}, bias={bias}, "
+        "track_running_stats={0.track_running_stats}"
+    )
     ndims: tuple[int, ...]
-
     running_mean: Any
     running_var: Any
     num_batches_tracked: Any
@@ -75,12 +78,6 @@ class _NormBase(_Norm):
         by_batch = self.training or self.running_mean is None
         mean, var = self._running(by_batch)
         return F.batch_norm(input, mean, var, self.weight, self.bias, by_batch, momentum, self.eps)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
-        )
 
 
 class _BatchNorm(_NormBase):
@@ -180,6 +177,8 @@ class GroupNorm(_Norm):
     (2, 4, 3, 3)
     """
 
+    _shown = "{0.num_groups}, {0.num_channels}, eps={0.eps}, affine={0.affine}, bias={bias}"
+
     def __init__(
         self,
         num_groups: int,
@@ -200,10 +199,6 @@ class GroupNorm(_Norm):
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
-    def extra_repr(self) -> str:
-        bias = self.bias is not None
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, bias={bias}"
-
 
 class RMSNorm(_Norm):
     """Divide the last axes by their root mean square, then scale. As torch.nn.RMSNorm; eps as F.rms_norm.
@@ -211,6 +206,8 @@ class RMSNorm(_Norm):
     >>> nn.RMSNorm(2)(ta.tensor([3.0, 3.0])).tolist()
     [1.0, 1.0]
     """
+
+    _shown = "{0.normalized_shape}, eps={0.eps}, elementwise_affine={0.elementwise_affine}"
 
     def __init__(
         self,
@@ -228,6 +225,3 @@ class RMSNorm(_Norm):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"

@@ -25,6 +25,12 @@ class Parameter(Tensor):
         self._share(as_tensor(data).data)
         self.requires_grad_(requires_grad)
 
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Parameter:
+        """Return a copy without the gradient, as in PyTorch."""
+        twin: Any = super().__deepcopy__(memo)
+        twin.grad = None
+        return twin
+
     def __repr__(self) -> str:
         return f"Parameter containing:\n{super().__repr__()}"
 

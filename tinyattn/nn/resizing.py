@@ -36,7 +36,14 @@ class Unflatten(Applied, function=_unflatten):
     """
 
 
-class Upsample(Applied, function=F.interpolate):
+def _upsample(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None,
+    recompute_scale_factor: Any = None,
+) -> Tensor:  # fmt: skip
+    return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
+
+
+class Upsample(Applied, function=_upsample):
     """Resize images by `F.interpolate`: (batch, channels, *sizes) -> (batch, channels, *size). As torch.nn.Upsample.
 
     >>> nn.Upsample(scale_factor=2)(ta.ones(1, 1, 2, 3)).shape

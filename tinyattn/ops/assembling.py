@@ -21,23 +21,25 @@ from tinyattn.ops.products import matmul
 from tinyattn.ops.rearranging import at_least, diag, narrow, on_diagonal, tensor_split
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.shape import flip, movedim, reshape, transpose
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import named, numpy_names
 
 # --- axes ---
 
 
 def _atleast(ndim: int, found: Any) -> Callable[..., Any]:
+    name = f"atleast_{ndim}d"
+    doc = f"""Return the tensor, or a tuple of tensors, with at least {ndim} axes. As torch.{name}.
+
+    >>> ta.{name}(ta.tensor(5)).shape
+    {found}
+    """
+
+    @named(name, doc)
     def make(*tensors: Any) -> Any:
         given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
         made = tuple(at_least(ndim, given))
         return made[0] if given is tensors and len(made) == 1 else made
 
-    make.__name__ = make.__qualname__ = f"atleast_{ndim}d"
-    make.__doc__ = f"""Return the tensor, or a tuple of tensors, with at least {ndim} axes. As torch.{make.__name__}.
-
-    >>> ta.{make.__name__}(ta.tensor(5)).shape
-    {found}
-    """
     return make
 
 
@@ -45,6 +47,13 @@ atleast_1d, atleast_2d, atleast_3d = _atleast(1, (1,)), _atleast(2, (1, 1)), _at
 
 
 def _split(name: str, axis: int, found: Any) -> Callable[..., Any]:
+    doc = f"""Return that many equal views along axis {axis}, or views cut at these indices. As torch.{name}.
+
+    >>> [x.shape for x in ta.{name}(ta.ones(2, 2, 2), 2)]
+    {found}
+    """
+
+    @named(name, doc)
     def split(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
         dim = 0 if name == "hsplit" and input.ndim == 1 else axis
         if input.ndim <= dim or (isinstance(indices_or_sections, int) and input.shape[dim] % indices_or_sections):
@@ -54,12 +63,6 @@ def _split(name: str, axis: int, found: Any) -> Callable[..., Any]:
             )
         return tensor_split(input, indices_or_sections, dim)
 
-    split.__name__ = split.__qualname__ = name
-    split.__doc__ = f"""Return that many equal views along axis {axis}, or views cut at these indices. As torch.{name}.
-
-    >>> [x.shape for x in ta.{name}(ta.ones(2, 2, 2), 2)]
-    {found}
-    """
     return split
 
 

@@ -16,30 +16,24 @@ from tinyattn.ops import dims as _dims
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.promotion import present, same_type
 from tinyattn.ops.shape import permute, reshape, reshape_result, unsqueeze
-from tinyattn.ops.synonyms import bound
+from tinyattn.ops.synonyms import bound, positional
 
 # --- windows ---
 
 
 @operation(traits="moves chooses", x=lambda xp, g, x_shape, how: xp.overlap_add(g, x_shape[2:], how))
 def _windows(xp: Any, x: Any, *, how: Windows) -> Any:
+    """What every window sees: (n, c, h, w) -> (n, c, *kernel, rows, columns)."""
     return xp.windows(x, how)
 
 
 @operation(traits="multiplies", g=lambda xp, g, how: xp.windows(g, how))
 def _overlap_add(xp: Any, g: Any, *, size: Any, how: Windows) -> Any:
+    """The transpose of `windows`."""
     return xp.overlap_add(g, size, how)
 
 
-def windows(x: Tensor, how: Windows) -> Tensor:
-    """What every window sees: (n, c, h, w) -> (n, c, *kernel, rows, columns)."""
-    return _windows(x, how=how)
-
-
-def overlap_add(g: Tensor, size: Any, how: Windows) -> Tensor:
-    """The transpose of `windows`."""
-    return _overlap_add(g, size=tuple(size), how=how)
-
+windows, overlap_add = positional(_windows), positional(_overlap_add)
 
 # --- convolution ---
 
@@ -67,6 +61,7 @@ def _channel_sums(xp: Any, g: Any) -> Any:
     bias=lambda xp, g: _channel_sums(xp, g),
 )
 def _convolve(xp: Any, x: Any, weight: Any, bias: Any, *, how: Windows) -> Any:
+    """The convolution of images (n, c, h, w)."""
     return xp.convolve(x, weight, bias, how)
 
 
@@ -77,6 +72,7 @@ def _convolve(xp: Any, x: Any, weight: Any, bias: Any, *, how: Windows) -> Any:
     weight=lambda xp, h, g, how: xp.convolve_weight(g, h, how),
 )
 def _convolve_input(xp: Any, g: Any, weight: Any, *, size: Any, how: Windows) -> Any:
+    """The gradient of `convolve` at its images, of this size."""
     return xp.convolve_input(g, weight, size, how)
 
 
@@ -86,22 +82,11 @@ def _convolve_input(xp: Any, g: Any, weight: Any, *, size: Any, how: Windows) ->
     x=lambda xp, h, g, x_shape, how: xp.convolve_input(g, h, x_shape[2:], how),
 )
 def _convolve_weight(xp: Any, g: Any, x: Any, *, how: Windows) -> Any:
+    """The gradient of `convolve` at its weight."""
     return xp.convolve_weight(g, x, how)
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, how: Windows) -> Tensor:
-    """The convolution of images (n, c, h, w)."""
-    return _convolve(x, weight, bias, how=how)
-
-
-def convolve_input(g: Tensor, weight: Tensor, size: Any, how: Windows) -> Tensor:
-    """The gradient of `convolve` at its images, of this size."""
-    return _convolve_input(g, weight, size=tuple(size), how=how)
-
-
-def convolve_weight(g: Tensor, x: Tensor, how: Windows) -> Tensor:
-    """The gradient of `convolve` at its weight."""
-    return _convolve_weight(g, x, how=how)
+convolve, convolve_input, convolve_weight = map(positional, (_convolve, _convolve_input, _convolve_weight))
 
 
 def many(name: str, what: str, given: Any, n: int, least: int = 1) -> tuple[int, ...]:

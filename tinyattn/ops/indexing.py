@@ -135,6 +135,17 @@ def check_indices(name: str, index: Any, size: int, what: str = "index") -> None
     backends.of(index).check_indices(name, index, size, what)
 
 
+def rows_of(name: str, input: Tensor, dim: Any, index: Any) -> tuple[Any, ...]:
+    """The index of the slices along `dim` that one axis of integers names. Raises IndexError for others."""
+    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index, device=input.device)
+    if index.ndim > 1 or index.dtype.kind not in "iu":
+        raise IndexError(
+            f"{name}: the index has shape {tuple(index.shape)} and dtype {index.dtype}; expected one axis of integers"
+        )
+    check_indices(name, index.array, input.shape[dim] if input.ndim else 1)
+    return (slice(None),) * dim + (index.reshape(-1),)
+
+
 def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     """Return the slices of `input` along `dim` that `index` names, in its order.
 
@@ -143,16 +154,8 @@ def index_select(input: Tensor, dim: int, index: Any) -> Tensor:
     >>> ta.index_select(ta.tensor([[1, 2], [3, 4]]), 0, ta.tensor([1, 1])).tolist()
     [[3, 4], [3, 4]]
     """
-    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index)
-    if index.ndim > 1 or index.dtype.kind not in "iu":
-        raise IndexError(
-            f"index_select: the index has shape {tuple(index.shape)} and dtype {index.dtype}; "
-            "expected one axis of integers"
-        )
-    check_indices("index_select", index.array, input.shape[dim] if input.ndim else 1)
-    if input.ndim == 0:
-        return input.clone()
-    return getitem(input, (slice(None),) * dim + (index.reshape(-1),))
+    rows = rows_of("index_select", input, dim, index)
+    return getitem(input, rows) if input.ndim else input.clone()
 
 
 @operation(traits="moves chooses", fresh=True, x=lambda xp, g, index, x_shape, dim: xp.ungather(g, dim, index, x_shape))

@@ -90,7 +90,8 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
         )
     if not getattr(self.array.flags, "writeable", True):  # CuPy has no read-only arrays
         raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")
-    if not tracked:
+    base = self._base
+    if not tracked and (base is None or base.node is None or self.node is not None or not is_grad_enabled()):
         return
     catch_up(self, name)
     if self.node is not None and self.node.op is None:
@@ -98,7 +99,6 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
             f"{name}: a leaf that requires a gradient cannot be changed in place. Do it under no_grad(), "
             "as an optimizer does, or use the out-of-place form."
         )
-    base = self._base
     if base is not None and base.node is not None and (base.node.op is None or self.node is None):
         raise RuntimeError(
             f"{name}: this is a view of a leaf that requires a gradient, or was taken under no_grad(), and cannot be "

@@ -22,6 +22,7 @@ from tinyattn.ops.loss import one_hot
 from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.shape import reshape
 from tinyattn.ops.softmaxes import softmax
+from tinyattn.ops.synonyms import named
 
 
 def _activation(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -162,7 +163,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
         raise ValueError(f"hardtanh: min_val={min_val} and max_val={max_val}; expected min_val <= max_val")
     if input.dtype.kind == "f":
         return _hardtanh(input, low=float(min_val), high=float(max_val))
-    low, high = (bound if input.dtype.kind == "f" else int(bound) for bound in (min_val, max_val))
+    low, high = int(min_val), int(max_val)
     return masked_fill(masked_fill(input, input <= low, low), input >= high, high)
 
 
@@ -308,17 +309,17 @@ def gumbel_softmax(
 
 def _in_place(function: Callable[..., Tensor], example: str) -> Callable[..., Tensor]:
     name = f"{function.__name__}_"
-
-    def write(input: Tensor, *args: Any, **options: Any) -> Tensor:
-        return function(input, *args, **options, inplace=True)
-
-    write.__name__ = write.__qualname__ = name
-    write.__doc__ = f"""Write `{function.__name__}` of the input into it, and return it. As torch.nn.functional.{name}.
+    doc = f"""Write `{function.__name__}` of the input into it, and return it. As torch.nn.functional.{name}.
 
     >>> x = ta.tensor([-1.0, 2.0])
     >>> F.{name}(x{example}) is x
     True
     """
+
+    @named(name, doc)
+    def write(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return function(input, *args, **options, inplace=True)
+
     return write
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import backends
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import dims as _dims
@@ -91,31 +90,32 @@ def _batch_definition(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: 
 
 def _batch_backward(xp: Any, g: Any, x: Any, weight: Any, mean: Any, rstd: Any, needed: Any) -> Any:
     """With h = g weight, dx = rstd (h - mean(h) - normal mean(h normal)); the means are over the batch."""
-    out = xp.zeros(x.shape, x.dtype) if needed[0] else None
-    dweight, dbias = xp.zeros(mean.shape, x.dtype), xp.zeros(mean.shape, x.dtype)
-    for part in backends.of(x).channel_blocks(x):
-        gs, h = (a[:, part].reshape(len(x), -1, math.prod(x.shape[2:])) for a in (g, x))
-        h = (h - mean[part, None]) * rstd[part, None]
+    out = xp.empty(x.shape, x.dtype) if needed[0] else None
+    dweight, dbias = xp.empty(mean.shape, x.dtype), xp.empty(mean.shape, x.dtype)
+    size = math.prod(x.shape[2:])
+    for part in xp.channel_blocks(x):
+        gs, h = (a[:, part].reshape(len(x), -1, size) for a in (g, x))
+        h = h - xp.spread(mean[part], size)
         dbias[part] = sums = xp.sum(gs, (0, 2))
-        dweight[part] = along = xp.sum(gs * h, (0, 2))
+        dweight[part] = along = xp.sum(gs * h, (0, 2)) * rstd[part]
         if out is not None:
             scale = rstd[part] if weight is None else rstd[part] * weight[part]
             count = x.size // x.shape[1]
-            h *= (along * scale / -count)[:, None]
-            h += gs * scale[:, None]
-            h -= (sums * scale / count)[:, None]
+            h *= xp.spread(along * scale * rstd[part] / -count, size)
+            h += gs * xp.spread(scale, size)
+            h -= xp.spread(sums * scale / count, size)
             out[:, part] = h.reshape(out[:, part].shape)
     return out, dweight if needed[1] else None, dbias if needed[2] else None, None, None
 
 
 @operation(traits="multiplies", definition=_batch_definition, fresh=True, backward=_batch_backward)
 def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: Any, *, eps: float) -> Any:
-    out = xp.zeros(x.shape, x.dtype)
-    for part in backends.of(x).channel_blocks(x):
-        h = x[:, part].reshape(len(x), -1, math.prod(x.shape[2:])) - mean[part, None]
-        h *= (rstd[part] if weight is None else rstd[part] * weight[part])[:, None]
+    out, size = xp.empty(x.shape, x.dtype), math.prod(x.shape[2:])
+    for part in xp.channel_blocks(x):
+        h = x[:, part].reshape(len(x), -1, size) - xp.spread(mean[part], size)
+        h *= xp.spread(rstd[part] if weight is None else rstd[part] * weight[part], size)
         if bias is not None:
-            h += bias[part, None]
+            h += xp.spread(bias[part], size)
         out[:, part] = h.reshape(out[:, part].shape)
     return out
 
@@ -123,12 +123,12 @@ def _batch_norm(xp: Any, x: Any, weight: Any, bias: Any, mean: Any, rstd: Any, *
 @operation()
 def _batch_mean_var(xp: Any, x: Any) -> Any:
     """The mean and the biased variance of each channel: (2, channels)."""
-    out = xp.zeros((2, x.shape[1]), x.dtype)
-    count = float(x.size // x.shape[1])
-    for part in backends.of(x).channel_blocks(x):
-        h = x[:, part].reshape(len(x), -1, math.prod(x.shape[2:]))
+    out = xp.empty((2, x.shape[1]), x.dtype)
+    count, size = float(x.size // x.shape[1]), math.prod(x.shape[2:])
+    for part in xp.channel_blocks(x):
+        h = x[:, part].reshape(len(x), -1, size)
         out[0, part] = mean = xp.sum(h, (0, 2)) / count
-        h = h - mean[:, None]
+        h = h - xp.spread(mean, size)
         h *= h
         out[1, part] = xp.sum(h, (0, 2)) / count
     return out

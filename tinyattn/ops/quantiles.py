@@ -19,13 +19,13 @@ from tinyattn.ops.reductions import any, cumsum, sum
 from tinyattn.ops.scans import repeats
 from tinyattn.ops.scattering import masked_select
 from tinyattn.ops.shape import movedim, reshape, squeeze, unsqueeze
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import bound, numpy_names
 
 _ROUNDED: dict[str, Any] = {"lower": floor, "higher": ceil, "nearest": round}
 
 
 def _quantile(
-    name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, interpolation: str, skip: bool
+    name: str, input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
     q = creation.as_tensor(q, dtype=None if hasattr(q, "dtype") else input.dtype, device=input.device)
     if input.dtype.kind != "f" or q.dtype != input.dtype or q.ndim > 1 or input.numel() == 0:
@@ -43,7 +43,7 @@ def _quantile(
     last = rows.shape[-1] - 1
     known = sum(eq(rows, rows), -1, keepdim=True) - 1  # the last that is no NaN
     ranks = q * clamp(cast(known, q.dtype), 0)  # (..., count of q)
-    ranks = ranks if skip else where(known < last, last, ranks)
+    ranks = ranks if name == "nanquantile" else where(known < last, last, ranks)
     if interpolation in _ROUNDED:
         ranks = _ROUNDED[interpolation](ranks)
     below, above = (gather(rows, -1, cast(edge(ranks), "int64").expand(*rows.shape[:-1], -1)) for edge in (floor, ceil))
@@ -55,9 +55,8 @@ def _quantile(
 
 
 @numpy_names
-def quantile(
-    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
-) -> Tensor:
+@bound(_quantile, "quantile")
+def quantile() -> None:
     """Return the quantiles q, from 0 to 1, along `dim` or of all elements; NaN where there is one.
 
     q: a number, or a vector, which adds an axis in front. interpolation between two elements: "linear", "lower",
@@ -66,19 +65,16 @@ def quantile(
     >>> ta.quantile(ta.tensor([1.0, 2.0, 4.0]), ta.tensor([0.5, 0.75])).tolist()
     [2.0, 3.0]
     """
-    return _quantile("quantile", input, q, dim, keepdim, interpolation, skip=False)
 
 
 @numpy_names
-def nanquantile(
-    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
-) -> Tensor:
+@bound(_quantile, "nanquantile")
+def nanquantile() -> None:
     """Return the quantiles of the elements that are not NaN, with the arguments of `quantile`. As torch.nanquantile.
 
     >>> ta.nanquantile(ta.tensor([1.0, ta.nan, 2.0]), 0.5).item()
     1.5
     """
-    return _quantile("nanquantile", input, q, dim, keepdim, interpolation, skip=True)
 
 
 def _at(input: Tensor, dim: int, order: Tensor, keepdim: bool) -> Extreme:

@@ -45,10 +45,10 @@ def _definition(
 def _forward(
     xp: Any, x: Any, weight: Any, bias: Any, h: Any, c: Any, alive: Any, *, kind: str, reverse: bool
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Return the states and the gates (steps, batch, parts, size) that the backward pass needs."""
+    """Return the states and the gates (steps, parts, batch, size) that the backward pass needs."""
     (steps, batch, _), size = x.shape, h.shape[-1]
-    states = xp.zeros((1 if c is None else 2, steps, batch, size), x.dtype)
-    gates = xp.zeros((steps, batch, {"gru": 4, "lstm": 5}.get(kind, 1), size), x.dtype)
+    states = xp.empty((1 if c is None else 2, steps, batch, size), x.dtype)
+    gates = xp.empty((steps, {"gru": 4, "lstm": 5}.get(kind, 1), batch, size), x.dtype)
     step: Callable[..., Any] = _STEPS.get(kind, _plain_step)
     across = weight.mT.copy()  # contiguous: each step's product takes two thirds of the time
     for t in _order(steps, reverse):
@@ -75,8 +75,8 @@ def _squash(xp: Any, x: Any) -> None:
 
 def _plain_step(xp: Any, kind: str, x: Any, hidden: Any, h: Any, c: Any, gates: Any) -> tuple[Any, Any]:
     hidden += x
-    gates[:, 0] = xp.tanh(hidden) if kind == "tanh" else xp.relu(hidden)
-    return gates[:, 0], c
+    gates[0] = xp.tanh(hidden) if kind == "tanh" else xp.relu(hidden)
+    return gates[0], c
 
 
 def _gru_step(xp: Any, kind: str, x: Any, hidden: Any, h: Any, c: Any, gates: Any) -> tuple[Any, Any]:
@@ -84,11 +84,11 @@ def _gru_step(xp: Any, kind: str, x: Any, hidden: Any, h: Any, c: Any, gates: An
     both = x[:, : 2 * size] + hidden[:, : 2 * size]
     _squash(xp, both)
     r, z = both[:, :size], both[:, size:]
-    gates[:, 0], gates[:, 1], gates[:, 3] = r, z, hidden[:, 2 * size :]
+    gates[0], gates[1], gates[3] = r, z, hidden[:, 2 * size :]
     n = r * hidden[:, 2 * size :]
     n += x[:, 2 * size :]
     n = xp.tanh(n)
-    gates[:, 2] = n
+    gates[2] = n
     return n + z * (h - n), c
 
 
@@ -97,12 +97,12 @@ def _lstm_step(xp: Any, kind: str, x: Any, hidden: Any, h: Any, c: Any, gates: A
     hidden += x
     g = xp.tanh(hidden[:, 2 * size : 3 * size])
     _squash(xp, hidden)
-    i, f, o = (hidden[:, k * size : (k + 1) * size] for k in (0, 1, 3))
-    c = f * c
-    c += i * g
-    top = xp.tanh(c)
-    gates[:, 0], gates[:, 1], gates[:, 2], gates[:, 3], gates[:, 4] = i, f, g, o, top
-    return o * top, c
+    for k in (0, 1, 3):
+        gates[k] = hidden[:, k * size : (k + 1) * size]
+    c = gates[1] * c
+    c += gates[0] * g
+    gates[2], gates[4] = g, xp.tanh(c)
+    return gates[3] * gates[4], c
 
 
 _STEPS: dict[str, Callable[..., tuple[Any, Any]]] = {"gru": _gru_step, "lstm": _lstm_step}
@@ -111,16 +111,16 @@ _STEPS: dict[str, Callable[..., tuple[Any, Any]]] = {"gru": _gru_step, "lstm": _
 def _step_back(kind: str, gates: Any, h: Any, c: Any, dh: Any, dc: Any, d: Any, dx: Any) -> tuple[Any, Any]:
     """Write the gradients of a step's products, (batch, gates, size), to d and dx; return those of h (direct) and c."""
     if kind in ("tanh", "relu"):
-        d[:, 0] = dh * (1 - gates[:, 0] * gates[:, 0]) if kind == "tanh" else dh * (gates[:, 0] > 0)
+        d[:, 0] = dh * (1 - gates[0] * gates[0]) if kind == "tanh" else dh * (gates[0] > 0)
         return 0, dc
     if kind == "gru":
-        r, z, n, hidden = (gates[:, k] for k in range(4))
+        r, z, n, hidden = gates
         dn = dh * (1 - z) * (1 - n * n)
         d[:, 0] = dx[:, 0] = dn * hidden * r * (1 - r)
         d[:, 1] = dx[:, 1] = dh * (h - n) * z * (1 - z)
         d[:, 2], dx[:, 2] = dn * r, dn
         return dh * z, dc
-    i, f, g, o, top = (gates[:, k] for k in range(5))
+    i, f, g, o, top = gates
     dc = dc + dh * o * (1 - top * top)
     d[:, 0] = dc * g * i * (1 - i)
     d[:, 1] = dc * c * f * (1 - f)
@@ -136,8 +136,8 @@ def _backward(
     (steps, batch, size), order = out.shape[1:], _order(steps=out.shape[1], reverse=reverse)
     starts = [state[None] for state in (h, c) if state is not None]
     previous = [xp.cat([s[1:], start] if reverse else [start, s[:-1]], 0) for s, start in zip(out, starts, strict=True)]
-    d = xp.zeros((steps, batch, x.shape[-1] // size, size), g.dtype)
-    dx = xp.zeros(d.shape, g.dtype) if kind == "gru" else d
+    d = xp.empty((steps, batch, x.shape[-1] // size, size), g.dtype)
+    dx = xp.empty(d.shape, g.dtype) if kind == "gru" else d
     dh = xp.zeros(h.shape, g.dtype)
     dc = None if c is None else dh
     for t in reversed(order):

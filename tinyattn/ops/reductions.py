@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import builtins
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tinyattn import backends
-from tinyattn.engine.operation import operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne
 from tinyattn.ops.copies import cast
 from tinyattn.ops.promotion import floating
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import bound, numpy_names
 
 # In this file dim is a tuple of non-negative integers once the public function has seen it.
 
@@ -47,8 +48,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     >>> ta.sum(ta.tensor([[1, 2], [3, 4]]), 0)
     tensor([4, 6])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     out: Tensor = _sum(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
@@ -65,8 +65,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     >>> ta.mean(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)
     tensor([1.5, 3.5])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     if input.dtype.kind != "f":
         raise TypeError(f"mean: the tensor has dtype {input.dtype}; cast it first (x.float()) or pass dtype=float32")
     return _mean(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
@@ -99,9 +98,15 @@ def _std(xp: Any, x: Any, *, dim: Any, correction: float, keepdim: bool) -> Any:
     return xp.std(x, dim, correction, keepdim)
 
 
-def _spread_options(
-    input: Tensor, dim: Any, unbiased: bool | None, correction: float | None, keepdim: bool
-) -> dict[str, Any]:
+def _deviation(
+    op: Operation,
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
     if isinstance(dim, bool):  # torch's older spelling: var(input, unbiased)
         dim, unbiased = None, dim
     if input.dtype.kind != "f":
@@ -110,18 +115,12 @@ def _spread_options(
         raise ValueError("var and std: give unbiased or correction, not both")
     if correction is None:
         correction = 1 if unbiased is None else int(unbiased)
-    return {"dim": _dims.several(dim, input.ndim), "correction": correction, "keepdim": keepdim}
+    return op(input, dim=_dims.several(dim, input.ndim), correction=correction, keepdim=keepdim)
 
 
 @numpy_names
-def var(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Tensor:
+@bound(_deviation, _var)
+def var() -> None:
     """Return the variance over `dim`: the sum of squared deviations over n - correction.
 
     correction: 1 by default; unbiased=False means 0. Raises TypeError for integers, ValueError for both options.
@@ -130,48 +129,40 @@ def var(
     >>> ta.var(ta.tensor([1.0, 2.0, 3.0])).item()
     1.0
     """
-    return _var(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
 @numpy_names
-def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: float | None = None,
-) -> Tensor:
+@bound(_deviation, _std)
+def std() -> None:
     """Return the standard deviation over `dim`, the square root of `var`; its gradient at 0 is 0. As torch.std.
 
     >>> ta.std(ta.tensor([1.0, 3.0]), correction=0).item()
     1.0
     """
-    return _std(input, **_spread_options(input, dim, unbiased, correction, keepdim))
 
 
-def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+def _and_mean(function: Callable[..., Tensor], input: Tensor, dim: Any = None, unbiased: bool | None = None,
+              keepdim: bool = False, *, correction: float | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    both = function(input, dim, unbiased, keepdim, correction=correction)
+    return both, mean(input, None if isinstance(dim, bool) else dim, keepdim)
+
+
+@bound(_and_mean, var)
+def var_mean() -> None:
     """Return `var` and the mean over the same dimensions. As torch.var_mean.
 
     >>> [x.item() for x in ta.var_mean(ta.tensor([1.0, 2.0, 3.0]))]
     [1.0, 2.0]
     """
-    return var(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
 
 
-def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+@bound(_and_mean, std)
+def std_mean() -> None:
     """Return `std` and the mean over the same dimensions. As torch.std_mean.
 
     >>> [x.item() for x in ta.std_mean(ta.tensor([1.0, 2.0, 3.0]))]
     [1.0, 2.0]
     """
-    return std(input, *args, **kwargs), _same_mean(input, *args, **kwargs)
-
-
-def _same_mean(
-    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
-) -> Tensor:
-    return mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
 # --- products, sums of exponentials, running sums ---
@@ -206,8 +197,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     >>> ta.prod(ta.tensor([[1, 2], [3, 4]]), 1)
     tensor([ 2, 12])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
+    input = input if dtype is None else cast(input, dtype)
     if dim is None or input.ndim == 0:
         out: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         out = out.reshape((1,) * input.ndim) if keepdim else out
@@ -277,18 +267,30 @@ def _cumsum(xp: Any, x: Any, *, dim: int) -> Any:
     return xp.cumsum(x, dim)
 
 
+def _running(op: Operation, input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    input = cast(input, dtype or (input.dtype if input.dtype.kind == "f" else "int64"))
+    dim = _dims.one(dim, input.ndim)
+    return op(input, dim=dim) if input.ndim else input.clone()
+
+
 @numpy_names
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+@bound(_running, _cumsum)
+def cumsum() -> None:
     """Return the running sum along `dim`; integers give int64. As torch.cumsum.
 
     >>> ta.cumsum(ta.tensor([1, 2, 3]), 0)
     tensor([1, 3, 6])
     """
-    if dtype is not None:
-        input = cast(input, dtype)
-    elif input.dtype.kind != "f":
-        input = cast(input, "int64")
-    return _cumsum(input, dim=_dims.one(dim, input.ndim)) if input.ndim else input.clone()
+
+
+@numpy_names
+@bound(_running, _cumprod)
+def cumprod() -> None:
+    """Return the running product along `dim`; integers give int64. As torch.cumprod.
+
+    >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
+    tensor([1, 2, 6])
+    """
 
 
 def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -307,7 +309,7 @@ def is_any(input: Tensor) -> bool:
 
 
 @backends.keeps_gpu
-def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
+def _logic(name: str, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     xp, array = backends.of(input.array), input.array
     found = getattr(array if array.dtype.kind == "b" else array != 0, name)
     out: Tensor = Variable._from(xp.asarray(found(_dims.several(dim, input.ndim), keepdims=keepdim)))
@@ -315,23 +317,23 @@ def _logic(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
 
 
 @numpy_names
-def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+@bound(_logic, "any")
+def any() -> None:
     """Return whether one element over `dim` (all axes if None) is true, or not 0. As torch.any.
 
     >>> ta.any(ta.tensor([[0, 1], [0, 0]]), 1).tolist()
     [True, False]
     """
-    return _logic("any", input, dim, keepdim)
 
 
 @numpy_names
-def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+@bound(_logic, "all")
+def all() -> None:
     """Return whether all elements over `dim` (all axes if None) are true, or not 0. As torch.all.
 
     >>> ta.all(ta.tensor([[1, 1], [0, 1]]), 1).tolist()
     [True, False]
     """
-    return _logic("all", input, dim, keepdim)
 
 
 @numpy_names
@@ -342,15 +344,3 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
     tensor([1, 2])
     """
     return sum(ne(input, 0), dim)
-
-
-@numpy_names
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-    """Return the running product along `dim`; integers give int64. As torch.cumprod.
-
-    >>> ta.cumprod(ta.tensor([1, 2, 3]), 0)
-    tensor([1, 2, 6])
-    """
-    input = cast(input, dtype or ("int64" if input.dtype.kind != "f" else input.dtype))
-    dim = _dims.one(dim, input.ndim)
-    return _cumprod(input, dim=dim) if input.ndim else input.clone()

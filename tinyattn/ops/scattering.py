@@ -13,7 +13,7 @@ from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import ne, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add
-from tinyattn.ops.indexing import check_indices, gather, getitem, place, setitem, ungather, write_index
+from tinyattn.ops.indexing import check_indices, gather, getitem, place, rows_of, setitem, ungather, write_index
 from tinyattn.ops.joins import stack
 from tinyattn.ops.shape import broadcast_to, reshape
 
@@ -58,25 +58,18 @@ def scatter(
     dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
         return input.clone()
+    number = not isinstance(src, Variable)
+    if number:
+        src = creation.full(index.shape if reduce else (), src, dtype=input.dtype, device=input.device)
     if reduce == "add":
-        number = not isinstance(src, Variable)
-        return scatter_add(
-            input,
-            dim,
-            index,
-            creation.full(index.shape, src, dtype=input.dtype, device=input.device) if number else src,
-        )
+        return scatter_add(input, dim, index, src)
     library = backends.of(index.array)
     grid = [
         library.arange(0, 1, n, index.dtype).reshape([-1 if d == axis else 1 for d in range(index.ndim)])
         for axis, n in enumerate(index.shape)
     ] or [None]
     grid[dim] = index.array
-    if isinstance(src, Variable):
-        src = cast(_cut(src, index), input.dtype)
-    else:
-        src = creation.full((), src, dtype=input.dtype, device=input.device)
-    return _assigned(input, src, tuple(grid))
+    return _assigned(input, src if number else cast(_cut(src, index), input.dtype), tuple(grid))
 
 
 def _assigned(input: Tensor, value: Tensor, index: Any) -> Tensor:
@@ -99,23 +92,13 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
     return input + ungather(_cut(src, index), dim, index, input.shape)
 
 
-def _rows(name: str, input: Tensor, dim: Any, index: Any) -> tuple[Any, ...]:
-    dim, index = _dims.one(dim, input.ndim), creation.as_tensor(index, device=input.device)
-    if index.ndim > 1 or index.dtype.kind not in "iu":
-        raise IndexError(
-            f"{name}: the index has shape {tuple(index.shape)} of {index.dtype}; expected one axis of int64"
-        )
-    check_indices(name, index.array, input.shape[dim] if input.ndim else 1)
-    return (slice(None),) * dim + (index.reshape(-1),)
-
-
 def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: float = 1) -> Tensor:
     """Return the input with alpha * `source` added to the slices that `index` names along `dim`. As torch.index_add.
 
     >>> ta.index_add(ta.zeros(3), 0, ta.tensor([0, 2, 2]), ta.tensor([1.0, 2.0, 3.0]))
     tensor([1., 0., 5.])
     """
-    rows = _rows("index_add", input, dim, index)
+    rows = rows_of("index_add", input, dim, index)
     return add(input, place(source, rows, input.shape) if input.ndim else cast(source.sum(), source.dtype), alpha=alpha)
 
 
@@ -125,7 +108,7 @@ def index_copy(input: Tensor, dim: int, index: Any, source: Tensor) -> Tensor:
     >>> ta.index_copy(ta.zeros(3), 0, ta.tensor([2, 0]), ta.tensor([5.0, 6.0]))
     tensor([6., 0., 5.])
     """
-    return _assigned(input, source, _rows("index_copy", input, dim, index))
+    return _assigned(input, source, rows_of("index_copy", input, dim, index))
 
 
 def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
@@ -136,7 +119,7 @@ def index_fill(input: Tensor, dim: int, index: Any, value: Any) -> Tensor:
     """
     if not isinstance(value, Variable):
         value = creation.full((), value, dtype=input.dtype, device=input.device)
-    return _assigned(input, cast(value, input.dtype), _rows("index_fill", input, dim, index))
+    return _assigned(input, cast(value, input.dtype), rows_of("index_fill", input, dim, index))
 
 
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinyattn.engine.operation import operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import unshared
-from tinyattn.ops.synonyms import numpy_names
+from tinyattn.ops.synonyms import bound, numpy_names
 
 # --- the same elements under another shape ---
 
@@ -233,27 +233,27 @@ def _triu(xp: Any, x: Any, *, diagonal: int) -> Any:
     return xp.triu(x, diagonal)
 
 
-def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+def _triangle(op: Operation, input: Tensor, diagonal: int = 0) -> Tensor:
+    if input.ndim < 2:
+        raise RuntimeError(f"{op.name}: expected matrices (..., rows, columns), got shape {tuple(input.shape)}")
+    return op(input, diagonal=diagonal)
+
+
+@bound(_triangle, _tril)
+def tril() -> None:
     """Return the lower triangle of matrices (..., rows, columns), with zeros above `diagonal`. As torch.tril.
 
     >>> ta.tril(ta.ones(2, 2))
     tensor([[1., 0.],
             [1., 1.]])
     """
-    return _tril(_matrices("tril", input), diagonal=diagonal)
 
 
-def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+@bound(_triangle, _triu)
+def triu() -> None:
     """Return the upper triangle of matrices (..., rows, columns), with zeros below `diagonal`. As torch.triu.
 
     >>> ta.triu(ta.ones(2, 2), 1)
     tensor([[0., 1.],
             [0., 0.]])
     """
-    return _triu(_matrices("triu", input), diagonal=diagonal)
-
-
-def _matrices(name: str, input: Tensor) -> Tensor:
-    if input.ndim < 2:
-        raise RuntimeError(f"{name}: expected matrices (..., rows, columns), got shape {tuple(input.shape)}")
-    return input

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from tinyattn.engine.operation import Operation
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -65,6 +67,17 @@ def bound(function: Callable[Concatenate[Any, _P], _R], first: Any) -> Callable[
         return call
 
     return decorate
+
+
+def positional(op: Operation) -> Callable[..., Any]:
+    """`op` with its options by position, behind its inputs: as rules call the function of this name."""
+    count, names = len(op.inputs), list(op.options)
+
+    @named(op.name, op.__doc__ or "")
+    def call(*args: Any) -> Any:
+        return op(*args[:count], **dict(zip(names, args[count:], strict=True)))
+
+    return call
 
 
 def reduction_of(size_average: Any, reduce: Any, reduction: str) -> str:

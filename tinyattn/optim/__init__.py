@@ -16,8 +16,5 @@ from tinyattn.optim.scaled import Adagrad, RMSprop, adagrad_definition, rmsprop_
 from tinyattn.optim.sgd import SGD, sgd_definition
 from tinyattn.optim.variants import Adadelta, Adamax, NAdam, RAdam
 
-__all__ = [
-    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop", "SGD",
-    "adagrad_definition", "adam_definition", "lr_scheduler", "rmsprop_definition", "sgd_definition", "swa_utils",
-    *lr_scheduler.__all__,
-]  # fmt: skip
+__all__ = [name for name, x in globals().items() if getattr(x, "__module__", "").startswith("tinyattn.optim.")]
+__all__ += ["lr_scheduler", "swa_utils"]

@@ -62,13 +62,11 @@ class Adam(
 ):  # fmt: skip
     """Adam (Kingma and Ba 2015): `adam_definition`, above, for every parameter. As torch.optim.Adam.
 
-    params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
     lr: learning rate, about the size of one step. betas: share of the running averages of the gradient and of its
     square that each step keeps, in [0, 1). eps: added to the root, outside the bias correction.
     weight_decay: added to the gradient, times the parameter (L2); with decoupled_weight_decay (AdamW) subtracted from
-    the parameter instead. amsgrad: divide by the largest average so far. maximize: ascend instead of descend.
-    foreach and its like: without effect.
-    Raises TypeError or ValueError for invalid options.
+    the parameter instead. amsgrad: divide by the largest average so far. maximize: ascend instead of descend. All else,
+    and errors, as for `Optimizer`.
 
     >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
     >>> optimizer = ta.optim.Adam([w], lr=0.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from tinyattn import backends
@@ -88,7 +87,9 @@ class PolynomialLR(Schedule, total_iters=5, power=1.0):
         return [rate * change for rate in self._current_lr()]
 
 
-class ReduceLROnPlateau(LRScheduler):
+class ReduceLROnPlateau(
+    Schedule, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel", cooldown=0, min_lr=0, eps=1e-8
+):
     """Multiply the rate by `factor` when a metric stops improving. As torch.optim.lr_scheduler.ReduceLROnPlateau.
 
     `step(metric)` takes the metric, a number or a tensor of one element, such as the validation loss.
@@ -104,27 +105,18 @@ class ReduceLROnPlateau(LRScheduler):
     [0.1]
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        mode: str = "min",
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 1e-4,
-        threshold_mode: str = "rel",
-        cooldown: int = 0,
-        min_lr: float | Sequence[float] = 0,
-        eps: float = 1e-8,
-        verbose: Any = False,
-    ) -> None:
-        if factor >= 1.0:
-            raise ValueError(f"ReduceLROnPlateau: factor is {factor}, but it must be below 1.")
-        self.mode = choice("mode", mode, ("min", "max"))
-        self.threshold_mode = choice("threshold_mode", threshold_mode, ("rel", "abs"))
-        self.optimizer = checked(optimizer)
-        self.min_lrs = for_each_group(optimizer, "min_lr", min_lr)
-        self.factor, self.patience, self.threshold, self.cooldown, self.eps = factor, patience, threshold, cooldown, eps
-        self.best = math.inf if mode == "min" else -math.inf
+    last_arguments = Schedule.last_arguments[1:]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        o = self._options(args, kwargs)
+        if o.factor >= 1.0:
+            raise ValueError(f"ReduceLROnPlateau: factor is {o.factor}, but it must be below 1.")
+        self.mode = choice("mode", o.mode, ("min", "max"))
+        self.threshold_mode = choice("threshold_mode", o.threshold_mode, ("rel", "abs"))
+        self.optimizer = checked(o.optimizer)
+        self.min_lrs = for_each_group(o.optimizer, "min_lr", o.min_lr)
+        self.factor, self.patience, self.threshold, self.cooldown = o.factor, o.patience, o.threshold, o.cooldown
+        self.eps, self.best = o.eps, math.inf if o.mode == "min" else -math.inf
         self.cooldown_counter = self.num_bad_epochs = self.last_epoch = 0
         self._last_lr = self._current_lr()
 

@@ -40,8 +40,7 @@ class LambdaLR(ByFunction):
 
     lr_lambda: one function, or one for each group. `state_dict` does not contain them, because they are code.
 
-    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = optim.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+    >>> schedule = optim.LambdaLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), lambda epoch: 0.9**epoch)
     >>> for _ in range(5):
     ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
     ...     schedule.step()
@@ -56,8 +55,7 @@ class LambdaLR(ByFunction):
 class StepLR(Schedule, step_size=..., gamma=0.1):
     """Multiply the rate by `gamma` every `step_size` epochs. As torch.optim.lr_scheduler.StepLR.
 
-    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = optim.StepLR(optimizer, step_size=2, gamma=0.5)
+    >>> schedule = optim.StepLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), step_size=2, gamma=0.5)
     >>> for _ in range(5):
     ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
     ...     schedule.step()
@@ -72,8 +70,7 @@ class StepLR(Schedule, step_size=..., gamma=0.1):
 class ConstantLR(Schedule, factor=1 / 3, total_iters=5):
     """Multiply the rate by `factor` for the first `total_iters` epochs. As torch.optim.lr_scheduler.ConstantLR.
 
-    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = optim.ConstantLR(optimizer, factor=0.5, total_iters=2)
+    >>> schedule = optim.ConstantLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), factor=0.5, total_iters=2)
     >>> for _ in range(5):
     ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
     ...     schedule.step()
@@ -90,8 +87,7 @@ class LinearLR(Schedule, start_factor=1 / 3, end_factor=1.0, total_iters=5):
 
     The factor goes from start_factor (above 0) to end_factor in `total_iters` epochs and stays there; both at most 1.
 
-    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = optim.LinearLR(optimizer, start_factor=0.25, total_iters=3)
+    >>> schedule = optim.LinearLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), start_factor=0.25, total_iters=3)
     >>> for _ in range(5):
     ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
     ...     schedule.step()
@@ -121,8 +117,7 @@ class CosineAnnealingLR(Schedule, T_max=..., eta_min=0.0):
 
     Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
 
-    >>> optimizer = optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0)
-    >>> schedule = optim.CosineAnnealingLR(optimizer, T_max=4)
+    >>> schedule = optim.CosineAnnealingLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), T_max=4)
     >>> for _ in range(5):
     ...     print(round(schedule.get_last_lr()[0], 4), end=" ")
     ...     schedule.step()

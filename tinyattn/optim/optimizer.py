@@ -14,16 +14,8 @@ from tinyattn.engine.modes import call_site, observers
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.grad_mode import enable_grad
 from tinyattn.ops.creation import as_tensor
-from tinyattn.optim.checks import (
-    check_kind,
-    check_number,
-    check_parameter,
-    check_without_effect,
-    described,
-    named_tensors,
-    ordered,
-    plain,
-)  # fmt: skip
+from tinyattn.optim import checks
+from tinyattn.optim.checks import check_number, described, plain
 from tinyattn.tensors import Tensor
 
 Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -71,12 +63,12 @@ class Optimizer:
     state: defaultdict[Tensor, State]
 
     def __init__(self, params: Params | Iterable[Group], defaults: Group, **without_effect: Any) -> None:
-        check_without_effect(type(self).__name__, without_effect)
+        checks.check_without_effect(type(self).__name__, without_effect)
         self.defaults = defaults = {key: plain(value) for key, value in defaults.items()}
         self.param_groups = []
         self.state = defaultdict(dict)
         self.check(defaults)
-        groups = ordered(params)
+        groups = checks.ordered(params)
         if not groups:
             raise ValueError(
                 "the optimizer was given an empty parameter list; "
@@ -163,7 +155,7 @@ class Optimizer:
         Schedules and users may set any finite number, such as a negative rate, and it must load again.
         """
         for name, default in self.defaults.items():
-            check_kind(options[name], name, default)
+            checks.check_kind(options[name], name, default)
 
     def state_names(self, group: Group) -> tuple[str, ...]:
         """Return the names in the state of an updated parameter of this group."""
@@ -178,7 +170,7 @@ class Optimizer:
             raise TypeError(
                 f"a parameter group is a dict with the tensors under 'params', but got {described(param_group)}."
             )
-        names, tensors = named_tensors(param_group["params"])
+        names, tensors = checks.named_tensors(param_group["params"])
         group = {key: plain(value) for key, value in {**self.defaults, **param_group}.items()}
         group["params"] = tensors
         if names is not None:
@@ -192,7 +184,7 @@ class Optimizer:
             )
         seen = {id(p) for p in self._parameters()}
         for i, tensor in enumerate(tensors):
-            check_parameter(tensor, f"parameter {i} of group {len(others)}")
+            checks.check_parameter(tensor, f"parameter {i} of group {len(others)}")
             if id(tensor) in seen:
                 raise ValueError(
                     f"parameter {i} of group {len(others)} appears more than once in "

@@ -71,10 +71,9 @@ def adagrad_definition(
 class RMSprop(Formula, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False):
     """RMSprop, `rmsprop_definition` above for every parameter. As torch.optim.RMSprop.
 
-    params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
     alpha: share of the average of squares that a step keeps. eps: added to the root. weight_decay: added to the
     gradient, times the parameter (L2). momentum: share of the last step that is kept. centered: divide by the standard
-    deviation of the gradients. maximize: ascend instead of descend. foreach and its like: without effect.
+    deviation of the gradients. maximize: ascend instead of descend. All else as for `Optimizer`.
 
     >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
     >>> optimizer = ta.optim.RMSprop([w], lr=0.01, alpha=0.99)
@@ -95,10 +94,9 @@ class RMSprop(Formula, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0
 class Adagrad(Formula, lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False):
     """Adagrad, `adagrad_definition` above for every parameter. As torch.optim.Adagrad.
 
-    params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
     lr_decay: the rate of step t is lr / (1 + (t - 1) lr_decay). weight_decay: added to the gradient, times the
     parameter (L2). initial_accumulator_value: the sum of squares before the first step. eps: added to the root.
-    maximize: ascend instead of descend. foreach and its like: without effect.
+    maximize: ascend instead of descend. All else as for `Optimizer`.
 
     >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
     >>> optimizer = ta.optim.Adagrad([w], lr=0.1)

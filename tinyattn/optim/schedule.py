@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import Parameter
 from numbers import Integral
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tinyattn import backends
@@ -57,15 +58,20 @@ class LRScheduler:
     def step(self, epoch: Any = None) -> None:
         """Advance by one unit of the schedule, an epoch or a batch.
 
-        epoch: the next one, or the current one, which does nothing. Raises ValueError for another, which cannot be
-        computed from the current rates.
+        epoch: the next one, or the current one, which does nothing; another is reached from the initial rates, epoch
+        by epoch. Raises ValueError for one that is no whole number, or negative.
         """
         backends.refuse_in_capture(OUTSIDE)
         now = self.last_epoch
-        if epoch not in (None, now, now + 1) and not self._jumps:
-            raise ValueError(f"{type(self).__name__} is at epoch {now}, and cannot go to {epoch}; call step().")
-        if epoch is None or epoch != now or self._jumps:
+        if epoch is None or epoch == now + 1 or self._jumps:
             self._go_to(now + 1 if epoch is None else epoch)
+        elif epoch != now:
+            if epoch != int(epoch) or epoch < 0:
+                raise ValueError(f"{type(self).__name__} is at epoch {now}, and cannot go to {epoch}; call step().")
+            for group, rate in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = rate
+            for each in range(int(epoch) + 1):
+                self._go_to(each)
 
     @property
     def _step_count(self) -> int:
@@ -136,6 +142,10 @@ class Schedule(Declared, LRScheduler):
     if TYPE_CHECKING:  # the arguments
 
         def __getattr__(self, name: str) -> Any: ...
+
+    def _options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
+        """Return the arguments of a call, as attributes. Raises TypeError for those that are not declared."""
+        return SimpleNamespace(**self._given(args, kwargs))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = self._given(args, kwargs)

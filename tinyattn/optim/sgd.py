@@ -48,12 +48,10 @@ def sgd_definition(
 class SGD(Formula, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False):
     """Stochastic gradient descent, `sgd_definition` above for every parameter. As torch.optim.SGD.
 
-    params: tensors, (name, tensor) pairs, or parameter groups; see `Optimizer`.
     lr: learning rate. momentum: share of the last step that is kept, 0 for none. dampening: share of the new gradient
     left out of the momentum. weight_decay: added to the gradient, times the parameter (L2). nesterov: Nesterov's
-    momentum. maximize: ascend instead of descend.
-    foreach and its like: without effect.
-    Raises TypeError or ValueError for invalid options, such as nesterov without momentum.
+    momentum. maximize: ascend instead of descend. All else, and errors, as for `Optimizer`; ValueError for nesterov
+    without momentum.
 
     >>> w = ta.tensor([1.0, -2.0], requires_grad=True)
     >>> optimizer = ta.optim.SGD([w], lr=0.1)

@@ -11,10 +11,9 @@ from tinyattn.grad_mode import no_grad
 from tinyattn.nn.module import Module
 from tinyattn.nn.normalization import _BatchNorm
 from tinyattn.ops import creation
-from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import LRScheduler, choice, for_each_group
+from tinyattn.optim.schedule import LRScheduler, Schedule, choice, for_each_group
 
-__all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "update_bn"]
+__all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "get_ema_multi_avg_fn", "update_bn"]
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], Any]:
@@ -26,10 +25,27 @@ def get_ema_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], Any]:
     return lambda averaged, now, count: decay * averaged + (1 - decay) * now
 
 
+def get_ema_multi_avg_fn(decay: float = 0.999) -> Callable[[Any, Any, Any], None]:
+    """Return the `multi_avg_fn` by which `AveragedModel` keeps an exponential moving average of a list of tensors.
+
+    >>> weights = [ta.tensor(4.0)]
+    >>> optim.swa_utils.get_ema_multi_avg_fn(0.75)(weights, [ta.tensor(0.0)], 1)
+    >>> weights[0].item()
+    3.0
+    """
+
+    def average(averaged: Any, now: Any, count: Any) -> None:
+        for a, b in zip(averaged, now, strict=True):
+            a.copy_(get_ema_avg_fn(decay)(a, b, count))
+
+    return average
+
+
 class AveragedModel(Module):
     """A copy of `model` with averaged weights (Izmailov et al. 2018). As torch.optim.swa_utils.AveragedModel.
 
-    avg_fn: avg_fn(averaged, now, count of averages so far); the mean of all if left out.
+    avg_fn: avg_fn(averaged, now, count of averages so far); the mean of all if left out. multi_avg_fn: the same for
+        lists of tensors, which it changes in place.
     use_buffers: average the buffers too, which are copied otherwise.
 
     >>> model = nn.Linear(1, 1, bias=False)
@@ -46,13 +62,14 @@ class AveragedModel(Module):
         model: Module,
         device: Any = None,
         avg_fn: Callable[[Any, Any, Any], Any] | None = None,
+        multi_avg_fn: Callable[[Any, Any, Any], None] | None = None,
         use_buffers: bool = False,
     ) -> None:
         super().__init__()
         self.module = copy.deepcopy(model) if device is None else copy.deepcopy(model).to(device)
         self.register_buffer("n_averaged", creation.zeros((), dtype="int64"))
         self.avg_fn = avg_fn or (lambda averaged, now, count: averaged + (now - averaged) / (count + 1))
-        self.use_buffers = use_buffers
+        self.multi_avg_fn, self.use_buffers = multi_avg_fn, use_buffers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute with the averaged weights."""
@@ -66,8 +83,13 @@ class AveragedModel(Module):
         for averaged, now in zip(
             self.module.state_dict(keep_vars=True).values(), model.state_dict().values(), strict=True
         ):
-            first = count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f"
-            averaged.copy_(now.to(averaged.device) if first else self.avg_fn(averaged, now.to(averaged.device), count))
+            value = now.to(averaged.device)
+            if count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f":
+                averaged.copy_(value)
+            elif self.multi_avg_fn is not None:
+                self.multi_avg_fn([averaged], [value], count)
+            else:
+                averaged.copy_(self.avg_fn(averaged, value, count))
         self.n_averaged += 1
 
 
@@ -97,7 +119,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
     model.train(training)
 
 
-class SWALR(LRScheduler):
+class SWALR(Schedule, swa_lr=..., anneal_epochs=10, anneal_strategy="cos"):
     """Move the rate to `swa_lr` in anneal_epochs epochs, then keep it. As torch.optim.swa_utils.SWALR.
 
     swa_lr: one rate, or one for each group. anneal_strategy: "cos" or "linear".
@@ -109,21 +131,17 @@ class SWALR(LRScheduler):
     1.0 0.75 0.5 0.5
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        swa_lr: Any,
-        anneal_epochs: int = 10,
-        anneal_strategy: str = "cos",
-        last_epoch: int = -1,
-    ) -> None:
-        for group, rate in zip(optimizer.param_groups, for_each_group(optimizer, "swa_lr", swa_lr), strict=True):
+    last_arguments = Schedule.last_arguments[:1]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        o = self._options(args, kwargs)
+        for group, rate in zip(o.optimizer.param_groups, for_each_group(o.optimizer, "swa_lr", o.swa_lr), strict=True):
             group["swa_lr"] = rate
-        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
-            raise ValueError(f"anneal_epochs must be an integer of at least 0, but got {anneal_epochs}.")
-        self.anneal_epochs = anneal_epochs
-        self.anneal_strategy = choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
-        super().__init__(optimizer, last_epoch)
+        if not isinstance(o.anneal_epochs, int) or o.anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be an integer of at least 0, but got {o.anneal_epochs}.")
+        self.anneal_epochs = o.anneal_epochs
+        self.anneal_strategy = choice("anneal_strategy", o.anneal_strategy, ("cos", "linear"))
+        LRScheduler.__init__(self, o.optimizer, o.last_epoch)
 
     def _share(self, epoch: int) -> float:
         """The part of the way to `swa_lr` at an epoch."""

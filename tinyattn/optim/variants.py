@@ -30,7 +30,7 @@ class Adadelta(_Variant, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=Fal
     """Steps as long as the root of the average of earlier steps' squares. As torch.optim.Adadelta (Zeiler 2012).
 
     rho: share of the averages that a step keeps. eps: added under both roots. weight_decay: added to the gradient,
-    times the parameter. maximize: ascend. foreach and its like: without effect.
+    times the parameter. maximize: ascend. All else as for `Optimizer`.
 
     >>> w = ta.tensor([1.0], requires_grad=True)
     >>> optimizer = ta.optim.Adadelta([w])

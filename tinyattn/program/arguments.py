@@ -59,10 +59,10 @@ def others(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
 
 def named(function: Any) -> list[Any]:
     """What a function names: its object, its globals, its closure; and what these hold, unless they are modules."""
-    owner = getattr(function, "__self__", function)
-    function = getattr(function, "__func__", function)
+    owner = function.__self__ if _of_kind(function, "__self__") else function
+    function = function.__func__ if _of_kind(function, "__func__") else function
     found = [owner]
-    if hasattr(function, "__code__"):
+    if _of_kind(function, "__code__"):
         names = function.__code__.co_names
         outside = function.__globals__
         found += [outside[name] for name in names if name in outside]
@@ -87,9 +87,14 @@ def is_module(x: Any) -> bool:
     return hasattr(x, "named_parameters") and not isinstance(x, type)
 
 
+def _of_kind(x: Any, name: str) -> bool:
+    """Whether all objects of this kind have the attribute. A module is not asked: it would look for a similar name."""
+    return hasattr(type(x), name)
+
+
 def held(x: Any) -> list[Any]:
     """What an object, a list or a dict holds; nothing for functions, classes, modules of Python, large collections."""
     if isinstance(x, dict | list | tuple | set):
         return [] if len(x) > _MANY else [*(x.values() if isinstance(x, dict) else x)]
-    plain = not isinstance(x, type | ModuleType | Tensor) and not hasattr(x, "__code__")
+    plain = not isinstance(x, type | ModuleType | Tensor) and not _of_kind(x, "__code__")
     return [*vars(x).values()] if plain and hasattr(x, "__dict__") else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,6 @@ class CompiledOnCPU:
         self._traces = self._misses = 0
         self._form: Any = None  # of the result
         self._layout: Any = None  # of the result: its tuples, lists and dicts
-        self._found: list[Any] = []  # what the function names
         self._lock = fork_safe(threading.Lock())
 
     def __call__(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
@@ -56,8 +54,7 @@ class CompiledOnCPU:
                 result = self._function(*args, **kwargs)
             self._leaves = list(leaves.found.values())
             return result
-        found = named(self._function)
-        if self.program is None or not self.program.valid() or not self._names(found):
+        if self.program is None or not self.program.valid():
             return self._record(tensors, args, kwargs)
         if not self._checked:
             return self._check(tensors, args, kwargs)
@@ -68,10 +65,6 @@ class CompiledOnCPU:
         self._misses = 0
         left = iter(results)
         return rebuilt(self._form, lambda _: next(left))
-
-    def _names(self, found: list[Any]) -> bool:
-        """Whether the function names the same objects as in the recording."""
-        return len(found) == len(self._found) and all(map(is_, found, self._found))
 
     def _missed(self, args: Any, kwargs: Any) -> Any:
         """The step took another branch than in the recording: it runs by itself, and is recorded anew if it insists."""
@@ -99,8 +92,8 @@ class CompiledOnCPU:
         if self._traces > _TRACES:
             self._give_up("changes between calls that never end")
             return self._function(*args, **kwargs)
-        self._found = named(self._function)
-        with Trace(tensors, self._found, self._leaves or ()) as trace:
+        names = named(self._function)
+        with Trace(tensors, names, self._leaves or ()) as trace:
             result = self._function(*args, **kwargs)
         try:
             found, self._layout = flat(result)
@@ -115,7 +108,7 @@ class CompiledOnCPU:
             self._give_up(trace.recorder.refused)
         else:
             self._form = rebuilt(result, lambda _: Tensor._from(None))
-            example = Example(self._function, args, kwargs, self._found)
+            example = Example(self._function, args, kwargs, names)
             self.program = Program(trace, values, self._name, example)
         return rebuilt(result, lambda t: Tensor._from(t.array)) if self.program else result
 

@@ -17,6 +17,7 @@ from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
 from tinyattn.program.again import Example
+from tinyattn.program.arguments import named
 from tinyattn.program.file import File
 from tinyattn.program.memory import size_of, temporary
 from tinyattn.program.plan import ALIGNED, make_plan
@@ -45,7 +46,7 @@ class Program:
         self._results, self._inputs = list(results), trace.input_values
         self._steps, self._gradients = trace.steps, trace.gradients
         self._written = [(t, t.array) for t in trace.written.values()]
-        self._guards = _Guards(trace)
+        self._guards = _Guards(trace, example)
         self.generators = trace.draws.generators
         self._shares = Shares()
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
@@ -131,7 +132,7 @@ class Program:
     # --- run ---
 
     def valid(self) -> bool:
-        """Whether modules, parameters and gradients are still as the recording found them, and the memory is free."""
+        """Whether names, modules, parameters and gradients are as the recording found them, and the memory is free."""
         return not self._shares.running and self._guards.hold()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -197,7 +198,8 @@ class Program:
 class _Guards:
     """What must not have changed since the recording, compared by identity."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, example: Example | None) -> None:
+        self._example = example
         self.tensors = [t for t, _ in trace.tensors.values()]
         self._arrays = [array for _, array in trace.tensors.values()]
         self._constant = [t._node is None for t in self.tensors]
@@ -226,6 +228,7 @@ class _Guards:
             and not any(node.hooks or node.after for node in self._nodes)
             and all(_same(_parameters(optimizer), parameters) for optimizer, parameters in self._parameters)
             and random.current_generator() is self._generator
+            and (self._example is None or _same(named(self._example.function), self._example.found))
         )
 
 

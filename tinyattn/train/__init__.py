@@ -10,8 +10,4 @@ from tinyattn.train.watch import LayerStats, predict
 from tinyattn.train.loading import LoadedRun, load_run
 from tinyattn.train.parser import Parser, exit_code
 
-__all__ = [
-    "BadBatch", "Checkpoints", "Follower", "LayerStats", "LoadedRun", "NonFiniteError", "Parser", "Progress",
-    "RandomStates", "RefusedError", "Run", "Session", "StopSignals", "Tally", "batch_is_not_finite", "changed_versions",
-    "exit_code", "fingerprint", "git_state", "load_run", "predict", "step_if_finite", "versions",
-]  # fmt: skip
+__all__ = [name for name, x in globals().items() if getattr(x, "__module__", "").startswith("tinyattn.train.")]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tinyattn.ops.creation import from_numpy
-from tinyattn.tensors import Tensor
 from tinyattn.train import predict
 from tinyattn.viz.figure import headed, new_figure
+from tinyattn.viz.graphs.arrays import host_array
 from tinyattn.viz.maps.attention import NoAttentionError, attention
 from tinyattn.viz.maps.figures import EVEN, show_map
 from tinyattn.viz.maps.flow import softmax
@@ -35,7 +35,7 @@ def confusion_matrix(labels: Any, predicted: Any, classes: int | None = None) ->
         >>> ta.viz.confusion_matrix([0, 0, 1], [0, 1, 1]).tolist()
         [[1, 1], [0, 1]]
     """
-    labels, predicted = _array(labels), _array(predicted)
+    labels, predicted = host_array(labels), host_array(predicted)
     if predicted.ndim == 2:
         classes = predicted.shape[1] if classes is None else classes
         predicted = predicted.argmax(1)
@@ -124,7 +124,7 @@ def worst_mistakes(scores: Any, labels: Any, count: int = 8) -> Any:
         >>> ta.viz.worst_mistakes([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], [1, 1, 1]).tolist()
         [2, 0]
     """
-    scores, labels = _array(scores), _array(labels)
+    scores, labels = host_array(scores), host_array(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
             f"mistakes: labels {labels.shape} for scores {scores.shape}; expected (images,), (images, classes)"
@@ -151,7 +151,7 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
 
     Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError if no image is wrong.
     """
-    images, labels = _array(images), _array(labels)
+    images, labels = host_array(images), host_array(labels)
     scores = predict(model, images)
     worst = worst_mistakes(scores, labels, count)
     if len(worst) == 0:
@@ -193,7 +193,3 @@ def _lines(model: Any, images: Any, predicted: Any, labels: Any) -> tuple[Grid |
         ("relevance,\nprediction", of_predicted.relevance(), predicted),
         ("relevance,\nlabel", of_label.relevance(), labels),
     ]
-
-
-def _array(x: Any) -> Any:
-    return np.asarray(x.numpy() if isinstance(x, Tensor) else x)

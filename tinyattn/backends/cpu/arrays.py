@@ -18,11 +18,11 @@ from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, running
 __all__ = [
     "abs", "acos", "acosh", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
-    "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide", "fmod",
-    "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2", "logical_and",
-    "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray", "nonzero", "pad",
-    "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round", "rsqrt",
-    "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
+    "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
+    "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
+    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
+    "nonzero", "pad", "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round",
+    "rsqrt", "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
     "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
@@ -333,6 +333,10 @@ def einsum(equation: str, *operands: Array) -> Array:
 
 
 # --- creation ---
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.empty(shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -62,8 +62,10 @@ def total(x: Array, dim: Dim, few: int | None = None) -> Array:
     factor = math.prod(x.shape[d] for d in repeats)
     x = x[tuple(slice(1) if d in repeats else slice(None) for d in range(x.ndim))]
     order, y, added = _in_memory_order(x, axes)
-    if y.flags.c_contiguous and y.dtype != np.float16:
+    if y.dtype != np.float16 and y.flags.c_contiguous:
         out = _dense(y, added)
+    elif y.dtype != np.float16 and y.ndim - 1 in added and y.strides[-1] == y.itemsize and y.shape[-1] >= _NARROW:
+        out = _dense(_rows(y)[..., None], added)  # rows with gaps between them
     else:
         out = np.zeros([shape[d] for d in order])
         for part, place in _pieces(y.shape, added):
@@ -170,15 +172,15 @@ def _middle(x: Array) -> Array:
 
 
 def _rows(x: Array) -> Array:
-    """(rows, n) -> (rows,), in float64."""
-    n, longest = x.shape[1], _LONG_WIDE if x.dtype == np.float64 else _LONG
+    """(..., n) -> (...,), in float64."""
+    n, longest = x.shape[-1], _LONG_WIDE if x.dtype == np.float64 else _LONG
     if n <= longest:
-        out = x @ _ones(n, x.dtype) if n <= _CHAIN else np.vecdot(x, _ones(n, x.dtype))
+        out = x @ _ones(n, x.dtype) if n <= _CHAIN and x.ndim == 2 else np.vecdot(x, _ones(n, x.dtype))
         return out.astype(np.float64, copy=False)
     cut = n // longest * longest
-    parts = np.vecdot(x[:, :cut].reshape(len(x), -1, longest), _ones(longest, x.dtype))
+    parts = np.vecdot(x[..., :cut].reshape(*x.shape[:-1], -1, longest), _ones(longest, x.dtype))
     out = _rows(parts.astype(np.float64, copy=False))
-    return out + _rows(x[:, cut:]) if cut < n else out
+    return out + _rows(x[..., cut:]) if cut < n else out
 
 
 # --- running sums ---

@@ -23,12 +23,12 @@ from tinyattn.backends.cuda.rows import column_sums, contiguous
 __all__ = [
     "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "asarray", "asin",
     "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
-    "cumprod", "cumsum", "diagonal", "div", "einsum", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
-    "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
-    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
-    "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder", "reshape",
-    "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum",
-    "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
+    "cumprod", "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor",
+    "floor_divide", "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p",
+    "log2", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
+    "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
+    "reshape", "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
+    "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
     "zeros", "zeros_like",
 ]  # fmt: skip
 
@@ -57,7 +57,7 @@ tan, sinh, cosh = cp.tan, cp.sinh, cp.cosh
 asin, acos, atan, atan2 = cp.arcsin, cp.arccos, cp.arctan, cp.arctan2
 asinh, acosh, atanh, hypot = cp.arcsinh, cp.arccosh, cp.arctanh, cp.hypot
 floor, ceil, trunc, round, fmod = cp.floor, cp.ceil, cp.trunc, cp.rint, cp.fmod
-sqrt, reciprocal = cp.sqrt, cp.reciprocal
+sqrt, reciprocal, empty = cp.sqrt, cp.reciprocal, cp.empty
 div = cp.true_divide
 
 

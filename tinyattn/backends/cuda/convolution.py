@@ -8,7 +8,7 @@ from typing import Any
 from tinyattn.backends import windows as shared
 from tinyattn.backends.cuda import arrays
 
-__all__ = ["channel_blocks", "convolve", "convolve_input", "convolve_weight", "overlap_add", "windows"]
+__all__ = ["channel_blocks", "convolve", "convolve_input", "convolve_weight", "overlap_add", "spread", "windows"]
 
 _ROOM = 1 << 26  # elements of windows at once
 
@@ -21,3 +21,8 @@ convolve_weight = partial(shared.convolve_weight, arrays, _ROOM)
 def channel_blocks(x: Any) -> list[slice]:
     """All channels at once."""
     return [slice(0, x.shape[1])]
+
+
+def spread(numbers: Any, n: int) -> Any:
+    """(channels,) -> (channels, 1), which broadcasts at no cost."""
+    return numbers[:, None]

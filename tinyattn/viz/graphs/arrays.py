@@ -52,14 +52,11 @@ def host_array(x: Any) -> Any:
 
 
 def look_at(array: Any) -> dict[str, Any]:
-    """Return shape and dtype, and `values` of a small array, else statistics and `cells` (frames, rows, columns)."""
-    entry: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    if array.size <= EXACT:
-        entry["values"] = [_number(v) for v in array.reshape(-1)]
-        return entry
+    """Return shape, dtype, statistics, and `values` of a small array, else `cells` (frames, rows, columns)."""
     numbers = array.astype(np.float64)
-    finite = np.isfinite(numbers)
-    entry |= statistics(numbers, finite)
+    entry: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), **statistics(numbers)}
+    if array.size <= EXACT:
+        return entry | {"values": [_number(v) for v in array.reshape(-1)]}
     frames = numbers.reshape(-1, *numbers.shape[-2:]) if numbers.ndim > 1 else numbers.reshape(1, 1, -1)
     side = math.isqrt(array.shape[-1])
     if frames.shape[1] <= FRAMES and side >= 16 and side**2 == array.shape[-1]:  # flattened images
@@ -72,8 +69,9 @@ def look_at(array: Any) -> dict[str, Any]:
     return entry
 
 
-def statistics(numbers: Any, finite: Any) -> dict[str, Any]:
+def statistics(numbers: Any) -> dict[str, Any]:
     """Return min, mean, max, std and norm of the finite elements, and how many are zero or not finite."""
+    finite = np.isfinite(numbers)
     kept = numbers if finite.all() else numbers[finite]
     found: dict[str, Any] = {"bad": int(numbers.size - kept.size), "zeros": int((kept == 0).sum())}
     if kept.size:
@@ -81,14 +79,6 @@ def statistics(numbers: Any, finite: Any) -> dict[str, Any]:
             found |= {name: _short(getattr(kept, name)()) for name in ("min", "mean", "max", "std")}
             found["norm"] = _short(np.sqrt((kept * kept).sum()))
     return found
-
-
-def summary(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the statistics of an entry, also of one that is kept as numbers."""
-    if "values" not in entry:
-        return entry
-    numbers = np.array([float(v) for v in entry["values"]])
-    return statistics(numbers, np.isfinite(numbers))
 
 
 def _number(value: Any) -> Any:

@@ -6,8 +6,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from tinyattn.debug.describe import size
 from tinyattn.ops import attention
-from tinyattn.viz.graphs import dot
+from tinyattn.viz.graphs import labels
 from tinyattn.viz.graphs.fold import chain, contents, is_bookkeeping, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
 from tinyattn.viz.graphs.listing import origin_of
@@ -22,7 +23,6 @@ _PLAIN = (  # attributes of a Vertex that the page takes as they are
     "index", "kind", "op", "rule", "dtype", "recorded", "box", "turns", "options", "numbers", "value", "gradient",
     "saved", "site", "inner", "error", "output", "letters",
 )  # fmt: skip
-Lines = list[list[tuple[str, str]]]  # of an item: (style, text)
 
 
 def graph_page(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool) -> str:
@@ -54,26 +54,26 @@ def _content(trace: Trace, folded: set[int], auto: bool, tidy: bool, times: bool
 
 
 def _vertex(trace: Trace, vertex: Vertex, times: bool) -> dict[str, Any]:
-    title, shape, path = dot.title(vertex), dot.shape_text(vertex.shape), _path(trace, vertex.box)
+    title, shape, path = labels.title(vertex), labels.shape_text(vertex.shape), _path(trace, vertex.box)
     kind = "" if vertex.is_operation else f"{vertex.kind} "
-    time = dot.times_text(vertex.seconds, vertex.seconds_back) if times else ""
+    time = labels.times_text(vertex.seconds, vertex.seconds_back) if times else ""
     return {name: getattr(vertex, name) for name in _PLAIN} | {
         "operation": vertex.is_operation,
         "origin": origin_of(trace, vertex) if trace.program and vertex.is_operation else "",
         "bookkeeping": is_bookkeeping(vertex),
         "title": title,
-        "formula": dot.formula_text(vertex),
+        "formula": labels.formula_text(vertex),
         "rules": {
             slot: text
             for slot, rule in formula(vertex.rule).rules.items()
-            if (text := filled_in(rule, dot.letters_of(vertex))) != rule
+            if (text := filled_in(rule, labels.letters_of(vertex))) != rule
         },
         "path": path,
         "shape": shape,
         "size": math.prod(vertex.shape),
-        "about": f"{shape} {vertex.dtype}, {dot.size_text(vertex.bytes)}" + f", {time}" * bool(time),
-        "lines": _lines(trace, vertex, time)
-        + [[("quiet", row)] for row in (dot.few_numbers(trace, vertex) if len(trace.vertices) <= FEW else ())],
+        "about": f"{shape} {vertex.dtype}, {size(vertex.bytes)}" + f", {time}" * bool(time),
+        "lines": labels.lines_of(trace, vertex, time)
+        + [[("quiet", row)] for row in (labels.few_numbers(trace, vertex) if len(trace.vertices) <= FEW else ())],
         "spoken": f"{kind}{title}{f' in {path}' if path else ''}, {shape}",
         "searched": _searched(trace, vertex, f"{title} {vertex.op} {path} {shape}"),
         "inputs": [[edge.source, edge.slot, edge.recorded] for edge in vertex.inputs],
@@ -88,58 +88,23 @@ def _searched(trace: Trace, vertex: Vertex, text: str) -> str:
     return " ".join([text, *lines, *(formula(name).forward for name in (vertex.rule, *around))]).lower()
 
 
-def _lines(trace: Trace, vertex: Vertex, time: str) -> Lines:
-    shape, options = _shape(vertex), dot.option_text(vertex)
-    if not vertex.is_operation:
-        return [[("name", dot.name_inside(trace.boxes, vertex)), ("quiet", shape)]]
-    if vertex.kind == "failed":
-        inputs = ",  ".join(f"{e.slot} {dot.shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs)
-        rows = [inputs, *dot.wrapped(vertex.error, 53)]
-        return [[("name", f"✗ {dot.title(vertex)}")], *([("quiet", row)] for row in rows)]
-    if dot.is_brief(vertex):
-        return [[("name", vertex.op), ("quiet", options), ("quiet", time or shape)]]
-    return [[("name", dot.title(vertex)), ("quiet", _flow(trace, vertex))], *_formula_and_time(vertex, time)]
-
-
-def _formula_and_time(vertex: Vertex, time: str) -> Lines:
-    text, options = dot.formula_text(vertex), dot.option_text(vertex)
-    lines = [[("formula", text), ("quiet", options)]] if text or options else []
-    return lines + [[("quiet", time)]] * bool(time)
-
-
-def _shape(vertex: Vertex) -> str:
-    return dot.shape_text(vertex.shape) + _dtype(vertex)
-
-
-def _flow(trace: Trace, vertex: Vertex) -> str:
-    return dot.flow_text(trace, [vertex]) + _dtype(vertex)
-
-
-def _flow_and_counts(trace: Trace, members: list[Vertex]) -> Lines:
-    return [[("quiet", text)] for text in (dot.flow_text(trace, members), dot.contents_text(members)) if text]
-
-
-def _dtype(vertex: Vertex) -> str:
-    return "" if vertex.dtype in ("float32", "") else f" {vertex.dtype}"
-
-
 def _boxes(trace: Trace, times: bool) -> list[dict[str, Any]]:
     """Return the boxes; `label` and `lines` are the texts beside and below the name of a folded one."""
     inside = contents(trace)
-    single = [dot.only_operation(members) for members in inside]
+    single = [labels.only_operation(members) for members in inside]
     boxes = []
     for box, own, members, level in zip(
         trace.boxes, single, inside, levels(trace.boxes, [own is not None for own in single]), strict=True
     ):
-        kind, counts = dot.type_text(box), dot.contents_text(members)
-        time = dot.times_text(own.seconds, own.seconds_back) if times and own is not None else ""
+        time = labels.times_text(own.seconds, own.seconds_back) if times and own is not None else ""
+        label, lines = labels.lines_of_box(trace, box, members, time)
         boxes.append(asdict(box) | {
             "level": level,
-            "type": kind,
-            "label": kind if own is None else f"{kind}  {_flow(trace, own)}",
+            "type": labels.type_text(box),
+            "label": label,
             "output": any(v.output for v in members),
-            "lines": _formula_and_time(own, time) if own is not None else _flow_and_counts(trace, members),
-            "spoken": f"{box.path or box.name}, folded, {counts}",
+            "lines": lines,
+            "spoken": f"{box.path or box.name}, folded, {labels.contents_text(members)}",
         })  # fmt: skip
     return boxes
 

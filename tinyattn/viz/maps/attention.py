@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyattn.ops.creation import as_tensor, from_numpy
 from tinyattn.tensors import Tensor
+from tinyattn.viz.graphs.arrays import host_array
 from tinyattn.viz.maps.figures import heads_figure
 from tinyattn.viz.maps.flow import AttentionFlow
 from tinyattn.viz.maps.grid import grid_of, pictures
@@ -135,7 +136,7 @@ def _each(target: Target, count: int) -> list[Any]:
     """Return a target for each input."""
     if target is None or callable(target):
         return [target] * count
-    targets = np.asarray(target.array if isinstance(target, Tensor) else target)
+    targets = host_array(target)
     if targets.shape not in ((), (count,)) or targets.dtype.kind not in "iu":
         raise ValueError(
             f"attention: target={target!r}; expected a class, one for each of the {count} inputs, or a function"
@@ -220,7 +221,7 @@ def _as_rows(x: Any) -> Any:
 def _labels(labels: Any, count: int) -> Any:
     if labels is None:
         return None
-    labels = np.asarray(labels.array if isinstance(labels, Tensor) else labels)
+    labels = host_array(labels)
     if labels.shape != (count,):
         raise ValueError(f"attention: labels have shape {labels.shape}; expected one for each of the {count} inputs")
     return labels

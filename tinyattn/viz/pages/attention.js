@@ -250,7 +250,6 @@ function update(change) {
 
 // --- keys ---
 
-const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const within = (value, count) => Math.max(0, Math.min(count - 1, value));
 
 function moveToken(down, right) {

@@ -1,6 +1,5 @@
 // The state of the page, and what changes it: typing, dragging, buttons and keys.
 
-const data = JSON.parse(byId("data").textContent);
 const zeros = (a) => a.map((row) => row.map(() => 0));
 
 // tau: temperature; shift: added to rows of S; at, hover, turn: cells; moments, t, last, losses: of the optimiser.
@@ -82,7 +81,6 @@ document.addEventListener("pointerover", ({ target, pointerType }) => {
   drawLens();
 });
 
-const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 function cellKey(event) {
   const { target, key } = event, { m, i, j } = target.at, arrow = ARROWS[key], isInput = target.tagName === "INPUT";
   if (isInput && arrow?.[0]) { // up and down change the number

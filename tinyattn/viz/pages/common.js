@@ -1,7 +1,8 @@
 "use strict";
-// What all pages share: elements, and the theme.
+// What all pages share: elements, the data of the page, and the theme.
 
-const byId = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id), data = JSON.parse(byId("data").textContent);
+const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }; // down, right
 
 // An HTML element. Names of properties set properties, other names attributes; null and "" are no children.
 function html(name, properties = {}, ...children) {

@@ -388,4 +388,4 @@ class Page {
   }
 }
 
-window.page = new Page(JSON.parse(byId("data").textContent));
+window.page = new Page(data);

@@ -141,8 +141,7 @@ class Panel {
     const entry = this.model.arrays[place];
     const element = html("div", { className: "array", "data-array": place });
     element.append(html("div", { className: "shape-text" }, `${entry.shape.join("×") || "scalar"} ${entry.dtype}`));
-    if (entry.values) element.append(numbers(entry), entry.values.length > 1 ? stats(summary(entry.values)) : "");
-    else element.append(heatMap(entry), stats(entry));
+    element.append(entry.values ? numbers(entry) : heatMap(entry), entry.values?.length === 1 ? "" : stats(entry));
     return element;
   }
 }
@@ -203,14 +202,6 @@ function heatMap(entry) {
   const sign = low >= 0 ? "plus" : high <= 0 ? "minus" : "";
   const scale = html("div", { className: "scale" }, shortNumber(sign ? ends[0] : -reach), html("i", { className: sign }), shortNumber(ends[1]), more || cells || square ? html("span", {}, (more + cells + square).replace(/; $/, "")) : null);
   return html("div", {}, holder, scale);
-}
-
-function summary(values) {
-  const finite = values.map(Number).filter(Number.isFinite);
-  const n = finite.length, sum = (f) => finite.reduce((s, v) => s + f(v), 0);
-  if (!n) return { bad: values.length, zeros: 0 };
-  const mean = sum((v) => v) / n;
-  return { min: Math.min(...finite), mean, max: Math.max(...finite), std: Math.sqrt(sum((v) => (v - mean) ** 2) / n), norm: Math.sqrt(sum((v) => v * v)), zeros: finite.filter((v) => v === 0).length, bad: values.length - n };
 }
 
 function stats(entry) {

@@ -1,6 +1,5 @@
 // What the pages of attention maps and the playground share: numbers, colours, tables, and cells to choose.
 
-const data = JSON.parse(byId("data").textContent);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 

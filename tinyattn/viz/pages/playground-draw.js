@@ -120,8 +120,8 @@ function pickCells(element, side, chosen, choose, press = null) {
   element.addEventListener("pointerleave", () => choose(null));
   element.addEventListener("click", (event) => press?.(under(event)));
   element.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -side, ArrowDown: side }[event.key];
-    if (step) choose(Math.min(Math.max((chosen() ?? 0) + step, 0), side ** 2 - 1));
+    const [down, right] = ARROWS[event.key] ?? [0, 0];
+    if (down || right) choose(Math.min(Math.max((chosen() ?? 0) + down * side + right, 0), side ** 2 - 1));
     else if (press && (event.key === "Enter" || event.key === " ")) press(chosen() ?? 0);
     else if (event.key === "Escape") choose(null);
     else return;
