@@ -857,8 +857,9 @@ def test_extras_are_taken_where_they_are_declared_and_nowhere_else(kind):
 
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
-    "arange", "argtop", "asarray", "exponentials", "floor_divide", "perhaps", "scores", "zeros",
-    "gelu_and_slope", "layer_norm_backward", "linear_gelu_and_slope", "packed_attention", "packed_attention_backward", "trunc_divide",
+    "arange", "argtop", "asarray", "channel_blocks", "exponentials", "floor_divide", "perhaps", "scores", "zeros",
+    "gelu_and_slope", "layer_norm_backward", "linear_gelu_and_slope", "packed_attention", "packed_attention_backward", "spread",
+    "trunc_divide",
 }  # fmt: skip
 
 
