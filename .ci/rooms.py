@@ -18,7 +18,7 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_555,
+    "engine/": 1_570,
     "ops/": 9_610,
     "tensors.py": 335,
     "autograd/": 850,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 630,
     TOP: 1_445,
 }
-TOTAL = 44_295  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_890, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 44_305  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -24,6 +24,7 @@ from answers import answer, as_arrays, torch
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, ops
+from tinyattn.engine import walk
 from tinyattn.engine.operation import operation
 
 
@@ -854,6 +855,69 @@ def test_extras_are_taken_where_they_are_declared_and_nowhere_else(kind):
     out, slope = square(x)
     np.testing.assert_array_equal(slope.numpy(), [2, 4, 6])
     np.testing.assert_array_equal(ta.grad(out.sum(), x)[0].numpy(), [2, 4, 6])
+
+
+def test_a_rule_with_an_extra_that_has_no_gradient_is_not_differentiated_twice():
+    cube = ta.Operation(
+        lambda xp, x: (x * x * x, 3 * x), name="cube", extras=("t",), x=lambda xp, g, x, t: g * t * x
+    )  # fmt: skip
+    x = ta.tensor(2.0, requires_grad=True)
+    out, _ = cube(x)
+    assert ta.grad(out, x, retain_graph=True)[0].item() == 12
+    with pytest.raises(RuntimeError, match=r"cube .* rule uses the extra 't', which has no gradient for second deriv"):
+        ta.grad(out, x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["out", "needed"])
+def test_inputs_have_no_name_that_rules_use_otherwise(name):
+    forward = {"out": lambda xp, out: out * out, "needed": lambda xp, needed: needed * 2}[name]
+    with pytest.raises(TypeError, match=rf"twice: an input, option or extra is named \['{name}'\]"):
+        ta.Operation(forward, name="twice")
+    with pytest.raises(TypeError, match=f"twice: .*{name}"):
+        ta.Operation(lambda xp, x: (x, x), name="twice", extras=(name,))
+
+
+def test_rules_receive_the_default_of_an_input_that_was_left_out():
+    scale = ta.Operation(
+        lambda xp, a, b=None: a * 2 if b is None else a * b,
+        name="scale",
+        a=lambda xp, g, b, b_shape: g * 2 if b is None and b_shape is None else g * b,
+        b=lambda xp, g, a: g * a,
+    )
+    x, y = ta.tensor(3.0, requires_grad=True), ta.tensor(5.0, requires_grad=True)
+    assert ta.grad(scale(x), x)[0].item() == 2
+    assert [g.item() for g in ta.grad(scale(x, y), (x, y))] == [5, 3]
+
+
+def test_a_hook_of_a_tensor_that_is_gone_is_not_called():
+    x = ta.ones(2, requires_grad=True)
+    seen = []
+    x.register_post_accumulate_grad_hook(seen.append)
+    y = (x * 2).sum()
+    y.backward(retain_graph=True)
+    assert seen == [x]
+    seen.clear()
+    del x
+    y.backward()
+    assert seen == []
+
+
+def test_a_definition_without_a_gradient_has_second_derivatives_of_0():
+    steps = ta.Operation(
+        lambda xp, x: xp.sign(x),
+        name="steps",
+        definition=lambda xp, x: xp.sign(x).detach(),
+        backward=lambda xp, g, x: (xp.zeros_like(x),),
+    )
+    x = ta.tensor([-1.0, 2.0], requires_grad=True)
+    (g,) = ta.grad((steps(x) + x * x).sum(), x, create_graph=True)
+    assert g.tolist() == [-2, 4]
+    assert ta.grad(g.sum(), x)[0].tolist() == [2, 2]
+
+
+def test_the_end_of_a_backward_pass_is_asked_for_in_one():
+    with pytest.raises(RuntimeError, match="at_end_of_backward: no backward pass is running"):
+        walk.at_end_of_backward(lambda: None)
 
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself

@@ -317,7 +317,7 @@ isin less less_equal logaddexp logit multiply nanmean nansum negative not_equal 
 asinh atanh arccosh arcsinh arctanh copysign cummax cummin deg2rad diagflat diagonal_scatter dsplit fmax fmin heaviside
 hsplit hypot isneginf isposinf kron kthvalue logaddexp2 logcumsumexp mode nanmedian nanquantile quantile rad2deg rot90
 select_scatter scatter_reduce sgn signbit sinc slice_scatter unique_consecutive vsplit xlogy
-""".split()  # of ops, where the list of an operation's places ends
+""".split()  # names in `ops` that become methods; a new operation ends here
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_
 bitwise_left_shift_ bitwise_right_shift_ zero_ normal_ uniform_

@@ -1,6 +1,7 @@
 """The engine: what records operations and takes gradients back through them.
 
-It knows no operation and no array library by name. Read it in the order in which it runs:
+It imports no operation; the few that it needs (`cast`, `sum_to`, `clone` ...) are called on the array library. Read it
+in the order in which it runs:
 
 variable.py    an array, and the node that says where it came from: a Tensor without its methods
 node.py        what an operation leaves behind: its edges, and the arrays its rules need
@@ -9,5 +10,6 @@ walk.py        the backward pass: newest node first
 fork.py        branches that were recorded side by side (DataParallel), and threads.py, which runs them
 modes.py       what holds for a block of the program (no gradients, definitions), and which line is running
 observer.py    how profiles, pictures and anomaly detection look on
+opmath.py      float16 is computed as float32
 hooks.py       handles of hooks
 """

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
-# The backward pass that is running: an object of its own, by which tools tell one from the next.
-current_walk: ContextVar[object] = ContextVar("current_walk", default=None)
+# What is to be called at the end of the backward pass that is running; a list of its own, which tells it from the next.
+current_walk: ContextVar[Any] = ContextVar("current_walk", default=None)
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
 # Who looks on (see observer.py), in the order of entering.
 observers: ContextVar[tuple[Any, ...]] = ContextVar("observers", default=())

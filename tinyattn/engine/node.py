@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tinyattn.engine.modes import Site
 from tinyattn.engine.opmath import widened
@@ -24,7 +24,8 @@ class Saved:
     def read(self, name: str, owner: Node, create_graph: bool) -> Any:
         """The array; with `create_graph`, which records the rules, as a Variable with its history.
 
-        Raises RuntimeError if an in-place write has changed it since, with the lines of both.
+        Raises RuntimeError if an in-place write has changed it since, with the lines of both; and for an extra, which
+        has no history, if its gradient is part of what is asked for.
         """
         if self.storage.version != self.version:
             raise RuntimeError(
@@ -34,6 +35,9 @@ class Saved:
             )
         if not create_graph:
             return self.array
+        if name in owner.op.extras and self.array.dtype.kind == "f":
+            text = "which has no gradient for second derivatives; give the operation a `backward` and a `definition`."
+            raise RuntimeError(f"{owner}: its rule uses the extra '{name}', {text}")
         # An output was saved before it had a node, which is the owner; to keep that here would make a cycle.
         return Variable._from(self.array, owner if name == "out" else self.node, self.storage)
 
@@ -61,6 +65,7 @@ class Node:
         "__weakref__", "after", "dtype", "edges", "half", "hooks", "id", "modules", "op", "options", "saved", "shape",
         "site", "tensor",
     )  # fmt: skip
+    any_after: ClassVar[bool] = False  # whether a leaf has ever had a hook `after`
 
     def __init__(
         self, op: Any, edges: tuple[Node | None, ...], array: Any, options: dict[str, Any] | None = None
@@ -104,7 +109,7 @@ class Node:
         return widened(found) if self.half else found
 
     def free(self) -> bool:
-        """Drop the saved values; False if there is no array among them (shapes stay, they cost nothing)."""
+        """Drop all saved values if there is an array among them, and return whether there was (shapes cost nothing)."""
         for value in (self.saved or _NOTHING).values():
             if type(value) in (Saved, list):
                 self.saved = None

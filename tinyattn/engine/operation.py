@@ -26,7 +26,7 @@ from tinyattn.engine.opmath import rounded, widened
 from tinyattn.engine.variable import Variable, recording_namespace
 
 TORCH_NAMES = ("input", "other")  # of the first two inputs, in calls by keyword
-INPUTS, SHAPES, RESULTS = range(3)  # where a node finds what it saves; results are the output and the extras
+INPUTS, SHAPES, RESULTS, DEFAULTS = range(4)  # where a node finds what it saves; results: the output and the extras
 
 
 class Operation:
@@ -55,8 +55,9 @@ class Operation:
     doc:        the docstring of an operation whose forward is a lambda.
     An operation with extras returns them to its caller after the output, as a tuple, when `forward` made them
     (with `recorded`: while recording). With a definition, which makes none, the caller gets the output alone.
+    Extras have no gradients: a rule that uses floating-point ones has no second derivatives.
 
-    Raises TypeError for a rule that names something unknown.
+    Raises TypeError for a rule that names something unknown, and for an input, option or extra named `out` or `needed`.
 
     >>> cube = ta.Operation(lambda xp, x: x * x * x, name="cube", x=lambda xp, g, x: g * x * x * 3)
     >>> x = ta.tensor(2.0, requires_grad=True)
@@ -108,6 +109,9 @@ class Operation:
         )
 
     def _check_names(self) -> None:
+        reserved = {"out", "needed"} & {*self.inputs, *self.options, *self.extras}
+        if reserved:
+            raise TypeError(f"{self.name}: an input, option or extra is named {sorted(reserved)}; rules call others so")
         known = {"out", "needed", *self.inputs, *self.options, *self.extras, *map(self._shape_name, self.inputs)}
         unknown = set(self.rules) - set(self.inputs)
         for asks in (*self.asks.values(), self.backward_asks):
@@ -185,12 +189,12 @@ class Operation:
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
             result, *extra_arrays = result
             extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
-        exact = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
-        out = Variable._from(rounded(exact.array, arrays)) if widen else exact
+        unrounded = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
+        out = Variable._from(rounded(unrounded.array, arrays)) if widen else unrounded
         if self.view:
             _share_storage(out, inputs[0])
         if recording:
-            node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (exact, *extras))
+            node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (unrounded, *extras))
             node.half, node.site, node.modules = half, call_site(2), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
 
@@ -231,13 +235,13 @@ class Operation:
     # --- what is saved for the backward pass ---
 
     def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Variable, results: Any) -> Node:
-        """Make the node of `out`, which keeps what its rules name. `results`: the exact output (see opmath), extras."""
+        """Make the node of `out`, which keeps what its rules name. results: the unrounded output (opmath), extras."""
         if len(options) < len(self.options):
             options = self.options | options
         node = Node(self, edges, out.array, options)
         if self._keeps:
             saved = node.saved = {}
-            sources = inputs, arrays, results
+            sources = inputs, arrays, results, self._defaults  # in the order of INPUTS, SHAPES ...
             for name, place, i in self._plan(tuple(map(bool, edges))):
                 value = sources[place][i]
                 if isinstance(value, Variable):
@@ -256,7 +260,8 @@ class Operation:
         found: dict[str, Any] = {name: (RESULTS, i) for i, name in enumerate(("out", *self.extras))}
         for i, name in enumerate(self.inputs):
             index = slice(None) if self.variadic else i
-            found |= {name: (INPUTS, index), self._shape_name(name): (SHAPES, index)}
+            value, shape = (INPUTS, SHAPES) if self.variadic or i < len(needed) else (DEFAULTS, DEFAULTS)
+            found |= {name: (value, index), self._shape_name(name): (shape, index)}
         return [(name, *found[name]) for name in dict.fromkeys(names) if name in found]
 
 
@@ -277,13 +282,13 @@ def operation(*forward: Any, **how: Any) -> Callable[[Callable[..., Any]], Opera
 
 
 def agree(inputs: Sequence[Any]) -> bool:
-    """Whether `promote` can be skipped: all inputs are floating tensors of one dtype, or Python numbers."""
+    """Whether `promote`, which is slower, can be skipped: all inputs are floating tensors of one dtype, or numbers."""
     dtype = None
     for x in inputs:
         if isinstance(x, Variable):
             if dtype is None:
                 dtype = x.array.dtype
-            elif x.array.dtype is not dtype:
+            elif x.array.dtype is not dtype:  # unusual objects of one dtype go to `promote`
                 return False
         elif type(x) is not float and type(x) is not int:
             return False

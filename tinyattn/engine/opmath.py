@@ -1,6 +1,6 @@
 """float16 is computed in float32, and each result is rounded once. As PyTorch's opmath.
 
-No forward, rule or definition computes in float16: its sums would stop at 2048 and its squares overflow above 255.
+Only forwards that move or compare elements see float16 itself: its sums stop at 2048, its squares overflow above 255.
 The backward pass carries gradients of float16 tensors in float32 and rounds them where they leave the engine.
 """
 
@@ -32,7 +32,7 @@ def cast(x: Any, dtype: Any) -> Any:
 
 
 def rounded(x: Any, inputs: Iterable[Any]) -> Any:
-    """Return a float32 result in float16 if the first of its floating-point inputs was float16; 0-d ones count last."""
+    """Return a float32 result in float16 if the first floating-point input that has axes, or else the first, was."""
     floating = [y for y in inputs if getattr(getattr(y, "dtype", None), "kind", None) == "f"]
     first = next((y for y in floating if y.ndim), next(iter(floating), None))
     return cast(x, float16) if x.dtype == float32 and first is not None and first.dtype == float16 else x

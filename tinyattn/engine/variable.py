@@ -93,7 +93,7 @@ class Variable:
 
     @property
     def node(self) -> Any:
-        """See the class. A view gets the history that its base has after a recorded write into the memory of both."""
+        """See the class. A recorded write into the memory of both gives a base a new node, and its views follow."""
         base = self._base
         if base is not None and self._version < self.storage.last_recorded <= base._version:
             _recording.view_again(self)

@@ -30,10 +30,10 @@ class Pending:
     A gradient may come as `Placed`: zero but for the part that indexing took, and added to the others in place.
     Rules return one only where nothing is recorded.
     floor: in a branch of a Fork, only newer nodes are taken; older ones and leaves, which branches may share,
-    stay until the branch is done.
+    stay until the branch is done. None outside of branches.
     """
 
-    def __init__(self, create_graph: bool, floor: int = 0) -> None:
+    def __init__(self, create_graph: bool, floor: int | None = None) -> None:
         self.create_graph, self.floor = create_graph, floor
         self.arrived: dict[int, tuple[Node, Any, bool]] = {}  # node, gradient, whether the walk owns it
         self.heap: list[int] = []  # negative ids: the newest first
@@ -44,7 +44,7 @@ class Pending:
             _, before, writable = self.arrived[node.id]
             g, owned = self.add(before, g, writable), True
         else:
-            if not self.floor or (node.id > self.floor and node.op is not None):
+            if self.floor is None or (node.id > self.floor and node.op is not None):
                 heappush(self.heap, -node.id)
             if type(g) is Placed:
                 g, owned = g.dense(), True
@@ -110,7 +110,8 @@ class Walk:
             for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
                     gi = gi if type(gi) is type(g) else _as_gradient(node, gi, self.create_graph)
-                    self.hand_on(xp, node, gi, edge, pending, node.op.fresh and gi is not g)
+                    owned = node.op.fresh and gi is not g  # `g` may go to several edges, so that none may write into it
+                    self.hand_on(xp, node, gi, edge, pending, owned)
             for leaf in self.complete.get(node.id, ()):
                 self.take_early(xp, leaf, pending)
             if not self.retain and node.saved:
@@ -122,16 +123,17 @@ class Walk:
         if node.hooks:
             g, owned = _run_hooks(xp, node, g, self.create_graph), False
         if self.wanted is None:
-            if node.tensor is not None:
-                _accumulate(xp, node, g, owned, self.create_graph)
+            tensor = node.tensor and node.tensor()
+            if tensor is not None:  # it still exists
+                _accumulate(xp, node, tensor, g, owned, self.create_graph)
                 for hook in list((node.after or {}).values()):
-                    hook(node.tensor())
+                    hook(tensor)
         elif node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
 
     def take_early(self, xp: Any, leaf: Node, pending: Pending) -> None:
-        """The gradient of `leaf` is complete: its hooks run now, before older nodes have their turn."""
+        """The gradient of `leaf` is complete: its hooks run now, so that they can use it or free it early."""
         if leaf.id in pending.arrived:
             pending.heap.remove(-leaf.id)
             heapify(pending.heap)
@@ -231,7 +233,7 @@ def walk(
     useful = None if inputs is None else leading_to(inputs, [node for node, _ in roots])
     kind = WatchedWalk if observers.get() else Walk
     this = kind(create_graph, wanted, useful, retain_graph)
-    if wanted is None and not create_graph and _hooked:
+    if wanted is None and not create_graph and Node.any_after:
         this.complete = _completed([node for node, _ in roots])
     at_end: list[Callable[[], None]] = []
     with Mode(current_walk, at_end):
@@ -241,22 +243,20 @@ def walk(
     return this.found
 
 
-_hooked: list[bool] = []  # not empty once a leaf has had a hook `after`
-
-
 def after_accumulation(node: Node | None, hook: Callable[[Any], None]) -> RemovableHandle:
     """Register a hook on a leaf; see Tensor.register_post_accumulate_grad_hook."""
     if node is None or node.op is not None:
         raise RuntimeError("register_post_accumulate_grad_hook: expected a leaf that requires a gradient")
     if node.after is None:
-        node.after = {}
-        _hooked[:] = [True]
+        node.after, Node.any_after = {}, True
     return RemovableHandle(node.after, hook)
 
 
 def at_end_of_backward(function: Callable[[], None]) -> None:
     """In a hook: call `function` when the backward pass that runs now has done everything else."""
-    current_walk.get().append(function)  # type: ignore[attr-defined]
+    if current_walk.get() is None:
+        raise RuntimeError("at_end_of_backward: no backward pass is running; call it in a hook")
+    current_walk.get().append(function)
 
 
 def reached_from(roots: Sequence[Node], oldest: int = 0) -> dict[int, Node]:
@@ -307,6 +307,8 @@ def _through_definition(ops: Any, node: Node, g: Any) -> Sequence[Any]:
     inputs = [ops.alias(x) if require else x for x, require in zip(inputs, required, strict=False)]
     out = op.definition(ops, *inputs, **node.options)
     nodes = [x.node if require else None for x, require in zip(inputs, required, strict=False)]
+    if out.node is None:  # the definition depends on none of them, as a sign does
+        return [None] * len(nodes)
     found = walk([(out.node, g)], create_graph=True, inputs=[n for n in nodes if n is not None], retain_graph=True)
     return [None if n is None else found.get(n) for n in nodes]
 
@@ -362,11 +364,8 @@ def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
     return g if owned and (create_graph or node.op is None) else xp.clone(g)
 
 
-def _accumulate(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> None:
-    """Add `g` to the `.grad` of the node's Variable, if that still exists."""
-    tensor = node.tensor() if node.tensor is not None else None
-    if tensor is None:
-        return
+def _accumulate(xp: Any, node: Node, tensor: Any, g: Any, owned: bool, create_graph: bool) -> None:
+    """Add `g` to the `.grad` of the node's tensor."""
     if tensor.grad is None:
         g = _given(xp, node, g, owned, create_graph)
         tensor.grad = g if create_graph else Variable._from(xp.asarray(g))
