@@ -34,7 +34,8 @@ PAGES = [*BOTH, LEARN / "README.md", LEARN / "README.zh-CN.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DISPLAYED = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
 LINK = re.compile(r"\]\(([^):#]+)[^):]*\)")
-NAMED = re.compile(r"\[`([^`]+)`\]\(\.\./\.\./([^)]+)\)(?:, `([^`]+)`)?")  # a file, and the name of a definition in it
+# A file, and the name of a definition in it: "[`file`](link), `name`" or "[`file`](link) (see `name`)".
+NAMED = re.compile(r"\[`([^`]+)`\]\(\.\./\.\./([^)]+)\)(?:(?:, | \(see |\uff08\u89c1 )`([^`]+)`)?")
 NUMBER = re.compile(r"(?<![\d.])\d+\.\d+(?!\.?\d)")
 LINES = 120  # two screens
 
