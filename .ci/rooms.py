@@ -23,7 +23,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "tensors.py": 335,
     "autograd/": 850,
     "backends/cpu/": 2_050,
-    "backends/cuda/": 2_810,
+    "backends/cuda/": 2_825,
     "backends/": 610,  # its other files
     "cuda/": 380,
     "program/": 2_325,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 630,
     TOP: 1_445,
 }
-TOTAL = 44_305  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_320  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -89,8 +89,8 @@ class Operation:
         self.differentiable = bool(rules or backward)
         self.opmath = not (view or {"moves", "compares"} & self.traits)
         silent = backends.quiet() if quiet and not view else lambda function: function
-        self._run = silent(forward)
-        self._run_recorded = silent(recorded or forward)
+        self._kernel = silent(forward)
+        self._recording_kernel = silent(recorded or forward)
         parameters = list(inspect.signature(forward).parameters.values())[1:]
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.inputs = [p.name for p in inputs]
@@ -179,9 +179,9 @@ class Operation:
         recording = self.differentiable and any(edges) and grad_mode.get()
         widen = half and self.opmath
         xp = backends.of(*arrays)
-        run = self._run_recorded if recording else self._run
+        kernel = self._recording_kernel if recording else self._kernel
         try:
-            result = run(xp, *(widened(arrays) if widen else arrays), **options)
+            result = kernel(xp, *(widened(arrays) if widen else arrays), **options)
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise

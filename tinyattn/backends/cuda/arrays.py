@@ -27,7 +27,7 @@ __all__ = [
     "floor_divide", "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p",
     "log2", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
     "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
-    "reshape", "roll", "round", "rsqrt", "shift", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
+    "reshape", "roll", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
     "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
     "zeros", "zeros_like",
 ]  # fmt: skip
@@ -57,7 +57,7 @@ tan, sinh, cosh = cp.tan, cp.sinh, cp.cosh
 asin, acos, atan, atan2 = cp.arcsin, cp.arccos, cp.arctan, cp.arctan2
 asinh, acosh, atanh, hypot = cp.arcsinh, cp.arccosh, cp.arctanh, cp.hypot
 floor, ceil, trunc, round, fmod = cp.floor, cp.ceil, cp.trunc, cp.rint, cp.fmod
-sqrt, reciprocal, empty = cp.sqrt, cp.reciprocal, cp.empty
+sqrt, reciprocal = cp.sqrt, cp.reciprocal
 div = cp.true_divide
 
 
@@ -354,18 +354,11 @@ def pad(x: Array, pad: tuple[tuple[int, int], ...], value: float = 0.0) -> Array
     return out
 
 
-def shift(images: Array, offsets: Array, margin: int) -> Array:
-    """Cut every image out of a frame of zeros, at offsets (2, batch) of 0 to 2 * margin."""
-    *batch, height, width = images.shape
-    frame = pad(images, (*((0, 0) for _ in batch), (margin, margin), (margin, margin)), 0)
-    frame = frame.reshape(batch[0], -1, *frame.shape[-2:]).swapaxes(0, 1)  # (channels, batch, rows, columns)
-    rows = offsets[0][:, None, None] + cp.arange(height)[:, None]  # (batch, height, 1)
-    columns = offsets[1][:, None, None] + cp.arange(width)  # (batch, 1, width)
-    out = frame[:, cp.arange(batch[0])[:, None, None], rows, columns]  # (channels, batch, height, width)
-    return cp.ascontiguousarray(out.swapaxes(0, 1)).reshape(images.shape)
-
-
 # --- creation ---
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    return cp.empty(shape, dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
