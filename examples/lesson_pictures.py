@@ -53,8 +53,10 @@ def slope(path: Path) -> None:
 def chain(path: Path) -> None:
     """(w x + b)^2, with the number and the gradient at every step."""
     w, x, b = (ta.tensor(value, requires_grad=True) for value in (2.0, 3.0, 1.0))
-    y = w * x + b
-    ta.viz.graph(y * y, stats=True, title="L = (w x + b)²").save(path)
+    p = w * x
+    y = p + b
+    L = y * y
+    ta.viz.graph(L, stats=True, title="L = (w x + b)²").save(path)
 
 
 def doubling(path: Path) -> None:
@@ -71,8 +73,10 @@ def broadcasting(path: Path) -> None:
     x, w, b = ta.ones(4, 2), ta.ones(2, 3, requires_grad=True), ta.zeros(3, requires_grad=True)
 
     def layer(x: ta.Tensor) -> ta.Tensor:
-        y = x @ w + b
-        return (y * y).sum()
+        p = x @ w
+        y = p + b
+        squares = y * y
+        return squares.sum()
 
     ta.viz.graph(layer, x, title="a bias of shape (3) is added to (4, 3)").save(path)
 

@@ -592,6 +592,16 @@ def test_formula_never_names_another_tensor():
     assert (mul.letters, exp.letters) == ({}, {"x": "y", "y": "out"})
 
 
+def test_formula_names_all_its_tensors_or_none():
+    w, x, b = (ta.tensor(value, requires_grad=True) for value in (2.0, 3.0, 1.0))
+    p = w * x
+    y = p + b
+    assert formulas_of(graph(y * y)) == ["w ⊙ x", "p + b", "y ⊙ y"]
+    assert formulas_of(graph(w * 2 + b)) == ["a ⊙ 2", "‹mul› + b"]
+    layer = nn.Linear(1, 1)
+    assert formulas_of(graph(nn.Sequential(layer), ta.rand(1, 1))) == ["x Wᵀ + b"]  # weights keep their letters
+
+
 def test_pow_formula_shows_its_exponent():
     x = ta.tensor([1.0, 2.0], requires_grad=True)
     assert formulas_of(graph([x**3, x**-2, x**2.5, 2**x])) == ["a³", "a⁻²", "a^2.5", "2^b"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -178,16 +177,17 @@ def _prune(trace: Trace, stacks: dict[int, Stack]) -> dict[int, Stack]:
 
 
 def _name_letters(trace: Trace) -> None:
-    """Find the letters of formulas that are the names of other tensors: a + b becomes ‹mul› + c, whose a is another."""
-    named: defaultdict[str, set[int]] = defaultdict(set)
-    for vertex in trace.vertices:
-        named[vertex.name].add(vertex.index)
+    """Find names for letters of formulas: w ⊙ x, not a ⊙ x, beside a tensor b; ‹mul› + c, if a is another tensor."""
+    named, stored = {vertex.name for vertex in trace.vertices}, ("parameter", "constant")
+    variables = {vertex.name for vertex in trace.vertices if vertex.kind not in stored}
     for vertex in trace.vertices:
         inputs = {LETTERS.get(edge.slot, edge.slot): trace.vertices[edge.source] for edge in vertex.inputs}
+        by_name = not variables.isdisjoint(inputs)
         vertex.letters = {
             letter: "out" if source is vertex else f"‹{source.op}›" if source.name == source.op else source.name
             for letter, source in {"y": vertex, **inputs}.items()
-            if named.get(letter, set()) - {source.index} and source.name != letter
+            if source.name != letter
+            and (letter in named or (by_name and source is not vertex and source.kind not in stored))
         }
 
 
