@@ -22,6 +22,9 @@ with Browser() as browser:
         for width in (1280, 390):
             page = browser.open(path, width=width)
             assert page.run("document.documentElement.scrollWidth <= innerWidth"), f"{path.name}: cut at {width} px"
+            formulas = "[...document.querySelectorAll('div:has(> math)')]"
+            whole = f"{formulas}.every((div) => div.scrollHeight <= div.clientHeight)"
+            assert page.run(whole), f"{path.name}: a formula is cut"
             page.call("Page.close")
     page = browser.open(site / "index.html")
     page.click("input.md-search__input")

@@ -147,7 +147,7 @@ def _target(link: str, folder: str, page: str) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
-    if match[1]:
-        return f'<div style="overflow-x: auto">{convert(match[1], display="block")}</div>'  # on a phone
+    if match[1]:  # on a phone, a long one is moved sideways
+        return f'<div style="overflow: auto hidden; padding: 0.3em 0">{convert(match[1], display="block")}</div>'
     # In a span, since Markdown takes a line that begins with <math> for the end of the paragraph.
     return f"<span>{convert(match[2], display='inline')}</span>"
