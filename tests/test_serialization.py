@@ -491,7 +491,7 @@ def kill_while_it_saves(path, times, rng):
             assert process.stdout.readline() == "ready\n"
             while not path.exists():
                 time.sleep(0.001)
-            time.sleep(rng.random() * 0.05)
+            time.sleep(rng.random() * 0.1)
             process.send_signal(signal.SIGKILL)
         state = ta.load(path)
         seen.add(state["i"])
