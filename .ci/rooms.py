@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_610,
+    "ops/": 9_615,
     "tensors.py": 335,
     "autograd/": 850,
     "backends/cpu/": 2_050,
