@@ -83,6 +83,8 @@ def theirs(op: Any) -> Any:
         return lambda x, *args, **options: op.op(
             x, **{**dict(zip(("dim", "descending"), args, strict=False)), **options, "stable": True}
         )
+    if op.name == "matrix_exp":  # in float32, PyTorch's is off by 0.002 of an element beside elements of 100,000
+        return lambda x: op.op(x.double()).to(x.dtype)
     return (lambda *args, **options: op.op(*args, **options).values) if op.name in VALUES else op.op
 
 

@@ -145,7 +145,10 @@ F.smooth_l1_loss(x, y) | x 300000 ; y 300000
 F.max_pool2d(x, 2) | x 8,16,64,64
 F.avg_pool2d(x, 2) | x 8,16,64,64
 F.conv2d(x, y) | x 8,16,32,32 ; y 16,16,3,3
+F.conv2d(x, y, padding=1) | x 64,32,28,28 ; y 32,32,3,3
+F.max_pool2d(x, 2) | x 64,32,28,28
 F.batch_norm(x, None, None, y, z, training=True) | x 256,64 ; y 64 ; z 64
+F.batch_norm(x, None, None, y, z, training=True) | x 64,32,28,28 ; y 32 ; z 32
 L.sort(x, 1)[0] | x 1000,1000
 L.topk(x, 5)[0] | x 1000,1000
 L.cumsum(x, 0) | x 1000000
