@@ -210,3 +210,26 @@ class Page:
     def screenshot(self, path: os.PathLike[str] | str) -> None:
         """What a reader sees, as a PNG."""
         Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One browser for all tests of a file."""
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens the page of a picture; at the end nothing may have gone wrong, and nothing been asked of a network."""
+    pages = []
+
+    def show(picture, **size):
+        page = browser.open(picture.save(tmp_path / f"{len(pages)}.html"), **size)
+        page.wait("window.page !== undefined")
+        pages.append(page)
+        return page
+
+    yield show
+    for page in pages:
+        assert page.problems == [] and page.requests == []

@@ -16,6 +16,7 @@ import gpus
 import pytest
 import threadpoolctl
 from answers import torch
+from browser import browser, show  # noqa: F401 (fixtures)
 from toy_mnist import toy  # noqa: F401 (a fixture)
 
 if hasattr(torch, "__version__"):  # not a stand-in for it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import UNREADABLE, Browser, needs_chromium
+from browser import UNREADABLE, needs_chromium
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -24,27 +24,6 @@ MODELS = {
     "plain": {"patch_size": 4, "num_layers": 3, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 20, "num_classes": 3},
     "of another size": {"image_size": 12, "patch_size": 3, "num_layers": 1, "num_heads": 1, "hidden_dim": 8},
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    pages = []
-
-    def show(playground, **size):
-        page = browser.open(playground.save(tmp_path / f"{len(pages)}.html"), **size)
-        page.wait("window.page !== undefined")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        assert page.problems == [] and page.requests == []
 
 
 def model_of(name: str = "the recipe's") -> models.AttentionClassifier:

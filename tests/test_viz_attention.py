@@ -11,7 +11,7 @@ from base64 import b64decode
 import numpy as np
 import pytest
 import torch
-from browser import Browser, needs_chromium
+from browser import needs_chromium
 from numpy.testing import assert_allclose
 
 import tinyattn as ta
@@ -403,12 +403,6 @@ def test_attention_page_contains_weights_and_gradients(classifier, images):
             most = packed[name]["largest"]
             read = np.frombuffer(b64decode(packed[name]["data"]), "<i2").reshape(values.shape) / 32767 * most
             assert_allclose(read, values, atol=most / 60000)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
 
 
 def shown(value, share=True):

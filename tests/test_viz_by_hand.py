@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import UNREADABLE, Browser, needs_chromium
+from browser import UNREADABLE, needs_chromium
 
 import tinyattn as ta
 from tinyattn import optim
@@ -25,12 +25,6 @@ SCORES = ["dot", "scaled", "additive", "heads"]
 SLIDER = [-70, 0, 45]  # of the temperatures 0.2, 1 and 2.8
 TOLERANCE = 1e-12
 SHIFT = 8
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import Browser, needs_chromium
+from browser import needs_chromium
 from test_viz_graph import GOLDEN, NASTY, RECIPE, article, chain, classifier, crashed, data, loss_of, simple, wild
 
 import tinyattn as ta
@@ -17,28 +17,6 @@ from tinyattn.viz.graphs import graph
 
 pytestmark = needs_chromium
 SHIFT = 8
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Opens the page of a picture; at the end nothing may have gone wrong, and nothing been asked of a network."""
-    pages = []
-
-    def show(picture, **size):
-        page = browser.open(picture.save(tmp_path / f"{len(pages)}.html"), **size)
-        page.wait("window.page !== undefined")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        assert page.problems == [] and page.requests == []
 
 
 def items(page):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browser import UNREADABLE, Browser, needs_chromium
+from browser import UNREADABLE, needs_chromium
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
@@ -41,27 +41,6 @@ def compiled(calls: int = 3):
 def picture_of_step(**options):
     loss_of, step, batch = compiled()
     return graph(loss_of, *batch, program=step, **options), step
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    pages = []
-
-    def show(picture, **how):
-        page = browser.open(picture.save(tmp_path / f"{len(pages)}.html"), **how)
-        page.wait("window.page !== undefined")
-        pages.append(page)
-        return page
-
-    yield show
-    for page in pages:
-        assert page.problems == [] and page.requests == []
 
 
 @pytest.mark.parametrize("mode", ["modules", "definitions"])
