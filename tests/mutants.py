@@ -31,7 +31,7 @@ ALSO = {
     "ops/reductions.py": {"count", "sum_to"},
     "ops/shape.py": {"_inverse"},
     "engine/walk.py": {
-        "receive", "add", "take", "part", "arrive", "hand_on", "free", "_through_definition", "_accumulate", "_given",
+        "receive", "add", "take", "part", "arrive", "hand_on", "free", "_through_definition", "accumulate", "_given",
         "reached_from", "leading_to",
     },
 }  # fmt: skip

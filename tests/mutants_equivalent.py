@@ -130,7 +130,7 @@ EQUIVALENT: dict[str, list[str]] = {
         "backends/cpu/arrays.py pow: np.asarray(b) -> b",
         "backends/cpu/error_function.py erf: np.asarray(x) -> x",
         "backends/cpu/optimizer.py total_norm: np.dtype(np.float32) -> np.float32",
-        "engine/walk.py _accumulate: xp.asarray(g) -> g",
+        "engine/walk.py accumulate: xp.asarray(g) -> g",
     ],
     "0 to a negative power is infinite already.": [
         "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
@@ -188,8 +188,8 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "No array lies at this address.": ["backends/cpu/optimizer.py overlapping: 0 -> 1"],
     "It is about steps that a GPU replays.": [
-        "engine/walk.py _accumulate: backends.check_accumulation(tensor.grad.array) -> (nothing)",
-        "engine/walk.py _accumulate: backends.check_accumulation(tensor.grad.array) -> tensor.grad.array",
+        "engine/walk.py accumulate: backends.check_accumulation(tensor.grad.array) -> (nothing)",
+        "engine/walk.py accumulate: backends.check_accumulation(tensor.grad.array) -> tensor.grad.array",
     ],
     "Nobody writes there.": ["backends/cpu/sums.py _ones: False -> True"],
     "No node has this number: it was used up for one that nobody sees.": [

@@ -611,3 +611,16 @@ def test_backward_adds_to_its_inputs_only(library):
     assert b.grad.tolist() == [1.0, 1.0]
     with pytest.raises(RuntimeError, match="empty"):
         (a * b).sum().backward(inputs=[])
+
+
+@pytest.mark.parametrize("library", [ta, torch], ids=["ours", "torch"])
+def test_backward_to_inputs_adds_in_place_and_runs_hooks(library):
+    x, seen = library.ones(2, requires_grad=True), []
+    x.register_post_accumulate_grad_hook(lambda leaf: seen.append(leaf.grad.tolist()))
+    (x * 2).sum().backward(inputs=x)
+    first = x.grad
+    (x * 3).sum().backward(inputs=[x])
+    assert first is x.grad and first.tolist() == [5.0, 5.0]
+    assert seen == [[2.0, 2.0], [5.0, 5.0]]
+    (x * x).sum().backward(inputs=[x], create_graph=True)
+    assert x.grad.requires_grad and x.grad.tolist() == [7.0, 7.0]

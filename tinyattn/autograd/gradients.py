@@ -8,8 +8,8 @@ from typing import Any
 from tinyattn import backends
 from tinyattn.engine.modes import Mode, grad_mode
 from tinyattn.engine.node import Node
-from tinyattn.engine.variable import Tensor, Variable, check_gradient
-from tinyattn.engine.walk import walk
+from tinyattn.engine.variable import Tensor, Variable, check_gradient, recording_namespace
+from tinyattn.engine.walk import accumulate, walk
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast, move
 
@@ -90,7 +90,8 @@ def backward(
             raise RuntimeError("backward: inputs is empty; leave it out to reach every leaf")
         for x, g in zip(chosen, grad(roots, chosen, grad_tensors, retain_graph, create_graph, True), strict=True):
             if g is not None:
-                x.grad = g if x.grad is None else x.grad + g
+                xp = recording_namespace() if create_graph else backends.of(g.array)
+                accumulate(xp, x.node, x, g if create_graph else g.array, True, create_graph)
         return
     _backward(roots, grad_tensors, retain_graph, create_graph, None)
 

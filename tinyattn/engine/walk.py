@@ -125,9 +125,7 @@ class Walk:
         if self.wanted is None:
             tensor = node.tensor and node.tensor()
             if tensor is not None:  # it still exists
-                _accumulate(xp, node, tensor, g, owned, self.create_graph)
-                for hook in list((node.after or {}).values()):
-                    hook(tensor)
+                accumulate(xp, node, tensor, g, owned, self.create_graph)
         elif node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
@@ -364,8 +362,8 @@ def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
     return g if owned and (create_graph or node.op is None) else xp.clone(g)
 
 
-def _accumulate(xp: Any, node: Node, tensor: Any, g: Any, owned: bool, create_graph: bool) -> None:
-    """Add `g` to the `.grad` of the node's tensor."""
+def accumulate(xp: Any, node: Node, tensor: Any, g: Any, owned: bool, create_graph: bool) -> None:
+    """Add `g` to the `.grad` of the node's tensor, and run the hooks that wait for that."""
     if tensor.grad is None:
         g = _given(xp, node, g, owned, create_graph)
         tensor.grad = g if create_graph else Variable._from(xp.asarray(g))
@@ -376,3 +374,5 @@ def _accumulate(xp: Any, node: Node, tensor: Any, g: Any, owned: bool, create_gr
         backends.check_accumulation(tensor.grad.array)
         tensor.grad.array += g
         tensor.grad._wrote("backward")
+    for hook in list((node.after or {}).values()):
+        hook(tensor)
