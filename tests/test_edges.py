@@ -193,6 +193,29 @@ def test_logaddexp2_of_integers_and_float64_is_float64():
     assert_close(ours, theirs)
 
 
+def test_logaddexp2_of_two_equal_numbers_is_one_more():
+    x = ta.arange(-8, 8, dtype=ta.float64) * 0.5
+    assert ta.logaddexp2(x, x).tolist() == (x + 1).tolist()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of broadcasting
+def test_l1_loss_of_small_integers_beside_a_single_large_one():
+    x, y = ta.tensor([-5, 2], dtype=ta.int8), ta.tensor(-250, dtype=ta.int32)
+    assert F.l1_loss(x, y, reduction="sum").item() == F.l1_loss(y, x, reduction="sum").item() == 245 + 252
+
+
+@pytest.mark.parametrize(
+    ("text", "kinks"),
+    [
+        ("F.elu(x)", [0.0]), ("F.elu(x, 0.5)", [0.0]), ("F.elu(x, -2.0)", [0.0]), ("F.selu(x)", [0.0]),
+        ("F.celu(x, 0.5)", [0.0]), ("F.hardswish(x)", [-3.0, 3.0]),
+    ],
+)  # fmt: skip
+def test_both_slopes_at_a_kink_are_as_torch(text, kinks):
+    for ours, theirs in zip(*(evaluate(t, text, {"x": kinks}, F64) for t in (ta, torch)), strict=True):
+        assert_close(ours, theirs)
+
+
 def test_dtypes_beside_a_0d_tensor_are_as_torch():
     for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "cosine_similarity"):
         for one, other in itertools.permutations(["float16", "float32", "float64"], 2):

@@ -74,10 +74,10 @@ heaviside = _formula(
 sinc = _formula("sinc", "sin(pi input) / (pi input), 1 at 0", "ta.tensor([0.0])", [1.0], _sinc)
 
 
-def _share(xp: Any, a: Any, b: Any) -> Any:
+def _share(xp: Any, a: Any, b: Any, unit: float = 1.0) -> Any:
     """The slope of logaddexp in `a`; of two -inf it is 0, as that of logsumexp."""
     none = xp.maximum(a, b) == -math.inf
-    return xp.masked_fill(xp.sigmoid(xp.masked_fill(a - b, none, 0.0)), none, 0.0)
+    return xp.masked_fill(xp.sigmoid(xp.masked_fill(a - b, none, 0.0) * unit), none, 0.0)
 
 
 @elementwise("saturates", a=lambda xp, g, a, b: g * _share(xp, a, b), b=lambda xp, g, a, b: g * _share(xp, b, a))
@@ -91,10 +91,21 @@ def logaddexp(xp: Any, a: Any, b: Any) -> Any:
     return xp.where(xp.isfinite(top), top + xp.log1p(xp.exp(-xp.abs(a - b))), top)  # inf - inf is NaN
 
 
-logaddexp2 = _formula(
-    "logaddexp2", "log2(2 ** input + 2 ** other)", "ta.tensor([1024.0]), ta.tensor([1024.0])", [1025.0],
-    lambda input, other: logaddexp(*(x * math.log(2) for x in floating(input, other))) / math.log(2),
-)  # fmt: skip
+@elementwise(
+    "saturates",
+    a=lambda xp, g, a, b: g * _share(xp, a, b, math.log(2)),
+    b=lambda xp, g, a, b: g * _share(xp, b, a, math.log(2)),
+)
+def logaddexp2(xp: Any, a: Any, b: Any) -> Any:
+    """Return log2(2 ** input + 2 ** other), elementwise, without overflow. As torch.logaddexp2.
+
+    >>> ta.logaddexp2(ta.tensor([1024.0]), ta.tensor([1024.0])).tolist()
+    [1025.0]
+    """
+    top, unit = xp.maximum(a, b), math.log(2)  # in this order two equal numbers give exactly 1 more
+    return xp.where(xp.isfinite(top), top + xp.log1p(xp.exp(xp.abs(a - b) * -unit)) / unit, top)
+
+
 deg2rad = _formula("deg2rad", "degrees in radians", "ta.tensor([0.0])", [0.0], lambda input: mul(input, math.pi / 180))
 rad2deg = _formula("rad2deg", "radians in degrees", "ta.tensor([0.0])", [0.0], lambda input: mul(input, 180 / math.pi))
 isneginf = _formula(

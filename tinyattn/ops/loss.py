@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tinyattn import backends
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
@@ -17,7 +19,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import square
 from tinyattn.ops.indexing import check_indices
-from tinyattn.ops.promotion import floating, opmath, result_type
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.shape import reshape_result
 from tinyattn.ops.softmaxes import log_softmax
 from tinyattn.ops.synonyms import older_reduction
@@ -316,5 +318,5 @@ def l1_loss(input: Tensor, target: Any, reduction: str = "mean") -> Tensor:
     target = creation.as_tensor(target)
     if input.dtype.kind in "iu" and target.dtype.kind in "iu":  # 0 - 1 is 255 in uint8
         exact = _abs(cast(input, "int64") - cast(like("l1_loss", target, input), "int64"))
-        return _reduce(cast(exact, result_type(input, target)), reduction)
+        return _reduce(cast(exact, np.promote_types(input.dtype, target.dtype)), reduction)  # a 0-d one counts too
     return _absolute_error(*pair("l1_loss", input, target), reduction)

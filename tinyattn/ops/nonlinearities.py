@@ -110,7 +110,10 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed
 def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
     low = clamp(x, None, 0.0)
     low = expm1(low if width == 1 else low / width)
-    return where(x <= 0, low if alpha == 1 else low * alpha, x)  # NaN stays NaN, with its gradient
+    line = (
+        x if alpha == width else where(x == 0, x * (alpha / width), x)
+    )  # at 0: the slope from below, and no curvature
+    return where(x < 0, low if alpha == 1 else low * alpha, line)  # NaN stays NaN, with its gradient
 
 
 @_activation
@@ -191,7 +194,7 @@ def hardsigmoid(input: Tensor) -> Tensor:
 
 
 def _hardswish_rule(xp: Any, g: Any, x: Any) -> Any:
-    return g * ((xp.clamp(x + 3, 0.0, 6.0) + xp.where(xp.abs(x) < 3, x, 0.0)) * (1 / 6))
+    return g * xp.where(xp.abs(x) < 3, x * (1 / 3) + 0.5, xp.clamp(x, 0.0, 1.0))
 
 
 @operation(traits="maps saturates", fresh=True, x=_hardswish_rule)
