@@ -24,7 +24,7 @@ from typing import Any
 
 from parts import run_script
 
-from bench import accuracy, cases, gpu, growth, machine, parts, report
+from bench import accuracy, cases, gpu, growth, machine, parts, ranks, report
 from bench.compare import Effort
 from bench.side import PACKAGES
 
@@ -41,6 +41,7 @@ PARTS = {
     "scaling": growth.scaling,
     "graph": growth.graph,
     "memory": growth.memory,
+    "ranks": ranks.ranks,
     "example": parts.example,
 }
 GPU_PARTS = {"step-64": gpu.step(64), "step-1024": gpu.step(1024), "bandwidth": gpu.bandwidth}

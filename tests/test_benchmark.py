@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from bench import compare, growth, machine, parts, problem, report, texts  # noqa: E402
+from bench import compare, growth, machine, parts, problem, ranks, report, texts  # noqa: E402
 from bench.side import Process, Side  # noqa: E402
 
 QUIET = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
@@ -153,6 +153,14 @@ def test_compiling_prints_the_cost_of_recording(tmp_path):
     rows = found["tables"][0]["rows"]
     assert [row[0].partition(",")[0] for row in rows[:4]] == ["first call", "second call", "third call", "later calls"]
     assert all(len(run) == 4 and min(run) > 0 for run in found["raw"])
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed_beside_gloo_and_threads(tmp_path):
+    found = ranks.ranks(parts.Bench(EFFORT, ("engine", "pytorch"), tmp_path, print))
+    if not found["tables"]:
+        pytest.skip(found["notes"][0])
+    assert all([float(row[2]) > 0 for row in table["rows"]] == 3 * [True] for table in found["tables"])
 
 
 def test_memory_is_growth_over_the_import(tmp_path):

@@ -24,8 +24,9 @@ from tinyattn import train as train_tools
 
 
 def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """A training step. options: workers; definitions (run what is fused by its definition); dtype; on a GPU precision
-    (of float32 products); graph (the step compiled: as a list of NumPy calls, on a GPU as one CUDA graph)."""
+    """A training step. options: workers; ranks (one of several processes); definitions (run what is fused by its
+    definition); dtype; on a GPU precision (of float32 products); graph (the step compiled: as a list of NumPy calls, on
+    a GPU as one CUDA graph)."""
     ta.set_float32_matmul_precision(options.get("precision", "highest"))
     model = _model(problem, options)
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
@@ -95,6 +96,8 @@ def _model(problem: Problem, options: dict[str, Any]) -> nn.Module:
     model = models.AttentionClassifier(**problem.model)
     model.load_state_dict({name: ta.from_numpy(weight) for name, weight in problem.weights.items()})
     model.to(options["device"], dtype=np.dtype(options.get("dtype", "float32")))
+    if options.get("ranks"):
+        return nn.parallel.DistributedDataParallel(model)
     workers = options.get("workers", 1)
     return nn.DataParallel(model, workers=workers) if workers > 1 else model
 

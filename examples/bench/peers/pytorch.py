@@ -91,10 +91,11 @@ class Classifier(nn.Module):
 
 
 def train(problem: Problem, options: dict[str, Any]) -> Callable[[], Any]:
-    """A training step. options: fused (the optimizer's); compiled (the model and the loss: a mode of torch.compile, or
-    True); on a GPU precision (of float32 products)."""
+    """A training step. options: fused (the optimizer's); ranks (one of several processes); compiled (the model and the
+    loss: a mode of torch.compile, or True); on a GPU precision (of float32 products)."""
     put = _settled(options)
     model = Classifier(problem).to(options["device"])
+    model = nn.parallel.DistributedDataParallel(model) if options.get("ranks") else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=options.get("fused"))
     numbers, batch = count(), problem.batches(put)
 
