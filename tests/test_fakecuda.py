@@ -1,6 +1,6 @@
 """tests/fakecuda itself: what CUDA refuses is refused, what moved in CuPy is named, its cache is shared and bounded.
 
-Most of it needs CuPy: TINYATTN_GPU=fake pytest tests/test_fakecuda.py.
+Most of it needs CuPy: pip install -e ".[test-gpu]".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 import tinyattn as ta
 
-needs_cupy = pytest.mark.skipif(gpus.CHOICE != "fake", reason="for TINYATTN_GPU=fake")
+needs_cupy = pytest.mark.skipif(gpus.CHOICE == "1", reason="not about a real GPU")
 needs_gxx = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("g++") is None, reason="needs g++, and Linux's locks"
 )

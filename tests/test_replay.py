@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from gpus import COUNTS, STAND_IN, counting, memory_limited
+from gpus import counting, memory_limited, only_where_counted
 from oracle import host
 
 import tinyattn as ta
@@ -17,8 +17,6 @@ import tinyattn.nn.functional as F
 from tinyattn import data, models, nn, optim
 
 pytestmark = pytest.mark.usefixtures("gpu")
-only_on_the_stand_in = pytest.mark.skipif(not STAND_IN, reason="about the stand-in")
-only_where_counted = pytest.mark.skipif(not COUNTS, reason="a GPU does not count")
 
 
 class Training:
@@ -379,16 +377,21 @@ def test_compile_on_two_threads_keeps_their_graphs_apart():
     assert found["other"].tolist() == [10.0] * 3 and found["slow"].tolist() == [4.0] * 3
 
 
-@only_on_the_stand_in
+@only_where_counted
 def test_compile_replays_on_two_streams_in_order():
     import cupy
+    from fakecuda import hooks
 
     step, x = ta.compile(lambda x: x @ x), ta.ones(3, 3, device="cuda")
     streams = [cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)]
     for stream in (*streams, *streams):
         with stream:
             step(x)
-    assert streams[1].waited_for[-1].recorded_on[-2:] == streams  # cuBLAS has one workspace for both
+    first, second = (stream.ptr for stream in streams)
+    assert hooks.waited_for(second) == first  # cuBLAS has one workspace for both
+    with streams[0]:
+        step(x)
+    assert hooks.waited_for(first) == second
 
 
 @only_where_counted
