@@ -29,7 +29,7 @@ import cupy as cp  # noqa: E402 - after install()
 import tinyattn as ta  # noqa: E402
 from tinyattn.backends import cpu  # noqa: E402
 from tinyattn.backends import cuda as gpu  # noqa: E402
-from tinyattn.backends.cuda import launch, rows, tensors  # noqa: E402
+from tinyattn.backends.cuda import launch, layers, rows, tensors  # noqa: E402
 from tinyattn.backends.cuda import random as philox  # noqa: E402
 from tinyattn.ops import attention  # noqa: E402
 
@@ -174,6 +174,25 @@ def test_layer_norm(rows, width, dtype):
     _, normal, rstd = cpu.layer_norm(x, weight, bias, shape, 1e-5)
     for w, needed in ((weight, (True, True, True)), (None, (True, False, False)), (weight, (False, True, False))):
         compare("layer_norm_backward", g, normal, rstd, w, shape, needed, factor=5)
+
+
+def test_layer_norm_of_more_rows_than_blocks_adds_both_sums_in_one_launch(monkeypatch):
+    monkeypatch.setattr(layers, "_BLOCKS", 3)
+    for count, width in ((130, 129), (500, 16)):
+        x, g, weight = random(count, width) + 2, random(count, width, seed=1), random(width)
+        _, normal, rstd = cpu.layer_norm(x, weight, None, (width,), 1e-5)
+        args = g, normal, rstd, weight, (width,), (True, True, True)
+        compare("layer_norm_backward", *args, factor=5)
+        ours = [on_gpu(x) for x in args]
+        assert launches_of(lambda: gpu.layer_norm_backward(*ours)) in (2, None)  # noqa: B023
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 200, 130), (1, 2100, 4)], ids=str)
+def test_column_sums_of_several_matrices(shape, dtype):
+    x, by = random(*shape, dtype=dtype), random(*shape, seed=1, dtype=dtype)
+    assert_close(rows.column_sums(on_gpu(x)), wide(x).sum(1), 10)
+    assert_close(rows.column_sums(on_gpu(x), on_gpu(by)), (wide(x) * wide(by)).sum(1), 10)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Array = Any
-_BLOCKS = 256  # of the backward kernel, each of which leaves a row of sums to be added up
+_BLOCKS = 512  # of the backward kernel: four for each of 128 multiprocessors. Each leaves a row of sums to be added up
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
@@ -113,7 +113,7 @@ def layer_norm_backward(
     if not len(gs):
         both = (cp.zeros(width, gs.dtype), cp.zeros(width, gs.dtype))
     elif sums is not None:
-        both = (column_sums(sums[0], cuts=1), column_sums(sums[1], cuts=1))
+        both = tuple(column_sums(sums, cuts=1))
     else:
         both = (column_sums(gs, normal) if needed[1] else None, column_sums(gs) if needed[2] else None)
     dweight, dbias = (d if n else None for d, n in zip(both, needed[1:], strict=True))
