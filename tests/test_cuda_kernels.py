@@ -12,7 +12,6 @@ import itertools
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,23 +39,6 @@ shim_launches: list[str] = []
 TOLERANCE = {"float32": 4e-6, "float64": 2e-14}  # of the largest element
 
 
-class Block(cp.cuda.Memory):
-    """Memory of no pool, whose bounds are known while it lives."""
-
-    alive: weakref.WeakValueDictionary[int, Block] = weakref.WeakValueDictionary()
-
-    @staticmethod
-    def allocate(size: int) -> Any:
-        block = Block(size)
-        Block.alive[block.ptr] = block
-        return cp.cuda.MemoryPointer(block, 0)
-
-    @staticmethod
-    def at(address: int) -> tuple[int, int] | None:
-        found = (b for b in Block.alive.values() if b.ptr <= address < b.ptr + b.size)
-        return next(((b.ptr, b.ptr + b.size) for b in found), None)
-
-
 @functools.cache
 def on_the_shim(source: str, kernel: str, dtype: str) -> Any:
     """In the place of launch.function."""
@@ -70,8 +52,10 @@ def _thoroughly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
         return
     monkeypatch.setattr(launch, "function", on_the_shim)
-    monkeypatch.setattr(cuda_shim.guarded, "memory_at", Block.at)
-    with cp.cuda.using_allocator(Block.allocate), cuda_shim.thorough(), np.errstate(all="ignore"):
+    from fakecuda import blocks
+
+    monkeypatch.setattr(cuda_shim.guarded, "memory_at", blocks.at)
+    with cp.cuda.using_allocator(blocks.allocate), cuda_shim.thorough(), np.errstate(all="ignore"):
         yield
 
 

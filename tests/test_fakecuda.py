@@ -127,6 +127,21 @@ def test_fakecuda_capture_refuses_to_wait(cupy, wait):
 
 
 @needs_cupy
+@pytest.mark.parametrize("mode", ["Global", "ThreadLocal", "Relaxed"])
+def test_fakecuda_capture_allocates_only_where_cuda_does(cupy, mode):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture(getattr(cupy.cuda.runtime, f"streamCaptureMode{mode}"))
+    with gpus.counting() as cost:
+        if mode == "Relaxed":
+            cupy.cuda.Memory(512)
+        else:
+            with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureUnsupported"):
+                cupy.cuda.Memory(512)
+    stream.end_capture()
+    assert cost["malloc in capture"] == (mode == "Relaxed")
+
+
+@needs_cupy
 def test_fakecuda_graph_keeps_the_arguments_it_was_captured_with(cupy):
     scale = cupy.RawKernel('extern "C" __global__ void scale(double* x, double by) { x[threadIdx.x] *= by; }', "scale")
     x, stream = cupy.arange(4.0), cupy.cuda.Stream(non_blocking=True)

@@ -76,8 +76,7 @@ def test_every_recipe_can_be_captured(options, tmp_path, monkeypatch):
             mnist.main([*RUN[:-1], *CUDA, "--dropout", "0", *options, "--batch-size", "2", "--out", str(tmp_path)]) == 0
         )
     assert cost["graph launch"] == 6  # of 8 steps
-    if gpus.STAND_IN:  # CuPy's pool splits blocks, not always as in the run before the capture; there it may allocate
-        assert cost["malloc in capture"] == 0
+    assert cost["malloc in capture"] <= 2  # CuPy splits blocks of its pool, not always as in the run before
 
 
 def test_graph_has_the_bits_of_the_eager_loop(whole, tmp_path, monkeypatch):
