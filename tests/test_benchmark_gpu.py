@@ -245,6 +245,14 @@ def test_arrays_are_large_and_leave_room(tmp_path, monkeypatch):
     assert gpu._rows(bench(tmp_path)) == 1024
 
 
+@gpus.only_where_counted
+def test_step_model_of_the_page_is_of_todays_launches():
+    import step_model
+
+    found = "\n".join(step_model.table()).rstrip()
+    assert f"<!-- step-model: begin -->\n{found}\n" in step_model.PAGE.read_text(encoding="utf-8"), "run step_model.py"
+
+
 # --- the machine, and time to accuracy ---
 
 
