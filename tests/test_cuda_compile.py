@@ -31,13 +31,13 @@ needs_nvrtc = pytest.mark.skipif(
 )
 
 
-def compiled(source: str, dtype: str, gpu: str) -> tuple[bytes, str]:
+def compiled(source: str, dtype: str, arch: str) -> tuple[bytes, str]:
     assert LIBRARY is not None, "CI must have NVRTC: pip install nvidia-cuda-nvrtc-cu12"
-    return nvrtc.Compiler(LIBRARY).cubin(launch.text(source), (*launch.options(dtype), f"-arch={gpu}", *OPTIONS))
+    return nvrtc.Compiler(LIBRARY).cubin(launch.text(source), (*launch.options(dtype), f"-arch={arch}", *OPTIONS))
 
 
-def check(source: str, dtype: str, gpu: str) -> None:
-    cubin, log = compiled(source, dtype, gpu)
+def check(source: str, dtype: str, arch: str) -> None:
+    cubin, log = compiled(source, dtype, arch)
     assert cubin[:4] == b"\x7fELF"
     assert "warning" not in log, log
     reports = {name: [int(n) for n in numbers] for name, *numbers in _REPORT.findall(log)}
@@ -55,11 +55,11 @@ def test_a_source_compiles_without_spills(source):
 
 @pytest.mark.slow
 @needs_nvrtc
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("arch", GPUS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("source", launch.sources())
-def test_a_source_compiles_for_every_gpu_without_spills(source, dtype, gpu):
-    check(source, dtype, gpu)
+def test_a_source_compiles_for_every_gpu_without_spills(source, dtype, arch):
+    check(source, dtype, arch)
 
 
 @needs_nvrtc

@@ -12,14 +12,8 @@ from tinyattn.backends.cuda.products import matmul
 from tinyattn.backends.cuda.rows import can_hold, column_sums, contiguous, launch_elements, launch_rows, team
 
 __all__ = [
-    "gelu",
-    "gelu_and_slope",
-    "layer_norm",
-    "layer_norm_backward",
-    "linear",
-    "linear_gelu",
-    "linear_gelu_and_slope",
-]
+    "gelu", "gelu_and_slope", "layer_norm", "layer_norm_backward", "linear", "linear_gelu", "linear_gelu_and_slope",
+]  # fmt: skip
 
 Array = Any
 _BLOCKS = 512  # of the backward kernel: four for each of 128 multiprocessors. Each leaves a row of sums to be added up
@@ -63,9 +57,7 @@ def linear_gelu(x: Array, weight: Array, bias: Array = None, approximate: str = 
     return bias_gelu(linear(x, weight), _of_width(bias, weight), approximate)
 
 
-def linear_gelu_and_slope(
-    x: Array, weight: Array, bias: Array = None, approximate: str = "none"
-) -> tuple[Array, Array]:
+def linear_gelu_and_slope(x: Array, weight: Array, bias: Array = None, approximate: str = "none") -> tuple[Array, ...]:
     """`linear_gelu` and the derivative of the GELU, which takes the place of what went into it."""
     h = linear(x, weight)
     return bias_gelu(h, _of_width(bias, weight), approximate, slope=h), h

@@ -17,8 +17,7 @@ extern "C" __global__ void __launch_bounds__(256)
   bool whole = width % 4 == 0 && in_quads(x) && in_quads(by);
   Size step = Size(gridDim.y) * DOWN, start = blockIdx.z * rows * width + column;
   Quad sum = {}, few = {};
-  int count = 0;
-  for (Size row = Size(blockIdx.y) * DOWN + line; row < rows; row += AHEAD * step) {
+  for (Size row = Size(blockIdx.y) * DOWN + line, count = 0; row < rows; row += AHEAD * step) {
     Quad more[AHEAD];
 #pragma unroll
     for (int i = 0; i < AHEAD; i++)
