@@ -1,9 +1,9 @@
 """For all tests: one thread for NumPy's and PyTorch's products, which would fight for the cores; no network; the devices.
 
 A test module with `ON_EVERY_DEVICE = True` (or the names of some of its tests) runs on the CPU and on a GPU: the
-default device is set, and tensors are made there. The GPU is a stand-in, unless TINYATTN_GPU asks for another one
-(gpus.py). Of the runs on the stand-in only some belong to the default tests, chosen by their names; all of them are
-among the slow ones.
+default device is set, and tensors are made there. Which GPU that is, TINYATTN_GPU says (gpus.py). Tests that need one are
+marked `gpu`. Where the processor plays it, only some of these runs belong to the default tests, chosen by their names;
+all of them are among the slow ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _connect_to_this_machine(self, address):
 
 socket.socket.connect = _connect_to_this_machine
 
-EVERY = 8  # one in so many runs on the stand-in is a default one
+EVERY = 8  # one in so many runs on the processor is a default one
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,7 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         where = getattr(item, "callspec", None)
         on_gpu = where is not None and where.params.get("device") == "cuda"
-        if on_gpu and gpus.STAND_IN and zlib.crc32(item.nodeid.encode()) % EVERY:
+        if on_gpu or "gpu" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
+        if on_gpu and gpus.CHOICE != "1" and zlib.crc32(item.nodeid.encode()) % EVERY:
             item.add_marker(pytest.mark.slow)
 
 

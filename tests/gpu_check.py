@@ -8,8 +8,8 @@
 
 Each part runs in a process of its own and leaves a file, results/gpu/<part>.json, so that a run which is stopped goes
 on where it was; results/gpu/benchmark/ keeps what examples/benchmark.py wrote, for its --write-docs. A part that could not run says why; one that found something wrong makes the exit status 1.
-`--rehearse` runs the same code on the stand-in for a GPU, in miniature and beside PyTorch's CPU: that says nothing of
-any GPU, only that this script works.
+`--rehearse` runs the same code on the processor (tests/fakecuda), in miniature and beside PyTorch's CPU: that says nothing
+of any GPU, only that this script works.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def machine() -> Found:
 def inside(name: str, rehearse: bool) -> Found:
     """One part, in this process."""
     if rehearse:
-        import standin
+        import fakecuda
 
-        standin.install()
+        fakecuda.install()
     start = time.perf_counter()
     found = (PARTS | {"one_step": one_step})[name](rehearse)
     return {**found, "took": time.perf_counter() - start, "rehearsal": rehearse, "machine": machine()}
@@ -108,7 +108,7 @@ def main() -> int:
     option("--parts", type=lambda text: text.split(","), default=list(PARTS), help="which, separated by commas (all)")
     option("--out", type=Path, default=ROOT / "results/gpu", help="folder for what is found (results/gpu)")
     option("--again", action="store_true", help="do parts again that are done")
-    option("--rehearse", action="store_true", help="on the stand-in, to see that this script works")
+    option("--rehearse", action="store_true", help="on the processor, to see that this script works")
     option("--list", action="store_true", help="name the parts")
     option("--markdown", action="store_true", help="print what was found as a page")
     option("--inside", help=argparse.SUPPRESS)

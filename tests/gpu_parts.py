@@ -20,11 +20,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 570  # seconds a part may take
 _TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").glob("test_*.py"))}
-_MARKS = "\nON_EVERY_DEVICE", "gpus.STAND_IN", "gpus.COUNTS", '\npytestmark = pytest.mark.usefixtures("gpu")'
-FILES = {  # of tests, and which of theirs run on a GPU
-    name: "cuda" if "\nON_EVERY_DEVICE" in text else name
-    for name, text in _TEXTS.items() if any(mark in text for mark in _MARKS)
-}  # fmt: skip
+_MARKS = "\nON_EVERY_DEVICE", 'usefixtures("gpu")', "pytest.mark.gpu"
+FILES = [name for name, text in _TEXTS.items() if any(mark in text for mark in _MARKS)]  # with tests that need a GPU
 KEPT = "GPU_CHECK_KEEPS"  # in the environment: the folder that keeps what examples/benchmark.py writes
 MODEL = {"patch_size": 4, "num_layers": 2, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 256}  # 49 tokens
 REHEARSAL = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
@@ -34,19 +31,8 @@ Found = dict[str, Any]  # what a part found; "ok" says whether it is as it must 
 
 def suite(name: str, rehearse: bool) -> Found:
     """One test file on the GPU."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        f"tests/{name}.py",
-        "-m",
-        "slow or not slow",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += ["-k", FILES[name]]
-    environment = {**os.environ, "TINYATTN_GPU": "0" if rehearse else "1"}
+    command = [sys.executable, "-m", "pytest", "-q", f"tests/{name}.py", "-m", "gpu", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "TINYATTN_GPU": "fake" if rehearse else "1"}
     command += ["--maxfail=1", "-x", "--co"] if rehearse else []
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
     lines = done.stdout.strip().splitlines()
@@ -170,7 +156,7 @@ def bandwidth(rehearse: bool) -> Found:
 
 def _benchmark(part: str, rehearse: bool, *options: str) -> Any:
     """What a part of examples/benchmark.py finds."""
-    places = [ROOT / "tests/standin/path"] * rehearse + [ROOT, os.environ.get("PYTHONPATH", "")]
+    places = [ROOT / "tests/fakecuda/path"] * rehearse + [ROOT, os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(os.environ.get(KEPT, folder)) / f"benchmark-{part}{''.join(options)}.json"  # for its --write-docs

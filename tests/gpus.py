@@ -1,5 +1,5 @@
-"""What "cuda" is in the tests, by TINYATTN_GPU: unset or "0" the stand-in (tests/standin), "1" a real GPU, "fake" CuPy
-itself on the processor (tests/fakecuda)."""
+"""What "cuda" is in the tests, by TINYATTN_GPU: "fake" CuPy itself on the processor (tests/fakecuda), the default where it
+can run; "1" a real GPU; "0" nothing, so tests that need a GPU are skipped."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import fakecuda
 import pytest
 
-CHOICE = os.environ.get("TINYATTN_GPU") or "0"
+CHOICE = os.environ.get("TINYATTN_GPU") or ("0" if fakecuda.why_not() else "fake")
 if CHOICE not in ("0", "1", "fake"):
-    raise ValueError(f"TINYATTN_GPU={CHOICE!r}; expected 0 (the stand-in), fake (CuPy without a GPU) or 1 (a GPU)")
-STAND_IN, COUNTS = CHOICE == "0", CHOICE != "1"
+    raise ValueError(f"TINYATTN_GPU={CHOICE!r}; expected 0 (nothing), fake (CuPy without a GPU) or 1 (a GPU)")
+FAKE = CHOICE == "fake"
+PATH = [
+    Path(fakecuda.__file__).with_name("path")
+] * FAKE  # for PYTHONPATH of processes, in which `import cupy` finds it
+
+
+only_where_counted = pytest.mark.skipif(CHOICE == "1", reason="a GPU does not count")
 
 
 def install() -> None:
-    """Have `import cupy` find it."""
-    if STAND_IN:
-        import standin
-
-        standin.install()
-    elif CHOICE == "fake":
-        import fakecuda
-
+    """Have `import cupy` find it; skip what needs it if there is none, and say why."""
+    if CHOICE == "0":
+        pytest.skip(fakecuda.why_not() or "TINYATTN_GPU=0", allow_module_level=True)
+    if FAKE:
         fakecuda.install()
 
 
 def counts() -> Counter[str]:
     """What has happened on the GPU so far: launches, copies ("upload", "download"), waits; a real one does not count."""
-    if STAND_IN:
-        import standin
-
-        return standin.counts.copy()
     from fakecuda import hooks
 
     return hooks.counts()
@@ -50,14 +50,7 @@ def counting() -> Iterator[Counter[str]]:
 @contextlib.contextmanager
 def memory_limited(more: int, index: int = 0) -> Iterator[None]:
     """GPU `index` has only so many bytes more than were taken from it so far."""
-    if STAND_IN:
-        from standin import machine
+    from fakecuda import hooks
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(machine.MemoryPool, "capacity", machine.MemoryPool.totals[index] + more)
-            yield
-    else:
-        from fakecuda import hooks
-
-        with hooks.memory_limited(more, index):
-            yield
+    with hooks.memory_limited(more, index):
+        yield

@@ -1,4 +1,4 @@
-"""examples/benchmark.py --device cuda, on the stand-in: all that it does but to be quick."""
+"""examples/benchmark.py --device cuda, where no GPU is needed for it: all that it does but to be quick."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from bench.peers import engine, moving, pytorch  # noqa: E402
 from bench.side import Process, Side, SideError  # noqa: E402
 from test_benchmark import EFFORT, QUIET, benchmark  # noqa: E402
 
-HOOK = [str(ROOT / "tests/standin/path")] if gpus.STAND_IN else []
-only_without_a_gpu = pytest.mark.skipif(not gpus.STAND_IN, reason="about the stand-in, or a machine without a GPU")
+pytestmark = pytest.mark.usefixtures("gpu")
+only_without_a_gpu = pytest.mark.skipif(gpus.CHOICE == "1", reason="about a machine without a GPU")
 
 
 def path(*first):
@@ -33,8 +33,7 @@ def path(*first):
 
 @pytest.fixture(autouse=True)
 def on_a_gpu(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", path(*HOOK))
-    gpus.install()
+    monkeypatch.setenv("PYTHONPATH", path(*gpus.PATH))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +49,10 @@ def bench(folder, device="cuda:0", effort=EFFORT, peers=gpu.PEERS, tf32=False):
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(gpu, tmp_path_factory):
     kept = tmp_path_factory.mktemp("bench") / "results.json"
     options = ["--device", "cuda", "--quick", "--turns", 2, "--seconds", 0.01, "--parts", "step-64", "--json", kept]
-    done = benchmark(*options, env={**QUIET, "PYTHONPATH": path(*HOOK)})
+    done = benchmark(*options, env={**QUIET, "PYTHONPATH": path(*gpus.PATH)})
     assert done.returncode == 0, done.stderr
     return kept, done.stdout
 
@@ -109,7 +108,7 @@ def test_the_other_parts_run(tmp_path):
         "step-1024,bandwidth",
         "--tf32",
     ]
-    done = benchmark(*options, "--json", kept, env={**QUIET, "PYTHONPATH": path(*HOOK)})
+    done = benchmark(*options, "--json", kept, env={**QUIET, "PYTHONPATH": path(*gpus.PATH)})
     assert done.returncode == 0, done.stderr
     found = json.loads(kept.read_text())["parts"]
     assert "training step at batch 1024, TF32 on (--quick: at batch 32" in done.stdout
@@ -138,7 +137,7 @@ def test_parts_and_peers_of_the_cpu_are_refused():
         ("--parts", "scaling", "step-64, step-1024"),
         ("--peers", "jax_jit", "engine, pytorch"),
     ):
-        done = benchmark("--device", "cuda", option, name, env={**QUIET, "PYTHONPATH": path(*HOOK)})
+        done = benchmark("--device", "cuda", option, name, env={**QUIET, "PYTHONPATH": path(*gpus.PATH)})
         assert done.returncode == 2 and f"{option}: {name!r} is none of {known}" in done.stderr
 
 
@@ -185,9 +184,13 @@ def test_tf32_allows_other_losses_and_nothing_else_does(tmp_path):
 @pytest.mark.slow
 @only_without_a_gpu
 def test_a_step_without_its_graph_is_left_out_with_the_reason(small, tmp_path, monkeypatch):
-    spoiled = (Path(HOOK[0]) / "cupy.py").read_text().replace("__file__", repr(f"{HOOK[0]}/cupy.py"))
-    spoiled += "\ndef refuse(*_):\n    raise RuntimeError('no capture today')\n\nstandin.machine.Stream.begin_capture = refuse\n"
-    (tmp_path / "cupy.py").write_text(spoiled)
+    (tmp_path / "cupy.py").write_text(f"""
+import runpy, sys
+cupy = runpy.run_path({str(gpus.PATH[0] / "cupy.py")!r})["cupy"]
+def refuse(*_):
+    raise RuntimeError("no capture today")
+cupy.cuda.Stream.begin_capture = refuse
+""")
     monkeypatch.setenv("PYTHONPATH", path(tmp_path))
     with compare.Table(gpu.sides(bench(tmp_path))[:2], print) as table:
         found = table.compare("", "train", EFFORT, small, checks=4)
@@ -201,19 +204,17 @@ def test_a_step_without_its_graph_is_left_out_with_the_reason(small, tmp_path, m
 
 @only_without_a_gpu
 def test_many_runs_are_one_time_with_one_wait_at_its_end():
-    import standin
-
     cores = machine.usable_cores()
     runner = worker.Worker({"peer": "engine", "cores": cores, "threads": len(cores), "device": "cuda:0"})
     waited = []
-    runner.run = lambda: waited.append(standin.counts["synchronise"])
+    runner.run = lambda: waited.append(gpus.counts()["synchronise"])
     runner.inner = 5
-    with standin.counting() as cost:
+    with gpus.counting() as cost:
         assert len(runner._times(0)) == 1
     assert cost["synchronise"] == 1 and len(waited) == 5 and len({*waited}) == 1
     assert runner.warm(0.01) > 1000  # of nothing there are many in 50 ms
     runner.settings["device"] = "cpu"
-    with standin.counting() as cost:
+    with gpus.counting() as cost:
         runner._times(0)
     assert not cost["synchronise"]
 
@@ -242,6 +243,14 @@ def test_arrays_are_large_and_leave_room(tmp_path, monkeypatch):
         monkeypatch.setattr(gpu.ta.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
         assert gpu._rows(bench(tmp_path, effort=whole)) * 4 * moving.WIDTH == size
     assert gpu._rows(bench(tmp_path)) == 1024
+
+
+@gpus.only_where_counted
+def test_step_model_of_the_page_is_of_todays_launches():
+    import step_model
+
+    found = "\n".join(step_model.table()).rstrip()
+    assert f"<!-- step-model: begin -->\n{found}\n" in step_model.PAGE.read_text(encoding="utf-8"), "run step_model.py"
 
 
 # --- the machine, and time to accuracy ---

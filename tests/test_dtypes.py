@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import pickle
 import warnings
 
 import numpy as np
@@ -541,3 +542,24 @@ def test_one_number_is_assigned_to_any_index_as_in_torch(shape):
     for index in (0, (0, 1), (slice(None), 1), ...):
         if len(shape) <= 1 or index is not ...:
             same(lambda lib, value, index=index: assign(lib, index, value), np.full(shape, 5.0, np.float32))
+
+
+# --- names of devices ---
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "type", "index"),
+    [(("cpu",), "cpu", "cpu", None), (("cpu:0",), "cpu", "cpu", None), (("cuda",), "cuda", "cuda", None),
+     (("cuda:1",), "cuda:1", "cuda", 1), (("cuda", 2), "cuda:2", "cuda", 2), ((3,), "cuda:3", "cuda", 3)],
+)  # fmt: skip
+def test_names_of_devices(given, name, type, index):
+    device = ta.device(*given)
+    assert (device, device.type, device.index) == (name, type, index)
+    assert eval(repr(device), {"device": ta.device}) == device == pickle.loads(pickle.dumps(device))
+    assert pickle.loads(pickle.dumps(device)).index == index
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cpu:1", "cuda:1:2", "", "CUDA", True])
+def test_what_is_no_device(name):
+    with pytest.raises(ValueError, match="is no device; expected 'cpu', 'cuda' or 'cuda:1'"):
+        ta.zeros(1, device=name)

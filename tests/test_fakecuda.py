@@ -1,6 +1,6 @@
 """tests/fakecuda itself: what CUDA refuses is refused, what moved in CuPy is named, its cache is shared and bounded.
 
-Most of it needs CuPy: TINYATTN_GPU=fake pytest tests/test_fakecuda.py.
+Most of it needs CuPy: pip install -e ".[test-gpu]".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 import tinyattn as ta
 
-needs_cupy = pytest.mark.skipif(gpus.CHOICE != "fake", reason="for TINYATTN_GPU=fake")
+needs_cupy = pytest.mark.skipif(gpus.CHOICE == "1", reason="not about a real GPU")
 needs_gxx = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("g++") is None, reason="needs g++, and Linux's locks"
 )
@@ -124,6 +124,21 @@ def test_fakecuda_capture_refuses_to_wait(cupy, wait):
             assert x.get().tolist() == [0, 0, 0]
             graph.launch()
             assert x.get().tolist() == [1, 1, 1]
+
+
+@needs_cupy
+@pytest.mark.parametrize("mode", ["Global", "ThreadLocal", "Relaxed"])
+def test_fakecuda_capture_allocates_only_where_cuda_does(cupy, mode):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture(getattr(cupy.cuda.runtime, f"streamCaptureMode{mode}"))
+    with gpus.counting() as cost:
+        if mode == "Relaxed":
+            cupy.cuda.Memory(512)
+        else:
+            with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="StreamCaptureUnsupported"):
+                cupy.cuda.Memory(512)
+    stream.end_capture()
+    assert cost["malloc in capture"] == (mode == "Relaxed")
 
 
 @needs_cupy

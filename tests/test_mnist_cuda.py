@@ -1,4 +1,4 @@
-"""examples/mnist.py --device cuda: one graph a step, few read-outs, the bits of the eager loop. On the stand-in."""
+"""examples/mnist.py --device cuda: one graph a step, few read-outs, the bits of the eager loop."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends, models, optim, train
 
-slow = pytest.mark.slow
-only_where_counted = pytest.mark.skipif(not gpus.COUNTS, reason="a GPU does not count")
+slow, pytestmark = pytest.mark.slow, pytest.mark.usefixtures("gpu")
 CLASSIFIER = mnist.RECIPES["classifier"]
 TINY = {"patch_size": 14, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
 RUN = "--data digits --epochs 2 --batch-size 15 --dropout 0.2 --no-progress --workers 1 --out".split()
@@ -26,9 +25,8 @@ CUDA = ("--device", "cuda")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny():
-    """A GPU, and a model that is quick where CUDA kernels run on the processor."""
-    gpus.install()
+def tiny(gpu):
+    """A model that is quick where CUDA kernels run on the processor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mnist.RECIPES, "classifier", {**CLASSIFIER, "model": TINY})
         yield
@@ -42,7 +40,7 @@ def whole(tmp_path_factory):
     return outcome(only(out))
 
 
-@only_where_counted
+@gpus.only_where_counted
 def test_step_is_one_graph_read_every_20_steps(tmp_path, monkeypatch):
     seen, count = [], train.Tally._next_step
 
@@ -63,7 +61,7 @@ def test_step_is_one_graph_read_every_20_steps(tmp_path, monkeypatch):
 
 
 @slow
-@only_where_counted
+@gpus.only_where_counted
 @pytest.mark.parametrize(
     "options", [("--model", "article"), ("--model", "classifier"), ("--dropout", "0.2")], ids=lambda options: options[1]
 )
@@ -78,8 +76,7 @@ def test_every_recipe_can_be_captured(options, tmp_path, monkeypatch):
             mnist.main([*RUN[:-1], *CUDA, "--dropout", "0", *options, "--batch-size", "2", "--out", str(tmp_path)]) == 0
         )
     assert cost["graph launch"] == 6  # of 8 steps
-    if gpus.STAND_IN:  # CuPy's pool splits blocks, not always as in the run before the capture; there it may allocate
-        assert cost["malloc in capture"] == 0
+    assert cost["malloc in capture"] <= 2  # CuPy splits blocks of its pool, not always as in the run before
 
 
 def test_graph_has_the_bits_of_the_eager_loop(whole, tmp_path, monkeypatch):
@@ -195,7 +192,7 @@ def test_optimizer_error_in_nonfinite_step_allows_the_next(monkeypatch):
     assert weight.tolist() == [0.5] * 3
 
 
-@only_where_counted
+@gpus.only_where_counted
 def test_predict_synchronises_once():
     model = models.AttentionClassifier(**TINY).to("cuda")
     images = ta.zeros(7, 28, 28, device="cuda")

@@ -10,7 +10,6 @@ import signal
 import sys
 from pathlib import Path
 
-import gpus
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,9 +46,9 @@ def run(*arguments, stop_at=None, number=signal.SIGTERM):
 
 
 @pytest.mark.slow  # CUDA kernels on the processor take their time
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("begun", "resumed"), [("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:0")])
 def test_resume_on_another_device(begun, resumed, tmp_path, capsys):
-    gpus.install()
     few = "--data digits --epochs 1 --no-progress --workers 1 --model article --batch-size 100 --out".split()
     assert run(*few, tmp_path, "--device", begun, stop_at=2) == 143
     assert run("--resume", only(tmp_path), "--device", resumed) == 0

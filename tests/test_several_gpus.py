@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
+from gpus import counting, only_where_counted
 from samples import TABLE
 from test_properties import OPERATIONS
 
@@ -16,6 +19,8 @@ from tinyattn import nn, optim
 
 pytestmark = pytest.mark.usefixtures("gpu")
 INDEXED = {"diagonal", "getitem", "place", "setitem"}  # by arrays of the CPU: an index is brought to the GPU before
+ALONE = {"packed_attention", "to"}  # the CPU's; to the CPU
+LOOKS = {"attention", "prod", "tiled_attention"}  # for zeros, and in second derivatives for NaN behind a mask
 SEVERAL = [(0, 1), (1, 0)]  # CuPy's current GPU, and where the tensors lie
 
 
@@ -38,7 +43,7 @@ def kept(current, call):
 
 
 @pytest.mark.parametrize(("current", "other"), SEVERAL)
-@pytest.mark.parametrize("name", sorted(TABLE.keys() - INDEXED - {"packed_attention", "to"}))
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - INDEXED - ALONE))
 def test_operation_works_on_its_gpu_and_keeps_cupys(name, current, other):
     rng, where = np.random.default_rng(0), f"cuda:{other}"
 
@@ -58,6 +63,38 @@ def test_operation_works_on_its_gpu_and_keeps_cupys(name, current, other):
         assert {g.device for g in grads if g is not None} == {where}
         kept(current, total.backward)
         assert all(x.grad is None or x.grad.device == where for x in inputs)
+
+
+@only_where_counted
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - INDEXED - ALONE))
+def test_operation_copies_nothing_in_secret(name):
+    """Forward, gradients and their gradients wait for nothing and move nothing between processor and GPU."""
+    rng, costs = np.random.default_rng(0), Counter()
+
+    def counted(call):
+        with counting() as cost:
+            found = call()
+        costs.update(cost)
+        return found
+
+    def call(*inputs, **options):
+        inputs = [x.cuda() if isinstance(x, ta.Tensor) else x for x in inputs]
+        return counted(lambda: OPERATIONS[name](*inputs, **options))
+
+    for case, first in itertools.product(TABLE[name], (True, False)):
+        inputs = [
+            ta.tensor(rng.uniform(case.low, case.high, shape), dtype=ta.float32, device="cuda", requires_grad=True)
+            for shape in case.shapes
+        ]
+        out = case.call(call, *inputs)
+        total = sum(x.sum() for x in (out if isinstance(out, tuple) else (out,)) if x.requires_grad)
+        grads = counted(lambda: ta.grad(total, inputs, create_graph=True, allow_unused=True))  # noqa: B023
+        again = sum((g * g).sum() for g in grads if g is not None and g.requires_grad)
+        if isinstance(again, ta.Tensor):
+            counted(again.backward)
+        waits = costs["download"] * (name not in LOOKS)
+        assert first or not costs["upload"] + costs["synchronise"] + waits, costs
+        costs.clear()  # CuPy may look at the GPU when it first sees a kernel
 
 
 def training(where):

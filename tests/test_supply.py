@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -165,3 +166,50 @@ def test_the_tests_that_the_promises_name_exist():
         assert {
             name for name in named if f"def {name}" not in sources and not (ROOT / f"tests/{name}.py").exists()
         } == set()
+
+
+# --- a GPU that is missing, in a sentence ---
+
+MISSING = {
+    "no CuPy": ("raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')", "ImportError: device 'cuda' needs CuPy, and CuPy is not installed: pip install \"tinyattn[cuda13]\" where nvidia-smi shows"),
+    "a broken CuPy": ("raise ImportError('\\n=====\\nlibnvrtc.so.12: cannot open shared object file')", "ImportError: device 'cuda' needs CuPy, and CuPy does not load (libnvrtc.so.12: cannot open shared object file): pip install"),
+    "no driver": ("versions = 0, 12090, 0", "RuntimeError: no GPU: there is no NVIDIA driver on this machine; install one, or use device='cpu'"),
+    "an old driver": ("versions = 12040, 13000, 1", "RuntimeError: no GPU: the NVIDIA driver knows CUDA 12.4, but this CuPy was built for 13.0; pip uninstall cupy-cuda13x, then pip install \"tinyattn[cuda12]\""),
+    "no GPU": ("versions = 13000, 12090, 0", "RuntimeError: no GPU: the driver sees none (is CUDA_VISIBLE_DEVICES empty?); use device='cpu'"),
+    "no headers": ("versions, headers, cublas = (13000, 12090, 1), None, ''", "RuntimeError: no GPU: CUDA's headers, which CuPy compiles with, are missing; pip install \"tinyattn[cuda12]\""),
+    "no cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', None", "RuntimeError: no GPU: cuBLAS, which computes matrix products, is missing; pip install \"tinyattn[cuda12]\""),
+    "another cuBLAS": ("versions, headers, cublas = (13000, 12090, 1), '', '/x/libcublas.so.13'", "RuntimeError: no GPU: this CuPy was built for CUDA 12, but the cuBLAS found first, /x/libcublas.so.13, is of CUDA 13; pip install \"tinyattn[cuda12]\" in an environment without CUDA 13"),
+}  # fmt: skip
+CUPY = """
+    class runtime:
+        CUDARuntimeError = RuntimeError
+        driverGetVersion, runtimeGetVersion, getDeviceCount = (lambda n=n: n for n in versions)
+    class cuda:
+        runtime = runtime
+    if versions[2]:
+        import sys, types
+        class pathfinder(types.ModuleType):
+            class DynamicLibNotFoundError(RuntimeError): pass
+            def find_nvidia_header_directory(self, name): return headers
+            def load_nvidia_dynamic_lib(self, name):
+                if cublas is None: raise self.DynamicLibNotFoundError
+                return types.SimpleNamespace(abs_path=cublas)
+        sys.modules["cuda.pathfinder"] = pathfinder("cuda.pathfinder")
+"""
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_one_sentence_says_what_to_install(name, tmp_path):
+    body, message = MISSING[name]
+    (tmp_path / "cupy.py").write_text(body + ("\n" + textwrap.dedent(CUPY) if body.startswith("versions") else ""))
+    program = "import tinyattn as ta; assert not ta.cuda.is_available(); print(ta.cuda.why_not()); assert ta.cuda.device_count() == 0; ta.ones(1, device='cuda')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(message) and last.endswith(done.stdout.strip()), done.stderr
+
+
+def test_importing_tinyattn_does_not_import_cupy():
+    program = "import sys, tinyattn; tinyattn.ones(2).cpu(); sys.exit('cupy' in sys.modules or 'tinyattn.backends.cuda' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}).returncode == 0

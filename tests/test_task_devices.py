@@ -1,4 +1,4 @@
-"""The models of the tasks on a GPU (the stand-in, unless there is a real one): the numbers of the CPU."""
+"""The models of the tasks on a GPU: the numbers of the CPU."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -65,16 +65,8 @@ def _sanitizer(what: str) -> Any:
 
 
 def memory_at(address: int) -> tuple[int, int] | None:
-    """Where the memory that an address lies in begins and ends. Nobody knows, unless the stand-in does."""
-    return _known[0](address)
-
-
-_known: list[Callable[[int], tuple[int, int] | None]] = [lambda address: None]
-
-
-def know_memory(find: Callable[[int], tuple[int, int] | None]) -> None:
-    """Have `memory_at` ask `find`."""
-    _known[0] = find
+    """Where the memory that an address lies in begins and ends: unknown, unless a test replaces this function."""
+    return None
 
 
 def pointers(cell: np.ndarray) -> list[np.ndarray]:

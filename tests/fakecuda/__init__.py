@@ -17,7 +17,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
+WHEELS = "cupy-cuda12x", "cupy-cuda13x"
 PINNED = "14.2"  # the minor version of CuPy that this was written for; its internals may move with the next
 
 
@@ -25,11 +27,18 @@ def why_not() -> str:
     """Return in one sentence why CuPy cannot run here without a GPU; "" if it can."""
     if sys.platform != "linux" or shutil.which("g++") is None:
         return "CuPy without a GPU needs Linux and g++, version 12 or later"
-    try:
-        from cupy_backends.cuda.api import driver, runtime
-    except ImportError as error:
-        return f'CuPy without a GPU needs its wheel: pip install "cupy-cuda12x=={PINNED}.*" ({error})'
+    found = [f"{wheel} {version_of(wheel)}" for wheel in WHEELS if version_of(wheel)]
+    if not any(f" {PINNED}." in name for name in found):
+        return f'CuPy without a GPU needs its wheel: pip install "cupy-cuda12x=={PINNED}.*" (found: {", ".join(found) or "none"})'
     return ""
+
+
+def version_of(wheel: str) -> str:
+    """Return the version of a wheel that is here, or ""."""
+    try:
+        return version(wheel)
+    except PackageNotFoundError:
+        return ""
 
 
 def install() -> None:

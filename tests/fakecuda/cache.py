@@ -20,6 +20,8 @@ from pathlib import Path
 
 import cuda_shim
 
+from fakecuda import WHEELS, version_of
+
 HERE = Path(__file__).parent
 MOST = 300 << 20  # bytes of kernels
 _SOURCES = {".py", ".c", ".cpp", ".h", ".hpp"}
@@ -32,9 +34,7 @@ def folder() -> Path:
     sources = [path for place in (HERE, cuda_shim.HERE) for path in sorted(place.rglob("*")) if path.suffix in _SOURCES]
     compiler = subprocess.check_output(["g++", "--version"])
     digest = hashlib.sha256(b"\0".join([compiler, version("numpy").encode(), *(path.read_bytes() for path in sources)]))
-    for wheel in ("cupy-cuda12x", "cupy-cuda13x"):
-        with contextlib.suppress(ModuleNotFoundError):
-            digest.update(version(wheel).encode())
+    digest.update("".join(map(version_of, WHEELS)).encode())
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyattn-fakecuda"
     ours = root / digest.hexdigest()[:16]
     ours.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ int cublasSetStream_v2(Handle* handle, intptr_t stream) {  // the workspace is i
 }
 int cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t size) { return handle->workspace = workspace, DONE; }
 
+int last_compute;  // the cublasComputeType_t of the last product, for tests
+
 #define MULTIPLY(NAME, T)                                                                                        \
   static void NAME(const struct Product* p) {                                                                    \
     const T *a = p->a, *b = p->b;                                                                                \
@@ -50,12 +52,14 @@ int cublasGemmStridedBatchedEx(Handle* handle, int op_a, int op_b, int rows, int
   if (rows < 0 || columns < 0 || inner < 0 || count < 0 || ldc < 1 || ldc < rows) return INVALID;
   if (lda < 1 || lda < (op_a ? inner : rows) || ldb < 1 || ldb < (op_b ? columns : inner)) return INVALID;
   if (step_a < 0 || step_b < 0 || step_c < 0) return INVALID;
+  last_compute = compute;
   int wide = type_a == DOUBLE;  // the scalars are of the type that it computes in
   struct Product product = {op_a, op_b, rows, columns, inner, type_a, lda, ldb, ldc, count, step_a, step_b, step_c, a, b, c,
                             wide ? *(double*)alpha : *(float*)alpha, wide ? *(double*)beta : *(float*)beta};
   Graph* graph = recording(handle->stream);
   if (graph && !handle->workspace) return INTERNAL;  // cuBLAS would allocate one
   __atomic_fetch_add(&counts.launch, 1, __ATOMIC_RELAXED);  // Python's lock is not held here
+  if (observer) observer("product", (void*[]){&product}, (const int[]){sizeof product, 0});
   if (graph) append(graph, PRODUCT, 0)->product = product;
   else multiply(&product);
   return DONE;

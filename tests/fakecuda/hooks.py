@@ -9,10 +9,11 @@ not replaced finds no driver, and CuPy raises CUDARuntimeError.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -80,6 +81,7 @@ FROM_PYTHON = """
     deviceSynchronize driverGetVersion getDevice getDeviceCount getDeviceProperties memGetInfo runtimeGetVersion setDevice
 """  # these are also called through the module's Python functions
 _LINE = re.compile(r" *(.*?)(\w+)(\(.*\))")
+_OBSERVER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int))
 _C = {"int": ctypes.c_int, "PyObject *": ctypes.py_object}
 _kept: list[Any] = []  # what C has the address of
 
@@ -120,6 +122,30 @@ def memory_limited(more: int, index: int) -> Iterator[None]:
         yield
     finally:
         capacity.value = before
+
+
+@contextmanager
+def observing(observer: Callable[[str, list[bytes]], None]) -> Iterator[None]:
+    """Call `observer` at every launch with the kernel's name and its arguments' bytes; runtime.h says what else launches."""
+
+    def call(name: bytes, arguments: Any, sizes: Any) -> None:
+        known = itertools.takewhile(bool, (sizes[i] for i in itertools.count()))
+        observer(name.decode(), [ctypes.string_at(arguments[i], size) for i, size in enumerate(known)])
+
+    address = ctypes.c_void_p.in_dll(library(), "observer")
+    function = _OBSERVER(call)
+    address.value = ctypes.cast(function, ctypes.c_void_p).value
+    try:
+        yield
+    finally:
+        address.value = None
+
+
+def waited_for(stream: int) -> int:
+    """Return the stream of the event that a stream waited for last."""
+    function = library().waited_for
+    function.restype, function.argtypes = ctypes.c_ssize_t, [ctypes.c_ssize_t]
+    return int(function(stream))
 
 
 class _Counts(ctypes.Structure):

@@ -17,8 +17,10 @@ PyObject* error_class;  // CuPy's class
 int (*shim_launch)(void (*)(void**), void**, const unsigned*, int, int, int, char*, int);
 
 struct Counts counts;
+void (*observer)(const char*, void**, const int*);
 static _Thread_local int device;
 static _Thread_local int captures;  // of this thread, in progress
+static _Thread_local int relaxed;   // the mode of the last of them, in which memory may be allocated
 static _Thread_local int downloaded;  // just now: to wait for it is a part of it
 long long capacity = 8ll << 30;     // bytes of one GPU
 long long used[GPUS];
@@ -72,6 +74,7 @@ typedef struct { size_t size; int device; } Header;
 
 intptr_t runtime_malloc(size_t size, int skip) {
   void* block;
+  if (captures && !relaxed) return fail(NOT_CAPTURABLE), 0;
   if (used[device] + (long long)size > capacity || posix_memalign(&block, HEADER, size + HEADER)) return fail(NO_MEMORY), 0;
   *(Header*)block = (Header){size, device};
   used[device] += size, counts.malloc++, counts.malloc_in_capture += captures > 0;
@@ -95,7 +98,8 @@ int runtime_pointerGetMemoryType(intptr_t memory, int skip) { return 0; }  // no
 
 // --- streams: 0, and pointers to these ---
 
-typedef struct { Graph* graph; int spoiled; } Stream;
+typedef struct { Graph* graph; int spoiled; intptr_t waited_for; } Stream;
+typedef struct { intptr_t stream; } Event;  // where it was recorded last
 
 Graph* recording(intptr_t stream) { return stream > 2 ? ((Stream*)stream)->graph : NULL; }  // 1 and 2 are default ones too
 
@@ -108,16 +112,20 @@ intptr_t runtime_streamCreateWithPriority(unsigned flags, int priority, int skip
 PyObject* runtime_streamDestroy(intptr_t stream, int skip) { free((void*)stream); DONE; }
 PyObject* runtime_streamSynchronize(intptr_t stream, int skip) { return wait_for(stream); }
 PyObject* runtime_streamQuery(intptr_t stream, int skip) { DONE; }
-PyObject* runtime_streamWaitEvent(intptr_t stream, intptr_t event, int skip, void* optional) { DONE; }
+PyObject* runtime_streamWaitEvent(intptr_t stream, intptr_t event, int skip, void* optional) {
+  if (stream > 2) ((Stream*)stream)->waited_for = ((Event*)event)->stream;
+  DONE;
+}
+intptr_t waited_for(intptr_t stream) { return ((Stream*)stream)->waited_for; }  // for tests
 int runtime_streamIsCapturing(intptr_t stream, int skip) { return recording(stream) != NULL; }
 PyObject* runtime_deviceSynchronize(int skip) {
   if (captures) return fail(NOT_CAPTURABLE);
   counts.synchronise++;
   DONE;
 }
-intptr_t runtime_eventCreateWithFlags(unsigned flags, int skip) { return (intptr_t)malloc(1); }
+intptr_t runtime_eventCreateWithFlags(unsigned flags, int skip) { return (intptr_t)calloc(1, sizeof(Event)); }
 PyObject* runtime_eventDestroy(intptr_t event, int skip) { free((void*)event); DONE; }
-PyObject* runtime_eventRecord(intptr_t event, intptr_t stream, int skip) { DONE; }
+PyObject* runtime_eventRecord(intptr_t event, intptr_t stream, int skip) { ((Event*)event)->stream = stream; DONE; }
 PyObject* runtime_eventQuery(intptr_t event, int skip) { return PyLong_FromLong(0); }
 PyObject* runtime_eventSynchronize(intptr_t event, int skip) { counts.synchronise++; DONE; }
 float runtime_eventElapsedTime(intptr_t first, intptr_t last, int skip) { return 0; }
@@ -142,7 +150,9 @@ static void drop(Graph* graph) {
 
 PyObject* runtime_streamBeginCapture(intptr_t stream, int skip, void* optional) {
   if (stream <= 2 || recording(stream)) return fail(NOT_CAPTURABLE);
-  *(Stream*)stream = (Stream){calloc(1, sizeof(Graph)), 0};
+  *(Stream*)stream = (Stream){.graph = calloc(1, sizeof(Graph))};
+  const struct { int count, mode; }* given = optional;  // as Cython passes what has a default
+  relaxed = given && given->count && given->mode == 2;
   captures++;
   DONE;
 }
@@ -175,6 +185,7 @@ static void copy(intptr_t to, intptr_t from, size_t size, int kind, intptr_t str
 }
 static void fill(intptr_t memory, int value, size_t size, intptr_t stream) {
   counts.launch++, downloaded = 0;
+  if (observer) observer("fill", (void*[]){&memory}, (const int[]){sizeof memory, 0});
   Graph* graph = recording(stream);
   if (graph) append(graph, FILL, 0)->fill = (struct Fill){(void*)memory, value, size};
   else memset((void*)memory, value, size);
@@ -250,6 +261,7 @@ PyObject* driver_launchKernel(intptr_t function, unsigned gx, unsigned gy, unsig
   struct Launch launch = {(Function*)function, {gx, gy, gz, bx, by, bz}, shared, 0};
   if ((int)shared > launch.function->most_shared) return fail(INVALID);
   counts.launch++, downloaded = 0;
+  if (observer) observer(launch.function->name, (void**)arguments, launch.function->sizes);
   Graph* graph = recording(stream);
   if (!graph) return run(&launch, (void**)arguments);
   size_t room = 0;  // the arguments, as they are now, each at a multiple of 16 bytes

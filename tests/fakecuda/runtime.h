@@ -6,6 +6,7 @@
 // A wait right after a download is a part of it. A product and a fill are launches, a graph is none.
 struct Counts { long long launch, graph_launch, upload, download, synchronise, malloc, malloc_in_capture; };
 extern struct Counts counts;
+extern void (*observer)(const char* kernel, void** arguments, const int* sizes);  // of launches, or NULL; set by hooks.py
 
 typedef struct Function Function;
 struct Launch { Function* function; unsigned sizes[6]; int shared, count; };  // of grid and block; of arguments

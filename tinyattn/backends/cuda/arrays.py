@@ -191,7 +191,7 @@ def to_host(x: Array) -> np.ndarray[Any, Any]:
 def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     if x.dtype.kind != "f":
         return cp.sum(x, axis=dim, keepdims=keepdim, dtype=np.int64)
-    return _of_dtype(_wide_sum(x, dim), x, dim, keepdim)
+    return _of_dtype(_sum(x, dim), x, dim, keepdim)
 
 
 def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
@@ -215,13 +215,17 @@ def _variance(x: Array, dim: Dim, correction: float) -> Array:
 
 
 def _wide_sum(x: Array, dim: Dim) -> Array:
-    """The sum in float64; the axes stay, with size 1.
+    return _sum(x, dim).astype(np.float64, copy=False)
+
+
+def _sum(x: Array, dim: Dim) -> Array:
+    """The sum in a dtype that loses nothing; the axes stay, with size 1.
 
     CUB adds trailing axes as a tree. Along other axes one thread adds a long chain, in float64.
     """
     axes = _axes(x, dim)
     tree = x.flags.c_contiguous and axes == tuple(range(x.ndim - len(axes), x.ndim))
-    return cp.sum(x, axis=axes, keepdims=True, dtype=x.dtype if tree else np.float64).astype(np.float64)
+    return cp.sum(x, axis=axes, keepdims=True, dtype=x.dtype if tree else np.float64)
 
 
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
@@ -244,7 +248,7 @@ def _added(x: Array, dim: Dim) -> float:
 
 def _of_dtype(wide: Array, x: Array, dim: Dim, keepdim: bool) -> Array:
     """A reduction of `x` over `dim` in float64, rounded to its dtype."""
-    out = wide.astype(x.dtype)
+    out = wide.astype(x.dtype, copy=False)
     return out if keepdim else cp.squeeze(out, axis=_axes(x, dim))
 
 

@@ -12,17 +12,11 @@ from tinyattn.backends.cuda.products import matmul
 from tinyattn.backends.cuda.rows import can_hold, column_sums, contiguous, launch_elements, launch_rows, team
 
 __all__ = [
-    "gelu",
-    "gelu_and_slope",
-    "layer_norm",
-    "layer_norm_backward",
-    "linear",
-    "linear_gelu",
-    "linear_gelu_and_slope",
-]
+    "gelu", "gelu_and_slope", "layer_norm", "layer_norm_backward", "linear", "linear_gelu", "linear_gelu_and_slope",
+]  # fmt: skip
 
 Array = Any
-_BLOCKS = 256  # of the backward kernel, each of which leaves a row of sums to be added up
+_BLOCKS = 512  # of the backward kernel: four for each of 128 multiprocessors. Each leaves a row of sums to be added up
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
@@ -63,9 +57,7 @@ def linear_gelu(x: Array, weight: Array, bias: Array = None, approximate: str = 
     return bias_gelu(linear(x, weight), _of_width(bias, weight), approximate)
 
 
-def linear_gelu_and_slope(
-    x: Array, weight: Array, bias: Array = None, approximate: str = "none"
-) -> tuple[Array, Array]:
+def linear_gelu_and_slope(x: Array, weight: Array, bias: Array = None, approximate: str = "none") -> tuple[Array, ...]:
     """`linear_gelu` and the derivative of the GELU, which takes the place of what went into it."""
     h = linear(x, weight)
     return bias_gelu(h, _of_width(bias, weight), approximate, slope=h), h
@@ -113,7 +105,7 @@ def layer_norm_backward(
     if not len(gs):
         both = (cp.zeros(width, gs.dtype), cp.zeros(width, gs.dtype))
     elif sums is not None:
-        both = (column_sums(sums[0], cuts=1), column_sums(sums[1], cuts=1))
+        both = tuple(column_sums(sums, cuts=1))
     else:
         both = (column_sums(gs, normal) if needed[1] else None, column_sums(gs) if needed[2] else None)
     dweight, dbias = (d if n else None for d, n in zip(both, needed[1:], strict=True))

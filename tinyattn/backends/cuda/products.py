@@ -118,18 +118,13 @@ def gemm(a: Array, b: Array, out: Array) -> Array:
     _call(
         "cublasGemmStridedBatchedEx",
         _handle(),
-        *(ctypes.c_int(number) for number in (left.flag, right.flag, m, n, k)),
+        *map(ctypes.c_int, (left.flag, right.flag, m, n, k)),
         ctypes.byref(kind.scalar(1)),
         *_described(left, kind.data),
         *_described(right, kind.data),
         ctypes.byref(kind.scalar(0)),
-        ctypes.c_void_p(out.data.ptr),
-        ctypes.c_int(kind.data),
-        ctypes.c_int(m),
-        ctypes.c_longlong(n * m),
-        ctypes.c_int(out.size // (n * m)),
-        ctypes.c_int(compute),
-        ctypes.c_int(_DEFAULT_ALGORITHM),
+        *_described(_Operand(out, _PLAIN, m, n * m), kind.data),
+        *map(ctypes.c_int, (out.size // (n * m), compute, _DEFAULT_ALGORITHM)),
     )
     return out
 

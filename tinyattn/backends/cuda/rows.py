@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cupy as cp
@@ -62,13 +63,13 @@ def stripes(rows: int) -> int:
 
 
 def column_sums(x: Array, by: Array = None, cuts: int | None = None) -> Array:
-    """(rows, width) -> (width,), contiguous; of x, or of its products with `by`. The same bits every time.
+    """(..., rows, width) -> (..., width), contiguous; of x, or of its products with `by`. The same bits every time.
 
     cuts: how many stripes of the rows are added up separately; then another launch adds their sums.
     """
-    rows, width = x.shape
+    *lead, rows, width = x.shape
     cuts = stripes(rows) if cuts is None else cuts
-    out = cp.empty((cuts, width), x.dtype)
-    grid, shared_bytes = (-(-width // _ACROSS), cuts), 4 * 32 * _DOWN * x.dtype.itemsize
+    out = cp.empty((*lead, cuts, width), x.dtype)
+    grid, shared_bytes = (-(-width // _ACROSS), cuts, math.prod(lead)), 4 * 32 * _DOWN * x.dtype.itemsize
     launch("sums", "column_sums", grid, (32 * _DOWN,), [x, by, out, rows, width], shared_bytes)
-    return out.reshape(width) if cuts == 1 else column_sums(out, cuts=1)
+    return out.reshape(*lead, width) if cuts == 1 else column_sums(out, cuts=1)

@@ -5,22 +5,30 @@
 #include "common.cuh"
 
 constexpr int ACROSS = 32, DOWN = 8;
-constexpr int CHAIN = 128;  // rows that a thread adds before they join its sum, in which small numbers would be lost
+constexpr int AHEAD = 32 / sizeof(real);  // rows that a thread reads before it adds them: as many reads are under way
+constexpr int CHAIN = 128 / AHEAD;        // times that before they join its sum, in which small numbers would be lost
 
-// x (rows, width) -> out (gridDim.y, width): one row of sums for each stripe; of products with `by`, of the shape of x,
-// where that is not null. Summing the sums with one stripe gives the whole.
+// x (gridDim.z, rows, width) -> out (gridDim.z, gridDim.y, width): of each matrix one row of sums for each stripe; of
+// products with `by`, of the shape of x, where that is not null. Summing the sums with one stripe gives the whole.
 extern "C" __global__ void __launch_bounds__(256)
     column_sums(const real* x, const real* by, real* out, Size rows, Size width) {
   int lane = threadIdx.x % ACROSS, line = threadIdx.x / ACROSS;
   Size column = 4 * (Size(blockIdx.x) * ACROSS + lane), left = width - column;  // of four columns, `left` exist, or none
   bool whole = width % 4 == 0 && in_quads(x) && in_quads(by);
+  Size step = Size(gridDim.y) * DOWN, start = blockIdx.z * rows * width + column;
   Quad sum = {}, few = {};
-  int count = 0;
-  for (Size row = Size(blockIdx.y) * DOWN + line; row < rows; row += Size(gridDim.y) * DOWN) {
-    Quad more = read_quad(x + row * width + column, left, whole), factor;
-    if (by) factor = read_quad(by + row * width + column, left, whole);
+  for (Size row = Size(blockIdx.y) * DOWN + line, count = 0; row < rows; row += AHEAD * step) {
+    Quad more[AHEAD];
 #pragma unroll
-    for (int j = 0; j < 4; j++) few.at[j] += by ? more.at[j] * factor.at[j] : more.at[j];
+    for (int i = 0; i < AHEAD; i++)
+      more[i] = read_quad(x + start + (row + i * step) * width, row + i * step < rows ? left : 0, whole);
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+      Quad factor;
+      if (by) factor = read_quad(by + start + (row + i * step) * width, row + i * step < rows ? left : 0, whole);
+#pragma unroll
+      for (int j = 0; j < 4; j++) few.at[j] += by ? more[i].at[j] * factor.at[j] : more[i].at[j];
+    }
     if (++count % CHAIN) continue;
 #pragma unroll
     for (int j = 0; j < 4; j++) sum.at[j] += few.at[j], few.at[j] = 0;
@@ -36,5 +44,5 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
     for (int j = 0; j < 4; j++) sum.at[j] += more.at[j];
   }
-  write_quad(out + Size(blockIdx.y) * width + column, sum, left, false);
+  write_quad(out + (Size(blockIdx.z) * gridDim.y + blockIdx.y) * width + column, sum, left, false);
 }
