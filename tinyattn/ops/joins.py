@@ -12,7 +12,6 @@ from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.indexing import _getitem
 from tinyattn.ops.promotion import same_type
-from tinyattn.ops.shape import flip
 from tinyattn.ops.synonyms import numpy_names
 
 
@@ -201,7 +200,7 @@ _MODES = ("reflect", "replicate", "circular")
 
 
 def _outside(mode: str, x: Tensor, axis: int, places: range, n: int) -> list[Tensor]:
-    """What stands at `places` before or behind axis `axis` of `x`, of size n: one slice of it, perhaps reversed or
+    """What stands at `places` before or behind axis `axis` of `x`, of size n: a view of it, perhaps reversed or
     repeated."""
     if not places:
         return []
@@ -211,5 +210,5 @@ def _outside(mode: str, x: Tensor, axis: int, places: range, n: int) -> list[Ten
         return [edge] * len(places)
     if mode == "circular":
         return [x[(*ahead, slice(places[0] % n, places[-1] % n + 1))]]
-    nearest, furthest = sorted(-i if before else 2 * (n - 1) - i for i in (places[0], places[-1]))
-    return [flip(x[(*ahead, slice(nearest, furthest + 1))], axis)]
+    first, last = (-i if before else 2 * (n - 1) - i for i in (places[0], places[-1]))
+    return [x[(*ahead, slice(first, last - 1 if last else None, -1))]]

@@ -39,20 +39,23 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     tensor([3., 7.])
     """
     a, b = creation.as_tensor(input), creation.as_tensor(other)
-    if a.ndim == 0 or b.ndim == 0:
-        raise RuntimeError(f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)}; a 0-d tensor needs * instead")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+    rows, columns = a.array.shape, b.array.shape
+    if not rows or not columns:
+        raise RuntimeError(f"matmul: shapes {rows} and {columns}; a 0-d tensor needs * instead")
+    if rows[-1] != columns[-2:][0]:
         raise RuntimeError(
-            f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit: {a.shape[-1]} columns on the left "
-            f"meet {b.shape[-2 if b.ndim > 1 else 0]} rows on the right"
+            f"matmul: shapes {rows} and {columns} do not fit: {rows[-1]} columns on the left meet {columns[-2:][0]} "
+            "rows on the right"
         )
+    if len(rows) == len(columns) == 2:
+        return _matmul(a, b)
     left = a.reshape(1, -1) if a.ndim == 1 else a
     right = b.reshape(-1, 1) if b.ndim == 1 else b
     try:
         ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) if left.ndim + right.ndim > 4 else ()
     except ValueError:
         raise RuntimeError(
-            f"matmul: the leading axes of {tuple(a.shape)} and {tuple(b.shape)} do not broadcast"
+            f"matmul: the leading axes of {rows} and {columns} do not broadcast"
         ) from None
     if left.ndim > 2 and right.ndim == 2:  # one product over all rows, not one for each matrix
         out = _matmul(left.reshape(math.prod(left.shape[:-1]), left.shape[-1]), right)

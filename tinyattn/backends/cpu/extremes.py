@@ -14,6 +14,7 @@ __all__ = ["amax", "amin", "prod"]
 
 Array = Any
 _FOLDED = 16  # columns, at most, that are compared one after the other
+_FEW = 1024  # elements of a vector that are multiplied one after the other
 _PLAIN, _WIDE = 256, 256  # elements in all, and beside each other, for which NumPy's reductions are fast
 
 
@@ -28,7 +29,7 @@ def amin(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 def _extreme(larger: Any, x: Array, dim: Dim, keepdim: bool) -> Array:
     """As larger.reduce, which takes its time for each row: it is called with long ones."""
     axes = axes_of(x, dim)
-    if len(axes) != 1 or x.size <= _PLAIN or not x.flags.c_contiguous:
+    if len(axes) != 1 or x.size <= _PLAIN or x.ndim == 1 or not x.flags.c_contiguous:
         return larger.reduce(x, dim, keepdims=keepdim)
     axis, n = axes[0], x.shape[axes[0]]
     if axis < x.ndim - 1:
@@ -59,8 +60,18 @@ def _halved(combine: Any, x: Array, axis: int) -> Array:
     return x
 
 
+def _folded(x: Array) -> Array:
+    """The products of all elements of a vector that are a multiple of _WIDE apart: NumPy multiplies rows in vectors."""
+    cut = x.size // _WIDE * _WIDE
+    if cut <= _FEW:
+        return x
+    out = np.multiply.reduce(x[:cut].reshape(-1, _WIDE), 0)
+    out[: x.size - cut] *= x[cut:]
+    return out
+
+
 def prod(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
     axes = axes_of(x, dim)
     if len(axes) == 1 and x.dtype.kind == "f":
-        x = _halved(np.multiply, x, axes[0])
+        x = _folded(x) if x.ndim == 1 else _halved(np.multiply, x, axes[0])
     return x.prod(dim, keepdims=keepdim, dtype=x.dtype if x.dtype.kind == "f" else np.int64)
