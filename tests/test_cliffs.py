@@ -105,6 +105,17 @@ def test_extremes_and_products_equal_numpy_reductions(dtype, shape, axis):
             np.testing.assert_allclose(found, true.astype(found.dtype), rtol=1e-5, strict=True)
 
 
+@pytest.mark.parametrize("special", [None, 0.0, np.inf, np.nan, 1e-30, 1e30])
+@pytest.mark.parametrize(("shape", "axis"), [((90, 100), 0), ((90, 100), 1), ((5, 37, 20), 1), ((70, 3, 16), 2)])
+def test_cumprod_in_stretches_equals_numpy(shape, axis, special):
+    x = (1 + RANDOM.normal(size=shape) * 0.1).astype(np.float32)
+    if special is not None:  # a small product before a stretch whose own would overflow, and the other way round
+        first, later = (np.moveaxis(x, axis, 0)[part] for part in (slice(1), slice(7, None, 5)))
+        first[...], later[::2], later[1::2] = (1 / special if special else 1), special, (1 / special if special else 3)
+    with cpu.quiet():
+        np.testing.assert_allclose(cpu.cumprod(x, axis), np.cumprod(x, axis), rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
 def test_pad_modes_name_the_same_elements_as_their_formulas(mode):
     place = {

@@ -54,9 +54,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     try:
         ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) if left.ndim + right.ndim > 4 else ()
     except ValueError:
-        raise RuntimeError(
-            f"matmul: the leading axes of {rows} and {columns} do not broadcast"
-        ) from None
+        raise RuntimeError(f"matmul: the leading axes of {rows} and {columns} do not broadcast") from None
     if left.ndim > 2 and right.ndim == 2:  # one product over all rows, not one for each matrix
         out = _matmul(left.reshape(math.prod(left.shape[:-1]), left.shape[-1]), right)
     else:
