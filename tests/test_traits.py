@@ -201,5 +201,5 @@ def test_traits_show_which_inputs_are_factors(op):
 
 
 def test_every_trait_has_a_meaning():
-    known = {"moves", "maps", "rows", "multiplies", "compares", *ENDS}
+    known = {"moves", "maps", "rows", "multiplies", "compares", "sign", *ENDS}
     assert set().union(*(op.traits for op in ALL)) == known

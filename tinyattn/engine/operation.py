@@ -49,7 +49,7 @@ class Operation:
     fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. It saves
                 copies. Without it, a rule may return any array, which is then never written to.
     traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them. A forward
-                that only "moves" or "compares" elements or changes a "sign", or returns a view, receives float16 itself.
+                that only "moves" or "compares" elements or changes a "sign", or returns a view, gets float16 itself.
     view:       the output may share its memory with the first input.
     quiet:      silence NumPy's floating-point warnings, which takes a microsecond; views compute nothing that warns.
     doc:        the docstring of an operation whose forward is a lambda.
