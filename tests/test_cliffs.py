@@ -115,6 +115,14 @@ def test_cumprod_in_stretches_equals_numpy(shape, axis, first, later):
         np.testing.assert_allclose(cpu.cumprod(x, axis), np.cumprod(x, axis), rtol=1e-5)
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_an_infinite_weight_of_conv2d_spoils_only_the_gradients_it_reaches(outputs):
+    x, weight = ta.zeros(1, 2, 4, 5, requires_grad=True), ta.ones(outputs, 2, 3, 3)
+    weight[0, 0, 0, 0] = math.inf
+    (found,) = ta.grad(F.conv2d(x, weight, padding=1).sum(), x)
+    assert found.isinf().sum() == 3 * 4 and found.isfinite().sum() == 40 - 3 * 4
+
+
 @pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
 def test_pad_modes_name_the_same_elements_as_their_formulas(mode):
     place = {
