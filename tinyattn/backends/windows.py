@@ -128,16 +128,26 @@ def _columns(xp: Any, x: Array, how: Windows, rows: range, columns: int, spare: 
 
 def convolve(xp: Any, room: int, x: Array, weight: Array, bias: Array, how: Windows) -> Array:
     """(n, c, h, w), (o, c / groups, *kernel), (o,) or None -> (n, o, rows, columns)."""
-    (n, c), o, (rows, columns) = x.shape[:2], len(weight), how.places(x.shape[2:])
-    spare = _spare(how, True)
+    (n, c), o, (rows, columns), (ky, kx) = x.shape[:2], len(weight), how.places(x.shape[2:]), how.kernel
+    groups, spare = how.groups, _spare(how, True)
+    wide = columns + spare
+    # Where outputs are few, only windows of one row are copied, and each row of the kernels has a product with them.
+    apart = ky if spare and c * kx > o else 1
+    seen = how._replace(kernel=(ky // apart, kx))
+    elements = c // groups * seen.kernel[0] * kx
+    matrix = weight.reshape(groups, o // groups, c // groups, apart, seen.kernel[0] * kx)
+    matrix = xp.permute(matrix, (0, 3, 1, 2, 4)).reshape(groups, apart * o // groups, elements)
     out = xp.empty((n, o, rows, columns), x.dtype)
-    matrix = weight.reshape(how.groups, o // how.groups, c // how.groups * how.kernel[0] * how.kernel[1])
     of = None
-    for images, some in _blocks(n, rows, c * how.kernel[0] * how.kernel[1] * (columns + spare), room):
+    for images, some in _blocks(n, rows, groups * elements * wide, room):
         if images != of:
             padded, of = _padded(xp, x[images], how, spare), images
-        y = xp.matmul(matrix, _columns(xp, padded, how, some, columns, spare))
-        y = y.reshape(len(padded), o, len(some), columns + spare)[..., :columns]
+        under = range(some[0], some[-1] + 1 + (apart - 1) * how.dilation[0])
+        found = xp.matmul(matrix, _columns(xp, padded, seen, under, columns, spare))
+        found = found.reshape(len(padded), groups, apart, o // groups, len(under) * wide)
+        starts = (i * how.dilation[0] * wide for i in range(apart))
+        first, *others = (found[:, :, i, :, start : start + len(some) * wide] for i, start in enumerate(starts))
+        y = sum(others, first).reshape(len(padded), o, len(some), wide)[..., :columns]
         out[images, :, some[0] : some[-1] + 1] = y if bias is None else y + bias[:, None, None]
     return out
 
