@@ -322,8 +322,8 @@ def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
     if a is b or _owner(a) is _owner(b):
-        out._storage, out._base = source.storage, source if source._base is None else source._base
-        out._version = source.storage.version
+        out._storage = storage = source.storage
+        out._version, out._base = storage.version, source if source._base is None else source._base
 
 
 def _owner(array: Any) -> Any:

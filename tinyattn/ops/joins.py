@@ -48,12 +48,14 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensors = _tensors(tensors)
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
-    full = [t for t in tensors if t.array.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
-    if any(not t.array.shape for t in full):
+    shapes = {t.array.shape for t in tensors}
+    if () in shapes:
         raise RuntimeError("cat: a 0-d tensor has no axis to join along; use stack, or unsqueeze it")
-    dim = _dims.one(dim, full[0].ndim)
+    full = tensors
+    if (0,) in shapes:  # torch skips these, whatever the rest
+        full = [t for t in tensors if t.array.shape != (0,)] or tensors[:1]
     first = full[0].array.shape
-    others = {t.array.shape for t in full} - {first}
+    dim, others = _dims.one(dim, len(first)), shapes - {first, (0,)}
     if any(s[:dim] != first[:dim] or s[dim + 1 :] != first[dim + 1 :] for s in others):
         i = next(
             i for i, t in enumerate(full) if t.shape[:dim] != first[:dim] or t.shape[dim + 1 :] != first[dim + 1 :]

@@ -157,7 +157,7 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     labels, output = _parse(equation, tensors)
     sizes: dict[str, int] = {}
     for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):
-        for label, n in zip(term, x.shape, strict=True):
+        for label, n in zip(term, x.array.shape, strict=True):
             if sizes.setdefault(label, n) == 1:
                 sizes[label] = n
             if term.count(label) > 1 and n != x.shape[term.index(label)]:
@@ -188,10 +188,11 @@ def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]
             second = term.index(label, first + 1)
             x = diagonal(x, 0, first, second)
             term = "".join(c for k, c in enumerate(term) if k not in (first, second)) + label
-    keep = [k for k, label in enumerate(term) if x.shape[k] == sizes[label]]
+    shape = x.array.shape
+    keep = [k for k, label in enumerate(term) if shape[k] == sizes[label]]
     if len(keep) < len(term):
-        x = x.reshape([x.shape[k] for k in keep])
-    return x, "".join(term[k] for k in keep)
+        x = x.reshape([shape[k] for k in keep])
+    return x, "".join([term[k] for k in keep])
 
 
 def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
@@ -200,7 +201,7 @@ def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
     labels = inputs.split(",")
     if len(labels) != len(tensors):
         raise ValueError(f"einsum: {equation!r} names {len(labels)} operands, got {len(tensors)}")
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    spare = [c for c in string.ascii_letters if c not in equation] if "..." in equation else []
     widest = ""
     for term in (*labels, output):
         if not _TERM.fullmatch(term):
