@@ -105,6 +105,24 @@ def test_extremes_and_products_equal_numpy_reductions(dtype, shape, axis):
             np.testing.assert_allclose(found, true.astype(found.dtype), rtol=1e-5, strict=True)
 
 
+@pytest.mark.parametrize(("first", "later"), [(1, 1), (1, 0), (0, np.inf), (1, np.nan), (1e-30, 1e20), (1e30, 1e-25)])
+@pytest.mark.parametrize(("shape", "axis"), [((90, 100), 0), ((90, 100), 1), ((5, 37, 20), 1), ((70, 3, 16), 2)])
+def test_cumprod_in_stretches_equals_numpy(shape, axis, first, later):
+    x, middle = (1 + RANDOM.normal(size=shape) * 0.1).astype(np.float32), shape[axis] // 2
+    np.moveaxis(x, axis, 0)[0] *= first
+    np.moveaxis(x, axis, 0)[middle + 1 : middle + 3] *= later  # whose own product may overflow
+    with cpu.quiet():
+        np.testing.assert_allclose(cpu.cumprod(x, axis), np.cumprod(x, axis), rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_an_infinite_weight_of_conv2d_spoils_only_the_gradients_it_reaches(outputs):
+    x, weight = ta.zeros(1, 2, 4, 5, requires_grad=True), ta.ones(outputs, 2, 3, 3)
+    weight[0, 0, 0, 0] = math.inf
+    (found,) = ta.grad(F.conv2d(x, weight, padding=1).sum(), x)
+    assert found.isinf().sum() == 3 * 4 and found.isfinite().sum() == 40 - 3 * 4
+
+
 @pytest.mark.parametrize("mode", ["replicate", "reflect", "circular"])
 def test_pad_modes_name_the_same_elements_as_their_formulas(mode):
     place = {

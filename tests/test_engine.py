@@ -921,7 +921,7 @@ def test_the_end_of_a_backward_pass_is_asked_for_in_one():
 
 
 FORWARD_ONLY = {  # kernels, and what only forwards and the walk call: no rule that must record itself
-    "arange", "argtop", "asarray", "channel_blocks", "exponentials", "floor_divide", "perhaps", "scores", "zeros",
+    "arange", "argtop", "asarray", "channel_blocks", "exponentials", "floor_divide", "index_for", "perhaps", "scores", "zeros",
     "gelu_and_slope", "layer_norm_backward", "linear_gelu_and_slope", "packed_attention", "packed_attention_backward", "spread",
     "trunc_divide",
 }  # fmt: skip

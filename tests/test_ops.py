@@ -823,6 +823,9 @@ FUSED = {
     "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), [(4, 3, 2), (3,), (3,)]),
     "batch_norm of images": (lambda x: F.batch_norm(x, None, None, training=True, eps=1e-2), [(2, 3, 2, 2)]),
     "convolve": (lambda x, w, b: F.conv2d(x, w, b, padding=1), [(2, 2, 5, 4), (3, 2, 3, 3), (3,)]),
+    "convolve to fewer channels": (
+        lambda x, w: F.conv2d(x, w, padding=1, dilation=(1, 2), groups=2), [(2, 4, 5, 6), (2, 2, 3, 2)],
+    ),
     "convolve in groups": (lambda x, w: F.conv2d(x, w, stride=2, groups=2), [(2, 4, 5, 4), (6, 2, 3, 2)]),
     "recurrent tanh": (
         lambda x, w, b, h: ta.ops.recurrent(x, w, b, h, None, None, kind="tanh", reverse=False), [(3, 2, 2), (2, 2), (2,), (2, 2)],

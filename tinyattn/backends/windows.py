@@ -56,7 +56,7 @@ def windows(xp: Any, x: Array, how: Windows) -> Array:
     """(n, c, h, w) -> (n, c, *kernel, rows, columns): what every window sees."""
     rows, columns = how.places(x.shape[2:])
     x = framed(xp, x, how.padding)
-    out = xp.zeros((*x.shape[:2], *how.kernel, rows, columns), x.dtype)
+    out = xp.empty((*x.shape[:2], *how.kernel, rows, columns), x.dtype)
     if out.size:
         for i, j, part in how.parts(range(rows), columns):
             out[:, :, i, j] = x[part]
@@ -120,7 +120,7 @@ def _columns(xp: Any, x: Array, how: Windows, rows: range, columns: int, spare: 
     shape = (n, how.groups, c // how.groups * ky * kx, places)
     if how.kernel == how.stride == (1, 1) and len(rows) == x.shape[2]:
         return x.reshape(shape)
-    out = xp.zeros((n, c, ky, kx, *((places,) if spare else (len(rows), columns))), x.dtype)
+    out = xp.empty((n, c, ky, kx, *((places,) if spare else (len(rows), columns))), x.dtype)
     for i, j, part in _places(how, rows, columns, spare):
         out[:, :, i, j] = x[part]
     return out.reshape(shape)
@@ -128,16 +128,26 @@ def _columns(xp: Any, x: Array, how: Windows, rows: range, columns: int, spare: 
 
 def convolve(xp: Any, room: int, x: Array, weight: Array, bias: Array, how: Windows) -> Array:
     """(n, c, h, w), (o, c / groups, *kernel), (o,) or None -> (n, o, rows, columns)."""
-    (n, c), o, (rows, columns) = x.shape[:2], len(weight), how.places(x.shape[2:])
-    spare = _spare(how, True)
-    out = xp.zeros((n, o, rows, columns), x.dtype)
-    matrix = weight.reshape(how.groups, o // how.groups, c // how.groups * how.kernel[0] * how.kernel[1])
+    (n, c), o, (rows, columns), (ky, kx) = x.shape[:2], len(weight), how.places(x.shape[2:]), how.kernel
+    groups, spare = how.groups, _spare(how, True)
+    wide = columns + spare
+    # Where outputs are few, only windows of one row are copied, and each row of the kernels has a product with them.
+    apart = ky if spare and c * kx > o else 1
+    seen = how._replace(kernel=(ky // apart, kx))
+    elements = c // groups * seen.kernel[0] * kx
+    matrix = weight.reshape(groups, o // groups, c // groups, apart, seen.kernel[0] * kx)
+    matrix = xp.permute(matrix, (0, 3, 1, 2, 4)).reshape(groups, apart * o // groups, elements)
+    out = xp.empty((n, o, rows, columns), x.dtype)
     of = None
-    for images, some in _blocks(n, rows, c * how.kernel[0] * how.kernel[1] * (columns + spare), room):
+    for images, some in _blocks(n, rows, groups * elements * wide, room):
         if images != of:
             padded, of = _padded(xp, x[images], how, spare), images
-        y = xp.matmul(matrix, _columns(xp, padded, how, some, columns, spare))
-        y = y.reshape(len(padded), o, len(some), columns + spare)[..., :columns]
+        under = range(some[0], some[-1] + 1 + (apart - 1) * how.dilation[0])
+        found = xp.matmul(matrix, _columns(xp, padded, seen, under, columns, spare))
+        found = found.reshape(len(padded), groups, apart, o // groups, len(under) * wide)
+        starts = (i * how.dilation[0] * wide for i in range(apart))
+        first, *others = (found[:, :, i, :, start : start + len(some) * wide] for i, start in enumerate(starts))
+        y = sum(others, first).reshape(len(padded), o, len(some), wide)[..., :columns]
         out[images, :, some[0] : some[-1] + 1] = y if bias is None else y + bias[:, None, None]
     return out
 
@@ -157,7 +167,15 @@ def convolve_input(xp: Any, room: int, g: Array, weight: Array, size: Pair, how:
     """The gradient of `convolve` at x, of images of this size; also the transposed convolution of `g`."""
     (n, o, rows, columns), (ky, kx), (h, w), (a, b) = g.shape, how.kernel, size, how.padding
     c = weight.shape[1] * how.groups
-    spare = _spare(how, not xp.perhaps(~xp.isfinite(weight)))  # zero times infinity would spoil other places
+    finite = not xp.perhaps(~xp.isfinite(weight))  # zero times infinity would spoil other places
+    if finite and how.stride == (1, 1) and o <= c:  # as a convolution of g with reversed kernels, of smaller windows
+        top, left = (d * (k - 1) - p for k, p, d in zip(how.kernel, how.padding, how.dilation, strict=True))
+        turned = how._replace(padding=(top, left))
+        if min(top, left) >= 0 and turned.places(g.shape[2:]) == tuple(size):
+            kernels = weight.reshape(how.groups, o // how.groups, c // how.groups, ky, kx)[..., ::-1, ::-1]
+            kernels = xp.clone(xp.permute(kernels, (0, 2, 1, 3, 4))).reshape(c, o // how.groups, ky, kx)
+            return convolve(xp, room, g, kernels, None, turned)
+    spare = _spare(how, finite)
     out = xp.zeros((n, c, h, w), g.dtype)
     matrix = xp.clone(weight.reshape(how.groups, o // how.groups, c // how.groups * ky * kx).mT)
     if not n or not c:

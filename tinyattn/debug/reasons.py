@@ -8,7 +8,7 @@ An Operation describes itself in words, its `traits`. Where its outputs depend o
 
 and where a gradient may end in it: the trait `multiplies` (the rule of an input multiplies by another input, or by
 the input itself), `normalises` (its outputs along `dim` are weights with sum 1, or their logarithms), and ENDS.
-Comparisons have the trait `compares`.
+Comparisons have the trait `compares`, and what changes nothing but signs `sign`.
 """
 
 from __future__ import annotations

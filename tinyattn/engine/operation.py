@@ -49,7 +49,7 @@ class Operation:
     fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. It saves
                 copies. Without it, a rule may return any array, which is then never written to.
     traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them. A forward
-                that only "moves" or "compares" elements, or returns a view, receives float16 itself.
+                that only "moves" or "compares" elements or changes a "sign", or returns a view, gets float16 itself.
     view:       the output may share its memory with the first input.
     quiet:      silence NumPy's floating-point warnings, which takes a microsecond; views compute nothing that warns.
     doc:        the docstring of an operation whose forward is a lambda.
@@ -87,7 +87,7 @@ class Operation:
         self.promote, self.extras, self.fresh, self.view = promote, extras, fresh, view
         self.rules, self.traits = rules, frozenset(traits.split())
         self.differentiable = bool(rules or backward)
-        self.opmath = not (view or {"moves", "compares"} & self.traits)
+        self.opmath = not (view or {"moves", "compares", "sign"} & self.traits)
         silent = backends.quiet() if quiet and not view else lambda function: function
         self._kernel = silent(forward)
         self._recording_kernel = silent(recorded or forward)
@@ -322,8 +322,8 @@ def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
     if a is b or _owner(a) is _owner(b):
-        out._storage, out._base = source.storage, source if source._base is None else source._base
-        out._version = source.storage.version
+        out._storage = storage = source.storage
+        out._version, out._base = storage.version, source if source._base is None else source._base
 
 
 def _owner(array: Any) -> Any:

@@ -46,7 +46,7 @@ _div = Operation(
 )
 
 
-@operation(traits="maps", fresh=True, x=lambda xp, g: -g)
+@operation(traits="maps sign", fresh=True, x=lambda xp, g: -g)
 def neg(xp: Any, x: Any) -> Any:
     """Return -input, elementwise, in the input's shape and dtype. As torch.neg.
 
@@ -270,7 +270,7 @@ erf = smooth(
 )  # fmt: skip
 
 
-@operation(traits="maps multiplies", fresh=True, x=lambda xp, g, x: g * xp.sign(x))
+@operation(traits="maps multiplies sign", fresh=True, x=lambda xp, g, x: g * xp.sign(x))
 def abs(xp: Any, x: Any) -> Any:
     """Return the absolute value, elementwise, in the input's dtype; its gradient at 0 is 0. As torch.abs.
 

@@ -8,7 +8,7 @@ from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.choices import maximum, minimum
-from tinyattn.ops.reductions import count, restore
+from tinyattn.ops.reductions import restore
 from tinyattn.ops.synonyms import numpy_names
 
 
@@ -29,12 +29,10 @@ def _amin(xp: Any, x: Any, *, dim: Any, keepdim: bool) -> Any:
 
 
 def _nonempty(name: str, input: Tensor, dim: tuple[int, ...]) -> tuple[int, ...]:
-    if count(input.shape, dim) == 0 and (input.ndim == len(dim) or input.numel() == 0):
-        empty = [d for d in dim if input.shape[d] == 0]
-        if empty:
-            raise IndexError(
-                f"{name}: dimension {empty[0]} of shape {tuple(input.shape)} is empty, and nothing has no {name}"
-            )
+    shape = input.array.shape
+    empty = [d for d in dim if shape[d] == 0]
+    if empty:
+        raise IndexError(f"{name}: dimension {empty[0]} of shape {tuple(shape)} is empty, and nothing has no {name}")
     return dim
 
 

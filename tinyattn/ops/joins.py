@@ -12,7 +12,6 @@ from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.indexing import _getitem
 from tinyattn.ops.promotion import same_type
-from tinyattn.ops.shape import flip
 from tinyattn.ops.synonyms import numpy_names
 
 
@@ -49,12 +48,14 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensors = _tensors(tensors)
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
-    full = [t for t in tensors if t.array.shape != (0,)] or tensors[:1]  # torch skips these, whatever the rest
-    if any(not t.array.shape for t in full):
+    shapes = {t.array.shape for t in tensors}
+    if () in shapes:
         raise RuntimeError("cat: a 0-d tensor has no axis to join along; use stack, or unsqueeze it")
-    dim = _dims.one(dim, full[0].ndim)
+    full = tensors
+    if (0,) in shapes:  # torch skips these, whatever the rest
+        full = [t for t in tensors if t.array.shape != (0,)] or tensors[:1]
     first = full[0].array.shape
-    others = {t.array.shape for t in full} - {first}
+    dim, others = _dims.one(dim, len(first)), shapes - {first, (0,)}
     if any(s[:dim] != first[:dim] or s[dim + 1 :] != first[dim + 1 :] for s in others):
         i = next(
             i for i, t in enumerate(full) if t.shape[:dim] != first[:dim] or t.shape[dim + 1 :] != first[dim + 1 :]
@@ -201,7 +202,7 @@ _MODES = ("reflect", "replicate", "circular")
 
 
 def _outside(mode: str, x: Tensor, axis: int, places: range, n: int) -> list[Tensor]:
-    """What stands at `places` before or behind axis `axis` of `x`, of size n: one slice of it, perhaps reversed or
+    """What stands at `places` before or behind axis `axis` of `x`, of size n: a view of it, perhaps reversed or
     repeated."""
     if not places:
         return []
@@ -211,5 +212,5 @@ def _outside(mode: str, x: Tensor, axis: int, places: range, n: int) -> list[Ten
         return [edge] * len(places)
     if mode == "circular":
         return [x[(*ahead, slice(places[0] % n, places[-1] % n + 1))]]
-    nearest, furthest = sorted(-i if before else 2 * (n - 1) - i for i in (places[0], places[-1]))
-    return [flip(x[(*ahead, slice(nearest, furthest + 1))], axis)]
+    first, last = (-i if before else 2 * (n - 1) - i for i in (places[0], places[-1]))
+    return [x[(*ahead, slice(first, last - 1 if last else None, -1))]]

@@ -145,20 +145,21 @@ def nll_loss(
 
 def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Return the scores as (rows, classes), the labels as (rows,), and the labels' original shape."""
-    axis = 0 if input.ndim == 1 else 1
-    if input.ndim == 0 or tuple(target.shape) != (*input.shape[:axis], *input.shape[axis + 1 :]):
-        expected = (*input.shape[:axis], *input.shape[axis + 1 :]) if input.ndim else "(batch,)"
+    scores, shape = input.array.shape, target.array.shape
+    axis = 0 if len(scores) == 1 else 1
+    expected = scores[:axis] + scores[axis + 1 :]
+    if not scores or shape != expected:
         raise ValueError(
-            f"{name}: scores of shape {tuple(input.shape)} (axis {axis} holds the classes) need class numbers of "
-            f"shape {expected}, got {tuple(target.shape)}"
+            f"{name}: scores of shape {scores} (axis {axis} holds the classes) need class numbers of shape "
+            f"{expected if scores else '(batch,)'}, got {shape}"
         )
     if target.dtype.kind not in "iu":
         raise TypeError(f"{name}: class numbers have dtype {target.dtype}; expected integers")
-    classes = input.shape[axis]
+    classes = scores[axis]
     if weight is not None and tuple(weight.shape) != (classes,):
         raise ValueError(f"{name}: weight has shape {tuple(weight.shape)}; expected one number a class, ({classes},)")
     rows = input if input.ndim == 2 else input.movedim(axis, -1).reshape(target.numel(), classes)
-    return rows, target if target.ndim == 1 else target.reshape(-1), tuple(target.shape)
+    return rows, target if target.ndim == 1 else target.reshape(-1), shape
 
 
 @backends.keeps_gpu

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import clamp, masked_fill, minimum, where
@@ -24,15 +24,17 @@ from tinyattn.ops.synonyms import older_reduction
 # --- numbers ---
 
 
-@operation(
-    traits="maps valley",
-    fresh=True,
-    x=lambda xp, g, x, delta: g * xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x),  # constant from delta on
-)
+def _huber_slope(xp: Any, x: Any, delta: float) -> Any:
+    """`x` limited to [-delta, delta]: a constant from delta on, where a clamp would pass a gradient."""
+    if isinstance(x, Variable):
+        return xp.where(xp.abs(x) >= delta, xp.sign(x) * delta, x)
+    return xp.clamp(x, -delta, delta)
+
+
+@operation(traits="maps valley", fresh=True, x=lambda xp, g, x, delta: g * _huber_slope(xp, x, delta))
 def _huber(xp: Any, x: Any, *, delta: float = 1.0) -> Any:
-    distance = xp.abs(x)
-    near = xp.clamp(distance, None, delta)
-    return near * (distance - near * 0.5)
+    near = xp.clamp(x, -delta, delta)
+    return near * (x - near * 0.5)
 
 
 @paired
@@ -62,7 +64,7 @@ def smooth_l1_loss(input: Tensor, target: Any, reduction: str = "mean", beta: fl
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta={beta}; expected a number of at least 0")
     difference = input - target
-    return _reduce(_huber(difference, delta=beta) / beta if beta else _abs(difference), reduction)
+    return _reduce(_huber(difference, delta=beta), reduction) / beta if beta else _reduce(_abs(difference), reduction)
 
 
 @opmath

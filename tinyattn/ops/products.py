@@ -39,21 +39,22 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     tensor([3., 7.])
     """
     a, b = creation.as_tensor(input), creation.as_tensor(other)
-    if a.ndim == 0 or b.ndim == 0:
-        raise RuntimeError(f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)}; a 0-d tensor needs * instead")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+    rows, columns = a.array.shape, b.array.shape
+    if not rows or not columns:
+        raise RuntimeError(f"matmul: shapes {rows} and {columns}; a 0-d tensor needs * instead")
+    if rows[-1] != columns[-2:][0]:
         raise RuntimeError(
-            f"matmul: shapes {tuple(a.shape)} and {tuple(b.shape)} do not fit: {a.shape[-1]} columns on the left "
-            f"meet {b.shape[-2 if b.ndim > 1 else 0]} rows on the right"
+            f"matmul: shapes {rows} and {columns} do not fit: {rows[-1]} columns on the left meet {columns[-2:][0]} "
+            "rows on the right"
         )
+    if len(rows) == len(columns) == 2:
+        return _matmul(a, b)
     left = a.reshape(1, -1) if a.ndim == 1 else a
     right = b.reshape(-1, 1) if b.ndim == 1 else b
     try:
         ahead = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) if left.ndim + right.ndim > 4 else ()
     except ValueError:
-        raise RuntimeError(
-            f"matmul: the leading axes of {tuple(a.shape)} and {tuple(b.shape)} do not broadcast"
-        ) from None
+        raise RuntimeError(f"matmul: the leading axes of {rows} and {columns} do not broadcast") from None
     if left.ndim > 2 and right.ndim == 2:  # one product over all rows, not one for each matrix
         out = _matmul(left.reshape(math.prod(left.shape[:-1]), left.shape[-1]), right)
     else:
@@ -156,7 +157,7 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     labels, output = _parse(equation, tensors)
     sizes: dict[str, int] = {}
     for i, (term, x) in enumerate(zip(labels, tensors, strict=True)):
-        for label, n in zip(term, x.shape, strict=True):
+        for label, n in zip(term, x.array.shape, strict=True):
             if sizes.setdefault(label, n) == 1:
                 sizes[label] = n
             if term.count(label) > 1 and n != x.shape[term.index(label)]:
@@ -187,10 +188,11 @@ def _distinct(x: Tensor, term: str, sizes: dict[str, int]) -> tuple[Tensor, str]
             second = term.index(label, first + 1)
             x = diagonal(x, 0, first, second)
             term = "".join(c for k, c in enumerate(term) if k not in (first, second)) + label
-    keep = [k for k, label in enumerate(term) if x.shape[k] == sizes[label]]
+    shape = x.array.shape
+    keep = [k for k, label in enumerate(term) if shape[k] == sizes[label]]
     if len(keep) < len(term):
-        x = x.reshape([x.shape[k] for k in keep])
-    return x, "".join(term[k] for k in keep)
+        x = x.reshape([shape[k] for k in keep])
+    return x, "".join([term[k] for k in keep])
 
 
 def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
@@ -199,7 +201,7 @@ def _parse(equation: str, tensors: list[Tensor]) -> tuple[list[str], str]:
     labels = inputs.split(",")
     if len(labels) != len(tensors):
         raise ValueError(f"einsum: {equation!r} names {len(labels)} operands, got {len(tensors)}")
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    spare = [c for c in string.ascii_letters if c not in equation] if "..." in equation else []
     widest = ""
     for term in (*labels, output):
         if not _TERM.fullmatch(term):

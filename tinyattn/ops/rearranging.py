@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn import backends
 from tinyattn.engine.operation import operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
-from tinyattn.ops.indexing import as_index, place
+from tinyattn.ops.indexing import place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
@@ -87,12 +86,16 @@ def on_diagonal(offset: int, rows: int, columns: int) -> tuple[Any, ...]:
     return (Ellipsis, i, i + offset)
 
 
-@operation(traits="moves chooses", view=True, x=lambda xp, g, x_shape, index: xp.place(g, index, x_shape))
-def _diagonal(xp: Any, x: Any, *, offset: int, index: Any) -> Any:
+def _diagonal_rule(xp: Any, g: Any, x_shape: tuple[int, ...], offset: int) -> Any:
+    index = on_diagonal(offset, *x_shape[-2:])
+    return xp.place(g, index if isinstance(g, Variable) else xp.index_for(g, index, False), x_shape)
+
+
+@operation(traits="moves chooses", view=True, x=_diagonal_rule)
+def _diagonal(xp: Any, x: Any, *, offset: int) -> Any:
     return xp.diagonal(x, offset)
 
 
-@backends.keeps_gpu
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """Return a view of the diagonals of the matrices in the axes dim1 and dim2, as the last axis.
 
@@ -106,8 +109,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
         raise RuntimeError(f"diagonal: dim1={dim1} and dim2={dim2} must be two axes of shape {tuple(input.shape)}")
     if (a, b) != (input.ndim - 2, input.ndim - 1):
         input = movedim(input, (a, b), (-2, -1))
-    index = as_index(on_diagonal(offset, *input.shape[-2:]))
-    return _diagonal(input, offset=offset, index=backends.of(input.array).index_for(input.array, index, False))
+    return _diagonal(input, offset=offset)
 
 
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:

@@ -246,6 +246,8 @@ def _cumprod_rule(xp: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     What lies behind has no slope while the zero is one, but a second derivative, for which the zero is a factor.
     """
     zero = x == 0
+    if not (isinstance(x, Variable) or xp.perhaps(zero)):
+        return _from_the_end(xp, g * out, dim) / x
     count = xp.cumsum(xp.cast(zero, "int64"), dim)
     first, second = (xp.logical_and(zero, count == n) for n in (1, 2))
     factor, rest = xp.where(zero, 1.0, x), xp.where(first, 1.0, x)

@@ -17,7 +17,7 @@ from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, running
 
 __all__ = [
     "abs", "acos", "acosh", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
-    "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh", "cumprod",
+    "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
     "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
     "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
@@ -202,10 +202,6 @@ def cumsum(x: Array, dim: int) -> Array:
     return running(x, dim) if x.ndim and x.dtype.kind == "f" else np.cumsum(x, axis=dim, dtype=x.dtype)
 
 
-def cumprod(x: Array, dim: int) -> Array:
-    return x.cumprod(dim, dtype=x.dtype)
-
-
 def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.argmax(dim, keepdims=keepdim)
 
@@ -215,12 +211,12 @@ def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
 
 
 def is_any(x: Array) -> bool:
-    return bool(np.any(x))
+    return bool(x.any())
 
 
 def perhaps(x: Array) -> bool:
     """Whether an element may be true: exact here; always True on a GPU, which is not synchronised."""
-    return bool(np.any(x))
+    return bool(x.any())
 
 
 def nonzero(x: Array) -> tuple[Array, ...]:

@@ -43,9 +43,14 @@ def blockwise(kernel: Callable[..., Any], x: Array, *others: Array) -> Array:
 
     others: further outputs, laid out in memory as `x`, which is dense. All pieces have one axis and are contiguous.
     """
+    most = min(SMALL_BLOCK, BLOCK)
+    if x.size <= most and x.flags.c_contiguous:
+        out = np.empty_like(x)
+        kernel(*[array.reshape(-1) for array in (x, out, *others)])
+        return out
     x = dense(x)  # one pass with strides instead of each
     out = np.empty_like(x)
-    for part in pieces(min(SMALL_BLOCK, BLOCK), tuple(_in_order(array, x) for array in (x, out, *others))):
+    for part in pieces(most, tuple(_in_order(array, x) for array in (x, out, *others))):
         kernel(*part)
     return out
 

@@ -47,12 +47,12 @@ def erf(x: Any) -> Any:
 def _erf(x: Any, out: Any) -> None:
     below, above = _COEFFICIENTS[x.dtype.name]
     square = np.square(x, out=np.empty_like(x))
-    beyond = np.flatnonzero(square >= 1.0)
-    polynomial(below, np.clip(square, 0.0, 1.0, out=square), out)
+    (beyond,) = (square >= 1.0).nonzero()
+    polynomial(below, square.clip(0.0, 1.0, out=square), out)
     out *= x
     if beyond.size:
-        picked = np.take(x, beyond)
-        size = np.clip(np.abs(picked), 0.0, 10.0)  # erf is 1 long before; keeps inf out of the quotient
+        picked = x.take(beyond)
+        size = np.abs(picked).clip(0.0, 10.0)  # erf is 1 long before; keeps inf out of the quotient
         far = polynomial(above, (size - 3.0) / (size + 3.0), np.empty_like(size))
         np.square(size, out=size)
         np.negative(size, out=size)
