@@ -57,13 +57,8 @@ class Tensor(variable.Variable):
 
     def _share(self, source: Tensor) -> None:
         """Become another name of `source`: a write to either is one to both."""
-        self._set(source.array, source.storage)
-        self._node, self._version, self._base = source.node, source._version, source._base
-
-    def _set(self, array: Any, storage: variable.Storage | None = None) -> None:
-        self.array, self._node, self._grad = array, None, None
-        self._storage, self._base = storage, None
-        self._version = 0 if storage is None else storage.version
+        self._set(source.array, source.storage, source.node)
+        self._version, self._base = source._version, source._base
 
     @property
     def data(self) -> Tensor:

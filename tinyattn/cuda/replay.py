@@ -11,10 +11,9 @@ from tinyattn import backends
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.dtypes import get_default_dtype
 from tinyattn.engine.modes import definitions_enabled, observers
-from tinyattn.engine.observer import Observer
 from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.program.arguments import flat, rebuilt
-from tinyattn.program.compiled import CompiledOnCPU
+from tinyattn.program.compiled import CompiledOnCPU, Leaves
 from tinyattn.program.program import Program
 from tinyattn.random import redirected
 from tinyattn.tensors import Tensor
@@ -178,12 +177,11 @@ class _Capture:
         return moved or (self._graph is not None and self._graph.stale())
 
     def _capture(self, args: Any, kwargs: Any) -> None:
-        leaves = _Leaves()
         try:
-            with leaves:
+            with Leaves() as leaves:
                 result, self._graph = self._recorder.capture(lambda: self._function(*args, **kwargs))
         except Exception as error:
-            for leaf in leaves.found:  # their gradients were recorded, but never computed
+            for leaf in leaves.found.values():  # their gradients were recorded, but never computed
                 leaf.grad = None
             raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
         self._result = rebuilt(result, lambda t: Tensor._from(t.array))  # without saved tensors
@@ -200,15 +198,3 @@ def _copies(result: Any) -> Any:
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
     return [t.array.data.ptr if t.is_cuda else 0 for t in tensors]
-
-
-class _Leaves(Observer):
-    """Collects the leaves that receive a gradient."""
-
-    def __init__(self) -> None:
-        self.found: list[Tensor] = []
-
-    def before_backward(self, node: Any, g: Any) -> None:
-        tensor = node.tensor() if node.tensor is not None else None
-        if tensor is not None:
-            self.found.append(tensor)

@@ -86,10 +86,14 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
+        self._set(array, storage, node)
+        return self
+
+    def _set(self, array: Any, storage: Storage | None = None, node: Any = None) -> None:
+        """Become a variable of `array` without a gradient, and not a view."""
         self.array, self._node, self._grad = array, node, None
         self._storage, self._base = storage, None
         self._version = 0 if storage is None else storage.version
-        return self
 
     @property
     def node(self) -> Any:

@@ -11,11 +11,10 @@ import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
-from tinyattn.program.again import Example
 from tinyattn.program.arguments import PLAIN, flat, named, others, rebuilt
-from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
-from tinyattn.program.trace import Trace
+from tinyattn.program.trace import Example, Trace
+from tinyattn.program.traced import RECORDING
 from tinyattn.tensors import Tensor
 
 _log = logging.getLogger("tinyattn")
@@ -50,7 +49,7 @@ class CompiledOnCPU:
 
     def _run(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
         if self._leaves is None:
-            with _Leaves() as leaves:
+            with _Gradients() as leaves:
                 result = self._function(*args, **kwargs)
             self._leaves = list(leaves.found.values())
             return result
@@ -127,7 +126,7 @@ class CompiledOnCPU:
             return result
         found, after = program.found(), program.state()
         program.restore(before)
-        with _Leaves() as leaves:
+        with _Gradients() as leaves:
             result = self._function(*args, **kwargs)
         final = [None if leaf.grad is None else leaf.grad.array for leaf in program.leaves]
         results, layout = flat(result)
@@ -150,19 +149,26 @@ def _bits(x: Any) -> Any:
     return {key: _bits(v) for key, v in x.items()} if type(x) is dict else x
 
 
-class _Leaves(Observer):
-    """Collects the leaves that receive gradients, and copies of the gradients at each step of an optimizer."""
-
-    in_threads = True
+class Leaves(Observer):
+    """Collects the leaves that receive gradients."""
 
     def __init__(self) -> None:
         self.found: dict[int, Tensor] = {}
-        self.gradients: list[Any] = []
 
     def before_backward(self, node: Any, g: Any) -> None:
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             self.found[id(tensor)] = tensor
+
+
+class _Gradients(Leaves):
+    """Collects copies of the gradients at each step of an optimizer too."""
+
+    in_threads = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: list[Any] = []
 
     def before_step(self, optimizer: Any) -> None:
         for param in (p for group in optimizer.param_groups for p in group["params"]):

@@ -13,10 +13,9 @@ from tinyattn.ops.creation import as_tensor, from_numpy
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.arrays import host_array
 from tinyattn.viz.maps.figures import heads_figure
-from tinyattn.viz.maps.flow import AttentionFlow
 from tinyattn.viz.maps.grid import grid_of, pictures
 from tinyattn.viz.maps.page import attention_page
-from tinyattn.viz.maps.record import AttentionLayer, Score, record, softmax_only
+from tinyattn.viz.maps.record import AttentionFlow, AttentionLayer, Score, record, softmax_only
 from tinyattn.viz.page import framed
 
 Target = int | Sequence[int] | Callable[[Tensor], Tensor] | None
@@ -76,17 +75,10 @@ class AttentionMaps(AttentionFlow):
 
 
 def attention(
-    model: Any,
-    inputs: Any,
-    *more: Any,
-    labels: Any = None,
-    target: Target = None,
-    words: Sequence[Any] | None = None,
-    grid: tuple[int, int] | None = None,
-    read_from: int | str | None = None,
-    gradients: bool = True,
-    title: str = "",
-) -> AttentionMaps:
+    model: Any, inputs: Any, *more: Any, labels: Any = None, target: Target = None,
+    words: Sequence[Any] | None = None, grid: tuple[int, int] | None = None, read_from: int | str | None = None,
+    gradients: bool = True, title: str = "",
+) -> AttentionMaps:  # fmt: skip
     """Record the attention of `model` for each of `inputs`, one by one in evaluation mode.
 
     Leaves the model and every `.grad` unchanged and keeps no graph.
@@ -119,17 +111,13 @@ def attention(
     maps = _recorded(model, rows, _each(target, count) if gradients else None)
     maps.labels, maps.title = _labels(labels, count), title
     if words is None:
-        _place_on_images(maps, rows[0], model, grid)
+        maps.images = pictures(rows[0], getattr(model, "image_size", None))
+        maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
+        maps.read_from = "mean" if maps.grid.extra == 0 else 0
     else:
         maps.words = _words(words, count, maps.tokens)
     maps.read_from = maps.read_from if read_from is None else read_from
     return maps
-
-
-def _place_on_images(maps: AttentionMaps, inputs: Tensor, model: Any, grid: tuple[int, int] | None) -> None:
-    maps.images = pictures(inputs, getattr(model, "image_size", None))
-    maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
-    maps.read_from = "mean" if maps.grid.extra == 0 else 0
 
 
 def _each(target: Target, count: int) -> list[Any]:
