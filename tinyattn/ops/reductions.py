@@ -198,11 +198,12 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     tensor([ 2, 12])
     """
     input = input if dtype is None else cast(input, dtype)
+    dims = _dims.several(dim, input.ndim)
     if dim is None or input.ndim == 0:
         out: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         out = out.reshape((1,) * input.ndim) if keepdim else out
     else:
-        out = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+        out = _prod(input, dim=dims, keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
