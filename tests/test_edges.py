@@ -118,6 +118,16 @@ def test_grid_sample_reads_nan_as_the_first_pixel(mode, outside, align):
         "F.gaussian_nll_loss(T.ones(2), T.ones(2), T.tensor([1.0, -1.0]))",
         "F.binary_cross_entropy(T.tensor([0.5, 0.5]), T.tensor([0.0, 2.0]))",
         *(f"T.ones(()).{name}(1)" for name in ("argmax", "argmin", "prod", "sum", "amax", "median", "cumsum")),
+        "T.histc(T.tensor([1.0, T.nan]))",
+        "T.normal(T.zeros(2), T.tensor([1.0, -1.0]))",
+        "T.normal(T.zeros(2), -1.0)",
+        "T.zeros(2).normal_(0, -1)",
+        "T.zeros(2).uniform_(1, 0)",
+        "T.zeros(2).exponential_(0)",
+        "T.zeros(2).bernoulli_(2.0)",
+        "T.bernoulli(T.tensor([0.5, T.nan]))",
+        "T.zeros(2).random_(0)",
+        "T.randperm(-1)",
     ],
 )
 def test_what_means_nothing_is_refused(text):

@@ -165,6 +165,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     x = cast(input.detach().reshape(-1), "float64" if input.dtype == "float64" else "float32")
     if min == max and x.numel():
         min, max = (limit.item() for limit in aminmax(x))
+    if not math.isfinite(max - min):
+        raise RuntimeError(f"histc: the range from {min} to {max} is not finite; give min and max")
     if min == max:
         min, max = min - 1, max + 1
     place_of = clamp(cast(where((x >= min) & (x <= max), (x - min) * bins / (max - min), -1.0), "int64"), -1, bins - 1)

@@ -200,6 +200,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     return reshape_result(x, (n, c, *rest), input)
 
 
+@opmath
 def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """Return input / (k + alpha * the mean of squares of `size` channels around)^beta: (n, c, ...).
 

@@ -17,6 +17,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, div, mul, pow, sign
 from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import pad
+from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape, reshape_result
 from tinyattn.ops.synonyms import bound
 
@@ -370,6 +371,7 @@ def adaptive_max_pool1d() -> None:
 # --- by a norm ---
 
 
+@opmath
 def _norm(
     n: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Tensor:
