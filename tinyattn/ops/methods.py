@@ -267,7 +267,8 @@ def random_(self: Tensor, low: int | None = None, high: int | None = None, *, ge
         bits = 1 + np.finfo(self.dtype).nmant if self.dtype.kind == "f" else 8 * self.dtype.itemsize
         last = 2**bits if self.dtype.kind == "f" else 1 if self.dtype.kind == "b" else int(np.iinfo(self.dtype).max)
         low, high = 0, last + (self.dtype != np.int64) if low is None else low
-    return self._write("random_", ..., creation.randint(low or 0, high, self.shape, generator=generator, device=self.device))
+    drawn = creation.randint(low or 0, high, self.shape, generator=generator, device=self.device)
+    return self._write("random_", ..., drawn)
 
 
 def detach_(self: Tensor) -> Tensor:
