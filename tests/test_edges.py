@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,29 @@ def test_images_and_losses_at_borders_as_torch(text, inputs):
         assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["prod", "cumprod"])
+@pytest.mark.parametrize("factors", [[2.0, 1e-30, 3.0, 4.0], [1e-200, 3.0, 1e-200, 2.0], [0.0, 3.0, 1e-30, 0.0, 2.0]])
+def test_second_gradient_of_products_with_small_factors(name, factors):
+    """Sums of products of all factors but two, which fractions give exactly."""
+    n, x = len(factors), ta.tensor(factors, dtype=ta.float64, requires_grad=True)
+    (slopes,) = ta.grad(getattr(x, name)(0).sum(), x, create_graph=True)
+    exact = [Fraction(f) for f in factors]
+    ends = range(n - 1, n) if name == "prod" else range(n)
+    expected = [
+        sum(math.prod(exact[k] for k in range(end + 1) if k not in (i, j)) for i in range(n) for end in ends
+            if i != j and max(i, j) <= end)
+        for j in range(n)
+    ]  # fmt: skip
+    np.testing.assert_allclose(ta.grad(slopes.sum(), x)[0].array, np.array(expected, float), rtol=1e-12)
+
+
+def test_second_gradients_of_a_power_of_0_as_a_tensor():
+    x, power = (ta.tensor(a, dtype=ta.float64, requires_grad=True) for a in ([0.0, 2.0, 4.0], [0.0, 0.0, 0.0]))
+    (slope,) = ta.grad((x**power).sum(), x, create_graph=True)
+    assert ta.grad(slope.sum(), x, retain_graph=True)[0].tolist() == [0.0, 0.0, 0.0]
+    assert ta.grad(slope[1:].sum(), power)[0].tolist() == [0.0, 0.5, 0.25]  # 1 / x
+
+
 @pytest.mark.parametrize("align", [True, False])
 @pytest.mark.parametrize("outside", ["border", "reflection"])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
@@ -119,6 +143,7 @@ def test_grid_sample_reads_nan_as_the_first_pixel(mode, outside, align):
         "F.binary_cross_entropy(T.tensor([0.5, 0.5]), T.tensor([0.0, 2.0]))",
         *(f"T.ones(()).{name}(1)" for name in ("argmax", "argmin", "prod", "sum", "amax", "median", "cumsum")),
         "T.histc(T.tensor([1.0, T.nan]))",
+        "T.diff(T.ones(3), n=-1)",
         "T.normal(T.zeros(2), T.tensor([1.0, -1.0]))",
         "T.normal(T.zeros(2), -1.0)",
         "T.zeros(2).normal_(0, -1)",

@@ -287,11 +287,13 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
 def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
     """Return the differences of neighbours along `dim`, `n` times; of booleans, whether they differ. As torch.diff.
 
-    prepend, append: tensors put before and behind first.
+    prepend, append: tensors put before and behind first. Raises RuntimeError for an n below 0.
 
     >>> ta.diff(ta.tensor([1, 3, 6]))
     tensor([2, 3])
     """
+    if n < 0:
+        raise RuntimeError(f"diff: n={n}; expected at least 0 times")
     dim = _dims.one(dim, input.ndim)
     out = cat([x for x in (prepend, input, append) if x is not None], dim) if n else input.clone()
     for _ in range(min(n, out.shape[dim])):
