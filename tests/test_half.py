@@ -85,6 +85,8 @@ RIGHT = {
     "addbmm": (lambda x: ta.addbmm(x[0], x, x, alpha=1e-4), [[[300.0]]], [[309.0]]),
     "lerp": (lambda x: ta.lerp(x, -x, 0.5), [6e4], [0.0]),
     "trapezoid": (lambda x: ta.trapezoid(x, dx=1e-2), [6e4, 6e4], 600.0),
+    "inverse": (lambda x: ta.linalg.inv(x) * 300, [[300.0, 0.0], [300.0, 300.0]], [[1.0, 0.0], [-1.0, 1.0]]),
+    "solve": (lambda x: ta.linalg.solve(x, x[:, 0]), [[300.0, 0.0], [300.0, 300.0]], [1.0, 0.0]),
     "lp_pool1d": (lambda x: F.lp_pool1d(x, 2, 2), [[300.0, 400.0]], [[500.0]]),
     "local_response_norm": (lambda x: F.local_response_norm(x, 1, 1.0, 0.5, 0.0), [[[300.0]]], [[[1.0]]]),
 }  # fmt: skip
