@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ def evaluate(library: Any, text: str, inputs: dict[str, Any], dtype: str) -> lis
             break
         grads = library.autograd.grad(total.sum(), wanted, create_graph=True, allow_unused=True)
         found += [library.zeros_like(x) if g is None else g for g, x in zip(grads, wanted, strict=True)]
-        total = sum((g * (i + 2) for i, g in enumerate(grads) if g is not None), start=library.zeros(()))
-        if "margin" in text:  # PyTorch has no second derivative of these
+        if any(word in text for word in ("margin", "grid", "pool")):  # PyTorch has no second derivative of these
             break
+        total = sum((g * (i + 2) for i, g in enumerate(grads) if g is not None), start=library.zeros(()))
     return [x.detach().numpy(force=True) if library is torch else host(x.detach()) for x in found]
 
 
@@ -66,6 +67,98 @@ def assert_close(ours: Any, theirs: Any) -> None:
 def test_second_gradients_at_edges_as_torch(text, inputs):
     for ours, theirs in zip(*(evaluate(library, text, inputs, F64) for library in (ta, torch)), strict=True):
         assert_close(ours, theirs)
+
+
+IMAGE = [[[[1.0, -2.0, 3.0], [0.5, 4.0, -1.0]]]]
+PLACES = [[[[-1.0, -1.0], [1.0, 1.0], [0.0, 0.25]], [[-1.5, 0.5], [2.5, -1.25], [0.9, 0.5]]]]
+LEAST = [[[-INF, -INF, -INF, -INF, 2.0, -INF]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs"),
+    [
+        *(
+            (f"F.grid_sample(x, y, {mode!r}, {outside!r}, {align})", {"x": IMAGE, "y": PLACES})
+            for mode in ("bilinear", "nearest")
+            for outside in ("border", "reflection")
+            for align in (True, False)
+        ),
+        ("F.grid_sample(x, y, padding_mode='reflection', align_corners=True)", {"x": [[[[2.0]]]], "y": PLACES}),
+        ("F.max_pool1d(x, 3, 2, 1)", {"x": LEAST}),
+        ("F.max_pool1d(x, 3, 2, 1, return_indices=True)[1]", {"x": LEAST}),
+        ("F.max_pool2d(x, (2, 3), 1, 1, (1, 2), return_indices=True)[1]", {"x": [LEAST]}),
+        ("F.max_pool3d(x, 2, 2, 1, return_indices=True)[1]", {"x": [[LEAST]]}),
+        ("F.kl_div(x, y, reduction='none')", {"x": [-1.0, -INF, -2.0], "y": [0.5, 0.0, 0.0]}),
+    ],
+)
+def test_images_and_losses_at_borders_as_torch(text, inputs):
+    with np.errstate(invalid="ignore"):
+        found = zip(evaluate(ta, text, inputs, F64), evaluate(torch, text, inputs, F64), strict=True)
+    for ours, theirs in found:
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["prod", "cumprod"])
+@pytest.mark.parametrize("factors", [[2.0, 1e-30, 3.0, 4.0], [1e-200, 3.0, 1e-200, 2.0], [0.0, 3.0, 1e-30, 0.0, 2.0]])
+def test_second_gradient_of_products_with_small_factors(name, factors):
+    """Sums of products of all factors but two, which fractions give exactly."""
+    n, x = len(factors), ta.tensor(factors, dtype=ta.float64, requires_grad=True)
+    (slopes,) = ta.grad(getattr(x, name)(0).sum(), x, create_graph=True)
+    exact = [Fraction(f) for f in factors]
+    ends = range(n - 1, n) if name == "prod" else range(n)
+    expected = [
+        sum(math.prod(exact[k] for k in range(end + 1) if k not in (i, j)) for i in range(n) for end in ends
+            if i != j and max(i, j) <= end)
+        for j in range(n)
+    ]  # fmt: skip
+    np.testing.assert_allclose(ta.grad(slopes.sum(), x)[0].array, np.array(expected, float), rtol=1e-12)
+
+
+def test_second_gradients_of_a_power_of_0_as_a_tensor():
+    x, power = (ta.tensor(a, dtype=ta.float64, requires_grad=True) for a in ([0.0, 2.0, 4.0], [0.0, 0.0, 0.0]))
+    (slope,) = ta.grad((x**power).sum(), x, create_graph=True)
+    assert ta.grad(slope.sum(), x, retain_graph=True)[0].tolist() == [0.0, 0.0, 0.0]
+    assert ta.grad(slope[1:].sum(), power)[0].tolist() == [0.0, 0.5, 0.25]  # 1 / x
+
+
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("outside", ["border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_grid_sample_reads_nan_as_the_first_pixel(mode, outside, align):
+    """As PyTorch says, and does in the forward pass; its backward pass writes outside the image."""
+    image, places = ta.tensor(IMAGE), ta.tensor([[[[NAN, 0.5], [0.25, NAN]]]], requires_grad=True)
+    first = ta.tensor([[[[-1.0, 0.5], [0.25, -1.0]]]])
+    out = F.grid_sample(image, places, mode, outside, align)
+    assert out.tolist() == F.grid_sample(image, first, mode, outside, align).tolist()
+    if mode == "bilinear":
+        assert np.isfinite(ta.grad(out.sum(), places)[0].array).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "F.interpolate(T.ones(1, 1, 3), size=5, align_corners=True)",
+        "F.interpolate(T.ones(1, 1, 3), size=5, mode='area', align_corners=False)",
+        "F.gaussian_nll_loss(T.ones(2), T.ones(2), T.tensor([1.0, -1.0]))",
+        "F.binary_cross_entropy(T.tensor([0.5, 0.5]), T.tensor([0.0, 2.0]))",
+        *(f"T.ones(()).{name}(1)" for name in ("argmax", "argmin", "prod", "sum", "amax", "median", "cumsum")),
+        "T.histc(T.tensor([1.0, T.nan]))",
+        "T.diff(T.ones(3), n=-1)",
+        "T.normal(T.zeros(2), T.tensor([1.0, -1.0]))",
+        "T.normal(T.zeros(2), -1.0)",
+        "T.zeros(2).normal_(0, -1)",
+        "T.zeros(2).uniform_(1, 0)",
+        "T.zeros(2).exponential_(0)",
+        "T.zeros(2).bernoulli_(2.0)",
+        "T.bernoulli(T.tensor([0.5, T.nan]))",
+        "T.zeros(2).random_(0)",
+        "T.randperm(-1)",
+    ],
+)
+def test_what_means_nothing_is_refused(text):
+    for library in (ta, torch):
+        with pytest.raises((ValueError, RuntimeError, IndexError)):
+            eval(text, {"T": library, "F": library.nn.functional})
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -451,6 +451,17 @@ EMPTY = {
     "setitem": (lambda lib, f, a, v: _assigned_nothing(lib, a, v), (x(3, 2), x(0, 2))),
     "setitem into nothing": (lambda lib, f, a, v: _assigned_nothing(lib, a, v), (x(0, 2), x(1, 2))),
     "gather": (lambda lib, f, a: lib.gather(a, 1, lib.ones(0, 2, dtype=lib.int64)), (x(3, 2),)),
+    "scatter": (lambda lib, f, a: lib.scatter(a.detach()[:1], 0, lib.ones(0, 2, dtype=lib.int64), a[:0]), (x(3, 2),)),
+    "scatter_add": (
+        lambda lib, f, a: lib.scatter_add(a.detach(), 0, lib.ones(0, 2, dtype=lib.int64), a[:0]), (x(3, 2),)
+    ),
+    "scatter_reduce": (
+        lambda lib, f, a: lib.scatter_reduce(a.detach(), 0, lib.ones(0, 2, dtype=lib.int64), a[:0], "mean"), (x(3, 2),)
+    ),
+    "embedding_bag": (
+        lambda lib, f, w: f.embedding_bag(lib.ones(1, dtype=lib.int64), w, lib.zeros(1, dtype=lib.int64), padding_idx=1),
+        (x(3, 2),),
+    ),
     "index_select": (lambda lib, f, a: lib.index_select(a, 1, lib.ones(0, dtype=lib.int64)), (x(3, 2),)),
     "embedding": (lambda lib, f, w: f.embedding(lib.ones(0, dtype=lib.int64), w), (x(3, 2),)),
     "split": (lambda lib, f, a: lib.split(a, [0, 3])[0], (x(3, 2),)),

@@ -76,6 +76,19 @@ RIGHT = {
         lambda x: F.scaled_dot_product_attention(x, x, ta.ones_like(x), dropout_p=0.1).amax(), np.zeros((40, 1, 2)), 1 / 0.9
     ),
     "layer_norm": (lambda x: F.layer_norm(x, (2,)), [[3e4, -3e4]], [[1.0, -1.0]]),
+    "addcmul": (lambda x: ta.addcmul(x, x, x, value=1e-4), [300.0], [309.0]),
+    "addcdiv": (lambda x: ta.addcdiv(x, x, x / 3e6, value=1e-4), [300.0], [600.0]),
+    "addmm": (lambda x: ta.addmm(x, x, x, alpha=1e-4), [[300.0]], [[309.0]]),
+    "addmv": (lambda x: ta.addmv(x[0], x, x[0], alpha=1e-4), [[300.0]], [309.0]),
+    "addr": (lambda x: ta.addr(x, x[0], x[0], alpha=1e-4), [[300.0]], [[309.0]]),
+    "baddbmm": (lambda x: ta.baddbmm(x, x, x, alpha=1e-4), [[[300.0]]], [[[309.0]]]),
+    "addbmm": (lambda x: ta.addbmm(x[0], x, x, alpha=1e-4), [[[300.0]]], [[309.0]]),
+    "lerp": (lambda x: ta.lerp(x, -x, 0.5), [6e4], [0.0]),
+    "trapezoid": (lambda x: ta.trapezoid(x, dx=1e-2), [6e4, 6e4], 600.0),
+    "inverse": (lambda x: ta.linalg.inv(x) * 300, [[300.0, 0.0], [300.0, 300.0]], [[1.0, 0.0], [-1.0, 1.0]]),
+    "solve": (lambda x: ta.linalg.solve(x, x[:, 0]), [[300.0, 0.0], [300.0, 300.0]], [1.0, 0.0]),
+    "lp_pool1d": (lambda x: F.lp_pool1d(x, 2, 2), [[300.0, 400.0]], [[500.0]]),
+    "local_response_norm": (lambda x: F.local_response_norm(x, 1, 1.0, 0.5, 0.0), [[[300.0]]], [[[1.0]]]),
 }  # fmt: skip
 
 

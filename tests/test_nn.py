@@ -999,6 +999,12 @@ def test_running_statistics_equal_torchs(name, momentum):
             close(ours.state_dict()[key], value, key)
     close(ours.eval()(to_ours(x)), theirs.eval()(x), "evaluation")
     compare(ours, theirs, x)
+    if name == "BatchNorm1d":  # InstanceNorm1d of PyTorch would move them in evaluation
+        ours.track_running_stats = theirs.track_running_stats = False
+        close(ours(to_ours(x[:2])), theirs(x[:2]), "evaluation, by the statistics that are there")
+        close(ours.train()(to_ours(x[:2])), theirs.train()(x[:2]), "training, which moves nothing")
+        for key, value in theirs.state_dict().items():
+            close(ours.state_dict()[key], value, key)
 
 
 def test_a_layer_is_a_kind_of_another_where_pytorchs_is():

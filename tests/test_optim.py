@@ -1292,6 +1292,7 @@ MISTIMED = [
     (lambda: lr_scheduler.OneCycleLR(sgd(), [1.0, 2.0], 9), ValueError, "max_lr has 2 values"),
     (lambda: [s.step() for s in [lr_scheduler.OneCycleLR(sgd(), 1.0, 2)] * 3], ValueError, "step 3 is after the last"),
     (lambda: lr_scheduler.CyclicLR(sgd(), 0.1, 1.0, mode="square"), ValueError, "mode must be one of 'triangular'"),
+    (lambda: lr_scheduler.CosineAnnealingWarmRestarts(sgd(), 2).step(-1), ValueError, "epoch -1; expected at least 0"),
     (lambda: lr_scheduler.ReduceLROnPlateau(sgd(), factor=2.0), ValueError, "factor is 2.0"),
     (grown, ValueError, "made for 1 parameter groups.* now has 2"),
     (lambda: loaded({}), ValueError, "not saved by a StepLR"),

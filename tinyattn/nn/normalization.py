@@ -65,13 +65,14 @@ class _NormBase(_Norm):
 
     def _running(self, by_batch: bool) -> tuple[Any, Any]:
         """The running statistics; none where there are none, and where another share of the batch moves them."""
-        hidden = not self.track_running_stats or (by_batch and in_later_share.get())
+        hidden = by_batch and (not self.track_running_stats or in_later_share.get())
         return (None, None) if hidden else (self.running_mean, self.running_var)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input, 1)
         momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.num_batches_tracked is not None and not in_later_share.get():
+        tracks = self.track_running_stats and self.num_batches_tracked is not None
+        if self.training and tracks and not in_later_share.get():
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()

@@ -18,6 +18,7 @@ from tinyattn.ops.elementwise import pow
 from tinyattn.ops.indexing import setitem, write_index
 from tinyattn.ops.joins import cat, pad
 from tinyattn.ops.products import matmul
+from tinyattn.ops.promotion import opmath
 from tinyattn.ops.rearranging import at_least, diag, narrow, on_diagonal, tensor_split
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.shape import flip, movedim, reshape, transpose
@@ -191,6 +192,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 
 @numpy_names
+@opmath
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
     """Return the integral of y along `dim` by the trapezoidal rule, at the places x or `dx` apart. As torch.trapezoid.
 

@@ -322,11 +322,13 @@ def randint(
 
 @backends.keeps_gpu
 def randperm(n: int, *, generator: random.Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
-    """Return the integers below n in random order. As torch.randperm.
+    """Return the integers below n in random order. Raises RuntimeError for an n below 0. As torch.randperm.
 
     >>> sorted(ta.randperm(3).tolist())
     [0, 1, 2]
     """
+    if n < 0:
+        raise RuntimeError(f"randperm: n={n}; expected at least 0")
     array = random.generator_for(device, generator).random.permutation(n)
     return _wrap(backends.of(array).cast(array, as_dtype(dtype or np.int64)), False)
 

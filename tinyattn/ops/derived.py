@@ -165,6 +165,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     x = cast(input.detach().reshape(-1), "float64" if input.dtype == "float64" else "float32")
     if min == max and x.numel():
         min, max = (limit.item() for limit in aminmax(x))
+    if not math.isfinite(max - min):
+        raise RuntimeError(f"histc: the range from {min} to {max} is not finite; give min and max")
     if min == max:
         min, max = min - 1, max + 1
     place_of = clamp(cast(where((x >= min) & (x <= max), (x - min) * bins / (max - min), -1.0), "int64"), -1, bins - 1)
@@ -285,11 +287,13 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
 def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
     """Return the differences of neighbours along `dim`, `n` times; of booleans, whether they differ. As torch.diff.
 
-    prepend, append: tensors put before and behind first.
+    prepend, append: tensors put before and behind first. Raises RuntimeError for an n below 0.
 
     >>> ta.diff(ta.tensor([1, 3, 6]))
     tensor([2, 3])
     """
+    if n < 0:
+        raise RuntimeError(f"diff: n={n}; expected at least 0 times")
     dim = _dims.one(dim, input.ndim)
     out = cat([x for x in (prepend, input, append) if x is not None], dim) if n else input.clone()
     for _ in range(min(n, out.shape[dim])):

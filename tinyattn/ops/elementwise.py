@@ -168,7 +168,8 @@ def remainder(xp: Any, a: Any, b: Any) -> Any:
 def _power_base_rule(xp: Any, g: Any, a: Any, b: Any) -> Any:
     if isinstance(b, float | int):
         return xp.zeros_like(g) if b == 0 else g * (xp.pow(a, b - 1) * b)
-    return xp.where(b == 0, 0.0, g * (b * xp.pow(a, b - 1)))  # 0 * 0**-1 is 0 here, not NaN
+    flat = xp.logical_and(b == 0, xp.logical_not(xp.abs(a) > 0))
+    return g * (b * xp.pow(a, xp.where(flat, 1.0, b) - 1))  # 0 * 0**-1 is 0 here, not NaN
 
 
 def _power_exponent_rule(xp: Any, g: Any, a: Any, b: Any, out: Any) -> Any:

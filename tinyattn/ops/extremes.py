@@ -115,10 +115,11 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 def _arg(name: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    if input.numel() == 0 and (dim is None or input.shape[_dims.one(dim, input.ndim)] == 0):
+    dim = None if dim is None else _dims.one(dim, input.ndim)
+    if input.numel() == 0 and (dim is None or input.shape[dim] == 0):
         raise IndexError(f"{name}: a tensor of shape {tuple(input.shape)} is empty there; nothing has no {name}")
     if dim is not None and input.ndim:
-        return _ARG[name](input, dim=_dims.one(dim, input.ndim), keepdim=keepdim)
+        return _ARG[name](input, dim=dim, keepdim=keepdim)
     found: Tensor = _ARG[name](input, dim=None, keepdim=False)
     return found.reshape((1,) * input.ndim) if keepdim else found
 

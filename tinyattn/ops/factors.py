@@ -11,6 +11,7 @@ from tinyattn.ops.choices import eq, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.joins import cat
 from tinyattn.ops.products import matmul
+from tinyattn.ops.promotion import opmath
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.shape import unsqueeze
 
@@ -91,6 +92,7 @@ def _square(name: str, A: Tensor) -> None:
         raise RuntimeError(f"{name}: shape {tuple(A.shape)}; expected a square matrix, or a batch of them")
 
 
+@opmath
 def solve(A: Tensor, B: Tensor) -> Tensor:
     """Return X with A X = B: A (..., n, n), B (..., n, k) or, of one axis less than A, (..., n).
 
@@ -116,6 +118,7 @@ def solve(A: Tensor, B: Tensor) -> Tensor:
     return x[..., 0] if vector else x
 
 
+@opmath
 def inv(A: Tensor) -> Tensor:
     """Return the inverse of A (..., n, n). Raises RuntimeError as `solve`. As torch.linalg.inv and torch.inverse.
 

@@ -19,7 +19,7 @@ from tinyattn.ops.order import argsort, searchsorted
 from tinyattn.ops.rearranging import narrow, repeat_interleave
 from tinyattn.ops.reductions import prod
 from tinyattn.ops.scans import repeats
-from tinyattn.ops.scattering import index_of, scatter, scatter_add
+from tinyattn.ops.scattering import index_of, scatter, scatter_add, untouched
 from tinyattn.ops.shape import reshape
 
 
@@ -69,7 +69,7 @@ def scatter_reduce(
         return reshape(scatter_reduce(input, 0, index, src, reduce, include_self=include_self), ())
     dim, index = index_of("scatter_reduce", input, dim, index, src)
     if index.numel() == 0:
-        return input.clone()
+        return untouched(input, src)
     function, neutral = _REDUCTIONS[reduce][0], _REDUCTIONS[reduce][1](input.dtype)
     src = src[tuple(slice(0, n) for n in index.shape)]
     own = input if include_self else scatter(input, dim, index, neutral)

@@ -11,12 +11,13 @@ import numpy as np
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops.choices import clamp, where
+from tinyattn.ops.choices import where
 from tinyattn.ops.copies import cast, unshared
 from tinyattn.ops.elementwise import abs
 from tinyattn.ops.indexing import gather, getitem
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.mathematics import floor, fmod, round
+from tinyattn.ops.nonlinearities import _hardtanh
 from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import opmath
@@ -83,7 +84,8 @@ def interpolate(
     size, scale_factor: a number, or one for each axis. mode: "nearest", "nearest-exact", "linear" (of one axis),
     "bilinear" and "bicubic" (two), "trilinear" (three) or "area". align_corners: the corner pixels keep their values,
     in the modes with weights. recompute_scale_factor: use the ratio of the sizes instead of scale_factor.
-    Raises ValueError for other modes, axes and sizes, and with antialias. As torch.nn.functional.interpolate.
+    Raises ValueError for other modes, axes and sizes, with antialias, and for align_corners in a mode without weights.
+    As torch.nn.functional.interpolate.
 
     >>> F.interpolate(ta.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear").tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
@@ -96,6 +98,8 @@ def interpolate(
             f"interpolate: size={size} and scale_factor={scale_factor} for shape {tuple(input.shape)}; expected one "
             "of both, and an input (batch, channels, *sizes)"
         )
+    if align_corners is not None and (mode == "area" or mode.startswith("nearest")):
+        raise ValueError(f"interpolate: mode={mode!r} has no align_corners={align_corners}; leave it out")
     given = size if scale_factor is None else scale_factor
     each = tuple(given) if isinstance(given, tuple | list) else (given,) * n
     if len(each) != n:
@@ -196,6 +200,7 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     return reshape_result(x, (n, c, *rest), input)
 
 
+@opmath
 def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """Return input / (k + alpha * the mean of squares of `size` channels around)^beta: (n, c, ...).
 
@@ -287,15 +292,13 @@ def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
     at = (place + 1) * ((size - 1) / 2) if align else ((place + 1) * size - 1) / 2
     if padding_mode == "zeros":
         return at
-    if padding_mode == "reflection":
-        low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
-        if high == low:
-            return at * 0
+    low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
+    if padding_mode == "reflection" and high > low:
         off = abs(at - low)
         over = fmod(off, high - low)
         back = floor(off / (high - low)).detach() % 2 == 1
         at = where(back, high - over, over + low)
-    return clamp(at, 0, size - 1)
+    return _hardtanh(where(at == at, at, 0.0), low=0.0, high=size - 1.0)  # no slope at a border, nor at NaN
 
 
 def _read(input: Tensor, column: Tensor, row: Tensor) -> Tensor:

@@ -231,18 +231,26 @@ def _random(self: Tensor, name: str) -> Tensor:
 def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw from the normal distribution, in place; returns the tensor. As torch.Tensor.normal_.
 
+    Raises RuntimeError for a deviation below 0.
+
     >>> ta.zeros(2, 3).normal_(std=0.02).shape
     (2, 3)
     """
+    if std < 0:
+        raise RuntimeError(f"normal_: std={std}; expected at least 0")
     return self._write("normal_", ..., creation.randn_like(_random(self, "normal_"), generator=generator) * std + mean)
 
 
 def uniform_(self: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw uniform numbers in [low, high), in place; returns the tensor. As torch.Tensor.uniform_.
 
+    Raises RuntimeError if low is above high.
+
     >>> bool((ta.zeros(9).uniform_(2, 3) >= 2).all())
     True
     """
+    if low > high:
+        raise RuntimeError(f"uniform_: from {low} to {high}; expected the lower number first")
     return self._write(
         "uniform_", ..., creation.rand_like(_random(self, "uniform_"), generator=generator) * (high - low) + low
     )

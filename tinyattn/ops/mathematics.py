@@ -226,6 +226,7 @@ clamp_max = formula(
 # --- sums with products ---
 
 
+@opmath
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """Return input + weight * (end - input), elementwise and broadcast; exact at weights 0 and 1. As torch.lerp.
 
@@ -240,6 +241,7 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     return start + (end - input) * part
 
 
+@opmath
 def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
     """Return input + value * tensor1 * tensor2, elementwise and broadcast. As torch.addcmul.
 
@@ -250,6 +252,7 @@ def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> T
     return add(input, mul(tensor1, tensor2), alpha=value)
 
 
+@opmath
 def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
     """Return input + value * tensor1 / tensor2, elementwise and broadcast. As torch.addcdiv.
 
@@ -268,6 +271,7 @@ def _plus_product(input: Tensor, product: Tensor, beta: float, alpha: float) -> 
     return product if beta == 0 else add(product, input, alpha=beta)  # then `input` may hold NaN
 
 
+@opmath
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return beta * input + alpha * mat1 @ mat2, of matrices. As torch.addmm.
 
@@ -278,6 +282,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
     return _plus_product(input, mm(mat1, mat2), beta, alpha)
 
 
+@opmath
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return beta * input + alpha * the sum of the matrices batch1 @ batch2. As torch.addbmm.
 
@@ -287,6 +292,7 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, al
     return _plus_product(input, bmm(batch1, batch2).sum(0), beta, alpha)
 
 
+@opmath
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return beta * input + alpha * every product of two elements of the vectors. As torch.addr.
 
@@ -296,6 +302,7 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: f
     return _plus_product(input, outer(vec1, vec2), beta, alpha)
 
 
+@opmath
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return beta * input + alpha * batch1 @ batch2, of batches of matrices. As torch.baddbmm.
 
@@ -316,6 +323,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return matmul(input, vec)
 
 
+@opmath
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Return beta * input + alpha * mat @ vec. As torch.addmv.
 

@@ -252,11 +252,13 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
     """Draw from the exponential distribution with rate `lambd`, in place; returns the tensor."""
+    if not lambd > 0:
+        raise RuntimeError(f"exponential_: lambd={lambd}; expected a rate above 0")
     u = creation.rand_like(self, generator=generator)
     return self._write("exponential_", ..., -ops.log1p(-u) / lambd)
 
 
-def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
+def random_(self: Tensor, low: int | None = None, high: int | None = None, *, generator: Any = None) -> Tensor:
     """Draw integers from `low` to `high` - 1, in place; random_(high) starts at 0. Returns the tensor.
 
     high: by default, what the dtype holds: of floats, all integers that it has exactly.
@@ -264,8 +266,9 @@ def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: A
     if high is None:
         bits = 1 + np.finfo(self.dtype).nmant if self.dtype.kind == "f" else 8 * self.dtype.itemsize
         last = 2**bits if self.dtype.kind == "f" else 1 if self.dtype.kind == "b" else int(np.iinfo(self.dtype).max)
-        low, high = (0, low) if low else (0, last + (self.dtype != np.int64))
-    return self._write("random_", ..., creation.randint(low, high, self.shape, generator=generator, device=self.device))
+        low, high = 0, last + (self.dtype != np.int64) if low is None else low
+    drawn = creation.randint(low or 0, high, self.shape, generator=generator, device=self.device)
+    return self._write("random_", ..., drawn)
 
 
 def detach_(self: Tensor) -> Tensor:

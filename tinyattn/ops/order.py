@@ -250,11 +250,17 @@ def multinomial(
 def bernoulli(input: Tensor, p: Any = None, *, generator: random.Generator | None = None) -> Tensor:
     """Draw 1 with the probability `p`, or the input, else 0; in its dtype. As torch.bernoulli, with NumPy's stream.
 
+    On the CPU, raises RuntimeError for a probability outside 0 to 1.
+
     >>> ta.bernoulli(ta.tensor([0.0, 1.0]))
     tensor([0., 1.])
     """
+    p = input.detach() if p is None else p
+    allowed = (p >= 0) & (p <= 1)
+    if not (allowed if isinstance(allowed, bool) else input.is_cuda or allowed.all()):
+        raise RuntimeError("bernoulli: a probability is outside 0 to 1")
     u = creation.rand(input.shape, generator=generator, dtype="float32", device=input.device)
-    return cast(u < (input.detach() if p is None else p), input.dtype)
+    return cast(u < p, input.dtype)
 
 
 def normal(
@@ -262,11 +268,13 @@ def normal(
 ) -> Tensor:
     """Draw normal numbers with these means and standard deviations: tensors that broadcast, or numbers with a `size`.
 
-    As torch.normal, with NumPy's stream.
+    On the CPU, raises RuntimeError for a deviation below 0. As torch.normal, with NumPy's stream.
 
     >>> ta.normal(0.0, 1.0, size=(2, 3)).shape
     (2, 3)
     """
+    if (std < 0) if isinstance(std, float | int) else not std.is_cuda and (std.detach() < 0).any():
+        raise RuntimeError("normal: std is below 0; expected standard deviations of at least 0")
     if size is not None:
         return creation.randn(size, generator=generator, **options) * std + mean
     like = creation.zeros_like(mean * creation.ones_like(std) if hasattr(std, "detach") else mean).detach()

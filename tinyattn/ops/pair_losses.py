@@ -16,6 +16,7 @@ from tinyattn.ops.activations import logsigmoid
 from tinyattn.ops.choices import clamp, masked_fill, minimum, where
 from tinyattn.ops.elementwise import abs as _abs
 from tinyattn.ops.elementwise import exp, log, square
+from tinyattn.ops.formulas import xlogy
 from tinyattn.ops.loss import _reduce, paired, shaped
 from tinyattn.ops.norms import pairwise_distance
 from tinyattn.ops.promotion import floating, opmath
@@ -74,7 +75,8 @@ def gaussian_nll_loss(
     """Compute (log var + (input - target) ** 2 / var) / 2 for normal numbers of mean `input` and variance `var`.
 
     var: shaped as the input, with a last axis of 1, or without the last axis; it counts as at least eps. full: add
-    log(2 pi) / 2. Raises ValueError for another shape. As torch.nn.functional.gaussian_nll_loss.
+    log(2 pi) / 2. Raises ValueError for another shape and, on the CPU, for a variance below 0.
+    As torch.nn.functional.gaussian_nll_loss.
 
     >>> F.gaussian_nll_loss(ta.tensor([1.0]), ta.tensor([3.0]), ta.tensor([1.0])).item()
     2.0
@@ -86,6 +88,8 @@ def gaussian_nll_loss(
         elif var.shape != (*input.shape[:-1], 1):
             raise ValueError(f"gaussian_nll_loss: var {tuple(var.shape)} does not fit input {tuple(input.shape)}")
     fixed = var.detach()
+    if not var.is_cuda and (fixed < 0).any():  # a look at a GPU would synchronise
+        raise ValueError("gaussian_nll_loss: var has a number below 0; pass variances, such as exp(x)")
     var = var + (clamp(fixed, eps) - fixed)  # the bound lets the gradient pass
     losses = (log(var) + square(input - target) / var) * 0.5
     return _reduce(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
@@ -134,17 +138,19 @@ def binary_cross_entropy(input: Tensor, target: Any, weight: Tensor | None = Non
     """Compute -(target log(input) + (1 - target) log(1 - input)) weight, with logarithms of at least -100.
 
     input, target: probabilities; `binary_cross_entropy_with_logits` is more accurate. weight: broadcast to them.
-    Raises ValueError for two shapes and, on the CPU, RuntimeError for inputs outside 0 to 1.
+    Raises ValueError for two shapes and, on the CPU, RuntimeError for inputs and targets outside 0 to 1.
     As torch.nn.functional.binary_cross_entropy.
 
     >>> F.binary_cross_entropy(ta.tensor([0.5]), ta.tensor([1.0]))
     tensor(0.6931)
     """
     target = shaped("binary_cross_entropy", target, input)
-    if not input.is_cuda and not ((input >= 0) & (input <= 1)).all():  # a look at a GPU would synchronise
-        raise RuntimeError(
-            "binary_cross_entropy: an input is outside 0 to 1; apply sigmoid, or use binary_cross_entropy_with_logits"
-        )
+    for name, x in (("input", input), ("target", target)):
+        if not x.is_cuda and not ((x >= 0) & (x <= 1)).all():  # a look at a GPU would synchronise
+            raise RuntimeError(
+                f"binary_cross_entropy: {name} is outside 0 to 1; apply sigmoid, or use "
+                "binary_cross_entropy_with_logits"
+            )
     losses = _binary_cross_entropy(input, target)
     return _reduce(losses if weight is None else losses * weight, reduction)
 
@@ -164,7 +170,7 @@ def kl_div(input: Tensor, target: Any, reduction: str = "mean", log_target: bool
     if log_target:
         losses = exp(target) * (target - input)
     else:
-        losses = target * log(masked_fill(target, target == 0, 1.0)) - target * input  # 0 log 0 is 0
+        losses = xlogy(target, target) - target * input  # 0 log 0 is 0
     if reduction == "batchmean":
         return _reduce(losses, "sum") / input.shape[0]
     return _reduce(losses, reduction)

@@ -17,6 +17,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import abs, div, mul, pow, sign
 from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import pad
+from tinyattn.ops.promotion import opmath
 from tinyattn.ops.shape import reshape, reshape_result
 from tinyattn.ops.synonyms import bound
 
@@ -39,12 +40,15 @@ def _max_pool(xp: Any, x: Any, *, how: Windows, places: Any) -> Any:
              zip(places, how.stride, how.kernel, how.dilation, x.shape[2:], strict=True)]  # fmt: skip
     if max(reach) > 0:  # ceil_mode: the last windows hang over the edge
         x = xp.pad(x, ((0, 0), (0, 0), (0, max(reach[0], 0)), (0, max(reach[1], 0))), lowest)
+    ahead = [xp.clamp(p + d - 1 - xp.arange(0, 1, n, np.int64) * s, 0, None) // d for n, s, d, p in
+             zip(places, how.stride, how.dilation, how.padding, strict=True)]  # fmt: skip
     out: Any = None
-    code: Any = None
+    code: Any = ahead[0][:, None] * how.kernel[1] + ahead[1]  # the first that is no padding, should all be -inf
     for i, j, part in how.parts(range(rows), columns):
         seen, k = xp.clone(x[part]), i * how.kernel[1] + j
         if out is None:
-            out, code = seen, xp.zeros(seen.shape, np.uint8 if math.prod(how.kernel) < 256 else np.int64)
+            kind = np.uint8 if math.prod(how.kernel) < 256 else np.int64
+            out, code = seen, xp.zeros(seen.shape, kind) + xp.cast(code, kind)
             continue
         better = (seen > out) | (seen != seen)
         code = xp.maximum(code, better * code.dtype.type(k))  # k only grows
@@ -367,6 +371,7 @@ def adaptive_max_pool1d() -> None:
 # --- by a norm ---
 
 
+@opmath
 def _norm(
     n: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
 ) -> Tensor:

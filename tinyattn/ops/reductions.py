@@ -170,7 +170,8 @@ def std_mean() -> None:
 
 def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     g, out = restore(xp, g, x.shape, dim), restore(xp, out, x.shape, dim)
-    return g * (_others(xp, x, *dim) if xp.is_any(x == 0) else out / x)
+    exact = isinstance(x, Variable) or xp.is_any(x == 0)  # a quotient's derivative cancels badly at small factors
+    return g * (_others(xp, x, *dim) if exact else out / x)
 
 
 def _others(xp: Any, x: Any, axis: int) -> Any:
@@ -198,11 +199,12 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     tensor([ 2, 12])
     """
     input = input if dtype is None else cast(input, dtype)
+    dims = _dims.several(dim, input.ndim)
     if dim is None or input.ndim == 0:
         out: Tensor = _prod(input if input.ndim == 1 else input.reshape(-1), dim=(0,), keepdim=False)
         out = out.reshape((1,) * input.ndim) if keepdim else out
     else:
-        out = _prod(input, dim=_dims.several(dim, input.ndim), keepdim=keepdim)
+        out = _prod(input, dim=dims, keepdim=keepdim)
     return out if dtype is None else cast(out, dtype)
 
 
@@ -241,22 +243,18 @@ def _from_the_end(xp: Any, g: Any, dim: int) -> Any:
 
 
 def _cumprod_rule(xp: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
-    """Each product without the factor: divided by it up to the first zero, and computed without it there.
-
-    What lies behind has no slope while the zero is one, but a second derivative, for which the zero is a factor.
-    """
-    zero = x == 0
-    if not (isinstance(x, Variable) or xp.perhaps(zero)):
+    """Each product without the factor: divided by it, or, without division, what is before it times what follows."""
+    if not (isinstance(x, Variable) or xp.perhaps(x == 0)):
         return _from_the_end(xp, g * out, dim) / x
-    count = xp.cumsum(xp.cast(zero, "int64"), dim)
-    first, second = (xp.logical_and(zero, count == n) for n in (1, 2))
-    factor, rest = xp.where(zero, 1.0, x), xp.where(first, 1.0, x)
-    without = _from_the_end(xp, g * xp.cumprod(rest, dim), dim)
-    behind = 0.0
-    if isinstance(x, Variable):
-        both = _from_the_end(xp, g * xp.cumprod(xp.where(second, 1.0, rest), dim), dim)
-        behind = xp.sum(xp.where(first, x, 0.0), (dim,), keepdim=True) * xp.where(second, both, without / factor)
-    return xp.where(count == 0, _from_the_end(xp, g * out, dim) / factor, xp.where(first, without, behind))
+    ahead, n, reach = (slice(None),) * dim, x.shape[dim], 1
+    factors = x[(*ahead, slice(1, None))]  # factors[i]: the product of the `reach` factors behind x[i]
+    while reach < n:  # g[i]: the sum, over the next `reach` places, of the gradient times the factors up to there
+        near, far, last = (g[(*ahead, part)] for part in (slice(n - reach), slice(reach, None), slice(n - reach, None)))
+        g = xp.cat((near + factors * far, last), dim)
+        factors = factors[(*ahead, slice(max(n - 2 * reach, 0)))] * factors[(*ahead, slice(reach, None))]
+        reach *= 2
+    first, before = out[(*ahead, slice(min(n, 1)))], out[(*ahead, slice(max(n - 1, 0)))]
+    return g * xp.cat((xp.zeros_like(first) + 1, before), dim)
 
 
 @operation(traits="rows", x=_cumprod_rule, fresh=True)

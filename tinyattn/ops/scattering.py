@@ -40,6 +40,14 @@ def _cut(source: Tensor, index: Tensor) -> Tensor:
     return source if source.shape == index.shape else source[tuple(slice(0, n) for n in index.shape)]
 
 
+def untouched(input: Tensor, src: Any) -> Tensor:
+    """A copy of the input that also depends on `src`, which gets a gradient of zeros."""
+    if not isinstance(src, Variable):
+        return input.clone()
+    flat, none = reshape(input, -1), creation.zeros(0, dtype="int64", device=input.device)
+    return reshape(setitem(flat, cast(reshape(src, -1)[:0], input.dtype), write_index(none, flat.array)), input.shape)
+
+
 @backends.keeps_gpu
 def scatter(
     input: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: str | None = None
@@ -57,7 +65,7 @@ def scatter(
         raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add'")
     dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
-        return input.clone()
+        return untouched(input, src)
     number = not isinstance(src, Variable)
     if number:
         src = creation.full(index.shape if reduce else (), src, dtype=input.dtype, device=input.device)
@@ -88,7 +96,7 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
     if src.dtype != input.dtype:
         raise RuntimeError(f"scatter_add: the source has dtype {src.dtype}; expected {input.dtype}, as the tensor has")
     if index.numel() == 0:
-        return input.clone()
+        return untouched(input, src)
     return input + ungather(_cut(src, index), dim, index, input.shape)
 
 

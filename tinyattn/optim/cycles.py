@@ -31,6 +31,8 @@ class CosineAnnealingWarmRestarts(Schedule, T_0=..., T_mult=1, eta_min=0.0):
         return [low + (base - low) * share / 2 for base in self.base_lrs]
 
     def _go_to(self, epoch: float) -> None:
+        if not epoch >= 0:
+            raise ValueError(f"CosineAnnealingWarmRestarts: epoch {epoch}; expected at least 0")
         self.T_cur, self.T_i = (epoch % self.T_0 if self.T_mult == 1 else epoch), self.T_0
         while self.T_cur >= self.T_i:
             self.T_cur, self.T_i = self.T_cur - self.T_i, self.T_i * self.T_mult
