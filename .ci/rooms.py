@@ -19,27 +19,27 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_630,
-    "tensors.py": 335,
+    "ops/": 9_695,
+    "tensors.py": 330,
     "autograd/": 850,
-    "backends/cpu/": 2_050,
+    "backends/cpu/": 2_085,
     "backends/cuda/": 2_825,
-    "backends/": 610,  # its other files
-    "cuda/": 380,
-    "program/": 2_325,
+    "backends/": 625,  # its other files
+    "cuda/": 365,
+    "program/": 2_275,
     "files/": 660,
-    "nn/": 4_875,
-    "optim/": 2_305,
+    "nn/": 4_880,
+    "optim/": 2_310,
     "models.py": 400,
     "distributed/": 390,
-    "data/": 1_620,
-    "train/": 1_290,
-    "debug/": 2_370,
-    "viz/": 7_810,
+    "data/": 1_585,
+    "train/": 1_285,
+    "debug/": 2_360,
+    "viz/": 7_740,
     "compat/": 630,
-    TOP: 1_445,
+    TOP: 1_415,
 }
-TOTAL = 44_340  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 44_240  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

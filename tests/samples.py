@@ -73,6 +73,7 @@ TABLE: dict[str, list[Case]] = {
     "hypot": binary("hypot", low=0.5),
     "xlogy": binary("xlogy", low=0.5),
     "logaddexp": binary("logaddexp"),
+    "logaddexp2": binary("logaddexp2"),
     "logit": unary("logit", low=0.1, high=0.9),
     "atan2": [Case(lambda op, a, b: op(a, b), (2, 3), (3,), low=0.5)],
     "fmod": [Case(lambda op, a, b: op(a, b), (2, 3), (3,), low=1.3, high=1.9)],
