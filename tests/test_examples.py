@@ -319,14 +319,14 @@ def test_runs_never_share_a_folder(tmp_path):
         train.Run(tmp_path / "file", "name")
 
 
-def test_predict_uses_evaluation_mode_and_restores_training(tmp_path):
+def test_predict_uses_evaluation_mode_and_restores_that_of_each_module():
     ta.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3), nn.BatchNorm1d(3).eval())
     images = np.random.default_rng(0).random((7, 2, 2)).astype(np.float32)
     first, second = train.predict(model, images, batch_size=3), train.predict(model, images)
     np.testing.assert_allclose(first, second, rtol=1e-6)
     assert first.shape == (7, 3)
-    assert model.training
+    assert [part.training for part in (model, *model)] == [True, True, True, True, False]
 
 
 def test_progress_bar_shows_known_numbers(monkeypatch, capsys):

@@ -52,14 +52,14 @@ def _asarray(x: Any, dtype: Any = None) -> Any:
     return np.asarray(x, dtype)
 
 
-def _array(x: Any, *args: Any, **options: Any) -> Any:
-    recorder, result = recording.get(), np.array(plain(x), *args, **options)
-    return recorder.made("copy", "copyto", (x,), {}, result) if recorder and isinstance(x, Traced) else result
+def _copier(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make`, recorded as a copy of an array."""
 
+    def recorded(x: Any, *args: Any, **options: Any) -> Any:
+        recorder, result = recording.get(), make(plain(x), *args, **options)
+        return recorder.made("copy", "copyto", (x,), {}, result) if recorder and isinstance(x, Traced) else result
 
-def _ascontiguousarray(x: Any, dtype: Any = None) -> Any:
-    recorder, result = recording.get(), np.ascontiguousarray(plain(x), dtype)
-    return recorder.made("copy", "copyto", (x,), {}, result) if recorder and isinstance(x, Traced) else result
+    return recorded
 
 
 _numpy = _NumPy("numpy")
@@ -68,8 +68,8 @@ for _name, _function in {
     "zeros_like": _maker(np.zeros_like, 0), "full": _maker(np.full, "given"),
     "arange": _maker(np.arange, constant=True), "eye": _maker(np.eye, constant=True),
     "tri": _maker(np.tri, constant=True),
-    "linspace": _maker(np.linspace, constant=True), "asarray": _asarray, "array": _array,
-    "ascontiguousarray": _ascontiguousarray,
+    "linspace": _maker(np.linspace, constant=True), "asarray": _asarray, "array": _copier(np.array),
+    "ascontiguousarray": _copier(np.ascontiguousarray),
 }.items():  # fmt: skip
     setattr(_numpy, _name, _function)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,25 @@ def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
     """Compute the scores of the classes for every image: a NumPy array (images, classes).
 
     images: an array or a Tensor (images, ...); each batch is moved to the device of the model's parameters.
-    Runs in evaluation mode without recording, and restores the model's mode.
+    Runs in evaluation mode without recording, and restores the mode of each module.
     """
-    was_training = model.training
     device = next((parameter.device for parameter in model.parameters()), None)
+    with evaluating(model), no_grad():
+        starts = range(0, len(images), batch_size)
+        scores = cat([model(as_tensor(images[i : i + batch_size], device=device)) for i in starts])
+    return scores.cpu().numpy()
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Switch a model to evaluation mode, and restore the mode of each of its modules at the end."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with no_grad():
-            starts = range(0, len(images), batch_size)
-            scores = cat([model(as_tensor(images[i : i + batch_size], device=device)) for i in starts])
+        yield
     finally:
-        model.train(was_training)
-    return scores.cpu().numpy()
+        for module, mode in modes:
+            module.training = mode
 
 
 class LayerStats:

@@ -22,6 +22,7 @@ from tinyattn.nn import DataParallel, Module
 from tinyattn.ops import creation
 from tinyattn.ops.attention import attention_definition
 from tinyattn.tensors import Tensor
+from tinyattn.train.watch import evaluating
 
 Score = Callable[[Tensor], Tensor]
 
@@ -140,7 +141,7 @@ def record(model: Any, row: Sequence[Any], score: Score | None) -> tuple[Tensor,
     score: returns the number of the output to differentiate with respect to the weights; None: no gradients.
     """
     recorder = _Recorder()
-    with _evaluating(model), enable_grad(), Mode(definition_mode, False):
+    with _differentiable(model), enable_grad(), Mode(definition_mode, False):
         with recorder:
             output = model(*row)
         # class probabilities are a softmax too, but no attention
@@ -168,23 +169,20 @@ def _gradients(total: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _differentiable(model: Any) -> Iterator[None]:
     """Switch to evaluation mode and gradients for all parameters, and restore both at the end."""
     if not isinstance(model, Module):
         yield
         return
-    modes = [(module, module.training) for module in model.modules()]
     frozen = [p for p in model.parameters() if not p.requires_grad]
-    model.eval()
     try:
         for p in frozen:
             p.requires_grad_(True)
-        yield
+        with evaluating(model):
+            yield
     finally:
         for p in frozen:
             p.requires_grad_(False)
-        for module, mode in modes:
-            module.training = mode
 
 
 def unwrapped(model: Any) -> Any:
