@@ -239,7 +239,7 @@ def test_resume_reports_changed_workers_and_versions(tmp_path, capsys, a_run, mo
     folder = tmp_path / "run"
     shutil.copytree(a_run, folder)
     now = {**train.versions(), "numpy": "99"}
-    monkeypatch.setattr(train.environment, "versions", lambda: now)
+    monkeypatch.setattr(train.run, "versions", lambda: now)
     assert run("--resume", folder, "--workers", 2, "--keep", 1, "--no-progress", "--epochs", 1) == 0
     said = capsys.readouterr().out
     assert "Resumed with workers 2, begun with 1: the rest of the run has other random numbers" in said

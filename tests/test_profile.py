@@ -16,7 +16,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import models, nn, optim
 from tinyattn.debug.flops import COUNTS, forward_flops
-from tinyattn.debug.probe import graph_of
+from tinyattn.debug.flow import graph_of
 from tinyattn.engine.operation import Operation
 from tinyattn.ops import recurrent
 

@@ -10,7 +10,7 @@ import pytest
 import tinyattn as ta
 from tinyattn.backends import cpu
 from tinyattn.backends.windows import Windows
-from tinyattn.debug.probe import image
+from tinyattn.debug.flow import image
 from tinyattn.debug.reasons import ENDS, FLAT
 from tinyattn.engine.operation import Operation
 

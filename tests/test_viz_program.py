@@ -9,7 +9,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import nn
 from tinyattn.viz import graph
-from tinyattn.viz.graphs.listing import blocks_of, origin_of
+from tinyattn.viz.graphs.page import blocks_of, origin_of
 
 MARKED = "[...document.querySelectorAll('.block[aria-selected=true] b')].map((e) => e.textContent)"
 STATE = "document.getElementById('where').textContent"

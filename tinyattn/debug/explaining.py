@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from tinyattn import autograd
 from tinyattn.debug.describe import count, describe, fault
-from tinyattn.debug.flow import Call, Flow, Recorder
-from tinyattn.debug.probe import Passed, Probe, graph_of, largest, shortest_path
+from tinyattn.debug.flow import Call, Flow, Passed, Probe, Recorder, graph_of, largest, shortest_path
 from tinyattn.debug.reasons import VERDICTS, Reason, oldest_not_finite, why_not_finite, why_zero
 from tinyattn.engine.node import Node
 from tinyattn.tensors import Tensor

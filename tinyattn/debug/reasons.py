@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 from tinyattn import backends
 from tinyattn.debug.describe import describe, fault, input_names, saved_by, value
-from tinyattn.debug.flow import Call
-from tinyattn.debug.probe import Passed, largest, total
+from tinyattn.debug.flow import Call, Passed, largest, total
 from tinyattn.engine.node import Node
 from tinyattn.tensors import Tensor
 

@@ -11,11 +11,10 @@ import numpy as np
 
 from tinyattn.engine.observer import Observer
 from tinyattn.locks import fork_safe
-from tinyattn.program.again import Example
 from tinyattn.program.arguments import PLAIN, flat, named, others, rebuilt
-from tinyattn.program.makers import RECORDING
 from tinyattn.program.program import Changed, Program
-from tinyattn.program.trace import Trace
+from tinyattn.program.trace import Example, Trace
+from tinyattn.program.traced import RECORDING
 from tinyattn.tensors import Tensor
 
 _log = logging.getLogger("tinyattn")

@@ -16,14 +16,12 @@ from tinyattn import random
 from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.files.whole import write_whole
-from tinyattn.program.again import Example
 from tinyattn.program.arguments import named
 from tinyattn.program.file import File
-from tinyattn.program.memory import size_of, temporary
-from tinyattn.program.plan import ALIGNED, make_plan
+from tinyattn.program.plan import ALIGNED, make_plan, size_of, temporary
 from tinyattn.program.recorder import Value, whole
 from tinyattn.program.shares import Shares, spawn
-from tinyattn.program.trace import Trace
+from tinyattn.program.trace import Example, Trace
 from tinyattn.program.write import Writer
 from tinyattn.tensors import Tensor
 

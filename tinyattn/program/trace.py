@@ -1,8 +1,9 @@
-"""Trace: one call of a step, run as always and recorded on the way."""
+"""Trace: one call of a step, run as always and recorded on the way; and once more, by definitions, without a trace."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -12,14 +13,13 @@ from tinyattn import random
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.hooks import of_every_module
-from tinyattn.engine.modes import module_stack
+from tinyattn.engine.modes import Mode, definition_mode, grad_mode, module_stack
 from tinyattn.engine.observer import Observer
-from tinyattn.program.arguments import held, is_module, reachable
+from tinyattn.program.arguments import flat, held, is_module, reachable
 from tinyattn.program.draws import Draws
-from tinyattn.program.makers import recorded_numpy
 from tinyattn.program.recorder import Recorder, Value, values
 from tinyattn.program.shares import dependent
-from tinyattn.program.traced import Traced, plain
+from tinyattn.program.traced import RECORDING, Traced, plain, recorded_numpy
 from tinyattn.tensors import Tensor
 
 
@@ -279,3 +279,50 @@ def _path(stack: Sequence[Any]) -> str:
         return ""
     names = {id(module): name for name, module in stack[0].named_modules()}
     return names.get(id(stack[-1])) or type(stack[-1]).__name__
+
+
+# --- once more, by the definitions of its operations ---
+
+
+class Example:
+    """A call of a function, kept to record it again."""
+
+    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, found: list[Any]) -> None:
+        self.function, self.args, self.kwargs, self.found = function, args, kwargs, found
+        self.gradients = grad_mode.get()
+
+    def by_definition(
+        self, leaves: Sequence[Tensor], touched: Iterable[Tensor], optimizers: Sequence[Any], generators: Sequence[Any]
+    ) -> tuple[Trace, Any]:
+        """Record the call by definitions; returns the trace and the values of the results.
+
+        What it does to these tensors, optimizers and generators, and to tensors that it names, is undone.
+        """
+        tensors, _ = flat((self.args, self.kwargs))
+        trace = Trace(tensors, self.found, leaves)
+        everything = {id(t): t for t in (*leaves, *touched, *reachable(self.found), *tensors)}
+        modes = RECORDING, Mode(grad_mode, self.gradients), Mode(definition_mode, True)
+        with modes[0], modes[1], modes[2], _undone([*everything.values()], optimizers, generators):
+            with trace:
+                result = self.function(*self.args, **self.kwargs)
+            return trace, trace.finish(flat(result)[0])
+
+
+@contextmanager
+def _undone(tensors: list[Tensor], optimizers: Sequence[Any], generators: Sequence[Any]) -> Iterator[None]:
+    """Put back, after the block, numbers and gradients of tensors, states of optimizers, and random numbers."""
+    states = [x for o in optimizers for state in o.state.values() for x in state.values() if isinstance(x, Tensor)]
+    gradients = [(t, t._grad) for t in tensors]
+    written = [*tensors, *states, *(grad for _, grad in gradients if grad is not None)]
+    saved = [(t, t.array, t.array.copy()) for t in written]
+    drawn = [(generator, generator.bookmark()) for generator in generators]
+    try:
+        yield
+    finally:
+        for tensor, array, numbers in saved:
+            tensor.array = array
+            np.copyto(array, numbers)
+        for tensor, grad in gradients:
+            tensor._grad = grad
+        for generator, state in drawn:
+            generator.go_to(state)

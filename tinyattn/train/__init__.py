@@ -2,7 +2,7 @@
 layers, and a command-line parser."""
 
 from tinyattn.train.run import Follower, RefusedError, Run
-from tinyattn.train.environment import changed_versions, fingerprint, git_state, versions
+from tinyattn.train.run import changed_versions, fingerprint, git_state, versions
 from tinyattn.train.checkpoints import Checkpoints, NonFiniteError, RandomStates
 from tinyattn.train.tally import BadBatch, Tally, batch_is_not_finite, step_if_finite
 from tinyattn.train.session import Progress, Session, StopSignals

@@ -13,9 +13,8 @@ from tinyattn.viz.figure import headed, new_figure
 from tinyattn.viz.graphs.arrays import host_array
 from tinyattn.viz.maps.attention import NoAttentionError, attention
 from tinyattn.viz.maps.figures import EVEN, show_map
-from tinyattn.viz.maps.flow import softmax
 from tinyattn.viz.maps.grid import Grid, pictures
-from tinyattn.viz.maps.record import unwrapped
+from tinyattn.viz.maps.record import softmax, unwrapped
 
 # --- confusion ---
 

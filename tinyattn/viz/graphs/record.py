@@ -9,8 +9,7 @@ from typing import Any
 
 from tinyattn import autograd
 from tinyattn.debug.describe import input_names, saved_by
-from tinyattn.debug.flow import DETACH
-from tinyattn.debug.probe import graph_of
+from tinyattn.debug.flow import DETACH, graph_of
 from tinyattn.engine.fork import Fork
 from tinyattn.engine.modes import call_site, module_stack
 from tinyattn.engine.node import Node, Saved

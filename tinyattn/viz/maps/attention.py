@@ -13,10 +13,9 @@ from tinyattn.ops.creation import as_tensor, from_numpy
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.arrays import host_array
 from tinyattn.viz.maps.figures import heads_figure
-from tinyattn.viz.maps.flow import AttentionFlow
 from tinyattn.viz.maps.grid import grid_of, pictures
 from tinyattn.viz.maps.page import attention_page
-from tinyattn.viz.maps.record import AttentionLayer, Score, record, softmax_only
+from tinyattn.viz.maps.record import AttentionFlow, AttentionLayer, Score, record, softmax_only
 from tinyattn.viz.page import framed
 
 Target = int | Sequence[int] | Callable[[Tensor], Tensor] | None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyattn.viz.figure import headed, new_figure
-from tinyattn.viz.maps.flow import AttentionFlow
+from tinyattn.viz.maps.record import AttentionFlow
 
 WARM = (0.84, 0.37, 0.0)  # drawn over grey images, more opaque for larger values; the colours of the page
 EVEN = 4  # full colour is at least so many times even attention, which would otherwise look strong

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyattn.viz.maps.figures import caption
-from tinyattn.viz.maps.flow import AttentionFlow
+from tinyattn.viz.maps.record import AttentionFlow
 from tinyattn.viz.page import html_page
 
 MOST = 30_000_000  # bytes; larger pages open slowly
