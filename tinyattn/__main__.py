@@ -17,6 +17,7 @@ import runpy
 import sys
 import traceback
 import webbrowser
+from collections import ChainMap
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -236,23 +237,18 @@ def _module(text: str) -> tuple[ModuleType, str]:
         raise
 
 
-class _Names(dict[str, Any]):
-    """The names of a module, `ta`, and those of the tinyattn modules that it imports."""
+class _Names(ChainMap[str, Any]):
+    """The names of a module, `ta`, the built-in ones, and those of the tinyattn modules that it imports."""
 
     def __init__(self, module: ModuleType) -> None:
-        super().__init__(vars(module))
-        self.setdefault("ta", ta)
-        self.module = module
+        inside = [x for x in vars(module).values() if isinstance(x, ModuleType) and x.__name__.startswith("tinyattn.")]
+        super().__init__(vars(module), {"ta": ta}, vars(builtins), *map(vars, inside))
 
     def __missing__(self, key: str) -> Any:
-        if hasattr(builtins, key):
-            return getattr(builtins, key)
-        for value in vars(self.module).values():
-            if isinstance(value, ModuleType) and value.__name__.startswith("tinyattn.") and hasattr(value, key):
-                return getattr(value, key)
-        models_here = [name for name, value in self.items() if isinstance(value, type) and issubclass(value, nn.Module)]
+        own = self.maps[0]
+        models_here = [name for name, value in own.items() if isinstance(value, type) and issubclass(value, nn.Module)]
         hint = f"; it has {', '.join(models_here)}" if models_here else ""
-        raise UserError(f"{self.module.__name__} has no {key!r}{hint}")
+        raise UserError(f"{own['__name__']} has no {key!r}{hint}")
 
 
 def _value(module: ModuleType, text: str) -> Any:

@@ -69,6 +69,12 @@ class Namespace(types.ModuleType):
         return sorted({*self.__dict__, *(n for source in self._sources for n in dir(source) if n[0] != "_")})
 
 
+def _files(package: str, names: str, *sources: Any) -> None:
+    """Make modules of a package with the same names in each: tinyattn does not divide them up."""
+    for name in names.split():
+        Namespace(f"{package}.{name}", *sources)
+
+
 class NoSuchModule(importlib.abc.MetaPathFinder):
     """Says in one sentence that a module of PyTorch is not here."""
 
@@ -128,10 +134,8 @@ def _nn() -> None:
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
-    for name in ("clip_grad", "convert_parameters", "spectral_norm", "weight_norm"):
-        Namespace(f"torch.nn.utils.{name}", utils)
-    for name in ("parametrizations", "parametrize"):
-        Namespace(f"torch.nn.utils.{name}", utils.parametrize)
+    _files("torch.nn.utils", "clip_grad convert_parameters spectral_norm weight_norm", utils)
+    _files("torch.nn.utils", "parametrizations parametrize", utils.parametrize)
     del sys.modules["torch.nn.utils"].weight_norm, sys.modules["torch.nn.utils"].spectral_norm  # functions, not modules
     fused = ("fuse_conv_bn_eval", "fuse_linear_bn_eval")
     Namespace("torch.nn.utils.fusion", **{n: Refused(f"torch.nn.utils.fusion.{n}") for n in fused})
@@ -147,27 +151,17 @@ def _nn() -> None:
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
              "_get_clones": parts.clones, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
     files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
-    private = (*files_of, types.SimpleNamespace(**bases))
-    for name in files.split():
-        Namespace(f"torch.nn.modules.{name}", nn, functional, *private)
-    repeat = {
-        "_single": parts.pair(1),
-        "_pair": parts.pair(2),
-        "_triple": parts.pair(3),
-        "_quadruple": parts.pair(4),
-        "_ntuple": parts.pair,
-    }
-    Namespace("torch.nn.modules.utils", **repeat)
+    _files("torch.nn.modules", files, nn, functional, *files_of, types.SimpleNamespace(**bases))
+    repeat = {name: parts.pair(i) for i, name in enumerate(("_single", "_pair", "_triple", "_quadruple"), 1)}
+    Namespace("torch.nn.modules.utils", _ntuple=parts.pair, **repeat)
 
 
 def _training() -> None:
     Namespace("torch.optim", optim)
-    for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "radam"):
-        Namespace(f"torch.optim.{name}", optim)
+    _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", distributions)
-    for name in ("bernoulli", "categorical", "distribution", "kl", "normal"):
-        Namespace(f"torch.distributions.{name}", distributions)
+    _files("torch.distributions", "bernoulli categorical distribution kl normal", distributions)
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
@@ -175,21 +169,12 @@ def _training() -> None:
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))
     Namespace("torch.testing", assert_close=parts.assert_close)
-    for name in ("dataset", "dataloader", "sampler", "distributed", "_utils", "_utils.collate"):
-        Namespace(f"torch.utils.data.{name}", data)
-    Namespace(
-        "torch.utils.checkpoint",
-        checkpoint=ta.checkpoint,
-        checkpoint_sequential=parts.checkpoint_sequential,
-        get_device_states=lambda *tensors: ([], []),
-        set_device_states=ignored,
-    )  # all are in get_rng_state
-    Namespace(
-        "torch.utils._pytree",
-        tree_map=parts.tree_map,
-        tree_flatten=parts.tree_flatten,
-        tree_unflatten=parts.tree_unflatten,
-    )
+    _files("torch.utils.data", "dataset dataloader sampler distributed _utils _utils.collate", data)
+    states = {"get_device_states": lambda *tensors: ([], []), "set_device_states": ignored}  # are in get_rng_state
+    sequential = parts.checkpoint_sequential
+    Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint, checkpoint_sequential=sequential, **states)
+    trees = {name: getattr(parts, name) for name in ("tree_map", "tree_flatten", "tree_unflatten")}
+    Namespace("torch.utils._pytree", **trees)
 
 
 def _machinery() -> None:
@@ -204,20 +189,9 @@ def _machinery() -> None:
     Namespace("torch.backends.mps", is_available=no, is_built=no)
     kernels = dict.fromkeys(("enable_flash_sdp", "enable_math_sdp", "enable_mem_efficient_sdp"), ignored)
     Namespace("torch.backends.cuda", matmul=types.SimpleNamespace(allow_tf32=False), sdp_kernel=Nothing, **kernels)
-    script = dict.fromkeys(
-        (
-            "script",
-            "ignore",
-            "export",
-            "unused",
-            "script_method",
-            "script_if_tracing",
-            "_script_if_tracing",
-            "interface",
-        ),
-        unchanged,
-    )
-    Namespace("torch.jit", **script, is_scripting=no, is_tracing=no, trace=Refused("torch.jit.trace"),
+    kept = "script ignore export unused script_method script_if_tracing _script_if_tracing interface"
+    Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), is_scripting=no, is_tracing=no,
+              trace=Refused("torch.jit.trace"),
               ScriptModule=nn.Module, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
     Namespace("torch.jit.annotations", typing)
     Namespace("torch.multiprocessing", multiprocessing)
@@ -230,9 +204,8 @@ def _machinery() -> None:
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
               ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
     Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
-    refused = {
-        n: Refused(f"torch.hub.{n}") for n in ("load_state_dict_from_url", "download_url_to_file", "get_dir", "load")
-    }
+    loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
+    refused = {name: Refused(f"torch.hub.{name}") for name in loads}
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"))
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
