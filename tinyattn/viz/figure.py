@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyattn.extras import require
 from tinyattn.files.texts import printable
 
 
@@ -12,11 +13,9 @@ def new_figure(width: float, height: float) -> Any:
 
     Raises ImportError, with the extra to install, if matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError('pictures need matplotlib: pip install "tinyattn[viz]"') from None
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return require("matplotlib.figure", "a picture", "viz").Figure(
+        figsize=(width, height), dpi=150, layout="constrained"
+    )
 
 
 def shown(text: str, most: int = 60) -> str:

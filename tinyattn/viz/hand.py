@@ -46,9 +46,7 @@ def by_hand(lang: str = "en") -> Page:
 def _sources() -> dict[str, list[tuple[str, str]]]:
     """Return (place, code) of the engine's lines for each station, and for those that a score function changes."""
     x = creation.ones(1, 1, requires_grad=True)
-    product, shares, squares, bend = (_operation(y) for y in (matmul(x, x), softmax(x, 1), square(x), tanh(x)))
-    hidden = _lines(AdditiveAttentionPooling.scores, "hidden", "return")
-    adam = _lines(adam_definition, "m", "v", "m_hat", "v_hat") + _lines(adam_definition, "p", which=-1)
+    product, shares, squares, bend = (y.node.op for y in (matmul(x, x), softmax(x, 1), square(x), tanh(x)))
     return {
         **{name: _lines(attention_definition, line) for name, line in {
             "S": "scores", "Z": "top", "E": "e", "R": "total", "A": "weights", "Y": "out",
@@ -62,21 +60,17 @@ def _sources() -> dict[str, list[tuple[str, str]]]:
         "dK": [_rule(product, "b")],
         "dw": [_rule(product, "b")],
         "S causal": _lines(attention_definition, "scores", which=-1),
-        "S additive": hidden,
+        "S additive": _lines(AdditiveAttentionPooling.scores, "hidden", "return"),
         "dQ additive": [_rule(bend, "x")],
         "dK additive": [_rule(bend, "x")],
         "sgd": _lines(sgd_definition, "return"),
-        "adam": adam,
+        "adam": _lines(adam_definition, "m", "v", "m_hat", "v_hat") + _lines(adam_definition, "p", which=-1),
     }  # fmt: skip
-
-
-def _operation(y: Any) -> Operation:
-    return y.node.op
 
 
 def _rule(op: Operation, name: str) -> tuple[str, str]:
     code = op.rules[name].__code__
-    return _place(code.co_filename, code.co_firstlineno), f"{name}={rule_source(op.rules[name])}"
+    return str(line_at(code.co_filename, code.co_firstlineno)), f"{name}={rule_source(op.rules[name])}"
 
 
 def _lines(function: Callable[..., Any], *names: str, which: int = 0) -> list[tuple[str, str]]:
@@ -89,14 +83,10 @@ def _lines(function: Callable[..., Any], *names: str, which: int = 0) -> list[tu
     for name in names:
         node = [node for node in statements if name in _assigned(node)][which]
         code = textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno])).rstrip()
-        found.append((_place(inspect.getfile(function), first + node.lineno - 1), code))
+        found.append((str(line_at(inspect.getfile(function), first + node.lineno - 1)), code))
     return found
 
 
 def _assigned(node: ast.stmt) -> set[str]:
     targets = node.targets if isinstance(node, ast.Assign) else []
     return {"return"} if isinstance(node, ast.Return) else {x.id for x in targets if isinstance(x, ast.Name)}
-
-
-def _place(file: str, number: int) -> str:
-    return str(line_at(file, number))

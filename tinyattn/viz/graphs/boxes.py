@@ -51,10 +51,6 @@ class Boxes:
         self.inside[box.index] = items
         return "box", box.index
 
-    def chain(self, box: int) -> list[int]:
-        """Return a box and those around it, outermost first."""
-        return chain(self.boxes, box)
-
     def operations(self, box: int) -> Iterator[int]:
         """Iterate over all operations in a box, in order. Recurses as deep as modules are nested."""
         for kind, index in self.inside[box]:
@@ -69,7 +65,7 @@ class Boxes:
         for index in self.operations(box):
             for edge in self.vertices[index].inputs:
                 leaf = self.vertices[edge.source]
-                if not leaf.is_operation and box in self.chain(leaf.box):
+                if not leaf.is_operation and box in chain(self.boxes, leaf.box):
                     found.setdefault(leaf.index)
             found[index] = None
         return list(found)
@@ -149,7 +145,7 @@ def _place_leaves(boxes: Boxes) -> None:
     for vertex in boxes.vertices:
         if vertex.is_operation or vertex.kind == "input":
             continue
-        chains = [boxes.chain(box) for box in users[vertex.index]]
+        chains = [chain(boxes.boxes, box) for box in users[vertex.index]]
         shared = [box for box, *others in zip(*chains, strict=False) if all(other == box for other in others)]
         # inputs of a definition are beside it, and so are tensors that repeated boxes share
         beside = ("repeat",) if vertex.kind == "constant" else ("repeat", "definition")
@@ -185,11 +181,11 @@ def _common_name(first: str, last: str) -> str:
 def _likeness(boxes: Boxes, box: int) -> Any:
     """Return a key, equal for boxes that can be shown as one: kind, name without numbers, contents and wiring."""
     order = {index: i for i, index in enumerate(boxes.contents(box))}
-    depth = len(boxes.chain(box))
+    depth = len(chain(boxes.boxes, box))
     signs: list[Any] = [boxes.boxes[box].kind, boxes.boxes[box].type, re.sub(r"\d+", "#", boxes.boxes[box].name)]
     for index in order:
         vertex = boxes.vertices[index]
-        around = tuple(boxes.boxes[b].name for b in boxes.chain(vertex.box)[depth:])
+        around = tuple(boxes.boxes[b].name for b in chain(boxes.boxes, vertex.box)[depth:])
         signs.append((_sign(vertex), around, *((e.slot, order.get(e.source, -1)) for e in vertex.inputs)))
     return tuple(signs)
 

@@ -6,6 +6,7 @@ import html
 from collections import defaultdict
 from collections.abc import Iterator
 
+from tinyattn.extras import require
 from tinyattn.viz.figure import shown
 from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.labels import (
@@ -66,8 +67,10 @@ def dot_text(trace: Trace, seen: View, stats: bool = False, times: bool = False)
     def inside(box: int, indent: str) -> Iterator[str]:
         for item in children[box]:
             time = spent.get(item, (0, 0))
-            warm = f', fillcolor="{_warm(sum(time) / most)}"' if sum(time) else ""
-            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times_text(*time))}{warm}];\n"
+            share = sum(time) / most if most else 0  # from white to orange
+            warm = "".join(f"{round(255 + (full - 255) * share**0.7):02x}" for full in (0xFF, 0xA8, 0x5C))
+            fill = f', fillcolor="#{warm}"' if share else ""
+            yield f"{indent}{_name(item)} [{_label(trace, item, stats, times_text(*time))}{fill}];\n"
         for inner in sub[box]:
             margin = "  " * len(chain(trace.boxes, inner))
             yield from (
@@ -127,11 +130,6 @@ def _spent(trace: Trace, seen: View) -> dict[Item, tuple[float, float]]:
     return spent
 
 
-def _warm(share: float) -> str:
-    """Return a colour from white (0) to orange (1)."""
-    return "#" + "".join(f"{round(255 + (full - 255) * share**0.7):02x}" for full in (0xFF, 0xA8, 0x5C))
-
-
 def _style(look: str, recorded: bool) -> str:
     fill, line, text = COLOURS[look]
     corners = "" if look in ("parameter", "leaf") else "rounded,"
@@ -180,10 +178,7 @@ def rendered(dot: str, kind: str) -> bytes:
 
     Raises ImportError without the graphviz package and RuntimeError without the program.
     """
-    try:
-        import graphviz
-    except ImportError:
-        raise ImportError('pictures of graphs need the graphviz package: pip install "tinyattn[viz]"') from None
+    graphviz = require("graphviz", "a picture of a graph", "viz")
     wide = dot.replace(FONT, "DejaVu Sans") if kind == "svg" else dot  # room for the widest font that a reader may have
     source = graphviz.Source(wide, engine="dot")
     try:

@@ -11,18 +11,23 @@ from tinyattn.viz.graphs.model import Box, Trace, Vertex
 Lines = list[list[tuple[str, str]]]  # (style, text): "name", "times", "formula" or "quiet"
 
 _STORED = ("parameter", "constant")
+_MOVES = {  # operations that only move elements
+    "alias", "broadcast_to", "cast", "cat", "clone", "detach", "flip", "getitem", "pad", "permute", "reshape", "roll",
+    "stack",
+}  # fmt: skip
 
 
 def lines_of(trace: Trace, vertex: Vertex, time: str = "") -> Lines:
     """Return the lines in the item of a vertex."""
     shape, options = shape_text(vertex.shape) + _dtype(vertex), option_text(vertex)
     if not vertex.is_operation:
-        return [[("name", name_inside(trace.boxes, vertex)), ("quiet", shape)]]
+        path = trace.boxes[vertex.box].path if vertex.box >= 0 else ""  # of the module that a parameter is inside of
+        return [[("name", title(vertex).removeprefix(f"{path}." if path else "")), ("quiet", shape)]]
     if vertex.kind == "failed":
         inputs = ",  ".join(f"{e.slot} {shape_text(trace.vertices[e.source].shape)}" for e in vertex.inputs)
         rows = [inputs, *textwrap.wrap(vertex.error, 53, break_long_words=False, break_on_hyphens=False)]
         return [[("name", f"✗ {title(vertex)}")], *([("quiet", row)] for row in rows)]
-    if is_brief(vertex):
+    if vertex.op in _MOVES and vertex.name == vertex.op and not vertex.output:  # one line is enough
         return [[("name", vertex.op), ("quiet", options), ("quiet", time or shape)]]
     return [[("name", title(vertex)), ("quiet", _flow(trace, vertex))], *_computed(vertex, time)]
 
@@ -62,12 +67,6 @@ def title(vertex: Vertex) -> str:
     return vertex.op if vertex.name in ("", vertex.op) else f"{vertex.name} = {vertex.op}"
 
 
-def name_inside(boxes: list[Box], vertex: Vertex) -> str:
-    """Return the title, for a parameter inside its module without the path."""
-    path = boxes[vertex.box].path if vertex.box >= 0 else ""
-    return title(vertex).removeprefix(f"{path}.") if path else title(vertex)
-
-
 def only_operation(members: list[Vertex]) -> Vertex | None:
     """Return the operation of a box with a single one: a Linear layer is shown as its operation."""
     own = [vertex for vertex in members if vertex.is_operation]
@@ -84,17 +83,6 @@ def contents_text(members: list[Vertex]) -> str:
 def type_text(box: Box) -> str:
     """Return the type of a box, "" if its name says it already."""
     return "definition" if box.kind == "definition" else box.type if box.type != box.name else ""
-
-
-def is_brief(vertex: Vertex) -> bool:
-    """Whether one line is enough: an operation that only moves elements, without a name."""
-    return vertex.op in _MOVES and vertex.name == vertex.op and vertex.kind == "operation" and not vertex.output
-
-
-_MOVES = {
-    "alias", "broadcast_to", "cast", "cat", "clone", "detach", "flip", "getitem", "pad", "permute", "reshape", "roll",
-    "stack",
-}  # fmt: skip
 
 
 def formula_text(vertex: Vertex) -> str:

@@ -118,17 +118,13 @@ def attention(
     maps = _recorded(model, rows, _each(target, count) if gradients else None)
     maps.labels, maps.title = _labels(labels, count), title
     if words is None:
-        _place_on_images(maps, rows[0], model, grid)
+        maps.images = pictures(rows[0], getattr(model, "image_size", None))
+        maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
+        maps.read_from = "mean" if maps.grid.extra == 0 else 0
     else:
         maps.words = _words(words, count, maps.tokens)
     maps.read_from = maps.read_from if read_from is None else read_from
     return maps
-
-
-def _place_on_images(maps: AttentionMaps, inputs: Tensor, model: Any, grid: tuple[int, int] | None) -> None:
-    maps.images = pictures(inputs, getattr(model, "image_size", None))
-    maps.grid = grid_of(model, maps.images.shape[1:3], maps.tokens, grid)
-    maps.read_from = "mean" if maps.grid.extra == 0 else 0
 
 
 def _each(target: Target, count: int) -> list[Any]:
