@@ -91,25 +91,13 @@ class DataLoader:
     """
 
     def __init__(
-        self,
-        dataset: Any,
-        batch_size: int | None = 1,
-        shuffle: bool | None = False,
-        sampler: Iterable[Any] | None = None,
-        batch_sampler: Iterable[Any] | None = None,
-        num_workers: int = 0,
-        collate_fn: Callable[[Any], Any] | None = None,
-        pin_memory: bool = False,
-        drop_last: bool = False,
-        timeout: float = 0,
-        worker_init_fn: Callable[[int], Any] | None = None,
-        multiprocessing_context: Any = None,
-        generator: Generator | None = None,
-        *,
-        prefetch_factor: int | None = None,
-        transform: Callable[..., Any] | None = None,
-        **without_effect: Any,
-    ) -> None:
+        self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = False,
+        sampler: Iterable[Any] | None = None, batch_sampler: Iterable[Any] | None = None, num_workers: int = 0,
+        collate_fn: Callable[[Any], Any] | None = None, pin_memory: bool = False, drop_last: bool = False,
+        timeout: float = 0, worker_init_fn: Callable[[int], Any] | None = None, multiprocessing_context: Any = None,
+        generator: Generator | None = None, *, prefetch_factor: int | None = None,
+        transform: Callable[..., Any] | None = None, **without_effect: Any,
+    ) -> None:  # fmt: skip
         self.dataset = _as_dataset(dataset)
         self.batch_size = None if batch_size is None else operator.index(batch_size)
         self.shuffle, self.drop_last, self.transform = bool(shuffle), drop_last, transform

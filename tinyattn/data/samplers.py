@@ -66,12 +66,9 @@ class RandomSampler(Sampler):
     """
 
     def __init__(
-        self,
-        data_source: Sized,
-        replacement: bool = False,
-        num_samples: int | None = None,
+        self, data_source: Sized, replacement: bool = False, num_samples: int | None = None,
         generator: Generator | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.data_source, self.replacement, self.generator = data_source, replacement, generator
         self._count = None if num_samples is None else _positive(num_samples, "RandomSampler")
 
@@ -121,12 +118,9 @@ class WeightedRandomSampler(Sampler):
     """
 
     def __init__(
-        self,
-        weights: Sequence[float] | Tensor,
-        num_samples: int,
-        replacement: bool = True,
+        self, weights: Sequence[float] | Tensor, num_samples: int, replacement: bool = True,
         generator: Generator | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         values = weights.cpu().numpy() if isinstance(weights, Tensor) else weights
         self.weights = np.asarray(values, np.float64)
         self.num_samples = _positive(num_samples, "WeightedRandomSampler")
@@ -184,14 +178,9 @@ class DistributedSampler(Sampler):
     """
 
     def __init__(
-        self,
-        dataset: Sized,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        shuffle: bool = True,
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
+        self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None, shuffle: bool = True,
+        seed: int = 0, drop_last: bool = False,
+    ) -> None:  # fmt: skip
         self.dataset, self.shuffle, self.seed, self.drop_last = dataset, shuffle, seed, drop_last
         ranks, own = (distributed.get_world_size(), distributed.get_rank()) if distributed.is_initialized() else (1, 0)
         self.num_replicas = _positive(ranks if num_replicas is None else num_replicas, "DistributedSampler")

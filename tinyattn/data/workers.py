@@ -50,17 +50,9 @@ def get_worker_info() -> WorkerInfo | None:
 
 
 def batches(
-    tasks: Iterator[Any],
-    make: Callable[[Any], Callable[[Any], Any]],
-    dataset: Any,
-    *,
-    workers: int,
-    seed: int,
-    init: Callable[[int], Any] | None,
-    ahead: int,
-    timeout: float,
-    context: Any,
-) -> Iterator[Any]:
+    tasks: Iterator[Any], make: Callable[[Any], Callable[[Any], Any]], dataset: Any, *, workers: int, seed: int,
+    init: Callable[[int], Any] | None, ahead: int, timeout: float, context: Any,
+) -> Iterator[Any]:  # fmt: skip
     """Yield the batches of `tasks`, lists of indices.
 
     make: called in a worker with its data set; returns the function from a task to a batch, or END.

@@ -153,14 +153,9 @@ def _others(call: Call, users: set[Any]) -> bool:
 
 
 def _ending(
-    recorder: Recorder,
-    call: Call,
-    out: Value,
-    i: int,
-    first: dict[int, int],
-    last: dict[int, int],
+    recorder: Recorder, call: Call, out: Value, i: int, first: dict[int, int], last: dict[int, int],
     homes: dict[int, int],
-) -> Value | None:
+) -> Value | None:  # fmt: skip
     """An operand of call `i` whose memory its output can take over."""
     roots = recorder.roots
     if first[out.root] != i or roots[out.root].role != "made" or size_of(out) != roots[out.root].nbytes:
