@@ -22,7 +22,8 @@ import tinyattn.nn.functional as F
 from tinyattn import models, nn
 from tinyattn.engine import modes
 from tinyattn.engine.observer import Observer
-from tinyattn.viz.graphs import dot, fold, formulas, graph, labels, source
+from tinyattn.viz.graphs import dot, formulas, graph, labels, source
+from tinyattn.viz.graphs import model as fold
 from tinyattn.viz.graphs.arrays import EXACT, Gallery
 from tinyattn.viz.graphs.dot import GET_DOT
 

@@ -30,7 +30,7 @@ from tinyattn.train.loading import load_run
 from tinyattn.train.parser import open_streams
 from tinyattn.train.run import RefusedError
 from tinyattn.viz.graphs.drawing import FORMATS
-from tinyattn.viz.graphs.fold import MODES
+from tinyattn.viz.graphs.model import MODES
 from tinyattn.viz.hand import LANGUAGES
 
 # Arguments of tinyattn's own models: ten grey levels, as in the article.

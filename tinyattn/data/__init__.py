@@ -9,9 +9,8 @@ mnist.py     MNIST, found on this machine or downloaded
 digits.py    scikit-learn's digits
 sets.py      Dataset, TensorDataset, Subset and their like
 samplers.py  orders of items
-collate.py   default_collate: items to batches
 workers.py   processes that make batches
-loader.py    DataLoader
+loader.py    DataLoader; default_collate: items to batches
 augment.py   random_shift
 """
 
@@ -24,7 +23,7 @@ from dataclasses import replace
 
 from tinyattn.data.augment import random_shift
 from tinyattn.data.dataset import ImageDataset
-from tinyattn.data.collate import default_collate, default_convert
+from tinyattn.data.loader import default_collate, default_convert
 from tinyattn.data.digits import load_digits
 from tinyattn.data.idx import DataError, read_idx
 from tinyattn.data.loader import DataLoader

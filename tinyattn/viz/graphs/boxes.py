@@ -15,8 +15,7 @@ from typing import Any
 
 from tinyattn.nn import Module
 from tinyattn.viz.graphs.build import Stack
-from tinyattn.viz.graphs.fold import chain
-from tinyattn.viz.graphs.model import Box, Vertex
+from tinyattn.viz.graphs.model import Box, Vertex, chain
 
 Item = tuple[str, int]  # ("vertex", index) or ("box", index): what a box contains, in order
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from tinyattn.extras import require
 from tinyattn.viz.figure import shown
-from tinyattn.viz.graphs.fold import Item, View, Wire, chain, frame_of, name_of
 from tinyattn.viz.graphs.labels import (
     Lines,
     contents_text,
@@ -20,7 +19,7 @@ from tinyattn.viz.graphs.labels import (
     times_text,
     type_text,
 )  # fmt: skip
-from tinyattn.viz.graphs.model import Box, Trace, Vertex
+from tinyattn.viz.graphs.model import Box, Item, Trace, Vertex, View, Wire, chain, frame_of, name_of
 
 # Fill, line and text of each kind. The hues are those of Okabe and Ito, which colour-blind readers can tell apart;
 # shape and stroke repeat the information.

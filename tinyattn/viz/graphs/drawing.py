@@ -12,8 +12,7 @@ from typing import Any
 from tinyattn.debug.profile_report import ProfileReport
 from tinyattn.tensors import Tensor
 from tinyattn.viz.graphs.dot import dot_text, rendered
-from tinyattn.viz.graphs.fold import MODES, contents, folds, view
-from tinyattn.viz.graphs.model import Trace
+from tinyattn.viz.graphs.model import MODES, Trace, contents, folds, view
 from tinyattn.viz.graphs.page import blocks_of, graph_page
 from tinyattn.viz.graphs.tracing import callers_variables, trace_of_run, trace_of_tensors
 from tinyattn.viz.page import framed

@@ -10,9 +10,8 @@ from typing import Any
 from tinyattn.debug.describe import size
 from tinyattn.ops import attention
 from tinyattn.viz.graphs import labels
-from tinyattn.viz.graphs.fold import chain, contents, is_bookkeeping, levels
 from tinyattn.viz.graphs.formulas import filled_in, formula
-from tinyattn.viz.graphs.model import Trace, Vertex
+from tinyattn.viz.graphs.model import Trace, Vertex, chain, contents, is_bookkeeping, levels
 from tinyattn.viz.graphs.source import rule_source
 from tinyattn.viz.page import html_page
 

@@ -75,17 +75,10 @@ class AttentionMaps(AttentionFlow):
 
 
 def attention(
-    model: Any,
-    inputs: Any,
-    *more: Any,
-    labels: Any = None,
-    target: Target = None,
-    words: Sequence[Any] | None = None,
-    grid: tuple[int, int] | None = None,
-    read_from: int | str | None = None,
-    gradients: bool = True,
-    title: str = "",
-) -> AttentionMaps:
+    model: Any, inputs: Any, *more: Any, labels: Any = None, target: Target = None,
+    words: Sequence[Any] | None = None, grid: tuple[int, int] | None = None, read_from: int | str | None = None,
+    gradients: bool = True, title: str = "",
+) -> AttentionMaps:  # fmt: skip
     """Record the attention of `model` for each of `inputs`, one by one in evaluation mode.
 
     Leaves the model and every `.grad` unchanged and keeps no graph.

@@ -1,4 +1,4 @@
-// The graph, and its visible part: boxes fold, and one of repeated boxes stands for all. As fold.py.
+// The graph, and its visible part: boxes fold, and one of repeated boxes stands for all. As model.py.
 
 class Model {
   constructor(data) {
