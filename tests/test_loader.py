@@ -73,12 +73,17 @@ BATCHES = {
     "named tuples": [Pair(1, 2.5), Pair(3, 4.5)],
     "dicts": [{"x": np.arange(3), "y": {"z": 1}}, {"x": np.arange(3), "y": {"z": 2}}],
     "ordered dicts": [collections.OrderedDict(a=1, b="c")] * 2,
+    "default dicts": [collections.defaultdict(int, a=1)] * 2,
 }
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_default_collate_as_torch(name):
     ours, theirs = data.default_collate(BATCHES[name]), torch_data.default_collate(BATCHES[name])
+    assert plain(ours) == plain(theirs)
+    assert type(ours) is type(theirs) or isinstance(ours, ta.Tensor)
+    first = BATCHES[name][0]
+    ours, theirs = data.default_convert(first), torch_data.default_convert(first)
     assert plain(ours) == plain(theirs)
     assert type(ours) is type(theirs) or isinstance(ours, ta.Tensor)
 

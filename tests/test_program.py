@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import subprocess
@@ -352,6 +353,14 @@ def test_program_results_are_the_user_s():
     f = ta.compile(lambda x: x + 1)
     kept = [f(ta.tensor([float(i)])) for i in range(6)]
     assert [t.item() for t in kept] == [1, 2, 3, 4, 5, 6]
+
+
+def test_program_results_keep_the_class_of_a_dict():
+    f = ta.compile(lambda x: collections.defaultdict(list, twice=x * 2))
+    for _ in range(4):
+        found = f(ta.ones(2))
+        assert found["twice"].tolist() == [2, 2] and found["more"] == []
+    assert f.program is not None, f.why_not
 
 
 def test_program_with_arguments_that_share_memory():

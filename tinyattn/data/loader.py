@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from collections.abc import Generator as Generated
 from dataclasses import dataclass
 from itertools import islice, repeat, tee
@@ -319,8 +320,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(item, Mapping):
         if any(other.keys() != item.keys() for other in batch):
             raise ValueError(f"default_collate: items of one batch have other keys than {[*item]}.")
-        found = {key: default_collate([other[key] for other in batch]) for key in item}
-        return found if type(item) is dict else type(item)(found)  # type: ignore[call-arg]
+        return _alike(item, {key: default_collate([other[key] for other in batch]) for key in item})
     if isinstance(item, tuple | list):
         if any(len(other) != len(item) for other in batch):
             raise ValueError(f"default_collate: items of one batch have lengths {sorted({*map(len, batch)})}.")
@@ -341,8 +341,17 @@ def default_convert(item: Any) -> Any:
     if isinstance(item, np.ndarray | np.generic):
         return from_numpy(np.asarray(item))
     if isinstance(item, Mapping):
-        return {key: default_convert(value) for key, value in item.items()}
+        return _alike(item, {key: default_convert(value) for key, value in item.items()})
     if isinstance(item, tuple | list):
         parts = [default_convert(part) for part in item]
         return type(item)(*parts) if hasattr(item, "_fields") else parts
     return item
+
+
+def _alike(item: Mapping[Any, Any], found: dict[Any, Any]) -> Any:
+    """Return `found` in a mapping of the class of `item`, whose keys it has."""
+    if not isinstance(item, MutableMapping):
+        return type(item)(found)  # type: ignore[call-arg]
+    changed = copy.copy(item)  # a defaultdict is made of more than its items
+    changed.update(found)
+    return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
@@ -38,7 +39,9 @@ def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return type(value)((key, rebuilt(v, change)) for key, v in value.items())
+        found = copy.copy(value)  # a defaultdict is made of more than its items
+        found.update({key: rebuilt(v, change) for key, v in value.items()})
+        return found
     if isinstance(value, tuple | list):
         parts = [rebuilt(v, change) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
