@@ -17,7 +17,8 @@ import threadpoolctl
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import cores, models, nn, optim
-from tinyattn.program import recorder, shares
+from tinyattn.program import recorder
+from tinyattn.program.program import Shares
 
 MODELS = {
     "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10)),
@@ -177,14 +178,14 @@ def started(workers: int = 2, calls: int = 3, name: str = "mlp") -> tuple[Traini
 def test_program_of_workers_has_a_thread_each_and_one_for_blas(monkeypatch):
     cores._blas.cache_clear()  # another test may have loaded one more
     training, step = started(3)
-    seen, original = [], shares.Shares._run
+    seen, original = [], Shares._run
 
     def watched(self, call, share):
         blas = threadpoolctl.ThreadpoolController().select(user_api="blas").info()
         seen.append((threading.get_ident(), {library["num_threads"] for library in blas}))
         original(self, call, share)
 
-    monkeypatch.setattr(shares.Shares, "_run", watched)
+    monkeypatch.setattr(Shares, "_run", watched)
     with threadpoolctl.threadpool_limits(2):
         step(*training.batch())
     assert len({thread for thread, _ in seen}) == 3
@@ -228,7 +229,7 @@ def test_program_of_workers_after_ctrl_c(waits, monkeypatch):
 
 def interrupt(training, step, batch, waits: bool, monkeypatch) -> None:
     """Ctrl-C in a step, which changes nothing."""
-    before, original = (training.state()[:4], ta.random.default_generator.get_state()), shares.Shares._run
+    before, original = (training.state()[:4], ta.random.default_generator.get_state()), Shares._run
 
     def interrupted(self, call, share):
         if waits:
@@ -237,16 +238,16 @@ def interrupt(training, step, batch, waits: bool, monkeypatch) -> None:
             self.running.append(share)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shares.Shares, "_run", interrupted)
+    monkeypatch.setattr(Shares, "_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         step(*batch)
-    monkeypatch.setattr(shares.Shares, "_run", original)
+    monkeypatch.setattr(Shares, "_run", original)
     assert (training.state()[:4], ta.random.default_generator.get_state()) == before
 
 
 def test_share_that_begins_after_its_call_does_not_run():
     """After a second Ctrl-C, a thread may take up its share when the program's memory is used by the next call."""
-    late, ran = shares.Shares(), []
+    late, ran = Shares(), []
     late(lambda: ran.append(1), lambda: ran.append(2))
     late._run(object(), lambda: ran.append(3))
     assert sorted(ran) == [1, 2]

@@ -16,7 +16,6 @@ import numpy as np
 from tinyattn.backends import cpu
 from tinyattn.program.plan import ALIGNED
 from tinyattn.program.recorder import Value, whole
-from tinyattn.program.shares import spawn
 
 _MEMORY = '''
 memory = np.empty({size}, np.uint8)
@@ -54,6 +53,11 @@ for name in ("OPENBLAS", "MKL", "OMP"):  # one thread for each matrix product: t
 _ADAM = (cpu.adam_step, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), ("lr", "eps", "weight_decay", "maximize"))
 _SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 _OPTIMIZERS = {"Adam": _ADAM, "AdamW": _ADAM, "SGD": (cpu.sgd_step, ("momentum_buffer",), _SGD)}
+
+
+def spawn(rng: np.random.Generator, n: int) -> list[np.random.Generator]:
+    """n streams of random numbers, seeded from `rng`."""
+    return [np.random.Generator(np.random.PCG64(seed)) for seed in rng.integers(2**63, size=n).tolist()]
 
 
 class File:

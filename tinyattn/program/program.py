@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter, is_
 from pathlib import Path
@@ -15,12 +16,12 @@ import numpy as np
 from tinyattn import random
 from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
+from tinyattn.engine.threads import side_by_side
 from tinyattn.files.whole import write_whole
 from tinyattn.program.arguments import named
-from tinyattn.program.file import File
+from tinyattn.program.file import File, spawn
 from tinyattn.program.plan import ALIGNED, make_plan, size_of, temporary
 from tinyattn.program.recorder import Value, whole
-from tinyattn.program.shares import Shares, spawn
 from tinyattn.program.trace import Example, Trace
 from tinyattn.program.write import Writer
 from tinyattn.tensors import Tensor
@@ -191,6 +192,34 @@ class Program:
     def leaves(self) -> list[Tensor]:
         """The tensors whose `.grad` the step sets."""
         return [leaf for leaf, _ in self._final]
+
+
+class Shares:
+    """Runs the shares of a program side by side.
+
+    running: those that have begun and not ended. After a call that is only so after a second Ctrl-C; then they still
+    write into the program's memory.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[Callable[[], None]] = []
+        self._call: object = None  # the one that waits for its shares
+
+    def __call__(self, *shares: Callable[[], None]) -> None:
+        """Run them; all have ended when this returns or raises, except after a second Ctrl-C."""
+        self._call = call = object()
+        try:
+            side_by_side([partial(self._run, call, share) for share in shares])
+        finally:
+            self._call = None
+
+    def _run(self, call: object, share: Callable[[], None]) -> None:
+        self.running.append(share)
+        try:
+            if self._call is call:  # else it begins after a second Ctrl-C: nobody waits for it
+                share()
+        finally:
+            self.running.remove(share)
 
 
 class _Guards:

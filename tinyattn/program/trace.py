@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -17,8 +18,7 @@ from tinyattn.engine.modes import Mode, definition_mode, grad_mode, module_stack
 from tinyattn.engine.observer import Observer
 from tinyattn.program.arguments import flat, held, is_module, reachable
 from tinyattn.program.draws import Draws
-from tinyattn.program.recorder import Recorder, Value, values
-from tinyattn.program.shares import dependent
+from tinyattn.program.recorder import Call, Recorder, Value, values
 from tinyattn.program.traced import RECORDING, Traced, plain, recorded_numpy
 from tinyattn.tensors import Tensor
 
@@ -129,7 +129,7 @@ class Trace(Observer):
         if len({value.root for value in found}) < len(found):
             self.recorder.refuse("results that share memory")
         self._check_after_steps()
-        if dependent(self.recorder.calls):
+        if _dependent(self.recorder.calls):
             self.recorder.refuse("workers of DataParallel that share a tensor which one of them writes")
         before = [*self._before, *((step.optimizer, step.options) for step in self.steps)]
         if any(options != _options(optimizer) for optimizer, options in before):
@@ -264,6 +264,19 @@ class Trace(Observer):
         if id(tensor) not in self.leaves:
             self.leaves[id(tensor)] = tensor
             self._entry.setdefault(id(tensor), False)
+
+
+def _dependent(calls: Iterable[Call]) -> bool:
+    """Whether a share writes what another one reads or writes at the same time."""
+    users, written = defaultdict[Any, set[int]](set), set()
+    for call in calls:
+        if call.share is not None:
+            split, i = call.share
+            writes = {(split, value.root) for value in call.writes}
+            written |= writes
+            for key in writes | {(split, value.root) for value in values([call.args, call.options])}:
+                users[key].add(i)
+    return any(len(users[key]) > 1 for key in written)
 
 
 def _options(optimizer: Any) -> list[dict[str, Any]]:
