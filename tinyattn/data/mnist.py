@@ -86,7 +86,8 @@ def load_mnist(
             raise _not_there(folders[0], missing, source="data_dir" if data_dir else ENVIRONMENT)
         raise DataError("MNIST is not on this machine, and download=False forbids to download it.")
     if missing:
-        found |= _download(missing, say or (lambda line: None))
+        mirrors, until = list(MIRRORS), time.monotonic() + LONGEST
+        found |= {file: _download(file, mirrors, until, say or (lambda line: None)) for file in missing}
     train_x, train_y, test_x, test_y = (found[file] for file in FILES)
     return ImageDataset("MNIST", train_x, train_y.astype(np.int64), test_x, test_y.astype(np.int64))
 
@@ -152,13 +153,7 @@ def _not_there(folder: Path, missing: Sequence[File], *, source: str) -> DataErr
 # --- downloads ---
 
 
-def _download(missing: Sequence[File], say: Callable[[str], object]) -> dict[File, NDArray[Any]]:
-    """Fetch and cache the missing files; the first that no mirror delivers ends it."""
-    mirrors, until = list(MIRRORS), time.monotonic() + LONGEST
-    return {file: _download_one(file, mirrors, until, say) for file in missing}
-
-
-def _download_one(file: File, mirrors: list[str], until: float, say: Callable[[str], object]) -> NDArray[Any]:
+def _download(file: File, mirrors: list[str], until: float, say: Callable[[str], object]) -> NDArray[Any]:
     """Fetch and cache a file from the first mirror that delivers; those that do not move to the list's end."""
     folder = cache_folder() / "MNIST" / "raw"
     limit = 4 + 4 * len(file.shape) + math.prod(file.shape) + 1024  # unpacked, and room for a gzip header
@@ -197,5 +192,5 @@ def _cache(content: bytes, path: Path) -> None:
     except OSError as error:
         warnings.warn(
             f"MNIST is not cached, so the next run downloads it again: {path} cannot be written ({error}).",
-            stacklevel=5,
+            stacklevel=4,
         )

@@ -6,6 +6,7 @@ import keyword
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ class Writer:
         if type(source) is not Value:
             return f"{self.name(target)}[...] = {self.term(source)}"
         unsafe = not np.can_cast(source.dtype, target.dtype, "same_kind")
-        if source.shape != target.shape and _size(source) == _size(target):
+        if source.shape != target.shape and prod(source.shape) == prod(target.shape):
             return f"{self.name(target)}[...] = {self.name(source)}.reshape({target.shape})"
         return f"copyto({self.name(target)}, {self.name(source)}{', casting=' + repr('unsafe') if unsafe else ''})"
 
@@ -213,7 +214,3 @@ class Writer:
     def _guard(self, call: Call) -> str:
         value, truth = call.args
         return f"if {'not ' if truth else ''}{self.name(value)}: raise Changed({call.label!r})"
-
-
-def _size(value: Value) -> int:
-    return int(np.prod(value.shape))
