@@ -102,12 +102,12 @@ class OneBlasThread:
         """Limit BLAS, unless a call that runs has done so."""
         libraries = _blas()
         with self.lock:
-            if not self.running:
+            first = not self.running
+            if first:
                 type(self).before = [(library, library.get_num_threads()) for library in libraries]
-            if self not in self.running:
-                self.running.add(self)
-                for library in libraries:
-                    _set_threads(library, 1)
+            self.running.add(self)
+            for library in libraries if first else ():
+                _set_threads(library, 1)
 
     def end(self) -> None:
         """Restore BLAS, unless other calls run."""
