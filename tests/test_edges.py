@@ -165,6 +165,14 @@ def test_what_means_nothing_is_refused(text):
             eval(text, {"T": library, "F": library.nn.functional})
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_max_along_a_dimension_that_is_a_tensor(name):
+    """With keepdim the second argument is no other operand."""
+    for library in (ta, torch):
+        found = getattr(library.tensor([[1.0, 5.0], [3.0, 2.0]]), name)(dim=library.tensor(1), keepdim=True)
+        assert found.indices.tolist() == ([[1], [0]] if name == "max" else [[0], [1]])
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     ("text", "inputs", "expected"),
