@@ -143,6 +143,10 @@ def test_grid_sample_reads_nan_as_the_first_pixel(mode, outside, align):
         "F.binary_cross_entropy(T.tensor([0.5, 0.5]), T.tensor([0.0, 2.0]))",
         *(f"T.ones(()).{name}(1)" for name in ("argmax", "argmin", "prod", "sum", "amax", "median", "cumsum")),
         "T.histc(T.tensor([1.0, T.nan]))",
+        *(
+            f"T.ones(2, 3).{name}(True)"
+            for name in ("sum", "mean", "amax", "max", "argmax", "cumsum", "softmax", "squeeze")
+        ),
         "T.diff(T.ones(3), n=-1)",
         "T.normal(T.zeros(2), T.tensor([1.0, -1.0]))",
         "T.normal(T.zeros(2), -1.0)",
@@ -157,8 +161,16 @@ def test_grid_sample_reads_nan_as_the_first_pixel(mode, outside, align):
 )
 def test_what_means_nothing_is_refused(text):
     for library in (ta, torch):
-        with pytest.raises((ValueError, RuntimeError, IndexError)):
+        with pytest.raises((ValueError, RuntimeError, IndexError, TypeError)):
             eval(text, {"T": library, "F": library.nn.functional})
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_max_along_a_dimension_that_is_a_tensor(name):
+    """With keepdim the second argument is no other operand."""
+    for library in (ta, torch):
+        found = getattr(library.tensor([[1.0, 5.0], [3.0, 2.0]]), name)(dim=library.tensor(1), keepdim=True)
+        assert found.indices.tolist() == ([[1], [0]] if name == "max" else [[0], [1]])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -7,7 +7,9 @@ from typing import Any
 
 
 def as_int(x: Any) -> int:
-    """An integer given as int, NumPy integer or one-element integer tensor."""
+    """An integer given as int, NumPy integer or one-element integer tensor; True is none, as in x.sum(True)."""
+    if isinstance(x, bool):
+        raise TypeError(f"{x} is given for a dimension or a size; expected an integer, or keepdim={x}")
     if hasattr(x, "item") and not isinstance(x, int):
         x = x.item()
     return operator.index(x)

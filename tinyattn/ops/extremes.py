@@ -88,7 +88,7 @@ def _extreme(name: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     whole, pairwise = (amax, maximum) if name == "max" else (amin, minimum)
     if dim is None:
         return whole(input, (), keepdim)
-    if isinstance(dim, Variable):
+    if isinstance(dim, Variable) and not keepdim:
         return pairwise(input, dim)
     dim = _nonempty(name, input, (_dims.one(dim, input.ndim),))[0] if input.ndim else _dims.one(dim, 0)
     return Extreme(*_pick(input, dim=dim, keepdim=keepdim, largest=name == "max"))

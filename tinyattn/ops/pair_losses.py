@@ -145,7 +145,7 @@ def binary_cross_entropy(input: Tensor, target: Any, weight: Tensor | None = Non
     tensor(0.6931)
     """
     target = shaped("binary_cross_entropy", target, input)
-    for name, x in (("input", input), ("target", target)):
+    for name, x in (("an input", input), ("a target", target)):
         if not x.is_cuda and not ((x >= 0) & (x <= 1)).all():  # a look at a GPU would synchronise
             raise RuntimeError(
                 f"binary_cross_entropy: {name} is outside 0 to 1; apply sigmoid, or use "
