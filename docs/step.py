@@ -275,8 +275,9 @@ def _center_again(h: Array, r: Array, means: Array) -> None:
 
 def axes_of(x: Array, dim: Dim) -> tuple[int, ...]:
     """`dim` as non-negative integers; None: all axes."""
-    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-    return tuple(d % x.ndim for d in dims if x.ndim)
+    ndim = x.ndim
+    dims = range(ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    return tuple([d % ndim for d in dims]) if ndim else ()
 
 
 def _of_dtype(wide: Array, x: Array, dim: Dim, keepdim: bool) -> Array:
