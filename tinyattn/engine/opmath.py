@@ -1,7 +1,6 @@
 """float16 is computed in float32, and each result is rounded once. As PyTorch's opmath.
 
-Only forwards that move or compare elements, or change signs, see float16 itself: its sums stop at 2048, its squares
-overflow above 255.
+Only forwards that move, compare or change signs see float16 itself: its sums stop at 2048, squares overflow above 255.
 The backward pass carries gradients of float16 tensors in float32 and rounds them where they leave the engine.
 """
 

@@ -255,11 +255,14 @@ def permute(x: Array, dims: tuple[int, ...]) -> Array:
 def cat(tensors: Any, dim: int = 0) -> Array:
     """In row order, as in PyTorch; NumPy's own result follows the order of the parts in memory."""
     shape = list(tensors[0].shape)
-    shape[dim] = builtins.sum(x.shape[dim] for x in tensors)
+    shape[dim] = builtins.sum([x.shape[dim] for x in tensors])
     return np.concatenate(tensors, axis=dim, out=np.empty(shape, np.result_type(*tensors)))
 
 
 def stack(tensors: Any, dim: int = 0) -> Array:
+    shape = tensors[0].shape
+    if dim < len(shape):  # what is joined along an axis that is there is cut apart
+        return cat(tensors, dim).reshape(*shape[:dim], len(tensors), *shape[dim:])
     index = (slice(None),) * dim + (None,)  # a third of the time of np.expand_dims
     return cat([x[index] for x in tensors], dim)
 
