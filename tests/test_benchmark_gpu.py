@@ -186,6 +186,7 @@ def test_tf32_allows_other_losses_and_nothing_else_does(tmp_path):
 def test_a_step_without_its_graph_is_left_out_with_the_reason(small, tmp_path, monkeypatch):
     (tmp_path / "cupy.py").write_text(f"""
 import runpy, sys
+sys.path.remove({str(tmp_path)!r})
 cupy = runpy.run_path({str(gpus.PATH[0] / "cupy.py")!r})["cupy"]
 def refuse(*_):
     raise RuntimeError("no capture today")
