@@ -30,7 +30,7 @@ import numpy as np
 import tinyattn as ta
 from tinyattn import data, distributions, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import parts, printing
+from tinyattn.compat import graph, out, parts, printing
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -94,17 +94,18 @@ def _torch() -> None:
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
-        TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},
+        TensorType=ta.Tensor, **out.FUNCTIONS, **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
-    Namespace("torch.linalg", ta.linalg)
+    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
     Namespace("torch.autograd.grad_mode", **modes)
+    Namespace("torch.autograd.graph", Node=type(ta.ones(1, requires_grad=True).square().grad_fn), save_on_cpu=Nothing)
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
@@ -198,6 +199,8 @@ def _machinery() -> None:
     Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
+    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
+              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
               is_available=no, version=lambda: None)  # fmt: skip
@@ -222,7 +225,8 @@ def _machinery() -> None:
     Namespace("torch.jit.annotations", typing)
     Namespace("torch.multiprocessing", multiprocessing)
     for name in ("torch.profiler", "torch.autograd.profiler"):
-        Namespace(name, profile=Nothing, record_function=Nothing)
+        Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
+                  tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
     Namespace("torch.onnx", is_in_onnx_export=no)
     Namespace("torch.overrides", has_torch_function=no, handle_torch_function=Refused("torch.overrides"))
     group = Refused("torch.distributed.init_process_group")
@@ -255,6 +259,6 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _texts, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _texts, graph.extend, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -45,6 +45,23 @@ class Nothing(contextlib.ContextDecorator):
         pass
 
 
+class NoProfile(Nothing):
+    """A profiler that measures nothing; `ta.profile` does."""
+
+    def key_averages(self, *args: Any, **kwargs: Any) -> NoProfile:
+        """Itself, with an empty table."""
+        return self
+
+    def table(self, *args: Any, **kwargs: Any) -> str:
+        """A sentence that says what to use."""
+        return "nothing was measured; with tinyattn.profile() as p: ... measures"
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """The end of a step."""
+
+    export_chrome_trace = export_stacks = start = stop = step
+
+
 def ignored(*args: Any, **kwargs: Any) -> None:
     """A setting without effect here."""
 
@@ -220,6 +237,22 @@ def softmax_backward(grad_output: Any, output: Any, dim: int, input_dtype: Any) 
 def clones(module: Any, n: int) -> Any:
     """A list of deep copies of a module."""
     return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
+
+
+def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """torch.linalg.cross, along the last axis by default."""
+    return ta.cross(input, other, dim)
+
+
+def current_accelerator(check_available: bool = False) -> Any:
+    """The GPU, or None."""
+    return ta.device("cuda") if ta.cuda.is_available() else None
+
+
+def synchronize(device: Any = None) -> None:
+    """Wait for the GPU, if there is one."""
+    if ta.cuda.is_available():
+        ta.cuda.synchronize(device)
 
 
 def qr(input: Any, some: bool = True) -> Any:

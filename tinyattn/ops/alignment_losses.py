@@ -39,8 +39,8 @@ def ctc_loss(
     1.0986...
     """
     if log_probs.ndim == 2:
-        one = (creation.as_tensor(n).reshape(1) for n in (input_lengths, target_lengths))
-        loss = ctc_loss(log_probs.unsqueeze(1), targets, *one, blank, reduction, zero_infinity)
+        one = [creation.as_tensor(n).reshape(1) for n in (input_lengths, target_lengths)]
+        loss = ctc_loss(log_probs.unsqueeze(1), targets, one[0], one[1], blank, reduction, zero_infinity)
         return loss.reshape(()) if reduction == "none" else loss
     steps, batch, classes = log_probs.shape
     inputs, lengths = (_lengths(n, batch) for n in (input_lengths, target_lengths))

@@ -11,6 +11,7 @@ from tinyattn.optim.lr_scheduler import (
     LinearLR, LRScheduler, MultiplicativeLR, MultiStepLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau, SequentialLR,
     StepLR,
 )  # fmt: skip
+from tinyattn.optim.lbfgs import LBFGS
 from tinyattn.optim.optimizer import Optimizer
 from tinyattn.optim.scaled import Adagrad, RMSprop, adagrad_definition, rmsprop_definition
 from tinyattn.optim.sgd import SGD, sgd_definition
