@@ -290,6 +290,22 @@ except RuntimeError as error:
     assert ran.stdout.startswith("exp: out= does not support gradients")
 
 
+def test_as_torch_takes_factors_before_tensors():
+    program = """
+import tinyattn.as_torch
+import torch
+from torch.utils.hooks import RemovableHandle
+p, g = torch.ones(2), torch.tensor([2.0, 4.0])
+assert p.add_(-0.5, g) is p and p.tolist() == [0, -1]
+assert p.addcmul_(2, g, g).tolist() == [8, 31] and p.addcdiv_(-2, g, g).tolist() == [6, 29]
+assert torch.add(p, 2, g).equal(p + 2 * g) and p.sub(3, g).equal(torch.sub(p, g, alpha=3)) and p.add(g).equal(p + g)
+assert torch.addcmul(p, 2, g, g, out=torch.zeros(2)).equal(torch.addcmul(p, g, g, value=2))
+assert isinstance(torch.ones(1, requires_grad=True).register_hook(print), RemovableHandle)
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_as_torch_grad_fn_leads_to_the_inputs():
     program = """
 import tinyattn.as_torch

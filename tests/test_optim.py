@@ -114,6 +114,10 @@ STEPS = [
         {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.3, "momentum_decay": 0.1, "decoupled_weight_decay": True},
     ),
     ("RAdam", {"lr": 0.1}),
+    ("ASGD", {}),
+    ("ASGD", {"lr": 0.1, "lambd": 0.02, "alpha": 0.5, "t0": 20, "weight_decay": 0.1, "maximize": True}),
+    ("Rprop", {}),
+    ("Rprop", {"lr": 0.1, "etas": (0.3, 1.5), "step_sizes": (0.05, 0.5), "maximize": True}),
     ("RAdam", {"lr": 0.01, "betas": (0.8, 0.7), "eps": 0.01, "weight_decay": 0.3, "decoupled_weight_decay": True}),
 ]
 NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in STEPS]

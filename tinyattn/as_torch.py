@@ -30,7 +30,7 @@ import numpy as np
 import tinyattn as ta
 from tinyattn import data, distributions, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import graph, out, parts, printing
+from tinyattn.compat import graph, older, out, parts, printing
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -89,7 +89,8 @@ def _torch() -> None:
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
-        set_num_threads=ignored, get_num_threads=lambda: 1, use_deterministic_algorithms=ignored,
+        set_num_threads=ignored, get_num_threads=lambda: 1, set_num_interop_threads=ignored,
+        get_num_interop_threads=lambda: 1, are_deterministic_algorithms_enabled=no, set_flush_denormal=no, use_deterministic_algorithms=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
@@ -163,7 +164,8 @@ def _nn() -> None:
 
 def _training() -> None:
     Namespace("torch.optim", optim)
-    for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "radam"):
+    for name in ("adam", "adamw", "sgd", "rmsprop", "adagrad", "adadelta", "adamax", "nadam", "radam", "asgd",
+                 "rprop", "lbfgs"):  # fmt: skip
         Namespace(f"torch.optim.{name}", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", distributions)
@@ -174,6 +176,7 @@ def _training() -> None:
     Namespace("torch.utils")
     Namespace("torch.utils.data", data)
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
+    Namespace("torch.utils.hooks", RemovableHandle=ta.engine.hooks.RemovableHandle)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))
     Namespace("torch.testing", assert_close=parts.assert_close)
     for name in ("dataset", "dataloader", "sampler", "distributed", "_utils", "_utils.collate"):
@@ -233,11 +236,13 @@ def _machinery() -> None:
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
               ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
+    Namespace("torch.distributed.optim", ZeroRedundancyOptimizer=Refused("torch.distributed.optim"))
     Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
     refused = {
         n: Refused(f"torch.hub.{n}") for n in ("load_state_dict_from_url", "download_url_to_file", "get_dir", "load")
     }
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
+    Namespace("torch.futures", Future=Refused("torch.futures.Future"))
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"))
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
     Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored)
@@ -259,6 +264,6 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _texts, graph.extend, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tinyattn as ta
+from tinyattn.compat import older
 
 NAMES = """
 add addbmm addcdiv addcmul addmm addmv addr all amax amin aminmax any arange baddbmm bitwise_and bitwise_left_shift
@@ -52,4 +53,4 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-FUNCTIONS = {name: with_out(getattr(ta, name)) for name in NAMES}
+FUNCTIONS = {name: with_out(older.FUNCTIONS.get(name) or getattr(ta, name)) for name in NAMES}
