@@ -301,6 +301,15 @@ assert p.addcmul_(2, g, g).tolist() == [8, 31] and p.addcdiv_(-2, g, g).tolist()
 assert torch.add(p, 2, g).equal(p + 2 * g) and p.sub(3, g).equal(torch.sub(p, g, alpha=3)) and p.add(g).equal(p + g)
 assert torch.addcmul(p, 2, g, g, out=torch.zeros(2)).equal(torch.addcmul(p, g, g, value=2))
 assert isinstance(torch.ones(1, requires_grad=True).register_hook(print), RemovableHandle)
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.futures import Future
+from torch.nn.modules.module import _addindent
+assert not isinstance(p, ZeroRedundancyOptimizer) and Future[int] is Future and _addindent("a\\nb", 2) == "a\\n  b"
+assert not isinstance(torch.nn.Linear(1, 1), torch.jit.ScriptModule) and issubclass(torch.jit.ScriptModule, torch.nn.Module)
+class Relative(torch.optim.Optimizer):  # it chooses its rate itself
+    def __init__(self, params, lr=None):
+        super().__init__(params, {"lr": lr})
+assert Relative([torch.ones(1)]).param_groups[0]["lr"] is None
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr

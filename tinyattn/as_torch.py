@@ -148,7 +148,8 @@ def _nn() -> None:
     )
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
-             "_get_clones": parts.clones, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
+             "_get_clones": parts.clones,
+             "_addindent": parts.addindent, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
     files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
     private = (*files_of, types.SimpleNamespace(**bases))
     for name in files.split():
@@ -225,7 +226,7 @@ def _machinery() -> None:
         unchanged,
     )
     Namespace("torch.jit", **script, is_scripting=no, is_tracing=no, trace=Refused("torch.jit.trace"),
-              ScriptModule=nn.Module, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
+              ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
     Namespace("torch.jit.annotations", typing)
     Namespace("torch.multiprocessing", multiprocessing)
     for name in ("torch.profiler", "torch.autograd.profiler"):
@@ -243,7 +244,7 @@ def _machinery() -> None:
         n: Refused(f"torch.hub.{n}") for n in ("load_state_dict_from_url", "download_url_to_file", "get_dir", "load")
     }
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
-    Namespace("torch.futures", Future=Refused("torch.futures.Future"))
+    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"))
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
     Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored)

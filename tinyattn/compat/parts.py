@@ -17,13 +17,19 @@ from tinyattn.nn import parallel
 
 
 class Refused:
-    """A name of PyTorch that tinyattn has not; using it raises."""
+    """A name of PyTorch that tinyattn has not; using it raises. As a type, it is that of no object."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __repr__(self) -> str:
         return self.name
+
+    def __getitem__(self, parameters: Any) -> Any:
+        return self
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{self.name} is not part of tinyattn, which runs models of real numbers, eagerly")
@@ -129,6 +135,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return module
 
 
+class ScriptModule(nn.Module):
+    """The base of modules that are compiled in PyTorch; here they run as they are."""
+
+
 class OneProcess(parallel.DataParallel):
     """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
 
@@ -232,6 +242,11 @@ def embedding(
 def softmax_backward(grad_output: Any, output: Any, dim: int, input_dtype: Any) -> Any:
     """The gradient of a softmax's input, from that of its output: torch._softmax_backward_data."""
     return output * (grad_output - (grad_output * output).sum(dim, True))
+
+
+def addindent(s_: str, numSpaces: int) -> str:
+    """Indent all lines but the first: torch.nn.modules.module._addindent."""
+    return s_.replace("\n", "\n" + " " * numSpaces)
 
 
 def clones(module: Any, n: int) -> Any:
