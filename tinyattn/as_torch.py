@@ -128,6 +128,7 @@ def _nn() -> None:
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
+    Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
@@ -261,11 +262,15 @@ def _dtypes() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
 
 
+def _methods() -> None:
+    ta.Tensor.untyped_storage = lambda self: parts.UntypedStorage(self)  # type: ignore[attr-defined]
+
+
 def _texts() -> None:
     ta.Tensor.__repr__ = printing.text_of  # type: ignore[method-assign]
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _methods, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

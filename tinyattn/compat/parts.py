@@ -139,6 +139,29 @@ class ScriptModule(nn.Module):
     """The base of modules that are compiled in PyTorch; here they run as they are."""
 
 
+class UntypedStorage:
+    """The memory of a tensor and of its views, as programs ask for it to count it or to find shared weights."""
+
+    def __init__(self, tensor: Any) -> None:
+        array = tensor.array
+        while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
+            array = array.base
+        self.array, self.device = array, tensor.device
+
+    def data_ptr(self) -> int:
+        """The address of its first byte."""
+        return int(self.array.ctypes.data if hasattr(self.array, "ctypes") else self.array.data.ptr)
+
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return int(self.array.nbytes)
+
+    size = __len__ = nbytes
+
+    def __sizeof__(self) -> int:
+        return super().__sizeof__() + self.nbytes()
+
+
 class OneProcess(parallel.DataParallel):
     """DataParallel and DistributedDataParallel on one device: one worker; gradients need no exchange."""
 
