@@ -96,8 +96,12 @@ def _torch() -> None:
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
-        TensorType=ta.Tensor, **out.FUNCTIONS, **numbers, **streams, **in_place, **{**refused, **layouts},
+        TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **out.FUNCTIONS,
+        **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
+    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
+              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
+    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -205,8 +209,6 @@ def _machinery() -> None:
     Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
-    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
-              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
               is_available=no, version=lambda: None)  # fmt: skip
@@ -245,7 +247,6 @@ def _machinery() -> None:
         n: Refused(f"torch.hub.{n}") for n in ("load_state_dict_from_url", "download_url_to_file", "get_dir", "load")
     }
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
-    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"))
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
     Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored)

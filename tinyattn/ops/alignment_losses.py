@@ -48,10 +48,7 @@ def ctc_loss(
     if (inputs > steps).any():
         raise ValueError(f"ctc_loss: input_lengths={inputs.tolist()}, but log_probs has {steps} steps")
     check_indices("ctc_loss", np.append(labels, blank), classes, "class")
-    places = np.full((batch, 2 * labels.shape[1] + 1), blank)  # the target with a blank before, between and after
-    places[:, 1::2] = labels
-    again = np.ones(places.shape, bool)  # a place that is not entered from two before: a blank, or the same class
-    again[:, 2:] = (places[:, 2:] == blank) | (places[:, 2:] == places[:, :-2])
+    places, again = _places(labels, blank)
     start = np.where(np.arange(places.shape[1]) == 0, 0.0, NEVER) + np.zeros((batch, 1))
 
     def here(array: Any) -> Tensor:
@@ -72,6 +69,15 @@ def ctc_loss(
     if reduction == "mean":
         return (losses / here(np.maximum(lengths, 1).astype(log_probs.dtype))).mean()
     return _reduce(losses, reduction)
+
+
+def _places(labels: Any, blank: int) -> tuple[Any, Any]:
+    """The targets with a blank before, between and after, and which places are not entered from two before."""
+    places = np.full((len(labels), 2 * labels.shape[1] + 1), blank)
+    places[:, 1::2] = labels
+    again = np.ones(places.shape, bool)  # a blank, or the same class
+    again[:, 2:] = (places[:, 2:] == blank) | (places[:, 2:] == places[:, :-2])
+    return places, again
 
 
 def _lengths(given: Any, batch: int) -> Any:
