@@ -331,6 +331,9 @@ while y is not None:
     assert isinstance(y, torch.autograd.graph.Node) and repr(y).startswith(f"<{names[-1]} object at 0x")
     last, y = y, y.next_functions[0][0] if y.next_functions else None
 print(*names, last.variable is x)
+class MyCube(torch.autograd.Function):
+    forward = staticmethod(lambda ctx, x: x**3)
+assert MyCube.apply(x).grad_fn.name() == "MyCubeBackward" and repr(MyCube.apply(x)).endswith("grad_fn=<MyCubeBackward>)")
 assert torch.accelerator.is_available() == torch.cuda.is_available() and torch.accelerator.device_count() == torch.cuda.device_count()
 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
     profile.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyattn.autograd.function import _Call
 from tinyattn.engine.node import Node
 
 
@@ -11,6 +12,8 @@ def name_of(node: Node) -> str:
     """PyTorch's name of its kind: MulBackward0; AccumulateGrad for a leaf."""
     if node.op is None:
         return "AccumulateGrad"
+    if isinstance(node.op, _Call):  # of a Function of the program
+        return f"{node.op.name}Backward"
     return "".join(part.capitalize() for part in node.op.name.split("_")) + "Backward0"
 
 
