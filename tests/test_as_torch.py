@@ -259,6 +259,91 @@ print(caught[0].message)
     ]  # fmt: skip
 
 
+def test_as_torch_out_writes_into_a_given_tensor():
+    program = """
+import pickle
+import tinyattn.as_torch
+import torch
+a, c = torch.tensor([[3.0, 1.0], [2.0, 4.0]]), torch.zeros(2, 2)
+before = id(c)
+assert torch.matmul(a, a, out=c) is c and c.equal(a @ a) and id(c) == before
+part = torch.zeros(3, 2)
+torch.add(a, 1, out=part[1:])
+assert part.tolist() == [[0, 0], [4, 2], [3, 5]]
+torch.mul(a, 2, out=(wide := torch.zeros(2, 2, dtype=torch.float64)))
+assert wide.dtype == torch.float64 and wide.equal((a * 2).double())
+torch.sum(a, 0, out=(other := torch.zeros(7)))
+assert other.tolist() == [5, 5]
+values, places = torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+torch.max(a, 1, out=(values, places))
+assert values.tolist() == [3, 4] and places.tolist() == [0, 1]
+assert pickle.loads(pickle.dumps(torch.add)) is torch.add and torch.linalg.cross(c[:, [0, 0, 1]], c[:, [1, 0, 0]]).shape == (2, 3)
+with torch.no_grad():
+    torch.exp(a.requires_grad_(), out=c)
+try:
+    torch.exp(a, out=c)
+except RuntimeError as error:
+    print(error)
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("exp: out= does not support gradients")
+
+
+def test_as_torch_takes_factors_before_tensors():
+    program = """
+import tinyattn.as_torch
+import torch
+from torch.utils.hooks import RemovableHandle
+p, g = torch.ones(2), torch.tensor([2.0, 4.0])
+assert p.add_(-0.5, g) is p and p.tolist() == [0, -1]
+assert p.addcmul_(2, g, g).tolist() == [8, 31] and p.addcdiv_(-2, g, g).tolist() == [6, 29]
+assert torch.add(p, 2, g).equal(p + 2 * g) and p.sub(3, g).equal(torch.sub(p, g, alpha=3)) and p.add(g).equal(p + g)
+assert torch.addcmul(p, 2, g, g, out=torch.zeros(2)).equal(torch.addcmul(p, g, g, value=2))
+assert isinstance(torch.ones(1, requires_grad=True).register_hook(print), RemovableHandle)
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.futures import Future
+from torch.nn.modules.module import _addindent
+assert not isinstance(p, ZeroRedundancyOptimizer) and Future[int] is Future and _addindent("a\\nb", 2) == "a\\n  b"
+assert not isinstance(torch.nn.Linear(1, 1), torch.jit.ScriptModule) and issubclass(torch.jit.ScriptModule, torch.nn.Module)
+whole = torch.zeros(4, 3)
+memory = whole[1:].untyped_storage()
+assert memory.data_ptr() == whole.untyped_storage().data_ptr() == whole.data_ptr() and memory.nbytes() == len(memory) == 48
+assert torch.randint_like(whole, high=1).sum() == 0
+class Relative(torch.optim.Optimizer):  # it chooses its rate itself
+    def __init__(self, params, lr=None):
+        super().__init__(params, {"lr": lr})
+assert Relative([torch.ones(1)]).param_groups[0]["lr"] is None
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_grad_fn_leads_to_the_inputs():
+    program = """
+import tinyattn.as_torch
+import torch
+x = torch.ones(2, requires_grad=True)
+y = (2 * x.sin() + 1).grad_fn
+names = []
+while y is not None:
+    names.append(y.name())
+    assert isinstance(y, torch.autograd.graph.Node) and repr(y).startswith(f"<{names[-1]} object at 0x")
+    last, y = y, y.next_functions[0][0] if y.next_functions else None
+print(*names, last.variable is x)
+class MyCube(torch.autograd.Function):
+    forward = staticmethod(lambda ctx, x: x**3)
+assert MyCube.apply(x).grad_fn.name() == "MyCubeBackward" and repr(MyCube.apply(x)).endswith("grad_fn=<MyCubeBackward>)")
+assert torch.accelerator.is_available() == torch.cuda.is_available() and torch.accelerator.device_count() == torch.cuda.device_count()
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    profile.step()
+assert "tinyattn.profile()" in profile.key_averages().table(sort_by="cpu_time_total", row_limit=5)
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "AddBackward0 MulBackward0 SinBackward0 AccumulateGrad True\n"
+
+
 MISSING = {
     "import torch; torch.sparse": "torch.sparse is not part of tinyattn",
     "import torch.sparse": "torch.sparse is not part of tinyattn",

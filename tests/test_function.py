@@ -420,3 +420,24 @@ def test_parameter_attributes_survive_copies():
         assert (twin.no_decay, twin.tags) == (True, ["a"]) and twin.tags is not p.tags
         assert isinstance(twin, ta.nn.Parameter) and twin.requires_grad
     assert copy.deepcopy(layer).weight.lr_scale == 0.5 and layer.double().weight.lr_scale == 0.5
+
+
+def test_function_backward_differentiates_by_saved_leaves():
+    class Adjoint(ta.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return (x * w).sin()
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            with ta.enable_grad():
+                x = x.detach().requires_grad_()
+                out = (x * w).sin()
+                return ta.grad(out, (x, w), g)
+
+    x = ta.tensor([0.5, 2.0], dtype=ta.float64)
+    w = ta.tensor([1.0, 3.0], dtype=ta.float64, requires_grad=True)
+    Adjoint.apply(x, w).sum().backward()
+    assert ta.allclose(w.grad, x * (x * w.detach()).cos())

@@ -251,6 +251,18 @@ def test_margin_losses_of_classes_equal_torchs(name):
     compare(ours, theirs, randn(6, 3), target, orders=1)  # PyTorch has no second derivatives
 
 
+@pytest.mark.parametrize("size", [[12, 11], (2, 4, 11, 12)])
+def test_transposed_convolution_to_an_output_size_equals_torchs(size):
+    theirs = torch.nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1).double()
+    ours = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1).double()
+    ours.load_state_dict({name: ta.tensor(x.numpy()) for name, x in theirs.state_dict().items()})
+    x = np.random.RandomState(0).standard_normal((2, 3, 6, 6))
+    expected = theirs(torch.tensor(x), output_size=size).detach().numpy()
+    np.testing.assert_allclose(ours(ta.tensor(x), output_size=size).detach().cpu().numpy(), expected, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"expected sizes from \[11, 11\] to \[12, 12\]"):
+        ours(ta.tensor(x), output_size=[13, 12])
+
+
 def test_bce_loss_equals_torchs():
     ours, theirs = nn.BCELoss(to_ours(W3)), torch.nn.BCELoss(W3)
     inputs = (torch.sigmoid(randn(6, 3)), SOFT)

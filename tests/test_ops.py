@@ -455,6 +455,74 @@ def test_class_losses(name, target, shape, options):
     compare(getattr(F, name), getattr(TF, name), (x(*shape), labels), options)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("zero_infinity", [False, True])
+@pytest.mark.parametrize("blank", [0, 2])
+def test_ctc_loss_equals_torchs(blank, zero_infinity, reduction):
+    classes = [0, 1, 2, 3]
+    classes.remove(blank)
+    labels = np.array(classes)[np.random.RandomState(1).randint(0, 3, (4, 3))]
+    labels[0] = labels[0, 0]  # the same class again needs a blank between
+    inputs, lengths = [6, 5, 3, 1 if zero_infinity else 4], [3, 0, 2, 2]  # two classes do not fit into one step
+    flat = np.concatenate([row[:n] for row, n in zip(labels, lengths, strict=True)])
+    for targets in (labels, flat):
+        args = [ta.tensor(targets), ta.tensor(inputs), ta.tensor(lengths)]
+        compare(
+            lambda scores, *others: F.ctc_loss(scores.log_softmax(2), *others, blank, reduction, zero_infinity),
+            lambda scores, *others: TF.ctc_loss(scores.log_softmax(2), *others, blank, reduction, zero_infinity),
+            (x(6, 4, 4), *args),
+            orders=1,  # in PyTorch, it has no second derivative
+        )
+    compare(
+        lambda scores, *others: F.ctc_loss(scores.log_softmax(1), *others, blank, reduction),
+        lambda scores, *others: TF.ctc_loss(scores.log_softmax(1), *others, blank, reduction),
+        (x(6, 4), ta.tensor(labels[1]), ta.tensor(6), ta.tensor(3)),
+        orders=1,
+    )
+
+
+def test_ctc_loss_of_log_probs_is_differentiated_itself():
+    targets, lengths = ta.tensor([[1, 2], [2, 2]]), ta.tensor([2, 2])
+    log_probs = x(4, 2, 3).log_softmax(2).detach().requires_grad_()
+    assert ta.gradcheck(lambda p: F.ctc_loss(p, targets, ta.tensor([4, 3]), lengths), (log_probs,))
+    assert ta.gradgradcheck(lambda p: F.ctc_loss(p, targets, ta.tensor([4, 3]), lengths), (log_probs,))
+    impossible = F.ctc_loss(log_probs, targets, ta.tensor([4, 2]), lengths, reduction="none")
+    assert impossible.isinf().tolist() == [False, True]  # 2 2 in two steps
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "words"),
+    [
+        (([[1]], [5], [1]), ValueError, "log_probs has 4 steps"),
+        (([[1]], [4, 4], [1]), ValueError, "expected 1 integers"),
+        (([[1]], [4], [2]), ValueError, "do not fit targets"),
+        (([1], [4], [2]), ValueError, "do not fit targets"),
+        (([[3]], [4], [1]), IndexError, "3"),
+        (([[1]], [4], [1], 7), IndexError, "7"),
+    ],
+)
+def test_ctc_loss_refuses_what_does_not_fit(args, error, words):
+    with pytest.raises(error, match=words):
+        F.ctc_loss(x(4, 1, 3).log_softmax(2), *args)
+
+
+def test_view_as_a_dtype_reads_the_same_bytes_as_in_torch():
+    for shape, dtype, other in (((2, 3), "float32", "int32"), ((2, 4), "float32", "float64"), ((3,), "int16", "uint8")):
+        array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+        ours, theirs = ta.tensor(array), torch.tensor(array)
+        view = ours.view(getattr(ta, other))
+        np.testing.assert_array_equal(view.numpy(), theirs.view(getattr(torch, other)).numpy())
+        view.fill_(7)
+        assert np.array_equal(ours.numpy(), theirs.view(getattr(torch, other)).fill_(7).view(theirs.dtype).numpy())
+    with pytest.raises(RuntimeError, match=r"float32 \(2, 3\) as float64"):
+        ta.ones(2, 3).view(ta.float64)
+    z = x(3) * 1
+    out = z.square().sum()
+    z.detach().view(ta.int64).fill_(1)
+    with pytest.raises(RuntimeError, match="changed it in place"):
+        out.backward()
+
+
 def test_the_mean_of_ignored_targets_alone_is_nan_as_in_pytorch():
     compare(F.cross_entropy, TF.cross_entropy, (x(2, 3), ta.tensor([-100, -100])), orders=1)
 

@@ -114,6 +114,10 @@ STEPS = [
         {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.3, "momentum_decay": 0.1, "decoupled_weight_decay": True},
     ),
     ("RAdam", {"lr": 0.1}),
+    ("ASGD", {}),
+    ("ASGD", {"lr": 0.1, "lambd": 0.02, "alpha": 0.5, "t0": 20, "weight_decay": 0.1, "maximize": True}),
+    ("Rprop", {}),
+    ("Rprop", {"lr": 0.1, "etas": (0.3, 1.5), "step_sizes": (0.05, 0.5), "maximize": True}),
     ("RAdam", {"lr": 0.01, "betas": (0.8, 0.7), "eps": 0.01, "weight_decay": 0.3, "decoupled_weight_decay": True}),
 ]
 NAMES = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in STEPS]
@@ -140,6 +144,52 @@ def test_optimizers_fifty_steps_as_torch(name, options, dtype, by_definition):
     assert_same(ours, theirs, dtype)
     for p, q in zip(our_state, their_state, strict=True):
         assert_same_state(dict(p), dict(q), dtype)
+
+
+LBFGS = [
+    {}, {"lr": 0.1, "history_size": 3, "max_iter": 8}, {"line_search_fn": "strong_wolfe"},
+    {"lr": 0.01, "line_search_fn": "strong_wolfe", "history_size": 2, "max_iter": 7},
+    {"line_search_fn": "strong_wolfe", "max_eval": 5}, {"tolerance_grad": 1.0}, {"tolerance_change": 0.1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", LBFGS, ids=str)
+def test_lbfgs_evaluates_what_torchs_does(options):
+    def steps(library):
+        """The loss of every evaluation and step, and the parameters after them, of a valley with a bend."""
+        (w, v), losses = leaves("float64", [(3,), (2, 2)], library=library), []
+        unused = library.ones(2, requires_grad=True)
+        optimizer = library.optim.LBFGS([w, unused, v], **options)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = 20 * ((v[0] - w[:2] ** 2) ** 2).sum() + ((1 - w) ** 2).sum() + (v**4).sum()
+            loss.backward()
+            losses.append(loss.item())
+            return loss
+
+        for _ in range(3):
+            losses.append(optimizer.step(closure).item())
+            if "tolerance_grad" not in options:  # else the first step may be the last
+                again = library.optim.LBFGS([w, unused, v], **options)
+                again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+                optimizer = again
+        return losses, [w.clone(), v.clone()], repr(optimizer)
+
+    (losses, ours, text), (expected, theirs, expected_text) = steps(ta), answer(lambda: steps(torch))
+    np.testing.assert_allclose(losses, expected, rtol=1e-8)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine.detach().cpu().numpy(), np.asarray(other), rtol=1e-7)
+    assert text == expected_text
+
+
+def test_lbfgs_needs_a_closure_and_one_group():
+    with pytest.raises(TypeError, match="needs a closure"):
+        optim.LBFGS([one()]).step()
+    with pytest.raises(ValueError, match="2 parameter groups"):
+        optim.LBFGS([{"params": [one()]}, {"params": [one()]}])
+    with pytest.raises(ValueError, match="line_search_fn='armijo'"):
+        optim.LBFGS([one()], line_search_fn="armijo")
 
 
 ADAM = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "maximize": False}

@@ -14,7 +14,7 @@ import tinyattn as ta
 from tinyattn import nn
 
 ON_EVERY_DEVICE = True
-KINDS = {"RNN": {}, "RNN relu": {"nonlinearity": "relu"}, "LSTM": {}, "GRU": {}}
+KINDS = {"RNN": {}, "RNN relu": {"nonlinearity": "relu"}, "LSTM": {}, "LSTM projected": {"proj_size": 2}, "GRU": {}}
 SHAPES = {
     "plain": ({}, (4, 2, 3)),
     "unbatched": ({"num_layers": 2}, (4, 3)),
@@ -51,6 +51,10 @@ def pair(kind, *args, **options):
     return copied(Flat(getattr(nn, name)(*args, **options).double()), theirs), theirs
 
 
+def state_sizes(kind):
+    return {"LSTM": [5, 5], "LSTM projected": [2, 5]}.get(kind, [5])
+
+
 @pytest.mark.parametrize("with_states", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,8 +64,7 @@ def test_recurrent_layer_equals_torchs(kind, shape, with_states):
     first = options.get("batch_first", False)
     batch = () if len(size) == 2 else (size[0 if first else 1],)
     layers = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
-    count = with_states * (2 if kind == "LSTM" else 1)
-    states = [randn(layers, *batch, 5, seed=i + 1) for i in range(count)]
+    states = [randn(layers, *batch, n, seed=i + 1) for i, n in enumerate(with_states * state_sizes(kind))]
     compare(ours, theirs, randn(*size), *states)
     assert repr(ours.layer) == repr(theirs.layer)
 
@@ -104,7 +107,7 @@ def test_packed_sequences_through_layers_equal_torchs(kind, lengths):
     ours, theirs = OurPacks(ours.layer), TorchPacks(theirs.layer)
     for module in (ours, theirs):
         module.lengths, module.is_sorted, module.total = lengths, lengths == sorted(lengths, reverse=True), 6
-    x, states = randn(3, 4, 3), [randn(4, 3, 5, seed=i + 1) for i in range(2 if kind == "LSTM" else 1)]
+    x, states = randn(3, 4, 3), [randn(4, 3, n, seed=i + 1) for i, n in enumerate(state_sizes(kind))]
     compare(ours, theirs, x, tolerance=1e-11)
     compare(ours, theirs, x, *states, tolerance=1e-11)
 
@@ -137,7 +140,7 @@ def test_recurrent_definition_equals_its_kernel():
 
 
 def test_recurrent_layer_records_one_node_for_all_steps():
-    for kind in KINDS:
+    for kind in KINDS.keys() - {"LSTM projected"}:
         ours, _ = pair(kind, 3, 5)
         out = ours(ta.randn(7, 2, 3, dtype=ta.float64))[0]
         todo, found = [out.node], {}
@@ -164,7 +167,7 @@ def test_recurrent_dropout_acts_between_layers_only():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: nn.LSTM(3, 5, proj_size=2), NotImplementedError, "proj_size=2 is not supported"),
+        (lambda: nn.LSTM(3, 5, proj_size=5), ValueError, "a number from 0 to hidden_size - 1"),
         (lambda: nn.GRU(3, 5, proj_size=2), ValueError, "only an LSTM may have projections"),
         (lambda: nn.RNN(3, 5, nonlinearity="exp"), ValueError, "expected 'tanh' or 'relu'"),
         (lambda: nn.RNN(3, 0), ValueError, "expected positive numbers"),

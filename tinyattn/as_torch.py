@@ -30,7 +30,7 @@ import numpy as np
 import tinyattn as ta
 from tinyattn import data, distributions, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import parts, printing
+from tinyattn.compat import graph, older, out, parts, printing
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -95,22 +95,29 @@ def _torch() -> None:
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
-        set_num_threads=ignored, get_num_threads=lambda: 1, use_deterministic_algorithms=ignored,
+        set_num_threads=ignored, get_num_threads=lambda: 1, set_num_interop_threads=ignored,
+        get_num_interop_threads=lambda: 1, are_deterministic_algorithms_enabled=no, set_flush_denormal=no,
+        use_deterministic_algorithms=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
-        TensorType=ta.Tensor, **numbers, **streams, **in_place, **{**refused, **layouts},
+        TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **out.FUNCTIONS,
+        **numbers, **streams, **in_place, **{**refused, **layouts},
     )  # fmt: skip
+    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
+              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
+    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
-    Namespace("torch.linalg", ta.linalg)
+    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
     Namespace("torch.autograd.grad_mode", **modes)
+    Namespace("torch.autograd.graph", Node=type(ta.ones(1, requires_grad=True).square().grad_fn), save_on_cpu=Nothing)
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
@@ -131,6 +138,7 @@ def _nn() -> None:
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
+    Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
@@ -149,7 +157,8 @@ def _nn() -> None:
     )
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
-             "_get_clones": parts.clones, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
+             "_get_clones": parts.clones,
+             "_addindent": parts.addindent, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
     files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
     _files("torch.nn.modules", files, nn, functional, *files_of, types.SimpleNamespace(**bases))
     repeat = {name: parts.pair(i) for i, name in enumerate(("_single", "_pair", "_triple", "_quadruple"), 1)}
@@ -158,7 +167,7 @@ def _nn() -> None:
 
 def _training() -> None:
     Namespace("torch.optim", optim)
-    _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam", optim)
+    _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", distributions)
     _files("torch.distributions", "bernoulli categorical distribution kl normal", distributions)
@@ -167,6 +176,7 @@ def _training() -> None:
     Namespace("torch.utils")
     Namespace("torch.utils.data", data)
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
+    Namespace("torch.utils.hooks", RemovableHandle=ta.engine.hooks.RemovableHandle)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))
     Namespace("torch.testing", assert_close=parts.assert_close)
     _files("torch.utils.data", "dataset dataloader sampler distributed _utils _utils.collate", data)
@@ -192,17 +202,19 @@ def _machinery() -> None:
     kept = "script ignore export unused script_method script_if_tracing _script_if_tracing interface"
     Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), is_scripting=no, is_tracing=no,
               trace=Refused("torch.jit.trace"),
-              ScriptModule=nn.Module, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
+              ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
     Namespace("torch.jit.annotations", typing)
     Namespace("torch.multiprocessing", multiprocessing)
     for name in ("torch.profiler", "torch.autograd.profiler"):
-        Namespace(name, profile=Nothing, record_function=Nothing)
+        Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
+                  tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
     Namespace("torch.onnx", is_in_onnx_export=no)
     Namespace("torch.overrides", has_torch_function=no, handle_torch_function=Refused("torch.overrides"))
     group = Refused("torch.distributed.init_process_group")
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
               ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
+    Namespace("torch.distributed.optim", ZeroRedundancyOptimizer=Refused("torch.distributed.optim"))
     Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
     refused = {name: Refused(f"torch.hub.{name}") for name in loads}
@@ -223,11 +235,15 @@ def _dtypes() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
 
 
+def _methods() -> None:
+    ta.Tensor.untyped_storage = lambda self: parts.UntypedStorage(self)  # type: ignore[attr-defined]
+
+
 def _texts() -> None:
     ta.Tensor.__repr__ = printing.text_of  # type: ignore[method-assign]
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _texts, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _methods, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -204,6 +204,7 @@ class _Call(Operation):
         kept = [*zip(ctx._saved, ctx._kept, strict=True)]
         node.saved = {"saved": [save(x) if i is None else Saved(out) for x, i in kept]}
         ctx._dtypes = [getattr(x, "dtype", None) for x in ctx._saved]
+        ctx._nodes = [getattr(x, "node", None) for x in ctx._saved]
         ctx._node, ctx._saved = weakref.ref(node), ()
         del ctx._raw
         return node
@@ -215,10 +216,12 @@ def _gradients(function: type[Function], g: Any, ctx: Any, saved: Sequence[Any])
     node = ctx._node()
     whole = cast(g if recording else Variable._from(g), node.dtype)
     kept: list[Any] = []
-    for x, dtype, i in zip(saved, ctx._dtypes, ctx._kept, strict=True):
+    for x, dtype, i, source in zip(saved, ctx._dtypes, ctx._kept, ctx._nodes, strict=True):
         if i is not None:  # an output, whose history begins at this node
             x = ctx._outputs[i].of(Variable._from(getattr(x, "array", x), node if recording else None))
-        kept.append(x if x is None else cast(x if isinstance(x, Variable) else Variable._from(x), dtype))
+        elif not recording and x is not None:  # backward may differentiate by it under enable_grad()
+            x = Variable._from(x, source)
+        kept.append(x if x is None else cast(x, dtype))
     incoming = [
         x.of(whole) if type(x) is _Place else creation.zeros_like(x) if isinstance(x, Variable) else None
         for x in ctx._outputs

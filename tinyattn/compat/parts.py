@@ -17,13 +17,19 @@ from tinyattn.nn import parallel
 
 
 class Refused:
-    """A name of PyTorch that tinyattn has not; using it raises."""
+    """A name of PyTorch that tinyattn has not; using it raises. As a type, it is that of no object."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __repr__(self) -> str:
         return self.name
+
+    def __getitem__(self, parameters: Any) -> Any:
+        return self
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{self.name} is not part of tinyattn, which runs models of real numbers, eagerly")
@@ -43,6 +49,23 @@ class Nothing(contextlib.ContextDecorator):
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+
+class NoProfile(Nothing):
+    """A profiler that measures nothing; `ta.profile` does."""
+
+    def key_averages(self, *args: Any, **kwargs: Any) -> NoProfile:
+        """Itself, with an empty table."""
+        return self
+
+    def table(self, *args: Any, **kwargs: Any) -> str:
+        """A sentence that says what to use."""
+        return "nothing was measured; with tinyattn.profile() as p: ... measures"
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """The end of a step."""
+
+    export_chrome_trace = export_stacks = start = stop = step
 
 
 def ignored(*args: Any, **kwargs: Any) -> None:
@@ -110,6 +133,33 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
         """The module itself."""
         return module
+
+
+class ScriptModule(nn.Module):
+    """The base of modules that are compiled in PyTorch; here they run as they are."""
+
+
+class UntypedStorage:
+    """The memory of a tensor and of its views, as programs ask for it to count it or to find shared weights."""
+
+    def __init__(self, tensor: Any) -> None:
+        array = tensor.array
+        while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
+            array = array.base
+        self.array, self.device = array, tensor.device
+
+    def data_ptr(self) -> int:
+        """The address of its first byte."""
+        return int(self.array.ctypes.data if hasattr(self.array, "ctypes") else self.array.data.ptr)
+
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return int(self.array.nbytes)
+
+    size = __len__ = nbytes
+
+    def __sizeof__(self) -> int:
+        return super().__sizeof__() + self.nbytes()
 
 
 class OneProcess(parallel.DataParallel):
@@ -217,9 +267,30 @@ def softmax_backward(grad_output: Any, output: Any, dim: int, input_dtype: Any) 
     return output * (grad_output - (grad_output * output).sum(dim, True))
 
 
+def addindent(s_: str, numSpaces: int) -> str:
+    """Indent all lines but the first: torch.nn.modules.module._addindent."""
+    return s_.replace("\n", "\n" + " " * numSpaces)
+
+
 def clones(module: Any, n: int) -> Any:
     """A list of deep copies of a module."""
     return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
+
+
+def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """torch.linalg.cross, along the last axis by default."""
+    return ta.cross(input, other, dim)
+
+
+def current_accelerator(check_available: bool = False) -> Any:
+    """The GPU, or None."""
+    return ta.device("cuda") if ta.cuda.is_available() else None
+
+
+def synchronize(device: Any = None) -> None:
+    """Wait for the GPU, if there is one."""
+    if ta.cuda.is_available():
+        ta.cuda.synchronize(device)
 
 
 def qr(input: Any, some: bool = True) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import tinyattn as ta
+from tinyattn.compat.graph import name_of
 
 OPTIONS: dict[str, Any] = {}
 PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
@@ -85,8 +86,7 @@ def text_of(tensor: ta.Tensor) -> str:
     suffixes += [f"size={tuple(array.shape)}"] if not array.size and array.ndim != 1 else []
     suffixes += [f"dtype=torch.{tensor.dtype}"] if tensor.dtype not in usual else []
     if tensor.grad_fn is not None:
-        kind = "".join(part.capitalize() for part in str(tensor.grad_fn).split(" ")[0].split("_"))
-        suffixes.append(f"grad_fn=<{kind}Backward0>")
+        suffixes.append(f"grad_fn=<{name_of(tensor.grad_fn)}>")
     elif tensor.requires_grad:
         suffixes.append("requires_grad=True")
     last = len(text) - text.rfind("\n") + 1

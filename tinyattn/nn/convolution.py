@@ -147,16 +147,30 @@ class _ConvTransposeNd(_ConvNd):
         )
         self.output_padding = many(type(self).__name__, "output_padding", output_padding, self.axes, 0)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        """Return the output; output_size: its last sizes, among those that one stride allows. Else ValueError."""
         transposed = getattr(F, f"conv_transpose{self.axes}d")
-        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-        return transposed(input, self.weight, self.bias, *options)
+        added = self.output_padding if output_size is None else self._padding_to(output_size, input)
+        return transposed(input, self.weight, self.bias, self.stride, self.padding, added, self.groups, self.dilation)
+
+    def _padding_to(self, output_size: Any, input: Tensor) -> tuple[int, ...]:
+        """The rows and columns to add at the end."""
+        sizes: Any = zip(
+            input.shape[-self.axes :], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+        )
+        least = [(n - 1) * step - 2 * pad + far * (kernel - 1) + 1 for n, kernel, step, pad, far in sizes]
+        wanted = [int(n) for n in output_size]
+        added = [n - low for n, low in zip(wanted[-self.axes :], least, strict=True)]
+        if any(not 0 <= n < max(step, 1) for n, step in zip(added, self.stride, strict=True)):
+            most = [low + step - 1 for low, step in zip(least, self.stride, strict=True)]
+            raise ValueError(f"{type(self).__name__}: output_size={wanted}; expected sizes from {least} to {most}")
+        return tuple(added)
 
 
 class ConvTranspose2d(_ConvTransposeNd):
     """The transpose of `Conv2d`: (n, in_channels, h, w) -> (n, out_channels, rows, columns).
 
-    output_padding: rows and columns added at the end. As torch.nn.ConvTranspose2d, whose output_size is left out.
+    output_padding: rows and columns added at the end. As torch.nn.ConvTranspose2d.
 
     >>> nn.ConvTranspose2d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5)).shape
     (2, 8, 10, 10)

@@ -8,6 +8,7 @@ from tinyattn.ops import (
     packed_attention, pad, pairwise_distance, rms_norm, scaled_dot_product_attention, sigmoid, softmax, softplus, tanh,
     unfold,
 )  # fmt: skip
+from tinyattn.ops.alignment_losses import ctc_loss
 from tinyattn.ops.convolution import conv3d
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag

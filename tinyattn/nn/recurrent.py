@@ -12,6 +12,7 @@ from tinyattn.nn import init
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.nn.utils.rnn import PackedSequence, lengths_of, places, spread
 from tinyattn.ops import creation
+from tinyattn.ops.recurrences import projected_lstm
 from tinyattn.tensors import Tensor
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
@@ -29,10 +30,18 @@ class _Recurrence(Module):
     kind: str  # "tanh", "relu", "gru" or "lstm"
     bias: bool
     hidden_size: int
+    proj_size = 0  # of an LSTM whose h is a product of weight_hr; 0: it is not
+
+    @property
+    def _out(self) -> int:
+        """The size of h."""
+        return self.proj_size or self.hidden_size
 
     def _add_step(self, suffix: str, size: int, device: Any, dtype: Any) -> None:
-        rows = GATES[self.kind] * self.hidden_size
-        shapes = {"weight_ih": (rows, size), "weight_hh": (rows, self.hidden_size), "bias_ih": rows, "bias_hh": rows}
+        rows, out = GATES[self.kind] * self.hidden_size, self._out
+        shapes: dict[str, Any] = {"weight_ih": (rows, size), "weight_hh": (rows, out), "bias_ih": rows, "bias_hh": rows}
+        if self.proj_size:
+            shapes["weight_hr"] = (out, self.hidden_size)
         for name, shape in shapes.items():
             wanted = self.bias or name.startswith("weight")
             if wanted or not suffix:  # only cells have the names of absent ones, as in PyTorch
@@ -44,17 +53,18 @@ class _Recurrence(Module):
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
-    def _states(self, x: Tensor, h: Any, c: Any, suffix: str = "", alive: Any = None, reverse: bool = False) -> Tensor:
-        """Return the states (1 or 2, steps, batch, hidden_size) after all steps of x (steps, batch, size)."""
+    def _states(self, x: Tensor, h: Any, c: Any, suffix: str = "", alive: Any = None, reverse: bool = False) -> Any:
+        """Return h, and c of an LSTM, after each step of x (steps, batch, size): (steps, batch, hidden_size) each."""
         b_ih, b_hh = (getattr(self, name + suffix) if self.bias else None for name in ("bias_ih", "bias_hh"))
         if self.kind != "gru" and b_ih is not None:  # one sum serves both
             b_ih, b_hh = b_ih + b_hh, None
         product = F.linear(x, getattr(self, "weight_ih" + suffix), b_ih)  # all gates of all steps
         weight = getattr(self, "weight_hh" + suffix)
-        states: Tensor = ops.recurrent(product, weight, b_hh, h, c, alive, kind=self.kind, reverse=reverse)
-        return states
+        if self.proj_size:
+            return projected_lstm(ops, product, weight, getattr(self, "weight_hr" + suffix), h, c, alive, reverse)
+        return ops.recurrent(product, weight, b_hh, h, c, alive, kind=self.kind, reverse=reverse)
 
-    def _check(self, x: Tensor, sizes: tuple[int, ...], given: Any, shape: tuple[int, ...]) -> list[Any]:
+    def _check(self, x: Tensor, sizes: tuple[int, ...], given: Any, batch: tuple[int, ...]) -> list[Any]:
         """Return the initial h and c (None, except for an LSTM), zeros by default. Raises for what does not fit."""
         name, weight = type(self).__name__, next(self.parameters())
         if x.ndim not in sizes:
@@ -66,11 +76,12 @@ class _Recurrence(Module):
                 f"{name}: input has dtype {x.dtype} and the weights {weight.dtype}; convert the input or the module"
             )
         count = 2 if self.kind == "lstm" else 1
+        shapes = [(*batch, self._out), (*batch, self.hidden_size)][:count]
         if given is None:
-            states = [creation.zeros(shape, dtype=x.dtype, device=x.device)] * count
+            states = [creation.zeros(shape, dtype=x.dtype, device=x.device) for shape in shapes]
         else:
             states = list(given) if count == 2 else [given]
-        for which, state in zip(("h_0", "c_0"), states, strict=False):
+        for which, state, shape in zip(("h_0", "c_0"), states, shapes, strict=False):
             if tuple(state.shape) != shape or state.dtype != x.dtype:
                 raise RuntimeError(
                     f"{name}: {which} has shape {tuple(state.shape)} and dtype {state.dtype}; "
@@ -96,8 +107,8 @@ class _Layers(_Recurrence):
             raise ValueError(f"{self.mode}: dropout={dropout}; a probability lies between 0 and 1")
         if proj_size and self.kind != "lstm":
             raise ValueError(f"{self.mode}: proj_size={proj_size}; only an LSTM may have projections")
-        if proj_size:
-            raise NotImplementedError(f"LSTM: proj_size={proj_size} is not supported; put a Linear after the LSTM")
+        if not 0 <= proj_size < hidden_size:
+            raise ValueError(f"LSTM: proj_size={proj_size}; expected a number from 0 to hidden_size - 1")
         if dropout and num_layers == 1:
             text = f"{self.mode}: dropout={dropout} acts between layers, and num_layers=1 has none between"
             warnings.warn(text, stacklevel=3 if isinstance(self, RNN) else 2)
@@ -105,7 +116,7 @@ class _Layers(_Recurrence):
         self.batch_first, self.dropout = batch_first, float(dropout)
         self.bidirectional, self.proj_size = bidirectional, proj_size
         for layer, suffix in self._steps():
-            size = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+            size = input_size if layer == 0 else self._out * (2 if bidirectional else 1)
             self._add_step(suffix, size, device, dtype)
         self.reset_parameters()
 
@@ -115,7 +126,8 @@ class _Layers(_Recurrence):
 
     @property
     def _all_weights(self) -> list[list[str]]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        names = (*("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2],
+                 *("weight_hr",)[: 1 if self.proj_size else 0])  # fmt: skip
         return [[name + suffix for name in names] for _, suffix in self._steps()]
 
     @property
@@ -141,7 +153,7 @@ class _Layers(_Recurrence):
             return self._packed(input, hx)
         is_batched, layers = input.ndim == 3, len(self._steps())
         batch = (input.shape[0 if self.batch_first else 1],) if is_batched else ()
-        h, c = self._check(input, (2, 3), hx, (layers, *batch, self.hidden_size))
+        h, c = self._check(input, (2, 3), hx, (layers, *batch))
         if not is_batched:
             h, c = (s if s is None else s.unsqueeze(1) for s in (h, c))
         swap = is_batched and self.batch_first
@@ -150,42 +162,43 @@ class _Layers(_Recurrence):
             raise RuntimeError(f"{self.mode}: input has shape {tuple(input.shape)}; expected at least one step")
         out, last = self._through(x, h, c, None)
         if not is_batched:
-            return out.squeeze(1), self._as_hidden(last.squeeze(2))
+            return out.squeeze(1), self._as_hidden([state.squeeze(1) for state in last])
         return out.transpose(0, 1) if swap else out, self._as_hidden(last)
 
     def _packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         there, back = packed.sorted_indices, packed.unsorted_indices
         lengths = creation.tensor(lengths_of(packed), device=packed.data.device)
-        h, c = self._check(packed.data, (2,), hx, (len(self._steps()), lengths.shape[0], self.hidden_size))
+        h, c = self._check(packed.data, (2,), hx, (len(self._steps()), lengths.shape[0]))
         if there is not None:
             h, c = (s if s is None else s[:, there] for s in (h, c))
         steps = creation.arange(len(packed.batch_sizes), device=packed.data.device)
         alive = (steps[:, None] < lengths)[..., None]  # (steps, batch, 1)
         out, last = self._through(spread(packed), h, c, alive)
         data = out.reshape(-1, out.shape[-1])[places(packed)]
-        last = last if back is None else last[:, :, back]
+        last = last if back is None else [state[:, back] for state in last]
         return PackedSequence(data, packed.batch_sizes, there, back), self._as_hidden(last)
 
-    def _through(self, x: Tensor, h: Tensor, c: Tensor | None, alive: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the outputs (steps, batch, directions * hidden_size), and (1 or 2, layers, batch, hidden_size)."""
+    def _through(self, x: Tensor, h: Tensor, c: Tensor | None, alive: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Return the outputs (steps, batch, directions * size), and the last h, and c, (layers, batch, size)."""
         outs: list[Tensor] = []
-        last: list[Tensor] = []
+        last: list[list[Tensor]] = []
         for k, (layer, suffix) in enumerate(self._steps()):
             reverse = suffix.endswith("_reverse")
             states = self._states(x, h[k], None if c is None else c[k], suffix, alive, reverse)
             outs.append(states[0])
-            last.append(states[:, 0 if reverse else -1])
+            last.append([state[0 if reverse else -1] for state in states])
             if reverse or not self.bidirectional:
                 x, outs = ops.cat(outs, -1) if len(outs) > 1 else outs[0], []
                 if self.dropout and layer < self.num_layers - 1:
                     x = F.dropout(x, self.dropout, self.training)
-        return x, ops.stack(last, 1)
+        return x, [ops.stack(each) for each in zip(*last, strict=True)]
 
-    def _as_hidden(self, last: Tensor) -> Any:
+    def _as_hidden(self, last: list[Tensor]) -> Any:
         return (last[0], last[1]) if self.kind == "lstm" else last[0]
 
     def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
+                 "bidirectional": False}  # fmt: skip
         others = [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
         return ", ".join([str(self.input_size), str(self.hidden_size), *others])
 
@@ -216,8 +229,9 @@ class RNN(_Layers):
 class LSTM(_Layers):
     """Run long short-term memory over sequences; arguments as RNN. As torch.nn.LSTM (Hochreiter, Schmidhuber 1997).
 
-    The states are a pair (h, c). Raises NotImplementedError for a proj_size, ValueError for sizes that are not
-    positive.
+    The states are a pair (h, c). proj_size: if not 0, outputs and h are multiplied by weight_hr, (proj_size,
+    hidden_size) (Sak et al. 2014). Raises ValueError for sizes that are not positive, or a proj_size as large as
+    hidden_size.
 
     >>> out, (h, c) = nn.LSTM(4, 8, bidirectional=True)(ta.randn(5, 3, 4))
     >>> out.shape, h.shape, c.shape
@@ -251,7 +265,7 @@ class _Cell(_Recurrence):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Return the next h, for an LSTMCell (h, c), shaped as hx, which is zeros by default."""
-        h, c = self._check(input, (1, 2), hx, (*input.shape[:-1], self.hidden_size))
+        h, c = self._check(input, (1, 2), hx, tuple(input.shape[:-1]))
         h, c = (s if s is None else s.reshape(-1, self.hidden_size) for s in (h, c))
         states = self._states(input.reshape(1, -1, input.shape[-1]), h, c)  # (1 or 2, 1, batch, hidden_size)
         states = states.reshape(-1, *input.shape[:-1], self.hidden_size)

@@ -366,7 +366,7 @@ def full_like(input: Tensor, fill_value: Any, **options: Any) -> Tensor:
     return full(input.shape, fill_value, **like(input, options))
 
 
-def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
+def randint_like(input: Tensor, low: int = 0, high: int | None = None, **options: Any) -> Tensor:
     """Return random integers like the input, from `low` (0 if left out) to `high` - 1. As torch.randint_like.
 
     >>> ta.randint_like(ta.tensor([1, 2]), 1)

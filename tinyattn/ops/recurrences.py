@@ -166,3 +166,20 @@ def recurrent(
     Schmidhuber 1997; Cho et al. 2014.
     """
     return _forward(xp, x, weight, bias, h, c, alive, kind=kind, reverse=reverse)
+
+
+def projected_lstm(
+    xp: Any, x: Any, weight: Any, project: Any, h: Any, c: Any, alive: Any, reverse: bool
+) -> list[Any]:  # fmt: skip
+    """Run an LSTM over x (steps, batch, 4 * size) whose h is a product of `project` (fewer, size); return h and c.
+
+    Arguments as of `recurrent`, but weight (4 * size, fewer) and h (batch, fewer). Sak et al. 2014.
+    """
+    hs, cs = [h] * x.shape[0], [c] * x.shape[0]
+    for t in _order(x.shape[0], reverse):
+        out, cell = _cell(xp, "lstm", x[t], xp.matmul(h, weight.mT), c, c)
+        new = [xp.matmul(out, project.mT), cell]
+        if alive is not None:
+            new = [xp.where(alive[t], a, b) for a, b in zip(new, (h, c), strict=True)]
+        h, c = hs[t], cs[t] = new
+    return [xp.stack(hs), xp.stack(cs)]

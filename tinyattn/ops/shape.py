@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from tinyattn.engine.operation import Operation, operation
-from tinyattn.engine.variable import Tensor
+from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import unshared
 from tinyattn.ops.synonyms import bound, numpy_names
@@ -23,7 +25,7 @@ def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
     """Return the same elements in another shape, a view where memory allows it.
 
     shape: one tuple or separate integers; one size may be -1. Raises RuntimeError if the number of elements
-    differs. As torch.reshape (and Tensor.view, which never fails here).
+    differs. As torch.reshape.
 
     >>> ta.reshape(ta.arange(6), 2, -1)
     tensor([[0, 1, 2],
@@ -41,7 +43,23 @@ def reshape(input: Tensor, shape: Any, *more: Any) -> Tensor:
     return _reshape(input, shape=target)
 
 
-view = reshape
+def view(input: Tensor, shape: Any, *more: Any) -> Tensor:
+    """Return `reshape(input, shape)`; or for a dtype the same bytes read as numbers of that, without a gradient.
+
+    A dtype of another size changes the last axis, which must be contiguous then; RuntimeError if it cannot. As
+    torch.Tensor.view.
+
+    >>> ta.tensor([1.0]).view(ta.int32).item() == 0x3F800000
+    True
+    """
+    if not isinstance(shape, np.dtype):
+        return reshape(input, shape, *more)
+    try:
+        array = input.array.view(shape)
+    except ValueError as error:
+        raise RuntimeError(f"view: {error}: {input.dtype} {tuple(input.shape)} as {shape}") from None
+    found: Tensor = Variable._from(array, None, input.storage)
+    return found
 
 
 def reshape_result(out: Tensor, shape: tuple[int, ...], of: Tensor | None = None) -> Tensor:

@@ -11,10 +11,11 @@ from tinyattn.optim.lr_scheduler import (
     LinearLR, LRScheduler, MultiplicativeLR, MultiStepLR, OneCycleLR, PolynomialLR, ReduceLROnPlateau, SequentialLR,
     StepLR,
 )  # fmt: skip
+from tinyattn.optim.lbfgs import LBFGS
 from tinyattn.optim.optimizer import Optimizer
 from tinyattn.optim.scaled import Adagrad, RMSprop, adagrad_definition, rmsprop_definition
 from tinyattn.optim.sgd import SGD, sgd_definition
-from tinyattn.optim.variants import Adadelta, Adamax, NAdam, RAdam
+from tinyattn.optim.variants import ASGD, Adadelta, Adamax, NAdam, RAdam, Rprop
 
 __all__ = [name for name, x in globals().items() if getattr(x, "__module__", "").startswith("tinyattn.optim.")]
 __all__ += ["lr_scheduler", "swa_utils"]

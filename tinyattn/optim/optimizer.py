@@ -146,7 +146,7 @@ class Optimizer:
 
     def check(self, options: Group) -> None:
         """Raise ValueError or TypeError for invalid options of a parameter group."""
-        if "lr" in options:
+        if options.get("lr") is not None:  # an algorithm may choose it itself
             check_number(options, "lr")
 
     def check_loaded(self, options: Group) -> None:

@@ -1,4 +1,4 @@
-"""Adadelta, Adamax, NAdam and RAdam: other averages of gradients and of their squares."""
+"""Adadelta, Adamax, NAdam, RAdam, ASGD and Rprop: other averages, and steps by the sign alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyattn import backends
+from tinyattn.optim.checks import check_number
 from tinyattn.optim.formula import Formula
+from tinyattn.optim.optimizer import Group
 
 
 class _Variant(Formula):
     """Base of these: `average` is the formula of a gradient whose sign and weight decay have been taken care of."""
 
     def formula(self, param: Any, grad: Any, *state_and_step: Any, **options: Any) -> tuple[Any, ...]:
-        p, g, decay = param, -grad if options["maximize"] else grad, options["weight_decay"]
+        p, g, decay = param, -grad if options["maximize"] else grad, options.get("weight_decay")
         if options.get("decoupled_weight_decay"):
             p = p * (1 - options["lr"] * decay)
         elif decay:
@@ -139,3 +141,68 @@ class RAdam(
         ratio = xp.abs((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
         scale = known * (ratio * left) ** 0.5 / (square**0.5 + eps) + (1 - known)
         return p - lr * scale * mean / (1 - first**t), mean, square
+
+
+class ASGD(_Variant, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, maximize=False):
+    """Gradient descent with falling rates, and the average of its points. As torch.optim.ASGD (Polyak, Juditsky 1992).
+
+    lambd: shrinks the parameter, and with alpha the rate: lr / (1 + lambd lr t) ** alpha. t0: the step after which
+    points are averaged, in `state[param]["ax"]`; all else as Adadelta's.
+
+    >>> w = ta.tensor([1.0], requires_grad=True)
+    >>> optimizer = ta.optim.ASGD([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> round(w.item(), 4)
+    0.8
+    """
+
+    kept: ClassVar = {"eta": "", "mu": "", "ax": ""}
+    numbers = ("eta", "mu")
+    first: ClassVar = {"eta": "lr", "mu": 1.0}
+
+    def average(
+        self, p: Any, g: Any, eta: Any, mu: Any, mean: Any, t: Any, *, lr: Any, lambd: float, alpha: float, t0: float,
+        **other: Any,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        xp = backends.of(p)
+        now = xp.cast(eta, np.float64)  # a number, as in PyTorch: its products are not rounded to its dtype
+        p = p * (1 - lambd * now) - now * g
+        eta = lr / (1 + lambd * lr * t) ** alpha
+        return p, eta, 1 / xp.maximum(xp.asarray(t - t0), xp.asarray(1.0)), mean + (p - mean) * mu
+
+
+class Rprop(_Variant, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False):
+    """Steps by the sign of the gradient, longer while it stays the same. As torch.optim.Rprop.
+
+    lr: the first step of each element. etas: its factors where the sign has changed, and where it is the same.
+    step_sizes: the shortest and the longest step. Riedmiller and Braun 1993.
+
+    >>> w = ta.tensor([1.0], requires_grad=True)
+    >>> optimizer = ta.optim.Rprop([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> round(w.item(), 4)
+    0.9
+    """
+
+    kept: ClassVar = {"prev": "", "step_size": ""}
+    first: ClassVar = {"step_size": "lr"}
+    apart = ("lr",)
+
+    def check(self, options: Group) -> None:
+        check_number(options, "lr")
+        (less, more), (low, high) = options["etas"], options["step_sizes"]
+        if not 0 < less < 1 < more or not 0 <= low <= high:
+            raise ValueError(
+                f"Rprop: etas={(less, more)} and step_sizes={(low, high)}; expected one of 0 to 1 and one above 1, and "
+                "the shorter step first"
+            )
+
+    def average(
+        self, p: Any, g: Any, before: Any, size: Any, t: Any, *, etas: Any, step_sizes: Any, **other: Any
+    ) -> tuple[Any, ...]:
+        xp, same = backends.of(p), backends.of(p).sign(g * before)
+        size = xp.clamp(xp.where(same > 0, size * etas[1], xp.where(same < 0, size * etas[0], size)), *step_sizes)
+        g = xp.where(same < 0, g * 0, g)
+        return p - xp.sign(g) * size, g, size
