@@ -229,6 +229,18 @@ assert torch.cuda.is_available() or torch.cuda.memory_allocated() == 0
 assert torch.nn.functional.upsample_bilinear(x[None, None], scale_factor=2)[0, 0, -1, -1] == 4.0
 assert same is Categorical and Categorical(logits=x).sample((3,)).shape == (3, 2)
 assert torch.special.expit(torch.zeros(())).item() == 0.5 and torch.special.erf(torch.zeros(())).item() == 0
+import importlib.util
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+assert importlib.util.find_spec("torch") and not isinstance(x, (torch.fx.Proxy, torch._C.Value))
+assert torch.zeros(2, layout=torch.strided, pin_memory=False, out=torch.ones(2)).tolist() == [0, 0]
+assert torch.empty(2, memory_format=torch.contiguous_format).shape == (2,)
+assert torch.range(0, 1, 0.5).tolist() == [0, 0.5, 1] and torch.scalar_tensor(3).dtype == torch.float32
+assert torch.fill(x, 2.0).sum() == 8 and torch.vdot(x[0], x[1]) == 11 and torch.special.ndtr(torch.zeros(())) == 0.5
+gathered = [torch.zeros(2, 2)]
+torch.distributed.all_gather(gathered, x)
+assert gathered[0].equal(x) and isinstance(nn.GRUCell(2, 2), nn.RNNCellBase) and nn.Linear(2, 2).compile() is None
+causal = create_block_mask(lambda b, h, q, k: q >= k, None, None, 2, 2)
+assert flex_attention(x[None, None], x[None, None], x[None, None], block_mask=causal)[0, 0, 0].equal(x[0])
 types = torch.FloatTensor, torch.LongTensor, torch.DoubleTensor
 assert [isinstance(x, kind) for kind in types] == [True, False, False] and torch.LongTensor([1]).dtype == torch.int64
 assert torch.distributed.nn.all_reduce(x) is x

@@ -635,3 +635,12 @@ def test_backward_to_inputs_adds_in_place_and_runs_hooks(library):
     assert seen == [[2.0, 2.0], [5.0, 5.0]]
     (x * x).sum().backward(inputs=[x], create_graph=True)
     assert x.grad.requires_grad and x.grad.tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("stop", [lambda w: w.detach_(), lambda w: w.requires_grad_(False)], ids=["detach_", "frozen"])
+def test_backward_adds_nothing_to_a_leaf_that_was_frozen_since(stop):
+    w, v = ta.ones(2, requires_grad=True), ta.ones(2, requires_grad=True)
+    out = (w * v).sum()
+    stop(w)
+    out.backward()
+    assert w.grad is None and v.grad.tolist() == [1, 1]  # as in torch

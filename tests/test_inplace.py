@@ -664,3 +664,17 @@ def test_view_taken_under_no_grad_cannot_be_written_by_a_constant(library, leaf)
     assert whole.detach().tolist() == [2.0, 1.0, 1.0]
     whole.detach()[:1].mul_(2)  # a tensor of its own
     assert whole.detach().tolist() == [4.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["unsqueeze_", "squeeze_", "transpose_", "t_"])
+def test_a_view_changes_its_shape_in_place(name):
+    found = {}
+    for library in (ta, torch):
+        x = library.ones(2, 3, dtype=library.float64, requires_grad=True)
+        y = x * 2
+        view = y[1:] if name != "t_" else y.view(3, 2)
+        assert getattr(view, name)(*{"unsqueeze_": (0,), "transpose_": (0, 1)}.get(name, ())) is view
+        view.mul_(3)
+        (view**2).sum().backward()
+        found[library] = tuple(view.shape), x.grad.tolist(), y.tolist()
+    assert found[ta] == found[torch]

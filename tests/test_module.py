@@ -717,3 +717,46 @@ def test_deepcopy_of_a_module_leaves_the_gradients_behind(library):
     layer(ta.ones((3, 2)) if library is nn else torch.ones((3, 2))).sum().backward()
     twin = copy.deepcopy(layer)
     assert layer.weight.grad is not None and [p.grad for p in twin.parameters()] == [None, None]
+
+
+def test_train_and_moves_call_the_methods_of_children():
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    class Cached(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.cache = ta.ones(2)
+
+        def _apply(self, fn, recurse=True):
+            self.cache = fn(self.cache)
+            return super()._apply(fn, recurse)
+
+    model = nn.Sequential(nn.Sequential(Frozen(3)), Cached())
+    assert [m.training for m in model.train().modules()] == [True, True, False, True]
+    assert model.double()[1].cache.dtype == model[1].weight.dtype == F64
+    assert model.to_empty(device="cpu")[1].weight.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("values", [(), ((2, 3),), ((2, 3), (1,))], ids=str)
+def test_parameter_list_and_dict_print_as_torchs(values):
+    for kind in ("ParameterList", "ParameterDict"):
+        texts = []
+        for library in (ta, torch):
+            given = [library.ones(*size) for size in values]
+            given = {f"p{i}": x for i, x in enumerate(given)} if kind == "ParameterDict" else given
+            texts.append(repr(library.nn.Sequential(getattr(library.nn, kind)(given))))
+        assert texts[0] == texts[1].replace("torch.float32", "float32")
+
+
+def test_set_submodule_replaces_at_a_path():
+    net = Net()
+    net.set_submodule("blocks.1.0", nn.Identity())
+    assert type(net.blocks[1][0]) is nn.Identity and len(net.blocks[1]) == 2
+    with pytest.raises(AttributeError, match=r"Net has no module 'blocks\.2'"):
+        net.set_submodule("blocks.2", nn.Identity())
+
+
+def test_parameter_without_data_is_empty():
+    assert nn.Parameter().shape == (0,) and nn.Parameter().requires_grad

@@ -22,7 +22,7 @@ IN_PLACE = {
     "clamp_min": (0.1,), "clamp_max": (0.1,), "clip": (-0.2, 0.3), "fmod": (0.4,), "cumsum": (1,), "eq": (0.0,),
     "lerp": (A, 0.3), "addcmul": (A, A), "addcdiv": (A, A + 9), "scatter": (0, INDEX, A), "scatter_add": (0, INDEX, A),
     "index_add": (0, ta.tensor([1, 1]), A[:2]), "index_copy": (0, ta.tensor([2, 0]), A[:2]),
-    "index_fill": (1, ta.tensor([2, 0]), 5.0), "masked_scatter": (A > 0, A), "fill_diagonal": (7.0,),
+    "index_fill": (1, ta.tensor([2, 0]), 5.0), "masked_scatter": (A > 0, A), "fill_diagonal": (7.0, True),
     **dict.fromkeys("sinc deg2rad rad2deg sgn".split(), ()), "hypot": (A,), "copysign": (A,), "xlogy": (A + 9,),
     "scatter_reduce": (0, INDEX, A[:2], "prod"), "addmm": (A[:, :3], A), "squeeze": (0,), "unsqueeze": (1,), "transpose": (0, 1), "t": (),
 }  # fmt: skip
@@ -62,6 +62,8 @@ METHODS = {
     "topk": lambda t: (*t.topk(2), *t.topk(1, 0, largest=False)), "tolist": lambda t: t.tolist(),
     "to": lambda t: (t.to("cpu", non_blocking=True, copy=True), t.type(t.dtype)),
     "unique": lambda t: t.round().unique(return_inverse=True, return_counts=True), "flip": lambda t: t.flip(0).flip([0, 1]),
+    "fill_diagonal_": lambda t: [t.repeat(n, 1).fill_diagonal_(9.0, w) for n in (1, 3) for w in (False, True)],
+    "real": lambda t: (t.real, t.conj(), t.mH),
     "median": lambda t: (*t.median(1), t.median()), "nonzero": lambda t: ((t > 0).nonzero(), *(t > 0).nonzero(as_tuple=True)),
 }  # fmt: skip
 
@@ -87,6 +89,17 @@ def test_sort_puts_nan_last_and_keeps_ties_in_order():
         np.testing.assert_array_equal(host(ours.values), values)
         np.testing.assert_array_equal(host(ours.indices), indices)
     np.testing.assert_array_equal(host(t.median()), answer(lambda: to_torch(t).median()))
+
+
+def test_as_subclass_has_the_same_memory_and_history():
+    class Named(ta.Tensor):
+        pass
+
+    x = ta.ones(2, requires_grad=True)
+    y = (x * 2).as_subclass(Named)
+    assert type(y) is Named and type(y * 1) is ta.Tensor
+    y.sum().backward()
+    assert x.grad.tolist() == [2, 2]
 
 
 def test_diagonal_is_a_view():

@@ -1030,3 +1030,22 @@ def test_a_layer_is_a_kind_of_another_where_pytorchs_is():
     assert pairs(nn) - pairs(torch.nn) == {(f"LazyBatchNorm{n}d", f"BatchNorm{n}d") for n in (1, 2)}  # there at a call
     pads = {(f"ZeroPad{n}d", f"ConstantPad{n}d") for n in (1, 2, 3)}
     assert pairs(torch.nn) - pairs(nn) == {*pads, ("ReLU6", "Hardtanh")}  # which have no initial values
+
+
+def test_convolution_and_batch_norm_use_overridden_parts():
+    class Standardised(nn.Conv2d):
+        def forward(self, input):
+            return self._conv_forward(input, self.weight - self.weight.mean((1, 2, 3), keepdim=True), None)
+
+    layer = Standardised(2, 3, 3, padding=1, padding_mode="circular")
+    x = ta.randn(1, 2, 4, 4)
+    plain = nn.functional.conv2d(
+        nn.functional.pad(x, (1, 1, 1, 1), "circular"), layer.weight - layer.weight.mean((1, 2, 3), keepdim=True)
+    )
+    assert ta.equal(layer(x), plain)
+
+    class AnyAxes(nn.normalization._BatchNorm):
+        def _check_input_dim(self, input):
+            assert input.ndim > 1
+
+    assert AnyAxes(3)(ta.ones(2, 3, 4, 4, 4)).shape == (2, 3, 4, 4, 4)

@@ -1150,3 +1150,32 @@ def test_every_option_of_a_definition_varies_in_the_table_above():
             function(*(ta.ones(*s, requires_grad=True) for s in shapes))
     on_cpu = ta.get_default_device() == "cpu"  # a GPU has no packed_attention
     assert {key for key, values in seen.items() if len(values) < 2 and (values or on_cpu)} == set()
+
+
+@pytest.mark.parametrize("name", ["hann_window", "hamming_window"])
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
+def test_windows_of_signals(name, periodic, length):
+    found = getattr(ta, name)(length, periodic, dtype=ta.float64)
+    np.testing.assert_allclose(
+        host(found), answer(lambda: getattr(torch, name)(length, periodic, dtype=torch.float64)), atol=1e-15
+    )
+    assert getattr(ta, name)(4).dtype == ta.get_default_dtype()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"correction": 0}, {"fweights": True}, {"aweights": True, "fweights": True}, {"aweights": True}],
+    ids=str,
+)
+def test_covariances_and_correlations(options):
+    weights = {
+        "fweights": torch.tensor([1, 2, 1, 3]),
+        "aweights": torch.tensor([0.5, 1.0, 2.0, 1.5], dtype=torch.float64),
+    }
+    theirs = {key: weights.get(key) if value is True else value for key, value in options.items()}
+    ours = {key: to_ours(value) for key, value in theirs.items()}
+    compare(lambda t: t.cov(**(ours if isinstance(t, ta.Tensor) else theirs)), lambda t: t.cov(**theirs), (x(3, 4),))
+    compare(lambda t: t.corrcoef(), lambda t: t.corrcoef(), (x(3, 4),))
+    with pytest.raises(ValueError, match="cov: a tensor of shape"):
+        ta.cov(ta.ones(2, 2, 2))

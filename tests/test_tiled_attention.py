@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+import torch.nn.attention.flex_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,6 +16,7 @@ from oracle import compare
 
 import tinyattn as ta
 from tinyattn import backends, nn
+from tinyattn.compat import flex
 from tinyattn.nn import functional as F
 from tinyattn.ops.attention import tiled_attention
 
@@ -385,3 +387,37 @@ def test_attention_with_2048_keys_and_a_mask_that_requires_a_gradient():
         expected = ta.grad(F.scaled_dot_product_attention(*leaves), leaves, g)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-9, atol=1e-12)
+
+
+FLEX = {
+    "plain": (None, None),
+    "scores": (lambda score, b, h, q, k: score * (h + 1) - abs(q - k), None),
+    "mask": (None, lambda b, h, q, k: (q >= k) & (q > 1)),  # the first two queries look at no key
+    "both": (lambda score, b, h, q, k: score - (q - k), lambda b, h, q, k: abs(q - k) < 3),
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("case", FLEX)
+def test_flex_attention_equals_torchs(case, shared):
+    theirs, heads = torch.nn.attention.flex_attention, 2 if shared else 4
+    score_mod, mask_mod = FLEX[case]
+    inputs = [array(2, 4, 5, 8), array(2, heads, 6, 8, seed=1), array(2, heads, 6, 8, seed=2)]
+    found = []
+    for library, of in ((torch, theirs), (ta, flex)):
+        mask = mask_mod and of.create_block_mask(mask_mod, None, None, 5, 6, device="cpu")
+        options = {"score_mod": score_mod, "block_mask": mask, "enable_gqa": shared}
+        found.append(of.flex_attention(*map(library.from_numpy, inputs), **options).numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12, atol=1e-13)
+
+
+def test_flex_attention_has_the_gradient_of_attention():
+    leaves = [ta.tensor(array(1, 2, 4, 3, seed=i), requires_grad=True) for i in range(3)]
+    mask = flex.create_block_mask(flex.and_masks(lambda b, h, q, k: q >= k, lambda b, h, q, k: k < 3), 1, 2, 4, 4)
+    either = flex.create_mask(flex.or_masks(lambda b, h, q, k: q < k, lambda b, h, q, k: k > 2), None, None, 4, 4)
+    assert ta.equal(either[0, 0], ta.logical_not(mask.mask[0, 0]))
+    seed = ta.tensor(array(1, 2, 4, 3, seed=7))
+    ours = ta.grad(flex.flex_attention(*leaves, block_mask=mask), leaves, seed)
+    plain = ta.grad(F.scaled_dot_product_attention(*leaves, mask.to("cpu").mask), leaves, seed)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)

@@ -41,7 +41,7 @@ NAMES = """
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     nn.functional.multi_margin_loss nn.functional.multilabel_margin_loss nn.functional.multilabel_soft_margin_loss
     quantile rad2deg rot90 scatter_reduce select_scatter sgn signbit sinc slice_scatter trapezoid trapz
-    unique_consecutive vander vsplit xlogy chain_matmul
+    unique_consecutive vander corrcoef vsplit xlogy chain_matmul
     __getitem__ __radd__ __rmul__ __rsub__ __rdiv__ __rpow__ __rmatmul__ __rmod__ __rand__ __ror__ __rxor__
     nn.functional.pad nn.functional.relu nn.functional.gelu nn.functional.silu nn.functional.softplus
     nn.functional.logsigmoid nn.functional.linear nn.functional.embedding nn.functional.cross_entropy

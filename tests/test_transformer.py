@@ -209,3 +209,21 @@ def test_subclass_with_its_own_constructor_has_its_own_signature():
 def test_optimizers_and_schedules_name_a_wrong_argument(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_transformer_layers_use_overridden_parts(norm_first):
+    def changed(base):
+        class Changed(base):
+            def _sa_block(self, x, attn_mask, key_padding_mask, is_causal=False):
+                return 2 * super()._sa_block(x, attn_mask, key_padding_mask, is_causal)
+
+            def _ff_block(self, x):
+                return super()._ff_block(x) - x
+
+        return Changed
+
+    for name, inputs in (("TransformerEncoderLayer", (randn(T, N, D),)), ("TransformerDecoderLayer", sequences(False))):
+        theirs = changed(getattr(torch.nn, name))(D, 2, 6, dropout=0.0, norm_first=norm_first).double()
+        ours = copied(changed(getattr(nn, name))(D, 2, 6, dropout=0.0, norm_first=norm_first).double(), theirs)
+        compare(ours, theirs, *inputs)

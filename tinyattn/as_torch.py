@@ -30,7 +30,7 @@ import numpy as np
 import tinyattn as ta
 from tinyattn import data, distributions, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import graph, older, out, parts, printing
+from tinyattn.compat import flex, graph, older, out, parts, printing
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
@@ -50,6 +50,7 @@ class Namespace(types.ModuleType):
     def __init__(self, name: str, *sources: Any, **own: Any) -> None:
         super().__init__(name, f"PyTorch's {name}, by tinyattn.")
         self.__path__: list[str] = []  # it may have modules inside
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)  # for importlib.util.find_spec
         self._sources = sources
         self.__dict__.update(own)
         sys.modules[name] = self
@@ -86,28 +87,38 @@ class NoSuchModule(importlib.abc.MetaPathFinder):
 
 
 def _torch() -> None:
-    refused = {n: Refused(f"torch.{n}") for n in ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor")}
-    layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last"), None)
+    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft", "vmap")
+    refused = {n: Refused(f"torch.{n}") for n in absent}
+    layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
+                             "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
     in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
+    made = {n: parts.creating(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in parts.CREATE}
+    asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
     numbers = {n: getattr(pairs, n) for n in ("polar", "view_as_complex", "view_as_real", "real", "imag", "conj")}
     streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng,
                "seed": parts.seed}  # fmt: skip
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
-        compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, is_autocast_enabled=no, _assert=parts.check,
+        compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, _assert=parts.check,
         set_num_threads=ignored, get_num_threads=lambda: 1, set_num_interop_threads=ignored,
         get_num_interop_threads=lambda: 1, are_deterministic_algorithms_enabled=no, set_flush_denormal=no,
-        use_deterministic_algorithms=ignored,
+        use_deterministic_algorithms=ignored, set_warn_always=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
-        TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **out.FUNCTIONS,
-        **numbers, **streams, **in_place, **{**refused, **layouts},
+        TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
+        **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
+        range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, vdot=ta.dot, is_storage=no,
+        get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
+        ScriptModule=parts.ScriptModule,
     )  # fmt: skip
     Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
               current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
+    never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
+    Namespace("torch._C", **never)  # named in annotations
+    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -122,7 +133,8 @@ def _torch() -> None:
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.functional", ta)
-    Namespace("torch.special", ta, functional, expit=ta.sigmoid)
+    Namespace("torch.autograd.graph", save_on_cpu=Nothing, saved_tensors_hooks=Refused("saved_tensors_hooks"))
+    Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr)
     transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
     Namespace("torch.func", functional_call=parts.functional_call, **transforms)
     Namespace("torch.autograd.variable", Variable=parts.variable)
@@ -130,13 +142,14 @@ def _torch() -> None:
 
 def _nn() -> None:
     Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=parts.OneProcess, SyncBatchNorm=parts.SyncBatchNorm,
-              RNNBase=nn.recurrent._Layers)  # fmt: skip
+              RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss)  # fmt: skip
+    nn.Module.compile = ignored  # type: ignore[attr-defined]
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
     Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend, **upsampled)
     Namespace("torch.nn.init", init)
-    Namespace("torch.nn.parameter", nn)
+    Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
@@ -150,6 +163,7 @@ def _nn() -> None:
     Namespace("torch.nn.utils.stateless", functional_call=parts.functional_call)
     kernels = types.SimpleNamespace(MATH=0, FLASH_ATTENTION=1, EFFICIENT_ATTENTION=2, CUDNN_ATTENTION=3)
     Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
+    Namespace("torch.nn.attention.flex_attention", flex)
     Namespace("torch.nn.modules", nn)
     files = (
         "activation batchnorm container conv distance dropout flatten fold instancenorm linear loss module "
@@ -157,6 +171,7 @@ def _nn() -> None:
     )
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
+             "_IncompatibleKeys": nn.loading.LoadResult, "RNNCellBase": nn.recurrent._Cell,
              "_get_clones": parts.clones,
              "_addindent": parts.addindent, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
     files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
@@ -195,33 +210,36 @@ def _machinery() -> None:
         Namespace(name, **amp)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
-              is_available=no, version=lambda: None)  # fmt: skip
+              is_available=no, version=lambda: None, flags=Nothing)  # fmt: skip
     Namespace("torch.backends.mps", is_available=no, is_built=no)
     kernels = dict.fromkeys(("enable_flash_sdp", "enable_math_sdp", "enable_mem_efficient_sdp"), ignored)
     Namespace("torch.backends.cuda", matmul=types.SimpleNamespace(allow_tf32=False), sdp_kernel=Nothing, **kernels)
-    kept = "script ignore export unused script_method script_if_tracing _script_if_tracing interface"
-    Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), is_scripting=no, is_tracing=no,
-              trace=Refused("torch.jit.trace"),
+    kept = "script ignore export unused script_method script_if_tracing _script_if_tracing _overload_method freeze"
+    Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), interface=unchanged, is_scripting=no,
+              is_tracing=no, trace=Refused("torch.jit.trace"),
               ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
     Namespace("torch.jit.annotations", typing)
     Namespace("torch.multiprocessing", multiprocessing)
     for name in ("torch.profiler", "torch.autograd.profiler"):
         Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
                   tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
-    Namespace("torch.onnx", is_in_onnx_export=no)
-    Namespace("torch.overrides", has_torch_function=no, handle_torch_function=Refused("torch.overrides"))
+    Namespace("torch.onnx", is_in_onnx_export=no, export=Refused("torch.onnx.export"))
+    functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
+    Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
     group = Refused("torch.distributed.init_process_group")
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
+              all_gather=parts.all_gather, is_nccl_available=no, is_mpi_available=no, broadcast_object_list=ignored,
               ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
     Namespace("torch.distributed.optim", ZeroRedundancyOptimizer=Refused("torch.distributed.optim"))
     Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
     refused = {name: Refused(f"torch.hub.{name}") for name in loads}
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
-    Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"))
+    never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
+    Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
-    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored)
+    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=ta.load, save=parts.save)
     for name in ("torch.mps", "torch.xpu"):
         Namespace(name, is_available=no, manual_seed=ignored, empty_cache=ignored)
 
@@ -240,6 +258,7 @@ def _methods() -> None:
 
 
 def _texts() -> None:
+    nn.containers.DTYPE_PREFIX = "torch."
     ta.Tensor.__repr__ = printing.text_of  # type: ignore[method-assign]
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 

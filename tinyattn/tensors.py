@@ -311,7 +311,7 @@ fliplr flipud absolute aminmax arctan2 clip cross diff divide erfinv exp2 greate
 isin less less_equal logaddexp logit multiply nanmean nansum negative not_equal put ravel subtract t true_divide acosh
 asinh atanh arccosh arcsinh arctanh copysign cummax cummin deg2rad diagflat diagonal_scatter dsplit fmax fmin heaviside
 hsplit hypot isneginf isposinf kron kthvalue logaddexp2 logcumsumexp mode nanmedian nanquantile quantile rad2deg rot90
-select_scatter scatter_reduce sgn signbit sinc slice_scatter unique_consecutive vsplit xlogy
+select_scatter scatter_reduce sgn signbit sinc slice_scatter unique_consecutive vsplit xlogy corrcoef cov
 """.split()  # names in `ops` that become methods; a new operation ends here
 IN_PLACE = """
 add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwise_xor_ clamp_ masked_fill_ copy_ fill_

@@ -187,6 +187,39 @@ KINDS = "Float Double Half Long Int Short Char Byte Bool".split()
 CUDA_TYPES = {f"{kind}Tensor": _OnCuda(f"{kind}Tensor", (), {}) for kind in KINDS}
 
 
+CREATE = "zeros ones full empty arange linspace logspace eye rand randn randint randperm tensor".split()
+
+
+def creating(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes tensors, with those of PyTorch's arguments that have no effect here."""
+
+    @functools.wraps(function)
+    def make(*args: Any, layout: Any = None, pin_memory: Any = None, memory_format: Any = None, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return make
+
+
+def inclusive_range(start: float = 0, end: float = 0, step: float = 1, **options: Any) -> Any:
+    """The numbers from `start` to `end`, both included, in the default dtype: torch.range, deprecated there."""
+    return start + step * ta.arange(int((end - start) / step) + 1, **{"dtype": ta.get_default_dtype(), **options})
+
+
+def scalar_tensor(s: Any, **options: Any) -> Any:
+    """One number as a tensor, of the default dtype."""
+    return ta.full((), s, **{"dtype": ta.get_default_dtype(), **options})
+
+
+def ndtr(input: Any) -> Any:
+    """The probability that a standard normal variable is below the input. As torch.special.ndtr."""
+    return (1 + ta.erf(input / 2**0.5)) / 2
+
+
+def all_gather(tensor_list: list[Any], tensor: Any, *group: Any, **options: Any) -> None:
+    """Write the tensor of every process, of which there is one, into the list."""
+    tensor_list[0].copy_(tensor)
+
+
 def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     """A module of this class; it is initialised all the same."""
     return module_cls(*args, **kwargs)

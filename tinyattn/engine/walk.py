@@ -124,7 +124,7 @@ class Walk:
             g, owned = _run_hooks(xp, node, g, self.create_graph), False
         if self.wanted is None:
             tensor = node.tensor and node.tensor()
-            if tensor is not None:  # it still exists
+            if tensor is not None and tensor.node is not None:  # it still exists, and still requires a gradient
                 accumulate(xp, node, tensor, g, owned, self.create_graph)
         elif node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)

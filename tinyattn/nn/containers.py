@@ -10,6 +10,8 @@ from typing import Any, Self
 from tinyattn.nn.module import Module, Parameter
 from tinyattn.tensors import Tensor
 
+DTYPE_PREFIX = ""  # of dtypes in what a ParameterList prints
+
 
 class _Row(Module):
     """A list of modules, named "0", "1", ..."""
@@ -206,8 +208,8 @@ class ParameterDict(_Named, Module):
     def __setitem__(self, key: str, value: Any) -> None:
         self.register_parameter(key, as_parameter(value))
 
-    def _repr_children(self) -> Iterable[str]:
-        return (f"({name}): {_described(value)}" for name, value in self._parameters.items())
+    def extra_repr(self) -> str:
+        return "\n".join(f"  ({name}): {_described(value, value.type())}" for name, value in self.items())
 
 
 class ParameterList(Module):
@@ -251,8 +253,8 @@ class ParameterList(Module):
 
     __iadd__ = extend
 
-    def _repr_children(self) -> Iterable[str]:
-        return (f"({i}): {_described(value)}" for i, value in enumerate(self))
+    def extra_repr(self) -> str:
+        return "\n".join(f"  ({i}): {_described(value)}" for i, value in enumerate(self))
 
 
 def as_parameter(value: Any) -> Any:
@@ -260,7 +262,8 @@ def as_parameter(value: Any) -> Any:
     return Parameter(value) if isinstance(value, Tensor) and not isinstance(value, Parameter) else value
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, kind: str = "") -> str:
     if isinstance(value, Module):
         return f"Object of type: {type(value).__name__}"
-    return f"Parameter containing: [{value.dtype} of size {'x'.join(map(str, value.shape))}]"
+    kind = kind or f"{DTYPE_PREFIX}{value.dtype}"
+    return f"Parameter containing: [{kind} of size {'x'.join(map(str, value.shape))}]"

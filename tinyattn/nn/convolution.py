@@ -70,6 +70,10 @@ class _ConvNd(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve with this weight and bias; subclasses that change the weight call it, as PyTorch's."""
         padding: Any = self.padding
         if self.padding_mode != "zeros" and padding != "valid":
             if padding == "same":
@@ -79,7 +83,7 @@ class _ConvNd(Module):
                 sides = [p for p in reversed(padding) for _ in range(2)]
             input, padding = F.pad(input, sides, self.padding_mode), 0
         convolve = getattr(F, f"conv{self.axes}d")
-        return convolve(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

@@ -11,6 +11,7 @@ from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.grad_mode import no_grad
 from tinyattn.nn.parameter import convert
 from tinyattn.ops.creation import as_tensor
+from tinyattn.ops.methods import to
 from tinyattn.tensors import Tensor
 
 
@@ -58,7 +59,7 @@ def load(
     with no_grad():
         for name, value in values.items():
             if assign:
-                convert(own[name], value.device, value.dtype)
+                convert(own[name], functools.partial(to, dtype=value.dtype, device=value.device))
             own[name].copy_(value)
     return LoadResult(missing, unexpected)
 

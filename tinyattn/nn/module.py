@@ -46,7 +46,7 @@ class Module(Movable, Loadable):
         self._parameters: dict[str, Parameter | None] = {}
         self._buffers: dict[str, Tensor | None] = {}
         self._modules: dict[str, Module | None] = {}
-        self._non_persistent: set[str] = set()  # names of buffers that state_dict leaves out
+        self._non_persistent_buffers_set: set[str] = set()  # names of buffers that state_dict leaves out
         self._forward_pre_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._forward_hooks: dict[int, tuple[Callable[..., Any], bool]] = {}
         self._backward_pre_hooks: dict[int, Callable[..., Any]] = {}
@@ -94,7 +94,7 @@ class Module(Movable, Loadable):
         for registry in _KINDS:
             if name in self.__dict__.get(registry, ()):
                 del self.__dict__[registry][name]
-                self._non_persistent.discard(name)
+                self._non_persistent_buffers_set.discard(name)
                 return
         super().__delattr__(name)
 
@@ -136,7 +136,7 @@ class Module(Movable, Loadable):
         Raises KeyError for a name that is taken or has a dot, TypeError for anything but a Tensor.
         """
         self._add("_buffers", name, tensor)
-        (self._non_persistent.discard if persistent else self._non_persistent.add)(name)
+        (self._non_persistent_buffers_set.discard if persistent else self._non_persistent_buffers_set.add)(name)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child under `name`.
@@ -158,6 +158,12 @@ class Module(Movable, Loadable):
                 raise AttributeError(f"{self._get_name()} has no module {target!r}{near}")
             module = module._modules[name]  # type: ignore[assignment]
         return module
+
+    def set_submodule(self, target: str, module: Module) -> None:
+        """Put a module in place of the one at a path such as "blocks.0.linear". Raises AttributeError if none is."""
+        path, _, name = target.rpartition(".")
+        self.get_submodule(target)
+        self.get_submodule(path)._register("_modules", name, module)
 
     def _get_tensor(self, registry: str, target: str) -> Any:
         path, _, name = target.rpartition(".")
@@ -246,7 +252,7 @@ class Module(Movable, Loadable):
         """Parameters, then persistent buffers, of each module; a shared one under all its names."""
         for path, module in self.named_modules(remove_duplicate=False):
             for name, tensor in (module._parameters | module._buffers).items():
-                if tensor is not None and name not in module._non_persistent:
+                if tensor is not None and name not in module._non_persistent_buffers_set:
                     yield prefix + _join(path, name), tensor
 
     def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
@@ -271,8 +277,9 @@ class Module(Movable, Loadable):
         """Set the training mode (dropout drops) here and below."""
         if not isinstance(mode, bool):
             raise ValueError(f"train: mode={mode!r}; expected True or False")
-        for module in self.modules():
-            module.training = mode
+        self.training = mode
+        for child in self.children():  # a child may have a train() of its own
+            child.train(mode)
         return self
 
     def eval(self) -> Self:
@@ -292,8 +299,8 @@ class Module(Movable, Loadable):
                 parameter.grad = None if set_to_none else parameter.grad.detach().zero_()
 
     def _tensors(self) -> Iterator[Tensor]:
-        yield from self.parameters()
-        yield from self.buffers()
+        yield from self.parameters(recurse=False)
+        yield from self.buffers(recurse=False)
 
     # --- print ---
 
@@ -309,7 +316,7 @@ class Module(Movable, Loadable):
 
     def __repr__(self) -> str:
         extra, children = self.extra_repr(), list(self._repr_children())
-        if not children:
+        if not children and "\n" not in extra:
             return f"{self._get_name()}({extra})"
         lines = "\n".join([extra, *children] if extra else children)
         return f"{self._get_name()}(\n  " + lines.replace("\n", "\n  ") + "\n)"

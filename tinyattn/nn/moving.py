@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from tinyattn import backends
 from tinyattn.dtypes import as_dtype
 from tinyattn.nn.parameter import convert
+from tinyattn.ops.creation import zeros_like
 from tinyattn.ops.legacy import TENSOR_TYPES
 from tinyattn.tensors import Tensor
 
@@ -17,8 +18,16 @@ from tinyattn.tensors import Tensor
 class Movable:
     """The part of Module that moves its tensors."""
 
-    def _tensors(self) -> Iterator[Tensor]:
-        raise NotImplementedError
+    children: Callable[[], Iterator[Any]]
+    _tensors: Callable[[], Iterator[Tensor]]  # its own
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Replace each tensor here and below by fn(tensor), in place. Subclasses with further tensors override it."""
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        for tensor in self._tensors():
+            convert(tensor, fn)
+        return self
 
     def to(self, *target: Any, dtype: Any = None, device: Any = None, **without_effect: Any) -> Self:
         """Change the device, and the dtype of floating-point tensors, in place: to("cuda"), to(ta.float64).
@@ -40,11 +49,11 @@ class Movable:
             raise TypeError(
                 f"{type(self).__name__}.to: dtype={dtype}; expected a floating-point dtype (ta.float32, ...)"
             )
-        for tensor in self._tensors():
-            other = dtype if dtype is not None and tensor.dtype.kind == "f" else None
-            if other is not None or device is not None:
-                convert(tensor, device, other)
-        return self
+        return self._apply(lambda t: t.to(device=device, dtype=dtype if t.dtype.kind == "f" else None))
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
+        """Give all tensors new memory on a device, which holds zeros. As torch.nn.Module.to_empty."""
+        return self._apply(lambda t: zeros_like(t, device=device), recurse)
 
     def cpu(self) -> Self:
         """Move everything to the CPU."""

@@ -56,10 +56,16 @@ class _NormBase(_Norm):
         self.reset_running_stats()
         super().reset_parameters()
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Raise ValueError for another number of axes; subclasses override it, as PyTorch's."""
+        if input.ndim not in self.ndims:
+            raise ValueError(
+                f"{type(self).__name__}: the input has shape {tuple(input.shape)}; expected {self.ndims} axes"
+            )
+
     def _check(self, input: Tensor, channels: int) -> None:
         name = type(self).__name__
-        if input.ndim not in self.ndims:
-            raise ValueError(f"{name}: the input has shape {tuple(input.shape)}; expected {self.ndims} axes")
+        self._check_input_dim(input)
         if input.shape[channels] != self.num_features:
             raise RuntimeError(f"{name}: expected {self.num_features} channels, got the shape {tuple(input.shape)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tinyattn.ops.creation import as_tensor
@@ -21,7 +22,7 @@ class Parameter(Tensor):
     ['scale']
     """
 
-    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+    def __init__(self, data: Any = (), requires_grad: bool = True) -> None:
         self._share(as_tensor(data).data)
         self.requires_grad_(requires_grad)
 
@@ -35,12 +36,12 @@ class Parameter(Tensor):
         return f"Parameter containing:\n{super().__repr__()}"
 
 
-def convert(tensor: Tensor, device: Any, dtype: Any) -> None:
-    """Move a leaf to a device and a dtype (None: as before), in place; its gradient too."""
-    moved = tensor.detach().to(device=device, dtype=dtype).array
+def convert(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> None:
+    """Replace the values of a leaf, and of its gradient, by those that `fn` gives: of another dtype or device."""
+    moved = fn(tensor.detach()).array
     if moved is tensor.array:
         return
     requires_grad, grad = tensor.requires_grad, tensor.grad
     tensor._set(moved)
     tensor.requires_grad_(requires_grad)  # a new node: the old one has the old dtype
-    tensor.grad = None if grad is None else grad.detach().to(device=device, dtype=dtype)
+    tensor.grad = None if grad is None else fn(grad.detach())

@@ -62,15 +62,21 @@ class _Layer(Module):
         self.activation = _activation(activation)
 
     def _through(self, x: Tensor, *parts: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run x through the parts and the MLP, each with a dropout, a residual, and a layer norm before or after."""
-
-        def feed(x: Tensor) -> Tensor:
-            return self.linear2(self.dropout(self.activation(self.linear1(x))))
-
-        for i, part in enumerate((*parts, feed), 1):
-            norm, dropout = getattr(self, f"norm{i}"), getattr(self, f"dropout{i}")
-            x = x + dropout(part(norm(x))) if self.norm_first else norm(x + dropout(part(x)))
+        """Run x through the parts and the MLP, each with a residual, and a layer norm before or after."""
+        for i, part in enumerate((*parts, self._ff_block), 1):
+            norm = getattr(self, f"norm{i}")
+            x = x + part(norm(x)) if self.norm_first else norm(x + part(x))
         return x
+
+    # --- the parts, each with its dropout: subclasses override them by PyTorch's names ---
+
+    def _sa_block(self, x: Tensor, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False) -> Tensor:
+        masks = {"attn_mask": attn_mask, "key_padding_mask": key_padding_mask, "is_causal": is_causal}
+        return self.dropout1(self.self_attn(x, x, x, need_weights=False, **masks)[0])
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        x = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        return self.dropout3(x) if self._looks else self.dropout2(x)
 
 
 class TransformerEncoderLayer(_Layer):
@@ -95,12 +101,7 @@ class TransformerEncoderLayer(_Layer):
     ) -> Tensor:
         """Return a tensor of src's shape. src, src_mask and src_key_padding_mask: query, attn_mask and
         key_padding_mask of MultiheadAttention."""
-
-        def attend(x: Tensor) -> Tensor:
-            options = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask, "is_causal": is_causal}
-            return self.self_attn(x, x, x, need_weights=False, **options)[0]
-
-        return self._through(src, attend)
+        return self._through(src, lambda x: self._sa_block(x, src_mask, src_key_padding_mask, is_causal=is_causal))
 
 
 class _Stack(Module):
@@ -194,16 +195,15 @@ class TransformerDecoderLayer(_Layer):
         memory_is_causal: bool = False,
     ) -> Tensor:
         """Return a tensor of tgt's shape. memory: the encoder's output. Masks as in MultiheadAttention."""
+        return self._through(
+            tgt,
+            lambda x: self._sa_block(x, tgt_mask, tgt_key_padding_mask, tgt_is_causal),
+            lambda x: self._mha_block(x, memory, memory_mask, memory_key_padding_mask, memory_is_causal),
+        )
 
-        def attend(x: Tensor) -> Tensor:
-            masks = {"attn_mask": tgt_mask, "key_padding_mask": tgt_key_padding_mask, "is_causal": tgt_is_causal}
-            return self.self_attn(x, x, x, need_weights=False, **masks)[0]
-
-        def look(x: Tensor) -> Tensor:
-            masks = (memory_key_padding_mask, False, memory_mask)
-            return self.multihead_attn(x, memory, memory, *masks, is_causal=memory_is_causal)[0]
-
-        return self._through(tgt, attend, look)
+    def _mha_block(self, x: Tensor, mem: Tensor, attn_mask: Any, key_padding_mask: Any, is_causal: bool) -> Tensor:
+        attended, _ = self.multihead_attn(x, mem, mem, key_padding_mask, False, attn_mask, is_causal=is_causal)
+        return self.dropout2(attended)
 
 
 class TransformerDecoder(_Stack):

@@ -6,8 +6,9 @@ names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.assembling import (
-    atleast_1d, atleast_2d, atleast_3d, block_diag, chain_matmul, combinations, diagflat, diagonal_scatter, dsplit,
-    hsplit, kron, rot90, select_scatter, slice_scatter, trapezoid, trapz, vander, vsplit,
+    atleast_1d, atleast_2d, atleast_3d, block_diag, chain_matmul, combinations, corrcoef, cov, diagflat,
+    diagonal_scatter, dsplit, hamming_window, hann_window, hsplit, kron, rot90, select_scatter, slice_scatter,
+    trapezoid, trapz, vander, vsplit,
 )  # fmt: skip
 from tinyattn.ops.attention import attention_weights, scaled_dot_product_attention, tiled_attention
 from tinyattn.ops.choices import (

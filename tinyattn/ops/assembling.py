@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tinyattn.dtypes import get_default_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.choices import clamp
 from tinyattn.ops.copies import unshared
 from tinyattn.ops.derived import broadcast_tensors, ravel
-from tinyattn.ops.elementwise import pow
+from tinyattn.ops.elementwise import cos, mul, pow, sqrt
 from tinyattn.ops.indexing import setitem, write_index
 from tinyattn.ops.joins import cat, pad
 from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import opmath
-from tinyattn.ops.rearranging import at_least, diag, narrow, on_diagonal, tensor_split
+from tinyattn.ops.rearranging import at_least, diag, diagonal, narrow, on_diagonal, tensor_split
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.shape import flip, movedim, reshape, transpose
+from tinyattn.ops.shape import flip, movedim, reshape, squeeze, transpose, unsqueeze
 from tinyattn.ops.synonyms import named, numpy_names
 
 # --- axes ---
@@ -175,6 +178,64 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
         raise RuntimeError(f"vander: a tensor of shape {tuple(x.shape)}; expected a vector")
     powers = creation.arange(len(x) if N is None else N, device=x.device)
     return pow(x.unsqueeze(1), powers if increasing else flip(powers, 0))
+
+
+def _window(name: str, first: float, words: str, found: str) -> Callable[..., Tensor]:
+    doc = f"""Return {first:g} - {1 - first:g} cos(2 pi k / n) for k = 0, 1, ..., {words}. As torch.{name}.
+
+    n: window_length, or one less with periodic=False. Options as of `arange`.
+
+    >>> ta.{name}(4)
+    {found}
+    """
+
+    @named(name, doc)
+    def window(window_length: int, periodic: bool = True, **options: Any) -> Tensor:
+        k = creation.arange(window_length, **{"dtype": get_default_dtype(), **options})
+        turns = k * (2 * math.pi / max(window_length - (not periodic), 1))
+        return first - (1 - first) * cos(turns) if window_length != 1 else k + 1
+
+    return window
+
+
+hann_window = _window("hann_window", 0.5, "Hann's window", "tensor([0. , 0.5, 1. , 0.5])")
+hamming_window = _window("hamming_window", 0.54, "Hamming's window", "tensor([0.08, 0.54, 1.  , 0.54])")
+
+
+def cov(
+    input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Tensor:
+    """Return the covariances of the rows, (rows, rows), each row the observations of a variable; of a vector, a number.
+
+    correction: as of `var`. fweights: how often each observation counts; aweights: how much. As torch.cov.
+
+    >>> ta.cov(ta.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    if input.ndim > 2:
+        raise ValueError(f"cov: a tensor of shape {tuple(input.shape)}; expected 2 axes at most")
+    x = reshape(input, (-1, input.shape[-1])) if input.ndim == 2 else reshape(input, (1, -1))
+    weights = [w for w in (fweights, aweights) if w is not None]
+    weight = functools.reduce(mul, weights) if weights else creation.ones(x.shape[1], dtype=x.dtype, device=x.device)
+    total = sum(weight)
+    centred = x - sum(x * weight, 1, keepdim=True) / total
+    lost = correction if aweights is None else correction * sum(weight * aweights) / total
+    return squeeze(matmul(centred * weight, transpose(centred, 0, 1)) / clamp(total - lost, 0))
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    """Return the correlations of the rows, each row the observations of a variable; of a vector, 1. As torch.corrcoef.
+
+    >>> ta.corrcoef(ta.tensor([[0.0, 1.0, 2.0], [4.0, 2.0, 0.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    found = cov(input)
+    if not found.ndim:
+        return found / found
+    spread = sqrt(diagonal(found))
+    return clamp(found / unsqueeze(spread, 1) / spread, -1, 1)
 
 
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:

@@ -32,14 +32,16 @@ def on_host(self: Tensor) -> Any:
     return data if type(data) is np.ndarray else backends.of(data).to_host(data)
 
 
-def to_numpy(self: Tensor) -> Any:
+def to_numpy(self: Tensor, *, force: bool = False) -> Any:
     """Return the array itself, without a copy; read-only if this tensor is part of a graph.
 
-    Raises TypeError for a tensor on a GPU: there is no array without a copy.
+    Raises TypeError for a tensor on a GPU: there is no array without a copy, which force=True makes.
     """
     for observer in observers.get():
         observer.before_read(self)
     if not isinstance(self.array, np.ndarray):
+        if force:
+            return self._on_host()
         raise TypeError(
             f"can't convert {self.device} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host "
             "memory first."

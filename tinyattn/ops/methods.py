@@ -227,6 +227,13 @@ def pin_memory(self: Tensor, device: Any = None) -> Tensor:
 share_memory_ = pin_memory
 
 
+def as_subclass(self: Tensor, cls: Any) -> Any:
+    """Return the tensor as one of a class derived from Tensor; results of operations are Tensors again."""
+    out = cls.__new__(cls)
+    out._share(self)
+    return out
+
+
 def get_device(self: Tensor) -> int:
     """Return the number of the GPU, or -1."""
     return self.device.index or 0 if self.is_cuda else -1
@@ -279,10 +286,12 @@ def detach_(self: Tensor) -> Tensor:
     return self
 
 
-def fill_diagonal_(self: Tensor, fill_value: float) -> Tensor:
-    """Write one number into the diagonal of a matrix; returns the tensor."""
-    n = min(self.shape)
-    i = creation.arange(n, device=self.device).array
+def fill_diagonal_(self: Tensor, fill_value: float, wrap: bool = False) -> Tensor:
+    """Write one number into the diagonal of a matrix; returns the tensor. wrap: of a tall one, begin anew below it."""
+    if wrap and self.ndim == 2:
+        places = creation.arange(0, nelement(self), self.shape[1] + 1, device=self.device).array
+        return self._write("fill_diagonal_", (places // self.shape[1], places % self.shape[1]), fill_value)
+    i = creation.arange(min(self.shape), device=self.device).array
     return self._write("fill_diagonal_", (i,) * self.ndim, fill_value)
 
 
@@ -291,8 +300,6 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
 
     @named(name, f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}.")
     def method(self: Tensor, *args: Any) -> Tensor:
-        if self.node is not None and self._base is not None:
-            raise RuntimeError(f"{name}: a view that needs gradients cannot change its shape in place; use {name[:-1]}")
         self._may_change(name, is_grad_enabled() and self.node is not None)
         view = op(self, *args)
         self.array, self.node = view.array, view.node
@@ -308,7 +315,7 @@ METHODS = """
 where to cpu cuda type_as size dim repeat expand_as view_as reshape_as new new_tensor new_full new_zeros new_ones
 new_empty type element_size nelement ndimension stride data_ptr get_device contiguous is_contiguous bernoulli_
 exponential_ random_ detach_ split_with_sizes sum_to_size pin_memory share_memory_ fill_diagonal_
-squeeze_ unsqueeze_ transpose_ t_
+squeeze_ unsqueeze_ transpose_ t_ as_subclass
 """.split()
 ALL = (
     {name: globals()[name] for name in METHODS}
@@ -317,6 +324,7 @@ ALL = (
     | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+ALL |= {"real": property(ops.alias), "conj": ops.alias, "mH": property(transposed_matrices)}  # of real numbers
 ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
 ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}
