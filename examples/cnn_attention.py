@@ -38,22 +38,27 @@ def fit(args: argparse.Namespace, kind: str, width: int, digits: data.ImageDatas
     model = ResNet(kind, width).to(args.device)
     network = nn.DataParallel(model, args.workers)
     arrays = (ta.from_numpy(a).to(args.device) for a in (digits.train_images, digits.train_labels))
-    loader = data.DataLoader(tuple(arrays), 32 if len(digits.train_images) < 10_000 else 128, shuffle=True)
-    optimizer = optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
+    loader = data.DataLoader(tuple(arrays), 32 if len(digits.train_images) < 10_000 else 64, shuffle=True)
+    optimizer = optim.AdamW(model.parameters(), 6e-3, weight_decay=0.01)
     schedule = optim.OneCycleLR(optimizer, 6e-3, total_steps=args.epochs * len(loader))
     run = open_run(args, f"cnn-{kind}-{digits.name.split()[0].lower()}", kind=kind, width=width)
     print(f"{kind}: width {width}, {size(model)} parameters, {args.epochs} epochs, into {run.folder}")
     session = train.Session(run, model=model, optimizer=optimizer, schedule=schedule, loader=loader,
                             epochs=args.epochs, data=digits.name, progress=args.progress)  # fmt: skip
+
+    @ta.compile
+    def step(images: ta.Tensor, labels: ta.Tensor) -> ta.Tensor:
+        scores = network(data.random_shift(images, 2))  # (batch, 10)
+        loss = F.cross_entropy(scores, labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        largest = train.step_if_finite(optimizer, loss)
+        return ta.stack([loss.detach(), (scores.argmax(1) == labels).sum(), largest])
+
     with session:
         for _ in session.epochs():
             for images, labels in session.batches():
-                scores = network(data.random_shift(images, 2))  # (batch, 10)
-                loss = F.cross_entropy(scores, labels)
-                optimizer.zero_grad()
-                loss.backward()
-                largest = train.step_if_finite(optimizer, loss)
-                session.count(ta.stack([loss.detach(), (scores.argmax(1) == labels).sum(), largest]))
+                session.count(step(images, labels))
                 schedule.step()
             if session.stopped:
                 break

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from parts import resnet
+
 import ablation
 import numpy as np
 import pytest
@@ -42,6 +44,18 @@ def test_cnn_attention_learns_and_looks_at_the_digit(tmp_path):
     folder = tmp_path / "cnn-cbam-digits-seed0"
     assert (folder / "attention.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "summary.json").read_text())["attention"] == "cbam"
+
+
+def test_gates_of_cbam_begin_even_and_learn():
+    ta.manual_seed(0)
+    attention = resnet.Attention("cbam", 8)
+    x = ta.randn(2, 8, 5, 5)
+    out = attention(x)
+    share = (out / x).detach().numpy()
+    np.testing.assert_allclose(share, np.broadcast_to(share[:1, :, :1, :1], share.shape), rtol=1e-5)
+    (out**2).sum().backward()
+    assert attention.channel[2].weight.grad.abs().amax().item() > 0
+    assert attention.spatial.weight.grad.abs().amax().item() > 0
 
 
 @pytest.mark.slow

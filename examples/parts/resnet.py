@@ -19,8 +19,10 @@ class Attention(nn.Module):
             self.channel = nn.Sequential(
                 nn.Linear(channels, channels // 4), nn.ReLU(), nn.Linear(channels // 4, channels)
             )
+            nn.init.zeros_(self.channel[2].weight)  # gates begin even, not as noise in the first epochs
         if kind == "cbam":
             self.spatial = nn.Conv2d(2, 1, 7, padding=3)
+            nn.init.zeros_(self.spatial.weight)
         if kind == "self":
             self.attend = nn.MultiheadAttention(channels, 2, batch_first=True)
 
