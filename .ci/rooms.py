@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_700,
+    "ops/": 9_905,
     "tensors.py": 330,
     "autograd/": 850,
     "backends/cpu/": 2_090,
@@ -28,18 +28,18 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 365,
     "program/": 2_275,
     "files/": 660,
-    "nn/": 4_880,
-    "optim/": 2_310,
+    "nn/": 4_940,
+    "optim/": 2_575,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 630,
-    TOP: 1_415,
+    "compat/": 935,
+    TOP: 1_450,
 }
-TOTAL = 44_245  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 45_120  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

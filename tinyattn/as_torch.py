@@ -113,12 +113,6 @@ def _torch() -> None:
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule,
     )  # fmt: skip
-    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
-              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
-    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
-    never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    Namespace("torch._C", **never)  # named in annotations
-    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -128,12 +122,12 @@ def _torch() -> None:
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
     Namespace("torch.autograd.grad_mode", **modes)
-    Namespace("torch.autograd.graph", Node=type(ta.ones(1, requires_grad=True).square().grad_fn), save_on_cpu=Nothing)
+    Namespace("torch.autograd.graph", Node=ta.engine.node.Node, save_on_cpu=Nothing,
+              saved_tensors_hooks=Refused("saved_tensors_hooks"))  # fmt: skip
     Namespace("torch.autograd.function", ta.autograd)
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.functional", ta)
-    Namespace("torch.autograd.graph", save_on_cpu=Nothing, saved_tensors_hooks=Refused("saved_tensors_hooks"))
     Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr)
     transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
     Namespace("torch.func", functional_call=parts.functional_call, **transforms)
@@ -208,6 +202,12 @@ def _machinery() -> None:
     Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
+    Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
+              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
+    Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
+    never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
+    Namespace("torch._C", **never)  # named in annotations
+    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
               is_available=no, version=lambda: None, flags=Nothing)  # fmt: skip
