@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -328,6 +329,27 @@ class Relative(torch.optim.Optimizer):  # it chooses its rate itself
 assert Relative([torch.ones(1)]).param_groups[0]["lr"] is None
 """
     ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_star_imports_bring_pytorchs_names_and_no_modules():
+    program = """
+    import tinyattn.as_torch
+    import random, math, types
+    from torch import *
+    from torch.nn import *
+    from torch.nn.functional import *
+    from torch.optim import *
+    from torch.utils.data import *
+    from torch.autograd import *
+    assert random.random() < 1 and math.pi == pi and 'data' not in globals()
+    assert functional.relu is relu and init.xavier_uniform_ and lr_scheduler.StepLR
+    model = Linear(2, 3)
+    for x, in DataLoader(TensorDataset(ones(4, 2)), 2):
+        loss = softmax(model(Variable(x)), 1).max() + sum(abs(x))
+    loss.backward(), Adam(model.parameters()).step()
+    """
+    ran = python("-c", textwrap.dedent(program))
     assert ran.returncode == 0, ran.stderr
 
 

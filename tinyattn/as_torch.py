@@ -59,12 +59,21 @@ class Namespace(types.ModuleType):
             setattr(sys.modules[parent], last, self)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return self._starred()
         for source in self._sources if not name.startswith("__") else ():
             if hasattr(source, name):
                 return getattr(source, name)
         raise AttributeError(
             f"{self.__name__}.{name} is not part of tinyattn, which covers what attention models use of PyTorch"
         )
+
+    def _starred(self) -> list[str]:
+        """What `from torch.nn import *` brings: no modules, but torch.nn's and torch.optim's own."""
+        names = {*self.__dict__, *(n for source in self._sources for n in getattr(source, "__all__", dir(source)))}
+        found = {n: getattr(self, n) for n in names if n[0] != "_"}
+        own = Namespace if self.__name__ in ("torch.nn", "torch.optim") else ()
+        return [n for n, value in found.items() if isinstance(value, own) or not isinstance(value, types.ModuleType)]
 
     def __dir__(self) -> list[str]:
         return sorted({*self.__dict__, *(n for source in self._sources for n in dir(source) if n[0] != "_")})
