@@ -244,6 +244,10 @@ def _machinery() -> None:
     Namespace("torch.onnx", is_in_onnx_export=no, export=Refused("torch.onnx.export"))
     functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
+
+
+def _processes() -> None:
+    """Processes, of which there is one, and files."""
     group = Refused("torch.distributed.init_process_group")
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
@@ -278,6 +282,6 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _texts, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _texts, _torch, _nn, _training, _machinery, _processes):
     _make()
 sys.meta_path.insert(0, NoSuchModule())
