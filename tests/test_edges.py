@@ -298,6 +298,19 @@ def test_logaddexp2_of_integers_and_float64_is_float64():
     assert_close(ours, theirs)
 
 
+def test_binary_cross_entropy_with_logits_has_the_dtype_of_the_target():
+    for one, other in itertools.product(["float32", "float64"], repeat=2):
+        found = []
+        for library in (ta, torch):
+            x = library.tensor([0.25, -2.0], dtype=getattr(library, one), requires_grad=True)
+            y = library.tensor([1.0, 0.5], dtype=getattr(library, other))
+            loss = library.nn.functional.binary_cross_entropy_with_logits(x, y)
+            loss.backward()
+            found.append([loss.detach().numpy(), x.grad.numpy()])
+        for ours, theirs in zip(*found, strict=True):
+            assert_close(ours, theirs)
+
+
 def test_logaddexp2_of_two_equal_numbers_is_one_more():
     x = ta.arange(-8, 8, dtype=ta.float64) * 0.5
     assert ta.logaddexp2(x, x).tolist() == (x + 1).tolist()

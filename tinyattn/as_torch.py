@@ -206,7 +206,7 @@ def _training() -> None:
 
 
 def _machinery() -> None:
-    """Devices, compilers and processes, most of which have no effect."""
+    """Devices and compilers, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
     Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
@@ -228,20 +228,12 @@ def _machinery() -> None:
               is_tracing=no, trace=Refused("torch.jit.trace"),
               ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
     Namespace("torch.jit.annotations", typing)
-    Namespace("torch.multiprocessing", multiprocessing)
     for name in ("torch.profiler", "torch.autograd.profiler"):
         Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
                   tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
     Namespace("torch.onnx", is_in_onnx_export=no, export=Refused("torch.onnx.export"))
     functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
-    group = Refused("torch.distributed.init_process_group")
-    Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
-              barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
-              all_gather=parts.all_gather, is_nccl_available=no, is_mpi_available=no, broadcast_object_list=ignored,
-              ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
-    Namespace("torch.distributed.optim", ZeroRedundancyOptimizer=Refused("torch.distributed.optim"))
-    Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
     refused = {name: Refused(f"torch.hub.{name}") for name in loads}
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
@@ -249,8 +241,21 @@ def _machinery() -> None:
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
     Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=ta.load, save=parts.save)
+    Namespace("torch.cpu", is_available=lambda: True, device_count=lambda: 1, synchronize=ignored)
     for name in ("torch.mps", "torch.xpu"):
         Namespace(name, is_available=no, manual_seed=ignored, empty_cache=ignored)
+
+
+def _one_process() -> None:
+    """What programs ask of several processes, answered by one."""
+    Namespace("torch.multiprocessing", multiprocessing)
+    group = Refused("torch.distributed.init_process_group")
+    Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
+              barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
+              all_gather=parts.all_gather, is_nccl_available=no, is_mpi_available=no, broadcast_object_list=ignored,
+              ReduceOp=types.SimpleNamespace(SUM=0, AVG=1, MAX=3), init_process_group=group)  # fmt: skip
+    Namespace("torch.distributed.optim", ZeroRedundancyOptimizer=Refused("torch.distributed.optim"))
+    Namespace("torch.distributed.nn", all_reduce=lambda tensor, *options: tensor)
 
 
 def _dtypes() -> None:
@@ -272,6 +277,6 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _methods, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery):
+for _make in (_dtypes, _methods, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery, _one_process):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -266,6 +266,8 @@ def binary_cross_entropy_with_logits(
     if pos_weight is not None:
         positive = positive * pos_weight
     losses = (1 - target) * negative - target * positive
+    if target.dtype.kind == "f":  # PyTorch's result has the target's dtype
+        losses = cast(losses, target.dtype)
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
