@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_905,
+    "ops/": 9_910,
     "tensors.py": 330,
     "autograd/": 850,
     "backends/cpu/": 2_090,

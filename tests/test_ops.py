@@ -488,6 +488,8 @@ def test_ctc_loss_of_log_probs_is_differentiated_itself():
     assert ta.gradgradcheck(lambda p: F.ctc_loss(p, targets, ta.tensor([4, 3]), lengths), (log_probs,))
     impossible = F.ctc_loss(log_probs, targets, ta.tensor([4, 2]), lengths, reduction="none")
     assert impossible.isinf().tolist() == [False, True]  # 2 2 in two steps
+    diverged = F.ctc_loss(log_probs * ta.nan, targets, ta.tensor([4, 2]), lengths, reduction="none", zero_infinity=True)
+    assert diverged.isnan()[0]
 
 
 @pytest.mark.parametrize(

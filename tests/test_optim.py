@@ -174,6 +174,7 @@ def test_lbfgs_evaluates_what_torchs_does(options):
                 again = library.optim.LBFGS([w, unused, v], **options)
                 again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
                 optimizer = again
+        losses += [optimizer.state[w].get(count, 0) for count in ("func_evals", "n_iter")]
         return losses, [w.clone(), v.clone()], repr(optimizer)
 
     (losses, ours, text), (expected, theirs, expected_text) = steps(ta), answer(lambda: steps(torch))

@@ -34,8 +34,9 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, out: Any = None, **options: Any) -> Any:
         if out is None:
             return function(*args, **options)
-        given = [x for x in (*args, *options.values()) if ta.is_tensor(x)]
-        if ta.is_grad_enabled() and any(x.requires_grad for x in given):
+        given = [*args, *options.values()]
+        given += [x for several in given if isinstance(several, list | tuple) for x in several]  # those of cat
+        if ta.is_grad_enabled() and any(ta.is_tensor(x) and x.requires_grad for x in given):
             raise RuntimeError(
                 f"{function.__name__}: out= does not support gradients, but an input requires one; leave out= out, "
                 "or call it under no_grad()"

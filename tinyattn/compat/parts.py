@@ -78,7 +78,7 @@ def no(*args: Any, **kwargs: Any) -> bool:
 
 
 class GradScaler:
-    """Scales nothing: float16 is computed in float32 here, and gradients do not underflow more than there."""
+    """Scales nothing: autocast has no effect here, so values and gradients stay float32."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass

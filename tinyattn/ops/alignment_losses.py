@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
-from tinyattn.ops.choices import isfinite, masked_fill, where
+from tinyattn.ops.choices import masked_fill, where
 from tinyattn.ops.indexing import check_indices, gather
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.loss import _reduce
@@ -30,7 +31,7 @@ def ctc_loss(
     input_lengths, target_lengths: integers (batch,). An alignment gives each step a class; runs of one class count
     once, and then blanks are removed. blank: the number of that class. reduction: "mean" divides each loss by its
     target's length (at least 1) and takes the mean over the batch, "sum" or "none". zero_infinity: a target longer
-    than its input, whose loss is infinite, gives 0 and no gradient.
+    than its input (with a blank between equal neighbours), whose loss is infinite, gives 0 and no gradient.
     Raises ValueError for lengths that do not fit, IndexError for a class out of range. As
     torch.nn.functional.ctc_loss, whose gradient of log_probs has exp(log_probs) added; log_softmax cancels that.
 
@@ -62,10 +63,10 @@ def ctc_loss(
         ways = logsumexp(stack([reached, before, masked_fill(skipped, blocked, NEVER)]), 0) + emitted[t]
         reached = where(here((t < inputs)[:, None]), ways, reached)
     last = np.stack([2 * lengths, np.maximum(2 * lengths - 1, 0)], 1)  # the last blank, and the last class
-    ends = masked_fill(gather(reached, 1, here(last)), here(np.stack([lengths < 0, lengths == 0], 1)), NEVER)
+    ends = masked_fill(gather(reached, 1, here(last)), here((lengths == 0)[:, None] & [False, True]), NEVER)
     losses = -logsumexp(ends, 1)
     if zero_infinity:
-        losses = where(isfinite(losses), losses, creation.zeros_like(losses))
+        losses = masked_fill(losses, losses == math.inf, 0.0)  # NaN stays
     if reduction == "mean":
         return (losses / here(np.maximum(lengths, 1).astype(log_probs.dtype))).mean()
     return _reduce(losses, reduction)

@@ -78,7 +78,7 @@ class LBFGS(Optimizer):
             state["d"], state["t"] = direction, t
             if slope > -options["tolerance_change"]:
                 break
-            start, evaluations = parameters_to_vector(options["params"]), 1
+            start, evaluations = parameters_to_vector(options["params"]), 0
             if options["line_search_fn"]:
                 at, first_point = self._along(evaluate, start, direction), _Point(0.0, loss, grad, slope)
                 point, evaluations = _strong_wolfe(at, first_point, t, direction, options["max_eval"] - count)
@@ -87,7 +87,7 @@ class LBFGS(Optimizer):
             else:
                 self._move(start, direction, t)
                 if left:  # what the last step gives is evaluated by the next call
-                    loss, grad = float(evaluate()), self._gradient()
+                    loss, grad, evaluations = float(evaluate()), self._gradient(), 1
             state["t"] = t
             count += evaluations
             state["func_evals"] += evaluations
