@@ -235,7 +235,7 @@ def _machinery() -> None:
     functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
-    refused = {name: Refused(f"torch.hub.{name}") for name in loads}
+    refused = {name: Refused(f"torch.hub.{name}", "which loads nothing from a network; load a file") for name in loads}
     Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
     never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
@@ -249,7 +249,7 @@ def _machinery() -> None:
 def _one_process() -> None:
     """What programs ask of several processes, answered by one."""
     Namespace("torch.multiprocessing", multiprocessing)
-    group = Refused("torch.distributed.init_process_group")
+    group = Refused("torch.distributed.init_process_group", "whose own is tinyattn.distributed.init_process_group")
     Namespace("torch.distributed", is_available=no, is_initialized=no, get_rank=lambda: 0, get_world_size=lambda: 1,
               barrier=ignored, all_reduce=ignored, broadcast=ignored, destroy_process_group=ignored,
               all_gather=parts.all_gather, is_nccl_available=no, is_mpi_available=no, broadcast_object_list=ignored,

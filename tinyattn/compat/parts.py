@@ -17,10 +17,10 @@ from tinyattn.nn import parallel
 
 
 class Refused:
-    """A name of PyTorch that tinyattn has not; using it raises. As a type, it is that of no object."""
+    """A name of PyTorch that tinyattn has not, and why; using it raises. As a type, it is that of no object."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, why: str = "which runs models of real numbers, eagerly") -> None:
+        self.name, self.why = name, why
 
     def __repr__(self) -> str:
         return self.name
@@ -32,7 +32,7 @@ class Refused:
         return False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"{self.name} is not part of tinyattn, which runs models of real numbers, eagerly")
+        raise NotImplementedError(f"{self.name} is not part of tinyattn, {self.why}")
 
 
 # --- what means nothing here: it takes any arguments and does nothing ---
