@@ -513,7 +513,7 @@ def test_view_as_a_dtype_reads_the_same_bytes_as_in_torch():
         array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
         ours, theirs = ta.tensor(array), torch.tensor(array)
         view = ours.view(getattr(ta, other))
-        np.testing.assert_array_equal(view.numpy(), theirs.view(getattr(torch, other)).numpy())
+        np.testing.assert_array_equal(view.cpu().numpy(), theirs.view(getattr(torch, other)).numpy())
         view.fill_(7)
         assert np.array_equal(ours.numpy(), theirs.view(getattr(torch, other)).fill_(7).view(theirs.dtype).numpy())
     with pytest.raises(RuntimeError, match=r"float32 \(2, 3\) as float64"):
