@@ -515,7 +515,9 @@ def test_view_as_a_dtype_reads_the_same_bytes_as_in_torch():
         view = ours.view(getattr(ta, other))
         np.testing.assert_array_equal(view.cpu().numpy(), theirs.view(getattr(torch, other)).numpy())
         view.fill_(7)
-        assert np.array_equal(ours.numpy(), theirs.view(getattr(torch, other)).fill_(7).view(theirs.dtype).numpy())
+        assert np.array_equal(
+            ours.cpu().numpy(), theirs.view(getattr(torch, other)).fill_(7).view(theirs.dtype).numpy()
+        )
     with pytest.raises(RuntimeError, match=r"float32 \(2, 3\) as float64"):
         ta.ones(2, 3).view(ta.float64)
     z = x(3) * 1
