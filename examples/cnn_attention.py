@@ -5,7 +5,7 @@
     python examples/cnn_attention.py --attention self   # every place attends to every other
     python examples/cnn_attention.py --quick            # under a minute, on scikit-learn's digits
 
-The same run trains the network without attention first, widened to as many parameters: the baseline.
+The same run trains the network without attention first, widened to about as many parameters: the baseline.
 """
 
 from __future__ import annotations

@@ -74,6 +74,8 @@ def _by_gloo(problem: Path, steps: int) -> float:
         for rank in "01"
     ]  # fmt: skip
     said, _ = [process.communicate()[0] for process in both]
+    if any(process.returncode for process in both):
+        raise RuntimeError(f"a process of PyTorch's by gloo ended with exit status {max(p.returncode for p in both)}")
     return float(said.split()[-1])
 
 

@@ -29,6 +29,7 @@ def _variable(node: Node) -> Any:
 
 def extend() -> None:
     """Give nodes `name()`, `next_functions`, PyTorch's repr and, to leaves, `variable`."""
-    own = {"name": name_of, "next_functions": property(_next_functions), "variable": property(_variable)}
-    for name, value in {**own, "__repr__": lambda node: f"<{name_of(node)} object at {id(node):#x}>"}.items():
+    own = {"name": name_of, "next_functions": property(_next_functions), "variable": property(_variable),
+           "__repr__": lambda node: f"<{name_of(node)} object at {id(node):#x}>"}  # fmt: skip
+    for name, value in own.items():
         setattr(Node, name, value)
