@@ -13,11 +13,11 @@ import numpy as np
 from tinyattn import backends, ops
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.grad_mode import is_grad_enabled
+from tinyattn.grad_mode import is_grad_enabled, set_grad_enabled
 from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, clone, move
-from tinyattn.ops.inplace import written
+from tinyattn.ops.inplace import _set_node, written
 from tinyattn.ops.synonyms import named
 
 # --- shapes ---
@@ -301,8 +301,14 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     @named(name, f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}.")
     def method(self: Tensor, *args: Any) -> Tensor:
         self._may_change(name, is_grad_enabled() and self.node is not None)
-        view = op(self, *args)
-        self.array, self.node = view.array, view.node
+        leaf = self.node is not None and self.node.op is None  # under no_grad()
+        with set_grad_enabled(not leaf):
+            view = op(self, *args)
+        self.array = view.array
+        if leaf:
+            self.node.shape = view.array.shape
+        elif view.node is not None:
+            _set_node(self, view.node)
         return self
 
     return method
