@@ -234,6 +234,11 @@ def as_subclass(self: Tensor, cls: Any) -> Any:
     return out
 
 
+def _itself(self: Tensor) -> Tensor:
+    """Return the tensor."""
+    return self
+
+
 def get_device(self: Tensor) -> int:
     """Return the number of the GPU, or -1."""
     return self.device.index or 0 if self.is_cuda else -1
@@ -330,7 +335,7 @@ ALL = (
     | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
-ALL |= {"real": property(ops.alias), "conj": ops.alias, "mH": property(transposed_matrices)}  # of real numbers
+ALL |= {"real": property(_itself), "conj": _itself, "mH": property(transposed_matrices)}  # of real numbers
 ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
 ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}

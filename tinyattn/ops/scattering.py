@@ -15,7 +15,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add
 from tinyattn.ops.indexing import check_indices, gather, getitem, place, rows_of, setitem, ungather, write_index
 from tinyattn.ops.joins import stack
-from tinyattn.ops.shape import broadcast_to, reshape
+from tinyattn.ops.shape import broadcast_to, reshape, reshape_result
 
 
 def index_of(name: str, input: Tensor, dim: Any, index: Any, source: Any = None) -> tuple[int, Tensor]:
@@ -47,7 +47,8 @@ def untouched(input: Tensor, src: Any) -> Tensor:
     if not isinstance(src, Variable):
         return input.clone()
     flat, none = reshape(input, -1), creation.zeros(0, dtype="int64", device=input.device)
-    return reshape(setitem(flat, cast(reshape(src, -1)[:0], input.dtype), write_index(none, flat.array)), input.shape)
+    out = setitem(flat, cast(reshape(src, -1)[:0], input.dtype), write_index(none, flat.array))
+    return reshape_result(out, input.shape)
 
 
 @backends.keeps_gpu
