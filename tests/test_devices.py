@@ -666,9 +666,8 @@ def test_both_libraries_have_the_same_functions():
         for n in vars(cpu)
         if not n.startswith("_") and callable(getattr(cpu, n)) and not inspect.ismodule(getattr(cpu, n))
     }
-    alone = {"packed_attention", "packed_attention_backward"}  # faster there; a GPU splits the heads
-    assert {n for n in names if not hasattr(cuda, n)} == alone
-    for name in sorted(names - own - alone):
+    assert {n for n in names if not hasattr(cuda, n)} == set()
+    for name in sorted(names - own):
         a, b = getattr(cpu, name), getattr(cuda, name)
         if inspect.isfunction(a) and inspect.isfunction(b):
             mine, theirs = inspect.signature(a).parameters, inspect.signature(b).parameters

@@ -99,8 +99,8 @@ def _summed(x: Array, own: str, needed: set[str]) -> tuple[Array, str]:
 # --- one product ---
 
 
-def gemm(a: Array, b: Array, out: Array) -> Array:
-    """out = a b, for stacks of matrices (..., n, k) (..., k, m) (..., n, m), of one dtype in KINDS; returns out.
+def gemm(a: Array, b: Array, out: Array, scale: float = 1.0) -> Array:
+    """out = a b scale, for stacks of matrices (..., n, k) (..., k, m) (..., n, m), of one dtype in KINDS; returns out.
 
     The leading axes of a and b broadcast to those of `out`, which is in row order.
     """
@@ -119,7 +119,7 @@ def gemm(a: Array, b: Array, out: Array) -> Array:
         "cublasGemmStridedBatchedEx",
         _handle(),
         *map(ctypes.c_int, (left.flag, right.flag, m, n, k)),
-        ctypes.byref(kind.scalar(1)),
+        ctypes.byref(kind.scalar(scale)),
         *_described(left, kind.data),
         *_described(right, kind.data),
         ctypes.byref(kind.scalar(0)),
