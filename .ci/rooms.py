@@ -19,11 +19,11 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_910,
+    "ops/": 9_900,
     "tensors.py": 330,
     "autograd/": 850,
-    "backends/cpu/": 2_090,
-    "backends/cuda/": 2_825,
+    "backends/cpu/": 2_100,
+    "backends/cuda/": 2_885,
     "backends/": 625,  # its other files
     "cuda/": 365,
     "program/": 2_275,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 935,
     TOP: 1_465,
 }
-TOTAL = 45_170  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 45_235  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -187,7 +187,7 @@ def _call(name: str, *args: Any) -> None:
 
 
 def _handle() -> ctypes.c_void_p:
-    """The handle of the current stream (2: another in each thread). Its first use allocates, so it precedes a capture."""
+    """The handle of the current stream (2: another in each thread). Its first use allocates: before a capture."""
     key = cp.cuda.Device().id, (stream := cp.cuda.get_current_stream().ptr), threading.get_ident() * (stream == 2)
     if key not in _handles:
         handle, workspace = ctypes.c_void_p(), cp.empty(_WORKSPACE, np.uint8)
