@@ -28,8 +28,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 365,
     "program/": 2_275,
     "files/": 660,
-    "nn/": 4_940,
-    "optim/": 2_575,
+    "nn/": 5_120,
+    "optim/": 2_615,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 935,
     TOP: 1_465,
 }
-TOTAL = 45_135  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 45_360  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
