@@ -26,20 +26,20 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cuda/": 2_825,
     "backends/": 625,  # its other files
     "cuda/": 365,
-    "program/": 2_275,
-    "files/": 660,
-    "nn/": 5_120,
-    "optim/": 2_615,
+    "program/": 2_265,
+    "files/": 670,
+    "nn/": 5_125,
+    "optim/": 2_625,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 935,
+    "compat/": 980,
     TOP: 1_465,
 }
-TOTAL = 45_360  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 45_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -166,10 +166,13 @@ class RAdam(_Variant):
 
 
 class ASGD(_Variant):
-    """Gradient descent with falling rates, and the average of its points. As torch.optim.ASGD (Polyak, Juditsky 1992).
+    """Gradient descent with a falling learning rate, which also averages the parameters. As torch.optim.ASGD.
 
-    lambd: shrinks the parameter, and with alpha the rate: lr / (1 + lambd lr t) ** alpha. t0: the step after which
-    points are averaged, in `state[param]["ax"]`; all else as Adadelta's.
+    The rate of step t + 1 is lr / (1 + lambd * lr * t) ** alpha. lambd: decay term; each step also shrinks the
+    parameter by the factor 1 - lambd * rate. alpha: power of the decay. t0: the step after which parameters are
+    averaged, in `state[param]["ax"]`, of the parameter's shape; before it, "ax" is the parameter. weight_decay: added
+    to the gradient, times the parameter (L2). maximize: ascend. All else as for `Optimizer`.
+    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging".
 
     >>> w = ta.tensor([1.0], requires_grad=True)
     >>> optimizer = ta.optim.ASGD([w], lr=0.1)
@@ -201,10 +204,13 @@ class ASGD(_Variant):
 
 
 class Rprop(_Variant):
-    """Steps by the sign of the gradient, longer while it stays the same. As torch.optim.Rprop.
+    """Step by the sign of the gradient alone; each element has a step size of its own. As torch.optim.Rprop.
 
-    lr: the first step of each element. etas: its factors where the sign has changed, and where it is the same.
-    step_sizes: the shortest and the longest step. Riedmiller and Braun 1993.
+    lr: initial step size. etas: factors of the step size, the first where the sign of the gradient has changed, the
+    second where it has not. After a change, the element stays for one step. step_sizes: smallest and largest step
+    size. maximize: ascend. Raises ValueError unless 0 < etas[0] < 1 < etas[1] and 0 <= step_sizes[0] <= step_sizes[1].
+    For whole-batch gradients: the noise of small batches changes signs. Riedmiller and Braun 1993, "A direct adaptive
+    method for faster backpropagation learning: the RPROP algorithm".
 
     >>> w = ta.tensor([1.0], requires_grad=True)
     >>> optimizer = ta.optim.Rprop([w], lr=0.1)
