@@ -18,8 +18,8 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_570,
-    "ops/": 9_910,
+    "engine/": 1_575,
+    "ops/": 9_920,
     "tensors.py": 330,
     "autograd/": 850,
     "backends/cpu/": 2_090,
@@ -33,14 +33,14 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
-    "train/": 1_285,
+    "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_740,
     "compat/": 980,
-    TOP: 1_465,
+    TOP: 1_475,
 }
-TOTAL = 45_415  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 45_450  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -333,4 +333,4 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
         print("The model has hardly learned anything yet: train for more --epochs (20 on the small digits).")
     print(f"{len(mistakes)} mistakes in {len(predicted)} test images; the first of them:")
     for i in mistakes[:10]:
-        print(f"  test image {i}: a {digits.test_labels[i]}, taken for a {predicted[i]}")
+        print(f"  test image {i}: {digits.test_labels[i]}, taken for {predicted[i]}")

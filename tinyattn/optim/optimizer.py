@@ -63,7 +63,7 @@ class Optimizer:
     state: defaultdict[Tensor, State]
 
     def __init__(self, params: Params, defaults: Group, **without_effect: Any) -> None:
-        checks.check_without_effect(type(self).__name__, without_effect)
+        checks.check_without_effect(type(self).__name__, without_effect, defaults)
         self.defaults = defaults = {key: plain(value) for key, value in defaults.items()}
         self.param_groups = []
         self.state = defaultdict(dict)
