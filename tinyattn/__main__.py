@@ -25,6 +25,7 @@ from typing import Any
 
 import tinyattn as ta
 from tinyattn import models, nn
+from tinyattn.extras import missing
 from tinyattn.nn import functional as F
 from tinyattn.train.loading import load_run
 from tinyattn.train.parser import open_streams
@@ -234,7 +235,7 @@ def _module(text: str) -> tuple[ModuleType, str]:
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
             raise UserError(f"no module {error.name!r} in {Path.cwd()} or among the installed packages") from None
-        raise
+        raise UserError(missing(error) or str(error)) from None
 
 
 def _module_of_file(file: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -230,7 +231,10 @@ def load_data(args: argparse.Namespace) -> data.ImageDataset:
 
 
 def banner(*lines: str) -> None:
-    """Print lines in a frame."""
+    """Print lines in a frame, 80 columns wide unless a word is longer."""
+    lines = tuple(
+        part for line in lines for part in textwrap.wrap(line, 76, break_long_words=False, break_on_hyphens=False)
+    )
     width = max(map(len, lines)) + 4
     print("*" * width, *(f"* {line.ljust(width - 4)} *" for line in lines), "*" * width, sep="\n")
 

@@ -200,7 +200,7 @@ class Operation:
 
     def _as_array(self, xp: Any, x: Any) -> Any:
         """A result as an array: NumPy's functions of 0-d arrays return scalars."""
-        if x is None or isinstance(x, Variable | tuple | list):
+        if x is None or isinstance(x, Variable):
             raise TypeError(f"{self.name}: its forward gave a {type(x).__name__}; expected an array")
         return x if backends.is_array(x) else xp.asarray(x)
 
