@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 625,  # its other files
     "cuda/": 365,
     "program/": 2_265,
-    "files/": 670,
+    "files/": 705,
     "nn/": 5_125,
     "optim/": 2_625,
     "models.py": 400,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 980,
     TOP: 1_475,
 }
-TOTAL = 45_450  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 45_485  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
