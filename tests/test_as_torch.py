@@ -447,6 +447,7 @@ assert model.weight.tolist() != before and torch.__version__ and not torch.jit.i
 
 def test_as_torch_streams_trees_and_bases():
     program = """
+from collections import defaultdict
 import tinyattn.as_torch
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -463,6 +464,8 @@ assert torch.equal(torch.rand(3), first)
 leaves, spec = tree_flatten({"a": [1, (2, 3)], "b": None})
 assert leaves == [1, 2, 3, None] and tree_unflatten(leaves, spec) == spec
 assert tree_map(lambda x: x * 2, (1, [2])) == (2, [4])
+doubled = tree_map(lambda x: x * 2, defaultdict(list, a=1))
+assert doubled["a"] == 2 and doubled["b"] == []
 kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd, "AlphaDropout")]
 assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
 assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()

@@ -115,7 +115,7 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
+        qr=older.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
         TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, vdot=ta.dot, is_storage=no,
@@ -149,7 +149,7 @@ def _nn() -> None:
     nn.Module.compile = ignored  # type: ignore[attr-defined]
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
-    upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
+    upsampled = {"upsample_bilinear": older.upsample_bilinear, "upsample_nearest": functional.interpolate}
     Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend, **upsampled)
     Namespace("torch.nn.init", init)
     Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no)
