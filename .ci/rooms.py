@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_570,
-    "ops/": 9_910,
+    "ops/": 9_945,
     "tensors.py": 330,
     "autograd/": 850,
     "backends/cpu/": 2_090,
@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 365,
     "program/": 2_275,
     "files/": 660,
-    "nn/": 4_940,
+    "nn/": 4_950,
     "optim/": 2_575,
     "models.py": 400,
     "distributed/": 390,
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 935,
-    TOP: 1_465,
+    "compat/": 2_130,
+    TOP: 1_570,
 }
-TOTAL = 45_135  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_490  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

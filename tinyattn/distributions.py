@@ -18,9 +18,14 @@ class Distribution:
     has_rsample = False
     batch_shape: Any
     event_shape: Any = ta.Size(())
+    variance: Any
+    stddev = property(lambda self: self.variance.sqrt())
+
+    def __init__(self, batch_shape: Any = (), event_shape: Any = (), validate_args: Any = None) -> None:
+        self.batch_shape, self.event_shape = ta.Size(batch_shape), ta.Size(event_shape)
 
     def _extended(self, sample_shape: Any) -> Any:
-        return ta.Size((*sizes((sample_shape,)), *self.batch_shape))
+        return ta.Size((*sizes((sample_shape,)), *self.batch_shape, *self.event_shape))
 
     def rsample(self, sample_shape: Any = ()) -> ta.Tensor:
         """Draw samples with a gradient by the parameters. Raises NotImplementedError where there is none."""
@@ -30,6 +35,12 @@ class Distribution:
         """Draw samples, (*sample_shape, *batch_shape), without a gradient."""
         with ta.no_grad():
             return self.rsample(sample_shape)
+
+
+def together(*given: Any) -> list[ta.Tensor]:
+    """Parameters, numbers or tensors, as tensors of one shape."""
+    like = next((t for t in given if ta.is_tensor(t)), ta.zeros(()))
+    return ta.broadcast_tensors(*(t if ta.is_tensor(t) else like.new_tensor(t) for t in given))
 
 
 class Normal(Distribution):
@@ -42,10 +53,7 @@ class Normal(Distribution):
     has_rsample = True
 
     def __init__(self, loc: Any, scale: Any, validate_args: Any = None) -> None:
-        like = next((t for t in (loc, scale) if ta.is_tensor(t)), ta.zeros(()))
-        self.loc, self.scale = ta.broadcast_tensors(
-            *(t if ta.is_tensor(t) else like.new_tensor(t) for t in (loc, scale))
-        )
+        self.loc, self.scale = together(loc, scale)
         self.batch_shape = self.loc.shape
 
     mean = property(lambda self: self.loc)

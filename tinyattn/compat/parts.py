@@ -173,20 +173,6 @@ class OneProcess(parallel.DataParallel):
         return Nothing()
 
 
-class _OnCuda(type):
-    """The constructor of tensors of a dtype on the GPU, which they are instances of: torch.cuda.FloatTensor."""
-
-    def __call__(cls, *data: Any) -> Any:
-        return getattr(ta, cls.__name__)(*data).cuda()
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, getattr(ta, cls.__name__)) and instance.is_cuda
-
-
-KINDS = "Float Double Half Long Int Short Char Byte Bool".split()
-CUDA_TYPES = {f"{kind}Tensor": _OnCuda(f"{kind}Tensor", (), {}) for kind in KINDS}
-
-
 CREATE = "zeros ones full empty arange linspace logspace eye rand randn randint randperm tensor".split()
 
 
@@ -315,17 +301,6 @@ def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
     return ta.cross(input, other, dim)
 
 
-def current_accelerator(check_available: bool = False) -> Any:
-    """The GPU, or None."""
-    return ta.device("cuda") if ta.cuda.is_available() else None
-
-
-def synchronize(device: Any = None) -> None:
-    """Wait for the GPU, if there is one."""
-    if ta.cuda.is_available():
-        ta.cuda.synchronize(device)
-
-
 def qr(input: Any, some: bool = True) -> Any:
     """torch.linalg.qr under its older name."""
     return ta.linalg.qr(input, "reduced" if some else "complete")
@@ -334,13 +309,6 @@ def qr(input: Any, some: bool = True) -> Any:
 def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
     """F.interpolate as it was once named: bilinear, with the corners aligned."""
     return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)
-
-
-def _memory(name: str) -> Callable[..., int]:
-    return lambda device=None: getattr(ta.cuda, name)(device) if ta.cuda.is_available() else 0
-
-
-MEMORY = {name: _memory(name) for name in ("memory_allocated", "max_memory_allocated", "memory_reserved")}  # 0 without
 
 
 def promote_types(type1: Any, type2: Any) -> Any:
@@ -391,6 +359,11 @@ class SummaryWriter(Nothing):
 
     def __getattr__(self, name: str) -> Any:
         return ignored
+
+
+def storage_offset(tensor: Any) -> int:
+    """How many elements the first one lies behind the beginning of the memory."""
+    return int(tensor.data_ptr() - UntypedStorage(tensor).data_ptr()) // int(tensor.element_size())
 
 
 def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:

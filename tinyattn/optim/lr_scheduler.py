@@ -78,7 +78,7 @@ class ConstantLR(Schedule, factor=1 / 3, total_iters=5):
     """
 
     def get_lr(self) -> list[float]:
-        change = {0: self.factor, self.total_iters: 1 / self.factor}.get(self.last_epoch, 1.0)
+        change = {self.total_iters: 1 / self.factor, 0: self.factor}.get(self.last_epoch, 1.0)
         return [rate * change for rate in self._current_lr()]
 
 

@@ -182,12 +182,12 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def count(name: str, value: Any) -> int:
-    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least 1."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least `least`."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number of epochs, but got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but got {value}.")
     return int(value)
 
 
@@ -200,7 +200,8 @@ def share(name: str, value: float, zero: bool = False) -> float:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of declared arguments, by name
-    **dict.fromkeys(("step_size", "total_iters", "T_max", "T_0", "T_mult"), count),
+    **dict.fromkeys(("step_size", "T_max", "T_0", "T_mult"), count),
+    "total_iters": partial(count, least=0),
     **dict.fromkeys(("factor", "start_factor"), share),
     "end_factor": partial(share, zero=True),
     "milestones": lambda name, value: list(value),
