@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 2_130,
-    TOP: 1_570,
+    "compat/": 1_985,
+    TOP: 1_550,
 }
-TOTAL = 46_490  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_315  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -43,13 +43,13 @@ from tinyattn.compat import (
     out,
     parts,
     printing,
-    prune,
-)
+)  # fmt: skip
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
 
 VERSION = "2.13.0"  # of the PyTorch whose names these are
+NOT_HERE = "is not part of tinyattn, which covers what attention models use of PyTorch"
 
 if getattr(sys.modules.get("torch"), "__file__", None) is not None:
     raise ImportError(
@@ -78,9 +78,7 @@ class Namespace(types.ModuleType):
         for source in self._sources if not name.startswith("__") else ():
             if hasattr(source, name):
                 return getattr(source, name)
-        raise AttributeError(
-            f"{self.__name__}.{name} is not part of tinyattn, which covers what attention models use of PyTorch"
-        )
+        raise AttributeError(f"{self.__name__}.{name} {NOT_HERE}")
 
     def _starred(self) -> list[str]:
         """What `from torch.nn import *` brings: no modules, but torch.nn's and torch.optim's own."""
@@ -189,15 +187,8 @@ def _nn() -> None:
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
-    Namespace(
-        "torch.nn.functional",
-        functional,
-        ta,
-        **layers.FUNCTIONAL,
-        pdist=functions.pdist,
-        multi_head_attention_forward=attend,
-        **upsampled,
-    )
+    added = {**layers.FUNCTIONAL, "pdist": functions.pdist, "multi_head_attention_forward": attend}
+    Namespace("torch.nn.functional", functional, ta, **added, **upsampled)
     Namespace("torch.nn.init", init)
     lazy = {name: Refused(f"torch.nn.parameter.{name}") for name in ("UninitializedParameter", "UninitializedBuffer")}
     Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no, **lazy)
@@ -206,7 +197,9 @@ def _nn() -> None:
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
-    Namespace("torch.nn.utils.prune", prune)
+    pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
+    why = "which prunes nothing; multiply the weight by a mask in forward"
+    Namespace("torch.nn.utils.prune", **{n: Refused(f"torch.nn.utils.prune.{n}", why) for n in pruning})
     _files("torch.nn.utils", "clip_grad convert_parameters spectral_norm weight_norm", utils)
     _files("torch.nn.utils", "parametrizations parametrize", utils.parametrize)
     del sys.modules["torch.nn.utils"].weight_norm, sys.modules["torch.nn.utils"].spectral_norm  # functions, not modules
@@ -263,19 +256,9 @@ def _training() -> None:
 def _machinery() -> None:
     """Devices and compilers, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
-    states = {
-        f"{way}_rng_state{many}": getattr(parts, f"{way}_rng_state") for way in ("get", "set") for many in ("", "_all")
-    }
-    Namespace(
-        "torch.cuda",
-        ta.cuda,
-        **devices.MEMORY,
-        **devices.CUDA_TYPES,
-        **devices.STREAMS,
-        **states,
-        is_bf16_supported=no,
-        _initialized=False,
-    )
+    streams = {f"{do}_rng_state{of}": getattr(parts, f"{do}_rng_state") for do in ("get", "set") for of in ("", "_all")}
+    own = {**devices.MEMORY, **devices.CUDA_TYPES, **devices.STREAMS, **streams}
+    Namespace("torch.cuda", ta.cuda, **own, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
@@ -341,21 +324,19 @@ class Absent:
         self.name = name
 
     def __get__(self, instance: Any, owner: Any) -> Any:
-        raise AttributeError(
-            f"Tensor.{self.name} is not part of tinyattn, which covers what attention models use of PyTorch"
-        )
+        raise AttributeError(f"Tensor.{self.name} {NOT_HERE}")
 
 
 def _methods() -> None:
-    named = {"untyped_storage": parts.UntypedStorage, "qr": parts.qr}
-    dense = Refused("Tensor.to_sparse", "whose tensors are dense")
-    bfloat = Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64")
-    found: dict[str, Any] = {name: lambda self, *x, f=f: f(self, *x) for name, f in named.items()}
-    found |= {"storage_offset": parts.storage_offset, "to_sparse": dense, "bfloat16": bfloat}
-    found |= functions.METHODS | matrices.METHODS
+    found: dict[str, Any] = {
+        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": parts.qr,
+        "untyped_storage": lambda self: parts.UntypedStorage(self), "storage_offset": parts.storage_offset,
+        "to_sparse": Refused("Tensor.to_sparse", "whose tensors are dense"),
+        "bfloat16": Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64"),
+    }  # fmt: skip
     storage: Any = ta.engine.variable.Storage  # what the attribute Tensor.storage is here
     storage.__call__ = Refused("Tensor.storage", "which has Tensor.untyped_storage")
-    for name, method in ({name: Absent(name) for name in ABSENT.split()} | found).items():
+    for name, method in found.items():
         setattr(ta.Tensor, name, method)
 
 
@@ -365,18 +346,7 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (
-    _dtypes,
-    _methods,
-    _texts,
-    graph.extend,
-    older.extend,
-    hooks.extend,
-    _torch,
-    _nn,
-    _training,
-    _machinery,
-    _one_process,
-):
+_FIRST = _dtypes, _methods, _texts, graph.extend, older.extend, hooks.extend
+for _make in (*_FIRST, _torch, _nn, _training, _machinery, _one_process):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

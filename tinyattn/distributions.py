@@ -56,7 +56,7 @@ class Normal(Distribution):
         self.loc, self.scale = together(loc, scale)
         self.batch_shape = self.loc.shape
 
-    mean = property(lambda self: self.loc)
+    mean = mode = property(lambda self: self.loc)
     stddev = property(lambda self: self.scale)
     variance = property(lambda self: self.scale.square())
 
@@ -76,6 +76,10 @@ class Normal(Distribution):
     def cdf(self, value: Any) -> ta.Tensor:
         """Return the probability of at most `value`."""
         return 0.5 * (1 + ((value - self.loc) / self.scale / math.sqrt(2)).erf())
+
+    def icdf(self, value: Any) -> ta.Tensor:
+        """Return the number that a sample is below with the probability `value`."""
+        return self.loc + self.scale * (2 * value - 1).erfinv() * math.sqrt(2)
 
 
 class _OfLogits(Distribution):
@@ -108,6 +112,8 @@ class Categorical(_OfLogits):
             self.logits = given - given.logsumexp(-1, keepdim=True)
             self.probs = F.softmax(self.logits, -1)
         self.batch_shape = given.shape[:-1]
+
+    mode = property(lambda self: self.probs.argmax(-1))
 
     def sample(self, sample_shape: Any = ()) -> ta.Tensor:
         """Draw indices of the last axis, (*sample_shape, *batch_shape)."""

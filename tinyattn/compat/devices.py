@@ -37,10 +37,10 @@ def synchronize(device: Any = None) -> None:
 
 
 class Event:
-    """A moment: what was run before it is done."""
+    """A moment, when all that was run before it is done."""
 
     def __init__(self, *options: Any, **named: Any) -> None:
-        self.time = 0.0
+        self.record()
 
     def record(self, stream: Any = None) -> None:
         """Wait for the GPU, and take the time."""
@@ -50,10 +50,6 @@ class Event:
     def elapsed_time(self, end_event: Event) -> float:
         """Return the milliseconds from this event to another."""
         return (end_event.time - self.time) * 1e3
-
-    def query(self) -> bool:
-        """Return True: it is over."""
-        return True
 
     synchronize = wait = ignored
 

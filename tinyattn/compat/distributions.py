@@ -18,7 +18,6 @@ from tinyattn.nn import functional as F
 
 # --- of numbers: the formulas take the distribution, whose parameters are attributes, and a value ---
 
-EULER = 0.57721566490153286
 Formula = Callable[..., Any]
 
 
@@ -72,11 +71,6 @@ Laplace = _kind(
 Exponential = _kind(
     "Exponential", "rate", lambda p: 1 / p.rate, lambda p: p.rate**-2, lambda p, u: -u.log() / p.rate,
     log_prob=lambda p, value: p.rate.log() - p.rate * value, entropy=lambda p: 1 - p.rate.log(),
-)
-Gumbel = _kind(
-    "Gumbel", "loc scale", lambda p: p.loc + p.scale * EULER, lambda p: math.pi**2 / 6 * p.scale.square(),
-    lambda p, u: p.loc - p.scale * (-u.log()).log(), entropy=lambda p: p.scale.log() + 1 + EULER,
-    log_prob=lambda p, value: (p.loc - value) / p.scale - ((p.loc - value) / p.scale).exp() - p.scale.log(),
 )
 Gamma = _kind(
     "Gamma", "concentration rate", lambda p: p.concentration / p.rate, lambda p: p.concentration / p.rate**2, None,
@@ -204,11 +198,14 @@ class Independent(Distribution):
     mean = property(lambda self: self.base_dist.mean)
     variance = property(lambda self: self.base_dist.variance)
 
+    def _summed(self, x: Any) -> Any:
+        return _summed(x, self.reinterpreted_batch_ndims)
+
     def log_prob(self, value: Any) -> Any:
-        return _summed(self.base_dist.log_prob(value), self.reinterpreted_batch_ndims)
+        return self._summed(self.base_dist.log_prob(value))
 
     def entropy(self) -> Any:
-        return _summed(self.base_dist.entropy(), self.reinterpreted_batch_ndims)
+        return self._summed(self.base_dist.entropy())
 
 
 def _summed(x: Any, axes: int) -> Any:
@@ -256,17 +253,24 @@ class Transform:
     def inv(self) -> Any:
         """The inverse transform."""
         turned = lambda inverse, y, x: -self.log_abs_det_jacobian(x, y)  # type: ignore[attr-defined]  # noqa: E731
-        return _transform("_Inverse", self._inverse, self._call, turned)()  # type: ignore[attr-defined]
+        return _transform("_Inverse", self._inverse, self._call, turned, self.event_dim)()  # type: ignore[attr-defined]
 
 
-def _transform(name: str, call: Formula, inverse: Formula, slope: Formula) -> Any:
+def _transform(name: str, call: Formula, inverse: Formula, slope: Formula, event_dim: int = 0) -> Any:
     own = {"_call": staticmethod(call), "_inverse": staticmethod(inverse), "log_abs_det_jacobian": slope}
-    return type(name, (Transform,), own)
+    return type(name, (Transform,), {**own, "event_dim": event_dim})
+
+
+def _below_one(y: Any) -> Any:
+    return y.clamp(ta.finfo(y.dtype).tiny, 1 - ta.finfo(y.dtype).eps)
 
 
 ExpTransform = _transform("ExpTransform", ta.exp, ta.log, lambda self, x, y: x)
 SigmoidTransform = _transform(
-    "SigmoidTransform", ta.sigmoid, ta.logit, lambda self, x, y: -F.softplus(-x) - F.softplus(x)
+    "SigmoidTransform",
+    lambda x: _below_one(x.sigmoid()),
+    lambda y: _below_one(y).logit(),
+    lambda self, x, y: -F.softplus(-x) - F.softplus(x),
 )
 TanhTransform = _transform(
     "TanhTransform", ta.tanh, ta.atanh, lambda self, x, y: 2 * (math.log(2) - x - F.softplus(-2 * x))
@@ -292,12 +296,43 @@ class AffineTransform(Transform):
 
 # --- divergences ---
 
-KL: dict[tuple[type, type], Formula] = {}
+
+def _dirichlets(p: Any, q: Any) -> Any:
+    a, b = p.concentration, q.concentration
+    return q._size - p._size + ((a - b) * (digamma(a) - digamma(p.total)[..., None])).sum(-1)
+
+
+def _gammas(p: Any, q: Any) -> Any:
+    a, b = p.concentration, q.concentration
+    size = b * (p.rate / q.rate).log() + lgamma(b) - lgamma(a)
+    return size + (a - b) * digamma(a) + (q.rate - p.rate) * (a / p.rate)
+
+
+def _normals(p: Any, q: Any) -> Any:
+    both = ta.cat([p.scale_tril, (q.loc - p.loc)[..., None]], -1)
+    parts = solve_triangular(q.scale_tril, both, upper=False).square().sum((-2, -1))
+    return q._size - p._size + (parts - p.event_shape[0]) / 2
+
+
+def _bernoullis(p: Any, q: Any) -> Any:
+    logits, probs = ta.broadcast_tensors(q.logits, p.probs)
+    return F.binary_cross_entropy_with_logits(logits, probs, reduction="none") - p.entropy()
+
+
+# fmt: off
+KL: dict[tuple[type, type], Formula] = {
+    (Dirichlet, Dirichlet): _dirichlets, (Gamma, Gamma): _gammas, (MultivariateNormal, MultivariateNormal): _normals,
+    (Beta, Beta): lambda p, q: _dirichlets(_pair(p), _pair(q)),
+    (Bernoulli, Bernoulli): _bernoullis,
+    (OneHotCategorical, OneHotCategorical): lambda p, q: kl_divergence(p._categorical, q._categorical),
+    (Independent, Independent): lambda p, q: p._summed(kl_divergence(p.base_dist, q.base_dist)),
+}
+# fmt: on
 
 
 def register_kl(type_p: type, type_q: type) -> Callable[[Formula], Formula]:
     """A decorator of the function that computes KL(p || q) for these types. As torch.distributions.kl.register_kl."""
-    return lambda function: KL.setdefault((type_p, type_q), function)
+    return lambda function: KL.update({(type_p, type_q): function}) or function
 
 
 def kl_divergence(p: Any, q: Any) -> Any:
@@ -305,36 +340,5 @@ def kl_divergence(p: Any, q: Any) -> Any:
     known = [f for (type_p, type_q), f in KL.items() if isinstance(p, type_p) and isinstance(q, type_q)]
     return known[-1](p, q) if known else distributions.kl_divergence(p, q)
 
-
-@register_kl(Dirichlet, Dirichlet)
-def _dirichlets(p: Any, q: Any) -> Any:
-    a, b = p.concentration, q.concentration
-    return q._size - p._size + ((a - b) * (digamma(a) - digamma(p.total)[..., None])).sum(-1)
-
-
-@register_kl(Gamma, Gamma)
-def _gammas(p: Any, q: Any) -> Any:
-    a, b = p.concentration, q.concentration
-    size = b * (p.rate / q.rate).log() + lgamma(b) - lgamma(a)
-    return size + (a - b) * digamma(a) + (q.rate - p.rate) * (a / p.rate)
-
-
-@register_kl(MultivariateNormal, MultivariateNormal)
-def _normals(p: Any, q: Any) -> Any:
-    both = ta.cat([p.scale_tril, (q.loc - p.loc)[..., None]], -1)
-    parts = solve_triangular(q.scale_tril, both, upper=False).square().sum((-2, -1))
-    return q._size - p._size + (parts - p.event_shape[0]) / 2
-
-
-@register_kl(Bernoulli, Bernoulli)
-def _bernoullis(p: Any, q: Any) -> Any:
-    return F.binary_cross_entropy_with_logits(q.logits, p.probs, reduction="none") - p.entropy()
-
-
-KL[Beta, Beta] = lambda p, q: _dirichlets(_pair(p), _pair(q))
-KL[OneHotCategorical, OneHotCategorical] = lambda p, q: kl_divergence(p._categorical, q._categorical)
-KL[Independent, Independent] = lambda p, q: _summed(
-    kl_divergence(p.base_dist, q.base_dist), p.reinterpreted_batch_ndims
-)
 
 NAMES = {n: x for n, x in globals().items() if getattr(x, "__module__", "") == __name__ and n[0] != "_"}

@@ -128,15 +128,6 @@ def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = N
     return ta.scatter_reduce(input, dim, index, src, "prod")
 
 
-def unravel_index(indices: Any, shape: Any) -> tuple[Any, ...]:
-    """Return the position along each axis of places in a flattened tensor of this shape. As torch.unravel_index."""
-    found: list[Any] = []
-    for n in reversed(sizes((shape,))):
-        found.insert(0, indices % n)
-        indices = ta.floor_divide(indices, n)
-    return tuple(found)
-
-
 def drawn(draw: str, like: Any, *parameters: Any, generator: Any = None) -> Any:
     """Draw by this method of the random stream, in the dtype of a tensor."""
     stream = generator_for(like.device, generator).random
@@ -189,7 +180,7 @@ BOTH: dict[str, Any] = {  # functions, and methods of tensors
     **dict.fromkeys("is_conj is_neg is_inference".split(), _no),
 }  # fmt: skip
 FUNCTIONS: dict[str, Any] = {
-    **BOTH, "polygamma": polygamma, "poisson": poisson, "pdist": pdist, "unravel_index": unravel_index,
+    **BOTH, "polygamma": polygamma, "poisson": poisson, "pdist": pdist,
     "rsub": lambda input, other, *, alpha=1: other - alpha * input, "get_device": methods.get_device,
     "constant_pad_nd": lambda input, pad, value=0: F.pad(input, pad, value=value),
     "typename": lambda obj: obj.type() if ta.is_tensor(obj) else f"{type(obj).__module__}.{type(obj).__qualname__}",

@@ -9,8 +9,6 @@ from typing import Any
 from tinyattn import nn, optim
 from tinyattn.nn.module import RemovableHandle
 
-EXTRA = "_extra_state"  # the name of what get_extra_state returns, behind the path of its module
-
 
 def _hooks(owner: Any, kind: str) -> tuple[Any, ...]:
     return tuple(vars(owner).get(kind, {}).values())
@@ -44,24 +42,17 @@ def _registering_step(kind: str) -> Callable[..., RemovableHandle]:
     return register
 
 
-def _places(module: Any, prefix: str) -> list[tuple[str, Any]]:
-    """All modules, with what stands before the names of their tensors."""
-    return [(f"{prefix}{path}." if path else prefix, m) for path, m in module.named_modules(remove_duplicate=False)]
-
-
 def _with_state_hooks(state_dict: Callable[..., Any]) -> Callable[..., Any]:
-    """Module.state_dict between its hooks, those of children first, with extra states."""
+    """Module.state_dict between its hooks, those of children first."""
 
     @functools.wraps(state_dict)
     def call(self: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        places = _places(self, prefix)
+        modules = self.named_modules(remove_duplicate=False)
+        places = [(f"{prefix}{path}." if path else prefix, module) for path, module in modules]
         for path, module in places:
             for hook in _hooks(module, "_state_dict_pre"):
                 hook(module, path, keep_vars)
         found = state_dict(self, destination, prefix, keep_vars)
-        for path, module in places:
-            if hasattr(type(module), "get_extra_state"):
-                found[f"{path}{EXTRA}"] = module.get_extra_state()
         for path, module in reversed(places):
             for hook in _hooks(module, "_state_dict_post"):
                 changed = hook(module, found, path, {})
@@ -71,29 +62,10 @@ def _with_state_hooks(state_dict: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _with_extra_states(load_state_dict: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(load_state_dict)
-    def call(self: Any, state_dict: Any, *args: Any, **options: Any) -> Any:
-        takers = {
-            f"{path}{EXTRA}": module for path, module in _places(self, "") if hasattr(type(module), "set_extra_state")
-        }
-        given = [name for name in takers if name in state_dict]
-        if given:
-            state_dict = dict(state_dict)
-        extra = {name: state_dict.pop(name) for name in given}
-        result = load_state_dict(self, state_dict, *args, **options)
-        for name, value in extra.items():
-            takers[name].set_extra_state(value)
-        return result
-
-    return call
-
-
 def extend() -> None:
     """Give modules and optimizers the methods that register these hooks, and the hooks their effect."""
     module: Any = nn.Module
     module.state_dict = _with_state_hooks(module.state_dict)
-    module.load_state_dict = _with_extra_states(module.load_state_dict)
     module.register_state_dict_pre_hook = _registering("_state_dict_pre")
     module._register_state_dict_hook = module.register_state_dict_post_hook = _registering("_state_dict_post")
     base: Any = optim.Optimizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import namedtuple
-from collections.abc import Callable
 from typing import Any
 
 import tinyattn as ta
@@ -65,30 +64,7 @@ class _MaxUnpool(nn.Module):
         return _max_unpool(self.axes, input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
 
-# --- losses ---
-
-
-def triplet_margin_with_distance_loss(
-    anchor: Any, positive: Any, negative: Any, *, distance_function: Callable[..., Any] | None = None,
-    margin: float = 1.0, swap: bool = False, reduction: str = "mean",
-) -> Any:  # fmt: skip
-    """F.triplet_margin_loss with any function of two batches as the distance. As torch.nn.functional's."""
-    distance = distance_function or F.pairwise_distance
-    near, far = distance(anchor, positive), distance(anchor, negative)
-    far = ta.minimum(far, distance(positive, negative)) if swap else far
-    return F.l1_loss((near - far + margin).clamp(min=0), ta.zeros_like(near), reduction=reduction)
-
-
-class TripletMarginWithDistanceLoss(nn.Module):
-    """As torch.nn.TripletMarginWithDistanceLoss: `triplet_margin_with_distance_loss` with these options."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.options = options
-
-    def forward(self, anchor: Any, positive: Any, negative: Any) -> Any:
-        return triplet_margin_with_distance_loss(anchor, positive, negative, **self.options)
-
+# --- a softmax over many classes ---
 
 Likelihood = namedtuple("Likelihood", "output loss")
 
@@ -182,9 +158,9 @@ class Adafactor(optim.Optimizer):
         p.sub_(step * (alpha / max(1.0, step.norm().item() / (size * group["d"]))))
 
 
-FUNCTIONAL: dict[str, Any] = {"rrelu": rrelu, "triplet_margin_with_distance_loss": triplet_margin_with_distance_loss}
+FUNCTIONAL: dict[str, Any] = {"rrelu": rrelu}
 FUNCTIONAL |= {f"max_unpool{n}d": functools.partial(_max_unpool, n) for n in (1, 2, 3)}
 POOLS = {f"max_pool{n}d_with_indices": getattr(F, f"max_pool{n}d") for n in (1, 2, 3)}
 FUNCTIONAL |= {name: functools.partial(pool, return_indices=True) for name, pool in POOLS.items()}
 NN: dict[str, Any] = {f"MaxUnpool{n}d": type(f"MaxUnpool{n}d", (_MaxUnpool,), {"axes": n}) for n in (1, 2, 3)}
-NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU, TripletMarginWithDistanceLoss)}
+NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU)}

@@ -118,21 +118,10 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
     return back_substitution(A, B) if upper else back_substitution(A.flip(-2, -1), B.flip(-2)).flip(-2)
 
 
-def cholesky_solve(input: Any, L: Any, upper: bool = False) -> Any:
-    """Return X with A X = input, where `L` is a factor of A by `cholesky`. As torch.cholesky_solve."""
-    L = L.mT if upper else L
-    return solve_triangular(L.mT, solve_triangular(L, input, upper=False), upper=True)
-
-
 def eigh(A: Any, UPLO: str = "L") -> Any:
     """Return the eigenvalues, ascending, and eigenvectors, as columns, of symmetric matrices. As torch.linalg.eigh."""
     _square("eigh", A)
     return Eigh(*_eigh(A if UPLO == "L" else A.mT))
-
-
-def eigvalsh(A: Any, UPLO: str = "L") -> Any:
-    """Return the eigenvalues of `eigh`. As torch.linalg.eigvalsh."""
-    return eigh(A, UPLO).eigenvalues
 
 
 def svd(A: Any, full_matrices: bool = True) -> Any:
@@ -151,12 +140,6 @@ def svd(A: Any, full_matrices: bool = True) -> Any:
 def svdvals(A: Any) -> Any:
     """Return the singular values, descending. As torch.linalg.svdvals."""
     return svd(A, False).S
-
-
-def old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
-    """As torch.svd: U, S and V, not its transpose."""
-    U, S, Vh = svd(input, not some)
-    return OldSvd(U, S, Vh.mT)
 
 
 def pinv(A: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:
@@ -214,7 +197,15 @@ def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dty
     return ta.linalg.norm(A, ord, dim, keepdim, dtype=dtype)
 
 
-METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_solve, det, logdet, matrix_power, slogdet)}
-METHODS |= {"pinverse": pinv, "svd": old_svd}
-NAMES = "cholesky det eigh eigvalsh matrix_norm matrix_power norm pinv slogdet solve_triangular svd svdvals LinAlgError"
-LINALG = {name: globals()[name] for name in NAMES.split()}
+def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
+    U, S, Vh = svd(input, not some)
+    return OldSvd(U, S, Vh.mT)
+
+
+METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, det, logdet, matrix_power, slogdet)}
+METHODS |= {"pinverse": pinv, "svd": _old_svd}
+LINALG: dict[str, Any] = {
+    f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
+}
+LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
+LINALG |= {"solve_triangular": solve_triangular}
