@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 625,  # its other files
     "cuda/": 365,
     "program/": 2_275,
-    "files/": 660,
+    "files/": 690,
     "nn/": 4_950,
     "optim/": 2_575,
     "models.py": 400,
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 1_985,
+    "compat/": 1_980,
     TOP: 1_550,
 }
-TOTAL = 46_315  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

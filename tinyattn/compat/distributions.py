@@ -315,8 +315,7 @@ def _normals(p: Any, q: Any) -> Any:
 
 
 def _bernoullis(p: Any, q: Any) -> Any:
-    logits, probs = ta.broadcast_tensors(q.logits, p.probs)
-    return F.binary_cross_entropy_with_logits(logits, probs, reduction="none") - p.entropy()
+    return F.binary_cross_entropy_with_logits(q.logits, p.probs, reduction="none") - p.entropy()
 
 
 # fmt: off
