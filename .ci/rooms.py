@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_285,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 1_980,
+    "compat/": 1_995,
     TOP: 1_550,
 }
-TOTAL = 46_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_360  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tinyattn as ta
 from tinyattn import nn, optim
+from tinyattn.autograd import Function
 from tinyattn.nn import functional as F
 from tinyattn.nn.applied import Applied
 from tinyattn.nn.normalization import _InstanceNorm
@@ -34,6 +35,19 @@ class InstanceNorm3d(_InstanceNorm):
 # --- the inverse of pooling ---
 
 
+class _Unpool(Function):
+    """Elements at their positions; if several meet in one, each has the gradient there, as in PyTorch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, index: Any, size: int) -> Any:
+        ctx.save_for_backward(index)
+        return x.new_zeros(*x.shape[:-1], size).scatter(-1, index, x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return g.gather(-1, ctx.saved_tensors[0]), None, None
+
+
 def _max_unpool(
     n: int, input: Any, indices: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, output_size: Any = None
 ) -> Any:
@@ -46,8 +60,8 @@ def _max_unpool(
     size = usual if output_size is None else [int(m) for m in output_size][-n:]
     if any(abs(m - u) >= s for m, u, s in zip(size, usual, stride, strict=True)):
         raise ValueError(f"{name}: output_size={size}; expected less than the stride {stride} from {usual}")
-    out = input.new_zeros(*lead, ta.Size(size).numel())
-    return out.scatter(-1, indices.reshape(*lead, -1), input.reshape(*lead, -1)).reshape(*lead, *size)
+    flat = _Unpool.apply(input.reshape(*lead, -1), indices.reshape(*lead, -1), ta.Size(size).numel())
+    return flat.reshape(*lead, *size)
 
 
 class _MaxUnpool(nn.Module):

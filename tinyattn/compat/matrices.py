@@ -121,7 +121,7 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
 def eigh(A: Any, UPLO: str = "L") -> Any:
     """Return the eigenvalues, ascending, and eigenvectors, as columns, of symmetric matrices. As torch.linalg.eigh."""
     _square("eigh", A)
-    return Eigh(*_eigh(A if UPLO == "L" else A.mT))
+    return Eigh(*_eigh(A if UPLO.upper() == "L" else A.mT))
 
 
 def svd(A: Any, full_matrices: bool = True) -> Any:
@@ -142,7 +142,7 @@ def svdvals(A: Any) -> Any:
     return svd(A, False).S
 
 
-def pinv(A: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:
+def pinv(A: Any, rcond: Any = None, *, rtol: Any = None) -> Any:
     """Return the pseudo-inverse (..., n, m). As torch.linalg.pinv; its gradient is that of a constant rank."""
     least = rcond if rtol is None else rtol
     least = max(A.shape[-2:]) * ta.finfo(A.dtype).eps if least is None else least
@@ -203,7 +203,7 @@ def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
 
 
 METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, det, logdet, matrix_power, slogdet)}
-METHODS |= {"pinverse": pinv, "svd": _old_svd}
+METHODS.update(pinverse=pinv, svd=_old_svd)
 LINALG: dict[str, Any] = {
     f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
 }
