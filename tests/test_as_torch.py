@@ -555,6 +555,21 @@ for given in (torch.optim.Adafactor([nn.Parameter(x)]), torch.linalg.solve_trian
     assert ran.returncode == 0, ran.stderr
 
 
+def test_as_torch_has_every_method_of_pytorchs_tensors_or_says_that_it_has_not():
+    listed = python("-c", "import torch; print(*[n for n in dir(torch.Tensor) if n[0] != '_'])").stdout.split()
+    program = f"""
+import tinyattn.as_torch
+import torch
+for name in {listed}:
+    try:
+        getattr(torch.Tensor, name)
+    except AttributeError as error:
+        assert str(error).startswith(f"Tensor.{{name}} is not part of tinyattn, which covers"), error
+"""
+    ran = python("-c", program)
+    assert len(listed) > 600 and ran.returncode == 0, ran.stderr
+
+
 HOOKS = """
 import torch
 from torch import nn

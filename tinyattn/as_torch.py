@@ -113,14 +113,16 @@ set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_
 set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
 """
 ABSENT = """
-angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse coalesce col_indices
-crow_indices dense_dim dequantize dim_order frexp gcd gcd_ geometric_ geqrf histogram i0 i0_ igamma igamma_ igammac
-igammac_ imag indices int_repr is_coalesced is_distributed is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_
-ldexp ldexp_ log_normal_ lu lu_solve map2_ module_load mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter
-nextafter_ nonzero_static orgqr ormqr q_per_channel_axis q_per_channel_scales q_per_channel_zero_points q_scale
-q_zero_point resize_as_sparse_ row_indices smm sparse_dim sparse_mask sparse_resize_ sparse_resize_and_clear_ sspaddmm
-stft storage_type to_mkldnn to_padded_tensor to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc to_sparse_csr
-triangular_solve unsafe_chunk unsafe_split unsafe_split_with_sizes values xpu
+angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve coalesce
+col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
+geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
+is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
+log_normal_ lstsq lu lu_solve map2_ module_load mtia mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter
+nextafter_ nonzero_static orgqr ormqr polygamma_ q_per_channel_axis q_per_channel_scales q_per_channel_zero_points
+q_scale q_zero_point qscheme reinforce resize resize_as resize_as_sparse_ row_indices slice_inverse smm solve sparse_dim
+sparse_mask sparse_resize_ sparse_resize_and_clear_ sspaddmm stft storage_type symeig to_mkldnn to_padded_tensor
+to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc to_sparse_csr triangular_solve unsafe_chunk unsafe_split
+unsafe_split_with_sizes values xpu
 """  # of the methods of tensors
 
 

@@ -42,9 +42,6 @@ class _Numbers(Distribution):
         u = ta.rand(self._extended(sample_shape), dtype=like.dtype, device=like.device)
         return self.reach(u.clamp(ta.finfo(u.dtype).tiny))
 
-    def _every(self, x: Any, sample_shape: Any) -> Any:
-        return x.detach().expand(self._extended(sample_shape)).contiguous()
-
 
 def _kind(name: str, names: str, mean: Formula, variance: Formula, reach: Formula | None, **formulas: Formula) -> Any:
     own = {"names": tuple(names.split()), "mean": property(mean), "variance": property(variance), "reach": reach}
@@ -74,7 +71,7 @@ Exponential = _kind(
 )
 Gamma = _kind(
     "Gamma", "concentration rate", lambda p: p.concentration / p.rate, lambda p: p.concentration / p.rate**2, None,
-    sample=lambda p, n=(): drawn("standard_gamma", p.rate, p._every(p.concentration, n).array) / p.rate.detach(),
+    sample=lambda p, n=(): drawn("standard_gamma", p.concentration.expand(p._extended(n))) / p.rate.detach(),
     log_prob=lambda p, value: (p.concentration * p.rate.log() + ta.xlogy(p.concentration - 1, value) - p.rate * value
                                - lgamma(p.concentration)),
     entropy=lambda p: (p.concentration - p.rate.log() + lgamma(p.concentration)
@@ -102,8 +99,8 @@ class Dirichlet(Distribution):
     _size = property(lambda self: lgamma(self.concentration).sum(-1) - lgamma(self.total))
 
     def sample(self, sample_shape: Any = ()) -> Any:
-        a = self.concentration.detach()
-        parts = drawn("standard_gamma", a, a.expand(self._extended(sample_shape)).contiguous().array)
+        parts = drawn("standard_gamma", self.concentration.expand(self._extended(sample_shape)))
+        parts = parts.clamp(ta.finfo(parts.dtype).tiny)
         return parts / parts.sum(-1, True)
 
     def log_prob(self, value: Any) -> Any:

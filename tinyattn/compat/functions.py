@@ -128,15 +128,15 @@ def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = N
     return ta.scatter_reduce(input, dim, index, src, "prod")
 
 
-def drawn(draw: str, like: Any, *parameters: Any, generator: Any = None) -> Any:
-    """Draw by this method of the random stream, in the dtype of a tensor."""
-    stream = generator_for(like.device, generator).random
-    return ta.as_tensor(getattr(stream, draw)(*parameters)).to(like.dtype)
+def drawn(draw: str, parameter: Any, generator: Any = None) -> Any:
+    """Draw by this method of the CPU's random stream, in the dtype and on the device of the parameter."""
+    stream = generator_for("cpu", generator).random
+    return ta.as_tensor(getattr(stream, draw)(parameter.detach().cpu().numpy())).to(parameter)
 
 
 def poisson(input: Any, generator: Any = None) -> Any:
     """Draw whole numbers from Poisson's distribution with these rates, in their dtype. As torch.poisson."""
-    return drawn("poisson", input, input.array, generator=generator)
+    return drawn("poisson", input, generator)
 
 
 # --- memory ---
