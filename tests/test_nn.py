@@ -106,6 +106,7 @@ LAYERS = [
     ("Conv1d", (4, 6, 3), {"padding": 1, "stride": 2}, [randn(2, 4, 7)]),
     ("Conv1d", (4, 6, 2), {"padding": "same"}, [randn(4, 7)]),
     ("ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, [randn(2, 4, 3, 4)]),
+    ("ConvTranspose3d", (4, 6, 2), {"stride": 2, "padding": 1, "bias": False}, [randn(4, 3, 2, 3)]),
     ("ConvTranspose1d", (4, 6, 3), {"stride": 2, "dilation": 2}, [randn(2, 4, 3)]),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, [randn(2, 3, 6, 7)]),
     ("MaxPool1d", (2,), {"dilation": 2}, [randn(3, 7)]),

@@ -188,6 +188,16 @@ class ConvTranspose1d(_ConvTransposeNd, axes=1):
     """
 
 
+class ConvTranspose3d(_ConvTransposeNd, axes=3):
+    """The transpose of `Conv3d`: (n, in_channels, d, h, w) -> (n, out_channels, planes, rows, columns).
+
+    As torch.nn.ConvTranspose3d.
+
+    >>> nn.ConvTranspose3d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5, 5)).shape
+    (2, 8, 10, 10, 10)
+    """
+
+
 # --- pooling and folding: one function each ---
 
 
