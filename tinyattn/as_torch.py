@@ -18,6 +18,7 @@ import gc
 import importlib.abc
 import importlib.machinery
 import multiprocessing
+import os
 import re
 import sys
 import types
@@ -215,7 +216,7 @@ def _machinery() -> None:
               current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    Namespace("torch._C", **never)  # named in annotations
+    Namespace("torch._C", **never, _log_api_usage_once=ignored)  # the classes are named in annotations
     Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
@@ -227,7 +228,8 @@ def _machinery() -> None:
     Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), interface=unchanged, is_scripting=no,
               is_tracing=no, trace=Refused("torch.jit.trace"),
               ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
-    Namespace("torch.jit.annotations", typing)
+    lists = {f"BroadcastingList{n}": list for n in range(1, 7)}  # annotations only
+    Namespace("torch.jit.annotations", typing, **lists)
     for name in ("torch.profiler", "torch.autograd.profiler"):
         Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
                   tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
@@ -236,7 +238,9 @@ def _machinery() -> None:
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
     refused = {name: Refused(f"torch.hub.{name}", "which loads nothing from a network; load a file") for name in loads}
-    Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
+    home = os.path.expanduser(os.environ.get("TORCH_HOME", "~/.cache/torch"))
+    Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse,
+              _get_torch_home=lambda: home, **refused)  # fmt: skip
     never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
