@@ -104,7 +104,8 @@ def _torch() -> None:
     in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
     made = {n: parts.creating(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in parts.CREATE}
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
-    numbers = {n: getattr(pairs, n) for n in ("polar", "view_as_complex", "view_as_real", "real", "imag", "conj")}
+    of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
+    numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
     streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng,
                "seed": parts.seed}  # fmt: skip
     Namespace(
@@ -116,13 +117,14 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
+        qr=parts.qr, _softmax_backward_data=parts.softmax_backward,
         TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, vdot=ta.dot, is_storage=no,
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule,
     )  # fmt: skip
+    Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
