@@ -133,6 +133,7 @@ LAYERS = [
     ("MaxPool3d", ((1, 2, 2),), {"stride": (2, 1, 2)}, [randn(2, 3, 4, 5, 4)]),
     ("AvgPool3d", (2,), {"padding": 1, "count_include_pad": False}, [randn(3, 4, 5, 4)]),
     ("AdaptiveAvgPool3d", ((None, 2, 1),), {}, [randn(2, 3, 4, 5, 4)]),
+    ("AdaptiveMaxPool3d", ((2, None, 3),), {}, [randn(2, 3, 5, 2, 4)]),
     ("LPPool2d", (2, 3), {"stride": (2, 1), "ceil_mode": True}, [randn(2, 3, 6, 5)]),
     ("LPPool1d", (4, 2), {}, [randn(2, 3, 6)]),
     ("BatchNorm1d", (3,), {}, [randn(4, 3, 5)]),

@@ -4,6 +4,7 @@ Rules and definitions get this namespace as `xp` when they run on Tensors; `tiny
 names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 """
 
+from tinyattn.ops.adaptive import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.assembling import (
     atleast_1d, atleast_2d, atleast_3d, block_diag, chain_matmul, combinations, corrcoef, cov, diagflat,
@@ -73,10 +74,7 @@ from tinyattn.ops.scattering import (
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from tinyattn.ops.pooling import (
-    adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d, avg_pool1d, avg_pool2d,
-    max_pool1d, max_pool2d,
-)  # fmt: skip
+from tinyattn.ops.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.recurrences import recurrent
