@@ -48,7 +48,7 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "It only chooses the faster of two ways to one result.": [
         "ops/attention.py _attend: (mask is not None or allowed is not None) and _may_leak(xp, out) -> (mask is not None or allowed is not None) or _may_leak(xp, out)",
-        "ops/attention.py _gradients: masked and _may_leak(xp, dscores) -> masked or _may_leak(xp, dscores)",
+        "backends/cpu/attention.py softmax_backward: masked and perhaps(lambda: ~isfinite(g)) -> masked or perhaps(lambda: ~isfinite(g))",
         "backends/cpu/softmaxes.py _softmax_of_rows: total.min() > LEAST -> total.min() >= LEAST",
         "ops/heads.py packed_attention: 1 -> 2 (no. 2)",
         "ops/heads.py packed_attention: 0 -> 1",
@@ -110,10 +110,10 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/attention.py _attend: xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype) -> xp.logical_not(xp.isfinite(v))"
     ],
     "The number stands for true or for a direction; any other of its sign does too.": [
-        "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> xp.perhaps(xp.logical_not(xp.isfinite(x))) * 1.01",
+        "ops/attention.py _may_leak: xp.perhaps(lambda: xp.logical_not(xp.isfinite(x))) -> xp.perhaps(lambda: xp.logical_not(xp.isfinite(x))) * 1.01",
         "ops/attention.py _mask: attn_mask -> attn_mask * 1.01",
         "engine/walk.py Walk.free: node.free() -> -node.free()",
-        "ops/attention.py _may_leak: xp.perhaps(xp.logical_not(xp.isfinite(x))) -> -xp.perhaps(xp.logical_not(xp.isfinite(x)))",
+        "ops/attention.py _may_leak: xp.perhaps(lambda: xp.logical_not(xp.isfinite(x))) -> -xp.perhaps(lambda: xp.logical_not(xp.isfinite(x)))",
         "backends/cpu/optimizer.py _norm: 0 -> 1",
         "engine/walk.py leading_to: 0 -> 1",
     ],

@@ -208,7 +208,9 @@ from torch.distributions.categorical import Categorical as same
 from torch.fx import wrap
 from torch.func import functional_call
 from torch.hub import HASH_REGEX, download_url_to_file, urlparse
-from torch.jit.annotations import List
+from torch.jit.annotations import BroadcastingList2, List
+from torch.hub import _get_torch_home
+torch._C._log_api_usage_once('torchvision.models')
 from torch.nn.modules.transformer import _get_activation_fn, _get_clones
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 from torch.nn.utils.parametrizations import weight_norm as by_parametrization
@@ -222,6 +224,9 @@ x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 assert torch.embedding(x, torch.tensor([1])).tolist() == [[3.0, 4.0]]
 turns = torch.polar(torch.ones(2), torch.zeros(2))
 assert torch.view_as_real(torch.view_as_complex(x) * turns).equal(x) and torch.real(torch.fft.fft(x)).shape == (2, 2)
+seen = torch.fft.fftshift(torch.fft.fft2(x))
+assert torch.allclose(torch.abs(seen), torch.tensor([[0.0, 4.0], [2.0, 10.0]]), atol=1e-6) and torch.angle(seen)[0, 1] > 3.14
+assert torch.abs(-x).equal(x) and torch.sparse.torch.eye(2).index_select(dim=0, index=torch.tensor([1])).tolist() == [[0.0, 1.0]]
 assert torch.promote_types(torch.int64, torch.float16) == torch.float16 and torch.real(x) is x
 assert repr(x) == "tensor([[1., 2.],\\n        [3., 4.]])" and f"{x.shape} {x.size()}" == "torch.Size([2, 2]) torch.Size([2, 2])"
 assert repr(nn.Parameter(x / 2)).startswith("Parameter containing:\\ntensor([[0.5000, 1.0000],")
@@ -383,8 +388,8 @@ assert "tinyattn.profile()" in profile.key_averages().table(sort_by="cpu_time_to
 
 
 MISSING = {
-    "import torch; torch.sparse": "torch.sparse is not part of tinyattn",
-    "import torch.sparse": "torch.sparse is not part of tinyattn",
+    "import torch; torch.sparse.mm": "torch.sparse.mm is not part of tinyattn",
+    "import torch.masked": "torch.masked is not part of tinyattn",
     "from torch.nn import FractionalMaxPool2d": "torch.nn.FractionalMaxPool2d is not part of tinyattn",
     "import torch; torch.ones(2).geqrf()": "Tensor.geqrf is not part of tinyattn, which covers what attention models",
     "import torch; torch.ones(2).bfloat16()": "Tensor.bfloat16 is not part of tinyattn, whose floating-point dtypes",
@@ -453,6 +458,7 @@ assert model.weight.tolist() != before and torch.__version__ and not torch.jit.i
 
 def test_as_torch_streams_trees_and_bases():
     program = """
+from collections import defaultdict
 import tinyattn.as_torch
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -469,6 +475,8 @@ assert torch.equal(torch.rand(3), first)
 leaves, spec = tree_flatten({"a": [1, (2, 3)], "b": None})
 assert leaves == [1, 2, 3, None] and tree_unflatten(leaves, spec) == spec
 assert tree_map(lambda x: x * 2, (1, [2])) == (2, [4])
+doubled = tree_map(lambda x: x * 2, defaultdict(list, a=1))
+assert doubled["a"] == 2 and doubled["b"] == []
 kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd, "AlphaDropout")]
 assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
 assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()

@@ -53,7 +53,7 @@ NAMES = """
     nn.functional.batch_norm nn.functional.group_norm nn.functional.instance_norm nn.functional.rms_norm
     nn.functional.adaptive_avg_pool1d nn.functional.adaptive_avg_pool2d nn.functional.adaptive_max_pool1d nn.functional.adaptive_max_pool2d
     nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.max_pool1d nn.functional.max_pool2d
-    nn.functional.conv3d nn.functional.conv_transpose3d nn.functional.avg_pool3d nn.functional.max_pool3d nn.functional.adaptive_avg_pool3d
+    nn.functional.conv3d nn.functional.conv_transpose3d nn.functional.avg_pool3d nn.functional.max_pool3d nn.functional.adaptive_avg_pool3d nn.functional.adaptive_max_pool3d
     nn.functional.relu6 nn.functional.leaky_relu nn.functional.elu nn.functional.selu nn.functional.mish
     nn.functional.hardswish nn.functional.hardtanh nn.functional.prelu nn.functional.glu
     nn.functional.softsign nn.functional.tanhshrink nn.functional.hardshrink nn.functional.softshrink nn.functional.threshold

@@ -18,6 +18,7 @@ import gc
 import importlib.abc
 import importlib.machinery
 import multiprocessing
+import os
 import re
 import sys
 import types
@@ -136,7 +137,8 @@ def _torch() -> None:
     made = {n: parts.creating(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in parts.CREATE}
     autocast = dict.fromkeys(AUTOCAST.split(), ignored)
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
-    numbers = {n: getattr(pairs, n) for n in ("polar", "view_as_complex", "view_as_real", "real", "imag", "conj")}
+    of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
+    numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
     streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng,
                "seed": parts.seed}  # fmt: skip
     Namespace(
@@ -148,7 +150,7 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, _softmax_backward_data=parts.softmax_backward, complex=pairs.of,
+        qr=older.qr, _softmax_backward_data=parts.softmax_backward,
         TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, is_storage=no,
@@ -157,6 +159,7 @@ def _torch() -> None:
         **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
         Event=devices.Event, Stream=devices.Stream,
     )  # fmt: skip
+    Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -188,7 +191,7 @@ def _nn() -> None:
     nn.Module.compile = ignored  # type: ignore[attr-defined]
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
-    upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
+    upsampled = {"upsample_bilinear": older.upsample_bilinear, "upsample_nearest": functional.interpolate}
     added = {**layers.FUNCTIONAL, "pdist": functions.pdist, "multi_head_attention_forward": attend}
     Namespace("torch.nn.functional", functional, ta, **added, **upsampled)
     Namespace("torch.nn.init", init)
@@ -267,7 +270,7 @@ def _machinery() -> None:
               current_accelerator=devices.current_accelerator, synchronize=devices.synchronize)  # fmt: skip
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    Namespace("torch._C", **never)  # named in annotations
+    Namespace("torch._C", **never, _log_api_usage_once=ignored)  # the classes are named in annotations
     Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
@@ -279,7 +282,8 @@ def _machinery() -> None:
     Namespace("torch.jit", **dict.fromkeys(kept.split(), unchanged), interface=unchanged, is_scripting=no,
               is_tracing=no, trace=Refused("torch.jit.trace"),
               ScriptModule=parts.ScriptModule, Final=typing.Final, annotate=lambda the_type, value: value)  # fmt: skip
-    Namespace("torch.jit.annotations", typing)
+    lists = {f"BroadcastingList{n}": list for n in range(1, 7)}  # annotations only
+    Namespace("torch.jit.annotations", typing, **lists)
     for name in ("torch.profiler", "torch.autograd.profiler"):
         Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
                   tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
@@ -288,7 +292,9 @@ def _machinery() -> None:
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
     loads = "load_state_dict_from_url", "download_url_to_file", "get_dir", "load"
     refused = {name: Refused(f"torch.hub.{name}", "which loads nothing from a network; load a file") for name in loads}
-    Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse, **refused)
+    home = os.path.expanduser(os.environ.get("TORCH_HOME", "~/.cache/torch"))
+    Namespace("torch.hub", HASH_REGEX=re.compile(r"-([a-f0-9]*)\."), urlparse=urllib.parse.urlparse,
+              _get_torch_home=lambda: home, **refused)  # fmt: skip
     never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
     Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
@@ -331,7 +337,7 @@ class Absent:
 
 def _methods() -> None:
     found: dict[str, Any] = {
-        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": parts.qr,
+        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": older.qr,
         "untyped_storage": lambda self: parts.UntypedStorage(self), "storage_offset": parts.storage_offset,
         "to_sparse": Refused("Tensor.to_sparse", "whose tensors are dense"),
         "bfloat16": Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64"),

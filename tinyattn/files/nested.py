@@ -11,6 +11,7 @@ which names its kind:
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -45,11 +46,20 @@ class DamageError(Exception):
 def mapped(func: Callable[[Any], Any], tree: Any) -> Any:
     """Apply `func` to what dicts, lists and tuples hold, at any depth. As torch.utils._pytree.tree_map."""
     if isinstance(tree, dict):
-        return {key: mapped(func, value) for key, value in tree.items()}
+        return alike(tree, {key: mapped(func, value) for key, value in tree.items()})
     if isinstance(tree, list | tuple):
-        values = [mapped(func, value) for value in tree]
-        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+        return alike(tree, [mapped(func, value) for value in tree])
     return func(tree)
+
+
+def alike(tree: Any, values: Any) -> Any:
+    """Return a dict, list or tuple of the type of `tree` that holds `values`: a dict with its keys, or a list."""
+    if not isinstance(tree, dict):
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)  # a namedtuple
+    made = copy.copy(tree)  # a defaultdict is made of more than its items
+    for key, value in values.items():
+        made[key] = value
+    return made
 
 
 # --- names ---
