@@ -48,15 +48,36 @@ def _linear(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Tap
     return [(low, 1 - share), (np.minimum(low + 1, m - 1), share)]
 
 
-def _cubic(m: int, n: int, scale: float | None, align: bool, dtype: Any, a: float = -0.75) -> Taps:
+def _bump(x: Any, a: float) -> Any:
+    """The weight of a pixel at these distances from a place (Keys 1981)."""
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, ((a + 2) * x - (a + 3)) * x * x + 1, np.where(x < 2, far, 0))
+
+
+def _cubic(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
     at = _places(m, n, scale, align, dtype)
     low = np.floor(at)
     t = at - low
-    near = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (t, 1 - t)]
-    far = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (t + 1, 2 - t)]
-    weights = (far[0], near[0], near[1], far[1])
     places = (np.clip(low.astype(np.int64) + i, 0, m - 1) for i in range(-1, 3))
-    return list(zip(places, weights, strict=True))
+    return [(place, _bump(x, -0.75)) for place, x in zip(places, (t + 1, t, 1 - t, 2 - t), strict=True)]
+
+
+def _wide(radius: int, weigh: Callable[[Any], Any]) -> Callable[..., Taps]:
+    """Antialiased: windows that are as much wider as the output is smaller."""
+
+    def taps(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
+        if n == m:  # whatever the scale, as in PyTorch
+            return [(np.arange(n), None)]
+        step = ((m - 1) / (n - 1) if n > 1 else 0.0) if align else 1 / scale if scale else m / n
+        wide = max(step, 1.0)
+        middle = step * (np.arange(n) + 0.5)
+        low = np.maximum(middle - radius * wide + 0.5, 0).astype(np.int64)
+        high = np.minimum((middle + radius * wide + 0.5).astype(np.int64), m)
+        at = low + np.arange((high - low).max())[:, None]  # (taps, n)
+        weights = np.where(at < high, weigh(np.abs((at - middle + 0.5) / wide)), 0)
+        return list(zip(np.minimum(at, m - 1), weights / weights.sum(0), strict=True))
+
+    return taps
 
 
 def _nearest_exact(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
@@ -67,6 +88,7 @@ _MODES: dict[str, tuple[Callable[..., Taps], tuple[int, ...]]] = {  # and of how
     "nearest": (_nearest, (1, 2, 3)), "nearest-exact": (_nearest_exact, (1, 2, 3)), "linear": (_linear, (1,)),
     "bilinear": (_linear, (2,)), "trilinear": (_linear, (3,)), "bicubic": (_cubic, (2,)),
 }  # fmt: skip
+_ANTIALIASED = {"bilinear": _wide(1, lambda x: np.maximum(1 - x, 0)), "bicubic": _wide(2, lambda x: _bump(x, -0.5))}
 
 
 @opmath
@@ -84,15 +106,17 @@ def interpolate(
     size, scale_factor: a number, or one for each axis. mode: "nearest", "nearest-exact", "linear" (of one axis),
     "bilinear" and "bicubic" (two), "trilinear" (three) or "area". align_corners: the corner pixels keep their values,
     in the modes with weights. recompute_scale_factor: use the ratio of the sizes instead of scale_factor.
-    Raises ValueError for other modes, axes and sizes, with antialias, and for align_corners in a mode without weights.
-    As torch.nn.functional.interpolate.
+    antialias: smaller images are of weighted means, in "bilinear" and "bicubic". Raises ValueError for other modes,
+    axes and sizes, and for align_corners in a mode without weights. As torch.nn.functional.interpolate.
 
     >>> F.interpolate(ta.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear").tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
     """
     n = input.ndim - 2
-    if antialias:
-        raise ValueError("interpolate: antialias=True is not supported; blur the image by a convolution first")
+    if antialias and (mode not in _ANTIALIASED or n != 2):
+        raise ValueError(
+            f"interpolate: antialias=True with mode={mode!r} for {n} axes; expected {[*_ANTIALIASED]} for 2"
+        )
     if (size is None) == (scale_factor is None) or n < 1:
         raise ValueError(
             f"interpolate: size={size} and scale_factor={scale_factor} for shape {tuple(input.shape)}; expected one "
@@ -113,17 +137,18 @@ def interpolate(
     if mode not in _MODES or n not in _MODES[mode][1]:
         known = [name for name, (_, axes) in _MODES.items() if n in axes]
         raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")
-    return unshared(_resized(input, sizes, scales, mode, bool(align_corners)), input)
+    taps = _ANTIALIASED[mode] if antialias else _MODES[mode][0]
+    return unshared(_resized(input, sizes, scales, taps, bool(align_corners)), input)
 
 
-def _resized(x: Tensor, sizes: Any, scales: Any, mode: str, align: bool) -> Tensor:
+def _resized(x: Tensor, sizes: Any, scales: Any, taps: Callable[..., Taps], align: bool) -> Tensor:
     dtype = np.dtype(opmath_dtype(x.dtype) if x.dtype.kind == "f" else np.float32)
     for axis, (n, scale) in enumerate(zip(sizes, scales, strict=True), 2):
         m = x.shape[axis]
-        if n == m and (scale is None or scale == 1) and mode != "bicubic":
+        if n == m and (scale is None or scale == 1) and taps is not _cubic:
             continue
         out = None
-        for index, weight in _MODES[mode][0](m, n, scale, align, dtype):
+        for index, weight in taps(m, n, scale, align, dtype):
             part = getitem(x, (slice(None),) * axis + (creation.as_tensor(index, device=x.device),))
             if weight is not None:
                 shape = (n, *(1 for _ in x.shape[axis + 1 :]))
