@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -251,24 +254,27 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: f
 def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
     """Return where an affine map takes the pixels of an image: theta (n, 2, 3) and size (n, c, h, w) give (n, h, w, 2).
 
-    Places are (x, y) from -1 to 1 across the image: between the centres of its corner pixels with align_corners, else
-    between its edges. Raises ValueError for other shapes. As torch.nn.functional.affine_grid, of images.
+    Of volumes, (n, 3, 4) and (n, c, d, h, w) give (n, d, h, w, 3). Places are (x, y) or (x, y, z) from -1 to 1 across
+    the image: between the centres of its corner pixels with align_corners, else between its edges. Raises ValueError
+    for other shapes. As torch.nn.functional.affine_grid.
 
     >>> F.affine_grid(ta.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]), (1, 1, 1, 2)).tolist()
     [[[[-0.5, 0.0], [0.5, 0.0]]]]
     """
-    if len(size) != 4 or tuple(theta.shape) != (size[0], 2, 3):
+    axes = len(size) - 2
+    if axes not in (2, 3) or tuple(theta.shape) != (size[0], axes, axes + 1):
         raise ValueError(
-            f"affine_grid: theta {tuple(theta.shape)} and size {tuple(size)}; expected (n, 2, 3), (n, c, h, w)"
+            f"affine_grid: theta {tuple(theta.shape)} and size {tuple(size)}; expected (n, 2, 3), (n, c, h, w), or "
+            "(n, 3, 4), (n, c, d, h, w)"
         )
-    n, _, h, w = size
+    n, _, *sizes = size
     lines = []
-    for count in (h, w):
+    for count in sizes:
         line = creation.linspace(-1, 1, count, dtype=theta.dtype, device=theta.device)
         lines.append(line if align_corners and count > 1 else line * ((count - 1) / count))
-    y, x = meshgrid(*lines, indexing="ij")
-    points = reshape(stack([x, y, creation.ones_like(x)], -1), (1, h * w, 3))
-    return reshape(matmul(points, transpose(theta, 1, 2)), (n, h, w, 2))
+    places = meshgrid(*lines, indexing="ij")[::-1]
+    points = reshape(stack([*places, creation.ones_like(places[0])], -1), (1, math.prod(sizes), axes + 1))
+    return reshape(matmul(points, transpose(theta, 1, 2)), (n, *sizes, axes))
 
 
 @opmath
@@ -277,9 +283,10 @@ def grid_sample(
 ) -> Tensor:
     """Read images at places: input (n, c, h, w) and grid (n, rows, columns, 2) give (n, c, rows, columns).
 
-    grid: (x, y) as `affine_grid` returns them. mode: "bilinear" or "nearest". padding_mode: what lies outside, "zeros",
-    the "border", or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other
-    modes and shapes. As torch.nn.functional.grid_sample, of images.
+    Volumes (n, c, d, h, w) are read at (n, planes, rows, columns, 3). grid: (x, y) or (x, y, z), as of `affine_grid`.
+    mode: "bilinear" (of volumes: trilinear) or "nearest". padding_mode: what lies outside, "zeros", the "border",
+    or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other modes and
+    shapes. As torch.nn.functional.grid_sample.
 
     >>> image = ta.tensor([[[[1.0, 3.0]]]])
     >>> F.grid_sample(image, ta.tensor([[[[0.0, 0.0], [0.5, 0.0]]]])).tolist()
@@ -290,26 +297,27 @@ def grid_sample(
             f"grid_sample: mode={mode!r}, padding_mode={padding_mode!r}; expected 'bilinear' or 'nearest', and "
             "'zeros', 'border' or 'reflection'"
         )
-    if input.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or grid.shape[0] != input.shape[0]:
+    axes = input.ndim - 2
+    if axes not in (2, 3) or grid.ndim != input.ndim or grid.shape[-1] != axes or grid.shape[0] != input.shape[0]:
         raise ValueError(
             f"grid_sample: input {tuple(input.shape)}, grid {tuple(grid.shape)}; expected (n, c, h, w) and "
-            "(n, rows, columns, 2)"
+            "(n, rows, columns, 2), or (n, c, d, h, w) and (n, planes, rows, columns, 3)"
         )
-    h, w = input.shape[2:]
-    x = _pixel(grid[..., 0], w, padding_mode, bool(align_corners))
-    y = _pixel(grid[..., 1], h, padding_mode, bool(align_corners))
+    places = [  # of x first, as in the grid
+        _pixel(grid[..., i], size, padding_mode, bool(align_corners)) for i, size in enumerate(input.shape[:1:-1])
+    ]
     if mode == "nearest":
-        return _read(input, round(x), round(y))
-    left, top = floor(x).detach(), floor(y).detach()
-    right, bottom = x - left, y - top  # shares of the neighbours on these sides
-    corners = [
-        (left, top, (1 - right) * (1 - bottom)), (left + 1, top, right * (1 - bottom)),
-        (left, top + 1, (1 - right) * bottom), (left + 1, top + 1, right * bottom),
-    ]  # fmt: skip
-    first, *others = (_read(input, column, row) * share[:, None] for column, row, share in corners)
-    for other in others:
-        first = first + other
-    return first
+        return _read(input, [round(place) for place in places])
+    first = [floor(place).detach() for place in places]
+    far = [place - low for place, low in zip(places, first, strict=True)]  # the share of the neighbour on that side
+    out: Any = None
+    for corner in itertools.product((0, 1), repeat=axes):  # of the last axis, x, first
+        sides = corner[::-1]
+        share = functools.reduce(operator.mul, (f if side else 1 - f for f, side in zip(far, sides, strict=True)))
+        at = [low + 1 if side else low for low, side in zip(first, sides, strict=True)]
+        part = _read(input, at) * share[:, None]
+        out = part if out is None else out + part
+    return out
 
 
 def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
@@ -326,11 +334,16 @@ def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
     return _hardtanh(where(at == at, at, 0.0), low=0.0, high=size - 1.0)  # no slope at a border, nor at NaN
 
 
-def _read(input: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """The pixels in these columns and rows (n, rows, columns), 0 outside the image."""
-    n, c, h, w = input.shape
-    inside = (column >= 0) & (column <= w - 1) & (row >= 0) & (row <= h - 1)
-    at = cast(where(inside, row * w + column, 0.0), "int64")
+def _read(input: Tensor, places: list[Tensor]) -> Tensor:
+    """The pixels at these numbers (n, *rows) along the last axis, the one before ..., 0 outside the image."""
+    n, c, *sizes = input.shape
+    inside = functools.reduce(
+        operator.and_, ((p >= 0) & (p <= size - 1) for p, size in zip(places, sizes[::-1], strict=True))
+    )
+    cell = places[-1]
+    for size, place in zip(sizes[1:], places[-2::-1], strict=True):
+        cell = cell * size + place
+    at = cast(where(inside, cell, 0.0), "int64")
     index = broadcast_to(reshape(at, (n, 1, -1)), (n, c, at.numel() // max(n, 1)))
-    found = reshape(gather(reshape(input, (n, c, h * w)), 2, index), (n, c, *column.shape[1:]))
+    found = reshape(gather(reshape(input, (n, c, math.prod(sizes))), 2, index), (n, c, *at.shape[1:]))
     return where(inside[:, None], found, 0.0)
