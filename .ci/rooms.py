@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 2_075,
     TOP: 1_565,
 }
-TOTAL = 46_870  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_865  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
