@@ -17,7 +17,7 @@ class Saved:
     __slots__ = ("array", "node", "storage", "version")
 
     def __init__(self, variable: Variable) -> None:
-        self.array, self.node = variable.array, variable.node
+        self.array, self.node = variable.array, variable._node if variable._base is None else variable.node
         self.storage = storage = variable._storage or variable.storage
         self.version = storage.version
 
@@ -102,7 +102,8 @@ class Node:
             else:
                 value = saved[name]
                 if type(value) is Saved:
-                    value = value.read(name, self, create_graph)
+                    current = value.storage.version == value.version and not create_graph
+                    value = value.array if current else value.read(name, self, create_graph)
                 elif type(value) is list:
                     value = tuple(x.read(name, self, create_graph) if type(x) is Saved else x for x in value)
                 found.append(value)
