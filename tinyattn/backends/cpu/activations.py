@@ -71,8 +71,7 @@ def gelu_writing_slope(x: Array, approximate: str, slope: Array) -> Array:
         else:  # with p = (1 + tanh(x (k + c x^2))) / 2: p + 2 p (1 - p) x (k + 3 c x^2)
             other *= 6 * _SLOPE * _CUBIC
             other += 2 * _SLOPE
-            other *= x
-            other *= normal
+            other *= out
             other *= np.subtract(1, normal, out=slope)
         np.add(normal, other, out=slope)
 
