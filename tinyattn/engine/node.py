@@ -25,7 +25,7 @@ class Saved:
         """The array; with `create_graph`, which records the rules, as a Variable with its history.
 
         Raises RuntimeError if an in-place write has changed it since, with the lines of both; and for an extra, which
-        has no history, if its gradient is part of what is asked for.
+        has no history, if its gradient is needed.
         """
         if self.storage.version != self.version:
             raise RuntimeError(
@@ -50,8 +50,7 @@ def save(value: Any) -> Any:
 
 
 _ids = itertools.count(1)
-_NO_OPTIONS: dict[str, Any] = {}
-_NOTHING: dict[str, Any] = {}  # saved by leaves, and by operations whose rules need nothing
+_NOTHING: dict[str, Any] = {}  # the options of leaves, and what they save, and operations whose rules need nothing
 
 
 class Node:
@@ -76,7 +75,7 @@ class Node:
         self.shape = array.shape  # of the output
         self.dtype = array.dtype
         self.half = False  # whether an input is float16: rules read it as float32, see opmath
-        self.options = options or _NO_OPTIONS
+        self.options = options or _NOTHING
         self.saved: dict[str, Any] | None = _NOTHING  # by the names that rules use; None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
         self.after: dict[int, Callable[[Any], Any]] | None = None  # hooks of a leaf whose .grad has been added to

@@ -1,4 +1,4 @@
-"""Variable: an array, and the node that says where it came from. A Tensor is one, with methods."""
+"""Variable: an array, and the node that computed it. A Tensor is a Variable with methods."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Variable:
     array: Any
     _node: Any
     _grad: Any
-    _storage: Storage | None  # None until it is asked for: most results are never saved nor written to
+    _storage: Storage | None  # None until it is needed: most results are never saved nor written to
     _version: int  # of the storage, when the history of this variable was last up to date
     _base: Variable | None  # of a view: the variable that owns the memory
 
@@ -83,15 +83,13 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self.array, self._node, self._grad = array, node, None  # as `_set`, without its call
-        self._storage, self._base = storage, None
+        self.array, self._node, self._grad, self._storage, self._base = array, node, None, storage, None  # as `_set`
         self._version = 0 if storage is None else storage.version
         return self
 
     def _set(self, array: Any, storage: Storage | None = None, node: Any = None) -> None:
         """Become a variable of `array` without a gradient, and not a view."""
-        self.array, self._node, self._grad = array, node, None
-        self._storage, self._base = storage, None
+        self.array, self._node, self._grad, self._storage, self._base = array, node, None, storage, None
         self._version = 0 if storage is None else storage.version
 
     @property

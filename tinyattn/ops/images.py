@@ -11,6 +11,7 @@ import numpy as np
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
+from tinyattn.ops.adaptive import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.choices import where
 from tinyattn.ops.copies import cast, unshared
 from tinyattn.ops.elementwise import abs
@@ -18,7 +19,6 @@ from tinyattn.ops.indexing import gather, getitem
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.mathematics import floor, fmod, round
 from tinyattn.ops.nonlinearities import _hardtanh
-from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.rearranging import meshgrid
