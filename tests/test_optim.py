@@ -1021,9 +1021,6 @@ SCHEDULES = {
     "step": lambda s, o: s.StepLR(o, 7),
     "step, gamma": lambda s, o: s.StepLR(o, step_size=30, gamma=0.5),
     "constant": lambda s, o: s.ConstantLR(o),
-    "constant, none": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=0),
-    "linear, none": lambda s, o: s.LinearLR(o, total_iters=0),
-    "polynomial, none": lambda s, o: s.PolynomialLR(o, total_iters=0),
     "constant, long": lambda s, o: s.ConstantLR(o, factor=0.25, total_iters=40),
     "linear": lambda s, o: s.LinearLR(o),
     "linear, up": lambda s, o: s.LinearLR(o, start_factor=1e-3, total_iters=33),
@@ -1528,3 +1525,22 @@ def test_averaged_model_averages_lists_as_in_pytorch():
             mean.update_parameters(layer)
         found.append(mean.module.weight.item())
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("decay", [None, 0.75])
+def test_averaged_model_averages_tied_weights_and_buffers_once(decay, use_buffers):
+    means = []
+    for library in (ta, torch):
+        swa, model = library.optim.swa_utils, library.nn.Module()
+        model.first, model.last = library.nn.Linear(1, 1, bias=False), library.nn.Linear(1, 1, bias=False)
+        model.last.weight = model.first.weight
+        model.register_buffer("scale", library.zeros(1), persistent=False)
+        average = swa.get_ema_avg_fn(decay) if decay else None
+        mean = swa.AveragedModel(model, avg_fn=average, use_buffers=use_buffers)
+        for value in (1.0, 4.0, -2.5):
+            library.nn.init.constant_(model.first.weight, value)
+            model.scale.fill_(value)
+            mean.update_parameters(model)
+        means.append([mean.module.last.weight.item(), mean.module.scale.item()])
+    assert means[0] == means[1]

@@ -219,6 +219,20 @@ def test_adafactor_steps_as_in_pytorch(options):
         layers.Adafactor(ours, lr=-1.0)
 
 
+@pytest.mark.parametrize("name", ["ConstantLR", "LinearLR", "PolynomialLR"])
+def test_schedules_of_no_epochs_are_those_of_pytorch(name):
+    def rates(library):
+        optimizer = library.optim.SGD([library.ones(1, requires_grad=True)], lr=0.5)
+        schedule = getattr(library.optim.lr_scheduler, name)(optimizer, total_iters=0)
+        found = [schedule.get_last_lr()]
+        for _ in range(3):
+            optimizer.step(), schedule.step()
+            found.append(schedule.get_last_lr())
+        return found
+
+    np.testing.assert_allclose(rates(ta), rates(torch))
+
+
 # --- distributions ---
 
 PROBS = randn(3, 4).exp()

@@ -472,6 +472,23 @@ def test_attention_page_of_images_in_a_browser(browser, classifier, images, tmp_
 
 
 @needs_chromium
+def test_attention_page_on_a_phone_shows_the_chosen_input(browser, classifier, images, tmp_path):
+    many = ta.cat([ta.as_tensor(images)] * 4)
+    maps = ta.viz.attention(classifier, many)
+    last = len(many) - 1
+    page = browser.open(maps.save(tmp_path / "many.html"), width=390, height=844, fragment=f"item={last}")
+    page.wait("document.querySelector('#items [aria-checked=true]') !== null")
+    assert page.run("""(() => {
+        const strip = document.getElementById('items').getBoundingClientRect();
+        const chosen = document.querySelector('#items [aria-checked=true]').getBoundingClientRect();
+        return chosen.left >= strip.left - 1 && chosen.right <= strip.right + 1;
+    })()""")
+    heights = page.run("[...document.querySelectorAll('fieldset label')].map((e) => e.getBoundingClientRect().height)")
+    assert max(heights) < 30  # a label on one line, beside its button
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+@needs_chromium
 def test_attention_page_shows_class_token_as_button(browser, images, tmp_path):
     layer, embed = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(9, 8)
 

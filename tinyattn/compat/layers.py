@@ -25,6 +25,9 @@ def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool
 class RReLU(Applied, function=rrelu):
     """As torch.nn.RReLU: `rrelu` with the layer's mode."""
 
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
+        self._set_up(locals())
+
 
 class InstanceNorm3d(_InstanceNorm):
     """As InstanceNorm2d, of volumes, and as torch.nn.InstanceNorm3d."""

@@ -107,7 +107,7 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Any, reduction: s
         )
     dim = 0 if input.ndim == 1 else 1
     classes = input.shape[dim]
-    mixed: Any = target * (1 - smoothing) + smoothing / classes if smoothing else target
+    mixed: Any = target * (1 - smoothing) + smoothing / max(classes, 1) if smoothing else target
     terms = -log_softmax(input, dim) * mixed
     if weight is not None:
         terms = terms * weight.reshape(-1, *(1 for _ in input.shape[dim + 1 :]))

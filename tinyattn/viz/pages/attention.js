@@ -230,6 +230,8 @@ function draw() {
     button.setAttribute("aria-checked", i === state.item);
     button.tabIndex = i === state.item ? 0 : -1;
   });
+  const strip = byId("items"), chosen = strip.children[state.item], left = chosen.offsetLeft - strip.offsetLeft;
+  strip.scrollLeft = Math.min(left, Math.max(strip.scrollLeft, left + chosen.offsetWidth - strip.clientWidth));
   byId("direction").disabled = state.token === null;
   for (const name of ["what", "direction"]) document.querySelector(`input[name=${name}][value=${state[name]}]`).checked = true;
   setScales(all.flatMap((row) => row.cells));
