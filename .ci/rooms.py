@@ -19,16 +19,16 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 9_920,
+    "ops/": 10_035,
     "tensors.py": 330,
     "autograd/": 850,
-    "backends/cpu/": 2_090,
-    "backends/cuda/": 2_825,
+    "backends/cpu/": 2_100,
+    "backends/cuda/": 2_885,
     "backends/": 625,  # its other files
     "cuda/": 365,
     "program/": 2_265,
     "files/": 705,
-    "nn/": 5_125,
+    "nn/": 5_135,
     "optim/": 2_625,
     "models.py": 400,
     "distributed/": 390,
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 980,
-    TOP: 1_475,
+    "compat/": 2_075,
+    TOP: 1_565,
 }
-TOTAL = 45_485  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_865  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

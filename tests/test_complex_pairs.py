@@ -51,6 +51,15 @@ CASES = {
         (randn(2, 3), randn(3)),
     ),
     "absolute": (lambda t, x: t.view_as_complex(x).abs(), (randn(4, 2),)),
+    "absolute at 0": (lambda t, x: t.absolute(t.view_as_complex(x * 0)) + abs(t.view_as_complex(x)), (randn(4, 2),)),
+    "angle": (lambda t, x: (t.angle(t.view_as_complex(x)), t.angle(x), t.view_as_complex(x * 0).angle()), (randn(4, 2),)),
+    "magnitude and phase": (
+        lambda t, x: t.fft.ifft2(t.polar(t.absolute(t.fft.fft2(x)), t.angle(t.fft.fft2(x)))).real, (randn(2, 4, 5),),
+    ),
+    "shifted": (
+        lambda t, x: [f(v, d) for f in (t.fft.fftshift, t.fft.ifftshift) for v in (x, t.view_as_complex(x)) for d in (None, 0, (-2, -1))],
+        (randn(3, 4, 5, 2),),
+    ),
     "index": (indexed, (randn(2, 3, 4, 2),)),
     "global filter": (
         lambda t, x, w: t.fft.irfft2(t.fft.rfft2(x, dim=(1, 2), norm="ortho") * t.view_as_complex(w), s=(4, 5), dim=(1, 2), norm="ortho"),
@@ -94,6 +103,14 @@ def test_complex_pairs_have_the_values_and_gradients_of_pytorch(case):
     ours = outcome(Ours(), function, [to_ours(x).requires_grad_() for x in arrays])
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 6), (8, 7), (1, 2), (16, 14)])
+def test_angles_of_transforms_have_the_sign_of_pytorchs_zeros(size):
+    for x in (randn(2, *size), -randn(2, *size).abs()):
+        for name in ("fft", "rfft", "fft2", "rfft2", "fftn"):
+            ours, theirs = complex_pairs.angle(FFT[name](to_ours(x))), torch.angle(getattr(torch.fft, name)(x))
+            np.testing.assert_allclose(host(ours), theirs.numpy(), rtol=1e-9, atol=1e-11)
 
 
 def test_complex_pairs_are_tensors_that_refuse_what_they_lack():

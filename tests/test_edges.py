@@ -439,3 +439,50 @@ def test_infinities_have_signs():
     x = ta.tensor([-math.inf, -1.0, 0.0, math.nan, math.inf])
     assert ta.isneginf(x).tolist() == [True, False, False, False, False]
     assert ta.isposinf(x).tolist() == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("shapes", [((), (1,)), ((1,), ()), ((2,), ()), ((), ()), ((1,), (1,))])
+@pytest.mark.parametrize("index", [0, [0]])
+def test_scatter_and_gather_take_a_number_as_one_axis(index, shapes):
+    calls = [
+        lambda x, i, s: x.scatter(0, i, s),
+        lambda x, i, s: x.scatter_add(0, i, s),
+        lambda x, i, s: x.scatter_reduce(0, i, s, "amax"),
+        lambda x, i, s: x.gather(0, i) + s.sum(),
+    ]
+    for call in calls:
+        found = {}
+        for library in (ta, torch):
+            x = library.full(shapes[0], 2.0, requires_grad=True)
+            s = library.full(shapes[1], 3.0, requires_grad=True)
+            try:
+                y = call(x, library.tensor(index), s)
+                y.sum().backward()
+            except RuntimeError:  # PyTorch refuses some of them, mostly in the backward pass
+                assert library is torch
+                continue
+            found[library] = tuple(y.shape), y.tolist(), x.grad.tolist(), s.grad.tolist()
+        assert found[ta] == found.get(torch, found[ta])
+
+
+def test_cross_entropy_of_no_classes_is_smoothed_too():
+    scores = ta.zeros(2, 0)
+    assert F.cross_entropy(scores, scores, label_smoothing=0.1).item() == F.cross_entropy(scores, scores).item()
+
+
+@pytest.mark.parametrize("name", ["elu", "selu", "celu"])
+def test_gradient_of_exponential_units_does_not_cancel(name):
+    x = torch.tensor([-5.0, -20.0, -60.0], dtype=torch.float64)
+    (right,) = torch.autograd.grad(getattr(torch.nn.functional, name)(leaf := x.requires_grad_()).sum(), leaf)
+    ours = ta.tensor([-5.0, -20.0, -60.0], requires_grad=True)  # float32
+    getattr(F, name)(ours).sum().backward()
+    np.testing.assert_allclose(ours.grad.numpy(), right.numpy(), rtol=1e-6)
+
+
+def test_tensordot_keeps_the_dtype_of_small_integers():
+    a, b = ta.ones(2, 1, dtype=ta.uint8), ta.ones(2, 2, dtype=ta.uint8)
+    assert ta.tensordot(a, b, 1).dtype == ta.uint8
+
+
+def test_cov_of_no_observations_is_nan():
+    assert np.isnan(ta.cov(ta.zeros(2, 0)).numpy()).all()

@@ -678,3 +678,48 @@ def test_a_view_changes_its_shape_in_place(name):
         (view**2).sum().backward()
         found[library] = tuple(view.shape), x.grad.tolist(), y.tolist()
     assert found[ta] == found[torch]
+
+
+@pytest.mark.parametrize("name", ["unsqueeze_", "squeeze_", "transpose_", "t_"])
+def test_leaf_that_changes_its_shape_under_no_grad_keeps_its_gradient(name):
+    found = {}
+    for library in (ta, torch):
+        x = library.tensor([[1.0, 2.0, 3.0]], dtype=library.float64, requires_grad=True)
+        with library.no_grad():
+            getattr(x, name)(*{"unsqueeze_": (0,), "transpose_": (0, 1)}.get(name, ()))
+        (x * x).sum().backward()
+        found[library] = tuple(x.shape), x.requires_grad, x.is_leaf, x.grad.tolist()
+    assert found[ta] == found[torch]
+
+
+def test_unsqueeze_of_a_result_retains_the_gradient_of_the_new_shape():
+    x = ta.ones(2, requires_grad=True)
+    y = x * 2
+    y.retain_grad()
+    with ta.no_grad():
+        y.unsqueeze_(0)
+    (y * 3).sum().backward()
+    assert y.grad.tolist() == [[3.0, 3.0]]
+    assert x.grad.tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1)])
+@pytest.mark.parametrize("name", ["eq_", "ne_", "lt_", "le_", "gt_", "ge_"])
+def test_comparison_in_place_has_a_gradient_of_zero(name, part):
+    found = {}
+    for library in (ta, torch):
+        x = library.tensor([1.0, -2.0], dtype=library.float64, requires_grad=True)
+        y = x * 3
+        getattr(y[part], name)(0.0)
+        (first,) = library.autograd.grad((y * x).sum(), x, create_graph=True)
+        found[library] = y.tolist(), y.requires_grad, first.tolist(), library.autograd.grad(first.sum(), x)[0].tolist()
+    assert found[ta] == found[torch]
+
+
+@pytest.mark.parametrize("name", ["logical_and_", "logical_or_", "logical_xor_", "logical_not_"])
+def test_logic_in_place_has_a_gradient_of_zero(name):
+    x = ta.tensor([1.0, -2.0], requires_grad=True)
+    y = x * 3
+    getattr(y, name)(*[ta.ones(2)] * (name != "logical_not_"))
+    (y * x).sum().backward()
+    assert x.grad.tolist() == y.tolist()

@@ -106,6 +106,7 @@ LAYERS = [
     ("Conv1d", (4, 6, 3), {"padding": 1, "stride": 2}, [randn(2, 4, 7)]),
     ("Conv1d", (4, 6, 2), {"padding": "same"}, [randn(4, 7)]),
     ("ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}, [randn(2, 4, 3, 4)]),
+    ("ConvTranspose3d", (4, 6, 2), {"stride": 2, "padding": 1, "bias": False}, [randn(4, 3, 2, 3)]),
     ("ConvTranspose1d", (4, 6, 3), {"stride": 2, "dilation": 2}, [randn(2, 4, 3)]),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "ceil_mode": True}, [randn(2, 3, 6, 7)]),
     ("MaxPool1d", (2,), {"dilation": 2}, [randn(3, 7)]),
@@ -132,6 +133,7 @@ LAYERS = [
     ("MaxPool3d", ((1, 2, 2),), {"stride": (2, 1, 2)}, [randn(2, 3, 4, 5, 4)]),
     ("AvgPool3d", (2,), {"padding": 1, "count_include_pad": False}, [randn(3, 4, 5, 4)]),
     ("AdaptiveAvgPool3d", ((None, 2, 1),), {}, [randn(2, 3, 4, 5, 4)]),
+    ("AdaptiveMaxPool3d", ((2, None, 3),), {}, [randn(2, 3, 5, 2, 4)]),
     ("LPPool2d", (2, 3), {"stride": (2, 1), "ceil_mode": True}, [randn(2, 3, 6, 5)]),
     ("LPPool1d", (4, 2), {}, [randn(2, 3, 6)]),
     ("BatchNorm1d", (3,), {}, [randn(4, 3, 5)]),
@@ -979,7 +981,10 @@ def test_calculate_gain_equals_torchs(name):
         (lambda: nn.Upsample(2, mode="linear")(ta.ones(1, 1, 2, 2)), "mode='linear' for 2 axes; expected one of"),
         (lambda: nn.Upsample((2, 2))(ta.ones(1, 1, 2)), r"interpolate: \(2, 2\) for 1 axes"),
         (lambda: nn.Upsample(scale_factor=0.1)(ta.ones(1, 1, 2)), r"\(2,\) to \(0,\); expected sizes of at least 1"),
-        (lambda: nn.functional.interpolate(ta.ones(1, 1, 2, 2), 2, antialias=True), "antialias=True is not supported"),
+        (
+            lambda: nn.functional.interpolate(ta.ones(1, 1, 2, 2), 2, antialias=True),
+            "antialias=True with mode='nearest'",
+        ),
         (lambda: nn.Softmax2d()(ta.ones(2, 2)), "expected 3 or 4 axes"),
         (lambda: nn.init.orthogonal_(ta.ones(2)), r"orthogonal_: shape \(2,\)"),
         (lambda: nn.init.eye_(ta.ones(2)), r"eye_: shape \(2,\)"),
@@ -1049,3 +1054,20 @@ def test_convolution_and_batch_norm_use_overridden_parts():
             assert input.ndim > 1
 
     assert AnyAxes(3)(ta.ones(2, 3, 4, 4, 4)).shape == (2, 3, 4, 4, 4)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("align", [False, True])
+def test_interpolate_antialiased_as_torch(mode, align):
+    by = [{"size": (3, 4)}, {"size": (8, 5)}, {"size": (11, 20)}, {"size": 1}, {"scale_factor": 0.4},
+          {"scale_factor": (1.7, 1.4)}, {"scale_factor": 0.55, "recompute_scale_factor": True}]  # fmt: skip
+    for options in (dict(o, mode=mode, align_corners=align, antialias=True) for o in by):
+        x = randn(2, 3, 8, 9)
+        theirs, ours = x.clone().requires_grad_(), to_ours(x).requires_grad_()
+        outs = [
+            f(t, **options) for f, t in ((torch.nn.functional.interpolate, theirs), (nn.functional.interpolate, ours))
+        ]
+        for out in outs:
+            out.sin().sum().backward()  # not with scale_factor=1.1: PyTorch's gradient is not that of its copied columns
+        np.testing.assert_allclose(host(outs[1]), outs[0].detach().numpy(), rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(host(ours.grad), theirs.grad.numpy(), rtol=1e-12, atol=1e-13)

@@ -1324,7 +1324,7 @@ MISTIMED = [
     (lambda: lr_scheduler.CosineAnnealingLR(sgd(), 0), ValueError, "T_max must be at least 1"),
     (lambda: lr_scheduler.LinearLR(sgd(), start_factor=0.0), ValueError, "start_factor must be above 0"),
     (lambda: lr_scheduler.LinearLR(sgd(), end_factor=1.5), ValueError, "end_factor must be at least 0"),
-    (lambda: lr_scheduler.LinearLR(sgd(), total_iters=0), ValueError, "total_iters must be at least 1"),
+    (lambda: lr_scheduler.LinearLR(sgd(), total_iters=-1), ValueError, "total_iters must be at least 0"),
     (lambda: lr_scheduler.ConstantLR(sgd(), factor=2.0), ValueError, "factor must be"),
     (lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]), ValueError, "2 functions.* 1 parameter groups"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),
@@ -1525,3 +1525,22 @@ def test_averaged_model_averages_lists_as_in_pytorch():
             mean.update_parameters(layer)
         found.append(mean.module.weight.item())
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("decay", [None, 0.75])
+def test_averaged_model_averages_tied_weights_and_buffers_once(decay, use_buffers):
+    means = []
+    for library in (ta, torch):
+        swa, model = library.optim.swa_utils, library.nn.Module()
+        model.first, model.last = library.nn.Linear(1, 1, bias=False), library.nn.Linear(1, 1, bias=False)
+        model.last.weight = model.first.weight
+        model.register_buffer("scale", library.zeros(1), persistent=False)
+        average = swa.get_ema_avg_fn(decay) if decay else None
+        mean = swa.AveragedModel(model, avg_fn=average, use_buffers=use_buffers)
+        for value in (1.0, 4.0, -2.5):
+            library.nn.init.constant_(model.first.weight, value)
+            model.scale.fill_(value)
+            mean.update_parameters(model)
+        means.append([mean.module.last.weight.item(), mean.module.scale.item()])
+    assert means[0] == means[1]

@@ -276,3 +276,33 @@ def test_results_share_memory_only_where_those_of_pytorch_do(where):
                 if len(right) == len(shared) and any(s and not r for s, r in zip(shared, right, strict=True)):
                     wrong.append((text, values))
     assert not wrong and compared > 20, wrong
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_pad_by_nothing_is_a_copy(mode):
+    x = ta.ones(1, 2, 3)
+    F.pad(x, (0, 0), mode=mode).mul_(2)
+    assert x.tolist() == [[[1.0] * 3] * 2]
+
+
+@pytest.mark.parametrize(
+    "itself",
+    [
+        lambda t, x: t.atleast_1d(x),
+        lambda t, x: t.atleast_2d(x),
+        lambda t, x: t.atleast_3d((x, x))[1],
+        lambda t, x: t.broadcast_tensors(x, x)[0],
+        lambda t, x: x.real,
+        lambda t, x: x.conj(),
+        lambda t, x: +x,
+    ],
+)
+@pytest.mark.parametrize("library", [ta, torch])
+def test_nothing_to_do_gives_the_tensor_itself(itself, library):
+    x = library.ones(1, 2, 3, requires_grad=True)
+    assert itself(library, x) is x
+
+
+def test_scatter_of_nothing_is_no_view():
+    x = ta.ones(2, requires_grad=True)
+    assert x.scatter(0, ta.zeros(0, dtype=ta.int64), x)._base is None

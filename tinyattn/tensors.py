@@ -248,7 +248,7 @@ class Tensor(variable.Variable):
     __mod__ = ops.remainder
     __matmul__ = ops.matmul
     __neg__ = ops.neg
-    __pos__ = ops.alias
+    __pos__ = methods._itself
     __abs__ = ops.abs
     __invert__ = ops.bitwise_not
     __and__ = __rand__ = ops.bitwise_and

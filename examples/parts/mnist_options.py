@@ -183,6 +183,10 @@ class Ranks:
             ta.distributed.all_reduce(tensor)
         return tensor
 
+    def part(self, mean: ta.Tensor) -> ta.Tensor:
+        """What a mean over this process's share adds to the mean over all."""
+        return mean / self.count if self.distributed else mean
+
     def any(self, happened: bool) -> bool:
         """Whether something has happened in one of the processes."""
         return self.sum(ta.tensor(int(happened), device=self.device)).item() > 0 if self.distributed else happened

@@ -95,7 +95,16 @@ class Complex:
         return of(self.real, -self.imag)
 
     def abs(self) -> ta.Tensor:
-        return ta.hypot(self.real, self.imag)
+        """The distances from 0, whose gradient at 0 is 0."""
+        return ta.linalg.vector_norm(self.pairs, dim=-1)
+
+    def angle(self) -> ta.Tensor:
+        return ta.atan2(self.imag, self.real)
+
+    def roll(self, shifts: int, dims: int) -> Complex:
+        return Complex(self.pairs.roll(shifts, dims % self.ndim))
+
+    __abs__ = abs
 
     def __mul__(self, other: Any) -> Complex:
         if not isinstance(other, Complex):
@@ -159,13 +168,26 @@ def conj(input: Any) -> Any:
     return input.conj() if isinstance(input, Complex) else input
 
 
+def absolute(input: Any, **options: Any) -> ta.Tensor:
+    """The distances from 0. As torch.abs."""
+    return input.abs() if isinstance(input, Complex) else ta.abs(input, **options)
+
+
+def angle(input: Any) -> ta.Tensor:
+    """The angles from the positive real axis; pi of negative real numbers. As torch.angle."""
+    if isinstance(input, Complex):
+        return input.angle()
+    return ta.where(input < 0, math.pi, input * 0)
+
+
 # --- Fourier transforms, of some hundred elements along an axis: products with cosines and sines ---
 
 
 def _waves(rows: int, columns: int, n: int, like: ta.Tensor) -> tuple[ta.Tensor, ta.Tensor]:
     """cos and sin of 2 pi i j / n, (rows, columns)."""
-    angles = 2 * math.pi / n * (np.outer(np.arange(rows), np.arange(columns)) % n)
-    cos, sin = (ta.tensor(f(angles), dtype=like.dtype, device=like.device) for f in (np.cos, np.sin))
+    steps = np.outer(np.arange(rows), np.arange(columns)) % n
+    sines = np.where(2 * steps % n, np.sin(2 * math.pi / n * steps), 0.0)  # sin(pi) is not 0: its sign is an angle's
+    cos, sin = (ta.tensor(x, dtype=like.dtype, device=like.device) for x in (np.cos(2 * math.pi / n * steps), sines))
     return cos, sin
 
 
@@ -195,10 +217,10 @@ def _along(input: Any, n: int | None, dim: int, norm: str | None, inverse: bool,
         weights = ta.tensor(twice, dtype=re.dtype, device=re.device) * scale
         out = (re * weights) @ cos
         return (out if im is None else out - (im * weights) @ sin).transpose(dim, -1)
-    sign = 1.0 if inverse else -1.0
-    out_re, out_im = re @ cos, re @ sin * sign
+    sin = sin if inverse else -sin
+    out_re, out_im = re @ cos, re @ sin  # sums of zeros are 0, not -0, of which the angle of a negative number is -pi
     if im is not None:
-        out_re, out_im = out_re - im @ sin * sign, out_im + im @ cos
+        out_re, out_im = out_re - im @ sin, out_im + im @ cos
     return of((out_re * scale).transpose(dim, -1), (out_im * scale).transpose(dim, -1))
 
 
@@ -223,7 +245,18 @@ def _several(inverse: bool, kind: str, usual: Sequence[int] | None) -> Callable[
     return transform
 
 
+def _shift(back: bool) -> Callable[..., Any]:
+    def shift(input: Any, dim: Any = None) -> Any:
+        for d in range(input.ndim) if dim is None else sizes((dim,)):
+            n = input.shape[d]
+            input = input.roll((n + 1) // 2 if back else n // 2, d)
+        return input
+
+    return shift
+
+
 FFT = {
+    "fftshift": _shift(False), "ifftshift": _shift(True),
     "fft": _one(False, "full"), "ifft": _one(True, "full"), "rfft": _one(False, "half"), "irfft": _one(True, "half"),
     "fft2": _several(False, "full", (-2, -1)), "ifft2": _several(True, "full", (-2, -1)),
     "rfft2": _several(False, "half", (-2, -1)), "irfft2": _several(True, "half", (-2, -1)),

@@ -174,20 +174,6 @@ class OneProcess(parallel.DataParallel):
         return Nothing()
 
 
-class _OnCuda(type):
-    """The class of torch.cuda.FloatTensor and its like: it makes tensors of a dtype on the GPU, and recognises them."""
-
-    def __call__(cls, *data: Any) -> Any:
-        return getattr(ta, cls.__name__)(*data).cuda()
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, getattr(ta, cls.__name__)) and instance.is_cuda
-
-
-KINDS = "Float Double Half Long Int Short Char Byte Bool".split()
-CUDA_TYPES = {f"{kind}Tensor": _OnCuda(f"{kind}Tensor", (), {}) for kind in KINDS}
-
-
 CREATE = "zeros ones full empty arange linspace logspace eye rand randn randint randperm tensor".split()
 
 
@@ -315,24 +301,6 @@ def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
     return ta.cross(input, other, dim)
 
 
-def current_accelerator(check_available: bool = False) -> Any:
-    """Return the GPU as a device, or None. As torch.accelerator.current_accelerator."""
-    return ta.device("cuda") if ta.cuda.is_available() else None
-
-
-def synchronize(device: Any = None) -> None:
-    """Wait for the GPU, if there is one."""
-    if ta.cuda.is_available():
-        ta.cuda.synchronize(device)
-
-
-def _memory(name: str) -> Callable[..., int]:
-    return lambda device=None: getattr(ta.cuda, name)(device) if ta.cuda.is_available() else 0
-
-
-MEMORY = {name: _memory(name) for name in ("memory_allocated", "max_memory_allocated", "memory_reserved")}  # 0 without
-
-
 def promote_types(type1: Any, type2: Any) -> Any:
     """Return the dtype of the sum of tensors of these dtypes. As torch.promote_types."""
     return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))
@@ -388,6 +356,11 @@ class SummaryWriter(Nothing):
 
     def __getattr__(self, name: str) -> Any:
         return ignored
+
+
+def storage_offset(tensor: Any) -> int:
+    """How many elements the first one lies behind the beginning of the memory."""
+    return int(tensor.data_ptr() - UntypedStorage(tensor).data_ptr()) // int(tensor.element_size())
 
 
 def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:

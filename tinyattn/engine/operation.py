@@ -185,10 +185,10 @@ class Operation:
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
-        extras: Sequence[Variable] = ()
+        extras: Sequence[Variable | None] = ()
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
             result, *extra_arrays = result
-            extras = [Variable._from(self._as_array(xp, x)) for x in extra_arrays]
+            extras = [x if x is None else Variable._from(self._as_array(xp, x)) for x in extra_arrays]
         unrounded = Variable._from(result if type(result) is xp.ndarray else self._as_array(xp, result))
         out = Variable._from(rounded(unrounded.array, arrays)) if widen else unrounded
         if self.view:

@@ -10,9 +10,9 @@ from tinyattn.nn.applied import own_constructors
 from tinyattn.nn.attention import AdditiveAttentionPooling, MultiheadAttention
 from tinyattn.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from tinyattn.nn.convolution import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d,
-    AvgPool3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Fold, LPPool1d, LPPool2d, MaxPool1d, MaxPool2d,
-    MaxPool3d, Unfold,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
+    AvgPool1d, AvgPool2d, AvgPool3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Fold,
+    LPPool1d, LPPool2d, MaxPool1d, MaxPool2d, MaxPool3d, Unfold,
 )  # fmt: skip
 from tinyattn.nn.embeddings import Embedding, EmbeddingBag
 from tinyattn.nn.layers import (

@@ -188,6 +188,16 @@ class ConvTranspose1d(_ConvTransposeNd, axes=1):
     """
 
 
+class ConvTranspose3d(_ConvTransposeNd, axes=3):
+    """The transpose of `Conv3d`: (n, in_channels, d, h, w) -> (n, out_channels, planes, rows, columns).
+
+    As torch.nn.ConvTranspose3d.
+
+    >>> nn.ConvTranspose3d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5, 5)).shape
+    (2, 8, 10, 10, 10)
+    """
+
+
 # --- pooling and folding: one function each ---
 
 
@@ -269,6 +279,7 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd, function=F.adaptive_avg_pool2d, exam
 class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd, function=F.adaptive_avg_pool3d, example=(1,)): ...
 class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool1d, example=(2,)): ...
 class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool2d, example=(1,)): ...
+class AdaptiveMaxPool3d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool3d, example=(1,)): ...
 class LPPool1d(_LPPoolNd, function=F.lp_pool1d, example=(2, 2)): ...
 class LPPool2d(_LPPoolNd, function=F.lp_pool2d, example=(2, (1, 2))): ...
 class Unfold(Applied, function=F.unfold, example=(2,)):

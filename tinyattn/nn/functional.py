@@ -9,7 +9,7 @@ from tinyattn.ops import (
     unfold,
 )  # fmt: skip
 from tinyattn.ops.alignment_losses import ctc_loss
-from tinyattn.ops.convolution import conv3d
+from tinyattn.ops.convolution import conv3d, conv_transpose3d
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
 from tinyattn.ops.images import (
@@ -29,7 +29,8 @@ from tinyattn.ops.pair_losses import (
     binary_cross_entropy, cosine_embedding_loss, gaussian_nll_loss, hinge_embedding_loss, huber_loss, kl_div,
     margin_ranking_loss, poisson_nll_loss, smooth_l1_loss, soft_margin_loss, triplet_margin_loss,
 )  # fmt: skip
-from tinyattn.ops.pooling import adaptive_avg_pool3d, avg_pool3d, lp_pool1d, lp_pool2d, max_pool3d
+from tinyattn.ops.adaptive import adaptive_avg_pool3d, adaptive_max_pool3d
+from tinyattn.ops.pooling import avg_pool3d, lp_pool1d, lp_pool2d, max_pool3d
 from tinyattn.ops.softmaxes import entmax, sparsemax
 
 __all__ = [name for name, value in globals().items() if callable(value)]

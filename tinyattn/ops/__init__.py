@@ -4,6 +4,7 @@ Rules and definitions get this namespace as `xp` when they run on Tensors; `tiny
 names for arrays. `tinyattn` re-exports all of it but what stands in FOR_RULES.
 """
 
+from tinyattn.ops.adaptive import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d
 from tinyattn.ops.activations import gelu, logsigmoid, relu, sigmoid, silu, softplus
 from tinyattn.ops.assembling import (
     atleast_1d, atleast_2d, atleast_3d, block_diag, chain_matmul, combinations, corrcoef, cov, diagflat,
@@ -73,15 +74,12 @@ from tinyattn.ops.scattering import (
 from tinyattn.ops.layers import embedding, embedding_gradient, linear, linear_gelu
 from tinyattn.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss, nll_loss, one_hot
 from tinyattn.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from tinyattn.ops.pooling import (
-    adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_max_pool1d, adaptive_max_pool2d, avg_pool1d, avg_pool2d,
-    max_pool1d, max_pool2d,
-)  # fmt: skip
+from tinyattn.ops.pooling import avg_pool1d, avg_pool2d, max_pool1d, max_pool2d
 from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.recurrences import recurrent
 from tinyattn.ops.reductions import (
-    all, any, count_nonzero, cumprod, cumsum, is_any, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean,
+    all, any, count_nonzero, cumprod, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean,
 )  # fmt: skip
 from tinyattn.ops.shape import (
     broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,
@@ -91,7 +89,7 @@ from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
 adaptive_avg_pool2d adaptive_max_pool2d alias attention_weights avg_pool2d cast convolve convolve_input
-convolve_weight embedding_gradient fold getitem is_any linear_gelu max_pool2d move normalize overlap_add
+convolve_weight embedding_gradient fold getitem linear_gelu max_pool2d move normalize overlap_add
 packed_attention place recurrent setitem split_heads sum_to unfold ungather view_again windows write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

@@ -215,7 +215,7 @@ def cov(
     """
     if input.ndim > 2:
         raise ValueError(f"cov: a tensor of shape {tuple(input.shape)}; expected 2 axes at most")
-    x = reshape(input, (-1, input.shape[-1])) if input.ndim == 2 else reshape(input, (1, -1))
+    x = input if input.ndim == 2 else reshape(input, (1, -1))
     weights = [w for w in (fweights, aweights) if w is not None]
     weight = functools.reduce(mul, weights) if weights else creation.ones(x.shape[1], dtype=x.dtype, device=x.device)
     total = sum(weight)

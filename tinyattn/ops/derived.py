@@ -189,13 +189,13 @@ def broadcast_shapes(*shapes: Any) -> Size:
 
 
 def broadcast_tensors(*tensors: Tensor) -> list[Tensor]:
-    """Return the tensors broadcast to one shape, as views. As torch.broadcast_tensors.
+    """Return the tensors broadcast to one shape: views, or the tensor itself. As torch.broadcast_tensors.
 
     >>> [x.shape for x in ta.broadcast_tensors(ta.ones(3, 1), ta.ones(2))]
     [(3, 2), (3, 2)]
     """
     shape = broadcast_shapes(*(x.shape for x in tensors))
-    return [broadcast_to(x, shape) for x in tensors]
+    return [x if x.shape == shape else broadcast_to(x, shape) for x in tensors]
 
 
 def ravel(input: Tensor) -> Tensor:
@@ -318,9 +318,9 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     ours, theirs = ([_dims.one(d, x.ndim) for d in which] for x, which in zip((a, b), over, strict=True))
     for i, j in zip(ours, theirs, strict=True):  # size 1 goes with any size
         if a.shape[i] == 1:
-            b = sum(b, j, keepdim=True)
+            b = sum(b, j, keepdim=True, dtype=b.dtype)
         elif b.shape[j] == 1:
-            a = sum(a, i, keepdim=True)
+            a = sum(a, i, keepdim=True, dtype=a.dtype)
     if [a.shape[d] for d in ours] != [b.shape[d] for d in theirs]:
         raise RuntimeError(f"tensordot: shapes {tuple(a.shape)} and {tuple(b.shape)} differ over the axes {dims}")
     rows = [d for d in range(a.ndim) if d not in ours]

@@ -19,7 +19,7 @@ from tinyattn.ops.order import argsort, searchsorted
 from tinyattn.ops.rearranging import narrow, repeat_interleave
 from tinyattn.ops.reductions import prod
 from tinyattn.ops.scans import repeats
-from tinyattn.ops.scattering import index_of, scatter, scatter_add, untouched
+from tinyattn.ops.scattering import cut, index_of, scatter, scatter_add, untouched
 from tinyattn.ops.shape import reshape
 
 
@@ -65,13 +65,13 @@ def scatter_reduce(
     if reduce not in _REDUCTIONS:
         raise ValueError(f"scatter_reduce: reduce={reduce!r}; expected {', '.join(_REDUCTIONS)}")
     if input.ndim == 0:
-        input, index, src = (reshape(creation.as_tensor(x), -1) for x in (input, index, src))
-        return reshape(scatter_reduce(input, 0, index, src, reduce, include_self=include_self), ())
+        found = scatter_reduce(reshape(input, 1), 0, index, src, reduce, include_self=include_self)
+        return reshape(found, ())
     dim, index = index_of("scatter_reduce", input, dim, index, src)
     if index.numel() == 0:
         return untouched(input, src)
     function, neutral = _REDUCTIONS[reduce][0], _REDUCTIONS[reduce][1](input.dtype)
-    src = src[tuple(slice(0, n) for n in index.shape)]
+    src = cut(src, index)
     own = input if include_self else scatter(input, dim, index, neutral)
     if function is not None:
         return cast(function(_layers(own, dim, index, src, neutral), 0), input.dtype)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
+from tinyattn.ops.adaptive import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.choices import where
 from tinyattn.ops.copies import cast, unshared
 from tinyattn.ops.elementwise import abs
@@ -18,7 +22,6 @@ from tinyattn.ops.indexing import gather, getitem
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.mathematics import floor, fmod, round
 from tinyattn.ops.nonlinearities import _hardtanh
-from tinyattn.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from tinyattn.ops.products import matmul
 from tinyattn.ops.promotion import opmath
 from tinyattn.ops.rearranging import meshgrid
@@ -48,15 +51,36 @@ def _linear(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Tap
     return [(low, 1 - share), (np.minimum(low + 1, m - 1), share)]
 
 
-def _cubic(m: int, n: int, scale: float | None, align: bool, dtype: Any, a: float = -0.75) -> Taps:
+def _bump(x: Any, a: float) -> Any:
+    """The weight of a pixel at these distances from a place (Keys 1981)."""
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, ((a + 2) * x - (a + 3)) * x * x + 1, np.where(x < 2, far, 0))
+
+
+def _cubic(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
     at = _places(m, n, scale, align, dtype)
     low = np.floor(at)
     t = at - low
-    near = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (t, 1 - t)]
-    far = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (t + 1, 2 - t)]
-    weights = (far[0], near[0], near[1], far[1])
     places = (np.clip(low.astype(np.int64) + i, 0, m - 1) for i in range(-1, 3))
-    return list(zip(places, weights, strict=True))
+    return [(place, _bump(x, -0.75)) for place, x in zip(places, (t + 1, t, 1 - t, 2 - t), strict=True)]
+
+
+def _wide(radius: int, weigh: Callable[[Any], Any]) -> Callable[..., Taps]:
+    """Antialiased: windows that are as much wider as the output is smaller."""
+
+    def taps(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
+        if n == m:  # whatever the scale, as in PyTorch
+            return [(np.arange(n), None)]
+        step = ((m - 1) / (n - 1) if n > 1 else 0.0) if align else 1 / scale if scale else m / n
+        wide = max(step, 1.0)
+        middle = step * (np.arange(n) + 0.5)
+        low = np.maximum(middle - radius * wide + 0.5, 0).astype(np.int64)
+        high = np.minimum((middle + radius * wide + 0.5).astype(np.int64), m)
+        at = low + np.arange((high - low).max())[:, None]  # (taps, n)
+        weights = np.where(at < high, weigh(np.abs((at - middle + 0.5) / wide)), 0)
+        return list(zip(np.minimum(at, m - 1), weights / weights.sum(0), strict=True))
+
+    return taps
 
 
 def _nearest_exact(m: int, n: int, scale: float | None, align: bool, dtype: Any) -> Taps:
@@ -67,6 +91,7 @@ _MODES: dict[str, tuple[Callable[..., Taps], tuple[int, ...]]] = {  # and of how
     "nearest": (_nearest, (1, 2, 3)), "nearest-exact": (_nearest_exact, (1, 2, 3)), "linear": (_linear, (1,)),
     "bilinear": (_linear, (2,)), "trilinear": (_linear, (3,)), "bicubic": (_cubic, (2,)),
 }  # fmt: skip
+_ANTIALIASED = {"bilinear": _wide(1, lambda x: np.maximum(1 - x, 0)), "bicubic": _wide(2, lambda x: _bump(x, -0.5))}
 
 
 @opmath
@@ -84,15 +109,17 @@ def interpolate(
     size, scale_factor: a number, or one for each axis. mode: "nearest", "nearest-exact", "linear" (of one axis),
     "bilinear" and "bicubic" (two), "trilinear" (three) or "area". align_corners: the corner pixels keep their values,
     in the modes with weights. recompute_scale_factor: use the ratio of the sizes instead of scale_factor.
-    Raises ValueError for other modes, axes and sizes, with antialias, and for align_corners in a mode without weights.
-    As torch.nn.functional.interpolate.
+    antialias: smaller images are of weighted means, in "bilinear" and "bicubic". Raises ValueError for other modes,
+    axes and sizes, and for align_corners in a mode without weights. As torch.nn.functional.interpolate.
 
     >>> F.interpolate(ta.tensor([[[1.0, 3.0]]]), scale_factor=2, mode="linear").tolist()
     [[[1.0, 1.5, 2.5, 3.0]]]
     """
     n = input.ndim - 2
-    if antialias:
-        raise ValueError("interpolate: antialias=True is not supported; blur the image by a convolution first")
+    if antialias and (mode not in _ANTIALIASED or n != 2):
+        raise ValueError(
+            f"interpolate: antialias=True with mode={mode!r} for {n} axes; expected {[*_ANTIALIASED]} for 2"
+        )
     if (size is None) == (scale_factor is None) or n < 1:
         raise ValueError(
             f"interpolate: size={size} and scale_factor={scale_factor} for shape {tuple(input.shape)}; expected one "
@@ -113,17 +140,18 @@ def interpolate(
     if mode not in _MODES or n not in _MODES[mode][1]:
         known = [name for name, (_, axes) in _MODES.items() if n in axes]
         raise ValueError(f"interpolate: mode={mode!r} for {n} axes; expected one of {known}")
-    return unshared(_resized(input, sizes, scales, mode, bool(align_corners)), input)
+    taps = _ANTIALIASED[mode] if antialias else _MODES[mode][0]
+    return unshared(_resized(input, sizes, scales, taps, bool(align_corners)), input)
 
 
-def _resized(x: Tensor, sizes: Any, scales: Any, mode: str, align: bool) -> Tensor:
+def _resized(x: Tensor, sizes: Any, scales: Any, taps: Callable[..., Taps], align: bool) -> Tensor:
     dtype = np.dtype(opmath_dtype(x.dtype) if x.dtype.kind == "f" else np.float32)
     for axis, (n, scale) in enumerate(zip(sizes, scales, strict=True), 2):
         m = x.shape[axis]
-        if n == m and (scale is None or scale == 1) and mode != "bicubic":
+        if n == m and (scale is None or scale == 1) and taps is not _cubic:
             continue
         out = None
-        for index, weight in _MODES[mode][0](m, n, scale, align, dtype):
+        for index, weight in taps(m, n, scale, align, dtype):
             part = getitem(x, (slice(None),) * axis + (creation.as_tensor(index, device=x.device),))
             if weight is not None:
                 shape = (n, *(1 for _ in x.shape[axis + 1 :]))
@@ -226,24 +254,27 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: f
 def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
     """Return where an affine map takes the pixels of an image: theta (n, 2, 3) and size (n, c, h, w) give (n, h, w, 2).
 
-    Places are (x, y) from -1 to 1 across the image: between the centres of its corner pixels with align_corners, else
-    between its edges. Raises ValueError for other shapes. As torch.nn.functional.affine_grid, of images.
+    Of volumes, (n, 3, 4) and (n, c, d, h, w) give (n, d, h, w, 3). Places are (x, y) or (x, y, z) from -1 to 1 across
+    the image: between the centres of its corner pixels with align_corners, else between its edges. Raises ValueError
+    for other shapes. As torch.nn.functional.affine_grid.
 
     >>> F.affine_grid(ta.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]), (1, 1, 1, 2)).tolist()
     [[[[-0.5, 0.0], [0.5, 0.0]]]]
     """
-    if len(size) != 4 or tuple(theta.shape) != (size[0], 2, 3):
+    axes = len(size) - 2
+    if axes not in (2, 3) or tuple(theta.shape) != (size[0], axes, axes + 1):
         raise ValueError(
-            f"affine_grid: theta {tuple(theta.shape)} and size {tuple(size)}; expected (n, 2, 3), (n, c, h, w)"
+            f"affine_grid: theta {tuple(theta.shape)} and size {tuple(size)}; expected (n, 2, 3), (n, c, h, w), or "
+            "(n, 3, 4), (n, c, d, h, w)"
         )
-    n, _, h, w = size
+    n, _, *sizes = size
     lines = []
-    for count in (h, w):
+    for count in sizes:
         line = creation.linspace(-1, 1, count, dtype=theta.dtype, device=theta.device)
         lines.append(line if align_corners and count > 1 else line * ((count - 1) / count))
-    y, x = meshgrid(*lines, indexing="ij")
-    points = reshape(stack([x, y, creation.ones_like(x)], -1), (1, h * w, 3))
-    return reshape(matmul(points, transpose(theta, 1, 2)), (n, h, w, 2))
+    places = meshgrid(*lines, indexing="ij")[::-1]
+    points = reshape(stack([*places, creation.ones_like(places[0])], -1), (1, math.prod(sizes), axes + 1))
+    return reshape(matmul(points, transpose(theta, 1, 2)), (n, *sizes, axes))
 
 
 @opmath
@@ -252,9 +283,10 @@ def grid_sample(
 ) -> Tensor:
     """Read images at places: input (n, c, h, w) and grid (n, rows, columns, 2) give (n, c, rows, columns).
 
-    grid: (x, y) as `affine_grid` returns them. mode: "bilinear" or "nearest". padding_mode: what lies outside, "zeros",
-    the "border", or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other
-    modes and shapes. As torch.nn.functional.grid_sample, of images.
+    Volumes (n, c, d, h, w) are read at (n, planes, rows, columns, 3). grid: (x, y) or (x, y, z), as of `affine_grid`.
+    mode: "bilinear" (of volumes: trilinear) or "nearest". padding_mode: what lies outside, "zeros", the "border",
+    or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other modes and
+    shapes. As torch.nn.functional.grid_sample.
 
     >>> image = ta.tensor([[[[1.0, 3.0]]]])
     >>> F.grid_sample(image, ta.tensor([[[[0.0, 0.0], [0.5, 0.0]]]])).tolist()
@@ -265,26 +297,27 @@ def grid_sample(
             f"grid_sample: mode={mode!r}, padding_mode={padding_mode!r}; expected 'bilinear' or 'nearest', and "
             "'zeros', 'border' or 'reflection'"
         )
-    if input.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or grid.shape[0] != input.shape[0]:
+    axes = input.ndim - 2
+    if axes not in (2, 3) or grid.ndim != input.ndim or grid.shape[-1] != axes or grid.shape[0] != input.shape[0]:
         raise ValueError(
             f"grid_sample: input {tuple(input.shape)}, grid {tuple(grid.shape)}; expected (n, c, h, w) and "
-            "(n, rows, columns, 2)"
+            "(n, rows, columns, 2), or (n, c, d, h, w) and (n, planes, rows, columns, 3)"
         )
-    h, w = input.shape[2:]
-    x = _pixel(grid[..., 0], w, padding_mode, bool(align_corners))
-    y = _pixel(grid[..., 1], h, padding_mode, bool(align_corners))
+    places = [  # of x first, as in the grid
+        _pixel(grid[..., i], size, padding_mode, bool(align_corners)) for i, size in enumerate(input.shape[:1:-1])
+    ]
     if mode == "nearest":
-        return _read(input, round(x), round(y))
-    left, top = floor(x).detach(), floor(y).detach()
-    right, bottom = x - left, y - top  # shares of the neighbours on these sides
-    corners = [
-        (left, top, (1 - right) * (1 - bottom)), (left + 1, top, right * (1 - bottom)),
-        (left, top + 1, (1 - right) * bottom), (left + 1, top + 1, right * bottom),
-    ]  # fmt: skip
-    first, *others = (_read(input, column, row) * share[:, None] for column, row, share in corners)
-    for other in others:
-        first = first + other
-    return first
+        return _read(input, [round(place) for place in places])
+    first = [floor(place).detach() for place in places]
+    far = [place - low for place, low in zip(places, first, strict=True)]  # the share of the neighbour on that side
+    out: Any = None
+    for corner in itertools.product((0, 1), repeat=axes):  # of the last axis, x, first
+        sides = corner[::-1]
+        share = functools.reduce(operator.mul, (f if side else 1 - f for f, side in zip(far, sides, strict=True)))
+        at = [low + 1 if side else low for low, side in zip(first, sides, strict=True)]
+        part = _read(input, at) * share[:, None]
+        out = part if out is None else out + part
+    return out
 
 
 def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
@@ -301,11 +334,16 @@ def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
     return _hardtanh(where(at == at, at, 0.0), low=0.0, high=size - 1.0)  # no slope at a border, nor at NaN
 
 
-def _read(input: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """The pixels in these columns and rows (n, rows, columns), 0 outside the image."""
-    n, c, h, w = input.shape
-    inside = (column >= 0) & (column <= w - 1) & (row >= 0) & (row <= h - 1)
-    at = cast(where(inside, row * w + column, 0.0), "int64")
+def _read(input: Tensor, places: list[Tensor]) -> Tensor:
+    """The pixels at these numbers (n, *rows) along the last axis, the one before ..., 0 outside the image."""
+    n, c, *sizes = input.shape
+    inside = functools.reduce(
+        operator.and_, ((p >= 0) & (p <= size - 1) for p, size in zip(places, sizes[::-1], strict=True))
+    )
+    cell = places[-1]
+    for size, place in zip(sizes[1:], places[-2::-1], strict=True):
+        cell = cell * size + place
+    at = cast(where(inside, cell, 0.0), "int64")
     index = broadcast_to(reshape(at, (n, 1, -1)), (n, c, at.numel() // max(n, 1)))
-    found = reshape(gather(reshape(input, (n, c, h * w)), 2, index), (n, c, *column.shape[1:]))
+    found = reshape(gather(reshape(input, (n, c, math.prod(sizes))), 2, index), (n, c, *at.shape[1:]))
     return where(inside[:, None], found, 0.0)

@@ -189,6 +189,8 @@ def gather(input: Tensor, dim: int, index: Any) -> Tensor:
             f"as many axes, and none longer except dimension {dim}"
         )
     check_indices("gather", index.array, input.shape[dim] if input.ndim else 1)
+    if index.ndim != input.ndim:  # a number counts as one axis
+        return reshape_result(gather(reshape_result(input, (-1,)), 0, index.reshape(-1)), index.shape)
     return _gather(input, index, dim=dim)
 
 

@@ -46,6 +46,8 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     if RANK[result.dtype.kind] > RANK[self.dtype.kind]:
         raise TypeError(f"{name}: the result is {result.dtype} and cannot be stored in {self.dtype}")
     result = cast(result, self.dtype)
+    if tracked and result.node is None:  # a comparison: what was here has no gradient from now on
+        result = setitem(Variable._from(self.array.copy(), self.node), result, index=...)
     self.array[...] = result.array
     self._wrote(name, result.node if tracked else None)
     return self

@@ -183,6 +183,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         return _pad(input, pad=grow, value=as_number(value or 0, input.dtype, "pad", wrap=False).item())
     if mode not in _MODES:
         raise ValueError(f"pad: mode={mode!r}; expected 'constant', 'reflect', 'replicate' or 'circular'")
+    if not any(map(any, pairs)):
+        return input.clone()
     for axis, (before, after) in enumerate(pairs):
         if before or after:
             if mode == "circular":  # what is cropped does not come round again

@@ -13,11 +13,11 @@ import numpy as np
 from tinyattn import backends, ops
 from tinyattn.engine.operation import Operation
 from tinyattn.engine.variable import Tensor, Variable
-from tinyattn.grad_mode import is_grad_enabled
+from tinyattn.grad_mode import is_grad_enabled, set_grad_enabled
 from tinyattn.ops import creation, legacy, rearranging
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.copies import cast, clone, move
-from tinyattn.ops.inplace import written
+from tinyattn.ops.inplace import _set_node, written
 from tinyattn.ops.synonyms import named
 
 # --- shapes ---
@@ -234,6 +234,11 @@ def as_subclass(self: Tensor, cls: Any) -> Any:
     return out
 
 
+def _itself(self: Tensor) -> Tensor:
+    """Return the tensor."""
+    return self
+
+
 def get_device(self: Tensor) -> int:
     """Return the number of the GPU, or -1."""
     return self.device.index or 0 if self.is_cuda else -1
@@ -301,8 +306,14 @@ def _reshaped(op: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     @named(name, f"Give this tensor the shape of {name[:-1]}(self, ...); returns it. As torch.Tensor.{name}.")
     def method(self: Tensor, *args: Any) -> Tensor:
         self._may_change(name, is_grad_enabled() and self.node is not None)
-        view = op(self, *args)
-        self.array, self.node = view.array, view.node
+        leaf = self.node is not None and self.node.op is None  # under no_grad()
+        with set_grad_enabled(not leaf):
+            view = op(self, *args)
+        self.array = view.array
+        if leaf:
+            self.node.shape = view.array.shape
+        elif view.node is not None:
+            _set_node(self, view.node)
         return self
 
     return method
@@ -324,7 +335,7 @@ ALL = (
     | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
 ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
-ALL |= {"real": property(ops.alias), "conj": ops.alias, "mH": property(transposed_matrices)}  # of real numbers
+ALL |= {"real": property(_itself), "conj": _itself, "mH": property(transposed_matrices)}  # of real numbers
 ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
 ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}

@@ -296,13 +296,14 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
 
 
 def at_least(ndim: int, tensors: Any) -> list[Tensor]:
-    """Return each with axes of size 1 in front; of three axes, vectors and matrices get the last one behind."""
+    """Return each, itself or a view with axes of size 1 in front; of three, vectors and matrices get the last behind."""
     out = []
     for t in tensors:
-        shape = tuple(t.shape)
-        if len(shape) < ndim:
-            shape = {1: shape or (1,), 2: (1, *(shape or (1,))), 3: (*((1, *(shape or (1,)))[-2:]), 1)}[ndim]
-        out.append(reshape(t, shape))
+        if t.ndim >= ndim:
+            out.append(t)
+            continue
+        shape = tuple(t.shape) or (1,)
+        out.append(reshape(t, {1: shape, 2: (1, *shape), 3: (*(1, *shape)[-2:], 1)}[ndim]))
     return out
 
 

@@ -15,7 +15,7 @@ from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import add
 from tinyattn.ops.indexing import check_indices, gather, getitem, place, rows_of, setitem, ungather, write_index
 from tinyattn.ops.joins import stack
-from tinyattn.ops.shape import broadcast_to, reshape
+from tinyattn.ops.shape import broadcast_to, reshape, reshape_result
 
 
 def index_of(name: str, input: Tensor, dim: Any, index: Any, source: Any = None) -> tuple[int, Tensor]:
@@ -33,10 +33,12 @@ def index_of(name: str, input: Tensor, dim: Any, index: Any, source: Any = None)
                     f"{tuple(other.shape)}: as many axes, and none longer"
                 )
     check_indices(name, index.array, input.shape[dim] if input.ndim else 1)
-    return dim, cast(index, "int64")
+    return dim, cast(index if index.ndim else reshape(index, 1), "int64")
 
 
-def _cut(source: Tensor, index: Tensor) -> Tensor:
+def cut(source: Tensor, index: Tensor) -> Tensor:
+    """The part of the source that `index`, of `index_of`, has places for. A number counts as one axis, as there."""
+    source = source if source.ndim else reshape(source, 1)
     return source if source.shape == index.shape else source[tuple(slice(0, n) for n in index.shape)]
 
 
@@ -45,7 +47,8 @@ def untouched(input: Tensor, src: Any) -> Tensor:
     if not isinstance(src, Variable):
         return input.clone()
     flat, none = reshape(input, -1), creation.zeros(0, dtype="int64", device=input.device)
-    return reshape(setitem(flat, cast(reshape(src, -1)[:0], input.dtype), write_index(none, flat.array)), input.shape)
+    out = setitem(flat, cast(reshape(src, -1)[:0], input.dtype), write_index(none, flat.array))
+    return reshape_result(out, input.shape)
 
 
 @backends.keeps_gpu
@@ -62,7 +65,7 @@ def scatter(
     """
     src = value if src is None else src
     if reduce not in (None, "add"):
-        raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add'")
+        raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add' (scatter_reduce has others)")
     dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
         return untouched(input, src)
@@ -77,7 +80,7 @@ def scatter(
         for axis, n in enumerate(index.shape)
     ] or [None]
     grid[dim] = index.array
-    return _assigned(input, src if number else cast(_cut(src, index), input.dtype), tuple(grid))
+    return _assigned(input, src if number else cast(cut(src, index), input.dtype), tuple(grid))
 
 
 def _assigned(input: Tensor, value: Tensor, index: Any) -> Tensor:
@@ -97,7 +100,7 @@ def scatter_add(input: Tensor, dim: int, index: Any, src: Tensor) -> Tensor:
         raise RuntimeError(f"scatter_add: the source has dtype {src.dtype}; expected {input.dtype}, as the tensor has")
     if index.numel() == 0:
         return untouched(input, src)
-    return input + ungather(_cut(src, index), dim, index, input.shape)
+    return input + ungather(cut(src, index), dim, index, input.shape)
 
 
 def index_add(input: Tensor, dim: int, index: Any, source: Tensor, *, alpha: float = 1) -> Tensor:

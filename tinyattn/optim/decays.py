@@ -95,7 +95,7 @@ class PolynomialLR(LRScheduler):
         self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1,
         verbose: Any = False,
     ) -> None:  # fmt: skip
-        self.total_iters, self.power = count("total_iters", total_iters), power
+        self.total_iters, self.power = count("total_iters", total_iters, least=0), power
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:

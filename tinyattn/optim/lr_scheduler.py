@@ -87,11 +87,11 @@ class ConstantLR(LRScheduler):
         self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1,
         verbose: Any = False,
     ) -> None:  # fmt: skip
-        self.factor, self.total_iters = share("factor", factor), count("total_iters", total_iters)
+        self.factor, self.total_iters = share("factor", factor), count("total_iters", total_iters, least=0)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        change = {0: self.factor, self.total_iters: 1 / self.factor}.get(self.last_epoch, 1.0)
+        change = {self.total_iters: 1 / self.factor, 0: self.factor}.get(self.last_epoch, 1.0)
         return [rate * change for rate in self._current_lr()]
 
 
@@ -113,7 +113,7 @@ class LinearLR(LRScheduler):
     ) -> None:  # fmt: skip
         self.start_factor = share("start_factor", start_factor)
         self.end_factor = share("end_factor", end_factor, zero=True)
-        self.total_iters = count("total_iters", total_iters)
+        self.total_iters = count("total_iters", total_iters, least=0)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:

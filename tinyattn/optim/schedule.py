@@ -153,12 +153,12 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def count(name: str, value: Any) -> int:
-    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least 1."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least `least`."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number of epochs, but got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but got {value}.")
     return int(value)
 
 

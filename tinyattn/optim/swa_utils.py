@@ -81,10 +81,9 @@ class AveragedModel(Module):
         """Include the current weights of `model` in the average."""
         count = int(self.n_averaged)
         buffers = {id(b) for b in self.module.buffers()} if not self.use_buffers else set()
-        for averaged, now in zip(
-            self.module.state_dict(keep_vars=True).values(), model.state_dict().values(), strict=True
-        ):
-            value = now.to(averaged.device)
+        both = [(*m.parameters(), *m.buffers()) for m in (self.module, model)]  # a state names a tied weight twice
+        for averaged, now in zip(*both, strict=True):
+            value = now.detach().to(averaged.device)
             if count == 0 or id(averaged) in buffers or averaged.dtype.kind != "f":
                 averaged.copy_(value)
             elif self.multi_avg_fn is not None:
