@@ -18,29 +18,29 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_570,
-    "ops/": 9_970,
+    "engine/": 1_575,
+    "ops/": 10_015,
     "tensors.py": 330,
     "autograd/": 850,
-    "backends/cpu/": 2_090,
-    "backends/cuda/": 2_825,
+    "backends/cpu/": 2_100,
+    "backends/cuda/": 2_885,
     "backends/": 625,  # its other files
     "cuda/": 365,
-    "program/": 2_275,
-    "files/": 660,
-    "nn/": 4_940,
-    "optim/": 2_575,
+    "program/": 2_265,
+    "files/": 705,
+    "nn/": 5_135,
+    "optim/": 2_625,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
-    "train/": 1_285,
+    "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_740,
-    "compat/": 970,
-    TOP: 1_470,
+    "compat/": 2_075,
+    TOP: 1_565,
 }
-TOTAL = 45_240  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 46_845  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -100,8 +100,8 @@ mean_2 = part(76032, (1,), 'float64')
 mean_3 = part(56576, ())
 mean_4 = part(76032, (), 'float64')
 g = part(56640, ())
-d__cross_entropy = part(76032, (64, 10))
-d__cross_entropy_2 = part(73472, (64, 10), 'bool')
+d__out = part(76032, (64, 10))
+d__one_hot = part(73472, (64, 10), 'bool')
 d__mean = part(56640, (64, 1), strides=(0, 0))
 d_fc_u = part(78592, (64, 64))
 d__a = part(76032, (10, 64), strides=(4, 40))
@@ -132,7 +132,7 @@ d__matmul_4 = part(512768, (64, 1, 784))
 d__g = part(512768, (1, 64, 784), strides=(3136, 3136, 4))
 d__softmax = part(512768, (1, 64, 784))
 d__x_2 = part(512768, (64, 784))
-d__out = part(37632, (64,))
+d__out_2 = part(37632, (64,))
 d__softmax_2 = part(37632, (1, 64, 1))
 d__getitem = part(76544, (1, 10, 784))
 d__getitem_2 = part(3412672, (1, 64, 784), 'int64', strides=(8, 6272, 8))
@@ -152,7 +152,7 @@ d_attention_hidden_linear_3 = part(45568, (1,), 'float64', strides=(0,))
 d_attention_hidden_linear_4 = part(2810560, (10, 6, 128, 64), strides=(200704, 32768, 256, 4))
 d__chains = part(56704, (10, 6, 64))
 d__x_4 = part(0, (10, 6, 64), 'float64')
-d__out_2 = part(45696, (10, 64), 'float64')
+d__out_3 = part(45696, (10, 64), 'float64')
 d_attention_hidden_x_2 = part(3007168, (10, 16, 64), strides=(200704, 256, 4))
 d__add = part(50816, (10, 64))
 d__add_2 = part(56704, (10, 64), 'float64')
@@ -640,13 +640,13 @@ def compute():
     # d mean
     multiply(g, n_0_015625, out=g)
     # d cross_entropy
-    d__cross_entropy[...] = _softmax_of_rows(fc_out)  # 64x10
-    d__cross_entropy_2[...] = 0  # 64x10
-    d__cross_entropy_2[range_64, x1] = True  # 64x10
-    subtract(d__cross_entropy, d__cross_entropy_2, out=d__cross_entropy)  # 64x10
-    multiply(d__cross_entropy, d__mean, out=d__cross_entropy)  # 64x10
+    d__out[...] = _softmax_of_rows(fc_out)  # 64x10
+    d__one_hot[...] = 0  # 64x10
+    d__one_hot[range_64, x1] = True  # 64x10
+    subtract(d__out, d__one_hot, out=d__out)  # 64x10
+    multiply(d__out, d__mean, out=d__out)  # 64x10
     # d fc: linear
-    matmul(d__cross_entropy, fc_weight, out=d_fc_u)  # 64x64
+    matmul(d__out, fc_weight, out=d_fc_u)  # 64x64
     matmul(d__a, norm_y, out=d_fc_weight)  # 10x64
     matmul(ones_64, d__x, out=d_fc_linear)  # 1x10
     # d norm: layer_norm
@@ -672,7 +672,7 @@ def compute():
     add(d__total, d__g, out=d__total)  # 1x64x784
     # d AttentionModel: softmax
     multiply(d__total, a_3, out=d__softmax)  # 1x64x784
-    vecdot(d__x_2, ones_784, out=d__out)  # 64
+    vecdot(d__x_2, ones_784, out=d__out_2)  # 64
     subtract(d__total, d__softmax_2, out=d__total)  # 1x64x784
     multiply(a_3, d__total, out=a_3)  # 1x64x784
     # d AttentionModel: getitem
@@ -696,11 +696,11 @@ def compute():
     # d AttentionModel: add
     matmul(ones_128, d_attention_hidden_linear_4, out=d__chains)  # 10x6x64
     copyto(d__x_4, d__chains)  # 10x6x64
-    matmul(ones_6, d__x_4, out=d__out_2)  # 10x64
+    matmul(ones_6, d__x_4, out=d__out_3)  # 10x64
     matmul(ones_16, d_attention_hidden_x_2, out=d__add)  # 10x64
     copyto(d__add_2, d__add)  # 10x64
-    add(d__out_2, d__add_2, out=d__out_2)  # 10x64
-    copyto(d__g_3, d__out_2)  # 10x64
+    add(d__out_3, d__add_2, out=d__out_3)  # 10x64
+    copyto(d__g_3, d__out_3)  # 10x64
     matmul(ones_10, d_attention_hidden_x_3, out=d__add_3)  # 1x50176
     add(d_position, d__g_4, out=d_position)  # 784x64
     # d AttentionModel: reshape

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loss.backward()
         largest = train.step_if_finite(optimizer, loss)  # optimizer.step(), unless there is a NaN or an infinity
         hits = (scores.argmax(1) == labels).sum()
-        return ranks.sum(ta.stack([loss.detach() / ranks.count, hits, largest / ranks.count]))  # (3,)
+        return ranks.sum(ta.stack([ranks.part(loss.detach()), hits, ranks.part(largest)]))  # (3,)
 
     def test() -> list[float]:  # accuracy, mean loss
         network.eval()

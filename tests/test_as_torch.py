@@ -390,7 +390,13 @@ assert "tinyattn.profile()" in profile.key_averages().table(sort_by="cpu_time_to
 MISSING = {
     "import torch; torch.sparse.mm": "torch.sparse.mm is not part of tinyattn",
     "import torch.masked": "torch.masked is not part of tinyattn",
-    "from torch.nn import ConvTranspose3d": "cannot import name 'ConvTranspose3d'",
+    "from torch.nn import FractionalMaxPool2d": "torch.nn.FractionalMaxPool2d is not part of tinyattn",
+    "import torch; torch.ones(2).geqrf()": "Tensor.geqrf is not part of tinyattn, which covers what attention models",
+    "import torch; torch.ones(2).bfloat16()": "Tensor.bfloat16 is not part of tinyattn, whose floating-point dtypes",
+    "import torch; torch.ones(2).storage()": "Tensor.storage is not part of tinyattn, which has Tensor.untyped_storage",
+    "import torch; torch.optim.SparseAdam([])": "torch.optim.SparseAdam is not part of tinyattn, whose gradients are dense",
+    "import torch; torch.linalg.eig(torch.eye(2))": "torch.linalg.eig is not part of tinyattn, whose numbers are real; use eigh",
+    "import io, torch; torch.save(torch.nn.ReLU(), io.BytesIO())": "ta.save: the state is a ReLU",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }
 
@@ -452,6 +458,7 @@ assert model.weight.tolist() != before and torch.__version__ and not torch.jit.i
 
 def test_as_torch_streams_trees_and_bases():
     program = """
+from collections import defaultdict
 import tinyattn.as_torch
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -468,6 +475,8 @@ assert torch.equal(torch.rand(3), first)
 leaves, spec = tree_flatten({"a": [1, (2, 3)], "b": None})
 assert leaves == [1, 2, 3, None] and tree_unflatten(leaves, spec) == spec
 assert tree_map(lambda x: x * 2, (1, [2])) == (2, [4])
+doubled = tree_map(lambda x: x * 2, defaultdict(list, a=1))
+assert doubled["a"] == 2 and doubled["b"] == []
 kinds = [(_BatchNorm, "BatchNorm1d"), (_ConvNd, "ConvTranspose2d"), (_DropoutNd, "AlphaDropout")]
 assert all(issubclass(getattr(torch.nn, name), base) for base, name in kinds)
 assert not issubclass(torch.nn.InstanceNorm2d, _BatchNorm) and not torch.is_autocast_enabled()
@@ -496,3 +505,101 @@ encoding.require_grad = False  # a slip in published models, which PyTorch accep
 """
     ran = python("-c", program)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_further_names_of_pytorch():
+    program = """
+import io, pickle
+import tinyattn.as_torch
+import torch
+from torch import nn
+from torch.distributions import Beta, Independent, Normal, TransformedDistribution, constraints, kl_divergence
+from torch.distributions.transforms import AffineTransform, TanhTransform, Transform
+from torch.distributions.kl import register_kl
+from torch.nn.parameter import UninitializedParameter
+x = torch.tensor([[4.0, 1.0], [2.0, 3.0]])
+assert torch.allclose(torch.det(x), torch.tensor(10.0)) and torch.allclose(x.logdet().exp(), x.det())
+assert torch.allclose(torch.linalg.matrix_norm(x, ord=2), torch.linalg.svdvals(x)[0]) and x.pinverse().shape == (2, 2)
+U, S, V = torch.svd(x)
+assert torch.allclose(U @ torch.diag(S) @ V.T, x, atol=1e-5) and torch.linalg.eigh(x + x.T).eigenvalues.shape == (2,)
+try:
+    torch.linalg.cholesky(-x)
+except torch.linalg.LinAlgError as error:
+    assert "cholesky" in str(error)
+assert torch.erfc(torch.zeros(1)).item() == 1 and torch.special.gammaln(torch.tensor(4.0)).item() > 1.79
+y = torch.ones(3).scatter_(0, torch.tensor([1]), 5.0, reduce="multiply")
+assert y.tolist() == [1, 5, 1] and torch.scatter(y, 0, torch.tensor([0, 0]), torch.tensor([2.0, 3.0]), reduce="multiply")[0] == 6
+assert y.apply_(lambda v: v + 1).tolist() == [2, 6, 2] and y.map_(torch.arange(3.0), lambda a, b: a * b).tolist() == [0, 6, 4]
+assert y.resize_(2, 2).shape == (2, 2) and y.resize_as_(torch.zeros(1)).tolist() == [0] and y.set_(x) is y and y.equal(x)
+assert x[1:].storage_offset() == 2
+assert not x.is_conj() and x.is_signed() and x.msort().shape == (2, 2) and torch.is_nonzero(torch.tensor(1)) and x.name is None
+assert torch.typename(x) == "torch.FloatTensor"
+assert x.renorm(2, 0, 1.0).norm(dim=1).max() < 1.001 and x.index_reduce(0, torch.tensor([0]), x[1:], "amax")[0].tolist() == [4, 3]
+assert torch.poisson(torch.full((1000,), 3.0)).mean().sub(3).abs() < 0.3
+pooled, at = nn.MaxPool2d(2, return_indices=True)(x[None, None])
+assert nn.MaxUnpool2d(2)(pooled, at).sum() == 4 and nn.RReLU()(x).equal(x) and not isinstance(x, UninitializedParameter)
+assert nn.ConvTranspose3d(2, 3, 2)(torch.ones(1, 2, 1, 1, 1)).shape == (1, 3, 2, 2, 2) and nn.InstanceNorm3d(2)(torch.randn(1, 2, 2, 2, 2)).mean().abs() < 1e-5
+class Clip(Transform):  # of a program's own
+    domain = codomain = constraints.real
+    def __init__(self):
+        super().__init__(cache_size=1)
+    def _call(self, x): return 2 * x
+    def _inverse(self, y): return y / 2
+    def log_abs_det_jacobian(self, x, y): return torch.full_like(x, 2.0).log()
+squashed = TransformedDistribution(Normal(torch.zeros(2), 1.0), [Clip(), TanhTransform(cache_size=1)])
+assert squashed.log_prob(squashed.rsample((3,))).shape == (3, 2) and Beta(2.0, 2.0).sample().shape == ()
+assert kl_divergence(Independent(Normal(torch.zeros(2), 1.0), 1), Independent(Normal(torch.ones(2), 1.0), 1)).item() == 1
+torch.set_autocast_enabled(False), torch.clear_autocast_cache()
+start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+start.record(), end.record()
+assert start.elapsed_time(end) >= 0 and issubclass(torch.cuda.OutOfMemoryError, Exception) and torch.OutOfMemoryError
+torch.cuda.set_rng_state_all(torch.cuda.get_rng_state_all())
+with torch.cuda.stream(torch.cuda.current_stream()):
+    pass
+for given in (torch.optim.Adafactor([nn.Parameter(x)]), torch.linalg.solve_triangular(x, x, upper=True)):
+    pass
+"""
+    ran = python("-c", program)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_as_torch_has_every_method_of_pytorchs_tensors_or_says_that_it_has_not():
+    listed = python("-c", "import torch; print(*[n for n in dir(torch.Tensor) if n[0] != '_'])").stdout.split()
+    program = f"""
+import tinyattn.as_torch
+import torch
+for name in {listed}:
+    try:
+        getattr(torch.Tensor, name)
+    except AttributeError as error:
+        assert str(error).startswith(f"Tensor.{{name}} is not part of tinyattn, which covers"), error
+"""
+    ran = python("-c", program)
+    assert len(listed) > 600 and ran.returncode == 0, ran.stderr
+
+
+HOOKS = """
+import torch
+from torch import nn
+events, model = [], nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2))
+model[0].register_state_dict_pre_hook(lambda m, prefix, keep: events.append(("before", prefix, keep)))
+model[1]._register_state_dict_hook(lambda m, state, prefix, meta: events.append(("after", prefix, sorted(state))))
+model._register_state_dict_hook(lambda m, state, prefix, meta: {f"x.{k}": v for k, v in state.items()})
+state = model.state_dict()
+events.append(sorted(state))
+state = {k[2:]: v for k, v in state.items()}
+events.append(repr(model.load_state_dict(state)))
+opt = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+pre = opt.register_step_pre_hook(lambda o, args, kwargs: events.append(("pre", o is opt, args == (opt,), kwargs)))
+opt.register_step_post_hook(lambda o, args, kwargs: events.append(("post", o is opt)))
+torch.optim.lr_scheduler.StepLR(opt, 1)
+opt.step(), other.step(), pre.remove(), opt.step()
+print(*events, sep="\\n")
+"""
+
+
+def test_as_torch_hooks_run_as_in_pytorch():
+    ours, theirs = (python("-c", first + HOOKS) for first in ("import tinyattn.as_torch", ""))
+    assert ours.returncode == theirs.returncode == 0, ours.stderr + theirs.stderr
+    assert ours.stdout == theirs.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_a_side_with_other_losses_is_not_timed(small, tmp_path, monkeypatch):
     assert found["ratios"] == []
     (line,) = found["left_out"]
     assert line.startswith("wrong: not timed, for its results differ by")
+    value, expected = re.search(r"\((\S+), expected (\S+)\)", line).groups()
+    assert value != expected
     assert any(line in words for words in said)
 
 

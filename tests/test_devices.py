@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -591,7 +592,43 @@ def test_matmul_of_matrices_in_reverse_order():
     np.testing.assert_allclose(backwards.get(), host(a)[::-1] @ host(b), rtol=1e-5, atol=1e-5)
 
 
+@only_where_counted
+def test_matmul_gives_cublas_at_most_65535_matrices_of_float16(monkeypatch):
+    from tinyattn.backends.cuda import products
+
+    counts, call = [], products._call
+    monkeypatch.setattr(products, "_call", lambda name, *args: (counts.append(args[-3].value), call(name, *args)))
+    a, b = (ta.arange(70_000 * n, device="cuda").reshape(-1, *shape) % 7 for n, shape in ((2, (1, 2)), (4, (2, 2))))
+    for dtype, portions in ((ta.float16, [65_535, 4_465]), (ta.float32, [70_000])):
+        counts.clear()
+        products._handle()
+        found = products.matmul(a.to(dtype).array, b.to(dtype).array)
+        np.testing.assert_array_equal(found.get(), host(a) @ host(b))
+        assert counts[-len(portions) :] == portions
+
+
+def test_matmul_on_the_default_streams_of_threads_shares_no_workspace():
+    import cupy
+
+    from tinyattn.backends.cuda import products
+
+    def handle() -> int:
+        with cupy.cuda.Stream.ptds:
+            return products._handle().value
+
+    with ThreadPoolExecutor(1) as other:
+        assert handle() == handle() != other.submit(handle).result()
+
+
 # --- what CuPy does otherwise than PyTorch ---
+
+
+def test_cupy_array_on_the_left_is_our_operation():
+    import cupy
+
+    x = ta.ones(3, device="cuda", requires_grad=True)
+    for found in (cupy.arange(3.0, dtype="float32") * x, cupy.ones((2, 3), "float32") @ x):
+        assert isinstance(found, ta.Tensor) and found.requires_grad
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -666,9 +703,8 @@ def test_both_libraries_have_the_same_functions():
         for n in vars(cpu)
         if not n.startswith("_") and callable(getattr(cpu, n)) and not inspect.ismodule(getattr(cpu, n))
     }
-    alone = {"packed_attention", "packed_attention_backward"}  # faster there; a GPU splits the heads
-    assert {n for n in names if not hasattr(cuda, n)} == alone
-    for name in sorted(names - own - alone):
+    assert {n for n in names if not hasattr(cuda, n)} == set()
+    for name in sorted(names - own):
         a, b = getattr(cpu, name), getattr(cuda, name)
         if inspect.isfunction(a) and inspect.isfunction(b):
             mine, theirs = inspect.signature(a).parameters, inspect.signature(b).parameters

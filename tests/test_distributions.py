@@ -33,7 +33,11 @@ def outcome(library, case, convert):
     given = [convert(x).requires_grad_() if isinstance(x, torch.Tensor) else x for x in given]
     p, value = kind(*given), convert(value)
     out = [p.log_prob(value), p.entropy()]
-    out += [p.mean, p.stddev, p.variance, p.cdf(value)] if case.startswith("Normal") else [p.probs, p.logits]
+    out += (
+        [p.mean, p.mode, p.stddev, p.variance, p.cdf(value), p.icdf(value.sigmoid())]
+        if case.startswith("Normal")
+        else [p.probs, p.logits]
+    )
     if not case.startswith("Bernoulli"):
         out.append(library.distributions.kl_divergence(p, kind(*(x if x is None else x * 0.7 + 0.2 for x in given))))
     assert tuple(p.sample((6,)).shape) == (6, *p.batch_shape) and not p.sample().requires_grad
@@ -65,6 +69,7 @@ def test_distributions_say_what_they_lack():
     kinds = ta.distributions
     with pytest.raises(ValueError, match="Categorical: expected either probs or logits"):
         kinds.Categorical()
+    assert kinds.Categorical(ta.tensor([[1.0, 3.0], [2.0, 1.0]])).mode.tolist() == [1, 0]
     with pytest.raises(NotImplementedError, match="Categorical has no rsample; use sample and log_prob"):
         kinds.Categorical(ta.ones(2)).rsample()
     with pytest.raises(NotImplementedError, match="kl_divergence: Normal and Bernoulli; write the formula"):

@@ -48,6 +48,17 @@ def load(**changes):
 ints = ta.tensor([1, 2])
 A = F.scaled_dot_product_attention
 ROWS = [
+    # --- what a newcomer mistypes ---
+    (lambda: ta.zeros(2.5), TypeError, "2.5 is given for a dimension or a size; expected an integer"),
+    (lambda: nn.Linear(784 / 2, 10), TypeError, "392.0 is given for a dimension or a size"),
+    (lambda: F.softmax(ta.ones(3), "0"), TypeError, "'0' is given for a dimension or a size"),
+    (lambda: ta.randn(2, dtype=ta.int64), TypeError, "randn: dtype int64 cannot hold fractions"),
+    (lambda: ta.rand_like(ta.ones(2, dtype=ta.int64)), TypeError, "rand: dtype int64 cannot hold fractions"),
+    (lambda: ta.randint(0, 10), ValueError, r"randint: no integer lies from 0 to 0 - 1; call randint\(low, high, size\)"),
+    (lambda: ta.compile(5), TypeError, "compile: expected a function or a module, got int"),
+    (lambda: ta.Operation(lambda xp, x: None, name="f")(ta.ones(1)), TypeError, "f: its forward gave a NoneType"),
+    (lambda: optim.Adam([leaf(1)], learning_rate=0.1), TypeError, "Adam has no option 'learning_rate'; it has lr, betas, eps"),
+    (lambda: ta.save("/no/folder/x.safetensors", {}), FileNotFoundError, "its folder does not exist"),
     # --- the walk ---
     (backward_twice, RuntimeError, "backward a second time through exp .*freed .*retain_graph=True"),
     (changed_in_place, RuntimeError, r"mul \(made at .*test_errors.py.* saved .* add_ at .*test_errors.py.*clone\(\)"),

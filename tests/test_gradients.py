@@ -644,3 +644,21 @@ def test_backward_adds_nothing_to_a_leaf_that_was_frozen_since(stop):
     stop(w)
     out.backward()
     assert w.grad is None and v.grad.tolist() == [1, 1]  # as in torch
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_grad_of_inner_tensors_leaves_what_lies_behind_for_another_backward(joint):
+    x, y = (ta.tensor([[0.5, 1.0, 3.0]], dtype=ta.float64, requires_grad=True) for _ in range(2))
+    h, k = (F.layer_norm(t, (3,)) if joint else t.exp() for t in (x, y))
+    (g,) = ta.grad((h * h * h).sum(), h)
+    h.backward(g)
+    (k * k * k).sum().backward()
+    assert x.grad.tolist() == y.grad.tolist()
+
+
+def test_grad_of_an_inner_tensor_runs_no_rule_behind_it():
+    ran = []
+    twice = ta.Operation(lambda xp, x: x * 2, name="twice", backward=lambda xp, g: (ran.append(1) or g * 2,))
+    h = twice(ta.ones(2, requires_grad=True))
+    ta.grad(h.sum(), h)
+    assert ran == []

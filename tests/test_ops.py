@@ -1152,8 +1152,7 @@ def test_every_option_of_a_definition_varies_in_the_table_above():
     with Options():
         for function, shapes in FUSED.values():
             function(*(ta.ones(*s, requires_grad=True) for s in shapes))
-    on_cpu = ta.get_default_device() == "cpu"  # a GPU has no packed_attention
-    assert {key for key, values in seen.items() if len(values) < 2 and (values or on_cpu)} == set()
+    assert {key for key, values in seen.items() if len(values) < 2} == set()
 
 
 @pytest.mark.parametrize("name", ["hann_window", "hamming_window"])

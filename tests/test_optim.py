@@ -1324,7 +1324,7 @@ MISTIMED = [
     (lambda: lr_scheduler.CosineAnnealingLR(sgd(), 0), ValueError, "T_max must be at least 1"),
     (lambda: lr_scheduler.LinearLR(sgd(), start_factor=0.0), ValueError, "start_factor must be above 0"),
     (lambda: lr_scheduler.LinearLR(sgd(), end_factor=1.5), ValueError, "end_factor must be at least 0"),
-    (lambda: lr_scheduler.LinearLR(sgd(), total_iters=0), ValueError, "total_iters must be at least 1"),
+    (lambda: lr_scheduler.LinearLR(sgd(), total_iters=-1), ValueError, "total_iters must be at least 0"),
     (lambda: lr_scheduler.ConstantLR(sgd(), factor=2.0), ValueError, "factor must be"),
     (lambda: lr_scheduler.LambdaLR(sgd(), [abs, abs]), ValueError, "2 functions.* 1 parameter groups"),
     (lambda: lr_scheduler.SequentialLR(sgd(), [], []), ValueError, "at least one schedule"),

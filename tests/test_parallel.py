@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,8 @@ CASES = {
     "one weight used twice": lambda w: (Calls(lambda s, x: (x @ s.w).tanh() @ s.w, w=w.p), (w.x,), {}),
     "keyword arguments": lambda w: (Calls(lambda s, x, scale, y: x * y * scale), (w.x,), {"scale": 3.0, "y": w.y}),
     "arguments in a nest": lambda w: (Calls(lambda s, d: d["x"] * d["pair"][1]), ({"x": w.x, "pair": [None, w.y]},), {}),
+    "a defaultdict of arguments": lambda w: (
+        Calls(lambda s, d: type(d)(None, d, out=d["x"] * 2)), (defaultdict(None, x=w.x),), {}),
     "a namedtuple of arguments": lambda w: (Calls(lambda s, p: p.first * p.second), (Pair(w.x, w.y),), {}),
     "an array": lambda w: (Calls(lambda s, a, x: x * a), (np.arange(5.0).reshape(5, 1, 1), w.x), {}),
     "tokens": lambda w: (nn.Embedding(4, 3).double(), (ta.tensor([[0, 1], [2, 3], [1, 1], [0, 3], [2, 2]]),), {}),

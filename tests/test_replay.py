@@ -101,6 +101,23 @@ def test_compile_replay_is_one_launch_without_copies():
 
 
 @only_where_counted
+def test_compile_captures_checkpoint_with_dropout():
+    layer, x = nn.Linear(4, 4).to("cuda"), ta.ones(2, 4, device="cuda")
+
+    @ta.compile
+    def step(x):
+        layer.zero_grad()
+        loss = ta.checkpoint(lambda x: F.dropout(layer(x)), x).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        with counting() as cost:
+            step(x)
+    assert cost["graph launch"] == 1 and not cost["download"] + cost["synchronise"]
+
+
+@only_where_counted
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_compile_capture_allocates_in_its_own_pool_if_at_all(name):
     import cupy

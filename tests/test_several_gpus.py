@@ -19,8 +19,8 @@ from tinyattn import nn, optim
 
 pytestmark = pytest.mark.usefixtures("gpu")
 INDEXED = {"diagonal", "getitem", "place", "setitem"}  # by arrays of the CPU: an index is brought to the GPU before
-ALONE = {"packed_attention", "to"}  # the CPU's; to the CPU
-LOOKS = {"attention", "prod", "tiled_attention"}  # for zeros, and in second derivatives for NaN behind a mask
+ALONE = {"to"}  # to the CPU
+LOOKS = {"attention", "tiled_attention"}  # in second derivatives, for NaN behind a mask
 SEVERAL = [(0, 1), (1, 0)]  # CuPy's current GPU, and where the tensors lie
 
 

@@ -200,15 +200,28 @@ def test_subclass_with_its_own_constructor_has_its_own_signature():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: optim.Adam(), "Adam: missing a required argument: 'params'"),
-        (lambda: optim.RMSprop([ta.ones(1)], 1.0, 0.9, 1e-8, 0.0, 0.0, False, True), "RMSprop: too many positional"),
-        (lambda: optim.StepLR(optim.SGD([ta.ones(1)])), "StepLR: missing a required argument: 'step_size'"),
-        (lambda: optim.CyclicLR(optim.SGD([ta.ones(1)]), 0.1, 1.0, size=2), "CyclicLR: got an unexpected keyword argument 'size'"),
+        (lambda: optim.Adam(), r"Adam.__init__\(\) missing 1 .*: 'params'"),
+        (lambda: optim.RMSprop([ta.ones(1)], 1.0, 0.9, 1e-8, 0.0, 0.0, False, True), r"RMSprop.__init__\(\) takes from 2 to 8 positional"),
+        (lambda: optim.StepLR(optim.SGD([ta.ones(1)])), r"StepLR.__init__\(\) missing 1 .*: 'step_size'"),
+        (lambda: optim.CyclicLR(optim.SGD([ta.ones(1)]), 0.1, 1.0, size=2), r"CyclicLR.__init__\(\) got an unexpected keyword argument 'size'"),
     ],
 )  # fmt: skip
 def test_optimizers_and_schedules_name_a_wrong_argument(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize("library", [nn, optim])
+def test_wrong_argument_of_a_constructor_names_the_class(library):
+    kinds = [getattr(library, n) for n in library.__all__ if isinstance(getattr(library, n), type)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        parameters = inspect.signature(kind).parameters.values()
+        if kind is nn.Identity or issubclass(kind, dict):
+            continue
+        assert all(p.kind is not p.VAR_POSITIONAL for p in parameters) or kind is nn.Sequential, kind
+        with pytest.raises(TypeError, match=rf"^{kind.__name__}\b.*misspelt"):
+            kind(*[1 for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD], misspelt=1)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

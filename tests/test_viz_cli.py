@@ -99,6 +99,7 @@ def test_graph_command_accepts_models_functions_and_tensors(mine, capsys, argume
         (["mine:Net("], "'Net(' is not a Python expression"),
         (["mine"], "'mine' is not MODULE:NAME; write"),
         (["nowhere.at.all:Net"], "no module 'nowhere' in"),
+        (["nowhere.py:Net"], "nowhere.py is not a file"),
         (["mine:Net", "--out", "x.gif"], "--out x.gif ends in none of .svg, .png"),
         (["mine:Net", "--out", "no/x.svg"], "the folder no does not exist"),
         (["mine:Sized(1, depth=2)"], "Sized has no forward()"),
@@ -181,3 +182,16 @@ def test_graphs_in_docs_are_up_to_date(tmp_path):
         assert words(tmp_path / name) == words(ROOT / "docs" / "pictures" / name), (
             f"run examples/visualize.py --out docs/pictures --only {name}"
         )
+
+
+def test_graph_command_takes_a_file_of_another_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "v1.0 mine"
+    folder.mkdir()
+    (folder / "own_layers.py").write_text("from tinyattn import nn\nkind = nn.ReLU\n")
+    (folder / "own_model.py").write_text("from own_layers import kind\n\nmodel = kind()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("own_model", "own_layers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert main(["graph", f"{folder / 'own_model.py'}:model", "--input", "2", "--out", "x.html"]) == 0
+    assert "graph of ReLU: 1 operation" in capsys.readouterr().out

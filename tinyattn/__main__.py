@@ -25,6 +25,7 @@ from typing import Any
 
 import tinyattn as ta
 from tinyattn import models, nn
+from tinyattn.extras import missing
 from tinyattn.nn import functional as F
 from tinyattn.train.loading import load_run
 from tinyattn.train.parser import open_streams
@@ -228,13 +229,23 @@ def _module(text: str) -> tuple[ModuleType, str]:
         sys.path.insert(0, str(Path.cwd()))
     sys.argv = [name]  # what a script reads that parses its command line when it is imported
     if name.endswith(".py"):
-        name = name.removesuffix(".py").replace("/", ".")
+        name = _module_of_file(name)
     try:
         return importlib.import_module(name), rest
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
             raise UserError(f"no module {error.name!r} in {Path.cwd()} or among the installed packages") from None
-        raise
+        raise UserError(missing(error) or str(error)) from None
+
+
+def _module_of_file(file: str) -> str:
+    """Return the name by which a file can be imported; its folder is searched for what it imports, as for a script."""
+    path, here = Path(file).resolve(), Path.cwd()
+    if not path.is_file():
+        raise UserError(f"{file} is not a file")
+    sys.path.insert(1, str(path.parent))
+    parts = path.relative_to(here).with_suffix("").parts if path.is_relative_to(here) else ()
+    return ".".join(parts) if parts and not any("." in part for part in parts) else path.stem
 
 
 class _Names(ChainMap[str, Any]):

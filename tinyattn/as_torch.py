@@ -29,14 +29,28 @@ from typing import Any
 import numpy as np
 
 import tinyattn as ta
-from tinyattn import data, distributions, nn, optim
+from tinyattn import data, nn, optim
 from tinyattn.compat import complex_pairs as pairs
-from tinyattn.compat import flex, graph, older, out, parts, printing
+from tinyattn.compat import (
+    devices,
+    distributions,
+    flex,
+    functions,
+    graph,
+    hooks,
+    layers,
+    matrices,
+    older,
+    out,
+    parts,
+    printing,
+)  # fmt: skip
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
 
 VERSION = "2.13.0"  # of the PyTorch whose names these are
+NOT_HERE = "is not part of tinyattn, which covers what attention models use of PyTorch"
 
 if getattr(sys.modules.get("torch"), "__file__", None) is not None:
     raise ImportError(
@@ -65,9 +79,7 @@ class Namespace(types.ModuleType):
         for source in self._sources if not name.startswith("__") else ():
             if hasattr(source, name):
                 return getattr(source, name)
-        raise AttributeError(
-            f"{self.__name__}.{name} is not part of tinyattn, which covers what attention models use of PyTorch"
-        )
+        raise AttributeError(f"{self.__name__}.{name} {NOT_HERE}")
 
     def _starred(self) -> list[str]:
         """What `from torch.nn import *` brings: no modules, but torch.nn's and torch.optim's own."""
@@ -92,8 +104,27 @@ class NoSuchModule(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         """Called for modules that are not in `sys.modules`."""
         if name.startswith("torch."):
-            raise ModuleNotFoundError(f"{name} is not part of tinyattn, which stands in for torch here", name=name)
+            raise ModuleNotFoundError(f"{name} is not part of tinyattn, which stands in for torch here")  # no `name`:
+            # Python would then say "cannot import name" instead
         return None
+
+
+AUTOCAST = """
+set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_enabled set_autocast_cpu_dtype
+set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
+"""
+ABSENT = """
+angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve coalesce
+col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
+geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
+is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
+log_normal_ lstsq lu lu_solve map2_ module_load mtia mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter
+nextafter_ nonzero_static orgqr ormqr polygamma_ q_per_channel_axis q_per_channel_scales q_per_channel_zero_points
+q_scale q_zero_point qscheme reinforce resize resize_as resize_as_sparse_ row_indices slice_inverse smm solve sparse_dim
+sparse_mask sparse_resize_ sparse_resize_and_clear_ sspaddmm stft storage_type symeig to_mkldnn to_padded_tensor
+to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc to_sparse_csr triangular_solve unsafe_chunk unsafe_split
+unsafe_split_with_sizes values xpu
+"""  # of the methods of tensors
 
 
 def _torch() -> None:
@@ -101,8 +132,10 @@ def _torch() -> None:
     refused = {n: Refused(f"torch.{n}") for n in absent}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
                              "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
-    in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in dir(ta) if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")}
+    names = [n for n in {*dir(ta), *functions.FUNCTIONS} if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")]
+    in_place = {f"{n}_": getattr(ta.Tensor, f"{n}_") for n in names}
     made = {n: parts.creating(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in parts.CREATE}
+    autocast = dict.fromkeys(AUTOCAST.split(), ignored)
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
     of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
     numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
@@ -117,19 +150,24 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
-        qr=parts.qr, _softmax_backward_data=parts.softmax_backward,
+        qr=older.qr, _softmax_backward_data=parts.softmax_backward,
         TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
-        range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, vdot=ta.dot, is_storage=no,
+        range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, is_storage=no,
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
-        ScriptModule=parts.ScriptModule,
+        ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
+        **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
+        Event=devices.Event, Stream=devices.Stream,
     )  # fmt: skip
     Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
-    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross)
+    reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh",
+               "lstsq": "which has pinv(A) @ B", "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
+    refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
+    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
@@ -140,7 +178,7 @@ def _torch() -> None:
     Namespace("torch.autograd.gradcheck", ta.debug)
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.functional", ta)
-    Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr)
+    Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr, **functions.SPECIAL)
     transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
     Namespace("torch.func", functional_call=parts.functional_call, **transforms)
     Namespace("torch.autograd.variable", Variable=parts.variable)
@@ -148,19 +186,25 @@ def _torch() -> None:
 
 def _nn() -> None:
     Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=parts.OneProcess, SyncBatchNorm=parts.SyncBatchNorm,
-              RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss)  # fmt: skip
+              RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss,
+              **layers.NN)  # fmt: skip
     nn.Module.compile = ignored  # type: ignore[attr-defined]
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
-    upsampled = {"upsample_bilinear": parts.upsample_bilinear, "upsample_nearest": functional.interpolate}
-    Namespace("torch.nn.functional", functional, ta, multi_head_attention_forward=attend, **upsampled)
+    upsampled = {"upsample_bilinear": older.upsample_bilinear, "upsample_nearest": functional.interpolate}
+    added = {**layers.FUNCTIONAL, "pdist": functions.pdist, "multi_head_attention_forward": attend}
+    Namespace("torch.nn.functional", functional, ta, **added, **upsampled)
     Namespace("torch.nn.init", init)
-    Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no)
+    lazy = {name: Refused(f"torch.nn.parameter.{name}") for name in ("UninitializedParameter", "UninitializedBuffer")}
+    Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no, **lazy)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
     Namespace("torch.nn.utils.rnn", utils.rnn)
+    pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
+    why = "which prunes nothing; multiply the weight by a mask in forward"
+    Namespace("torch.nn.utils.prune", **{n: Refused(f"torch.nn.utils.prune.{n}", why) for n in pruning})
     _files("torch.nn.utils", "clip_grad convert_parameters spectral_norm weight_norm", utils)
     _files("torch.nn.utils", "parametrizations parametrize", utils.parametrize)
     del sys.modules["torch.nn.utils"].weight_norm, sys.modules["torch.nn.utils"].spectral_norm  # functions, not modules
@@ -187,11 +231,17 @@ def _nn() -> None:
 
 
 def _training() -> None:
-    Namespace("torch.optim", optim)
+    refused = {"SparseAdam": Refused("torch.optim.SparseAdam", "whose gradients are dense; use Adam"),
+               "Muon": Refused("torch.optim.Muon", "which has no bfloat16; use AdamW")}  # fmt: skip
+    Namespace("torch.optim", optim, Adafactor=layers.Adafactor, **refused)
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
-    Namespace("torch.distributions", distributions)
-    _files("torch.distributions", "bernoulli categorical distribution kl normal", distributions)
+    Namespace("torch.distributions", ta.distributions, **distributions.NAMES)
+    files = "bernoulli beta categorical dirichlet distribution gamma independent kl laplace multivariate_normal normal "
+    files += "one_hot_categorical transformed_distribution transforms uniform utils"
+    _files("torch.distributions", files, sys.modules["torch.distributions"])
+    constraints = ("real", "positive", "unit_interval", "simplex", "boolean", "nonnegative_integer", "real_vector")
+    Namespace("torch.distributions.constraints", **{name: Refused(f"constraints.{name}") for name in constraints})
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
@@ -211,11 +261,13 @@ def _training() -> None:
 def _machinery() -> None:
     """Devices and compilers, most of which have no effect."""
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
-    Namespace("torch.cuda", ta.cuda, **parts.MEMORY, **parts.CUDA_TYPES, is_bf16_supported=no, _initialized=False)
+    streams = {f"{do}_rng_state{of}": getattr(parts, f"{do}_rng_state") for do in ("get", "set") for of in ("", "_all")}
+    own = {**devices.MEMORY, **devices.CUDA_TYPES, **devices.STREAMS, **streams}
+    Namespace("torch.cuda", ta.cuda, **own, is_bf16_supported=no, _initialized=False)
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
-              current_accelerator=parts.current_accelerator, synchronize=parts.synchronize)  # fmt: skip
+              current_accelerator=devices.current_accelerator, synchronize=devices.synchronize)  # fmt: skip
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
     Namespace("torch._C", **never, _log_api_usage_once=ignored)  # the classes are named in annotations
@@ -273,8 +325,27 @@ def _dtypes() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
 
 
+class Absent:
+    """A method of PyTorch's tensors that those here lack: reading it raises AttributeError in one sentence."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        raise AttributeError(f"Tensor.{self.name} {NOT_HERE}")
+
+
 def _methods() -> None:
-    ta.Tensor.untyped_storage = lambda self: parts.UntypedStorage(self)  # type: ignore[attr-defined]
+    found: dict[str, Any] = {
+        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": older.qr,
+        "untyped_storage": lambda self: parts.UntypedStorage(self), "storage_offset": parts.storage_offset,
+        "to_sparse": Refused("Tensor.to_sparse", "whose tensors are dense"),
+        "bfloat16": Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64"),
+    }  # fmt: skip
+    storage: Any = ta.engine.variable.Storage  # what the attribute Tensor.storage is here
+    storage.__call__ = Refused("Tensor.storage", "which has Tensor.untyped_storage")
+    for name, method in found.items():
+        setattr(ta.Tensor, name, method)
 
 
 def _texts() -> None:
@@ -283,6 +354,7 @@ def _texts() -> None:
     ta.Size.__repr__ = ta.Size.__str__ = printing.size_text  # type: ignore[assignment, method-assign]
 
 
-for _make in (_dtypes, _methods, _texts, graph.extend, older.extend, _torch, _nn, _training, _machinery, _one_process):
+_FIRST = _dtypes, _methods, _texts, graph.extend, older.extend, hooks.extend
+for _make in (*_FIRST, _torch, _nn, _training, _machinery, _one_process):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -18,9 +18,14 @@ class Distribution:
     has_rsample = False
     batch_shape: Any
     event_shape: Any = ta.Size(())
+    variance: Any
+    stddev = property(lambda self: self.variance.sqrt())
+
+    def __init__(self, batch_shape: Any = (), event_shape: Any = (), validate_args: Any = None) -> None:
+        self.batch_shape, self.event_shape = ta.Size(batch_shape), ta.Size(event_shape)
 
     def _extended(self, sample_shape: Any) -> Any:
-        return ta.Size((*sizes((sample_shape,)), *self.batch_shape))
+        return ta.Size((*sizes((sample_shape,)), *self.batch_shape, *self.event_shape))
 
     def rsample(self, sample_shape: Any = ()) -> ta.Tensor:
         """Draw samples with a gradient by the parameters. Raises NotImplementedError where there is none."""
@@ -30,6 +35,12 @@ class Distribution:
         """Draw samples, (*sample_shape, *batch_shape), without a gradient."""
         with ta.no_grad():
             return self.rsample(sample_shape)
+
+
+def together(*given: Any) -> list[ta.Tensor]:
+    """Parameters, numbers or tensors, as tensors of one shape."""
+    like = next((t for t in given if ta.is_tensor(t)), ta.zeros(()))
+    return ta.broadcast_tensors(*(t if ta.is_tensor(t) else like.new_tensor(t) for t in given))
 
 
 class Normal(Distribution):
@@ -42,13 +53,10 @@ class Normal(Distribution):
     has_rsample = True
 
     def __init__(self, loc: Any, scale: Any, validate_args: Any = None) -> None:
-        like = next((t for t in (loc, scale) if ta.is_tensor(t)), ta.zeros(()))
-        self.loc, self.scale = ta.broadcast_tensors(
-            *(t if ta.is_tensor(t) else like.new_tensor(t) for t in (loc, scale))
-        )
+        self.loc, self.scale = together(loc, scale)
         self.batch_shape = self.loc.shape
 
-    mean = property(lambda self: self.loc)
+    mean = mode = property(lambda self: self.loc)
     stddev = property(lambda self: self.scale)
     variance = property(lambda self: self.scale.square())
 
@@ -68,6 +76,10 @@ class Normal(Distribution):
     def cdf(self, value: Any) -> ta.Tensor:
         """Return the probability of at most `value`."""
         return 0.5 * (1 + ((value - self.loc) / self.scale / math.sqrt(2)).erf())
+
+    def icdf(self, value: Any) -> ta.Tensor:
+        """Return the number that a sample is below with the probability `value`."""
+        return self.loc + self.scale * (2 * value - 1).erfinv() * math.sqrt(2)
 
 
 class _OfLogits(Distribution):
@@ -100,6 +112,8 @@ class Categorical(_OfLogits):
             self.logits = given - given.logsumexp(-1, keepdim=True)
             self.probs = F.softmax(self.logits, -1)
         self.batch_shape = given.shape[:-1]
+
+    mode = property(lambda self: self.probs.argmax(-1))
 
     def sample(self, sample_shape: Any = ()) -> ta.Tensor:
         """Draw indices of the last axis, (*sample_shape, *batch_shape)."""

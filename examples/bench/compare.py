@@ -96,13 +96,13 @@ class Table:
                 agreeing.append(process)
                 continue
             truth = truth or values
-            off = difference(values, truth)
+            off, value, expected = difference(values, truth)
             if off <= self.tolerance:
                 agreeing.append(process)
             else:
                 self._leave_out(
                     f"{process.side.name}: not timed, for its results differ by {off:.1e} of their size where "
-                    f"{self.tolerance:g} is allowed ({values[0][0]:.6g}, expected {truth[0][0]:.6g})"
+                    f"{self.tolerance:g} is allowed ({value:.6g}, expected {expected:.6g})"
                 )
         return agreeing
 
@@ -126,13 +126,19 @@ def by_definition(problem: Path, steps: int) -> list[list[float]]:
         return process.check(steps)
 
 
-def difference(values: list[list[float]], truth: list[list[float]]) -> float:
-    """The largest difference, relative to the largest number of each result; infinite for other shapes."""
+def difference(values: list[list[float]], truth: list[list[float]]) -> tuple[float, float, float]:
+    """The largest difference, relative to the largest number of each result, and the two numbers that have it.
+
+    Infinite for other shapes, with the counts of numbers.
+    """
     if [len(x) for x in values] != [len(x) for x in truth]:
-        return float("inf")
-    return max(
-        float(np.abs(np.subtract(x, y)).max() / max(np.abs(y).max(), 1e-30)) for x, y in zip(values, truth, strict=True)
-    )
+        return float("inf"), sum(map(len, values)), sum(map(len, truth))
+    found = []
+    for x, y in zip(values, truth, strict=True):
+        differences = np.abs(np.subtract(x, y))
+        i = int(differences.argmax())
+        found.append((float(differences[i] / max(np.abs(y).max(), 1e-30)), float(x[i]), float(y[i])))
+    return max(found)
 
 
 def summary(name: str, times: list[float]) -> dict[str, Any]:

@@ -37,11 +37,11 @@ def ranks(bench: Bench) -> dict[str, Any]:
         problem = write(bench.folder / f"ranks-{batch}.npz", batch)
         found: dict[str, list[float]] = {}
         for _ in range(turns):
-            for (name, peer), run in SIDES.items():
+            for name, (peer, run) in SIDES.items():
                 if peer not in bench.peers:
                     continue
                 bench.say(f"  {name}, {size}")
-                found.setdefault(name, []).append(run(problem, steps))
+                found.setdefault(name, []).append(run(peer, problem, steps))
         theirs = found.get("PyTorch, gloo", [])
         rows = []
         for name, times in found.items():
@@ -54,32 +54,32 @@ def ranks(bench: Bench) -> dict[str, Any]:
     return {"tables": tables, "raw": raw}
 
 
-def _by_mpi(problem: Path, steps: int) -> float:
+def _by_mpi(peer: str, problem: Path, steps: int) -> float:
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # as in a container
-    command = ["mpirun", "-n", "2", "--bind-to", "core", "--oversubscribe", *_command("engine", problem, steps)]
+    command = ["mpirun", "-n", "2", "--bind-to", "core", "--oversubscribe", *_command(peer, problem, steps)]
     done = subprocess.run(command, env=_alone() | root, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def _by_gloo(problem: Path, steps: int) -> float:
+def _by_gloo(peer: str, problem: Path, steps: int) -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     both = [
         subprocess.Popen(
-            _command("pytorch", problem, steps), env=_alone() | place | {"RANK": rank}, text=True,
+            _command(peer, problem, steps), env=_alone() | place | {"RANK": rank}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
         for rank in "01"
     ]  # fmt: skip
     said, _ = [process.communicate()[0] for process in both]
     if any(process.returncode for process in both):
-        raise RuntimeError(f"a process of PyTorch's by gloo ended with exit status {max(p.returncode for p in both)}")
+        raise RuntimeError(f"a process of {peer} by gloo ended with exit status {max(p.returncode for p in both)}")
     return float(said.split()[-1])
 
 
-def _threads(problem: Path, steps: int) -> float:
+def _threads(peer: str, problem: Path, steps: int) -> float:
     with Process(engine(2)) as process:  # which takes the whole batch
         process.make("train", problem)
         process.warm(1.0)
@@ -96,9 +96,9 @@ def _alone() -> dict[str, str]:
 
 
 SIDES = {
-    ("PyTorch, gloo", "pytorch"): _by_gloo,
-    ("tinyattn, MPI", "engine"): _by_mpi,
-    ("tinyattn, 2 threads", "engine"): _threads,
+    "PyTorch, gloo": ("pytorch", _by_gloo),
+    "tinyattn, MPI": ("engine", _by_mpi),
+    "tinyattn, 2 threads": ("engine", _threads),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -182,6 +183,10 @@ class Ranks:
             ta.distributed.all_reduce(tensor)
         return tensor
 
+    def part(self, mean: ta.Tensor) -> ta.Tensor:
+        """What a mean over this process's share adds to the mean over all."""
+        return mean / self.count if self.distributed else mean
+
     def any(self, happened: bool) -> bool:
         """Whether something has happened in one of the processes."""
         return self.sum(ta.tensor(int(happened), device=self.device)).item() > 0 if self.distributed else happened
@@ -230,7 +235,10 @@ def load_data(args: argparse.Namespace) -> data.ImageDataset:
 
 
 def banner(*lines: str) -> None:
-    """Print lines in a frame."""
+    """Print lines in a frame, 80 columns wide unless a word is longer."""
+    lines = tuple(
+        part for line in lines for part in textwrap.wrap(line, 76, break_long_words=False, break_on_hyphens=False)
+    )
     width = max(map(len, lines)) + 4
     print("*" * width, *(f"* {line.ljust(width - 4)} *" for line in lines), "*" * width, sep="\n")
 
@@ -333,4 +341,4 @@ def draw(run: train.Run, model: ta.nn.Module, digits: data.ImageDataset, title: 
         print("The model has hardly learned anything yet: train for more --epochs (20 on the small digits).")
     print(f"{len(mistakes)} mistakes in {len(predicted)} test images; the first of them:")
     for i in mistakes[:10]:
-        print(f"  test image {i}: a {digits.test_labels[i]}, taken for a {predicted[i]}")
+        print(f"  test image {i}: {digits.test_labels[i]}, taken for {predicted[i]}")

@@ -167,7 +167,7 @@ def convolve_input(xp: Any, room: int, g: Array, weight: Array, size: Pair, how:
     """The gradient of `convolve` at x, of images of this size; also the transposed convolution of `g`."""
     (n, o, rows, columns), (ky, kx), (h, w), (a, b) = g.shape, how.kernel, size, how.padding
     c = weight.shape[1] * how.groups
-    finite = not xp.perhaps(~xp.isfinite(weight))  # zero times infinity would spoil other places
+    finite = not xp.perhaps(lambda: ~xp.isfinite(weight))  # zero times infinity would spoil other places
     if finite and how.stride == (1, 1) and o <= c:  # as a convolution of g with reversed kernels, of smaller windows
         top, left = (d * (k - 1) - p for k, p, d in zip(how.kernel, how.padding, how.dilation, strict=True))
         turned = how._replace(padding=(top, left))
@@ -210,6 +210,6 @@ def convolve_weight(xp: Any, room: int, g: Array, x: Array, how: Windows, wrappi
         seen = _columns(xp, padded, how, some, columns, spare)
         found = xp.matmul(seen, _widened(xp, g[images], how, some, spare).mT)
         total += found[0] if len(found) == 1 else found.sum(0)
-    if spare and xp.perhaps(~xp.isfinite(total)):  # perhaps zero times an infinity that a wrapped window saw
+    if spare and xp.perhaps(lambda: ~xp.isfinite(total)):  # zero times an infinity that a wrapped window saw
         return convolve_weight(xp, room, g, x, how, False)
     return xp.clone(total.mT).reshape(o, c // how.groups, *how.kernel)

@@ -1,4 +1,4 @@
-"""The order of arguments before PyTorch 1.5, which older training loops use: p.data.add_(-lr, p.grad)."""
+"""Older names and orders of arguments: torch.qr, and p.data.add_(-lr, p.grad), as before PyTorch 1.5."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import tinyattn as ta
+from tinyattn import nn
 
 FACTORS = {"add": "alpha", "sub": "alpha", "addcmul": "value", "addcdiv": "value"}  # which came before the tensors
 
 
 def with_factor_first(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function, which also takes its factor as the second argument, before one tensor more than it has."""
+    """Let a function also take its factor as the second argument, before a further tensor."""
     count, option = 3 if FACTORS[name] == "alpha" else 4, FACTORS[name]
 
     @functools.wraps(function)
@@ -28,7 +29,17 @@ FUNCTIONS = {name: with_factor_first(getattr(ta, name), name) for name in FACTOR
 
 
 def extend() -> None:
-    """Give the methods of tensors that order too."""
+    """Let the methods of tensors take that order too."""
     for name in FACTORS:
         for method in (name, f"{name}_"):
             setattr(ta.Tensor, method, with_factor_first(getattr(ta.Tensor, method), name))
+
+
+def qr(input: Any, some: bool = True) -> Any:
+    """Compute torch.linalg.qr. As torch.qr, its older name."""
+    return ta.linalg.qr(input, "reduced" if some else "complete")
+
+
+def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
+    """Resize images, bilinear with aligned corners. As F.upsample_bilinear, an older name of F.interpolate."""
+    return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)

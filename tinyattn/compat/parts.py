@@ -1,10 +1,11 @@
-"""What PyTorch has and tinyattn replaces under its names: settings without effect, one process, small helpers."""
+"""Replacements for names of PyTorch: settings without effect here, one process, small helpers."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
+import operator
 import typing
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tinyattn.nn import parallel
 
 
 class Refused:
-    """A name of PyTorch that tinyattn has not, and why; using it raises. As a type, it is that of no object."""
+    """A name of PyTorch that tinyattn does not have: a call raises NotImplementedError, and it has no instances."""
 
     def __init__(self, name: str, why: str = "which runs models of real numbers, eagerly") -> None:
         self.name, self.why = name, why
@@ -35,11 +36,11 @@ class Refused:
         raise NotImplementedError(f"{self.name} is not part of tinyattn, {self.why}")
 
 
-# --- what means nothing here: it takes any arguments and does nothing ---
+# --- without effect, for any arguments ---
 
 
 class Nothing(contextlib.ContextDecorator):
-    """A context manager, a decorator and a setting, all without effect: autocast and its like."""
+    """A context manager, decorator or setting without effect, such as torch.autocast."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -52,39 +53,39 @@ class Nothing(contextlib.ContextDecorator):
 
 
 class NoProfile(Nothing):
-    """A profiler that measures nothing; `ta.profile` does."""
+    """torch.profiler.profile, without measurements; `ta.profile` measures."""
 
     def key_averages(self, *args: Any, **kwargs: Any) -> NoProfile:
-        """Itself, with an empty table."""
+        """Return the profiler, whose table is empty."""
         return self
 
     def table(self, *args: Any, **kwargs: Any) -> str:
-        """A sentence that says what to use."""
+        """Return a sentence that names `ta.profile`."""
         return "nothing was measured; with tinyattn.profile() as p: ... measures"
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """The end of a step."""
+        """End a step, without effect."""
 
     export_chrome_trace = export_stacks = start = stop = step
 
 
 def ignored(*args: Any, **kwargs: Any) -> None:
-    """A setting without effect here."""
+    """Accept a setting that has no effect here."""
 
 
 def no(*args: Any, **kwargs: Any) -> bool:
-    """False."""
+    """Return False."""
     return False
 
 
 class GradScaler:
-    """Scales nothing: autocast has no effect here, so values and gradients stay float32."""
+    """torch.amp.GradScaler without scaling: autocast has no effect here, so losses and gradients are float32."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def scale(self, loss: Any) -> Any:
-        """The loss itself."""
+        """Return the loss unchanged."""
         return loss
 
     def step(self, optimizer: Any, *args: Any) -> Any:
@@ -92,11 +93,11 @@ class GradScaler:
         return optimizer.step(*args)
 
     def get_scale(self) -> float:
-        """One."""
+        """Return 1."""
         return 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty, as that of a scaler that is switched off."""
+        """Return {}, as a disabled scaler does."""
         return {}
 
     unscale_ = update = load_state_dict = ignored
@@ -104,7 +105,7 @@ class GradScaler:
 
 
 def unchanged(function: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """A function or module as it is; as a decorator with arguments, the decorator that returns it so."""
+    """Return a function or module unchanged; called with options only, return the decorator that does so."""
     return function if callable(function) else unchanged
 
 
@@ -115,14 +116,14 @@ def check(condition: Any, message: str = "") -> None:
 
 
 class Required:
-    """The default of an optimizer's option that must be given."""
+    """torch.optim.optimizer.required: the default of an option that must be given."""
 
     def __repr__(self) -> str:
         return "<required parameter>"
 
 
 def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
-    """The tensor; PyTorch has had no separate Variables since 0.4."""
+    """Return the tensor; PyTorch has had no separate Variable since 0.4."""
     return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -131,7 +132,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
-        """The module itself."""
+        """Return the module unchanged."""
         return module
 
 
@@ -140,7 +141,7 @@ class ScriptModule(nn.Module):
 
 
 class UntypedStorage:
-    """The memory of a tensor and of its views, as programs ask for it to count it or to find shared weights."""
+    """The memory of a tensor and its views, from which programs read its size, or find shared weights."""
 
     def __init__(self, tensor: Any) -> None:
         array = tensor.array
@@ -149,11 +150,11 @@ class UntypedStorage:
         self.array, self.device = array, tensor.device
 
     def data_ptr(self) -> int:
-        """The address of its first byte."""
+        """Return the address of the first byte."""
         return int(self.array.ctypes.data if hasattr(self.array, "ctypes") else self.array.data.ptr)
 
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """Return the size in bytes."""
         return int(self.array.nbytes)
 
     size = __len__ = nbytes
@@ -169,29 +170,15 @@ class OneProcess(parallel.DataParallel):
         super().__init__(module, workers=1)
 
     def no_sync(self) -> Nothing:
-        """No exchange to leave out."""
+        """Return a context manager without effect: one process exchanges no gradients."""
         return Nothing()
-
-
-class _OnCuda(type):
-    """The constructor of tensors of a dtype on the GPU, which they are instances of: torch.cuda.FloatTensor."""
-
-    def __call__(cls, *data: Any) -> Any:
-        return getattr(ta, cls.__name__)(*data).cuda()
-
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, getattr(ta, cls.__name__)) and instance.is_cuda
-
-
-KINDS = "Float Double Half Long Int Short Char Byte Bool".split()
-CUDA_TYPES = {f"{kind}Tensor": _OnCuda(f"{kind}Tensor", (), {}) for kind in KINDS}
 
 
 CREATE = "zeros ones full empty arange linspace logspace eye rand randn randint randperm tensor".split()
 
 
 def creating(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that makes tensors, with those of PyTorch's arguments that have no effect here."""
+    """Let a function that makes tensors accept PyTorch's arguments that have no effect here."""
 
     @functools.wraps(function)
     def make(*args: Any, layout: Any = None, pin_memory: Any = None, memory_format: Any = None, **options: Any) -> Any:
@@ -201,27 +188,27 @@ def creating(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inclusive_range(start: float = 0, end: float = 0, step: float = 1, **options: Any) -> Any:
-    """The numbers from `start` to `end`, both included, in the default dtype: torch.range, deprecated there."""
+    """Return start, start + step, ... up to `end`, included, (n,), in the default dtype. As torch.range."""
     return start + step * ta.arange(int((end - start) / step) + 1, **{"dtype": ta.get_default_dtype(), **options})
 
 
 def scalar_tensor(s: Any, **options: Any) -> Any:
-    """One number as a tensor, of the default dtype."""
+    """Return a number as a tensor () of the default dtype. As torch.scalar_tensor."""
     return ta.full((), s, **{"dtype": ta.get_default_dtype(), **options})
 
 
 def ndtr(input: Any) -> Any:
-    """The probability that a standard normal variable is below the input. As torch.special.ndtr."""
+    """Compute the standard normal distribution function of each element, (...) -> (...). As torch.special.ndtr."""
     return (1 + ta.erf(input / 2**0.5)) / 2
 
 
 def all_gather(tensor_list: list[Any], tensor: Any, *group: Any, **options: Any) -> None:
-    """Write the tensor of every process, of which there is one, into the list."""
+    """Write the tensors of all processes into the list; here there is one. As torch.distributed.all_gather."""
     tensor_list[0].copy_(tensor)
 
 
 def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
-    """A module of this class; it is initialised all the same."""
+    """Return module_cls(*args, **kwargs), which is initialised all the same. As torch.nn.utils.skip_init."""
     return module_cls(*args, **kwargs)
 
 
@@ -236,7 +223,7 @@ def default_tensor_type(kind: Any) -> None:
 
 
 def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: Any) -> Any:
-    """Run functions one after another, in so many segments that are recomputed in the backward pass."""
+    """Apply functions in `segments` checkpoints. As torch.utils.checkpoint.checkpoint_sequential."""
     each = list(functions)
     size = max(len(each) // segments, 1)
     for i in range(segments):
@@ -246,14 +233,14 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any, **options: 
 
 
 def seed() -> int:
-    """Seed all random streams anew, differently each time; returns the seed."""
+    """Seed all random streams with a random number, and return it. As torch.seed."""
     chosen = ta.Generator().seed()
     ta.manual_seed(chosen)
     return chosen
 
 
 def get_rng_state() -> list[Any]:
-    """The states of the random streams of all devices."""
+    """Return the states of the random streams of all devices, a list (PyTorch: a tensor of bytes)."""
     return [generator.get_state() for generator in ta.random.process_wide_generators()]
 
 
@@ -265,7 +252,7 @@ def set_rng_state(new_state: list[Any]) -> None:
 
 @contextlib.contextmanager
 def fork_rng(devices: Any = (), enabled: bool = True) -> Iterator[None]:
-    """Restore the random streams afterwards."""
+    """Restore the random streams at the end of a `with` block. As torch.random.fork_rng."""
     state = get_rng_state()
     try:
         yield
@@ -274,14 +261,14 @@ def fork_rng(devices: Any = (), enabled: bool = True) -> Iterator[None]:
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Any]:
-    """Return what a nest holds, and the nest, for `tree_unflatten`."""
+    """Return the leaves of nested dicts, lists and tuples, and their structure, for `tree_unflatten`."""
     leaves: list[Any] = []
     tree_map(leaves.append, tree)
     return leaves, tree
 
 
 def tree_unflatten(leaves: Any, treespec: Any) -> Any:
-    """Return a nest as `treespec` that holds `leaves`."""
+    """Return nested dicts, lists and tuples of the structure `treespec` with these leaves."""
     left = iter(leaves)
     return tree_map(lambda _: next(left), treespec)
 
@@ -289,77 +276,55 @@ def tree_unflatten(leaves: Any, treespec: Any) -> Any:
 def embedding(
     weight: Any, indices: Any, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
 ) -> Any:
-    """F.embedding with the arguments in torch.embedding's order; padding_idx=-1 means none."""
-    return nn.functional.embedding(
-        indices, weight, None if padding_idx < 0 else padding_idx, None, 2.0, scale_grad_by_freq
-    )
+    """Look up rows, as `F.embedding`, with the arguments of torch.embedding; padding_idx=-1 means none."""
+    row = None if padding_idx < 0 else padding_idx
+    return nn.functional.embedding(indices, weight, row, None, 2.0, scale_grad_by_freq)
 
 
 def softmax_backward(grad_output: Any, output: Any, dim: int, input_dtype: Any) -> Any:
-    """The gradient of a softmax's input, from that of its output: torch._softmax_backward_data."""
+    """Compute the gradient of a softmax's input from that of its output. As torch._softmax_backward_data."""
     return output * (grad_output - (grad_output * output).sum(dim, True))
 
 
 def addindent(s_: str, numSpaces: int) -> str:
-    """Indent all lines but the first: torch.nn.modules.module._addindent."""
+    """Indent all lines but the first. As torch.nn.modules.module._addindent."""
     return s_.replace("\n", "\n" + " " * numSpaces)
 
 
 def clones(module: Any, n: int) -> Any:
-    """A list of deep copies of a module."""
+    """Return a ModuleList of `n` deep copies of a module."""
     return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
 
 
 def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
-    """torch.linalg.cross, along the last axis by default."""
+    """Compute the cross product along `dim`, of size 3. As torch.linalg.cross."""
     return ta.cross(input, other, dim)
 
 
-def current_accelerator(check_available: bool = False) -> Any:
-    """The GPU, or None."""
-    return ta.device("cuda") if ta.cuda.is_available() else None
-
-
-def synchronize(device: Any = None) -> None:
-    """Wait for the GPU, if there is one."""
-    if ta.cuda.is_available():
-        ta.cuda.synchronize(device)
-
-
-def qr(input: Any, some: bool = True) -> Any:
-    """torch.linalg.qr under its older name."""
-    return ta.linalg.qr(input, "reduced" if some else "complete")
-
-
-def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
-    """F.interpolate as it was once named: bilinear, with the corners aligned."""
-    return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)
-
-
-def _memory(name: str) -> Callable[..., int]:
-    return lambda device=None: getattr(ta.cuda, name)(device) if ta.cuda.is_available() else 0
-
-
-MEMORY = {name: _memory(name) for name in ("memory_allocated", "max_memory_allocated", "memory_reserved")}  # 0 without
-
-
 def promote_types(type1: Any, type2: Any) -> Any:
-    """The dtype of a sum of tensors of these dtypes."""
+    """Return the dtype of the sum of tensors of these dtypes. As torch.promote_types."""
     return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))
 
 
 def functional_call(module: Any, parameter_and_buffer_dicts: Any, args: Any = (), kwargs: Any = None) -> Any:
-    """Call `module` with these tensors in place of its own of the same names."""
-    given = parameter_and_buffer_dicts
-    given = {name: t for each in ([given] if isinstance(given, dict) else given) for name, t in each.items()}
-    places = []
-    for name, tensor in given.items():
-        path, _, last = name.rpartition(".")
-        part = module.get_submodule(path)
-        places.append((part._parameters if last in part._parameters else part._buffers, last, tensor))
-    before = [(registry, last, registry[last]) for registry, last, _ in places]
+    """Call `module` with other tensors in place of its parameters and buffers. As torch.func.functional_call.
+
+    parameter_and_buffer_dicts: tensors by name, a dict or a tuple of dicts. Raises KeyError for an unknown name.
+
+    >>> from tinyattn.compat.parts import functional_call
+    >>> functional_call(nn.Linear(2, 1), {"weight": ta.ones(1, 2), "bias": ta.zeros(1)}, ta.tensor([2.0, 3.0])).tolist()
+    [5.0]
+    """
+    dicts = parameter_and_buffer_dicts
+    before = []
     try:
-        for registry, last, tensor in places:
+        for name, tensor in functools.reduce(operator.or_, [dicts] if isinstance(dicts, dict) else dicts).items():
+            path, _, last = name.rpartition(".")
+            part = module.get_submodule(path)
+            registry = part._parameters if last in part._parameters else part._buffers
+            if last not in registry:
+                raise KeyError(f"functional_call: {type(module).__name__} has no parameter or buffer {name!r}")
+            before.append((registry, last, registry[last]))
             registry[last] = tensor
         return module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
     finally:
@@ -373,7 +338,7 @@ CLOSE = {"float64": (1e-7, 1e-7), "float32": (1.3e-6, 1e-5), "float16": (1e-3, 1
 def assert_close(
     actual: Any, expected: Any, *, rtol: Any = None, atol: Any = None, equal_nan: bool = False, **others: Any
 ) -> None:
-    """Raise AssertionError unless all elements are close, by default as close as PyTorch wants them for the dtype."""
+    """Raise AssertionError unless all elements are close, by PyTorch's tolerances. As torch.testing.assert_close."""
     a, b = (x.detach().cpu() if ta.is_tensor(x) else ta.as_tensor(x) for x in (actual, expected))
     usual = CLOSE.get(str(a.dtype), (0, 0))
     rtol, atol = (usual[i] if given is None else given for i, given in enumerate((rtol, atol)))
@@ -384,7 +349,7 @@ def assert_close(
 
 
 class SummaryWriter(Nothing):
-    """TensorBoard's writer, which writes nothing here; it says so once."""
+    """torch.utils.tensorboard.SummaryWriter without files: its constructor warns, its methods have no effect."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         warnings.warn("SummaryWriter: tinyattn writes no TensorBoard files; its methods have no effect", stacklevel=2)
@@ -393,6 +358,11 @@ class SummaryWriter(Nothing):
         return ignored
 
 
+def storage_offset(tensor: Any) -> int:
+    """How many elements the first one lies behind the beginning of the memory."""
+    return int(tensor.data_ptr() - UntypedStorage(tensor).data_ptr()) // int(tensor.element_size())
+
+
 def pair(count: int) -> Callable[[Any], tuple[Any, ...]]:
-    """The function that repeats a number `count` times and leaves a tuple as it is."""
+    """Return the function that repeats a number `count` times, and makes a tuple of an iterable."""
     return lambda x: tuple(x) if isinstance(x, typing.Iterable) else (x,) * count

@@ -53,7 +53,7 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
 
     The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
     the logger "tinyattn" (a warning on a GPU) say why. disable: return the function itself. Raises ValueError for
-    another mode, TypeError for an argument without a hash. As torch.compile, with one mode of several.
+    another mode, TypeError for anything but a function or an argument without a hash. As torch.compile, with one mode.
 
     Example:
         >>> double = ta.compile(lambda x: x * 2)
@@ -64,6 +64,8 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
         raise ValueError(f"compile: mode={mode!r}; expected 'reduce-overhead', the only mode")
     if function is None:
         return functools.partial(compile, mode=mode, disable=disable)
+    if not callable(function):
+        raise TypeError(f"compile: expected a function or a module, got {type(function).__name__}")
     return function if disable else functools.wraps(function, updated=())(_Compiled(function))
 
 

@@ -25,7 +25,7 @@ def load_digits() -> ImageDataset:
 
     Raises ImportError if scikit-learn is not installed.
     """
-    bunch = require("sklearn.datasets", "the offline digits").load_digits()
+    bunch = require("sklearn.datasets", "the set of small digits").load_digits()
     images = enlarge(np.asarray(bunch.images, dtype=np.float32))
     labels = np.asarray(bunch.target, dtype=np.int64)
     test = np.zeros(len(labels), dtype=bool)

@@ -11,9 +11,9 @@ from tinyattn.engine.node import Node
 class Fork(Node):
     """A node newer than every node of the branches and older than what consumes their outputs. DataParallel makes it.
 
-    Those consumers all have an edge to it; the gradient over it only says that its turn has come. When the backward
-    pass arrives here, the gradients of all outputs are complete, and each branch can be walked by itself, in a thread
-    of its own. A Fork inside a branch of another splits nothing: that branch is walked as one.
+    Those consumers all have an edge to it; the gradient over it is a zero that only makes the backward pass arrive
+    here. By then the gradients of all outputs are complete, and each branch can be walked by itself, in a thread of its
+    own. A Fork inside a branch of another splits nothing: that branch is walked as one.
 
         older nodes  <-  branch 0  <-  its output  <-.
                      <-  branch 1  <-  its output  <-  join  <-  loss

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, overload
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 grad_mode: ContextVar[bool] = ContextVar("grad_mode", default=True)
-# What is to be called at the end of the backward pass that is running; a list of its own, which tells it from the next.
+# The functions to call at the end of the running backward pass: a list of its own, which also identifies the pass.
 current_walk: ContextVar[Any] = ContextVar("current_walk", default=None)
 definition_mode: ContextVar[bool] = ContextVar("definition_mode", default=False)
 # Who looks on (see observer.py), in the order of entering.
@@ -121,7 +121,7 @@ def definitions() -> Mode:
 
 
 def definitions_enabled() -> bool:
-    """Whether a surrounding `definitions()` asks for first principles."""
+    """Whether a surrounding `definitions()` replaces kernels by definitions."""
     return definition_mode.get()
 
 
@@ -132,7 +132,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 class Site(NamedTuple):
     """A place in the user's program, kept as a code object and an offset (a frame would keep
-    every local variable alive); turned into text only when somebody asks."""
+    every local variable alive); turned into text only for a message."""
 
     code: CodeType
     offset: int
@@ -156,7 +156,7 @@ def call_site(skip: int = 1) -> Site:
     """The nearest line outside this package; `skip`: how many callers are known to be inside."""
     frame = sys._getframe(skip)
     while _passed_over(frame.f_code.co_filename):
-        if frame.f_back is None:  # the outermost frame of this thread, which tells nothing in a worker
+        if frame.f_back is None:  # the outermost frame of this thread: in a worker, not a line of the user
             return site_of_caller.get() or Site(frame.f_code, frame.f_lasti)
         frame = frame.f_back
     return tuple.__new__(Site, (frame.f_code, frame.f_lasti))  # half the time of Site(...)

@@ -25,7 +25,7 @@ class Saved:
         """The array; with `create_graph`, which records the rules, as a Variable with its history.
 
         Raises RuntimeError if an in-place write has changed it since, with the lines of both; and for an extra, which
-        has no history, if its gradient is part of what is asked for.
+        has no history, if its gradient is needed.
         """
         if self.storage.version != self.version:
             raise RuntimeError(

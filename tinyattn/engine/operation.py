@@ -162,7 +162,7 @@ class Operation:
         return found
 
     def _run_and_record(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
-        """Compute with the arrays of `inputs`, wrap the results, and record a node if a gradient may be asked for."""
+        """Compute with the arrays of `inputs`, wrap the results, and record a node if an input requires a gradient."""
         arrays: list[Any] = []
         edges: list[Node | None] = []
         half = False
@@ -185,11 +185,11 @@ class Operation:
         except ValueError as error:
             self._raise_if_not_broadcastable(error, arrays)
             raise
-        extras: Sequence[Variable] = ()
+        extras: Sequence[Variable | None] = ()
         if self.extras and type(result) in (tuple, list):  # extras are left out where nothing is recorded
             result, *extra_arrays = result
-            extras = [Variable._from(_as_array(xp, x)) for x in extra_arrays]
-        unrounded = Variable._from(result if type(result) is xp.ndarray else _as_array(xp, result))
+            extras = [x if x is None else Variable._from(self._as_array(xp, x)) for x in extra_arrays]
+        unrounded = Variable._from(result if type(result) is xp.ndarray else self._as_array(xp, result))
         out = Variable._from(rounded(unrounded.array, arrays)) if widen else unrounded
         if self.view:
             _share_storage(out, inputs[0])
@@ -197,6 +197,12 @@ class Operation:
             node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (unrounded, *extras))
             node.half, node.site, node.modules = half, call_site(2), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
+
+    def _as_array(self, xp: Any, x: Any) -> Any:
+        """A result as an array: NumPy's functions of 0-d arrays return scalars."""
+        if x is None or isinstance(x, Variable):
+            raise TypeError(f"{self.name}: its forward gave a {type(x).__name__}; expected an array")
+        return x if backends.is_array(x) else xp.asarray(x)
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
         watching = observers.get()
@@ -311,11 +317,6 @@ def _public(parameter: inspect.Parameter, i: int) -> inspect.Parameter:
 
 def _shapes(x: Any) -> tuple[Any, ...]:
     return tuple(map(_shapes, x)) if type(x) is list else getattr(x, "shape", ())
-
-
-def _as_array(xp: Any, x: Any) -> Any:
-    """A result as an array: NumPy's functions of 0-d arrays return scalars."""
-    return x if backends.is_array(x) else xp.asarray(x)
 
 
 def _share_storage(out: Variable, source: Variable) -> None:

@@ -1,4 +1,4 @@
-"""Variable: an array, and the node that says where it came from. A Tensor is one, with methods."""
+"""Variable: an array, and the node that computed it. A Tensor is a Variable with methods."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Variable:
     array: Any
     _node: Any
     _grad: Any
-    _storage: Storage | None  # None until it is asked for: most results are never saved nor written to
+    _storage: Storage | None  # None until it is needed: most results are never saved nor written to
     _version: int  # of the storage, when the history of this variable was last up to date
     _base: Variable | None  # of a view: the variable that owns the memory
 

@@ -105,13 +105,13 @@ class Walk:
                 continue
             xp = recording_namespace() if self.create_graph else backends.of(g)  # branches may lie on several devices
             g = self.arrive(xp, node, g, owned)
-            if node.op is None:
+            if node.op is None or not self.leads_on(node):
                 continue
             for edge, gi in zip(node.edges, self.apply_rules(xp, node, g), strict=False):
                 if gi is not None and edge is not None and (self.useful is None or edge.id in self.useful):
                     gi = gi if type(gi) is type(g) else _as_gradient(node, gi, self.create_graph)
-                    owned = node.op.fresh and gi is not g  # `g` may go to several edges, so that none may write into it
-                    self.hand_on(xp, node, gi, edge, pending, owned)
+                    is_new = node.op.fresh and gi is not g  # `g` may go to several edges, so none may write into it
+                    self.hand_on(xp, node, gi, edge, pending, is_new)
             for leaf in self.complete.get(node.id, ()):
                 self.take_early(xp, leaf, pending)
             if not self.retain and node.saved:
@@ -119,7 +119,7 @@ class Walk:
         return pending
 
     def arrive(self, xp: Any, node: Node, g: Any, owned: bool) -> Any:
-        """The gradient of `node` is complete: run its hooks, and keep it where it is asked for."""
+        """The gradient of `node` is complete: run its hooks, and store it if it is wanted."""
         if node.hooks:
             g, owned = _run_hooks(xp, node, g, self.create_graph), False
         if self.wanted is None:
@@ -129,6 +129,10 @@ class Walk:
         elif node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether the rules of `node` are needed. If not, it keeps what it saved for another backward pass."""
+        return self.useful is None or any(edge is not None and edge.id in self.useful for edge in node.edges)
 
     def take_early(self, xp: Any, leaf: Node, pending: Pending) -> None:
         """The gradient of `leaf` is complete: its hooks run now, so that they can use it or free it early."""
@@ -355,7 +359,7 @@ def _given(xp: Any, node: Node, g: Any, owned: bool, create_graph: bool) -> Any:
     """`g` as it may leave the engine: an array that nothing else refers to.
 
     The gradient of an inner node goes to that node's rules as well, which may keep it: it is copied. With
-    `create_graph` it need not be, since the version counter reports a write into it to whoever saved it.
+    `create_graph` it need not be, since the version counter reports a write into it when the saved value is read.
     """
     if g.dtype != node.dtype:
         return xp.cast(g, node.dtype)

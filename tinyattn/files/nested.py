@@ -4,16 +4,20 @@ None, booleans, integers, finite floats, strings and lists are JSON's own. Every
 which names its kind:
 
     {"dict": {"lr": 0.1}}       {"items": [[key, value], ...]}      the second if not all keys are strings
-    {"tuple": [1, 2]}           {"float": "nan"}                    "inf", "-inf"
+    {"tuple": [1, 2]}           {"set": [1, 2]}                     {"float": "nan"}, "inf", "-inf"
     {"tensor": "NAME"}          {"array": "NAME"}                   the file's tensor of that name
+    {"namespace": {"dict": {"lr": 0.1}}}                            argparse's: the options of a script
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import os
 import re
 import reprlib
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +32,10 @@ from tinyattn.tensors import Tensor
 VERSION = 1
 MAX_DEPTH = 100  # containers within containers
 MAX_BITS = 4096  # of an integer
-CONTENT: dict[str, Any] = {"dict": dict, "items": list, "tuple": list, "float": str, "tensor": str, "array": str}
+CONTENT: dict[str, Any] = {
+    "dict": dict, "items": list, "tuple": list, "set": list, "namespace": dict, "float": str, "tensor": str,
+    "array": str,
+}  # fmt: skip
 FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -39,11 +46,20 @@ class DamageError(Exception):
 def mapped(func: Callable[[Any], Any], tree: Any) -> Any:
     """Apply `func` to what dicts, lists and tuples hold, at any depth. As torch.utils._pytree.tree_map."""
     if isinstance(tree, dict):
-        return {key: mapped(func, value) for key, value in tree.items()}
+        return alike(tree, {key: mapped(func, value) for key, value in tree.items()})
     if isinstance(tree, list | tuple):
-        values = [mapped(func, value) for value in tree]
-        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+        return alike(tree, [mapped(func, value) for value in tree])
     return func(tree)
+
+
+def alike(tree: Any, values: Any) -> Any:
+    """Return a dict, list or tuple of the type of `tree` that holds `values`: a dict with its keys, or a list."""
+    if not isinstance(tree, dict):
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)  # a namedtuple
+    made = copy.copy(tree)  # a defaultdict is made of more than its items
+    for key, value in values.items():
+        made[key] = value
+    return made
 
 
 # --- names ---
@@ -121,6 +137,12 @@ class _Encoder:
             return {"tuple": [self.value(each, (*path, i)) for i, each in enumerate(value)]}
         if isinstance(value, Mapping):
             return self._mapping(value, path)
+        if isinstance(value, set | frozenset) and all(map(_is_key, value)):
+            return {"set": [self.value(each, path) for each in value]}
+        if isinstance(value, Namespace):
+            return {"namespace": self.value(vars(value), path)}
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
         return self._tensor(value, path)
 
     def _mapping(self, value: Mapping[Any, Any], path: tuple[Any, ...]) -> Any:
@@ -214,6 +236,10 @@ class _Decoder:
             return self._items(content, depth + 1)
         if kind == "tuple":
             return tuple(self.value(content, depth))
+        if kind == "set":
+            return self._set(content, depth)
+        if kind == "namespace":
+            return self._namespace(content, depth)
         if kind == "float":
             if content not in FLOATS:
                 raise DamageError(f"its state contains the float {short(content)}, not one of {', '.join(FLOATS)}")
@@ -222,6 +248,20 @@ class _Decoder:
             raise DamageError(f"its state refers to tensor {short(content)}, which is missing or already used")
         array = self.left.pop(content)
         return array if kind == "array" else from_numpy(array)
+
+    def _set(self, content: list[Any], depth: int) -> set[Any]:
+        found = self.value(content, depth)
+        if not all(map(_is_key, found)):
+            raise DamageError(f"its state contains the set {short(content)}, with an invalid element")
+        return {*found}
+
+    def _namespace(self, content: dict[str, Any], depth: int) -> Namespace:
+        found = self.value(content, depth + 1)
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+            raise DamageError(f"its state contains {short(content)} where a namespace's attributes are expected")
+        namespace = Namespace()
+        vars(namespace).update(found)  # one of them may be named self
+        return namespace
 
     def _items(self, content: list[Any], depth: int) -> dict[Any, Any]:
         found: dict[Any, Any] = {}

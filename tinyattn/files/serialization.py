@@ -39,7 +39,8 @@ def save(path: Any, state: Any, metadata: Mapping[str, str] | None = None) -> No
 
     path: the file, replaced if it exists; its folder must exist. Or a binary file that is open for writing.
     state: a mapping from names to Tensors, such as `Module.state_dict()`, or any nesting of dicts, lists and tuples
-        of Tensors, arrays, numbers, strings, booleans and None.
+        of Tensors, arrays, numbers, strings, booleans and None; also sets and argparse's Namespace. A path becomes a
+        string.
     metadata: strings about the file, for `load_metadata` and other programs.
 
     The two may come in the order of torch.save too: what is a path or a file is `path`, the first if both are.

@@ -77,7 +77,8 @@ def write_whole(path: str | os.PathLike[str], content: bytes | bytearray | memor
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:  # about the user's file, not the temporary one
-            raise OSError(error.errno, error.strerror, path) from error
+            reason = "its folder does not exist" if error.errno == errno.ENOENT else error.strerror
+            raise OSError(error.errno, reason, path) from error
         raise
     _sync_folder(folder)
 

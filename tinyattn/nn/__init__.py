@@ -6,12 +6,13 @@ from tinyattn.nn.activations import (
     PReLU, ReLU, ReLU6, Sigmoid, SiLU, Softmax, Softmax2d, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink,
     Threshold,
 )  # fmt: skip
+from tinyattn.nn.applied import own_constructors
 from tinyattn.nn.attention import AdditiveAttentionPooling, MultiheadAttention
 from tinyattn.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from tinyattn.nn.convolution import (
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
-    AvgPool1d, AvgPool2d, AvgPool3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Fold, LPPool1d, LPPool2d,
-    MaxPool1d, MaxPool2d, MaxPool3d, Unfold,
+    AvgPool1d, AvgPool2d, AvgPool3d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Fold,
+    LPPool1d, LPPool2d, MaxPool1d, MaxPool2d, MaxPool3d, Unfold,
 )  # fmt: skip
 from tinyattn.nn.embeddings import Embedding, EmbeddingBag
 from tinyattn.nn.layers import (
@@ -40,4 +41,6 @@ from tinyattn.nn.transformer import (
 )  # fmt: skip
 
 __all__ = [name for name, value in globals().items() if getattr(value, "__module__", "").startswith("tinyattn.nn.")]
+__all__.remove("own_constructors")
+own_constructors(*(x for x in map(globals().get, __all__) if isinstance(x, type) and issubclass(x, Module)))
 __all__ += ["available_workers", "every_module", "functional", "init", "utils"]

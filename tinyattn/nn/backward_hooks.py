@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinyattn.engine.modes import current_walk
+from tinyattn.files.nested import alike
 from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import alias
 from tinyattn.ops.creation import zeros_like
@@ -81,7 +82,7 @@ class BackwardHooks:
             )
             return output
         values = Gate(self._on_outputs).let_through(output)
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)  # a namedtuple
+        return alike(output, values)
 
     def _on_outputs(self, grad_output: Gradients) -> Gradients:
         for hook in self.pre_hooks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any, ClassVar
 
@@ -189,6 +188,16 @@ class ConvTranspose1d(_ConvTransposeNd, axes=1):
     """
 
 
+class ConvTranspose3d(_ConvTransposeNd, axes=3):
+    """The transpose of `Conv3d`: (n, in_channels, d, h, w) -> (n, out_channels, planes, rows, columns).
+
+    As torch.nn.ConvTranspose3d.
+
+    >>> nn.ConvTranspose3d(3, 8, 2, stride=2)(ta.ones(2, 3, 5, 5, 5)).shape
+    (2, 8, 10, 10, 10)
+    """
+
+
 # --- pooling and folding: one function each ---
 
 
@@ -199,19 +208,19 @@ class _Pool(Applied):
     kernel_size: Any
     stride: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_up(self, arguments: dict[str, Any]) -> None:
+        super()._set_up(arguments)
         self.stride = self.kernel_size if self.stride is None else self.stride
 
 
 class _MaxPoolNd(_Pool):
-    """Base of the poolings by maximum, whose last two arguments PyTorch has in the other order here."""
+    """Base of the poolings by maximum. As in PyTorch, the functions have the last two arguments in the other order."""
 
-    def __init_subclass__(cls, function: Any = None, **options: Any) -> None:
-        super().__init_subclass__(function, **options)
-        if function is not None:
-            *first, ceil_mode, return_indices = cls._signature.parameters.values()
-            cls._signature = cls.__signature__ = inspect.Signature([*first, return_indices, ceil_mode])
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
 
 class _AvgPoolNd(_Pool):
@@ -219,9 +228,18 @@ class _AvgPoolNd(_Pool):
 
     hidden = ("ceil_mode", *_Pool.hidden)
 
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True, divisor_override: int | None = None,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
 
 class _AdaptiveAvgPoolNd(Applied):
     """Base of the poolings by mean into a given size."""
+
+    def __init__(self, output_size: Any) -> None:
+        self._set_up(locals())
 
 
 class _AdaptiveMaxPoolNd(Applied):
@@ -229,14 +247,23 @@ class _AdaptiveMaxPoolNd(Applied):
 
     hidden = ("return_indices",)
 
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        self._set_up(locals())
+
 
 class _LPPoolNd(Applied):
     """Base of the poolings by a norm."""
 
+    def __init__(self, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> None:
+        self._set_up(locals())
+
 
 class AvgPool1d(_AvgPoolNd, function=F.avg_pool1d, example=(2,)):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
         for name in ("kernel_size", "stride", "padding"):
             setattr(self, name, many("AvgPool1d", name, getattr(self, name), 1, 0))
 
@@ -255,6 +282,12 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool2d, exam
 class AdaptiveMaxPool3d(_AdaptiveMaxPoolNd, function=F.adaptive_max_pool3d, example=(1,)): ...
 class LPPool1d(_LPPoolNd, function=F.lp_pool1d, example=(2, 2)): ...
 class LPPool2d(_LPPoolNd, function=F.lp_pool2d, example=(2, (1, 2))): ...
-class Unfold(Applied, function=F.unfold, example=(2,)): ...
-class Fold(Applied, function=F.fold, example=((3, 3), 2)): ...
+class Unfold(Applied, function=F.unfold, example=(2,)):
+    def __init__(self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
+        self._set_up(locals())
+class Fold(Applied, function=F.fold, example=((3, 3), 2)):
+    def __init__(
+        self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
+    ) -> None:
+        self._set_up(locals())
 # fmt: on

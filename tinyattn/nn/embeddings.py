@@ -108,10 +108,13 @@ class EmbeddingBag(_Table):
         _weight: Tensor | None = None,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
-        **options: Any,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        _freeze: bool = False,
     ) -> None:
         usual = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        super().__init__(num_embeddings, embedding_dim, *usual, _weight, **options)
+        super().__init__(num_embeddings, embedding_dim, *usual, _weight, _freeze, device=device, dtype=dtype)
         self.mode, self.include_last_offset = mode, include_last_offset
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from tinyattn.ops import (
     unfold,
 )  # fmt: skip
 from tinyattn.ops.alignment_losses import ctc_loss
-from tinyattn.ops.convolution import conv3d
+from tinyattn.ops.convolution import conv3d, conv_transpose3d
 from tinyattn.ops.dropouts import alpha_dropout, dropout1d, dropout2d, dropout3d
 from tinyattn.ops.grouping import embedding_bag
 from tinyattn.ops.images import (

@@ -126,8 +126,8 @@ class LayerNorm(_Norm):
 class _DropoutNd(Applied, function=F.dropout):
     """Base of the dropouts. Raises ValueError for a probability p outside [0, 1]; without effect in evaluation."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        self._set_up(locals())
         if not 0 <= self.p <= 1:
             raise ValueError(f"{type(self).__name__}: p={self.p}; a probability lies between 0 and 1")
 

@@ -39,8 +39,10 @@ class _Lazy(Module):
     ({plain!r}, {shape[axis]})
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(0, *args, **kwargs)  # type: ignore[call-arg]
+    def _begin(self, arguments: dict[str, Any]) -> None:
+        """Begin as the plain layer of size 0 with the arguments of a constructor, its `locals()`."""
+        arguments = {name: value for name, value in arguments.items() if name != "self"}
+        super().__init__(0, **arguments)  # type: ignore[call-arg]
         self._register_load_state_dict_pre_hook(self._fit_state)
 
     def _empty(self) -> Iterator[tuple[str, Tensor]]:
@@ -72,9 +74,31 @@ class _Lazy(Module):
 
 
 # fmt: off
-class LazyLinear(_Lazy, Linear, size="in_features", axis=-1, args="2", shape=(5, 3)): ...
-class LazyConv1d(_Lazy, Conv1d, size="in_channels", axis=-2, args="8, 3", shape=(2, 4, 5)): ...
-class LazyConv2d(_Lazy, Conv2d, size="in_channels", axis=-3, args="8, 3", shape=(2, 4, 5, 5)): ...
-class LazyBatchNorm1d(_Lazy, BatchNorm1d, size="num_features", axis=1, shape=(2, 3)): ...
-class LazyBatchNorm2d(_Lazy, BatchNorm2d, size="num_features", axis=1, shape=(2, 3, 4, 4)): ...
+class LazyLinear(_Lazy, Linear, size="in_features", axis=-1, args="2", shape=(5, 3)):
+    def __init__(self, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+        self._begin(locals())
+class LazyConv1d(_Lazy, Conv1d, size="in_channels", axis=-2, args="8, 3", shape=(2, 4, 5)):
+    def __init__(
+        self, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+    ) -> None:
+        self._begin(locals())
+class LazyConv2d(_Lazy, Conv2d, size="in_channels", axis=-3, args="8, 3", shape=(2, 4, 5, 5)):
+    def __init__(
+        self, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+    ) -> None:
+        self._begin(locals())
+class LazyBatchNorm1d(_Lazy, BatchNorm1d, size="num_features", axis=1, shape=(2, 3)):
+    def __init__(
+        self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+        device: Any = None, dtype: Any = None,
+    ) -> None:
+        self._begin(locals())
+class LazyBatchNorm2d(_Lazy, BatchNorm2d, size="num_features", axis=1, shape=(2, 3, 4, 4)):
+    def __init__(
+        self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+        device: Any = None, dtype: Any = None,
+    ) -> None:
+        self._begin(locals())
 # fmt: on

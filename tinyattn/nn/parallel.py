@@ -16,6 +16,7 @@ from tinyattn.engine.fork import Fork
 from tinyattn.engine.node import Node
 from tinyattn.engine.operation import operation
 from tinyattn.engine.threads import side_by_side
+from tinyattn.files.nested import alike
 from tinyattn.nn.distributed import DistributedDataParallel
 from tinyattn.nn.module import Module
 from tinyattn.random import Generator, Streams
@@ -113,9 +114,8 @@ def _join(xp: Any, *parts: Any) -> Any:
 def _map(function: Callable[..., Any], value: Any, *more: Any) -> Any:
     """Apply `function` to the values in a tuple, list or dict; returns the same kind."""
     if isinstance(value, dict):
-        return type(value)((key, function(value[key], *(m[key] for m in more))) for key in value)
-    results = [function(*values) for values in zip(value, *more, strict=True)]
-    return type(value)(*results) if hasattr(value, "_fields") else type(value)(results)  # a namedtuple
+        return alike(value, {key: function(value[key], *(m[key] for m in more)) for key in value})
+    return alike(value, [function(*values) for values in zip(value, *more, strict=True)])
 
 
 def _tensors(value: Any) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from tinyattn.nn.module import Module
 from tinyattn.tensors import Tensor
 
 
-def _flatten(input: Tensor, start_dim: int = 1, end_dim: int = -1) -> Tensor:
+def _flatten(input: Tensor, start_dim: int, end_dim: int) -> Tensor:
     return input.flatten(start_dim, end_dim)
 
 
@@ -22,6 +22,9 @@ class Flatten(Applied, function=_flatten):
     >>> nn.Flatten()(ta.ones(2, 3, 4)).shape
     (2, 12)
     """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self._set_up(locals())
 
 
 def _unflatten(input: Tensor, dim: int, unflattened_size: Any) -> Tensor:
@@ -35,11 +38,13 @@ class Unflatten(Applied, function=_unflatten):
     (5, 2, 3)
     """
 
+    def __init__(self, dim: int, unflattened_size: Any) -> None:
+        self._set_up(locals())
+
 
 def _upsample(
-    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None,
-    recompute_scale_factor: Any = None,
-) -> Tensor:  # fmt: skip
+    input: Tensor, size: Any, scale_factor: Any, mode: str, align_corners: Any, recompute_scale_factor: Any
+) -> Tensor:
     return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
 
 
@@ -52,8 +57,11 @@ class Upsample(Applied, function=_upsample):
 
     scale_factor: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
         factor, many = self.scale_factor, isinstance(self.scale_factor, tuple | list)
         self.scale_factor = tuple(map(float, factor)) if many else factor and float(factor)
 
@@ -151,14 +159,27 @@ class ReplicationPad3d(_Pad, axes=3, mode="replicate"): ...
 class CircularPad1d(_Pad, axes=1, mode="circular"): ...
 class CircularPad2d(_Pad, axes=2, mode="circular"): ...
 class CircularPad3d(_Pad, axes=3, mode="circular"): ...
-class PixelShuffle(Applied, function=F.pixel_shuffle, example=(2,)): ...
-class ChannelShuffle(Applied, function=F.channel_shuffle, example=(2,)): ...
-class PixelUnshuffle(Applied, function=F.pixel_unshuffle, example=(2,)): ...
-class CosineSimilarity(_Distance, function=F.cosine_similarity, inputs=2): ...
-class PairwiseDistance(_Distance, function=F.pairwise_distance, inputs=2): ...
+class PixelShuffle(Applied, function=F.pixel_shuffle, example=(2,)):
+    def __init__(self, upscale_factor: int) -> None:
+        self._set_up(locals())
+class ChannelShuffle(Applied, function=F.channel_shuffle, example=(2,)):
+    def __init__(self, groups: int) -> None:
+        self._set_up(locals())
+class PixelUnshuffle(Applied, function=F.pixel_unshuffle, example=(2,)):
+    def __init__(self, downscale_factor: int) -> None:
+        self._set_up(locals())
+class CosineSimilarity(_Distance, function=F.cosine_similarity, inputs=2):
+    def __init__(self, dim: int = 1, eps: float = 1e-08) -> None:
+        self._set_up(locals())
+class PairwiseDistance(_Distance, function=F.pairwise_distance, inputs=2):
+    def __init__(self, p: float = 2.0, eps: float = 1e-06, keepdim: bool = False) -> None:
+        self._set_up(locals())
 # fmt: on
 
 
 class LocalResponseNorm(Applied, function=F.local_response_norm, example=(2,)):
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self._set_up(locals())
+
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

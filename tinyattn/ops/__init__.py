@@ -79,7 +79,7 @@ from tinyattn.ops.products import bmm, einsum, matmul, mm, outer
 from tinyattn.ops.promotion import result_type
 from tinyattn.ops.recurrences import recurrent
 from tinyattn.ops.reductions import (
-    all, any, count_nonzero, cumprod, cumsum, is_any, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean,
+    all, any, count_nonzero, cumprod, cumsum, logsumexp, mean, prod, std, std_mean, sum, sum_to, var, var_mean,
 )  # fmt: skip
 from tinyattn.ops.shape import (
     broadcast_to, expand, flatten, flip, movedim, permute, reshape, roll, squeeze, transpose, tril, triu, unsqueeze,
@@ -89,7 +89,7 @@ from tinyattn.ops.softmaxes import log_softmax, softmax
 
 FOR_RULES = """
 adaptive_avg_pool2d adaptive_max_pool2d alias attention_weights avg_pool2d cast convolve convolve_input
-convolve_weight embedding_gradient fold getitem is_any linear_gelu max_pool2d move normalize overlap_add
+convolve_weight embedding_gradient fold getitem linear_gelu max_pool2d move normalize overlap_add
 packed_attention place recurrent setitem split_heads sum_to unfold ungather view_again windows write_index
 """.split()
 __all__ = [name for name, value in globals().items() if callable(value) and name not in FOR_RULES]

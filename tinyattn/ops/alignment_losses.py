@@ -24,7 +24,7 @@ def ctc_loss(
     log_probs: Tensor, targets: Any, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Compute -log of the summed probability of all alignments of each target with its input (Graves et al. 2006).
+    """Compute -log of the summed probability of all alignments of each target with its input.
 
     log_probs: logarithms of class probabilities (steps, batch, classes), or (steps, classes) for one sequence.
     targets: class numbers without blanks, (batch, longest), or one after another (sum of lengths,).
@@ -32,8 +32,10 @@ def ctc_loss(
     once, and then blanks are removed. blank: the number of that class. reduction: "mean" divides each loss by its
     target's length (at least 1) and takes the mean over the batch, "sum" or "none". zero_infinity: a target longer
     than its input (with a blank between equal neighbours), whose loss is infinite, gives 0 and no gradient.
-    Raises ValueError for lengths that do not fit, IndexError for a class out of range. As
-    torch.nn.functional.ctc_loss, whose gradient of log_probs has exp(log_probs) added; log_softmax cancels that.
+    Returns () or, with reduction="none", (batch,). Raises ValueError for lengths that do not fit, IndexError for a
+    class out of range. As torch.nn.functional.ctc_loss; there, the gradient of log_probs contains exp(log_probs) as
+    well, which the gradient of log_softmax cancels. Graves, Fernandez, Gomez and Schmidhuber 2006, "Connectionist
+    temporal classification".
 
     >>> log_probs = ta.log_softmax(ta.zeros(2, 1, 3), 2)  # "1" is aligned as 1 1, 1 blank or blank 1: 3 of 9
     >>> F.ctc_loss(log_probs, ta.tensor([[1]]), (2,), (1,)).item()

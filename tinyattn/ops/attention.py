@@ -62,7 +62,8 @@ def _must_hide(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any) -> Any:
 def _attend(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, scale: float) -> tuple[Any, Any, Any]:
     """Return the output, the exponentials e of the scores, and their sums over the keys: the weights are e / total.
 
-    The sums divide the output, which is smaller than the weights. Nothing here synchronises a GPU.
+    The sums divide the output, which is smaller than the weights. total is None where e sums to 1. Nothing here
+    synchronises a GPU.
     """
     e, total = _exponentials(xp, q, k, mask, allowed, scale)
     used = e if keep is None else e * keep
@@ -70,7 +71,8 @@ def _attend(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any,
     if (mask is not None or allowed is not None) and _may_leak(xp, out):
         seen = xp.matmul(used, xp.cast(xp.logical_not(xp.isfinite(v)), used.dtype)) > 0
         out = xp.where(seen, out, xp.matmul(used, _finite(xp, v)))
-    out /= total
+    if total is not None:
+        out /= total
     return out, e, total
 
 
@@ -97,22 +99,19 @@ def _gradients(
     dv = A' g,  dA = g v',  dS = A o (dA - rowsum(A o dA)),  dq = dS k scale,  dk = dS' q scale.
     Here A = e / total, where the sums divide g instead of A, and rowsum(A o dA) = rowsum(g o out).
     """
-    g = g / total
+    g = g if total is None else g / total
     dv = xp.matmul((e if keep is None else e * keep).mT, g)
     dscores = xp.scores(g, v)  # dA, which becomes dS in place: no other arrays are as large
     if keep is not None:
         dscores *= keep
-    if masked and _may_leak(xp, dscores):
-        dscores = xp.masked_fill(dscores, e == 0, 0)
-    dscores -= xp.sum(g * out, -1, keepdim=True)
-    dscores *= e
+    dscores = xp.softmax_backward(dscores, e, lambda: xp.sum(g * out, -1, keepdim=True), masked)
     q, k = (_finite(xp, x) if masked else x for x in (q, k))
     return xp.matmul(dscores, k) * scale, xp.matmul(dscores.mT, q * scale), dv, dscores
 
 
 def _may_leak(xp: Any, x: Any) -> bool:
     """Whether x may hold NaN or infinity from behind a mask; always True on a GPU, which is not synchronised."""
-    return xp.perhaps(xp.logical_not(xp.isfinite(x)))
+    return xp.perhaps(lambda: xp.logical_not(xp.isfinite(x)))
 
 
 def _finite(xp: Any, x: Any) -> Any:

@@ -12,9 +12,11 @@ from typing import Any
 from tinyattn.backends.windows import Windows
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
+from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.joins import pad, stack
 from tinyattn.ops.promotion import present, same_type
+from tinyattn.ops.scattering import index_add
 from tinyattn.ops.shape import permute, reshape, reshape_result, unsqueeze
 from tinyattn.ops.synonyms import bound, positional
 
@@ -245,6 +247,8 @@ def _transposed(
     size = tuple((m - 1) * s - 2 * p + d * (k - 1) + o + 1 for m, k, s, p, d, o in each)
     if any(v < 1 for v in size):
         raise RuntimeError(f"{name}: input {tuple(x.shape)} with padding {padding} would give the size {size}")
+    if n == 3:
+        return _without(_onto_planes(x, weight, bias, stride, padding, dilation, more, groups), n, alone)
     how = frame(n, kernel, stride, padding, dilation, groups)
     if n == 1:
         x, weight, size = unsqueeze(x, 2), unsqueeze(weight, 2), (1, *size)
@@ -254,6 +258,24 @@ def _transposed(
     if bias is not None:
         out = out + reshape(bias, (-1, 1, 1))
     return _without(out, n, alone)
+
+
+def _onto_planes(
+    x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, more: Any, groups: int
+) -> Tensor:
+    """The transpose for volumes, (n, c, d, h, w): each plane gives one for every depth of the kernel; they add up."""
+    c, o, kd, kh, kw = weight.shape
+    b, _, d, *plane = x.shape
+    images = reshape(permute(x, (0, 2, 1, 3, 4)), (b * d, c, *plane))
+    flat = reshape(weight, (c, o * kd, kh, kw))
+    out = conv_transpose2d(images, flat, None, stride[1:], padding[1:], more[1:], groups, dilation[1:])
+    out = permute(reshape(out, (b, d, o * groups, kd, *out.shape[2:])), (0, 2, 1, 3, 4, 5))
+    out = reshape(out, (b, o * groups, d * kd, *out.shape[4:]))
+    at = creation.arange(d, device=x.device)[:, None] * stride[0] + creation.arange(kd, device=x.device) * dilation[0]
+    depth = (d - 1) * stride[0] + dilation[0] * (kd - 1) + 1 + more[0]
+    whole = creation.zeros(*out.shape[:2], depth, *out.shape[3:], dtype=out.dtype, device=out.device)
+    out = index_add(whole, 2, reshape(at, -1), out)[:, :, padding[0] : depth - padding[0]]
+    return out if bias is None else out + reshape(bias, (-1, 1, 1, 1))
 
 
 @bound(_transposed, 2)
@@ -273,6 +295,15 @@ def conv_transpose1d() -> None:
 
     >>> F.conv_transpose1d(ta.ones(1, 1, 2), ta.ones(1, 1, 2)).tolist()
     [[[1.0, 2.0, 1.0]]]
+    """
+
+
+@bound(_transposed, 3)
+def conv_transpose3d() -> None:
+    """The transpose of `conv3d`, as `conv_transpose2d`, and as torch.nn.functional.conv_transpose3d.
+
+    >>> F.conv_transpose3d(ta.ones(1, 1, 1, 1, 1), ta.ones(1, 1, 2, 1, 1)).tolist()
+    [[[[[1.0]], [[1.0]]]]]
     """
 
 

@@ -82,8 +82,8 @@ def _as_array(data: Any) -> Any:
     data = _without_tensors(data)
     try:
         array = np.asarray(data)
-    except ValueError as error:
-        raise ValueError(f"tensor: nested lists must have equal lengths at every depth ({error})") from None
+    except ValueError:
+        raise ValueError("tensor: nested lists must have equal lengths at every depth") from None
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise TypeError(
             f"tensor: expected numbers, nested lists of numbers or an array, got {type(data).__name__} of {array.dtype}"
@@ -260,6 +260,14 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, 
 # --- random numbers ---
 
 
+def _fractional(name: str, dtype: Any) -> Any:
+    """The dtype of random numbers that are not whole; raises TypeError for integers and booleans."""
+    dtype = as_dtype(dtype or get_default_dtype())
+    if dtype.kind != "f":
+        raise TypeError(f"{name}: dtype {dtype} cannot hold fractions; use a floating-point dtype, or ta.randint")
+    return dtype
+
+
 def rand(
     size: Any = (),
     *more: Any,
@@ -273,7 +281,7 @@ def rand(
     >>> ta.rand(2, 3).shape
     (2, 3)
     """
-    dtype = as_dtype(dtype or get_default_dtype())
+    dtype = _fractional("rand", dtype)
     return _wrap(random.generator_for(device, generator).uniform(_dims.sizes((size, *more)), dtype), requires_grad)
 
 
@@ -290,7 +298,7 @@ def randn(
     >>> ta.randn(2, 3).shape
     (2, 3)
     """
-    dtype = as_dtype(dtype or get_default_dtype())
+    dtype = _fractional("randn", dtype)
     return _wrap(random.generator_for(device, generator).normal(_dims.sizes((size, *more)), dtype), requires_grad)
 
 
@@ -312,7 +320,7 @@ def randint(
     """
     low, high, size = (0, low, high) if size is None else (low, high, size)
     if high <= low:
-        raise ValueError(f"randint: no integer lies from {low} to {high} - 1")
+        raise ValueError(f"randint: no integer lies from {low} to {high} - 1; call randint(low, high, size)")
     dtype = as_dtype(dtype or np.int64)
     for number in (low, high - 1):
         as_number(number, dtype, "randint", wrap=False)

@@ -12,7 +12,10 @@ def as_int(x: Any) -> int:
         raise TypeError(f"{x} is given for a dimension or a size; expected an integer, or keepdim={x}")
     if hasattr(x, "item") and not isinstance(x, int):
         x = x.item()
-    return operator.index(x)
+    try:
+        return operator.index(x)
+    except TypeError:
+        raise TypeError(f"{x!r} is given for a dimension or a size; expected an integer") from None
 
 
 def one(dim: Any, ndim: int) -> int:

@@ -92,6 +92,15 @@ def _square(name: str, A: Tensor) -> None:
         raise RuntimeError(f"{name}: shape {tuple(A.shape)}; expected a square matrix, or a batch of them")
 
 
+def back_substitution(r: Tensor, right: Tensor) -> Tensor:
+    """Return X with R X = right (..., n, k), for the upper triangle R of `r` (..., n, n)."""
+    x = right[..., r.shape[-1] :, :]
+    for i in reversed(range(r.shape[-1])):
+        row = (right[..., i : i + 1, :] - matmul(r[..., i : i + 1, i + 1 :], x)) / r[..., i : i + 1, i : i + 1]
+        x = cat([row, x], -2)
+    return x
+
+
 @opmath
 def solve(A: Tensor, B: Tensor) -> Tensor:
     """Return X with A X = B: A (..., n, n), B (..., n, k) or, of one axis less than A, (..., n).
@@ -110,11 +119,7 @@ def solve(A: Tensor, B: Tensor) -> Tensor:
     q, r = qr(A)
     if n and not (r.detach().diagonal(0, -2, -1) != 0).all():
         raise RuntimeError("solve: the matrix is singular; add a small number to its diagonal")
-    right = matmul(q.transpose(-2, -1), right)
-    x = right[..., n:, :]
-    for i in reversed(range(n)):
-        row = (right[..., i : i + 1, :] - matmul(r[..., i : i + 1, i + 1 :], x)) / r[..., i : i + 1, i : i + 1]
-        x = cat([row, x], -2)
+    x = back_substitution(r, matmul(q.transpose(-2, -1), right))
     return x[..., 0] if vector else x
 
 

@@ -68,7 +68,7 @@ def packed_attention(
         )
     *lead, tokens, width = qkv.shape
     scale = 1 / math.sqrt(max(width // 3 // num_heads, 1)) if scale is None else float(scale)
-    plain = attn_mask is None and dropout_p == 0 and not is_causal and not qkv.is_cuda and qkv.numel() > 0
+    plain = attn_mask is None and dropout_p == 0 and not is_causal and qkv.numel() > 0
     if plain and len(lead) == 1 and not in_tiles(lead[0] * num_heads, tokens, tokens, opmath_dtype(qkv.dtype).itemsize):
         return _packed_attention(qkv, heads=num_heads, scale=scale)
     q, k, v = split_heads(qkv, num_heads)

@@ -48,7 +48,7 @@ def _picked(xp: Any, rows: Any, target: Any) -> Any:
     traits="valley",
     definition=lambda xp, x, target: -_picked(xp, xp.log_softmax(x, 1), target),
     fresh=True,
-    x=lambda xp, g, x, target: (xp.softmax(x, 1) - xp.one_hot(target, x.shape[1])) * xp.reshape(g, (-1, 1)),
+    backward=lambda xp, g, x, target: (xp.cross_entropy_backward(g, x, target), None),
 )
 def _cross_entropy(xp: Any, x: Any, target: Any) -> Any:
     return xp.cross_entropy(x, target)
@@ -167,7 +167,7 @@ def _without_ignored(name: str, labels: Tensor, ignore_index: int, classes: int)
     """Return the labels with class 0 instead of those ignored, and where these are: None if nowhere. (On a GPU that is
     not looked up, since reading it would synchronise.)"""
     ignored = None
-    if backends.of(labels.array).perhaps(labels.array == ignore_index):
+    if backends.of(labels.array).perhaps(lambda: labels.array == ignore_index):
         ignored = labels == ignore_index
         labels = masked_fill(labels, ignored, 0)
     check_indices(name, labels.array, classes, "class")

@@ -170,7 +170,7 @@ def std_mean() -> None:
 
 def _prod_rule(xp: Any, g: Any, x: Any, out: Any, dim: Any) -> Any:
     g, out = restore(xp, g, x.shape, dim), restore(xp, out, x.shape, dim)
-    exact = isinstance(x, Variable) or xp.is_any(x == 0)  # a quotient's derivative cancels badly at small factors
+    exact = isinstance(x, Variable) or xp.perhaps(lambda: x == 0)  # a quotient cancels badly at small factors
     return g * (_others(xp, x, *dim) if exact else out / x)
 
 
@@ -244,7 +244,7 @@ def _from_the_end(xp: Any, g: Any, dim: int) -> Any:
 
 def _cumprod_rule(xp: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     """Each product without the factor: divided by it, or, without division, what is before it times what follows."""
-    if not (isinstance(x, Variable) or xp.perhaps(x == 0)):
+    if not (isinstance(x, Variable) or xp.perhaps(lambda: x == 0)):
         return _from_the_end(xp, g * out, dim) / x
     ahead, n, reach = (slice(None),) * dim, x.shape[dim], 1
     factors = x[(*ahead, slice(1, None))]  # factors[i]: the product of the `reach` factors behind x[i]
@@ -299,11 +299,6 @@ def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
     ahead = input.ndim - len(shape)
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and input.shape[i] != 1)
     return sum(input, (*range(ahead), *stretched), keepdim=True).reshape(shape) if ahead or stretched else input
-
-
-def is_any(input: Tensor) -> bool:
-    """Whether one element is true, as a Python bool; on a GPU, waits for it."""
-    return bool(input.any())
 
 
 # --- logic: without a gradient ---

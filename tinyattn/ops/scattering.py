@@ -62,7 +62,7 @@ def scatter(
     """
     src = value if src is None else src
     if reduce not in (None, "add"):
-        raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add'")
+        raise ValueError(f"scatter: reduce={reduce!r}; expected None or 'add' (scatter_reduce has others)")
     dim, index = index_of("scatter", input, dim, index, src)
     if index.numel() == 0:
         return untouched(input, src)

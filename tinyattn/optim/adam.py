@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tinyattn import backends
 from tinyattn.optim import fused
 from tinyattn.optim.formula import Formula
-from tinyattn.optim.optimizer import Group
+from tinyattn.optim.optimizer import Group, Params
 from tinyattn.tensors import Tensor
 
 
@@ -56,10 +56,7 @@ def adam_definition(
     return p, m, v, v_max
 
 
-class Adam(
-    Formula, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False,
-    decoupled_weight_decay=False,
-):  # fmt: skip
+class Adam(Formula):
     """Adam (Kingma and Ba 2015): `adam_definition`, above, for every parameter. As torch.optim.Adam.
 
     lr: learning rate, about the size of one step. betas: share of the running averages of the gradient and of its
@@ -79,6 +76,13 @@ class Adam(
     kept: ClassVar = {"exp_avg": "", "exp_avg_sq": "", "max_exp_avg_sq": "amsgrad"}
     kernel = "adam_step"
     formula = staticmethod(adam_definition)
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0, amsgrad: bool = False, *, maximize: bool = False,
+        decoupled_weight_decay: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def update_all(self) -> None:
         fused.update_all(self, Adam.update)
@@ -103,7 +107,7 @@ class Adam(
         }
 
 
-class AdamW(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, maximize=False):
+class AdamW(Adam):
     """Adam with decoupled weight decay, p = (1 - lr wd) p (Loshchilov and Hutter 2019). As torch.optim.AdamW.
 
     Arguments and errors as for `Adam`; weight_decay is 0.01 unless given.
@@ -117,6 +121,12 @@ class AdamW(Adam, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsg
     """
 
     fixed: ClassVar = {"decoupled_weight_decay": True}
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def check(self, options: Group) -> None:
         super().check(options)

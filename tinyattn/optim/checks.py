@@ -84,11 +84,14 @@ def named_tensors(params: Any) -> tuple[list[str] | None, list[Any]]:
     return [name for name, _ in pairs], [tensor for _, tensor in pairs]
 
 
-def check_without_effect(name: str, options: Mapping[str, Any]) -> None:
-    """Raise unless options are those by which PyTorch chooses an implementation: TypeError, or ValueError."""
+def check_without_effect(name: str, options: Mapping[str, Any], own: Iterable[str]) -> None:
+    """Raise unless options are those by which PyTorch chooses an implementation: TypeError, or ValueError.
+
+    own: the options of this optimizer, for the message.
+    """
     for option in options:
         if option not in ("foreach", "fused", "capturable", "differentiable"):
-            raise TypeError(f"{name} has no option {option!r}.")
+            raise TypeError(f"{name} has no option {option!r}; it has {', '.join(own)}.")
     if options.get("differentiable"):
         raise ValueError(f"{name}: differentiable=True is not supported; a step is not recorded for gradients.")
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinyattn.optim.schedule import LRScheduler, Schedule, checked, choice, count, for_each_group
+from tinyattn.optim.optimizer import Optimizer
+from tinyattn.optim.schedule import LRScheduler, checked, choice, count, for_each_group
 
 Rates = float | Sequence[float]
 
 
-class CosineAnnealingWarmRestarts(Schedule, T_0=..., T_mult=1, eta_min=0.0):
+class CosineAnnealingWarmRestarts(LRScheduler):
     """Half a cosine from the initial rate to `eta_min`, again and again (Loshchilov and Hutter 2017, "SGDR").
 
     T_0: epochs of the first cosine; each is `T_mult` times as long as the one before. `step(epoch)` also takes a
@@ -26,6 +27,13 @@ class CosineAnnealingWarmRestarts(Schedule, T_0=..., T_mult=1, eta_min=0.0):
 
     _jumps = True
 
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.T_0, self.T_mult, self.eta_min = count("T_0", T_0), count("T_mult", T_mult), eta_min
+        super().__init__(optimizer, last_epoch)
+
     def get_lr(self) -> list[float]:
         low, share = self.eta_min, 1 + math.cos(math.pi * self.T_cur / self.T_i)
         return [low + (base - low) * share / 2 for base in self.base_lrs]
@@ -39,7 +47,7 @@ class CosineAnnealingWarmRestarts(Schedule, T_0=..., T_mult=1, eta_min=0.0):
         super()._go_to(math.floor(epoch))
 
 
-class _WithMomentum(Schedule):
+class _WithMomentum(LRScheduler):
     """A schedule that moves the momentum (beta1 of Adam) against the rate, if `cycle_momentum`."""
 
     cycle_momentum: bool
@@ -69,10 +77,7 @@ class _WithMomentum(Schedule):
             group["momentum"] = momentum
 
 
-class CyclicLR(
-    _WithMomentum, base_lr=..., max_lr=..., step_size_up=2000, step_size_down=None, mode="triangular", gamma=1.0,
-    scale_fn=None, scale_mode="cycle", cycle_momentum=True, base_momentum=0.8, max_momentum=0.9,
-):  # fmt: skip
+class CyclicLR(_WithMomentum):
     """The rate goes up and down between two limits (Smith 2017, "Cyclical learning rates for training networks").
 
     base_lr, max_lr: the limits, numbers or one for each group. step_size_up, step_size_down: steps of a way up and
@@ -91,23 +96,27 @@ class CyclicLR(
 
     _no_state = ("optimizer", "scale_fn")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        o = self._options(args, kwargs)
-        self.optimizer, begin = checked(o.optimizer), o.last_epoch == -1
-        base_lrs = for_each_group(o.optimizer, "base_lr", o.base_lr)
-        self.max_lrs = for_each_group(o.optimizer, "max_lr", o.max_lr)
-        for group, rate in zip(o.optimizer.param_groups, base_lrs, strict=True) if begin else ():
+    def __init__(
+        self, optimizer: Optimizer, base_lr: Rates, max_lr: Rates, step_size_up: int = 2000,
+        step_size_down: int | None = None, mode: str = "triangular", gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None, scale_mode: str = "cycle", cycle_momentum: bool = True,
+        base_momentum: Rates = 0.8, max_momentum: Rates = 0.9, last_epoch: int = -1, verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.optimizer, begin = checked(optimizer), last_epoch == -1
+        base_lrs = for_each_group(optimizer, "base_lr", base_lr)
+        self.max_lrs = for_each_group(optimizer, "max_lr", max_lr)
+        for group, rate in zip(optimizer.param_groups, base_lrs, strict=True) if begin else ():
             group["lr"] = rate
-        down = o.step_size_up if o.step_size_down is None else o.step_size_down
-        self.total_size = float(o.step_size_up) + float(down)
-        self.step_ratio = o.step_size_up / self.total_size
-        self.mode, self.gamma, self.scale_fn = o.mode, o.gamma, o.scale_fn
-        if o.scale_fn is None:
-            choice("mode", o.mode, ("triangular", "triangular2", "exp_range"))
-            o.scale_mode = "iterations" if o.mode == "exp_range" else "cycle"
-        self.scale_mode = choice("scale_mode", o.scale_mode, ("cycle", "iterations"))
-        self._set_up_momentum(o.cycle_momentum, o.base_momentum, o.max_momentum, begin)
-        LRScheduler.__init__(self, o.optimizer, o.last_epoch)
+        down = step_size_up if step_size_down is None else step_size_down
+        self.total_size = float(step_size_up) + float(down)
+        self.step_ratio = step_size_up / self.total_size
+        self.mode, self.gamma, self.scale_fn = mode, gamma, scale_fn
+        if scale_fn is None:
+            choice("mode", mode, ("triangular", "triangular2", "exp_range"))
+            scale_mode = "iterations" if mode == "exp_range" else "cycle"
+        self.scale_mode = choice("scale_mode", scale_mode, ("cycle", "iterations"))
+        self._set_up_momentum(cycle_momentum, base_momentum, max_momentum, begin)
+        super().__init__(optimizer, last_epoch)
         self.base_lrs = base_lrs
 
     def get_lr(self) -> list[float]:
@@ -127,11 +136,7 @@ class CyclicLR(
         return {"triangular": 1.0, "triangular2": 1 / 2.0 ** (x - 1), "exp_range": self.gamma**x}[self.mode]
 
 
-class OneCycleLR(
-    _WithMomentum, max_lr=..., total_steps=None, epochs=None, steps_per_epoch=None, pct_start=0.3,
-    anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85, max_momentum=0.95, div_factor=25.0,
-    final_div_factor=1e4, three_phase=False,
-):  # fmt: skip
+class OneCycleLR(_WithMomentum):
     """The rate goes up to `max_lr` and then far down, once (Smith and Topin 2018, "Super-convergence").
 
     total_steps, or epochs and steps_per_epoch: the length; `step()` is called after every batch.
@@ -151,24 +156,29 @@ class OneCycleLR(
 
     _no_state = ("optimizer", "base_momentums", "max_momentums")  # they are in the parameter groups
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        o = self._options(args, kwargs)
-        self.optimizer, begin = checked(o.optimizer), o.last_epoch == -1
-        if o.total_steps is None:
-            if o.epochs is None or o.steps_per_epoch is None:
+    def __init__(
+        self, optimizer: Optimizer, max_lr: Rates, total_steps: int | None = None, epochs: int | None = None,
+        steps_per_epoch: int | None = None, pct_start: float = 0.3, anneal_strategy: str = "cos",
+        cycle_momentum: bool = True, base_momentum: Rates = 0.85, max_momentum: Rates = 0.95,
+        div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False, last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.optimizer, begin = checked(optimizer), last_epoch == -1
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR needs its length; pass total_steps, or epochs and steps_per_epoch.")
-            o.total_steps = count("epochs", o.epochs) * count("steps_per_epoch", o.steps_per_epoch)
-        self.total_steps = count("total_steps", o.total_steps)
-        if not 0 <= o.pct_start <= 1:
-            raise ValueError(f"pct_start must be a share from 0 to 1, but got {o.pct_start}.")
-        self._anneal_func_type = choice("anneal_strategy", o.anneal_strategy, ("cos", "linear"))
-        self._schedule_phases = _phases(float(o.pct_start * o.total_steps), o.total_steps, o.three_phase)
-        rates = for_each_group(o.optimizer, "max_lr", o.max_lr)
-        for group, rate in zip(o.optimizer.param_groups, rates, strict=True) if begin else ():
-            initial = rate / o.div_factor
-            group.update(initial_lr=initial, max_lr=rate, min_lr=initial / o.final_div_factor)
-        self._set_up_momentum(o.cycle_momentum, o.base_momentum, o.max_momentum, begin)
-        LRScheduler.__init__(self, o.optimizer, o.last_epoch)
+            total_steps = count("epochs", epochs) * count("steps_per_epoch", steps_per_epoch)
+        self.total_steps = count("total_steps", total_steps)
+        if not 0 <= pct_start <= 1:
+            raise ValueError(f"pct_start must be a share from 0 to 1, but got {pct_start}.")
+        self._anneal_func_type = choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        self._schedule_phases = _phases(float(pct_start * total_steps), total_steps, three_phase)
+        rates = for_each_group(optimizer, "max_lr", max_lr)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True) if begin else ():
+            initial = rate / div_factor
+            group.update(initial_lr=initial, max_lr=rate, min_lr=initial / final_div_factor)
+        self._set_up_momentum(cycle_momentum, base_momentum, max_momentum, begin)
+        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         step, start = self.last_epoch, 0.0

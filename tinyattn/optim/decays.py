@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyattn import backends
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import OUTSIDE, LRScheduler, Schedule, checked, choice, for_each_group
+from tinyattn.optim.schedule import OUTSIDE, LRScheduler, checked, choice, count, for_each_group
 
 
-class MultiStepLR(Schedule, milestones=..., gamma=0.1):
+class MultiStepLR(LRScheduler):
     """Multiply the rate by `gamma` at each of the epochs `milestones`. As torch.optim.lr_scheduler.MultiStepLR.
 
     >>> schedule = optim.MultiStepLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), [1, 3], gamma=0.5)
@@ -21,12 +22,19 @@ class MultiStepLR(Schedule, milestones=..., gamma=0.1):
     1.0 0.5 0.5 0.25 0.25
     """
 
+    def __init__(
+        self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.milestones, self.gamma = list(milestones), gamma
+        super().__init__(optimizer, last_epoch)
+
     def get_lr(self) -> list[float]:
         drops = Counter(self.milestones)[self.last_epoch]  # an epoch may be listed twice
         return [rate * self.gamma**drops if drops else rate for rate in self._current_lr()]
 
 
-class ExponentialLR(Schedule, gamma=...):
+class ExponentialLR(LRScheduler):
     """Multiply the rate by `gamma` every epoch. As torch.optim.lr_scheduler.ExponentialLR.
 
     >>> schedule = optim.ExponentialLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), gamma=0.5)
@@ -35,6 +43,10 @@ class ExponentialLR(Schedule, gamma=...):
     ...     schedule.step()
     1.0 0.5 0.25 0.125
     """
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1, verbose: Any = False) -> None:
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         return [rate * self.gamma if self.last_epoch else rate for rate in self._current_lr()]
@@ -67,7 +79,7 @@ class MultiplicativeLR(ByFunction):
         return [rate * function(self.last_epoch) if self.last_epoch else rate for rate, function in pairs]
 
 
-class PolynomialLR(Schedule, total_iters=5, power=1.0):
+class PolynomialLR(LRScheduler):
     """Decrease the rate to 0 in `total_iters` epochs, as a power. As torch.optim.lr_scheduler.PolynomialLR.
 
         initial * (1 - epoch / total_iters) ** power
@@ -79,6 +91,13 @@ class PolynomialLR(Schedule, total_iters=5, power=1.0):
     1.0 0.5625 0.25 0.0625 0.0
     """
 
+    def __init__(
+        self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.total_iters, self.power = count("total_iters", total_iters, least=0), power
+        super().__init__(optimizer, last_epoch)
+
     def get_lr(self) -> list[float]:
         epoch, total = self.last_epoch, self.total_iters
         if not 0 < epoch <= total:
@@ -87,9 +106,7 @@ class PolynomialLR(Schedule, total_iters=5, power=1.0):
         return [rate * change for rate in self._current_lr()]
 
 
-class ReduceLROnPlateau(
-    Schedule, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel", cooldown=0, min_lr=0, eps=1e-8
-):
+class ReduceLROnPlateau(LRScheduler):
     """Multiply the rate by `factor` when a metric stops improving. As torch.optim.lr_scheduler.ReduceLROnPlateau.
 
     `step(metric)` takes the metric, a number or a tensor of one element, such as the validation loss.
@@ -105,18 +122,19 @@ class ReduceLROnPlateau(
     [0.1]
     """
 
-    last_arguments = Schedule.last_arguments[1:]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        o = self._options(args, kwargs)
-        if o.factor >= 1.0:
-            raise ValueError(f"ReduceLROnPlateau: factor is {o.factor}, but it must be below 1.")
-        self.mode = choice("mode", o.mode, ("min", "max"))
-        self.threshold_mode = choice("threshold_mode", o.threshold_mode, ("rel", "abs"))
-        self.optimizer = checked(o.optimizer)
-        self.min_lrs = for_each_group(o.optimizer, "min_lr", o.min_lr)
-        self.factor, self.patience, self.threshold, self.cooldown = o.factor, o.patience, o.threshold, o.cooldown
-        self.eps, self.best = o.eps, math.inf if o.mode == "min" else -math.inf
+    def __init__(
+        self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10,
+        threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0, min_lr: float | Sequence[float] = 0,
+        eps: float = 1e-8, verbose: Any = False,
+    ) -> None:  # fmt: skip
+        if factor >= 1.0:
+            raise ValueError(f"ReduceLROnPlateau: factor is {factor}, but it must be below 1.")
+        self.mode = choice("mode", mode, ("min", "max"))
+        self.threshold_mode = choice("threshold_mode", threshold_mode, ("rel", "abs"))
+        self.optimizer = checked(optimizer)
+        self.min_lrs = for_each_group(optimizer, "min_lr", min_lr)
+        self.factor, self.patience, self.threshold, self.cooldown = factor, patience, threshold, cooldown
+        self.eps, self.best = eps, math.inf if mode == "min" else -math.inf
         self.cooldown_counter = self.num_bad_epochs = self.last_epoch = 0
         self._last_lr = self._current_lr()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import Parameter
 from typing import Any, ClassVar
 
 from tinyattn import backends
@@ -11,19 +10,17 @@ from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim.checks import check_betas, check_number
-from tinyattn.optim.declared import Declared
 from tinyattn.optim.optimizer import Group, Optimizer, State, overwrite
 from tinyattn.tensors import Tensor
 
 
-class Formula(Declared, Optimizer):
-    """An optimizer that is one formula: class Adagrad(Formula, lr=1e-2, ..., maximize=False).
+class Formula(Optimizer):
+    """An optimizer that is one formula. The arguments of its constructor are the options of a parameter group.
 
-    The keywords are the options of the constructor, in PyTorch's order, with their defaults. kept: the names of the
-    state beside the step, each with the option that must be above 0 for it, or "". numbers: those that are one number
-    each. first: with what they begin, if not with 0: a value, or the name of an option. fixed: options that no user
-    sets. apart: options that the formula does not take. kernel: the function of the backend that computes the formula
-    in place.
+    kept: the names of the state beside the step, each with the option that must be above 0 for it, or "".
+    numbers: those that are one number each. first: initial values other than 0; a string names an option.
+    fixed: options that users cannot set. apart: options that the formula does not take. kernel: the function of the
+    backend that computes the formula in place.
     """
 
     kept: ClassVar[dict[str, str]]
@@ -31,13 +28,11 @@ class Formula(Declared, Optimizer):
     fixed: ClassVar[Group] = {}
     apart: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[str] = ""
-    first_argument = "params"
-    last_arguments = (Parameter("without_effect", Parameter.VAR_KEYWORD),)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        options = self._given(args, kwargs)
-        params, without_effect = options.pop("params"), options.pop("without_effect")
-        super().__init__(params, {**options, **self.fixed}, **without_effect)
+    def _set_up(self, arguments: Group) -> None:
+        """Begin with the arguments of a constructor, its `locals()`."""
+        options = {k: v for k, v in arguments.items() if k not in ("self", "params", "without_effect")}
+        super().__init__(arguments["params"], {**options, **self.fixed}, **arguments["without_effect"])
 
     def check(self, options: Group) -> None:
         super().check(options)

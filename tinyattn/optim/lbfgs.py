@@ -23,13 +23,16 @@ class _Point(NamedTuple):
 
 
 class LBFGS(Optimizer):
-    """Minimize by quasi-Newton steps, of which each evaluates the loss several times. As torch.optim.LBFGS.
+    """Minimise by quasi-Newton steps; each may evaluate the loss several times. As torch.optim.LBFGS.
 
-    max_iter: steps in one call of `step`. max_eval: evaluations in one call (default: max_iter * 5 / 4). `step` ends
-    early where no gradient is larger than tolerance_grad, or the loss or the parameters change by less than
-    tolerance_change. history_size: earlier steps that are remembered. line_search_fn: None (steps of length lr) or
-    "strong_wolfe". Raises ValueError for more than one parameter group or another line search.
-    Liu and Nocedal 1989; Nocedal and Wright 2006, algorithms 3.5, 3.6 and 7.4.
+    params: tensors of any shapes, in one group; they are updated together, as one vector. lr: length of a step, or the
+    first one that the line search tries. max_iter: steps in one call of `step`. max_eval: evaluations of the loss in
+    one call, by default max_iter * 5 // 4. `step` ends early if no element of the gradient exceeds tolerance_grad, or
+    if the loss or all parameters change by less than tolerance_change. history_size: pairs of steps and changes of the
+    gradient that estimate the curvature. line_search_fn: None or "strong_wolfe".
+    Raises ValueError for more than one parameter group or another line search, TypeError for `step` without a closure.
+    Liu and Nocedal 1989, "On the limited memory BFGS method for large scale optimization"; Nocedal and Wright 2006,
+    "Numerical optimization", algorithms 3.5 and 3.6 (line search) and 7.4 (direction).
 
     >>> w = ta.tensor([3.0, -1.0], requires_grad=True)
     >>> optimizer = ta.optim.LBFGS([w], line_search_fn="strong_wolfe")
@@ -60,7 +63,7 @@ class LBFGS(Optimizer):
 
     @no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take up to max_iter steps; returns the loss before the first. closure: computes gradients and loss."""
+        """Take up to max_iter steps; return the loss before the first. closure: computes gradients and loss."""
         if closure is None:
             raise TypeError("LBFGS.step: it evaluates the loss several times, so it needs a closure that returns it")
         options = self.param_groups[0]

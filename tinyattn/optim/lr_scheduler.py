@@ -23,7 +23,7 @@ from tinyattn.optim.decays import (
     ReduceLROnPlateau,
 )
 from tinyattn.optim.optimizer import Optimizer
-from tinyattn.optim.schedule import OUTSIDE, LRScheduler, Schedule, count
+from tinyattn.optim.schedule import OUTSIDE, LRScheduler, count, share
 
 __all__ = [
     "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
@@ -52,7 +52,7 @@ class LambdaLR(ByFunction):
         return [base * function(self.last_epoch) for base, function in pairs]
 
 
-class StepLR(Schedule, step_size=..., gamma=0.1):
+class StepLR(LRScheduler):
     """Multiply the rate by `gamma` every `step_size` epochs. As torch.optim.lr_scheduler.StepLR.
 
     >>> schedule = optim.StepLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), step_size=2, gamma=0.5)
@@ -62,12 +62,18 @@ class StepLR(Schedule, step_size=..., gamma=0.1):
     1.0 1.0 0.5 0.5 0.25
     """
 
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1, verbose: Any = False
+    ) -> None:
+        self.step_size, self.gamma = count("step_size", step_size), gamma
+        super().__init__(optimizer, last_epoch)
+
     def get_lr(self) -> list[float]:
         drops = self.last_epoch > 0 and self.last_epoch % self.step_size == 0
         return [rate * self.gamma if drops else rate for rate in self._current_lr()]
 
 
-class ConstantLR(Schedule, factor=1 / 3, total_iters=5):
+class ConstantLR(LRScheduler):
     """Multiply the rate by `factor` for the first `total_iters` epochs. As torch.optim.lr_scheduler.ConstantLR.
 
     >>> schedule = optim.ConstantLR(optim.SGD([ta.ones(1, requires_grad=True)], lr=1.0), factor=0.5, total_iters=2)
@@ -77,12 +83,19 @@ class ConstantLR(Schedule, factor=1 / 3, total_iters=5):
     0.5 0.5 1.0 1.0 1.0
     """
 
+    def __init__(
+        self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5, last_epoch: int = -1,
+        verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.factor, self.total_iters = share("factor", factor), count("total_iters", total_iters, least=0)
+        super().__init__(optimizer, last_epoch)
+
     def get_lr(self) -> list[float]:
-        change = {0: self.factor, self.total_iters: 1 / self.factor}.get(self.last_epoch, 1.0)
+        change = {self.total_iters: 1 / self.factor, 0: self.factor}.get(self.last_epoch, 1.0)
         return [rate * change for rate in self._current_lr()]
 
 
-class LinearLR(Schedule, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+class LinearLR(LRScheduler):
     """Multiply the rate by a factor that changes linearly, for warm-up. As torch.optim.lr_scheduler.LinearLR.
 
     The factor goes from start_factor (above 0) to end_factor in `total_iters` epochs and stays there; both at most 1.
@@ -93,6 +106,15 @@ class LinearLR(Schedule, start_factor=1 / 3, end_factor=1.0, total_iters=5):
     ...     schedule.step()
     0.25 0.5 0.75 1.0 1.0
     """
+
+    def __init__(
+        self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5,
+        last_epoch: int = -1, verbose: Any = False,
+    ) -> None:  # fmt: skip
+        self.start_factor = share("start_factor", start_factor)
+        self.end_factor = share("end_factor", end_factor, zero=True)
+        self.total_iters = count("total_iters", total_iters, least=0)
+        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         if self.last_epoch == 0:
@@ -108,7 +130,7 @@ class LinearLR(Schedule, start_factor=1 / 3, end_factor=1.0, total_iters=5):
         return (self.total_iters - epoch) * self.start_factor + epoch * self.end_factor
 
 
-class CosineAnnealingLR(Schedule, T_max=..., eta_min=0.0):
+class CosineAnnealingLR(LRScheduler):
     """Decrease the rate along half a cosine. As torch.optim.lr_scheduler.CosineAnnealingLR.
 
     From the initial rate to `eta_min` at epoch `T_max`, and up again after it:
@@ -123,6 +145,12 @@ class CosineAnnealingLR(Schedule, T_max=..., eta_min=0.0):
     ...     schedule.step()
     1.0 0.8536 0.5 0.1464 0.0
     """
+
+    def __init__(
+        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1, verbose: Any = False
+    ) -> None:
+        self.T_max, self.eta_min = count("T_max", T_max), eta_min
+        super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         rates, low, epoch = self._current_lr(), self.eta_min, self.last_epoch

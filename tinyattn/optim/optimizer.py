@@ -18,8 +18,8 @@ from tinyattn.optim import checks
 from tinyattn.optim.checks import check_number, described, plain
 from tinyattn.tensors import Tensor
 
-Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Group: TypeAlias = dict[str, Any]
+Params: TypeAlias = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
 State: TypeAlias = dict[str, Any]
 
 
@@ -62,8 +62,8 @@ class Optimizer:
     param_groups: list[Group]
     state: defaultdict[Tensor, State]
 
-    def __init__(self, params: Params | Iterable[Group], defaults: Group, **without_effect: Any) -> None:
-        checks.check_without_effect(type(self).__name__, without_effect)
+    def __init__(self, params: Params, defaults: Group, **without_effect: Any) -> None:
+        checks.check_without_effect(type(self).__name__, without_effect, defaults)
         self.defaults = defaults = {key: plain(value) for key, value in defaults.items()}
         self.param_groups = []
         self.state = defaultdict(dict)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from tinyattn.optim.formula import Formula
-from tinyattn.optim.optimizer import Group
+from tinyattn.optim.optimizer import Group, Params
+from tinyattn.tensors import Tensor
 
 
 def rmsprop_definition(
@@ -68,7 +69,7 @@ def adagrad_definition(
     return param - lr / (1 + (step - 1) * lr_decay) * g / (total**0.5 + eps), total
 
 
-class RMSprop(Formula, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False, maximize=False):
+class RMSprop(Formula):
     """RMSprop, `rmsprop_definition` above for every parameter. As torch.optim.RMSprop.
 
     alpha: share of the average of squares that a step keeps. eps: added to the root. weight_decay: added to the
@@ -86,12 +87,19 @@ class RMSprop(Formula, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0
     kept: ClassVar = {"square_avg": "", "momentum_buffer": "momentum", "grad_avg": "centered"}
     apart = ("centered",)
 
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+        weight_decay: float = 0, momentum: float = 0, centered: bool = False, *, maximize: bool = False,
+        **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
     def formula(self, param: Any, grad: Any, *state_and_step: Any, **options: Any) -> tuple[Any, ...]:
         *state, _ = state_and_step
         return rmsprop_definition(param, grad, *state, **options)
 
 
-class Adagrad(Formula, lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10, maximize=False):
+class Adagrad(Formula):
     """Adagrad, `adagrad_definition` above for every parameter. As torch.optim.Adagrad.
 
     lr_decay: the rate of step t is lr / (1 + (t - 1) lr_decay). weight_decay: added to the gradient, times the
@@ -110,6 +118,12 @@ class Adagrad(Formula, lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_
     first: ClassVar = {"sum": "initial_accumulator_value"}
     apart = ("initial_accumulator_value",)
     formula = staticmethod(adagrad_definition)
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-2, lr_decay: float = 0, weight_decay: float = 0,
+        initial_accumulator_value: float = 0, eps: float = 1e-10, *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)

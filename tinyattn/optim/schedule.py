@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from inspect import Parameter
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyattn import backends
-from tinyattn.optim.declared import Declared
 from tinyattn.optim.optimizer import Optimizer
 
 OUTSIDE = "a schedule's step() belongs outside of the compiled step: learning rates are read at each call"
@@ -130,31 +126,6 @@ class LRScheduler:
         self._last_lr = self._current_lr()
 
 
-class Schedule(Declared, LRScheduler):
-    """A schedule whose arguments are declared, class StepLR(Schedule, step_size=..., gamma=0.1), and are attributes."""
-
-    first_argument = "optimizer"
-    last_arguments = tuple(
-        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default)
-        for name, default in (("last_epoch", -1), ("verbose", False))
-    )
-
-    if TYPE_CHECKING:  # the arguments
-
-        def __getattr__(self, name: str) -> Any: ...
-
-    def _options(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
-        """Return the arguments of a call, as attributes. Raises TypeError for those that are not declared."""
-        return SimpleNamespace(**self._given(args, kwargs))
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        given = self._given(args, kwargs)
-        optimizer, last_epoch, _ = given.pop("optimizer"), given.pop("last_epoch"), given.pop("verbose")
-        for name, value in given.items():
-            setattr(self, name, _CHECKS[name](name, value) if name in _CHECKS else value)
-        super().__init__(optimizer, last_epoch)
-
-
 def checked(optimizer: Any) -> Optimizer:
     """Return `optimizer`; raise TypeError unless it is one."""
     if not isinstance(optimizer, Optimizer):
@@ -182,12 +153,12 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     return value
 
 
-def count(name: str, value: Any) -> int:
-    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least 1."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least `least`."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number of epochs, but got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but got {value}.")
     return int(value)
 
 
@@ -197,14 +168,6 @@ def share(name: str, value: float, zero: bool = False) -> float:
         limit = "at least" if zero else "above"
         raise ValueError(f"{name} must be {limit} 0 and at most 1, but got {value}.")
     return value
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of declared arguments, by name
-    **dict.fromkeys(("step_size", "total_iters", "T_max", "T_0", "T_mult"), count),
-    **dict.fromkeys(("factor", "start_factor"), share),
-    "end_factor": partial(share, zero=True),
-    "milestones": lambda name, value: list(value),
-}
 
 
 def _copied(value: Any) -> Any:

@@ -11,7 +11,7 @@ from tinyattn.engine.opmath import opmath_dtype, widened
 from tinyattn.ops import creation
 from tinyattn.optim import fused
 from tinyattn.optim.formula import Formula
-from tinyattn.optim.optimizer import Group, State, overwrite
+from tinyattn.optim.optimizer import Group, Params, State, overwrite
 from tinyattn.tensors import Tensor
 
 
@@ -45,7 +45,7 @@ def sgd_definition(
     return param - lr * g, buffer  # p = p - lr g
 
 
-class SGD(Formula, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False):
+class SGD(Formula):
     """Stochastic gradient descent, `sgd_definition` above for every parameter. As torch.optim.SGD.
 
     lr: learning rate. momentum: share of the last step that is kept, 0 for none. dampening: share of the new gradient
@@ -63,6 +63,12 @@ class SGD(Formula, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=Fa
 
     kept: ClassVar = {"momentum_buffer": "momentum"}
     formula = staticmethod(sgd_definition)
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
+        weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def check(self, options: Group) -> None:
         super().check(options)

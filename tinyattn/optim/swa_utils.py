@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tinyattn.grad_mode import no_grad
 from tinyattn.nn.module import Module
 from tinyattn.nn.normalization import _BatchNorm
 from tinyattn.ops import creation
-from tinyattn.optim.schedule import LRScheduler, Schedule, choice, for_each_group
+from tinyattn.optim.optimizer import Optimizer
+from tinyattn.optim.schedule import LRScheduler, choice, for_each_group
 
 __all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "get_ema_multi_avg_fn", "update_bn"]
 
@@ -119,7 +120,7 @@ def update_bn(loader: Iterable[Any], model: Module, device: Any = None) -> None:
     model.train(training)
 
 
-class SWALR(Schedule, swa_lr=..., anneal_epochs=10, anneal_strategy="cos"):
+class SWALR(LRScheduler):
     """Move the rate to `swa_lr` in anneal_epochs epochs, then keep it. As torch.optim.swa_utils.SWALR.
 
     swa_lr: one rate, or one for each group. anneal_strategy: "cos" or "linear".
@@ -131,17 +132,17 @@ class SWALR(Schedule, swa_lr=..., anneal_epochs=10, anneal_strategy="cos"):
     1.0 0.75 0.5 0.5
     """
 
-    last_arguments = Schedule.last_arguments[:1]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        o = self._options(args, kwargs)
-        for group, rate in zip(o.optimizer.param_groups, for_each_group(o.optimizer, "swa_lr", o.swa_lr), strict=True):
+    def __init__(
+        self, optimizer: Optimizer, swa_lr: float | Sequence[float], anneal_epochs: int = 10,
+        anneal_strategy: str = "cos", last_epoch: int = -1,
+    ) -> None:  # fmt: skip
+        for group, rate in zip(optimizer.param_groups, for_each_group(optimizer, "swa_lr", swa_lr), strict=True):
             group["swa_lr"] = rate
-        if not isinstance(o.anneal_epochs, int) or o.anneal_epochs < 0:
-            raise ValueError(f"anneal_epochs must be an integer of at least 0, but got {o.anneal_epochs}.")
-        self.anneal_epochs = o.anneal_epochs
-        self.anneal_strategy = choice("anneal_strategy", o.anneal_strategy, ("cos", "linear"))
-        LRScheduler.__init__(self, o.optimizer, o.last_epoch)
+        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be an integer of at least 0, but got {anneal_epochs}.")
+        self.anneal_epochs = anneal_epochs
+        self.anneal_strategy = choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        super().__init__(optimizer, last_epoch)
 
     def _share(self, epoch: int) -> float:
         """The part of the way to `swa_lr` at an epoch."""

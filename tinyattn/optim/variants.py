@@ -9,7 +9,8 @@ import numpy as np
 from tinyattn import backends
 from tinyattn.optim.checks import check_number
 from tinyattn.optim.formula import Formula
-from tinyattn.optim.optimizer import Group
+from tinyattn.optim.optimizer import Group, Params
+from tinyattn.tensors import Tensor
 
 
 class _Variant(Formula):
@@ -28,7 +29,7 @@ class _Variant(Formula):
         raise NotImplementedError
 
 
-class Adadelta(_Variant, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=False):
+class Adadelta(_Variant):
     """Steps as long as the root of the average of earlier steps' squares. As torch.optim.Adadelta (Zeiler 2012).
 
     rho: share of the averages that a step keeps. eps: added under both roots. weight_decay: added to the gradient,
@@ -44,6 +45,12 @@ class Adadelta(_Variant, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=Fal
 
     kept: ClassVar = {"square_avg": "", "acc_delta": ""}
 
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0,
+        *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
     def average(
         self, p: Any, g: Any, square: Any, moved: Any, t: Any, *, lr: Any, rho: float, eps: float, **other: Any
     ) -> tuple[Any, ...]:
@@ -52,7 +59,7 @@ class Adadelta(_Variant, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0, maximize=Fal
         return p - lr * delta, square, rho * moved + (1 - rho) * delta * delta
 
 
-class Adamax(_Variant, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
+class Adamax(_Variant):
     """Adam by the largest of the decaying gradients. As torch.optim.Adamax (Kingma and Ba 2015).
 
     betas: shares of the average and of the maximum that a step keeps; all else as Adadelta's.
@@ -67,6 +74,12 @@ class Adamax(_Variant, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, ma
 
     kept: ClassVar = {"exp_avg": "", "exp_inf": ""}
 
+    def __init__(
+        self, params: Params, lr: float | Tensor = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0, *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
     def average(
         self, p: Any, g: Any, mean: Any, most: Any, t: Any, *, lr: Any, betas: Any, eps: float, **other: Any
     ) -> tuple[Any, ...]:
@@ -76,10 +89,7 @@ class Adamax(_Variant, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, ma
         return p - lr / (1 - first**t) * mean / most, mean, most
 
 
-class NAdam(
-    _Variant, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum_decay=4e-3, decoupled_weight_decay=False,
-    maximize=False,
-):  # fmt: skip
+class NAdam(_Variant):
     """Adam with Nesterov's momentum. As torch.optim.NAdam (Dozat 2016).
 
     momentum_decay: how fast the momentum grows to betas[0]. decoupled_weight_decay: shrink the parameter instead, as
@@ -97,6 +107,13 @@ class NAdam(
     numbers = ("mu_product",)
     first: ClassVar = {"mu_product": 1.0}
 
+    def __init__(
+        self, params: Params, lr: float | Tensor = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0, momentum_decay: float = 4e-3, decoupled_weight_decay: bool = False, *,
+        maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
     def average(
         self, p: Any, g: Any, product: Any, mean: Any, square: Any, t: Any, *, lr: Any, betas: Any, eps: float,
         momentum_decay: float, **other: Any,
@@ -112,9 +129,7 @@ class NAdam(
         return p - lr * then / (1 - exact * then) * mean / root, product, mean, square
 
 
-class RAdam(
-    _Variant, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, decoupled_weight_decay=False, maximize=False
-):
+class RAdam(_Variant):
     """Adam whose first steps, too few to know the variance, are those of momentum. As torch.optim.RAdam.
 
     Options as NAdam's, without momentum_decay. Liu et al. 2020, "On the variance of the adaptive learning rate".
@@ -128,6 +143,13 @@ class RAdam(
     """
 
     kept: ClassVar = {"exp_avg": "", "exp_avg_sq": ""}
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0, decoupled_weight_decay: bool = False, *, maximize: bool = False,
+        **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def average(
         self, p: Any, g: Any, mean: Any, square: Any, t: Any, *, lr: Any, betas: Any, eps: float, **other: Any
@@ -143,11 +165,14 @@ class RAdam(
         return p - lr * scale * mean / (1 - first**t), mean, square
 
 
-class ASGD(_Variant, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, maximize=False):
-    """Gradient descent with falling rates, and the average of its points. As torch.optim.ASGD (Polyak, Juditsky 1992).
+class ASGD(_Variant):
+    """Gradient descent with a falling learning rate, which also averages the parameters. As torch.optim.ASGD.
 
-    lambd: shrinks the parameter, and with alpha the rate: lr / (1 + lambd lr t) ** alpha. t0: the step after which
-    points are averaged, in `state[param]["ax"]`; all else as Adadelta's.
+    The rate of step t + 1 is lr / (1 + lambd * lr * t) ** alpha. lambd: decay term; each step also shrinks the
+    parameter by the factor 1 - lambd * rate. alpha: power of the decay. t0: the step after which parameters are
+    averaged, in `state[param]["ax"]`, of the parameter's shape; before it, "ax" is the parameter. weight_decay: added
+    to the gradient, times the parameter (L2). maximize: ascend. All else as for `Optimizer`.
+    Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging".
 
     >>> w = ta.tensor([1.0], requires_grad=True)
     >>> optimizer = ta.optim.ASGD([w], lr=0.1)
@@ -161,6 +186,12 @@ class ASGD(_Variant, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, ma
     numbers = ("eta", "mu")
     first: ClassVar = {"eta": "lr", "mu": 1.0}
 
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-2, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
+        weight_decay: float = 0, *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
+
     def average(
         self, p: Any, g: Any, eta: Any, mu: Any, mean: Any, t: Any, *, lr: Any, lambd: float, alpha: float, t0: float,
         **other: Any,
@@ -172,11 +203,14 @@ class ASGD(_Variant, lr=1e-2, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, ma
         return p, eta, 1 / xp.maximum(xp.asarray(t - t0), xp.asarray(1.0)), mean + (p - mean) * mu
 
 
-class Rprop(_Variant, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=False):
-    """Steps by the sign of the gradient, longer while it stays the same. As torch.optim.Rprop.
+class Rprop(_Variant):
+    """Step by the sign of the gradient alone; each element has a step size of its own. As torch.optim.Rprop.
 
-    lr: the first step of each element. etas: its factors where the sign has changed, and where it is the same.
-    step_sizes: the shortest and the longest step. Riedmiller and Braun 1993.
+    lr: initial step size. etas: factors of the step size, the first where the sign of the gradient has changed, the
+    second where it has not. After a change, the element stays for one step. step_sizes: smallest and largest step
+    size. maximize: ascend. Raises ValueError unless 0 < etas[0] < 1 < etas[1] and 0 <= step_sizes[0] <= step_sizes[1].
+    For whole-batch gradients: the noise of small batches changes signs. Riedmiller and Braun 1993, "A direct adaptive
+    method for faster backpropagation learning: the RPROP algorithm".
 
     >>> w = ta.tensor([1.0], requires_grad=True)
     >>> optimizer = ta.optim.Rprop([w], lr=0.1)
@@ -189,6 +223,12 @@ class Rprop(_Variant, lr=1e-2, etas=(0.5, 1.2), step_sizes=(1e-6, 50), maximize=
     kept: ClassVar = {"prev": "", "step_size": ""}
     first: ClassVar = {"step_size": "lr"}
     apart = ("lr",)
+
+    def __init__(
+        self, params: Params, lr: float | Tensor = 1e-2, etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50), *, maximize: bool = False, **without_effect: Any,
+    ) -> None:  # fmt: skip
+        self._set_up(locals())
 
     def check(self, options: Group) -> None:
         check_number(options, "lr")

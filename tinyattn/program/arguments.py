@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from tinyattn.files.nested import mapped
 from tinyattn.tensors import Tensor
 
 _EMPTY = CellType()
@@ -36,16 +36,7 @@ def flat(value: Any) -> tuple[list[Tensor], Any]:
 
 def rebuilt(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """Return `value` with `change` applied to each tensor in it."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        found = copy.copy(value)  # a defaultdict is made of more than its items
-        found.update({key: rebuilt(v, change) for key, v in value.items()})
-        return found
-    if isinstance(value, tuple | list):
-        parts = [rebuilt(v, change) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return mapped(lambda x: change(x) if isinstance(x, Tensor) else x, value)
 
 
 PLAIN = (bool, int, float, str, bytes, np.dtype, np.generic, type(None))  # compared by their values

@@ -43,6 +43,8 @@ def load_run(folder: str | os.PathLike[str]) -> LoadedRun:
     >>> train.load_run("runs/classifier-mnist-seed0").model(images)  # doctest: +SKIP
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise RefusedError(f"{folder} is not a folder; expected that of a run, such as runs/classifier-mnist-seed0.")
     try:
         config = json.loads((folder / "config.json").read_bytes())
         version, name, options = config["format"], config["arguments"]["model"], {**config["recipe"]["model"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = [
     "abs", "acos", "acosh", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
-    "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p", "log2",
+    "fmod", "from_dlpack", "full", "hypot", "isfinite", "linspace", "log", "log10", "log1p", "log2",
     "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
     "nonzero", "pad", "perhaps", "permute", "pow", "quiet", "reciprocal", "remainder", "reshape", "roll", "round",
     "rsqrt", "shift", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "stream", "sum", "sum_to", "tan", "tanh",
@@ -210,13 +211,9 @@ def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
     return x.argmin(dim, keepdims=keepdim)
 
 
-def is_any(x: Array) -> bool:
-    return bool(x.any())
-
-
-def perhaps(x: Array) -> bool:
-    """Whether an element may be true: exact here; always True on a GPU, which is not synchronised."""
-    return bool(x.any())
+def perhaps(condition: Callable[[], Array]) -> bool:
+    """Whether an element of `condition()` may be true: exact here; always True on a GPU, which is not synchronised."""
+    return bool(condition().any())
 
 
 def nonzero(x: Array) -> tuple[Array, ...]:

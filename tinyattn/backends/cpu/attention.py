@@ -6,16 +6,19 @@ and works on rows of all heads together, (tokens, dim): NumPy is slow where its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tinyattn.backends.cpu.arrays import matmul
+from tinyattn.backends.cpu.arrays import isfinite, masked_fill, matmul, perhaps
 from tinyattn.backends.cpu.blocks import BLOCK, rows
 from tinyattn.backends.cpu.recording import one_call
 from tinyattn.backends.cpu.sums import row_sums
 
-__all__ = ["SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward", "scores"]
+__all__ = [
+    "SCORES_AT_ONCE", "exponentials", "packed_attention", "packed_attention_backward", "scores", "softmax_backward",
+]  # fmt: skip
 
 Array = Any
 SAFE_SCORE = 60.0  # exp of +-60, and sums of a billion of them, are well inside float32
@@ -61,18 +64,30 @@ def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
     return e, total
 
 
+def softmax_backward(g: Array, y: Array, sums: Callable[[], Array], masked: bool) -> Array:
+    """g, in place, becomes y (g - sums()), where the sums are those of y g along the last axis.
+
+    y: the output of a softmax, or exponentials whose sums g was divided by. masked: where y is 0, g may be NaN.
+    """
+    if masked and perhaps(lambda: ~isfinite(g)):
+        g = masked_fill(g, y == 0, 0)
+    g -= sums()
+    g *= y
+    return g
+
+
 def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array, Array]:
     """softmax(q k' scale) v of each head; the exponentials of the scores; and one over their sums.
 
     qkv (batch, tokens, 3 dim) -> (batch, tokens, dim), (batch, heads, tokens, tokens), (batch, tokens, heads).
     """
     batch, tokens, width = qkv.shape
-    q, k, v = _split(qkv, 3, heads)
+    q, k, v = split_heads(qkv, 3, heads)
     out = np.empty((batch, tokens, width // 3), qkv.dtype)
     e = np.empty((batch, heads, tokens, tokens), qkv.dtype)
     share = np.empty((batch, tokens, heads), qkv.dtype)
     dim = width // 3 // heads
-    (by_head,) = _split(out, 1, heads)
+    (by_head,) = split_heads(out, 1, heads)
     for part in rows(batch, heads * tokens * tokens):
         scores = np.matmul(q[part], k[part].mT, out=e[part])  # (samples, heads, tokens, tokens)
         scores *= scale
@@ -87,13 +102,13 @@ def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share:
     """The gradient of `qkv`, by the formulas of `attention_backward`."""
     (batch, tokens, width), heads = qkv.shape, e.shape[1]
     gradient = np.empty_like(qkv)
-    q, k, v = _split(qkv, 3, heads)
-    dq, dk, dv = _split(gradient, 3, heads)
+    q, k, v = split_heads(qkv, 3, heads)
+    dq, dk, dv = split_heads(gradient, 3, heads)
     dim = width // 3 // heads
     for part in rows(batch, heads * tokens * tokens):
         u = np.repeat(share[part], dim, -1)  # (samples, tokens, dim)
         u *= g[part]
-        (by,) = _split(u, 1, heads)  # (samples, heads, tokens, head_dim)
+        (by,) = split_heads(u, 1, heads)  # (samples, heads, tokens, head_dim)
         np.matmul(e[part].mT, by, out=dv[part])
         u *= scale
         ds = by @ v[part].mT  # (samples, heads, tokens, tokens)
@@ -105,7 +120,7 @@ def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share:
     return gradient
 
 
-def _split(x: Array, parts: int, heads: int) -> Array:
+def split_heads(x: Array, parts: int, heads: int) -> Array:
     """(batch, tokens, parts dim) -> views, one for each part: (parts, batch, heads, tokens, head_dim)"""
     batch, tokens, width = x.shape
     return x.reshape(batch, tokens, parts, heads, width // parts // heads).transpose(2, 0, 3, 1, 4)

@@ -16,7 +16,7 @@ from tinyattn.backends.cpu.blocks import blockwise
 from tinyattn.backends.cpu.recording import one_call
 
 # dtype: (coefficients below 1, coefficients above), lowest power first
-_COEFFICIENTS = {
+COEFFICIENTS = {
     "float32": (
         (1.12837913, -0.376123438, 0.112803167, -0.0267150542, 0.00492176203, -0.000564805987),
         (0.179001151, -0.32623356, 0.245603806, -0.150115963, 0.0716653678, -0.0243926199, 0.00428234367,
@@ -45,7 +45,7 @@ def erf(x: Any) -> Any:
 
 @one_call(1)
 def _erf(x: Any, out: Any) -> None:
-    below, above = _COEFFICIENTS[x.dtype.name]
+    below, above = COEFFICIENTS[x.dtype.name]
     square = np.square(x, out=np.empty_like(x))
     (beyond,) = (square >= 1.0).nonzero()
     polynomial(below, square.clip(0.0, 1.0, out=square), out)

@@ -1,4 +1,4 @@
-"""Kernel of the cross-entropy with class numbers, and the one-hot encoding that its gradient needs."""
+"""Kernels of the cross-entropy with class numbers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from tinyattn.backends.cpu.blocks import rows
 from tinyattn.backends.cpu.recording import one_call
-from tinyattn.backends.cpu.softmaxes import LEAST, SAFE, log_softmax
+from tinyattn.backends.cpu.softmaxes import LEAST, SAFE, log_softmax, softmax
 from tinyattn.backends.cpu.sums import row_sums
 
-__all__ = ["cross_entropy", "one_hot"]
+__all__ = ["cross_entropy", "cross_entropy_backward"]
 
 Array = Any
 
@@ -31,8 +31,8 @@ def cross_entropy(x: Array, target: Array) -> Array:
     return out
 
 
-def one_hot(target: Array, num_classes: int) -> Array:
-    """Encode class numbers (rows,) as booleans (rows, classes), True at the class."""
-    out = np.zeros((len(target), num_classes), bool)
-    out[np.arange(len(target)), target] = True
-    return out
+def cross_entropy_backward(g: Array, x: Array, target: Array) -> Array:
+    """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
+    out, one_hot = softmax(x, 1), np.zeros(x.shape, bool)
+    one_hot[np.arange(len(target)), target] = True
+    return (out - one_hot) * g[:, None]

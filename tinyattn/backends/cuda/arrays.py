@@ -1,6 +1,6 @@
 """What rules and definitions may call on plain arrays: CuPy's functions under PyTorch's names.
 
-Only `any`, `nonzero` and `to_host` synchronise the GPU, because the CPU needs their result.
+Only `nonzero` and `to_host` synchronise the GPU, because the CPU needs their result.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import cupy as cp
@@ -24,8 +25,8 @@ __all__ = [
     "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "asarray", "asin",
     "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumprod", "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor",
-    "floor_divide", "fmod", "from_dlpack", "full", "hypot", "is_any", "isfinite", "linspace", "log", "log10", "log1p",
-    "log2", "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
+    "floor_divide", "fmod", "from_dlpack", "full", "hypot", "isfinite", "linspace", "log", "log10", "log1p", "log2",
+    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
     "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
     "reshape", "roll", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
     "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
@@ -195,7 +196,9 @@ def sum(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
 
 
 def mean(x: Array, dim: Dim = None, keepdim: bool = False) -> Array:
-    return _of_dtype(_wide_sum(x, dim) / _added(x, dim), x, dim, keepdim)
+    wide = _wide_sum(x, dim)
+    out = cp.true_divide(wide, _added(x, dim), out=cp.empty(wide.shape, x.dtype), casting="same_kind")
+    return _of_dtype(out, x, dim, keepdim)
 
 
 def var(x: Array, dim: Dim = None, correction: float = 1, keepdim: bool = False) -> Array:
@@ -256,14 +259,8 @@ def cumsum(x: Array, dim: int) -> Array:
     return x.cumsum(dim, dtype=x.dtype) if x.ndim else x.copy()
 
 
-def is_any(x: Array) -> bool:
-    """Whether an element is true; synchronises the GPU."""
-    refuse_in_capture("the processor asks whether an element is true")
-    return bool(cp.any(x))
-
-
-def perhaps(x: Array) -> bool:
-    """Whether an element may be true: always True, since the exact answer would need a synchronisation."""
+def perhaps(condition: Callable[[], Array]) -> bool:
+    """Whether an element of `condition()` may be true: always True; the exact answer would need a synchronisation."""
     return True
 
 
@@ -276,8 +273,8 @@ def nonzero(x: Array) -> tuple[Array, ...]:
 def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the axes that broadcasting `shape` to `x.shape` had added or stretched."""
     ahead = x.ndim - len(shape)
-    if ahead and x.shape[ahead:] == shape and len(shape) == 1 and x.dtype in (np.float32, np.float64) and x.size:
-        return column_sums(contiguous(x).reshape(-1, shape[0]))  # the gradient of a bias
+    if ahead and x.shape[ahead:] == shape != () and x.dtype in (np.float32, np.float64) and x.size:
+        return column_sums(contiguous(x).reshape(-1, math.prod(shape))).reshape(shape)  # the gradient of a bias
     stretched = tuple(i for i, n in enumerate(shape, ahead) if n == 1 and x.shape[i] != 1)
     return sum(x, (*range(ahead), *stretched)).astype(x.dtype, copy=False).reshape(shape)
 

@@ -99,8 +99,8 @@ def _summed(x: Array, own: str, needed: set[str]) -> tuple[Array, str]:
 # --- one product ---
 
 
-def gemm(a: Array, b: Array, out: Array) -> Array:
-    """out = a b, for stacks of matrices (..., n, k) (..., k, m) (..., n, m), of one dtype in KINDS; returns out.
+def gemm(a: Array, b: Array, out: Array, scale: float = 1.0) -> Array:
+    """out = a b scale, for stacks of matrices (..., n, k) (..., k, m) (..., n, m), of one dtype in KINDS; returns out.
 
     The leading axes of a and b broadcast to those of `out`, which is in row order.
     """
@@ -115,22 +115,25 @@ def gemm(a: Array, b: Array, out: Array) -> Array:
     compute = _COMPUTE_TF32 if out.dtype == np.float32 and not exact else kind.compute
     # In columns, out' = b' a': what lies row by row is the transpose, column by column.
     left, right = _operand(b, lead), _operand(a, lead)
-    _call(
-        "cublasGemmStridedBatchedEx",
-        _handle(),
-        *map(ctypes.c_int, (left.flag, right.flag, m, n, k)),
-        ctypes.byref(kind.scalar(1)),
-        *_described(left, kind.data),
-        *_described(right, kind.data),
-        ctypes.byref(kind.scalar(0)),
-        *_described(_Operand(out, _PLAIN, m, n * m), kind.data),
-        *map(ctypes.c_int, (out.size // (n * m), compute, _DEFAULT_ALGORITHM)),
-    )
+    count, most = out.size // (n * m), 65_535 if out.dtype == np.float16 else out.size  # pytorch#46001, of Turing
+    for first in range(0, count, most):
+        _call(
+            "cublasGemmStridedBatchedEx",
+            _handle(),
+            *map(ctypes.c_int, (left.flag, right.flag, m, n, k)),
+            ctypes.byref(kind.scalar(scale)),
+            *_described(left, kind.data, first),
+            *_described(right, kind.data, first),
+            ctypes.byref(kind.scalar(0)),
+            *_described(_Operand(out, _PLAIN, m, n * m), kind.data, first),
+            *map(ctypes.c_int, (min(most, count - first), compute, _DEFAULT_ALGORITHM)),
+        )
     return out
 
 
-def _described(x: _Operand, data: int) -> tuple[Any, ...]:
-    return ctypes.c_void_p(x.array.data.ptr), ctypes.c_int(data), ctypes.c_int(x.width), ctypes.c_longlong(x.stride)
+def _described(x: _Operand, data: int, first: int) -> tuple[Any, ...]:
+    start = x.array.data.ptr + first * x.stride * x.array.itemsize
+    return ctypes.c_void_p(start), ctypes.c_int(data), ctypes.c_int(x.width), ctypes.c_longlong(x.stride)
 
 
 def _operand(x: Array, lead: list[int]) -> _Operand:
@@ -165,7 +168,7 @@ def _single_stride(sizes: list[int], steps: list[int]) -> int | None:
 # --- the library, and a handle of it for each stream ---
 
 _lock = fork_safe(threading.Lock())
-_handles: dict[tuple[int, int], tuple[ctypes.c_void_p, Array]] = {}
+_handles: dict[tuple[int, int, int], tuple[ctypes.c_void_p, Array]] = {}
 
 
 @cache
@@ -184,12 +187,12 @@ def _call(name: str, *args: Any) -> None:
 
 
 def _handle() -> ctypes.c_void_p:
-    """The handle of the current stream. Its first use allocates, so it must come before a capture."""
-    key = cp.cuda.Device().id, cp.cuda.get_current_stream().ptr
+    """The handle of the current stream (2: another in each thread). Its first use allocates: before a capture."""
+    key = cp.cuda.Device().id, (stream := cp.cuda.get_current_stream().ptr), threading.get_ident() * (stream == 2)
     if key not in _handles:
         handle, workspace = ctypes.c_void_p(), cp.empty(_WORKSPACE, np.uint8)
         _call("cublasCreate_v2", ctypes.byref(handle))
-        _call("cublasSetStream_v2", handle, ctypes.c_void_p(key[1]))  # first: it takes the workspace away
+        _call("cublasSetStream_v2", handle, ctypes.c_void_p(stream))  # first: it takes the workspace away
         _call("cublasSetWorkspace_v2", handle, ctypes.c_void_p(workspace.data.ptr), ctypes.c_size_t(_WORKSPACE))
         _handles[key] = handle, workspace
     return _handles[key][0]

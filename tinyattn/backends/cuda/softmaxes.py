@@ -1,4 +1,4 @@
-"""Kernels of softmax and its logarithm, and of what is made of them: cross-entropy, the exponentials of attention."""
+"""Kernels of softmax and its logarithm, and of what is made of them: cross-entropy and attention."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
+from tinyattn.backends.cpu.attention import split_heads
 from tinyattn.backends.cuda.arrays import masked_fill
-from tinyattn.backends.cuda.products import matmul
+from tinyattn.backends.cuda.products import gemm, matmul
 from tinyattn.backends.cuda.rows import contiguous, launch_rows
 
-__all__ = ["SCORES_AT_ONCE", "cross_entropy", "exponentials", "log_softmax", "one_hot", "scores", "softmax"]
+__all__ = [
+    "SCORES_AT_ONCE", "cross_entropy", "cross_entropy_backward", "exponentials", "log_softmax", "packed_attention",
+    "packed_attention_backward", "scores", "softmax", "softmax_backward",
+]  # fmt: skip
 
 Array = Any
 SCORES_AT_ONCE = 1 << 24  # in `tiled_attention`: enough to keep a GPU busy, 64 MiB of float32
@@ -47,9 +51,17 @@ def cross_entropy(x: Array, target: Array) -> Array:
     return losses
 
 
-def one_hot(target: Array, num_classes: int) -> Array:
-    """Encode class numbers (rows,) as booleans (rows, classes), True at the class; one out of range gives no True."""
-    return target[:, None] == cp.arange(num_classes)
+def cross_entropy_backward(g: Array, x: Array, target: Array) -> Array:
+    """(softmax(x) - one_hot(target)) g: (rows,), (rows, classes), (rows,) -> (rows, classes)."""
+    args = map(contiguous, (x, target.astype(np.int64, copy=False), g, out := cp.empty(x.shape, x.dtype)))
+    launch_rows("softmax", "cross_entropy_backward", [*args], *x.shape)
+    return out
+
+
+def softmax_backward(g: Array, y: Array, sums: Any, masked: bool) -> Array:
+    """g, in place, becomes y (g - sum(y g)). masked: where y is 0, g may be NaN. `sums` is not needed."""
+    launch_rows("softmax", "softmax_backward", [contiguous(y), g, g, masked], math.prod(g.shape[:-1]), g.shape[-1])
+    return g
 
 
 def scores(q: Array, k: Array) -> Array:
@@ -58,12 +70,31 @@ def scores(q: Array, k: Array) -> Array:
 
 
 def exponentials(scores: Array, hidden: Array = None) -> tuple[Array, Array]:
-    """exp(scores - c), 0 where `hidden`, and its sums along the last axis.
-
-    c, a number for each row, is such that the sums are 1 but for rounding.
-    """
-    one = cp.ones((), scores.dtype)
+    """exp(scores - c), 0 where `hidden`, and None instead of its sums: c is such that they are 1 but for rounding."""
     if hidden is None:
-        return softmax(scores, -1), one
+        return softmax(scores, -1), None
     e = softmax(masked_fill(scores, hidden, -math.inf), -1)  # over NaN too
-    return masked_fill(e, hidden, 0), one  # all hidden: softmax of nothing but -inf is NaN
+    return masked_fill(e, hidden, 0), None  # all hidden: softmax of nothing but -inf is NaN
+
+
+def packed_attention(qkv: Array, heads: int, scale: float) -> tuple[Array, Array, Array]:
+    """softmax(q k' scale) v of each head; the weights; and a copy of q, k and v, which the products read.
+
+    qkv (batch, tokens, 3 dim) -> (batch, tokens, dim), (batch, heads, tokens, tokens), and of `split_heads`.
+    """
+    split = q, k, v = contiguous(split_heads(qkv, 3, heads))
+    e = softmax(gemm(q, k.mT, cp.empty((*q.shape[:-1], q.shape[-2]), q.dtype), scale), -1)
+    out = matmul(e, v).swapaxes(1, 2)  # (batch, tokens, heads, head_dim)
+    return out.reshape(*out.shape[:2], -1), e, split
+
+
+def packed_attention_backward(g: Array, qkv: Array, out: Array, e: Array, share: Array, scale: float) -> Array:
+    """The gradient of `qkv`; share: the copy of q, k and v."""
+    q, k, v = share
+    dq, dk, dv = gradient = cp.empty_like(share)
+    g = contiguous(split_heads(g, 1, e.shape[1])[0])
+    gemm(e.mT, g, dv)
+    dscores = softmax_backward(matmul(g, v.mT), e, None, False)
+    gemm(dscores, k, dq, scale)
+    gemm(dscores.mT, q, dk, scale)
+    return gradient.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)  # by one copy

@@ -57,3 +57,32 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_forwa
     losses[r] = log(sum.total) - (score - sum.top);
   });
 }
+
+// out = (softmax(x) - 1 at the target) g: x and out (rows, classes), g (rows). A target out of range is at no class.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1) cross_entropy_backward(
+    const real* x, const Size* target, const real* g, real* out, Size rows, Size classes, Size size) {
+  Team team = team_of(size);
+  each_row(team, rows, classes, [&](Size r, int wide) {
+    Row row = read_row(team, x + r * classes, wide);
+    Sum sum = exponentials(team, row, wide);
+    write_row(team, wide, out + r * classes, [&](int i, int column) {
+      return (exp(row.at(i, column) - sum.top) / sum.total - real(column == target[r])) * g[r];
+    });
+  });
+}
+
+__device__ inline real product(real y, real g, Size masked) { return masked && y == 0 ? 0 : y * g; }
+
+// out = y (g - sum(y g)), where y is a softmax; out may be g. masked: where y is 0, g counts as 0, so that NaN stays hidden.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 1)
+    softmax_backward(const real* y, const real* g, real* out, Size masked, Size rows, Size width, Size size) {
+  Team team = team_of(size);
+  each_row(team, rows, width, [&](Size r, int wide) {
+    Row ys = read_row(team, y + r * width, wide), gs = read_row(team, g + r * width, wide);
+    real total = 0;
+    each_column(team, wide, [&](int i, int column) { total += product(ys.at(i, column), gs.at(i, column), masked); });
+    total = team_sum(team, total);
+    write_row(team, wide, out + r * width,
+              [&](int i, int column) { return product(ys.at(i, column), gs.at(i, column) - total, masked); });
+  });
+}

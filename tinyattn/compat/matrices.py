@@ -1,0 +1,211 @@
+"""torch.linalg beyond what tinyattn has: LAPACK factors matrices on the CPU, and a rule for each gives the gradients.
+
+Of matrices (..., m, n) in float32 or float64, with PyTorch's names, results and errors. Synchronises a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import tinyattn as ta
+from tinyattn.autograd import Function
+from tinyattn.ops.factors import _square, back_substitution
+
+LinAlgError = RuntimeError  # what is raised here, and by ta.linalg, of singular matrices
+Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
+Svd = namedtuple("Svd", "U S Vh")
+OldSvd = namedtuple("OldSvd", "U S V")
+SlogDet = namedtuple("SlogDet", "sign logabsdet")
+
+
+def _operation(name: str, lapack: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of matrices A: `lapack` of arrays, and the gradient `rule(A, outputs, *gradients)`."""
+
+    def forward(ctx: Any, A: Any) -> Any:
+        if A.dtype not in (ta.float32, ta.float64):
+            raise RuntimeError(f"{name}: dtype {A.dtype}; expected float32 or float64 (cast it with .float())")
+        try:
+            found = lapack(A.detach().cpu().numpy())
+        except np.linalg.LinAlgError as error:
+            raise LinAlgError(f"{name}: a matrix of shape {tuple(A.shape)}: {error}") from None
+        out = tuple(ta.tensor(x, device=A.device) for x in (found if isinstance(found, tuple) else (found,)))
+        ctx.save_for_backward(A, *out)
+        return out if isinstance(found, tuple) else out[0]
+
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        A, *out = ctx.saved_tensors
+        return rule(A, out, *gradients)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (Function,), methods).apply  # type: ignore[attr-defined]
+
+
+def _over_distances(x: Any, values: Any) -> Any:
+    """Divide x (i, j) by values[j] - values[i]; 0 / 0 is 0: no gradient by a vector, as on the diagonal."""
+    apart = values[..., None, :] - values[..., :, None]
+    return x / apart.masked_fill((apart == 0) & (x == 0), 1.0)
+
+
+# --- rules ---
+
+
+def _cholesky_rule(A: Any, out: Any, g: Any) -> Any:
+    inside = (out[0].mT @ g).tril()
+    half = solve_triangular(out[0].mT, (inside + inside.tril(-1).mT) / 2, upper=True)
+    return solve_triangular(out[0].mT, half.mT, upper=True)
+
+
+def _eigh_rule(A: Any, out: Any, g_values: Any, g_vectors: Any) -> Any:
+    values, V = out
+    turned = V.mT @ g_vectors
+    return V @ (ta.diag_embed(g_values) + _over_distances((turned - turned.mT) / 2, values)) @ V.mT
+
+
+def _svd_rule(A: Any, out: Any, gu: Any, gs: Any, gvh: Any) -> Any:
+    U, S, Vh = out
+    turned = U.mT @ gu, Vh @ gvh.mT
+    left, right = (_over_distances(x - x.mT, S * S) for x in turned)
+    inside = U @ (ta.diag_embed(gs) + left * S[..., None, :] + S[..., :, None] * right) @ Vh
+    outside = (gu - U @ turned[0]) / S[..., None, :] @ Vh + U @ ((gvh - turned[1].mT @ Vh) / S[..., :, None])
+    return inside + outside  # 0 of a square matrix
+
+
+def _pinv_rule(A: Any, out: Any, g: Any) -> Any:
+    (P,) = out
+    left, right = g.mT - A @ (P @ g.mT), g.mT - (g.mT @ P) @ A
+    return -P.mT @ g @ P.mT + left @ P @ P.mT + P.mT @ P @ right
+
+
+def _det_rule(A: Any, out: Any, g: Any) -> Any:
+    """The cofactors, also of a singular matrix: by the products of all singular values but one."""
+    U, S, Vh = svd(A)
+    others = S[..., None, :].masked_fill(ta.eye(S.shape[-1], device=S.device) > 0, 1.0).prod(-1)
+    turns = slogdet(U.detach()).sign * slogdet(Vh.detach()).sign
+    return (turns * g)[..., None, None] * (U * others[..., None, :]) @ Vh
+
+
+_cholesky = _operation("cholesky", np.linalg.cholesky, _cholesky_rule)
+_eigh = _operation("eigh", lambda a: tuple(np.linalg.eigh(a)), _eigh_rule)
+_svd = _operation("svd", lambda a: tuple(np.linalg.svd(a, full_matrices=False)), _svd_rule)
+_full_svd = _operation("svd", lambda a: tuple(np.linalg.svd(a)), _svd_rule)
+_slogdet = _operation(
+    "slogdet", lambda a: tuple(np.linalg.slogdet(a)), lambda A, out, _, g: g[..., None, None] * ta.inverse(A).mT
+)
+_det = _operation("det", np.linalg.det, _det_rule)
+
+# --- PyTorch's names ---
+
+
+def cholesky(A: Any, upper: bool = False) -> Any:
+    """Return L with L L^T = A, or with `upper` its transpose; A is symmetric. As torch.linalg.cholesky."""
+    _square("cholesky", A)
+    return _cholesky(A).mT if upper else _cholesky(A)
+
+
+def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
+    """Return X with A X = B (or X A = B) by the upper or the lower triangle of A. As torch.linalg.solve_triangular."""
+    _square("solve_triangular", A)
+    if not left:
+        return solve_triangular(A.mT, B.mT, upper=not upper, unitriangular=unitriangular).mT
+    B = B.expand(*ta.broadcast_shapes(A.shape[:-2], B.shape[:-2]), *B.shape[-2:])
+    if unitriangular:
+        A = A.triu(1) + A.tril(-1) + ta.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return back_substitution(A, B) if upper else back_substitution(A.flip(-2, -1), B.flip(-2)).flip(-2)
+
+
+def eigh(A: Any, UPLO: str = "L") -> Any:
+    """Return the eigenvalues, ascending, and eigenvectors, as columns, of symmetric matrices. As torch.linalg.eigh."""
+    _square("eigh", A)
+    return Eigh(*_eigh(A if UPLO.upper() == "L" else A.mT))
+
+
+def svd(A: Any, full_matrices: bool = True) -> Any:
+    """Return U, S, Vh with A = U diag(S) Vh, S descending; full: square U and Vh. As torch.linalg.svd.
+
+    Raises RuntimeError if a gradient is needed of full ones of a matrix that is not square.
+    """
+    full = full_matrices and A.shape[-1] != A.shape[-2]
+    if full and A.requires_grad and ta.is_grad_enabled():
+        raise RuntimeError(
+            f"svd: full_matrices=True has no gradient for a matrix of shape {tuple(A.shape)}; use full_matrices=False"
+        )
+    return Svd(*(_full_svd if full else _svd)(A))
+
+
+def svdvals(A: Any) -> Any:
+    """Return the singular values, descending. As torch.linalg.svdvals."""
+    return svd(A, False).S
+
+
+def pinv(A: Any, rcond: Any = None, *, rtol: Any = None) -> Any:
+    """Return the pseudo-inverse (..., n, m). As torch.linalg.pinv; its gradient is that of a constant rank."""
+    least = rcond if rtol is None else rtol
+    least = max(A.shape[-2:]) * ta.finfo(A.dtype).eps if least is None else least
+    return _operation("pinv", lambda a: np.linalg.pinv(a, least), _pinv_rule)(A)
+
+
+def slogdet(A: Any) -> Any:
+    """Return the sign of the determinant, and the logarithm of its absolute value. As torch.linalg.slogdet."""
+    _square("slogdet", A)
+    return SlogDet(*_slogdet(A))
+
+
+def logdet(A: Any) -> Any:
+    """Return the logarithm of the determinant: NaN if that is negative, -inf if it is 0. As torch.logdet."""
+    sign, size = slogdet(A)
+    return ta.where(sign < 0, math.nan, size)
+
+
+def det(A: Any) -> Any:
+    """Return the determinant. As torch.linalg.det; second derivatives need distinct singular values."""
+    _square("det", A)
+    return _det(A)
+
+
+def matrix_power(A: Any, n: int) -> Any:
+    """Return the product of n matrices A; of -n inverses. As torch.linalg.matrix_power."""
+    _square("matrix_power", A)
+    if n < 0:
+        return matrix_power(ta.inverse(A), -n)
+    if n < 2:
+        return A if n else ta.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape).clone()
+    half = matrix_power(A, n // 2)
+    return half @ half @ A if n % 2 else half @ half
+
+
+def matrix_norm(A: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """As torch.linalg.matrix_norm, with the norms of singular values too: 2, -2 and "nuc"."""
+    if ord not in (2, -2, "nuc"):
+        return ta.linalg.matrix_norm(A, ord, dim, keepdim, dtype=dtype)
+    S = svdvals((A if dtype is None else A.to(dtype)).movedim(tuple(dim), (-2, -1)))
+    out = S.sum(-1) if ord == "nuc" else S.amax(-1) if ord > 0 else S.amin(-1)
+    for axis in sorted(d % A.ndim for d in dim) if keepdim else ():
+        out = out.unsqueeze(axis)
+    return out
+
+
+def norm(A: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """As torch.linalg.norm, with the norms of `matrix_norm`."""
+    axes = tuple(range(A.ndim)) if dim is None else dim
+    if ord in (2, -2, "nuc") and isinstance(axes, tuple | list) and len(axes) == 2:
+        return matrix_norm(A, ord, axes, keepdim, dtype=dtype)
+    return ta.linalg.norm(A, ord, dim, keepdim, dtype=dtype)
+
+
+def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
+    U, S, Vh = svd(input, not some)
+    return OldSvd(U, S, Vh.mT)
+
+
+METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, det, logdet, matrix_power, slogdet)}
+METHODS.update(pinverse=pinv, svd=_old_svd)
+LINALG: dict[str, Any] = {
+    f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
+}
+LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
+LINALG |= {"solve_triangular": solve_triangular}
