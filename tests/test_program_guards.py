@@ -275,3 +275,16 @@ def test_result_with_a_graph_beside_a_backward_pass_keeps_it():
     for i in range(6):
         step(ta.ones(2) * i).backward()
     assert b.grad.tolist() == [15.0, 15.0] and "requires a gradient" in step.why_not
+
+
+@pytest.mark.parametrize("change", [lambda x: x.unsqueeze_(0), lambda x: setattr(x, "data", ta.zeros(5))])
+def test_an_argument_that_the_step_reshapes_or_replaces_stays_so(change):
+    @ta.compile
+    def step(x):
+        change(x)
+        return x * 2
+
+    for _ in range(4):
+        x, expected = ta.ones(3), ta.ones(3)
+        change(expected)
+        assert step(x).shape == x.shape == expected.shape

@@ -77,7 +77,7 @@ def compare(seeds: Iterable[int]) -> int:
 
 
 def test_random_programs_compiled_equal_eager():
-    assert compare([0, 6, 10, 26, 33, 42]) == 6
+    assert compare([0, 4, 12, 14, 16, 23]) == 6
 
 
 @pytest.mark.slow

@@ -91,15 +91,13 @@ class Trace(Observer):
         for leaf in self.leaves.values() if exception[0] is not None else ():
             if leaf.grad is not None:
                 leaf.grad.array = plain(leaf.grad.array)
-        for tensor, array in self._inputs:
-            tensor.array = array
-        for tensor, array in self.tensors.values():
+        for tensor, array in (*self._inputs, *self.tensors.values()):
             now = plain(tensor.array)
             if now is array or (_place(now) == _place(array)):
                 tensor.array = array
             else:
                 tensor.array = now
-                self.recorder.refuse("a tensor whose .data the step replaces")
+                self.recorder.refuse("a tensor whose .data or shape the step replaces")
 
     def finish(self, results: Sequence[Tensor]) -> list[Value]:
         """After the block: note gradients and modules; returns the values of the results, which become ordinary."""
