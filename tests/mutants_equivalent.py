@@ -136,10 +136,10 @@ EQUIVALENT: dict[str, list[str]] = {
         "ops/elementwise.py _power_exponent_rule: out * -math.inf -> -math.inf"
     ],
     "Below the last place of a float.": [
-        "backends/cpu/error_function.py _COEFFICIENTS: 0.000755694763 -> 0.00076325171063",
-        "backends/cpu/error_function.py _COEFFICIENTS: -0.000554114343 -> -0.0005596554864300001",
-        "backends/cpu/error_function.py _COEFFICIENTS: 3.878605919369807e-09 -> 3.917391978563505e-09",
-        "backends/cpu/error_function.py _COEFFICIENTS: -3.645623762373236e-09 -> -3.6820799999969686e-09",
+        "backends/cpu/error_function.py COEFFICIENTS: 0.000755694763 -> 0.00076325171063",
+        "backends/cpu/error_function.py COEFFICIENTS: -0.000554114343 -> -0.0005596554864300001",
+        "backends/cpu/error_function.py COEFFICIENTS: 3.878605919369807e-09 -> 3.917391978563505e-09",
+        "backends/cpu/error_function.py COEFFICIENTS: -3.645623762373236e-09 -> -3.6820799999969686e-09",
     ],
     "The maximum only shifts: what its gradient adds to one term it takes from another.": [
         "ops/attention.py attention_definition: xp.amax(scores, -1, keepdim=True).detach() -> xp.amax(scores, -1, keepdim=True)",
