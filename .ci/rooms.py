@@ -24,7 +24,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "autograd/": 850,
     "backends/cpu/": 2_100,
     "backends/cuda/": 2_885,
-    "backends/": 625,  # its other files
+    "backends/": 640,  # its other files
     "cuda/": 365,
     "program/": 2_260,
     "files/": 705,
@@ -39,8 +39,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 2_075,
     TOP: 1_565,
 }
-TOTAL = 46_865  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_905, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 46_875  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -18,7 +18,7 @@ EQUIVALENT: dict[str, list[str]] = {
     ],
     "It is multiplied by a weight of 0 afterwards.": [
         "ops/attention.py _finite: 0 -> 1",
-        "ops/attention.py _gradients: 0 -> 1 (no. 2)",
+        "backends/cpu/attention.py softmax_backward: 0 -> 1 (no. 2)",
         "ops/attention.py attention_definition: 0 -> 1",
         "ops/attention.py attention_definition: 0 -> 1 (no. 2)",
         "ops/attention.py attention_definition: 0 -> 1 (no. 5)",

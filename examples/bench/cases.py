@@ -17,7 +17,7 @@ LIMIT = 3  # a ratio above it is a cliff
 
 # A line is an expression and its inputs. Words in braces are alternatives. L is the library, F its functions.
 # An input is a name, a shape and words: T (transposed), half (every second column), double, positive, zero (one element
-# is 0), <n (integers below n). A name that comes again begins another case.
+# is 0), <n (integers below n). A name that comes again begins another case. M is a module, with its parameters.
 LINES = """
 L.{exp log sqrt tanh sin erf abs sigmoid square reciprocal}(x) | x 1000000 positive
 L.{exp erf abs sigmoid}(x) | x 10000
@@ -164,6 +164,7 @@ L.lerp(x, y, 0.3) | x 1000000 ; y 1000000
 L.addmm(z, x, y) | x 256,256 ; y 256,256 ; z 256
 L.minimum(x, y) | x 1000000 ; y 1000000
 L.atan2(x, y) | x 300000 ; y 300000
+M(x)[0] | x 50,32,128 ; M LSTM(128, 128)
 L.norm(x) | x 1000,1000
 x.norm(dim=1) | x 1000,1000
 """
@@ -190,6 +191,8 @@ def arrays(inputs: str) -> dict[str, np.ndarray]:
     random, found = np.random.default_rng(0), {}
     for one in inputs.split("; "):
         name, size, *words = one.split()
+        if name == "M":
+            continue
         shape = tuple(map(int, size.split(",")))
         below = [int(word[1:]) for word in words if word[0] == "<"]
         x: Any = random.integers(1, below[0], shape) if below else random.standard_normal(shape, dtype=np.float32)
@@ -209,7 +212,9 @@ def run(library: Any, functions: Any, gradient: Callable[..., Any], options: dic
     found = {name: library.from_numpy(array) for name, array in arrays(options["inputs"]).items()}
     leaves = [x.requires_grad_() for name, x in found.items() if name in "xyz" and options["backward"]]
     names = ", ".join(found)
-    forward = eval(f"lambda {names}: {options['expression']}", {"L": library, "F": functions})
+    module = _module(library, options["inputs"].partition("; M ")[2])
+    leaves += list(module.parameters()) if module else []
+    forward = eval(f"lambda {names}: {options['expression']}", {"L": library, "F": functions, "M": module})
     out = forward(*found.values())
     if not options["backward"]:
         return lambda: forward(*found.values())
@@ -221,6 +226,17 @@ def run(library: Any, functions: Any, gradient: Callable[..., Any], options: dic
         return (out, *gradient(out, leaves, seed))
 
     return both
+
+
+def _module(library: Any, text: str) -> Any:
+    """The module `text` makes, with the same parameters in every library; None for an empty text."""
+    if not text:
+        return None
+    made, random = eval(f"nn.{text}", {"nn": library.nn}), np.random.default_rng(2)
+    with library.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(library.from_numpy(random.uniform(-0.1, 0.1, tuple(parameter.shape)).astype("float32")))
+    return made
 
 
 def table(bench: Any) -> dict[str, Any]:

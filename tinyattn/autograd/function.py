@@ -197,7 +197,7 @@ class _Call(Operation):
         super().__init__(forward, backward=backward, name=function.__name__, doc=function.__doc__)
         self.opmath = False  # the Function sees float16 as it is
 
-    def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Variable, results: Any) -> Node:
+    def _record(self, sources: Any, edges: Any, needed: int, options: Any, out: Variable) -> Node:
         ctx = options["context"]
         out._storage, out._version = ctx._raw.storage, ctx._raw.storage.version  # an input's, if it is one
         node = Node(self, edges, out.array, {"context": ctx})

@@ -126,13 +126,20 @@ def _columns(xp: Any, x: Array, how: Windows, rows: range, columns: int, spare: 
     return out.reshape(shape)
 
 
+def _rows_apart(how: Windows, c: int, o: int) -> int:
+    """In how many products to take the rows of the kernels, each with windows of one row, which are fewer copies.
+
+    Where outputs are many, one product with whole windows takes less time.
+    """
+    return how.kernel[0] if how.stride == (1, 1) and c * how.kernel[1] > o else 1
+
+
 def convolve(xp: Any, room: int, x: Array, weight: Array, bias: Array, how: Windows) -> Array:
     """(n, c, h, w), (o, c / groups, *kernel), (o,) or None -> (n, o, rows, columns)."""
     (n, c), o, (rows, columns), (ky, kx) = x.shape[:2], len(weight), how.places(x.shape[2:]), how.kernel
-    groups, spare = how.groups, _spare(how, True)
+    groups, apart = how.groups, _rows_apart(how, c, o)
+    spare = _spare(how, apart == 1 or groups > 1)  # else longer copies gain less than a wider product loses
     wide = columns + spare
-    # Where outputs are few, only windows of one row are copied, and each row of the kernels has a product with them.
-    apart = ky if spare and c * kx > o else 1
     seen = how._replace(kernel=(ky // apart, kx))
     elements = c // groups * seen.kernel[0] * kx
     matrix = weight.reshape(groups, o // groups, c // groups, apart, seen.kernel[0] * kx)
@@ -199,17 +206,22 @@ def convolve_input(xp: Any, room: int, g: Array, weight: Array, size: Pair, how:
 
 def convolve_weight(xp: Any, room: int, g: Array, x: Array, how: Windows, wrapping: bool = True) -> Array:
     """The gradient of `convolve` at its weight."""
-    (n, c), (o, rows, columns) = x.shape[:2], g.shape[1:]
-    spare = _spare(how, wrapping)
-    elements = c // how.groups * how.kernel[0] * how.kernel[1]
-    total = xp.zeros((how.groups, elements, o // how.groups), g.dtype)
+    (n, c), (o, rows, columns), (ky, kx) = x.shape[:2], g.shape[1:], how.kernel
+    spare, each, down = _spare(how, wrapping), c // how.groups, how.dilation[0]
+    apart = _rows_apart(how, c, o)
+    seen, step = how._replace(kernel=(ky // apart, kx)), down * (columns + spare)
+    total = xp.zeros((apart, how.groups, each * ky // apart * kx, o // how.groups), g.dtype)
     of = None
     for images, some in _blocks(n, rows, c * how.kernel[0] * how.kernel[1] * (columns + spare), room):
         if images != of:
             padded, of = _padded(xp, x[images], how, spare), images
-        seen = _columns(xp, padded, how, some, columns, spare)
-        found = xp.matmul(seen, _widened(xp, g[images], how, some, spare).mT)
-        total += found[0] if len(found) == 1 else found.sum(0)
+        under = range(some[0], some[-1] + 1 + (apart - 1) * down)
+        windows = _columns(xp, padded, seen, under, columns, spare)
+        gradient = _widened(xp, g[images], how, some, spare).mT  # (images, groups, places, o / groups)
+        for i in range(apart):
+            found = xp.matmul(windows[..., i * step : i * step + gradient.shape[-2]], gradient)
+            total[i] += found[0] if len(found) == 1 else found.sum(0)
     if spare and xp.perhaps(lambda: ~xp.isfinite(total)):  # zero times an infinity that a wrapped window saw
         return convolve_weight(xp, room, g, x, how, False)
-    return xp.clone(total.mT).reshape(o, c // how.groups, *how.kernel)
+    total = total.reshape(apart, how.groups, each, ky // apart, kx, o // how.groups)
+    return xp.clone(xp.permute(total, (1, 5, 2, 0, 3, 4))).reshape(o, each, ky, kx)

@@ -17,7 +17,7 @@ class Saved:
     __slots__ = ("array", "node", "storage", "version")
 
     def __init__(self, variable: Variable) -> None:
-        self.array, self.node = variable.array, variable.node
+        self.array, self.node = variable.array, variable._node if variable._base is None else variable.node
         self.storage = storage = variable._storage or variable.storage
         self.version = storage.version
 
@@ -50,8 +50,7 @@ def save(value: Any) -> Any:
 
 
 _ids = itertools.count(1)
-_NO_OPTIONS: dict[str, Any] = {}
-_NOTHING: dict[str, Any] = {}  # saved by leaves, and by operations whose rules need nothing
+_NOTHING: dict[str, Any] = {}  # the options of leaves, and what they save, and operations whose rules need nothing
 
 
 class Node:
@@ -76,7 +75,7 @@ class Node:
         self.shape = array.shape  # of the output
         self.dtype = array.dtype
         self.half = False  # whether an input is float16: rules read it as float32, see opmath
-        self.options = options or _NO_OPTIONS
+        self.options = options or _NOTHING
         self.saved: dict[str, Any] | None = _NOTHING  # by the names that rules use; None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
         self.after: dict[int, Callable[[Any], Any]] | None = None  # hooks of a leaf whose .grad has been added to
@@ -102,7 +101,8 @@ class Node:
             else:
                 value = saved[name]
                 if type(value) is Saved:
-                    value = value.read(name, self, create_graph)
+                    current = value.storage.version == value.version and not create_graph
+                    value = value.array if current else value.read(name, self, create_graph)
                 elif type(value) is list:
                     value = tuple(x.read(name, self, create_graph) if type(x) is Saved else x for x in value)
                 found.append(value)

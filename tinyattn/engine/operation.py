@@ -165,7 +165,7 @@ class Operation:
         """Compute with the arrays of `inputs`, wrap the results, and record a node if an input requires a gradient."""
         arrays: list[Any] = []
         edges: list[Node | None] = []
-        half = False
+        half, needed = False, 1  # needed: in binary a 1, and for each input whether it requires a gradient
         for x in inputs:
             if isinstance(x, Variable):
                 if x._storage is not None and x._version < x._storage.last_recorded:
@@ -176,7 +176,8 @@ class Operation:
                 array, edge = x, None
             arrays.append(array)
             edges.append(edge)
-        recording = self.differentiable and any(edges) and grad_mode.get()
+            needed = 2 * needed + (edge is not None)
+        recording = self.differentiable and grad_mode.get() and any(edges)
         widen = half and self.opmath
         xp = backends.of(*arrays)
         kernel = self._recording_kernel if recording else self._kernel
@@ -194,15 +195,16 @@ class Operation:
         if self.view:
             _share_storage(out, inputs[0])
         if recording:
-            node = out._node = self._record(inputs, arrays, tuple(edges), options, out, (unrounded, *extras))
-            node.half, node.site, node.modules = half, call_site(2), module_stack.get()
+            sources = inputs, arrays, (unrounded, *extras), self._defaults  # in the order of INPUTS, SHAPES ...
+            node = out._node = self._record(sources, tuple(edges), needed, options, out)
+            node.half, node.site, node.modules = half, call_site(3), module_stack.get()
         return (out, *extras) if extras and self.definition is None else out
 
     def _as_array(self, xp: Any, x: Any) -> Any:
         """A result as an array: NumPy's functions of 0-d arrays return scalars."""
         if x is None or isinstance(x, Variable):
             raise TypeError(f"{self.name}: its forward gave a {type(x).__name__}; expected an array")
-        return x if backends.is_array(x) else xp.asarray(x)
+        return x if isinstance(x, xp.ndarray) else xp.asarray(x)
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
         watching = observers.get()
@@ -240,15 +242,14 @@ class Operation:
 
     # --- what is saved for the backward pass ---
 
-    def _record(self, inputs: Any, arrays: Any, edges: Any, options: Any, out: Variable, results: Any) -> Node:
-        """Make the node of `out`, which keeps what its rules name. results: the unrounded output (opmath), extras."""
+    def _record(self, sources: Any, edges: Any, needed: int, options: Any, out: Variable) -> Node:
+        """Make the node of `out`, which keeps what its rules name; sources: where that is found."""
         if len(options) < len(self.options):
             options = self.options | options
         node = Node(self, edges, out.array, options)
         if self._keeps:
             saved = node.saved = {}
-            sources = inputs, arrays, results, self._defaults  # in the order of INPUTS, SHAPES ...
-            for name, place, i in self._plan(tuple(map(bool, edges))):
+            for name, place, i in self._plan(needed):
                 value = sources[place][i]
                 if isinstance(value, Variable):
                     saved[name] = Saved(value)
@@ -256,17 +257,18 @@ class Operation:
                     saved[name] = _shapes(value) if place == SHAPES else save(value)
         return node
 
-    def _to_save(self, needed: tuple[bool, ...]) -> list[tuple[str, int, int | slice]]:
+    def _to_save(self, needed: int) -> list[tuple[str, int, int | slice]]:
         """What must be saved when the inputs marked in `needed` require gradients: name, place and index there."""
+        marks = [bit == "1" for bit in f"{needed:b}"[1:]]
         names = list(self.backward_asks)
         if self.backward and self.definition:
             names += self.inputs  # second derivatives run the definition, from the inputs
-        for name, need in zip(self.inputs, needed, strict=False):  # optional inputs may have been left out
+        for name, need in zip(self.inputs, marks, strict=False):  # optional inputs may have been left out
             names += self.asks.get(name, []) if need else []
         found: dict[str, Any] = {name: (RESULTS, i) for i, name in enumerate(("out", *self.extras))}
         for i, name in enumerate(self.inputs):
             index = slice(None) if self.variadic else i
-            value, shape = (INPUTS, SHAPES) if self.variadic or i < len(needed) else (DEFAULTS, DEFAULTS)
+            value, shape = (INPUTS, SHAPES) if self.variadic or i < len(marks) else (DEFAULTS, DEFAULTS)
             found |= {name: (value, index), self._shape_name(name): (shape, index)}
         return [(name, *found[name]) for name in dict.fromkeys(names) if name in found]
 

@@ -53,12 +53,9 @@ class Size(tuple[int, ...]):
 class Storage:
     """The version counter of one piece of memory. A variable and its views share one."""
 
-    __slots__ = ("last_recorded", "version", "writer")
-
-    def __init__(self) -> None:
-        self.version = 0  # how many in-place writes there have been
-        self.last_recorded = 0  # the version after the last write that was itself recorded for gradients
-        self.writer: tuple[str, Site] | None = None  # the last write: its name and its line
+    version = 0  # how many in-place writes there have been
+    last_recorded = 0  # the version after the last write that was itself recorded for gradients
+    writer: tuple[str, Site] | None = None  # the last write: its name and its line
 
     def last_write(self) -> str:
         """Return what wrote here last, and where, for messages: "mul_ at train.py:12"."""
@@ -86,13 +83,13 @@ class Variable:
     def _from(cls, array: Any, node: Any = None, storage: Storage | None = None) -> Any:
         """Wrap an array without checks or a copy, in the class of results (see `use`)."""
         self = cls.__new__(_result_class)
-        self._set(array, storage, node)
+        self.array, self._node, self._grad, self._storage, self._base = array, node, None, storage, None  # as `_set`
+        self._version = 0 if storage is None else storage.version
         return self
 
     def _set(self, array: Any, storage: Storage | None = None, node: Any = None) -> None:
         """Become a variable of `array` without a gradient, and not a view."""
-        self.array, self._node, self._grad = array, node, None
-        self._storage, self._base = storage, None
+        self.array, self._node, self._grad, self._storage, self._base = array, node, None, storage, None
         self._version = 0 if storage is None else storage.version
 
     @property

@@ -40,9 +40,9 @@ class Pending:
 
     def receive(self, node: Node, g: Any, owned: bool) -> None:
         """Add `g` to the gradient of `node`; `owned` if only the walk refers to `g`."""
-        if node.id in self.arrived:
-            _, before, writable = self.arrived[node.id]
-            g, owned = self.add(before, g, writable), True
+        before = self.arrived.get(node.id)
+        if before is not None:
+            g, owned = self.add(before[1], g, before[2]), True
         else:
             if self.floor is None or (node.id > self.floor and node.op is not None):
                 heappush(self.heap, -node.id)

@@ -296,7 +296,7 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
 
 
 def at_least(ndim: int, tensors: Any) -> list[Tensor]:
-    """Return each, or a view with axes of size 1 in front; of three axes, the last one comes behind."""
+    """Return each, itself or a view with axes of size 1 in front; of 3, vectors and matrices get the last behind."""
     out = []
     for t in tensors:
         if t.ndim >= ndim:

@@ -11,7 +11,6 @@ from typing import Any
 import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn import backends
-from tinyattn.ops.loss import _cross_entropy
 from tinyattn.ops.softmaxes import _softmax
 
 WIDTH = 256  # of a row
@@ -20,7 +19,7 @@ KERNELS = (
     "copy", "softmax", "softmax backward", "layer norm", "layer norm backward", "gelu", "gelu with slope",
     "cross-entropy", "cross-entropy backward", "dropout", "adam", "embedding gradient",
 )  # fmt: skip
-softmax_rule, cross_entropy_rule = _softmax.rules["x"], _cross_entropy.rules["x"]
+softmax_rule = _softmax.rules["x"]
 
 
 def moving(problem: None, options: dict[str, Any]) -> Run:
@@ -85,7 +84,7 @@ class Run:
 
     def _cross_entropy_backward(self) -> Any:
         arrays = [self._numbers(self._rows), self._numbers(), self._classes(WIDTH)]
-        return self._plain(lambda *args: cross_entropy_rule(self._library, *args), *arrays)
+        return self._plain(self._library.cross_entropy_backward, *arrays)
 
     def _dropout(self) -> Any:
         x = ta.Tensor._from(self._numbers())

@@ -71,8 +71,7 @@ def gelu_writing_slope(x: Array, approximate: str, slope: Array) -> Array:
         else:  # with p = (1 + tanh(x (k + c x^2))) / 2: p + 2 p (1 - p) x (k + 3 c x^2)
             other *= 6 * _SLOPE * _CUBIC
             other += 2 * _SLOPE
-            other *= x
-            other *= normal
+            other *= out
             other *= np.subtract(1, normal, out=slope)
         np.add(normal, other, out=slope)
 
@@ -80,21 +79,22 @@ def gelu_writing_slope(x: Array, approximate: str, slope: Array) -> Array:
 
 
 def _normal(x: Array, out: Array, approximate: str) -> Array:
-    """Normal distribution: (1 + erf(x / sqrt(2))) / 2, or (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
-    if approximate == "none" and x.dtype == np.float32:
-        polynomial(_MINUS_LOGIT, np.square(x, out=np.empty_like(x)), out)
-        out *= x
-        np.exp(out, out=out)
-        out += 1
-        return np.divide(1, out, out=out)
-    if approximate == "none":
+    """Normal distribution: (1 + erf(x / sqrt(2))) / 2, or (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+
+    (1 + tanh(z)) / 2 is 1 / (1 + exp(-2 z)): exp takes half the time of tanh, and nothing cancels below 0.
+    """
+    if approximate == "none" and x.dtype != np.float32:
         out[...] = erf(np.multiply(x, math.sqrt(0.5), out=out))
+        out += 1
+        out *= 0.5
+        return out
+    if approximate == "none":
+        polynomial(_MINUS_LOGIT, np.square(x, out=np.empty_like(x)), out)
     else:
         np.square(x, out=out)
-        out *= _SLOPE * _CUBIC
-        out += _SLOPE
-        out *= x
-        np.tanh(out, out=out)
+        out *= -2 * _SLOPE * _CUBIC
+        out -= 2 * _SLOPE
+    out *= x
+    np.exp(out, out=out)
     out += 1
-    out *= 0.5
-    return out
+    return np.divide(1, out, out=out)
