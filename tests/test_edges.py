@@ -306,7 +306,8 @@ def test_binary_cross_entropy_with_logits_has_the_dtype_of_the_target():
             y = library.tensor([1.0, 0.5], dtype=getattr(library, other))
             loss = library.nn.functional.binary_cross_entropy_with_logits(x, y)
             loss.backward()
-            found.append([loss.detach().numpy(), x.grad.numpy()])
+            assert str(loss.dtype).removeprefix("torch.") == other
+            found.append([loss.detach().numpy().astype(one), x.grad.numpy()])  # as exact as the input
         for ours, theirs in zip(*found, strict=True):
             assert_close(ours, theirs)
 
@@ -477,6 +478,26 @@ def test_gradient_of_exponential_units_does_not_cancel(name):
     ours = ta.tensor([-5.0, -20.0, -60.0], requires_grad=True)  # float32
     getattr(F, name)(ours).sum().backward()
     np.testing.assert_allclose(ours.grad.numpy(), right.numpy(), rtol=1e-6)
+
+
+TAILS = {
+    "silu": lambda f, x: f.silu(x),
+    "silu, recorded": lambda f, x: f.silu(x),
+    "binary_cross_entropy_with_logits": lambda f, x: f.binary_cross_entropy_with_logits(x, x.detach() * 0),
+    "logsigmoid": lambda f, x: f.logsigmoid(-x),
+    "soft_margin_loss": lambda f, x: f.soft_margin_loss(x, x.detach() * 0 - 1),
+}
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_gradients_far_below_0_do_not_cancel(name):
+    numbers, orders = [-5.0, -20.0, -60.0], {"create_graph": True} if "recorded" in name else {}
+    found = []
+    for library, f, dtype in ((ta, F, "float32"), (torch, torch.nn.functional, "float64")):
+        x = library.tensor(numbers, dtype=getattr(library, dtype), requires_grad=True)
+        (g,) = library.autograd.grad(TAILS[name](f, x).sum(), x, **orders)
+        found.append(g.detach().numpy())
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 def test_tensordot_keeps_the_dtype_of_small_integers():

@@ -127,6 +127,9 @@ unsafe_split_with_sizes values xpu
 """  # of the methods of tensors
 
 
+STREAMS = "get_rng_state set_rng_state fork_rng seed"
+
+
 def _torch() -> None:
     absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft", "vmap")
     refused = {n: Refused(f"torch.{n}") for n in absent}
@@ -139,8 +142,7 @@ def _torch() -> None:
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
     of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
     numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
-    streams = {"get_rng_state": parts.get_rng_state, "set_rng_state": parts.set_rng_state, "fork_rng": parts.fork_rng,
-               "seed": parts.seed}  # fmt: skip
+    streams = {n: getattr(parts, n) for n in STREAMS.split()}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, _assert=parts.check,
@@ -159,6 +161,10 @@ def _torch() -> None:
         **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
         Event=devices.Event, Stream=devices.Stream,
     )  # fmt: skip
+
+
+def _submodules() -> None:
+    streams = {n: getattr(parts, n) for n in STREAMS.split()}
     Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
@@ -355,6 +361,6 @@ def _texts() -> None:
 
 
 _FIRST = _dtypes, _methods, _texts, graph.extend, older.extend, hooks.extend
-for _make in (*_FIRST, _torch, _nn, _training, _machinery, _one_process):
+for _make in (*_FIRST, _torch, _submodules, _nn, _training, _machinery, _one_process):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

@@ -59,7 +59,7 @@ def _silu_and_slope(xp: Any, x: Any) -> Any:
     recorded=_silu_and_slope,
     extras=("slope",),
     backward=lambda xp, g, slope: (g * slope,),
-    definition=lambda xp, x: x * _logistic(xp, x),
+    definition=lambda xp, x: x * xp.sigmoid(x),
 )
 def silu(xp: Any, x: Any) -> Any:
     """Return input * sigmoid(input), elementwise. As torch.nn.functional.silu (Elfwing et al. 2017).

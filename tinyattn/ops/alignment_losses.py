@@ -33,9 +33,8 @@ def ctc_loss(
     target's length (at least 1) and takes the mean over the batch, "sum" or "none". zero_infinity: a target longer
     than its input (with a blank between equal neighbours), whose loss is infinite, gives 0 and no gradient.
     Returns () or, with reduction="none", (batch,). Raises ValueError for lengths that do not fit, IndexError for a
-    class out of range. As torch.nn.functional.ctc_loss; there, the gradient of log_probs contains exp(log_probs) as
-    well, which the gradient of log_softmax cancels. Graves, Fernandez, Gomez and Schmidhuber 2006, "Connectionist
-    temporal classification".
+    class out of range. As torch.nn.functional.ctc_loss; there, the gradient of log_probs also contains exp(log_probs),
+    which that of log_softmax cancels. Graves, Fernandez, Gomez and Schmidhuber 2006.
 
     >>> log_probs = ta.log_softmax(ta.zeros(2, 1, 3), 2)  # "1" is aligned as 1 1, 1 blank or blank 1: 3 of 9
     >>> F.ctc_loss(log_probs, ta.tensor([[1]]), (2,), (1,)).item()
@@ -67,8 +66,7 @@ def ctc_loss(
     last = np.stack([2 * lengths, np.maximum(2 * lengths - 1, 0)], 1)  # the last blank, and the last class
     ends = masked_fill(gather(reached, 1, here(last)), here((lengths == 0)[:, None] & [False, True]), NEVER)
     losses = -logsumexp(ends, 1)
-    if zero_infinity:
-        losses = masked_fill(losses, losses == math.inf, 0.0)  # NaN stays
+    losses = masked_fill(losses, losses == math.inf, 0.0) if zero_infinity else losses  # NaN stays
     if reduction == "mean":
         return (losses / here(np.maximum(lengths, 1).astype(log_probs.dtype))).mean()
     return _reduce(losses, reduction)

@@ -261,7 +261,7 @@ def binary_cross_entropy_with_logits(
         tensor(0.6931)
     """
     target = shaped("binary_cross_entropy_with_logits", target, input)
-    negative = input - logsigmoid(input)  # -log(1 - s(x)) = x - log s(x)
+    negative = -logsigmoid(-input)  # -log(1 - s(x)), as s(-x) = 1 - s(x)
     positive = logsigmoid(input)
     if pos_weight is not None:
         positive = positive * pos_weight
