@@ -95,7 +95,14 @@ class Mutant:
         constants = [
             s for s in self.tree.body if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == self.function
         ]
-        exec(compile(ast.Module(constants, []), str(self.file), "exec", dont_inherit=True), vars(module))
+        try:
+            exec(compile(ast.Module(constants, []), str(self.file), "exec", dont_inherit=True), vars(module))
+        except Exception as error:
+            raise ImportFailsError(f"{type(error).__name__}: {error}") from error
+
+
+class ImportFailsError(Exception):
+    """The module could not be imported with this edit, which no test can overlook."""
 
 
 def codes(code: CodeType) -> list[CodeType]:
@@ -104,14 +111,17 @@ def codes(code: CodeType) -> list[CodeType]:
 
 
 def _replace(original: CodeType, edited: CodeType, live: dict[CodeType, list[FunctionType]]) -> int:
-    """Walk both in step and put the edited code where the original one is alive; how often that was."""
+    """Walk both in step and put the edited code where the original one is alive; how often that was.
+
+    A function inside another is alive beside it if it was made at import, as a closure; one that no longer uses all
+    variables of the outer one cannot take the edited code.
+    """
     if original == edited:
         return 0
-    if original in live:
-        for function in live[original]:
-            function.__code__ = edited
-        return len(live[original])
-    return sum(_replace(a, b, live) for a, b in zip(codes(original), codes(edited), strict=True))
+    found = live.get(original, []) if original.co_freevars == edited.co_freevars else []
+    for function in found:
+        function.__code__ = edited
+    return len(found) + sum(_replace(a, b, live) for a, b in zip(codes(original), codes(edited), strict=True))
 
 
 # --- finding the functions ---

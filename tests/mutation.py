@@ -33,7 +33,7 @@ from typing import Any
 import coverage
 import pytest
 from _pytest.runner import runtestprotocol
-from mutants import PACKAGE, ROOT, Mutant, all_mutants
+from mutants import PACKAGE, ROOT, ImportFailsError, Mutant, all_mutants
 from mutants_equivalent import EQUIVALENT
 
 TESTS = (
@@ -125,7 +125,10 @@ class Driver:
     def _trial(self, mutant: Mutant, names: Sequence[str]) -> dict[str, Any]:
         """Within a child: put the mutant in and run the tests until one fails."""
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        mutant.put_in(self.live)
+        try:
+            mutant.put_in(self.live)
+        except ImportFailsError as error:
+            return {"verdict": "caught", "by": str(error)}
         start = time.perf_counter()
         for i, name in enumerate(names):
             if time.perf_counter() - start > self.budget:

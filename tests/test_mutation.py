@@ -118,6 +118,29 @@ def test_a_mutant_takes_effect_in_its_own_process_alone(everything, name, expect
     assert slope_of_product() == [5.0, 5.0]
 
 
+def test_closures_made_at_import_are_edited_too(everything):
+    mutant = next(m for m in everything if m.function == "_rounding.forward" and m.after.endswith("* 1.01"))
+    live = mutation.live_functions()
+
+    def trial():
+        mutant.put_in(live)
+        return {"value": ta.floor(ta.tensor([2.5])).tolist()}
+
+    assert mutation.in_child(trial, limit=60)["value"] == pytest.approx([2.02])
+
+
+def test_a_constant_with_which_the_module_cannot_be_imported_is_caught(everything):
+    mutant = named(everything, "backends/cpu/choices.py _BITS: 8 -> 9")
+
+    def trial():
+        try:
+            mutant.put_in({})
+        except mutants.ImportFailsError as error:
+            return {"verdict": str(error)}
+
+    assert "'i9' not understood" in mutation.in_child(trial, limit=60)["verdict"]
+
+
 def test_constants_are_edited_too(everything):
     from tinyattn.backends import cpu
 
