@@ -507,3 +507,32 @@ def test_tensordot_keeps_the_dtype_of_small_integers():
 
 def test_cov_of_no_observations_is_nan():
     assert np.isnan(ta.cov(ta.zeros(2, 0)).numpy()).all()
+
+
+BOTH_SIDES = {  # of a branch, a border or a threshold
+    "erfinv": lambda t: t.erfinv(t.tensor([-1.0, 1.0, 2.0, -2.0, 0.5])),
+    "heaviside": lambda t: t.heaviside(t.tensor([-0.5, 0.0, 0.5, 1.0]), t.tensor([7.0, 8.0, 9.0, 2.0])),
+    "cumsum of a transposed matrix": lambda t: t.cumsum(t.arange(2000.0).reshape(40, 50).T, 0),
+    "cumsum of a row": lambda t: t.cumsum(t.arange(3000.0, dtype=t.float64), 0),
+    "products of large integers": lambda t: (
+        ((t.arange(60 * 70) % 127 - 63).reshape(60, 70)) @ (((t.arange(70 * 50) % 2**20) * 2**40).reshape(70, 50))
+    ),
+    "shifts": lambda t: t.stack([t.bitwise_left_shift(t.tensor([-3, 1, 5]), n) for n in (0, 1, 31, 62, 63)]),
+}
+
+
+@pytest.mark.parametrize("name", BOTH_SIDES)
+def test_values_on_both_sides_of_a_branch_as_in_pytorch(name):
+    ours, theirs = (host(BOTH_SIDES[name](t)) for t in (ta, torch))
+    assert_close(ours, theirs)
+
+
+def test_gradient_of_xlogy_beside_the_number_0():
+    found = []
+    for library in (ta, torch):
+        x = library.tensor([2.0, 0.0, -1.0], requires_grad=True)
+        y = library.xlogy(x, 0)
+        y.sum().backward()
+        found.append([host(y), host(x.grad)])
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs)
