@@ -49,6 +49,7 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"attention: query .*\b0\b.* must agree": "attention of sizes that do not fit, one of them 0",
     r"a leaf that requires a gradient cannot be changed in place": "contiguous() copied in PyTorch, and gave the leaf here",
     r"need class numbers of shape": "nll_loss of a vector with a class number in a vector",
+    r"detach_: a view cannot be cut off": "a result that is a view of new memory, and none in PyTorch",
     r"mean: the tensor has dtype": "the norm of integers, which PyTorch takes if there are none",
     r"asks for a gradient of its own operations while it runs": "a gradient inside of checkpoint()",
     r"with inputs that require gradients": "checkpoint() of a function whose other tensors came to require gradients",
@@ -62,6 +63,10 @@ EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not 
         "PyTorch's softmax, attention and norms take integers, if there are none",
     ),
     (r"l1_loss", lambda xs: any(x.dtype == torch.uint8 for x in xs), "PyTorch's difference of uint8 wraps around"),
+    (
+        r"addmv", lambda xs: not xs[0].is_floating_point(),
+        "PyTorch's addmv of integers gives its result the shape of the first argument",
+    ),
     (r"median", lambda xs: not xs[0].is_contiguous(), "PyTorch's median of an expanded tensor returns what is in the memory"),
     (r"softsign", lambda xs: xs[0].dtype in (torch.uint8, torch.int8), "PyTorch's 1 + 255 is 0 in uint8"),
     (r"copysign|signbit", lambda xs: any(bool(x.isnan().any()) for x in xs), "the sign of NaN is an accident"),

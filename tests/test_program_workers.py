@@ -155,7 +155,7 @@ def compare(seeds) -> int:
 
 
 def test_random_programs_in_workers_equal_eager():
-    assert compare([0, 6, 10, 17, 22, 25, 33, 42]) == 8
+    assert compare([0, 2, 4, 5, 7, 12, 14, 16]) == 8
 
 
 @pytest.mark.slow

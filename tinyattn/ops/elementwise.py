@@ -250,7 +250,9 @@ def smooth(
     return Operation(forward, name=name, doc=doc, promote=floating, fresh=True, traits=f"maps {traits}", **rule)
 
 
-expm1 = smooth("expm1", "e ** input - 1, exact near 0", 1.0, math.expm1, "saturates", x=lambda xp, g, x: g * xp.exp(x))
+expm1 = smooth(
+    "expm1", "e ** input - 1, exact near 0", 1.0, math.expm1, "saturates", x=lambda xp, g, out: g * (out + 1)
+)
 log = smooth("log", "the natural logarithm, -inf at 0 and NaN below", 2.0, math.log, x=lambda xp, g, x: g / x)
 log1p = smooth("log1p", "log(1 + input), exact near 0", 1.0, math.log1p, x=lambda xp, g, x: g / (x + 1))
 sqrt = smooth("sqrt", "the square root, NaN below 0", 2.0, math.sqrt, x=lambda xp, g, out: g / (out * 2))

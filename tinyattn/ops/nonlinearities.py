@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyattn.engine.operation import operation
+from tinyattn.engine.operation import Operation, operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import activations, creation
 from tinyattn.ops.activations import sigmoid, softplus
 from tinyattn.ops.choices import clamp, masked_fill, where
 from tinyattn.ops.elementwise import abs as _abs
-from tinyattn.ops.elementwise import expm1, log, log1p, tanh
+from tinyattn.ops.elementwise import log, log1p, tanh
 from tinyattn.ops.extremes import argmax
 from tinyattn.ops.joins import chunk
 from tinyattn.ops.loss import one_hot
@@ -107,12 +107,16 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed point (Klambauer et al. 2017)
 
 
+_expm1 = Operation(  # with a gradient from the input: far below 0, that from the output is 0
+    lambda xp, x: xp.expm1(x), name="expm1", promote=floating, traits="maps saturates", fresh=True,
+    x=lambda xp, g, x: g * xp.exp(x),
+)  # fmt: skip
+
+
 def _exponential(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
     low = clamp(x, None, 0.0)
-    low = expm1(low if width == 1 else low / width)
-    line = (
-        x if alpha == width else where(x == 0, x * (alpha / width), x)
-    )  # at 0: the slope from below, and no curvature
+    low = _expm1(low if width == 1 else low / width)
+    line = x if alpha == width else where(x == 0, x * (alpha / width), x)  # at 0: the slope from below, no curvature
     return where(x < 0, low if alpha == 1 else low * alpha, line)  # NaN stays NaN, with its gradient
 
 
