@@ -204,7 +204,7 @@ class Operation:
         """A result as an array: NumPy's functions of 0-d arrays return scalars."""
         if x is None or isinstance(x, Variable):
             raise TypeError(f"{self.name}: its forward gave a {type(x).__name__}; expected an array")
-        return x if isinstance(x, xp.ndarray) else xp.asarray(x)
+        return x if backends.is_array(x) else xp.asarray(x)
 
     def _run_watched(self, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
         watching = observers.get()
