@@ -146,6 +146,7 @@ def pinv(A: Any, rcond: Any = None, *, rtol: Any = None) -> Any:
     """Return the pseudo-inverse (..., n, m). As torch.linalg.pinv; its gradient is that of a constant rank."""
     least = rcond if rtol is None else rtol
     least = max(A.shape[-2:]) * ta.finfo(A.dtype).eps if least is None else least
+    least = least.cpu().numpy() if isinstance(least, ta.Tensor) else least
     return _operation("pinv", lambda a: np.linalg.pinv(a, least), _pinv_rule)(A)
 
 
