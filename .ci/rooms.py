@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_035,
+    "ops/": 10_040,
     "tensors.py": 330,
     "autograd/": 850,
     "backends/cpu/": 2_100,
@@ -35,11 +35,11 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "data/": 1_585,
     "train/": 1_290,
     "debug/": 2_360,
-    "viz/": 7_740,
-    "compat/": 2_075,
+    "viz/": 7_745,
+    "compat/": 2_090,
     TOP: 1_575,
 }
-TOTAL = 46_885  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 46_905  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

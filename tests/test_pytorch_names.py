@@ -152,8 +152,22 @@ def test_gamma_functions_at_poles_limits_and_other_dtypes():
             )
     far = torch.tensor([3.0, 10.0, 25.0, -30.0, np.inf, -np.inf], dtype=torch.float64)  # where 1 - erf is 0
     np.testing.assert_allclose(host(functions.erfc(to_ours(far))), torch.erfc(far).numpy(), rtol=1e-8)
-    with pytest.raises(RuntimeError, match=r"an input of -1001\.5; expected at least -1000"):
-        functions.lgamma(ta.tensor([-1001.5]))
+    with pytest.raises(RuntimeError, match=r"polygamma: n=2 of -1001\.5; expected at least -1000"):
+        functions.polygamma(2, ta.tensor([-1001.5]))
+
+
+def test_derivatives_of_the_gamma_function_beside_scipy():
+    special = pytest.importorskip("scipy.special")
+    x = np.concatenate([np.linspace(0.01, 30, 500), [1e3, 1e6]])
+    for n in (0, 1, 2, 3):
+        np.testing.assert_allclose(
+            host(functions.polygamma(n, ta.tensor(x))), special.polygamma(n, x), rtol=1e-12, atol=1e-14
+        )
+    (slope,) = ta.grad(functions.digamma(y := ta.tensor(x, requires_grad=True)).sum(), y)
+    np.testing.assert_allclose(host(slope), special.polygamma(1, x), rtol=1e-12)
+    below = -np.linspace(0.05, 2000.05, 300)
+    (slope,) = ta.grad(functions.lgamma(y := ta.tensor(below, requires_grad=True)).sum(), y)
+    np.testing.assert_allclose(host(slope), special.psi(below), rtol=1e-10)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

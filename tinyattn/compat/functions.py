@@ -23,20 +23,28 @@ BERNOULLI = 1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 /
 
 
 class _Gamma(Function):
-    """Derivative n + 1 of the logarithm of the gamma function, n >= -1: Stirling's series above 10, and recurrence."""
+    """Derivative n + 1 of the logarithm of the gamma function, n >= -1.
+
+    Stirling's series above 10, and recurrence below; up to n = 1 reflection at 1/2 for what is negative.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Any, n: int) -> Any:
         ctx.save_for_backward(input)
         ctx.n, x = n, input.double().masked_fill(input.isinf(), 1.0)
-        least = x.nan_to_num().amin().item() if x.numel() else 0.0
+        negative = x < 0 if n < 2 else x.isinf()
+        y = ta.where(negative, 1 - x, x)
+        least = y.nan_to_num().amin().item() if x.numel() else 0.0
         if least < -1000:
-            raise RuntimeError(f"lgamma and its derivatives: an input of {least}; expected at least -1000")
-        steps = [(x + k).masked_fill(x + k >= 10, 1.0 if n < 0 else math.inf) for k in range(math.ceil(10 - least))]
-        out = _gamma(x + (10 - x).ceil().clamp(min=0), steps, n)
-        if n == 0:
-            out = out.masked_fill((x < 0) & (x == x.floor()), math.nan)
-        return out.masked_fill(input.isinf(), math.inf if n < 1 else 0.0).to(input.dtype)
+            raise RuntimeError(f"polygamma: n={n} of {least}; expected at least -1000")
+        steps = [(y + k).masked_fill(y + k >= 10, 1.0 if n < 0 else math.inf) for k in range(math.ceil(10 - least))]
+        out = _gamma(y + (10 - y).ceil().clamp(min=0), steps, n)
+        if n < 2:
+            out = ta.where(negative, _reflected(out, ta.where(negative, x - x.round(), 0.5) * math.pi, n), out)
+        if n == 0:  # at 0 a pole of which the side is known, by its sign
+            out = ta.where(x == 0, -1 / x, out).masked_fill((x < 0) & (x == x.floor()), math.nan)
+        out = out.masked_fill(input.isinf(), math.inf if n < 1 else 0.0)
+        return (out if n < 0 else out.masked_fill(input == -math.inf, math.nan)).to(input.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
@@ -55,12 +63,19 @@ def _gamma(z: Any, steps: Any, n: int) -> Any:
     return -((-1) ** n) * math.factorial(n) * (z**-n / n + z ** (-n - 1) / 2 + rest + sum(x ** (-n - 1) for x in steps))
 
 
+def _reflected(out: Any, angle: Any, n: int) -> Any:
+    """The function of x from that of 1 - x; angle: pi times what x is off an integer."""
+    if n == -1:
+        return (math.pi / angle.sin().abs()).log() - out
+    return out - math.pi / angle.tan() if n == 0 else (math.pi / angle.sin()).square() - out
+
+
 def _floating(x: Any) -> Any:
     return x if x.is_floating_point() else x.to(ta.get_default_dtype())
 
 
 def lgamma(input: Any) -> Any:
-    """Return the logarithm of the absolute value of the gamma function. As torch.lgamma; from -1000 on."""
+    """Return the logarithm of the absolute value of the gamma function. As torch.lgamma."""
     return _Gamma.apply(_floating(input), -1)
 
 
@@ -174,7 +189,7 @@ BOTH: dict[str, Any] = {  # functions, and methods of tensors
     "adjoint": methods.transposed_matrices, "digamma": digamma, "erfc": erfc, "index_reduce": index_reduce,
     "is_nonzero": lambda input: bool(input.item()), "is_same_size": lambda input, other: input.shape == other.shape,
     "is_signed": lambda input: input.dtype.kind in "fi", "lgamma": lgamma, "renorm": renorm, "scatter": scatter,
-    "float_power": lambda input, exponent: ta.pow(input.double(), exponent),
+    "float_power": lambda input, exponent: ta.pow(*(x.double() if ta.is_tensor(x) else x for x in (input, exponent))),
     "msort": lambda input: input.sort(0).values, "vdot": lambda input, other: ta.dot(input, other),
     **dict.fromkeys("positive resolve_conj resolve_neg conj_physical".split(), ta.ops.alias),  # of real numbers
     **dict.fromkeys("is_conj is_neg is_inference".split(), _no),

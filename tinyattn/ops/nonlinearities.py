@@ -108,7 +108,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed
 
 
 _expm1 = Operation(  # with a gradient from the input: far below 0, that from the output is 0
-    lambda xp, x: xp.expm1(x), name="expm1_below", promote=floating, traits="maps saturates",
+    lambda xp, x: xp.expm1(x), name="expm1_below", promote=floating, traits="maps saturates", fresh=True,
     x=lambda xp, g, x: g * xp.exp(x),
 )  # fmt: skip
 

@@ -37,6 +37,7 @@ FORMULAS: dict[str, Formula] = {
     # exponentials and relatives
     "exp": _f("eˣ", x="g ⊙ y"),
     "expm1": _f("eˣ − 1", x="g ⊙ (y + 1)"),
+    "expm1_below": _f("eˣ − 1", x="g ⊙ eˣ"),
     "log": _f("ln x", x="g / x"),
     "log1p": _f("ln(1 + x)", x="g / (1 + x)"),
     "sqrt": _f("√x", x="g / 2y"),
