@@ -69,7 +69,7 @@ TABLE: dict[str, list[Case]] = {
     **{name: unary(name, low=0.5) for name in "log log1p sqrt rsqrt reciprocal log2 log10".split()},
     **{name: unary(name) for name in "sinh cosh atan asinh floor ceil trunc round".split()},
     **{name: unary(name, low=-0.9, high=0.9) for name in "asin acos tan atanh erfinv".split()},
-    "expm1_below": unary("expm1"),
+    "expm1_below": [Case(lambda op, x: op(x), (2, 3))],
     "acosh": unary("acosh", low=1.5, high=3),
     "hypot": binary("hypot", low=0.5),
     "xlogy": binary("xlogy", low=0.5),
