@@ -9,6 +9,7 @@ from oracle import host, to_ours
 
 import tinyattn as ta
 from tinyattn.compat import distributions, functions, layers, matrices
+from tinyattn.compat.complex_pairs import FFT
 
 ON_EVERY_DEVICE = True
 L, F = torch.linalg, torch.nn.functional
@@ -68,6 +69,10 @@ MATRICES = {
     **{f"matrix_power {n}": (*[lambda x, n=n, f=f: f(x, n) for f in (matrices.matrix_power, L.matrix_power)], A) for n in (-2, 1, 2, 5)},
     **{f"matrix_norm {o}": (*[lambda x, o=o, f=f: f(x, o, (0, 2), True) for f in (matrices.matrix_norm, L.matrix_norm)], A) for o in (2, -2, "nuc", "fro", 1)},
     **{f"norm {o}": (*[lambda x, o=o, f=f: f(x, o) for f in (matrices.norm, L.norm)], WIDE) for o in (2, "nuc", None)},
+    **{
+        f"{f}, upper={u}": (*[lambda *x, f=f, u=u: f(*x[:-1], x[-1].triu() if u else x[-1].tril(), upper=u) for f in (matrices.METHODS[f], getattr(torch, f))], *x)
+        for u in (True, False) for f, x in (("cholesky_solve", (randn(2, 4, 3), L.cholesky(POSITIVE))), ("cholesky_inverse", (POSITIVE[0].tril(),)))
+    },
     **{
         f"solve_triangular {u, left, one}": (*[lambda a, b, f=f, u=u, left=left, one=one: f(a, b, upper=u, left=left, unitriangular=one)
          for f in (matrices.solve_triangular, L.solve_triangular)], A, randn(4, 4))
@@ -247,6 +252,78 @@ def test_schedules_of_no_epochs_are_those_of_pytorch(name):
     np.testing.assert_allclose(rates(ta), rates(torch))
 
 
+@pytest.mark.parametrize("distance", [None, lambda a, b: 1 - (a * b).sum(-1)])
+@pytest.mark.parametrize("options", [{}, {"margin": 0.2, "swap": True, "reduction": "sum"}, {"reduction": "none"}])
+def test_triplets_by_any_distance(distance, options):
+    options = {**options, "distance_function": distance}
+    ours, theirs = (
+        layers.NN["TripletMarginWithDistanceLoss"](**options),
+        torch.nn.TripletMarginWithDistanceLoss(**options),
+    )
+    compare(ours, theirs, *(randn(5, 3) for _ in range(3)), orders=1)
+
+
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "ConvTranspose2d", "Linear"])
+@pytest.mark.parametrize("plain", [False, True])  # without biases, scales and shifts
+def test_batch_norm_fused_into_the_layer_before(kind, plain):
+    size = 3 if kind == "Linear" else 1 + int(kind[-2])
+
+    def fused(library, functions):
+        options = {"bias": not plain} if kind == "Linear" else {"kernel_size": 3, "bias": not plain}
+        norm = library.nn.BatchNorm1d if size == 3 and kind != "Conv2d" else library.nn.BatchNorm2d
+        layer, norm = (
+            getattr(library.nn, kind)(3, 4, **options).double(),
+            norm(4, affine=not plain or kind == "Linear").double(),
+        )
+        numbers = np.random.default_rng(0)
+        for x in (*layer.state_dict().values(), *norm.state_dict().values()):
+            if x.ndim:
+                x.copy_(library.tensor(numbers.random(tuple(x.shape)) + 0.1))
+        kept = {name: x.clone() for name, x in layer.state_dict().items()}
+        if kind == "Linear":
+            out = functions["fuse_linear_bn_eval"](layer.eval(), norm.eval())
+        else:
+            out = functions["fuse_conv_bn_eval"](layer.eval(), norm.eval(), kind.startswith("ConvTranspose"))
+        assert all((layer.state_dict()[name] == x).all() for name, x in kept.items())  # a copy was changed
+        return out
+
+    ours, theirs = fused(ta, layers.FUSION), fused(torch, vars(torch.nn.utils.fusion))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert a.requires_grad and a.is_leaf
+        np.testing.assert_allclose(host(a.detach()), b.detach().numpy(), rtol=1e-12)
+    with pytest.raises(ValueError, match="fuse: the layers are in training mode"):
+        layers.FUSION["fuse_conv_bn_eval"](ours.train(), ours)
+
+
+@pytest.mark.parametrize("p", [2.0, 1.0, float("inf")])
+def test_clipping_by_a_given_norm(p):
+    given = [randn(3), randn(2, 2)]
+
+    def clipped(library, functions, convert):
+        params = [library.zeros(x.shape, dtype=library.float64, requires_grad=True) for x in given]
+        for param, x in zip(params, given, strict=True):
+            param.grad = convert(x)
+        norm = functions["get_total_norm"]([x.grad for x in params], p)
+        functions["clip_grads_with_norm_"](params, 0.5, norm)
+        return norm, *(x.grad for x in params)
+
+    theirs = clipped(torch, vars(torch.nn.utils), torch.clone)
+    for a, b in zip(clipped(ta, layers.NORMS, to_ours), theirs, strict=True):
+        np.testing.assert_allclose(host(a), b.numpy(), rtol=1e-12)
+    with pytest.raises(RuntimeError, match="get_total_norm: the norm is nan"):
+        layers.NORMS["get_total_norm"](ta.tensor([np.nan]), error_if_nonfinite=True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8])
+def test_frequencies_of_spectra(n):
+    for name in ("fftfreq", "rfftfreq"):
+        ours, theirs = FFT[name](n, 0.25), getattr(torch.fft, name)(n, 0.25)
+        assert ours.dtype == ta.float32
+        np.testing.assert_array_equal(host(ours), theirs.numpy())
+        assert FFT[name](n, dtype=ta.float64).tolist() == getattr(torch.fft, name)(n, dtype=torch.float64).tolist()
+
+
 # --- distributions ---
 
 PROBS = randn(3, 4).exp()
@@ -254,6 +331,8 @@ DISTRIBUTIONS = {
     "Uniform": (randn(3) - 9, randn(3) + 9, randn(2, 3)), "Laplace": (randn(3), randn(3).exp(), randn(2, 3)),
     "Exponential": (randn(3).exp(), randn(2, 3).abs()),
     "Gamma": (randn(3).exp(), randn(3).exp(), randn(2, 3).exp()), "Beta": (randn(3).exp(), randn(3).exp(), randn(2, 3).sigmoid()),
+    "Gumbel": (randn(3), randn(3).exp(), randn(2, 3)), "Cauchy": (randn(3), randn(3).exp(), randn(2, 3)),
+    "LogNormal": (randn(3), randn(3).sigmoid(), randn(2, 3).exp()), "Poisson": (randn(3).exp(), torch.tensor([[0.0, 1, 5]] * 2)),
     "Dirichlet": (PROBS, randn(2, 3, 4).softmax(-1)),
     "MultivariateNormal": (randn(2, 4), POSITIVE, randn(3, 2, 4)),
     "OneHotCategorical": (PROBS, F.one_hot(torch.tensor([1, 0, 3]), 4).double()),
@@ -267,9 +346,10 @@ def said(library, name, convert):
     *given, value = DISTRIBUTIONS[name]
     given = [convert(x).requires_grad_() for x in given]
     p, q = (kinds[name](*(x * by for x in given)) for by in (1, 1.3))
-    out = [p.log_prob(convert(value)), p.entropy(), p.mean, p.variance, p.stddev]
     alone = kinds["Independent"](p, len(p.batch_shape))
-    out += [alone.log_prob(convert(value)), alone.entropy()]
+    out = [p.log_prob(convert(value)), p.mean, p.variance, p.stddev, alone.log_prob(convert(value))]
+    if name != "Poisson":
+        out += [p.entropy(), alone.entropy()]
     if name in ("Gamma", "Beta", "Dirichlet", "MultivariateNormal", "OneHotCategorical"):
         out += [
             kinds["kl_divergence"](p, q),
@@ -288,7 +368,7 @@ def test_further_distributions_are_those_of_pytorch(name):
         np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS.keys() - {"Cauchy"})  # which has no mean
 def test_further_distributions_draw_what_they_say(name):
     ta.manual_seed(0)
     p = distributions.NAMES[name](*map(to_ours, DISTRIBUTIONS[name][:-1]))
@@ -317,6 +397,55 @@ def test_transformed_distributions_are_those_of_pytorch():
 
     for a, b in zip(out(ta, to_ours), out(torch, lambda x: x.clone()), strict=True):
         np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_mixtures_are_those_of_pytorch(vectors):
+    logits, shift, scale, value = randn(3, 4), randn(3, 4, 2), randn(3, 4, 2), randn(5, 3, 2)
+
+    def make(library, convert):
+        kinds = distributions.NAMES if library is ta else vars(torch.distributions)
+        given = [convert(x).requires_grad_() for x in (logits, shift, scale)]
+        parts = library.distributions.Normal(given[1], given[2].exp())
+        parts = kinds["Independent"](parts, 1) if vectors else library.distributions.Normal(given[1][..., 0], 1.0)
+        return given, kinds["MixtureSameFamily"](library.distributions.Categorical(logits=given[0]), parts)
+
+    def out(library, convert):
+        given, p = make(library, convert)
+        found = [p.log_prob(convert(value if vectors else value[..., 0])), p.mean, p.variance, p.stddev]
+        sum(x.sin().sum() for x in found).backward()
+        return [*found, *(x.grad for x in given[: 3 if vectors else 2])]
+
+    for a, b in zip(out(ta, to_ours), out(torch, lambda x: x.clone()), strict=True):
+        np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-10)
+    ta.manual_seed(0)
+    _, p = make(ta, to_ours)
+    x = p.sample((40_000,))
+    assert tuple(x.shape) == (40_000, *p.batch_shape, *p.event_shape) and not x.requires_grad
+    np.testing.assert_allclose(host(x.mean(0)), host(p.mean), atol=0.05 * host(p.stddev).max())
+    np.testing.assert_allclose(host(x.std(0)), host(p.stddev), rtol=0.05)
+
+
+def test_relaxed_one_hot_vectors_are_those_of_pytorch():
+    value = randn(6, 3, 4).softmax(-1)
+
+    def out(library, convert):
+        kinds = distributions.NAMES if library is ta else vars(torch.distributions)
+        probs = convert(PROBS).requires_grad_()
+        p = kinds["RelaxedOneHotCategorical"](convert(torch.tensor(0.7).double()), probs=probs)
+        assert p.rsample((2,)).requires_grad and not p.sample().requires_grad
+        x = p.log_prob(convert(value))
+        x.sum().backward()
+        return x, probs.grad, p
+
+    (a, ga, p), (b, gb, _) = out(ta, to_ours), out(torch, lambda x: x.clone())
+    np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-10)
+    np.testing.assert_allclose(host(ga), gb.numpy(), rtol=1e-10)
+    ta.manual_seed(0)
+    x = p.rsample((40_000,))
+    np.testing.assert_allclose(host(x.sum(-1)), 1)
+    which = F.one_hot(torch.tensor(host(x.argmax(-1))), 4).double().mean(0)
+    np.testing.assert_allclose(which.numpy(), host(p.probs), atol=0.01)  # the largest is drawn by the probabilities
 
 
 def test_divergence_of_bernoullis_and_of_registered_types():

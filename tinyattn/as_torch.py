@@ -35,6 +35,7 @@ from tinyattn.compat import (
     devices,
     distributions,
     flex,
+    func,
     functions,
     graph,
     hooks,
@@ -114,7 +115,7 @@ set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_
 set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
 """
 ABSENT = """
-angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve coalesce
+angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf coalesce
 col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
 geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
 is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
@@ -131,7 +132,7 @@ STREAMS = "get_rng_state set_rng_state fork_rng seed"
 
 
 def _torch() -> None:
-    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft", "vmap")
+    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft")
     refused = {n: Refused(f"torch.{n}") for n in absent}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
                              "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
@@ -159,7 +160,7 @@ def _torch() -> None:
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
         **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
-        Event=devices.Event, Stream=devices.Stream,
+        Event=devices.Event, Stream=devices.Stream, vmap=func.FUNC["vmap"],
     )  # fmt: skip
 
 
@@ -185,8 +186,8 @@ def _submodules() -> None:
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.functional", ta)
     Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr, **functions.SPECIAL)
-    transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
-    Namespace("torch.func", functional_call=parts.functional_call, **transforms)
+    refused = {n: Refused(f"torch.func.{n}") for n in ("functionalize", "linearize")}
+    Namespace("torch.func", functional_call=parts.functional_call, **func.FUNC, **refused)
     Namespace("torch.autograd.variable", Variable=parts.variable)
 
 
@@ -206,7 +207,8 @@ def _nn() -> None:
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
-    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
+    own = {"clip_grad_norm": utils.clip_grad_norm_, "skip_init": parts.skip_init, **layers.NORMS, **layers.FUSION}
+    Namespace("torch.nn.utils", utils, **own)
     Namespace("torch.nn.utils.rnn", utils.rnn)
     pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
     why = "which prunes nothing; multiply the weight by a mask in forward"
@@ -214,8 +216,7 @@ def _nn() -> None:
     _files("torch.nn.utils", "clip_grad convert_parameters spectral_norm weight_norm", utils)
     _files("torch.nn.utils", "parametrizations parametrize", utils.parametrize)
     del sys.modules["torch.nn.utils"].weight_norm, sys.modules["torch.nn.utils"].spectral_norm  # functions, not modules
-    fused = ("fuse_conv_bn_eval", "fuse_linear_bn_eval")
-    Namespace("torch.nn.utils.fusion", **{n: Refused(f"torch.nn.utils.fusion.{n}") for n in fused})
+    Namespace("torch.nn.utils.fusion", **layers.FUSION)
     Namespace("torch.nn.utils.stateless", functional_call=parts.functional_call)
     kernels = types.SimpleNamespace(MATH=0, FLASH_ATTENTION=1, EFFICIENT_ATTENTION=2, CUDNN_ATTENTION=3)
     Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
@@ -243,7 +244,8 @@ def _training() -> None:
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", ta.distributions, **distributions.NAMES)
-    files = "bernoulli beta categorical dirichlet distribution gamma independent kl laplace multivariate_normal normal "
+    files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace log_normal normal "
+    files += "mixture_same_family multivariate_normal poisson relaxed_categorical "
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
     _files("torch.distributions", files, sys.modules["torch.distributions"])
     constraints = ("real", "positive", "unit_interval", "simplex", "boolean", "nonnegative_integer", "real_vector")

@@ -255,7 +255,16 @@ def _shift(back: bool) -> Callable[..., Any]:
     return shift
 
 
+def _frequencies(half: bool) -> Callable[..., Any]:
+    def frequencies(n: int, d: float = 1.0, **options: Any) -> Any:
+        k = ta.arange(n // 2 + 1, **options) if half else (ta.arange(n, **options) + n // 2) % n - n // 2
+        return k * (1 / (n * d))
+
+    return frequencies
+
+
 FFT = {
+    "fftfreq": _frequencies(False), "rfftfreq": _frequencies(True),
     "fftshift": _shift(False), "ifftshift": _shift(True),
     "fft": _one(False, "full"), "ifft": _one(True, "full"), "rfft": _one(False, "half"), "irfft": _one(True, "half"),
     "fft2": _several(False, "full", (-2, -1)), "ifft2": _several(True, "full", (-2, -1)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 from collections import namedtuple
 from typing import Any
 
@@ -13,6 +15,7 @@ from tinyattn.nn import functional as F
 from tinyattn.nn.applied import Applied
 from tinyattn.nn.normalization import _InstanceNorm
 from tinyattn.ops.convolution import many
+from tinyattn.ops.loss import _reduce
 
 
 def rrelu(input: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Any:
@@ -33,6 +36,63 @@ class InstanceNorm3d(_InstanceNorm):
     """As InstanceNorm2d, of volumes, and as torch.nn.InstanceNorm3d."""
 
     ndims = (4, 5)
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Any, positive: Any, negative: Any, distance_function: Any = None, margin: float = 1.0,
+    swap: bool = False, reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """`triplet_margin_loss` by any distance of vectors. As torch.nn.functional.triplet_margin_with_distance_loss."""
+    far = distance_function or F.pairwise_distance
+    apart = far(anchor, negative)
+    apart = ta.minimum(apart, far(positive, negative)) if swap else apart
+    return _reduce((far(anchor, positive) - apart + margin).clamp(min=0), reduction)
+
+
+class TripletMarginWithDistanceLoss(Applied, function=triplet_margin_with_distance_loss, inputs=3):
+    """As torch.nn.TripletMarginWithDistanceLoss: that function with the layer's options."""
+
+    def __init__(
+        self, *, distance_function: Any = None, margin: float = 1.0, swap: bool = False, reduction: str = "mean"
+    ) -> None:
+        self._set_up(locals())
+
+
+# --- batch norm in evaluation, as part of the layer before it ---
+
+
+def _fuse(layer: Any, norm: Any, transpose: bool = False) -> Any:
+    """Return a copy of the layer that computes norm(layer(x)). As torch.nn.utils.fusion.fuse_conv_bn_eval."""
+    if layer.training or norm.training:
+        raise ValueError("fuse: the layers are in training mode; expected that of evaluation (call .eval())")
+    fused = copy.deepcopy(layer)
+    with ta.no_grad():
+        scale = (norm.running_var + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight)
+        bias = norm.running_mean.neg() if layer.bias is None else layer.bias - norm.running_mean
+        shape = [-1 if axis == int(transpose) else 1 for axis in range(layer.weight.ndim)]
+        fused.weight = nn.Parameter(layer.weight * scale.reshape(shape))
+        fused.bias = nn.Parameter(bias * scale + (0.0 if norm.bias is None else norm.bias))
+    return fused
+
+
+# --- the norm of all gradients, apart from clipping ---
+
+
+def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: Any = None) -> Any:
+    """Return the norm of all tensors as one vector. As torch.nn.utils.get_total_norm."""
+    each = [ta.linalg.vector_norm(x, norm_type) for x in ([tensors] if ta.is_tensor(tensors) else tensors)]
+    norm = ta.linalg.vector_norm(ta.stack(each), norm_type) if each else ta.tensor(0.0)
+    if error_if_nonfinite and not math.isfinite(norm.item()):
+        raise RuntimeError(f"get_total_norm: the norm is {norm.item()}; find the overflow, or allow it")
+    return norm
+
+
+@ta.no_grad()
+def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: Any = None) -> None:
+    """Scale the gradients as if `total_norm` were their norm. As torch.nn.utils.clip_grads_with_norm_."""
+    for p in [parameters] if ta.is_tensor(parameters) else parameters:
+        if p.grad is not None:
+            p.grad.mul_((max_norm / (total_norm + 1e-6)).clamp(max=1.0))
 
 
 # --- the inverse of pooling ---
@@ -175,9 +235,11 @@ class Adafactor(optim.Optimizer):
         p.sub_(step * (alpha / max(1.0, step.norm().item() / (size * group["d"]))))
 
 
-FUNCTIONAL: dict[str, Any] = {"rrelu": rrelu}
+FUSION = {"fuse_conv_bn_eval": _fuse, "fuse_linear_bn_eval": _fuse}
+NORMS = {f.__name__: f for f in (get_total_norm, clip_grads_with_norm_)}
+FUNCTIONAL: dict[str, Any] = {f.__name__: f for f in (rrelu, triplet_margin_with_distance_loss)}
 FUNCTIONAL |= {f"max_unpool{n}d": functools.partial(_max_unpool, n) for n in (1, 2, 3)}
 POOLS = {f"max_pool{n}d_with_indices": getattr(F, f"max_pool{n}d") for n in (1, 2, 3)}
 FUNCTIONAL |= {name: functools.partial(pool, return_indices=True) for name, pool in POOLS.items()}
 NN: dict[str, Any] = {f"MaxUnpool{n}d": type(f"MaxUnpool{n}d", (_MaxUnpool,), {"axes": n}) for n in (1, 2, 3)}
-NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU)}
+NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU, TripletMarginWithDistanceLoss)}

@@ -118,6 +118,17 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
     return back_substitution(A, B) if upper else back_substitution(A.flip(-2, -1), B.flip(-2)).flip(-2)
 
 
+def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
+    """Return X with L L^T X = B, or, with `upper`, L^T L X = B. As torch.cholesky_solve."""
+    low = L.mT if upper else L
+    return solve_triangular(low.mT, solve_triangular(low, B, upper=False), upper=True)
+
+
+def cholesky_inverse(L: Any, upper: bool = False) -> Any:
+    """Return the inverse of L L^T, or, with `upper`, of L^T L. As torch.cholesky_inverse."""
+    return cholesky_solve(ta.eye(L.shape[-1], dtype=L.dtype, device=L.device), L, upper)
+
+
 def eigh(A: Any, UPLO: str = "L") -> Any:
     """Return the eigenvalues, ascending, and eigenvectors, as columns, of symmetric matrices. As torch.linalg.eigh."""
     _square("eigh", A)
@@ -203,7 +214,9 @@ def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
     return OldSvd(U, S, Vh.mT)
 
 
-METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, det, logdet, matrix_power, slogdet)}
+METHODS: dict[str, Any] = {
+    f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet, matrix_power, slogdet)
+}
 METHODS.update(pinverse=pinv, svd=_old_svd)
 LINALG: dict[str, Any] = {
     f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
