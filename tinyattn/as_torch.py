@@ -244,8 +244,8 @@ def _training() -> None:
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
     Namespace("torch.distributions", ta.distributions, **distributions.NAMES)
-    files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace log_normal normal "
-    files += "mixture_same_family multivariate_normal poisson relaxed_categorical "
+    files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace normal "
+    files += "log_normal mixture_same_family multivariate_normal poisson relaxed_categorical "
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
     _files("torch.distributions", files, sys.modules["torch.distributions"])
     constraints = ("real", "positive", "unit_interval", "simplex", "boolean", "nonnegative_integer", "real_vector")
