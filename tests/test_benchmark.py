@@ -109,7 +109,7 @@ def test_a_side_with_other_losses_is_not_timed(small, tmp_path, monkeypatch):
 
 def test_a_missing_library_is_one_line(small, tmp_path, monkeypatch):
     (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\")\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with compare.Table([Side("ours", "engine"), Side("JAX jit", "jax_jit")], print) as table:
         found = table.compare("", "infer", EFFORT, small)
     assert found["left_out"] == ["JAX jit: jax cannot be imported (No module named 'jax'); pip install -e \".[bench]\""]
@@ -141,6 +141,7 @@ def test_scaling_takes_the_quicker_number_of_workers(tmp_path, monkeypatch):
     assert found["notes"][0] == "tinyattn with 2 workers, and with one at batch 4"
 
 
+@pytest.mark.slow
 def test_texts_have_equal_losses_in_both_libraries():
     sizes = {"gpt": {"batch": 2, "tokens": 8, "characters": 9, "dim": 8, "heads": 2, "layers": 2},
              "translation": {"batch": 4, "tokens": 6, "characters": 9, "dim": 8, "heads": 2, "layers": 1, "written": 3}}  # fmt: skip

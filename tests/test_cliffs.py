@@ -225,7 +225,7 @@ def test_blockwise_kernels_take_any_layout(name):
 
 @pytest.mark.parametrize("shape", [(1,), (5, 1), (9000, 3), (7, 5000), (300, 1, 7), (1, 4), (0, 3)])
 def test_gradients_of_sums_are_copies_of_expanded_arrays(shape):
-    for ahead in [(), (1,), (3,), (10000,)]:
+    for ahead in [(), (1,), (3,), (10000,) if np.prod(shape) < 1000 else (40,)]:
         x = ta.zeros(*ahead, *shape).requires_grad_()
         out = x.sum(tuple(range(len(ahead))) or 0)
         g = ta.randn(*out.shape)

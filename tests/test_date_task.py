@@ -68,7 +68,7 @@ def test_date_models_write_each_character_from_those_before(name):
 
 
 @pytest.mark.parametrize("name", ["Transformer", "Gru"])
-@pytest.mark.parametrize("beam", [1, 2, 7, 30])
+@pytest.mark.parametrize("beam", [1, 2, 7, pytest.param(30, marks=pytest.mark.slow)])
 def test_date_beam_search_is_that_of_its_definition(name, beam):
     """Written anew for one text, with all beginnings and their probabilities in a list."""
     models = runpy.run_path(str(EXAMPLES / "parts" / "date_models.py"))

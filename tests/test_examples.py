@@ -180,6 +180,7 @@ def test_ctrl_c_saves_summary_and_pictures(tmp_path):
     assert (summary.parent / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_from_scratch_learns_the_digits_by_default():
     done = script("from_scratch.py", "--data", "digits")
     assert done.returncode == 0, done.stderr

@@ -44,6 +44,7 @@ def sentence(capsys):
 # --- killed ---
 
 
+@pytest.mark.slow
 def test_run_survives_four_random_kills():
     found = kill("--times", "4", "--seed", "1")
     assert found["kills"] == 4

@@ -34,6 +34,7 @@ def check(found, steps):
     assert first == last
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_and_speed_stay_flat_over_2000_steps():
     for _ in range(3):  # another process may begin to use the caches meanwhile

@@ -80,7 +80,7 @@ def test_logsumexp_and_softmax_over_many_rows():
     assert ta.log_softmax(x, 0)[0].tolist() == pytest.approx([-math.log(MANY)] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("rows", [3, 100])
+@pytest.mark.parametrize("rows", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_gradients_of_look_ups_count_them_all(rows):
     index = ta.zeros(MANY, dtype="int64")
     for look_up in (

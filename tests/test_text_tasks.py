@@ -42,7 +42,7 @@ def small_gpt(kind="softmax", context=8):
 # --- char_gpt.py ---
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("sparsemax", marks=pytest.mark.slow), "entmax"])
 def test_generating_with_cached_keys_equals_plain_generation(kind):
     model = small_gpt(kind)
     for begin, top_k in itertools.product(([3], [1, 2, 3, 4, 5, 6, 0, 1, 2, 3]), (0, 3)):
@@ -167,6 +167,7 @@ def test_char_gpt_refuses_bad_options(option):
     assert ended.value.code == 2
 
 
+@pytest.mark.slow
 def test_char_gpt_resumes_and_samples_anew(tmp_path, capsys):
     (tmp_path / "text").write_text(TEXT)
     options = ["--quick", "--length", "20", "--no-progress"]

@@ -353,7 +353,7 @@ def peak(tokens, **options):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_memory_is_linear_in_the_tokens(causal):
     with tiled_attention():
         small, large = (peak(tokens, is_causal=causal) for tokens in (2048, 4096))
