@@ -10,7 +10,7 @@ import torch
 from oracle import host
 
 import tinyattn as ta
-from tinyattn.compat.func import FUNC
+from tinyattn.compat.func import AUTOGRAD, CHECKING, FUNC, gradients
 from tinyattn.compat.parts import functional_call, tree_flatten
 
 X, W, Y = (np.random.default_rng(0).normal(size=size) for size in ((4, 3), (3, 2), (4, 3)))
@@ -124,6 +124,48 @@ def test_stacked_modules_run_as_one():
     )
     assert tuple(out.shape) == (2, 4, 3) and params["weight"].requires_grad and params["weight"].is_leaf
     np.testing.assert_array_equal(host(out[1].detach()), host(models[1].eval()(ta.tensor(X).float()).detach()))
+
+
+def test_grad_of_a_batch_of_gradients_and_of_a_dict():
+    def run(library, grad):
+        x, y, unused = (library.tensor(X, requires_grad=True) for _ in range(3))
+        found = grad(
+            x.sin() * y, (x, y, unused), library.tensor(np.stack([X, Y])), is_grads_batched=True, allow_unused=True
+        )
+        found += grad((x * y, x), [x], [library.tensor(np.stack([X, Y]))] * 2, None, True, True, None, True)
+        named = grad((x * y).sum(), {"x": x, "y": y}) if library is ta else {"x": y.detach(), "y": x.detach()}
+        out = (x.exp() * 2).sum()
+        grad(out, x, library.ones(2, dtype=library.float64), is_grads_batched=True)
+        with pytest.raises(RuntimeError):  # the graph is freed, as after one backward pass
+            grad(out, x)
+        return [*found, named["x"], named["y"]]
+
+    for a, b in zip(run(ta, gradients), run(torch, torch.autograd.grad), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.requires_grad == b.requires_grad
+            np.testing.assert_allclose(host(a.detach()), b.detach().numpy(), rtol=1e-12)
+
+
+def test_options_of_derivatives_that_change_no_value():
+    x, options = ta.tensor(X), {"vectorize": True, "strategy": "forward-mode"}
+    found = AUTOGRAD["jacobian"](lambda x: x.sin().sum(0), x, **options)
+    true = torch.autograd.functional.jacobian(lambda x: x.sin().sum(0), torch.tensor(X), **options)
+    np.testing.assert_allclose(host(found), true.detach().numpy(), rtol=1e-12)
+    options = {"vectorize": True, "outer_jacobian_strategy": "forward-mode"}
+    found = AUTOGRAD["hessian"](lambda x: (x**3).sum(), x, **options)
+    true = torch.autograd.functional.hessian(lambda x: (x**3).sum(), torch.tensor(X), **options)
+    np.testing.assert_allclose(host(found), true.detach().numpy(), rtol=1e-12)
+    for a, b in zip(
+        AUTOGRAD["vhp"](lambda x: (x**3).sum(), x, ta.tensor(Y)),
+        torch.autograd.functional.vhp(lambda x: (x**3).sum(), torch.tensor(X), torch.tensor(Y)), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_allclose(host(a), b.numpy(), rtol=1e-12)
+    leaf = ta.tensor(X, requires_grad=True)
+    for check in CHECKING.values():
+        assert check(lambda x: x.sin(), (leaf,), check_batched_grad=True, check_undefined_grad=False, masked=False)
+    with pytest.raises(TypeError, match="check_nothing"):
+        CHECKING["gradcheck"](lambda x: x.sin(), (leaf,), check_nothing=True)
 
 
 def test_func_refuses_in_a_sentence():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,11 @@ MATRICES = {
     **{f"matrix_power {n}": (*[lambda x, n=n, f=f: f(x, n) for f in (matrices.matrix_power, L.matrix_power)], A) for n in (-2, 1, 2, 5)},
     **{f"matrix_norm {o}": (*[lambda x, o=o, f=f: f(x, o, (0, 2), True) for f in (matrices.matrix_norm, L.matrix_norm)], A) for o in (2, -2, "nuc", "fro", 1)},
     **{f"norm {o}": (*[lambda x, o=o, f=f: f(x, o) for f in (matrices.norm, L.norm)], WIDE) for o in (2, "nuc", None)},
+    **{f"cond {p}": (*[lambda x, p=p, f=f: f(x, p) for f in (matrices.cond, L.cond)], A) for p in (None, 2, -2, "nuc")},
+    "lstsq": (*[lambda a, b, f=f: f(a, b).solution for f in (matrices.lstsq, L.lstsq)], TALL, randn(2, 5, 2)),
+    "lstsq, wide": (*[lambda a, b, f=f: f(a, b).solution for f in (matrices.lstsq, L.lstsq)], WIDE, randn(3, 2)),
+    "vecdot": (matrices.LINALG["vecdot"], L.vecdot, TALL, randn(2, 5, 3)),
+    "vecdot, dim": (*[lambda a, b, f=f: f(a, b, dim=0) for f in (matrices.LINALG["vecdot"], L.vecdot)], WIDE, randn(3, 5)),
     **{
         f"{f}, upper={u}": (*[lambda *x, f=f, u=u: f(*x[:-1], x[-1].triu() if u else x[-1].tril(), upper=u) for f in (matrices.METHODS[f], getattr(torch, f))], *x)
         for u in (True, False) for f, x in (("cholesky_solve", (randn(2, 4, 3), L.cholesky(POSITIVE))), ("cholesky_inverse", (POSITIVE[0].tril(),)))
@@ -101,6 +108,18 @@ def test_factors_of_singular_and_narrow_matrices():
     assert (u.shape, s.shape, vh.shape) == ((2, 5, 5), (2, 3), (2, 3, 3))
     assert ta.allclose(u[..., :3] * s[..., None, :] @ vh, to_ours(TALL))
     assert matrices.cholesky(ta.eye(2)).dtype == ta.float32
+    for p in (1, "fro"):  # PyTorch's own backward fails
+        compare(lambda x, p=p: matrices.cond(x, p), lambda x, p=p: L.cond(x, p), A, orders=0)
+    B = randn(2, 5, 2)
+    for driver, x in itertools.product((None, "gels", "gelsd", "gelss", "gelsy"), (TALL, TALL.mT)):
+        args = x, B[:, : x.shape[1]]
+        for a, b in zip(matrices.lstsq(*map(to_ours, args), driver=driver), L.lstsq(*args, driver=driver), strict=True):
+            assert a.dtype == to_ours(b).dtype
+            np.testing.assert_allclose(host(a), b.numpy(), rtol=1e-9, atol=1e-9)
+    for options in ({}, {"atol": 1e-3}, {"rtol": 1e-20}, {"atol": 1e-20, "rtol": 0.9}, {"tol": 10.0}):
+        for x in (rank_two, TALL, torch.zeros(2, 3, dtype=torch.float64)):
+            found, true = matrices.matrix_rank(to_ours(x), **options), L.matrix_rank(x, **options)
+            assert found.tolist() == true.tolist() and found.dtype == ta.int64
 
 
 REFUSED = {

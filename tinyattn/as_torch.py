@@ -172,19 +172,20 @@ def _submodules() -> None:
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
     reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh",
-               "lstsq": "which has pinv(A) @ B", "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
+               "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
     refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
     Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
-    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
+    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, grad=func.gradients,
+              set_multithreading_enabled=Nothing, **func.CHECKING, **modes)  # fmt: skip
     Namespace("torch.autograd.grad_mode", **modes)
     Namespace("torch.autograd.graph", Node=ta.engine.node.Node, save_on_cpu=Nothing,
               saved_tensors_hooks=Refused("saved_tensors_hooks"))  # fmt: skip
     Namespace("torch.autograd.function", ta.autograd)
-    Namespace("torch.autograd.gradcheck", ta.debug)
-    del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
-    Namespace("torch.autograd.functional", ta)
+    Namespace("torch.autograd.gradcheck", ta.debug, **func.CHECKING)
+    sys.modules["torch.autograd"].gradcheck = func.CHECKING["gradcheck"]  # type: ignore[attr-defined]  # no module
+    Namespace("torch.autograd.functional", ta, **func.AUTOGRAD)
     Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr, **functions.SPECIAL)
     refused = {n: Refused(f"torch.func.{n}") for n in ("functionalize", "linearize")}
     Namespace("torch.func", functional_call=parts.functional_call, **func.FUNC, **refused)

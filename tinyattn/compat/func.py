@@ -1,4 +1,4 @@
-"""torch.func: derivatives of functions, as functions, and `vmap`; they may be nested in any order.
+"""torch.func: derivatives of functions, as functions, and `vmap`, nested in any order; torch.autograd's options.
 
 Arguments and results are tensors, or dicts, lists and tuples of them. Everything runs by the backward pass; `vmap` runs
 the function once for each element, so it saves writing, not time.
@@ -203,5 +203,44 @@ def stack_module_state(models: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return {n: p.requires_grad_() for n, p in params.items()}, buffers
 
 
+# --- torch.autograd's, whose further options choose how, not what ---
+
+
+def gradients(
+    outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+    only_inputs: bool = True, allow_unused: bool | None = None, is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> Any:  # fmt: skip
+    """As torch.autograd.grad: `ta.grad`, also of a dict of inputs, and of a batch of `grad_outputs` in turn."""
+    if isinstance(inputs, dict):
+        options = {name: value for name, value in locals().items() if name not in ("outputs", "inputs")}
+        return dict(zip(inputs, gradients(outputs, list(inputs.values()), **options), strict=True))
+    rest: dict[str, Any] = {
+        "allow_unused": allow_unused,
+        "materialize_grads": materialize_grads,
+        "create_graph": create_graph,
+    }
+    if not is_grads_batched:
+        return ta.grad(outputs, inputs, grad_outputs, retain_graph, **rest)
+    batches = [grad_outputs] if ta.is_tensor(grad_outputs) else list(grad_outputs)
+    n = next(len(g) for g in batches if g is not None)
+    keep = [True] * (n - 1) + [retain_graph]  # the graph, for the next
+    rows = [ta.grad(outputs, inputs, [None if g is None else g[i] for g in batches], keep[i], **rest) for i in range(n)]
+    return tuple(None if column[0] is None else ta.stack(column) for column in zip(*rows, strict=True))
+
+
+def _without(function: Function, names: str) -> Function:
+    """The function, which ignores these options."""
+    options, ignored = set(names.split()), functools.wraps(function)
+    return ignored(lambda *args, **named: function(*args, **{n: v for n, v in named.items() if n not in options}))
+
+
+CHECKS = """check_undefined_grad check_grad_dtypes check_batched_grad check_batched_forward_grad check_forward_ad
+check_backward_ad check_fwd_over_rev check_rev_over_rev gen_non_contig_grad_outputs masked"""
+AUTOGRAD = {
+    "jacobian": _without(ta.jacobian, "vectorize strategy"), "vhp": ta.hvp,  # a Hessian is symmetric
+    "hessian": _without(ta.hessian, "vectorize outer_jacobian_strategy"),
+}  # fmt: skip
+CHECKING = {f.__name__: _without(f, CHECKS) for f in (ta.gradcheck, ta.gradgradcheck)}
 FUNC = {f.__name__: f for f in (grad, grad_and_value, hessian, jacrev, jvp, stack_module_state, vjp, vmap)}
 FUNC["jacfwd"] = jacrev

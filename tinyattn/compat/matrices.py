@@ -21,6 +21,7 @@ Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
 Svd = namedtuple("Svd", "U S Vh")
 OldSvd = namedtuple("OldSvd", "U S V")
 SlogDet = namedtuple("SlogDet", "sign logabsdet")
+Least = namedtuple("Least", "solution residuals rank singular_values")
 
 
 def _operation(name: str, lapack: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,6 +162,34 @@ def pinv(A: Any, rcond: Any = None, *, rtol: Any = None) -> Any:
     return _operation("pinv", lambda a: np.linalg.pinv(a, least), _pinv_rule)(A)
 
 
+def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> Any:
+    """Return X with the least |A X - B|, the shortest if there are several, and A's rank. As torch.linalg.lstsq.
+
+    Fields that PyTorch leaves empty for the driver are empty here; X is the pseudo-inverse times B with each of them.
+    """
+    X, rank, nothing = pinv(A, rcond) @ B, matrix_rank(A, rtol=rcond), A.new_zeros(0)
+    known = driver not in (None, "gelsy") and A.shape[-2] > A.shape[-1] == rank.amin().item()
+    far = (A @ X - B).detach().square().sum(-2) if known else nothing
+    rank = rank.new_zeros(0) if driver == "gels" else rank
+    return Least(X, far, rank, svdvals(A.detach()) if driver in ("gelsd", "gelss") else nothing)
+
+
+def cond(A: Any, p: Any = None) -> Any:
+    """Return the largest singular value over the least; with `p`, norm(A, p) norm(A^-1, p). As torch.linalg.cond."""
+    S = svdvals(A) if p in (None, 2, -2) else None
+    if S is None:
+        return matrix_norm(A, p) * matrix_norm(ta.inverse(A), p)
+    return S[..., -1] / S[..., 0] if p == -2 else S[..., 0] / S[..., -1]
+
+
+def matrix_rank(A: Any, tol: Any = None, *, atol: Any = None, rtol: Any = None) -> Any:
+    """Return how many singular values lie above the tolerance. As torch.linalg.matrix_rank."""
+    S, atol = svdvals(A), tol if atol is None else atol
+    usual = 0.0 if atol is not None else max(A.shape[-2:]) * ta.finfo(A.dtype).eps
+    least = S[..., :1] * (usual if rtol is None else rtol)
+    return (least.clamp(min=0.0 if atol is None else atol) < S).sum(-1)
+
+
 def slogdet(A: Any) -> Any:
     """Return the sign of the determinant, and the logarithm of its absolute value. As torch.linalg.slogdet."""
     _square("slogdet", A)
@@ -219,7 +248,22 @@ METHODS: dict[str, Any] = {
 }
 METHODS.update(pinverse=pinv, svd=_old_svd)
 LINALG: dict[str, Any] = {
-    f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
+    f.__name__: f
+    for f in (
+        cholesky,
+        cond,
+        det,
+        eigh,
+        lstsq,
+        matrix_norm,
+        matrix_power,
+        matrix_rank,
+        norm,
+        pinv,
+        slogdet,
+        svd,
+        svdvals,
+    )
 }
 LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
-LINALG |= {"solve_triangular": solve_triangular}
+LINALG |= {"solve_triangular": solve_triangular, "vecdot": lambda x, y, *, dim=-1: (x * y).sum(dim)}
