@@ -387,7 +387,7 @@ def test_further_distributions_are_those_of_pytorch(name):
         np.testing.assert_allclose(host(a), b.detach().numpy(), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", DISTRIBUTIONS.keys() - {"Cauchy"})  # which has no mean
+@pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if name != "Cauchy"])  # which has no mean
 def test_further_distributions_draw_what_they_say(name):
     ta.manual_seed(0)
     p = distributions.NAMES[name](*map(to_ours, DISTRIBUTIONS[name][:-1]))
