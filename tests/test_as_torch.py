@@ -387,8 +387,30 @@ assert "tinyattn.profile()" in profile.key_averages().table(sort_by="cpu_time_to
     assert ran.stdout == "AddBackward0 MulBackward0 SinBackward0 AccumulateGrad True\n"
 
 
+SPARSE = """
+import torch
+where, given = torch.tensor([[0, 1, 1, 2], [2, 0, 0, 1]]), torch.tensor([3.0, 4.0, 5.0, 6.0], requires_grad=True)
+matrix = torch.sparse_coo_tensor(where, given, (3, 3)).coalesce()
+x = torch.tensor([[1.0, 0.0], [2.0, 3.0]], requires_grad=True)
+y = torch.sparse.mm(matrix, torch.arange(6.0).reshape(3, 2)).sum() + 2 * torch.sparse.mm(x.to_sparse(), torch.ones(2, 2)).sum()
+(y + torch.spmm(matrix, torch.ones(3, 1)).sum() + torch.sparse.sum(matrix)).backward()
+print(y.item(), given.grad.tolist(), x.grad.tolist(), matrix.to_dense().tolist(), matrix.indices().tolist(), matrix._nnz())
+print(matrix.values().tolist(), torch.sparse_coo_tensor(where, [1, 2, 3, 4]).shape, torch.eye(2).bool().to_sparse().indices().tolist())
+print(torch.sparse_coo_tensor([[1, 0]], torch.ones(2, 3), (2, 3)).to_dense().shape, torch.sparse.FloatTensor(where, given).is_coalesced() is None)
+"""
+
+
+def test_as_torch_sparse_tensors_are_dense_with_pytorchs_values_and_gradients():
+    theirs, ours = python("-W", "ignore", "-c", SPARSE), python("-c", "import tinyattn.as_torch" + SPARSE)
+    assert ours.returncode == theirs.returncode == 0 and ours.stdout == theirs.stdout, (
+        ours.stdout + theirs.stdout + ours.stderr
+    )
+
+
 MISSING = {
-    "import torch; torch.sparse.mm": "torch.sparse.mm is not part of tinyattn",
+    "import torch; torch.sparse.softmax": "torch.sparse.softmax is not part of tinyattn",
+    "import torch; torch.sparse_coo_tensor([[0]], [1.0], requires_grad=True)": "sparse_coo_tensor: requires_grad=True",
+    "from torch.utils.cpp_extension import CUDA_HOME, load; load('kernel')": "load is not part of tinyattn, which compiles no C++",
     "import torch.masked": "torch.masked is not part of tinyattn",
     "from torch.nn import FractionalMaxPool2d": "torch.nn.FractionalMaxPool2d is not part of tinyattn",
     "import torch; torch.ones(2).geqrf()": "Tensor.geqrf is not part of tinyattn, which covers what attention models",
@@ -597,6 +619,23 @@ torch.optim.lr_scheduler.StepLR(opt, 1)
 opt.step(), other.step(), pre.remove(), opt.step()
 print(*events, sep="\\n")
 """
+
+
+def test_as_torch_modules_without_forward_raise_as_in_pytorch():
+    program = """
+import torch
+from torch._C import device
+class Bare(torch.nn.Module):
+    pass
+for module in (Bare(), torch.nn.ModuleList()):
+    try:
+        module(1, 2)
+    except NotImplementedError as error:
+        print(error)
+print(Bare.forward is torch.nn.Module.forward, torch.nn.Linear.forward is torch.nn.Module.forward, device("cpu") == torch.device("cpu"))
+"""
+    theirs, ours = python("-c", program), python("-c", "import tinyattn.as_torch" + program)
+    assert ours.returncode == 0 and ours.stdout == theirs.stdout, ours.stdout + ours.stderr
 
 
 def test_as_torch_hooks_run_as_in_pytorch():

@@ -6,7 +6,7 @@
 
 or `python -m tinyattn run script.py ARGUMENTS`. A module of PyTorch is a list of tinyattn's modules in which its names
 are looked up, and a few names of its own: what means nothing here (autocast, the just-in-time compiler, back ends) does
-nothing, and what would compute something else (bfloat16, sparse tensors) is refused.
+nothing, and what would compute something else (bfloat16, tracing) is refused; sparse tensors are dense ones.
 
 Raises ImportError if PyTorch itself has been imported in this process: its tensors and these do not mix.
 """
@@ -44,6 +44,7 @@ from tinyattn.compat import (
     out,
     parts,
     printing,
+    sparse,
 )  # fmt: skip
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
@@ -114,24 +115,25 @@ set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_
 set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
 """
 ABSENT = """
-angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve coalesce
+angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve
 col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
-geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
-is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
-log_normal_ lstsq lu lu_solve map2_ module_load mtia mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter
-nextafter_ nonzero_static orgqr ormqr polygamma_ q_per_channel_axis q_per_channel_scales q_per_channel_zero_points
-q_scale q_zero_point qscheme reinforce resize resize_as resize_as_sparse_ row_indices slice_inverse smm solve sparse_dim
+geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index int_repr ipu
+is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_ log_normal_
+lstsq lu lu_solve map2_ module_load mtia mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter nextafter_
+nonzero_static orgqr ormqr polygamma_ q_per_channel_axis q_per_channel_scales q_per_channel_zero_points q_scale
+q_zero_point qscheme reinforce resize resize_as resize_as_sparse_ row_indices slice_inverse smm solve sparse_dim
 sparse_mask sparse_resize_ sparse_resize_and_clear_ sspaddmm stft storage_type symeig to_mkldnn to_padded_tensor
-to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc to_sparse_csr triangular_solve unsafe_chunk unsafe_split
-unsafe_split_with_sizes values xpu
+to_sparse_bsc to_sparse_bsr to_sparse_csc to_sparse_csr triangular_solve unsafe_chunk unsafe_split
+unsafe_split_with_sizes xpu
 """  # of the methods of tensors
 
 
+COMPLEX = "complex64 cfloat complex128 cdouble"
 STREAMS = "get_rng_state set_rng_state fork_rng seed"
 
 
 def _torch() -> None:
-    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft", "vmap")
+    absent = ("bfloat16", "stft", "vmap")
     refused = {n: Refused(f"torch.{n}") for n in absent}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
                              "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
@@ -141,7 +143,11 @@ def _torch() -> None:
     autocast = dict.fromkeys(AUTOCAST.split(), ignored)
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
     of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
-    numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
+    kinds = {n: np.dtype(np.complex64 if n in ("cfloat", "complex64") else np.complex128) for n in COMPLEX.split()}
+    made |= {n: pairs.creating(made[n], n != "ones") for n in ("zeros", "ones", "empty", "rand", "randn")}
+    made |= {n: pairs.joining(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in ("cat", "concat", "stack")}
+    made |= {"einsum": pairs.einsum, "zeros_like": pairs.zeros_like, "is_complex": pairs.is_complex}
+    numbers = {**kinds, "complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
@@ -158,14 +164,16 @@ def _torch() -> None:
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, is_storage=no,
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
-        **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
+        **sparse.FUNCTIONS, **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
         Event=devices.Event, Stream=devices.Stream,
     )  # fmt: skip
 
 
 def _submodules() -> None:
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
-    Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
+    Namespace(
+        "torch.sparse", torch=sys.modules["torch"], **sparse.SPARSE
+    )  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -195,6 +203,7 @@ def _nn() -> None:
               RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss,
               **layers.NN)  # fmt: skip
     nn.Module.compile = ignored  # type: ignore[attr-defined]
+    nn.Module.forward = parts.no_forward
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     upsampled = {"upsample_bilinear": older.upsample_bilinear, "upsample_nearest": functional.interpolate}
@@ -252,6 +261,11 @@ def _training() -> None:
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
     Namespace("torch.utils.data", data)
+    compiling = ("load", "load_inline", "CppExtension", "CUDAExtension", "BuildExtension")
+    why = "which compiles no C++"
+    Namespace("torch.utils.cpp_extension", CUDA_HOME=None,
+              **{n: Refused(f"torch.utils.cpp_extension.{n}", why) for n in compiling})  # fmt: skip
+    Namespace("torch.utils._device")
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
     Namespace("torch.utils.hooks", RemovableHandle=ta.engine.hooks.RemovableHandle)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))
@@ -276,7 +290,8 @@ def _machinery() -> None:
               current_accelerator=devices.current_accelerator, synchronize=devices.synchronize)  # fmt: skip
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    Namespace("torch._C", **never, _log_api_usage_once=ignored)  # the classes are named in annotations
+    named = {"device": ta.device, "dtype": type(ta.float32)}  # which editors import from here
+    Namespace("torch._C", **never, **named, _log_api_usage_once=ignored)  # the classes are named in annotations
     Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
@@ -343,9 +358,9 @@ class Absent:
 
 def _methods() -> None:
     found: dict[str, Any] = {
-        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": older.qr,
+        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS,
+        **sparse.METHODS, "qr": older.qr,
         "untyped_storage": lambda self: parts.UntypedStorage(self), "storage_offset": parts.storage_offset,
-        "to_sparse": Refused("Tensor.to_sparse", "whose tensors are dense"),
         "bfloat16": Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64"),
     }  # fmt: skip
     storage: Any = ta.engine.variable.Storage  # what the attribute Tensor.storage is here

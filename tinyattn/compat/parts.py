@@ -127,6 +127,11 @@ def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -
     return tensor.requires_grad_() if requires_grad else tensor
 
 
+def no_forward(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Raise NotImplementedError: torch.nn.Module.forward, with which programs compare a subclass's."""
+    raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+
+
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch normalization over all processes, of which there is one."""
 
