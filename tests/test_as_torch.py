@@ -419,6 +419,9 @@ MISSING = {
     "import torch; torch.optim.SparseAdam([])": "torch.optim.SparseAdam is not part of tinyattn, whose gradients are dense",
     "import torch; torch.linalg.eig(torch.eye(2))": "torch.linalg.eig is not part of tinyattn, whose numbers are real; use eigh",
     "import io, torch; torch.save(torch.nn.ReLU(), io.BytesIO())": "ta.save: the state is a ReLU",
+    "import torch; torch.ops.mine.absent": "torch.ops.mine.absent is not registered; torch.library.custom_op registers",
+    "import torch; torch.zeros(1, device=torch.device('meta'))": "device='meta' is no device",
+    "import torch; x: torch.cuda.CUDAGraph | None; torch.cuda.CUDAGraph()": "torch.cuda.CUDAGraph is not part of tinyattn",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }
 
@@ -619,6 +622,57 @@ torch.optim.lr_scheduler.StepLR(opt, 1)
 opt.step(), other.step(), pre.remove(), opt.step()
 print(*events, sep="\\n")
 """
+
+
+LIBRARIES = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Buffer(torch.ones(2)), nn.Buffer(torch.zeros(3), persistent=False)
+        self.plain, self.weight = torch.ones(1), nn.Parameter(torch.ones(1))
+net = Net()
+print(list(net.state_dict()), [n for n, _ in net.named_buffers()], net.b.size(), isinstance(net.a, nn.Buffer), isinstance(net.plain, nn.Buffer))
+net.b, net.a = nn.Buffer(torch.ones(4)), torch.zeros(2)
+print(list(net.state_dict()), net.a.sum().item(), net.double().b.dtype == torch.float64)
+meta = torch.device("meta")
+print(meta.type, meta == torch.device("cpu"), isinstance(meta, torch.device), isinstance(torch.device("cpu"), torch.device), str(meta))
+def cube(x: torch.Tensor) -> torch.Tensor:
+    return x**3
+torch.library.custom_op("mine::cube", cube, mutates_args=())
+torch.library.register_fake("mine::cube", torch.empty_like)
+torch.library.register_autograd("mine::cube", lambda ctx, g: g * ctx.saved_tensors[0], setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]))
+x = torch.tensor([2.0, 3.0], requires_grad=True)
+torch.ops.mine.cube(x).sum().backward()
+print(torch.ops.mine.cube(x).tolist(), x.grad.tolist())
+from torch._higher_order_ops.associative_scan import associative_scan
+rows = torch.arange(1.0, 7.0).reshape(2, 3)
+for reverse in (False, True):
+    print(associative_scan(lambda a, b: a + b, rows, 1, reverse, combine_mode="generic").tolist())
+    decayed = associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (rows / 8, rows), 1, reverse, combine_mode="generic")
+    print([t.tolist() for t in decayed])
+for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float32"):
+    info = torch.finfo(getattr(torch, name))
+    print(info.bits, info.eps, info.max, info.min, info.tiny, info.smallest_normal, info.dtype)
+zeros = (nn.init.sparse_(torch.empty(10, 4), 0.25) == 0).sum(0).tolist()
+print(zeros, torch.zeros(1, dtype=torch.uint16).dtype == torch.uint16, torch.cuda.CUDAGraph and "named")
+try:
+    torch._check(False, lambda: "no")
+except RuntimeError as error:
+    print(error)
+try:
+    nn.init.sparse_(torch.empty(2), 0.5)
+except ValueError:
+    print("two dimensions")
+"""
+
+
+def test_as_torch_names_of_large_libraries_have_pytorchs_values():
+    theirs, ours = python("-W", "ignore", "-c", LIBRARIES), python("-c", "import tinyattn.as_torch" + LIBRARIES)
+    assert theirs.returncode == 0 and ours.stdout == theirs.stdout, (
+        ours.stdout + ours.stderr + theirs.stdout + theirs.stderr
+    )
 
 
 def test_as_torch_modules_without_forward_raise_as_in_pytorch():

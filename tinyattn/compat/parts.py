@@ -29,6 +29,11 @@ class Refused:
     def __getitem__(self, parameters: Any) -> Any:
         return self
 
+    def __or__(self, other: Any) -> Any:
+        return typing.Any  # torch.cuda.CUDAGraph | None, in an annotation
+
+    __ror__ = __or__
+
     def __instancecheck__(self, instance: Any) -> bool:
         return False
 
@@ -115,6 +120,12 @@ def check(condition: Any, message: str = "") -> None:
         raise AssertionError(message)
 
 
+def check_lazily(cond: Any, message: Any = None) -> None:
+    """Raise RuntimeError with the text of the function `message`, unless `cond` holds. As torch._check."""
+    if not cond:
+        raise RuntimeError(message() if message else "Expected cond to be True, but got False.")
+
+
 class Required:
     """torch.optim.optimizer.required: the default of an option that must be given."""
 
@@ -125,11 +136,6 @@ class Required:
 def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
     """Return the tensor; PyTorch has had no separate Variable since 0.4."""
     return tensor.requires_grad_() if requires_grad else tensor
-
-
-def no_forward(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Raise NotImplementedError: torch.nn.Module.forward, with which programs compare a subclass's."""
-    raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
