@@ -387,8 +387,30 @@ assert "tinyattn.profile()" in profile.key_averages().table(sort_by="cpu_time_to
     assert ran.stdout == "AddBackward0 MulBackward0 SinBackward0 AccumulateGrad True\n"
 
 
+SPARSE = """
+import torch
+where, given = torch.tensor([[0, 1, 1, 2], [2, 0, 0, 1]]), torch.tensor([3.0, 4.0, 5.0, 6.0], requires_grad=True)
+matrix = torch.sparse_coo_tensor(where, given, (3, 3)).coalesce()
+x = torch.tensor([[1.0, 0.0], [2.0, 3.0]], requires_grad=True)
+y = torch.sparse.mm(matrix, torch.arange(6.0).reshape(3, 2)).sum() + 2 * torch.sparse.mm(x.to_sparse(), torch.ones(2, 2)).sum()
+(y + torch.spmm(matrix, torch.ones(3, 1)).sum() + torch.sparse.sum(matrix)).backward()
+print(y.item(), given.grad.tolist(), x.grad.tolist(), matrix.to_dense().tolist(), matrix.indices().tolist(), matrix._nnz())
+print(matrix.values().tolist(), torch.sparse_coo_tensor(where, [1, 2, 3, 4]).shape, torch.eye(2).bool().to_sparse().indices().tolist())
+print(torch.sparse_coo_tensor([[1, 0]], torch.ones(2, 3), (2, 3)).to_dense().shape, torch.sparse.FloatTensor(where, given).is_coalesced() is None)
+"""
+
+
+def test_as_torch_sparse_tensors_are_dense_with_pytorchs_values_and_gradients():
+    theirs, ours = python("-W", "ignore", "-c", SPARSE), python("-c", "import tinyattn.as_torch" + SPARSE)
+    assert ours.returncode == theirs.returncode == 0 and ours.stdout == theirs.stdout, (
+        ours.stdout + theirs.stdout + ours.stderr
+    )
+
+
 MISSING = {
-    "import torch; torch.sparse.mm": "torch.sparse.mm is not part of tinyattn",
+    "import torch; torch.sparse.softmax": "torch.sparse.softmax is not part of tinyattn",
+    "import torch; torch.sparse_coo_tensor([[0]], [1.0], requires_grad=True)": "sparse_coo_tensor: requires_grad=True",
+    "from torch.utils.cpp_extension import CUDA_HOME, load; load('kernel')": "load is not part of tinyattn, which compiles no C++",
     "import torch.masked": "torch.masked is not part of tinyattn",
     "from torch.nn import FractionalMaxPool2d": "torch.nn.FractionalMaxPool2d is not part of tinyattn",
     "import torch; torch.ones(2).geqrf()": "Tensor.geqrf is not part of tinyattn, which covers what attention models",
@@ -397,6 +419,9 @@ MISSING = {
     "import torch; torch.optim.SparseAdam([])": "torch.optim.SparseAdam is not part of tinyattn, whose gradients are dense",
     "import torch; torch.linalg.eig(torch.eye(2))": "torch.linalg.eig is not part of tinyattn, whose numbers are real; use eigh",
     "import io, torch; torch.save(torch.nn.ReLU(), io.BytesIO())": "ta.save: the state is a ReLU",
+    "import torch; torch.ops.mine.absent": "torch.ops.mine.absent is not registered; torch.library.custom_op registers",
+    "import torch; torch.zeros(1, device=torch.device('meta'))": "device='meta' is no device",
+    "import torch; x: torch.cuda.CUDAGraph | None; torch.cuda.CUDAGraph()": "torch.cuda.CUDAGraph is not part of tinyattn",
     "import torch; torch.bfloat16()": "torch.bfloat16 is not part of tinyattn",
 }
 
@@ -597,6 +622,74 @@ torch.optim.lr_scheduler.StepLR(opt, 1)
 opt.step(), other.step(), pre.remove(), opt.step()
 print(*events, sep="\\n")
 """
+
+
+LIBRARIES = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Buffer(torch.ones(2)), nn.Buffer(torch.zeros(3), persistent=False)
+        self.plain, self.weight = torch.ones(1), nn.Parameter(torch.ones(1))
+net = Net()
+print(list(net.state_dict()), [n for n, _ in net.named_buffers()], net.b.size(), isinstance(net.a, nn.Buffer), isinstance(net.plain, nn.Buffer))
+net.b, net.a = nn.Buffer(torch.ones(4)), torch.zeros(2)
+print(list(net.state_dict()), net.a.sum().item(), net.double().b.dtype == torch.float64)
+meta = torch.device("meta")
+print(meta.type, meta == torch.device("cpu"), isinstance(meta, torch.device), isinstance(torch.device("cpu"), torch.device), str(meta))
+def cube(x: torch.Tensor) -> torch.Tensor:
+    return x**3
+torch.library.custom_op("mine::cube", cube, mutates_args=())
+torch.library.register_fake("mine::cube", torch.empty_like)
+torch.library.register_autograd("mine::cube", lambda ctx, g: g * ctx.saved_tensors[0], setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]))
+x = torch.tensor([2.0, 3.0], requires_grad=True)
+torch.ops.mine.cube(x).sum().backward()
+print(torch.ops.mine.cube(x).tolist(), x.grad.tolist())
+from torch._higher_order_ops.associative_scan import associative_scan
+rows = torch.arange(1.0, 7.0).reshape(2, 3)
+for reverse in (False, True):
+    print(associative_scan(lambda a, b: a + b, rows, 1, reverse, combine_mode="generic").tolist())
+    decayed = associative_scan(lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1]), (rows / 8, rows), 1, reverse, combine_mode="generic")
+    print([t.tolist() for t in decayed])
+for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float32"):
+    info = torch.finfo(getattr(torch, name))
+    print(info.bits, info.eps, info.max, info.min, info.tiny, info.smallest_normal, info.dtype)
+zeros = (nn.init.sparse_(torch.empty(10, 4), 0.25) == 0).sum(0).tolist()
+print(zeros, torch.zeros(1, dtype=torch.uint16).dtype == torch.uint16, torch.cuda.CUDAGraph and "named")
+try:
+    torch._check(False, lambda: "no")
+except RuntimeError as error:
+    print(error)
+try:
+    nn.init.sparse_(torch.empty(2), 0.5)
+except ValueError:
+    print("two dimensions")
+"""
+
+
+def test_as_torch_names_of_large_libraries_have_pytorchs_values():
+    theirs, ours = python("-W", "ignore", "-c", LIBRARIES), python("-c", "import tinyattn.as_torch" + LIBRARIES)
+    assert theirs.returncode == 0 and ours.stdout == theirs.stdout, (
+        ours.stdout + ours.stderr + theirs.stdout + theirs.stderr
+    )
+
+
+def test_as_torch_modules_without_forward_raise_as_in_pytorch():
+    program = """
+import torch
+from torch._C import device
+class Bare(torch.nn.Module):
+    pass
+for module in (Bare(), torch.nn.ModuleList()):
+    try:
+        module(1, 2)
+    except NotImplementedError as error:
+        print(error)
+print(Bare.forward is torch.nn.Module.forward, torch.nn.Linear.forward is torch.nn.Module.forward, device("cpu") == torch.device("cpu"))
+"""
+    theirs, ours = python("-c", program), python("-c", "import tinyattn.as_torch" + program)
+    assert ours.returncode == 0 and ours.stdout == theirs.stdout, ours.stdout + ours.stderr
 
 
 def test_as_torch_hooks_run_as_in_pytorch():

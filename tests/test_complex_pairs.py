@@ -19,6 +19,9 @@ ON_EVERY_DEVICE = True
 class Ours:
     """The functions under test, under PyTorch's names."""
 
+    zeros, cat, stack = complex_pairs.creating(ta.zeros), complex_pairs.joining(ta.cat), complex_pairs.joining(ta.stack)
+    zeros, cat, stack = staticmethod(zeros), staticmethod(cat), staticmethod(stack)
+    complex128 = np.dtype(np.complex128)
     complex, fft = staticmethod(complex_pairs.of), type("fft", (), {name: staticmethod(f) for name, f in FFT.items()})
 
     def __getattr__(self, name):
@@ -43,7 +46,20 @@ def indexed(t, x):
     return [t.view_as_real(z) for z in seen]
 
 
+def modes_of_a_spectrum(t, x, weight):
+    """A Fourier layer: some modes times complex weights, written into a spectrum of zeros."""
+    spectrum, weights = t.fft.rfft(x), t.view_as_complex(weight)
+    out = t.zeros(2, 4, 5, dtype=t.complex128)
+    out[:, :, 1:4] = t.einsum("bix,iox->box", spectrum[..., :3], weights)
+    out[..., 0], out[0, 1, 4] = out[..., 2], 3.0
+    assert out.dtype == t.complex128 and t.is_complex(out) and not t.is_complex(x)
+    three = t.einsum("bix,iox,bix->bo", [spectrum[..., :3], weights, spectrum[..., :3]])
+    rest = t.cat([out, t.conj(out), t.zeros_like(out)], dim=1), t.stack((out, out), -1)
+    return [t.fft.irfft(out, n=8), *map(t.view_as_real, (three, *rest)), t.cat([x, x]), t.einsum("bix->b", x)]
+
+
 CASES = {
+    "Fourier layer": (modes_of_a_spectrum, (randn(2, 3, 8), randn(3, 4, 3, 2))),
     "rotary": (rotary, (randn(2, 4, 3, 6), randn(5, 3))),
     "parts": (lambda t, x: (t.real(t.view_as_complex(x)), t.imag(t.view_as_complex(x)), t.real(x)), (randn(3, 2),)),
     "arithmetic": (
@@ -111,6 +127,18 @@ def test_angles_of_transforms_have_the_sign_of_pytorchs_zeros(size):
         for name in ("fft", "rfft", "fft2", "rfft2", "fftn"):
             ours, theirs = complex_pairs.angle(FFT[name](to_ours(x))), torch.angle(getattr(torch.fft, name)(x))
             np.testing.assert_allclose(host(ours), theirs.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def test_frequencies_of_fft_and_moments_of_complex_randn():
+    for n, d in ((1, 1.0), (5, 1.0), (8, 0.5)):
+        for name in ("fftfreq", "rfftfreq"):
+            ours, theirs = FFT[name](n, d=d), getattr(torch.fft, name)(n, d=d)
+            assert ours.dtype == ta.float32
+            np.testing.assert_allclose(host(ours), theirs.numpy(), rtol=1e-6)
+    numbers = complex_pairs.creating(ta.randn)(4000, dtype=np.dtype(np.complex64))
+    assert numbers.dtype == np.complex64 and abs(numbers.abs().square().mean().item() - 1) < 0.1
+    ones = complex_pairs.creating(ta.ones, False)(2, dtype=np.dtype(np.complex128))
+    assert ones.real.tolist() == [1, 1] and ones.imag.tolist() == [0, 0] and ones.pairs.dtype == ta.float64
 
 
 def test_complex_pairs_are_tensors_that_refuse_what_they_lack():

@@ -6,7 +6,7 @@
 
 or `python -m tinyattn run script.py ARGUMENTS`. A module of PyTorch is a list of tinyattn's modules in which its names
 are looked up, and a few names of its own: what means nothing here (autocast, the just-in-time compiler, back ends) does
-nothing, and what would compute something else (bfloat16, sparse tensors) is refused.
+nothing, and what would compute something else (bfloat16, tracing) is refused; sparse tensors are dense ones.
 
 Raises ImportError if PyTorch itself has been imported in this process: its tensors and these do not mix.
 """
@@ -30,8 +30,8 @@ import numpy as np
 
 import tinyattn as ta
 from tinyattn import data, nn, optim
-from tinyattn.compat import complex_pairs as pairs
 from tinyattn.compat import (
+    absent,
     devices,
     distributions,
     flex,
@@ -40,18 +40,20 @@ from tinyattn.compat import (
     graph,
     hooks,
     layers,
+    library,
     matrices,
     older,
     out,
     parts,
     printing,
+    sparse,
 )  # fmt: skip
+from tinyattn.compat import complex_pairs as pairs
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
 from tinyattn.nn import functional, init, utils
 from tinyattn.optim import lr_scheduler
 
 VERSION = "2.13.0"  # of the PyTorch whose names these are
-NOT_HERE = "is not part of tinyattn, which covers what attention models use of PyTorch"
 
 if getattr(sys.modules.get("torch"), "__file__", None) is not None:
     raise ImportError(
@@ -80,7 +82,7 @@ class Namespace(types.ModuleType):
         for source in self._sources if not name.startswith("__") else ():
             if hasattr(source, name):
                 return getattr(source, name)
-        raise AttributeError(f"{self.__name__}.{name} {NOT_HERE}")
+        raise AttributeError(f"{self.__name__}.{name} {absent.NOT_HERE}")
 
     def _starred(self) -> list[str]:
         """What `from torch.nn import *` brings: no modules, but torch.nn's and torch.optim's own."""
@@ -114,26 +116,15 @@ AUTOCAST = """
 set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_enabled set_autocast_cpu_dtype
 set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
 """
-ABSENT = """
-angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf coalesce
-col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
-geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
-is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
-log_normal_ lstsq lu lu_solve map2_ module_load mtia mvlgamma mvlgamma_ narrow_copy new_empty_strided nextafter
-nextafter_ nonzero_static orgqr ormqr polygamma_ q_per_channel_axis q_per_channel_scales q_per_channel_zero_points
-q_scale q_zero_point qscheme reinforce resize resize_as resize_as_sparse_ row_indices slice_inverse smm solve sparse_dim
-sparse_mask sparse_resize_ sparse_resize_and_clear_ sspaddmm stft storage_type symeig to_mkldnn to_padded_tensor
-to_sparse_bsc to_sparse_bsr to_sparse_coo to_sparse_csc to_sparse_csr triangular_solve unsafe_chunk unsafe_split
-unsafe_split_with_sizes values xpu
-"""  # of the methods of tensors
 
 
+COMPLEX = "complex64 cfloat complex128 cdouble"
 STREAMS = "get_rng_state set_rng_state fork_rng seed"
 
 
 def _torch() -> None:
-    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft")
-    refused = {n: Refused(f"torch.{n}") for n in absent}
+    missing = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2", "stft")
+    refused = {n: Refused(f"torch.{n}") for n in missing}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
                              "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
     names = [n for n in {*dir(ta), *functions.FUNCTIONS} if n[-1] != "_" and hasattr(ta.Tensor, f"{n}_")]
@@ -142,11 +133,17 @@ def _torch() -> None:
     autocast = dict.fromkeys(AUTOCAST.split(), ignored)
     asked = {f"is_{n}_enabled": no for n in ("autocast", "autocast_cpu", "inference_mode")}
     of_complex = "polar", "view_as_complex", "view_as_real", "real", "imag", "conj", "angle", "absolute"
-    numbers = {"complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
+    kinds = {n: np.dtype(np.complex64 if n in ("cfloat", "complex64") else np.complex128) for n in COMPLEX.split()}
+    kinds |= {n: np.dtype(n) for n in ("uint16", "uint32", "uint64")}
+    made |= {n: pairs.creating(made[n], n != "ones") for n in ("zeros", "ones", "empty", "rand", "randn")}
+    made |= {n: pairs.joining(out.FUNCTIONS.get(n) or getattr(ta, n)) for n in ("cat", "concat", "stack")}
+    made |= {"einsum": pairs.einsum, "zeros_like": pairs.zeros_like, "is_complex": pairs.is_complex}
+    numbers = {**kinds, "complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
     Namespace(
         "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, _assert=parts.check,
+        _check=parts.check_lazily,
         set_num_threads=ignored, get_num_threads=lambda: 1, set_num_interop_threads=ignored,
         get_num_interop_threads=lambda: 1, are_deterministic_algorithms_enabled=no, set_flush_denormal=no,
         use_deterministic_algorithms=ignored, set_warn_always=ignored,
@@ -154,19 +151,21 @@ def _torch() -> None:
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, promote_types=parts.promote_types,
         qr=older.qr, _softmax_backward_data=parts.softmax_backward,
-        TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
+        finfo=absent.finfo, TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, is_storage=no,
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
-        **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
-        Event=devices.Event, Stream=devices.Stream, vmap=func.FUNC["vmap"],
+        **sparse.FUNCTIONS, **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
+        Event=devices.Event, Stream=devices.Stream, device=devices.device, vmap=func.FUNC["vmap"],
     )  # fmt: skip
 
 
 def _submodules() -> None:
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
-    Namespace("torch.sparse", torch=sys.modules["torch"])  # torch.sparse.torch.eye, as models of 2017 write it
+    Namespace(
+        "torch.sparse", torch=sys.modules["torch"], **sparse.SPARSE
+    )  # torch.sparse.torch.eye, as models of 2017 write it
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -193,18 +192,20 @@ def _submodules() -> None:
 
 
 def _nn() -> None:
-    Namespace("torch.nn", nn, Buffer=unchanged, DataParallel=parts.OneProcess, SyncBatchNorm=parts.SyncBatchNorm,
+    Namespace("torch.nn", nn, Buffer=layers.Buffer, DataParallel=parts.OneProcess, SyncBatchNorm=parts.SyncBatchNorm,
               RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss,
               **layers.NN)  # fmt: skip
     nn.Module.compile = ignored  # type: ignore[attr-defined]
+    nn.Module.forward = layers.no_forward
+    nn.Module.__setattr__ = layers.registering(nn.Module.__setattr__)  # type: ignore[method-assign]
     Namespace("torch.nn.common_types", **{f"_size_{n}_t": Any for n in ("any", 1, 2, 3, 4, 5, 6)})
     attend = nn.attention.multi_head_attention_forward
     upsampled = {"upsample_bilinear": older.upsample_bilinear, "upsample_nearest": functional.interpolate}
     added = {**layers.FUNCTIONAL, "pdist": functions.pdist, "multi_head_attention_forward": attend}
     Namespace("torch.nn.functional", functional, ta, **added, **upsampled)
-    Namespace("torch.nn.init", init)
+    Namespace("torch.nn.init", init, sparse_=layers.sparse_)
     lazy = {name: Refused(f"torch.nn.parameter.{name}") for name in ("UninitializedParameter", "UninitializedBuffer")}
-    Namespace("torch.nn.parameter", nn, Buffer=unchanged, is_lazy=no, **lazy)
+    Namespace("torch.nn.parameter", nn, Buffer=layers.Buffer, is_lazy=no, **lazy)
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
@@ -221,7 +222,8 @@ def _nn() -> None:
     Namespace("torch.nn.utils.stateless", functional_call=parts.functional_call)
     kernels = types.SimpleNamespace(MATH=0, FLASH_ATTENTION=1, EFFICIENT_ATTENTION=2, CUDNN_ATTENTION=3)
     Namespace("torch.nn.attention", SDPBackend=kernels, sdpa_kernel=Nothing)
-    Namespace("torch.nn.attention.flex_attention", flex)
+    Namespace("torch.nn.attention.flex_attention", flex, _DEFAULT_SPARSE_BLOCK_SIZE=128,
+              AuxRequest=Refused("flex_attention.AuxRequest"))  # fmt: skip
     Namespace("torch.nn.modules", nn)
     files = (
         "activation batchnorm container conv distance dropout flatten fold instancenorm linear loss module "
@@ -244,7 +246,8 @@ def _training() -> None:
     Namespace("torch.optim", optim, Adafactor=layers.Adafactor, **refused)
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
-    Namespace("torch.distributions", ta.distributions, **distributions.NAMES)
+    missing = {n: Refused(f"torch.distributions.{n}") for n in ("NegativeBinomial", "StudentT")}
+    Namespace("torch.distributions", ta.distributions, **distributions.NAMES, **missing)
     files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace normal "
     files += "log_normal mixture_same_family multivariate_normal poisson relaxed_categorical "
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
@@ -255,6 +258,11 @@ def _training() -> None:
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
     Namespace("torch.utils.data", data)
+    compiling = ("load", "load_inline", "CppExtension", "CUDAExtension", "BuildExtension")
+    why = "which compiles no C++"
+    Namespace("torch.utils.cpp_extension", CUDA_HOME=None,
+              **{n: Refused(f"torch.utils.cpp_extension.{n}", why) for n in compiling})  # fmt: skip
+    Namespace("torch.utils._device")
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
     Namespace("torch.utils.hooks", RemovableHandle=ta.engine.hooks.RemovableHandle)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))
@@ -264,7 +272,8 @@ def _training() -> None:
     sequential = parts.checkpoint_sequential
     Namespace("torch.utils.checkpoint", checkpoint=ta.checkpoint, checkpoint_sequential=sequential, **states)
     trees = {name: getattr(parts, name) for name in ("tree_map", "tree_flatten", "tree_unflatten")}
-    Namespace("torch.utils._pytree", **trees)
+    registering = ("register_pytree_node", "_register_pytree_node", "_dict_flatten", "_dict_flatten_with_keys")
+    Namespace("torch.utils._pytree", **trees, **dict.fromkeys(registering, ignored))
 
 
 def _machinery() -> None:
@@ -272,15 +281,25 @@ def _machinery() -> None:
     amp = {"autocast": Nothing, "GradScaler": parts.GradScaler, "custom_fwd": unchanged, "custom_bwd": unchanged}
     streams = {f"{do}_rng_state{of}": getattr(parts, f"{do}_rng_state") for do in ("get", "set") for of in ("", "_all")}
     own = {**devices.MEMORY, **devices.CUDA_TYPES, **devices.STREAMS, **streams}
-    Namespace("torch.cuda", ta.cuda, **own, is_bf16_supported=no, _initialized=False)
+    graphs = {n: Refused(f"torch.cuda.{n}", "which has tinyattn.cuda.compile") for n in ("CUDAGraph", "graph")}
+    Namespace("torch.cuda", ta.cuda, **own, StreamContext=Nothing, is_bf16_supported=no, _initialized=False,
+              **graphs)  # fmt: skip
     for name in ("torch.amp", "torch.cuda.amp"):
         Namespace(name, **amp)
     Namespace("torch.accelerator", is_available=ta.cuda.is_available, device_count=ta.cuda.device_count,
               current_accelerator=devices.current_accelerator, synchronize=devices.synchronize)  # fmt: skip
+
+
+def _compilers() -> None:
+    """Compilers, profilers and files of models, most of which have no effect."""
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    Namespace("torch._C", **never, _log_api_usage_once=ignored)  # the classes are named in annotations
-    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, disable=unchanged, is_compiling=no)
+    named = {"device": devices.device, "dtype": type(ta.float32)}  # which editors import from here
+    Namespace("torch._C", **never, **named, _log_api_usage_once=ignored)  # the classes are named in annotations
+    passing = ("disable", "allow_in_graph", "assume_constant_result")
+    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, mark_static_address=ignored,
+              is_compiling=no, **dict.fromkeys(passing, unchanged))  # fmt: skip
+    Namespace("torch._dynamo._trace_wrapped_higher_order_op", TransformGetItemToIndex=Nothing)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
               is_available=no, version=lambda: None, flags=Nothing)  # fmt: skip
@@ -296,6 +315,12 @@ def _machinery() -> None:
     for name in ("torch.profiler", "torch.autograd.profiler"):
         Namespace(name, profile=parts.NoProfile, record_function=Nothing, schedule=ignored,
                   tensorboard_trace_handler=ignored, ProfilerActivity=types.SimpleNamespace(CPU=0, CUDA=1))  # fmt: skip
+    sys.modules["torch"].ops = library.OPS  # type: ignore[attr-defined]
+    Namespace("torch.library", custom_op=library.custom_op, register_autograd=library.register_autograd,
+              register_fake=library.register_fake,
+              **{n: Refused(f"torch.library.{n}") for n in ("Library", "impl", "define")})  # fmt: skip
+    Namespace("torch._higher_order_ops")
+    Namespace("torch._higher_order_ops.associative_scan", associative_scan=library.associative_scan)
     Namespace("torch.onnx", is_in_onnx_export=no, export=Refused("torch.onnx.export"))
     functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
     Namespace("torch.overrides", **functions, handle_torch_function=Refused("torch.overrides"))
@@ -306,8 +331,12 @@ def _machinery() -> None:
               _get_torch_home=lambda: home, **refused)  # fmt: skip
     never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
-    Namespace("torch.compiler", is_compiling=no, disable=unchanged, allow_in_graph=unchanged)
-    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=ta.load, save=parts.save)
+    Namespace(
+        "torch.compiler", is_compiling=no, is_exporting=no, reset=ignored, disable=unchanged, allow_in_graph=unchanged
+    )
+    inner = {n: Refused(f"torch.serialization.{n}") for n in ("location_tag", "normalize_storage_type")}
+    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=ta.load, save=parts.save,
+              **inner)  # fmt: skip
     Namespace("torch.cpu", is_available=lambda: True, device_count=lambda: 1, synchronize=ignored)
     for name in ("torch.mps", "torch.xpu"):
         Namespace(name, is_available=no, manual_seed=ignored, empty_cache=ignored)
@@ -334,21 +363,11 @@ def _dtypes() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(np.dtype))
 
 
-class Absent:
-    """A method of PyTorch's tensors that those here lack: reading it raises AttributeError in one sentence."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: Any) -> Any:
-        raise AttributeError(f"Tensor.{self.name} {NOT_HERE}")
-
-
 def _methods() -> None:
     found: dict[str, Any] = {
-        **{name: Absent(name) for name in ABSENT.split()}, **functions.METHODS, **matrices.METHODS, "qr": older.qr,
+        **{name: absent.Absent(name) for name in absent.ABSENT.split()}, **functions.METHODS, **matrices.METHODS,
+        **sparse.METHODS, "qr": older.qr,
         "untyped_storage": lambda self: parts.UntypedStorage(self), "storage_offset": parts.storage_offset,
-        "to_sparse": Refused("Tensor.to_sparse", "whose tensors are dense"),
         "bfloat16": Refused("Tensor.bfloat16", "whose floating-point dtypes are float16, float32 and float64"),
     }  # fmt: skip
     storage: Any = ta.engine.variable.Storage  # what the attribute Tensor.storage is here
@@ -364,6 +383,6 @@ def _texts() -> None:
 
 
 _FIRST = _dtypes, _methods, _texts, graph.extend, older.extend, hooks.extend
-for _make in (*_FIRST, _torch, _submodules, _nn, _training, _machinery, _one_process):
+for _make in (*_FIRST, _torch, _submodules, _nn, _training, _machinery, _compilers, _one_process):
     _make()
 sys.meta_path.insert(0, NoSuchModule())

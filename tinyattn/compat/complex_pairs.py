@@ -6,6 +6,7 @@ Gradients are those of the real operations behind them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,6 +61,11 @@ class Complex:
     def __getitem__(self, index: Any) -> Complex:
         index = index if isinstance(index, tuple) else (index,)
         return Complex(self.pairs[(*index, slice(None))] if any(i is Ellipsis for i in index) else self.pairs[index])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        index = index if isinstance(index, tuple) else (index,)
+        more = value if isinstance(value, Complex) else of(ta.as_tensor(value, device=self.device), 0.0)
+        self.pairs[(*index, slice(None)) if any(i is Ellipsis for i in index) else index] = more.pairs
 
     def view(self, *shape: Any) -> Complex:
         return Complex(self.pairs.reshape(*sizes(shape), 2))
@@ -171,6 +177,57 @@ def conj(input: Any) -> Any:
 def absolute(input: Any, **options: Any) -> ta.Tensor:
     """The distances from 0. As torch.abs."""
     return input.abs() if isinstance(input, Complex) else ta.abs(input, **options)
+
+
+def creating(function: Callable[..., Any], also_imag: bool = True) -> Callable[..., Any]:
+    """Let a function that makes tensors make complex numbers of a complex dtype, with imaginary parts like the real."""
+
+    @functools.wraps(function)
+    def make(*args: Any, dtype: Any = None, **options: Any) -> Any:
+        if getattr(dtype, "kind", "") != "c":
+            return function(*args, dtype=dtype, **options)
+        real = function(*args, dtype=dtype.type(0).real.dtype, **options)
+        numbers = of(real, function(*args, dtype=real.dtype, **options) if also_imag else 0.0)
+        return numbers * 0.5**0.5 if function.__name__ == "randn" else numbers  # as PyTorch's: the variance is 1
+
+    return make
+
+
+def is_complex(input: Any) -> bool:
+    """Whether the numbers are complex. As torch.is_complex."""
+    return isinstance(input, Complex)
+
+
+def zeros_like(input: Any, **options: Any) -> Any:
+    """Zeros of the shape and dtype of `input`. As torch.zeros_like."""
+    if isinstance(input, Complex):
+        return Complex(ta.zeros_like(input.pairs, **options))
+    return ta.zeros_like(input, **options)
+
+
+def joining(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ta.cat or ta.stack join complex numbers too."""
+
+    @functools.wraps(function)
+    def join(tensors: Any, *args: Any, **options: Any) -> Any:
+        if not any(isinstance(t, Complex) for t in tensors):
+            return function(tensors, *args, **options)
+        parts = [(t.real, t.imag) if isinstance(t, Complex) else (t, ta.zeros_like(t)) for t in tensors]
+        return of(*(function(part, *args, **options) for part in zip(*parts, strict=True)))
+
+    return join
+
+
+def einsum(equation: str, *operands: Any) -> Any:
+    """Sums of products, of complex numbers too: those of their parts. As torch.einsum."""
+    given = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
+    for i, x in enumerate(given):
+        if isinstance(x, Complex):
+            re, im = (einsum(equation, *given[:i], part, *given[i + 1 :]) for part in (x.real, x.imag))
+            if isinstance(re, Complex):  # of the operands after this one: re + i im
+                return of(re.real - im.imag, re.imag + im.real)
+            return of(re, im)
+    return ta.einsum(equation, *given)
 
 
 def angle(input: Any) -> ta.Tensor:

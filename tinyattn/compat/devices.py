@@ -11,6 +11,23 @@ import tinyattn as ta
 from tinyattn.compat.parts import Nothing, ignored, no
 
 
+class _OneOfAny(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, ta.device)
+
+
+class device(metaclass=_OneOfAny):  # noqa: N801 - torch's name
+    """As ta.device, but a device that is nowhere here can be named, and compared with others. As torch.device."""
+
+    def __new__(cls, type: Any, index: int | None = None) -> Any:
+        """Return a ta.device, on which tensors can be made if its type is "cpu" or "cuda"."""
+        if type not in ("meta", "mps", "xpu", "npu", "hpu", "xla"):
+            return ta.device(type, index)
+        self = str.__new__(ta.device, type)
+        self.type, self.index = type, index
+        return self
+
+
 class _OnCuda(type):
     """The constructor of tensors of a dtype on the GPU, which they are instances of: torch.cuda.FloatTensor."""
 

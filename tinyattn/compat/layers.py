@@ -93,6 +93,49 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
     for p in [parameters] if ta.is_tensor(parameters) else parameters:
         if p.grad is not None:
             p.grad.mul_((max_norm / (total_norm + 1e-6)).clamp(max=1.0))
+def no_forward(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Raise NotImplementedError: torch.nn.Module.forward, with which programs compare a subclass's."""
+    raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+
+
+class _IsBuffer(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, ta.Tensor) and getattr(instance, "_is_buffer", False)
+
+
+class Buffer(metaclass=_IsBuffer):
+    """A tensor that becomes a buffer of the module which it is assigned to. As torch.nn.Buffer."""
+
+    def __new__(cls, data: Any = None, *, persistent: bool = True) -> Any:
+        """Return the tensor, cut off from its graph. persistent: whether it belongs to the state_dict."""
+        out = ta.empty(0) if data is None else data.detach().requires_grad_(data.requires_grad)
+        out._is_buffer, out.persistent = True, persistent
+        return out
+
+
+def registering(assign: Any) -> Any:
+    """Return a Module.__setattr__ that registers buffers, and assigns all else as `assign`."""
+
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        if not (isinstance(value, ta.Tensor) and getattr(value, "_is_buffer", False)):
+            assign(self, name, value)
+            return
+        self.__dict__.get("_buffers", {}).pop(name, None)
+        self.register_buffer(name, value, persistent=value.persistent)
+
+    return set_attribute
+
+
+@ta.no_grad()
+def sparse_(tensor: Any, sparsity: float, std: float = 0.01, generator: Any = None) -> Any:
+    """Fill a matrix (rows, columns) with normal numbers, but a share of each column with 0. As torch.nn.init.sparse_.
+
+    sparsity: the share of zeros, 0 to 1. Raises ValueError unless the tensor has two dimensions.
+    """
+    if tensor.ndim != 2:
+        raise ValueError(f"sparse_: the tensor has shape {tuple(tensor.shape)}; expected 2 dimensions")
+    order = ta.rand(*tensor.shape, device=tensor.device, generator=generator).argsort(0)  # of each column
+    return tensor.normal_(0, std, generator=generator).masked_fill_(order < math.ceil(sparsity * len(tensor)), 0)
 
 
 # --- the inverse of pooling ---

@@ -29,6 +29,11 @@ class Refused:
     def __getitem__(self, parameters: Any) -> Any:
         return self
 
+    def __or__(self, other: Any) -> Any:
+        return typing.Any  # torch.cuda.CUDAGraph | None, in an annotation
+
+    __ror__ = __or__
+
     def __instancecheck__(self, instance: Any) -> bool:
         return False
 
@@ -113,6 +118,12 @@ def check(condition: Any, message: str = "") -> None:
     """Raise AssertionError unless the condition holds."""
     if not condition:
         raise AssertionError(message)
+
+
+def check_lazily(cond: Any, message: Any = None) -> None:
+    """Raise RuntimeError with the text of the function `message`, unless `cond` holds. As torch._check."""
+    if not cond:
+        raise RuntimeError(message() if message else "Expected cond to be True, but got False.")
 
 
 class Required:
