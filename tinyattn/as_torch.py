@@ -35,6 +35,7 @@ from tinyattn.compat import (
     devices,
     distributions,
     flex,
+    func,
     functions,
     graph,
     hooks,
@@ -114,7 +115,7 @@ set_autocast_enabled set_autocast_dtype set_autocast_gpu_dtype set_autocast_cpu_
 set_autocast_cache_enabled clear_autocast_cache autocast_increment_nesting autocast_decrement_nesting
 """
 ABSENT = """
-angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf cholesky_inverse cholesky_solve coalesce
+angle as_strided_ as_strided_scatter cauchy_ ccol_indices cdouble cfloat chalf coalesce
 col_indices conj_physical_ const_data_ptr crow_indices dense_dim dequantize dim_order eig float_power_ frexp gcd gcd_
 geometric_ geqrf grad_dtype hash_tensor histogram i0 i0_ igamma igamma_ igammac igammac_ imag index indices int_repr ipu
 is_coalesced is_distributed is_ipu is_maia is_mtia is_set_to is_sparse_csr is_vulkan isreal istft lcm lcm_ ldexp ldexp_
@@ -131,7 +132,7 @@ STREAMS = "get_rng_state set_rng_state fork_rng seed"
 
 
 def _torch() -> None:
-    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft", "vmap")
+    absent = ("bfloat16", "complex64", "complex128", "cfloat", "sparse_coo_tensor", "stft")
     refused = {n: Refused(f"torch.{n}") for n in absent}
     layouts = dict.fromkeys(("strided", "contiguous_format", "preserve_format", "channels_last",
                              "channels_last_3d", "legacy_contiguous_format"), None)  # fmt: skip
@@ -151,7 +152,7 @@ def _torch() -> None:
         use_deterministic_algorithms=ignored, set_warn_always=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
-        embedding=parts.embedding, promote_types=parts.promote_types,
+        embedding=parts.embedding, vmap=func.vmap, spmm=ta.mm, promote_types=parts.promote_types,
         qr=older.qr, _softmax_backward_data=parts.softmax_backward,
         TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
@@ -170,8 +171,12 @@ def _submodules() -> None:
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
-    reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh",
-               "lstsq": "which has pinv(A) @ B", "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
+    reasons = {
+        "eig": "whose numbers are real; use eigh",
+        "eigvals": "whose numbers are real; use eigvalsh",
+        "lu": "which has qr",
+        "lu_factor": "which has qr",
+    }
     refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
     Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
@@ -185,8 +190,7 @@ def _submodules() -> None:
     del sys.modules["torch.autograd"].gradcheck  # the function of this name, not its module
     Namespace("torch.autograd.functional", ta)
     Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr, **functions.SPECIAL)
-    transforms = {n: Refused(f"torch.func.{n}") for n in ("vmap", "grad", "jvp", "vjp", "jacrev", "grad_and_value")}
-    Namespace("torch.func", functional_call=parts.functional_call, **transforms)
+    Namespace("torch.func", functional_call=parts.functional_call, **func.NAMES)
     Namespace("torch.autograd.variable", Variable=parts.variable)
 
 
@@ -206,7 +210,8 @@ def _nn() -> None:
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
-    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init)
+    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init,
+              get_total_norm=parts.get_total_norm, clip_grads_with_norm_=parts.clip_grads_with_norm_)  # fmt: skip
     Namespace("torch.nn.utils.rnn", utils.rnn)
     pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
     why = "which prunes nothing; multiply the weight by a mask in forward"
@@ -251,7 +256,7 @@ def _training() -> None:
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
-    Namespace("torch.utils.data", data)
+    Namespace("torch.utils.data", data, ChainDataset=parts.ChainDataset)
     Namespace("torch.utils.tensorboard", SummaryWriter=parts.SummaryWriter)
     Namespace("torch.utils.hooks", RemovableHandle=ta.engine.hooks.RemovableHandle)
     Namespace("torch.utils.model_zoo", load_url=Refused("torch.utils.model_zoo.load_url"))

@@ -175,9 +175,33 @@ class Adafactor(optim.Optimizer):
         p.sub_(step * (alpha / max(1.0, step.norm().item() / (size * group["d"]))))
 
 
+def triplet_margin_with_distance_loss(
+    anchor: Any, positive: Any, negative: Any, *, distance_function: Any = None, margin: float = 1.0,
+    swap: bool = False, reduction: str = "mean",
+) -> Any:  # fmt: skip
+    """As F.triplet_margin_loss, with another distance. As torch.nn.functional.triplet_margin_with_distance_loss."""
+    apart = distance_function or F.pairwise_distance
+    near, far = apart(anchor, positive), apart(anchor, negative)
+    far = ta.minimum(far, apart(positive, negative)) if swap else far
+    loss = (near - far + margin).clamp(min=0.0)
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
+
+
+class TripletMarginWithDistanceLoss(nn.Module):
+    """The loss `triplet_margin_with_distance_loss` with these options. As torch.nn.TripletMarginWithDistanceLoss."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, anchor: Any, positive: Any, negative: Any) -> Any:
+        return triplet_margin_with_distance_loss(anchor, positive, negative, **self.options)
+
+
 FUNCTIONAL: dict[str, Any] = {"rrelu": rrelu}
+FUNCTIONAL["triplet_margin_with_distance_loss"] = triplet_margin_with_distance_loss
 FUNCTIONAL |= {f"max_unpool{n}d": functools.partial(_max_unpool, n) for n in (1, 2, 3)}
 POOLS = {f"max_pool{n}d_with_indices": getattr(F, f"max_pool{n}d") for n in (1, 2, 3)}
 FUNCTIONAL |= {name: functools.partial(pool, return_indices=True) for name, pool in POOLS.items()}
 NN: dict[str, Any] = {f"MaxUnpool{n}d": type(f"MaxUnpool{n}d", (_MaxUnpool,), {"axes": n}) for n in (1, 2, 3)}
-NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU)}
+NN |= {x.__name__: x for x in (AdaptiveLogSoftmaxWithLoss, InstanceNorm3d, RReLU, TripletMarginWithDistanceLoss)}

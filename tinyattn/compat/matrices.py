@@ -5,6 +5,7 @@ Of matrices (..., m, n) in float32 or float64, with PyTorch's names, results and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import namedtuple
 from collections.abc import Callable
@@ -21,6 +22,7 @@ Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
 Svd = namedtuple("Svd", "U S Vh")
 OldSvd = namedtuple("OldSvd", "U S V")
 SlogDet = namedtuple("SlogDet", "sign logabsdet")
+LeastSquares = namedtuple("LeastSquares", "solution residuals rank singular_values")
 
 
 def _operation(name: str, lapack: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -203,10 +205,58 @@ def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
     return OldSvd(U, S, Vh.mT)
 
 
-METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, det, logdet, matrix_power, slogdet)}
+def cholesky_solve(input: Any, L: Any, upper: bool = False) -> Any:
+    """Return X with A X = input, given a factor L, A = L L^T or with `upper` L^T L. As torch.cholesky_solve."""
+    L = L.mT if upper else L
+    return solve_triangular(L.mT, solve_triangular(L, input, upper=False), upper=True)
+
+
+def cholesky_inverse(L: Any, upper: bool = False) -> Any:
+    """Return the inverse of A, given its factor L as in `cholesky_solve`. As torch.cholesky_inverse."""
+    return cholesky_solve(ta.eye(L.shape[-1], dtype=L.dtype, device=L.device), L, upper)
+
+
+def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: Any = None) -> Any:
+    """Return the X of least |A X - B|, by singular values. As torch.linalg.lstsq.
+
+    driver: "gels", "gelsd" or "gelss" give the residuals too, if A has full rank and more rows than columns.
+    """
+    vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
+    right = B[..., None] if vector else B
+    X = pinv(A, rcond) @ right
+    rank, left = matrix_rank(A), A.shape[-2] - A.shape[-1]
+    full = driver not in (None, "gelsy") and left > 0 and bool((rank == A.shape[-1]).all())
+    residuals = (A @ X - right).square().sum(-2) if full else A.new_zeros(0)
+    return LeastSquares(X[..., 0] if vector else X, residuals, rank, A.new_zeros(0))
+
+
+def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None) -> Any:
+    """Return how many singular values exceed both limits: atol, and rtol times the greatest. As in torch.linalg."""
+    values = svdvals(A.detach())
+    atol = tol if atol is None else atol
+    rtol = (0.0 if atol is not None else max(A.shape[-2:]) * ta.finfo(A.dtype).eps) if rtol is None else rtol
+    least = (values[..., :1] * rtol).clamp(min=0.0 if atol is None else atol)
+    return (values > least).sum(-1)
+
+
+def cond(A: Any, p: Any = None) -> Any:
+    """Return the norm of A times that of its inverse; p=None: the 2-norm. As torch.linalg.cond."""
+    if p in (None, 2, -2):
+        values = svdvals(A)
+        return values[..., -1] / values[..., 0] if p == -2 else values[..., 0] / values[..., -1]
+    return matrix_norm(A, p) * matrix_norm(ta.inverse(A), p)
+
+
+def multi_dot(tensors: Any) -> Any:
+    """Return the product of matrices, of which the first and the last may be vectors. As torch.linalg.multi_dot."""
+    return functools.reduce(ta.matmul, tensors)
+
+
+METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet)}
+METHODS |= {f.__name__: f for f in (matrix_power, slogdet)}
 METHODS.update(pinverse=pinv, svd=_old_svd)
 LINALG: dict[str, Any] = {
-    f.__name__: f for f in (cholesky, det, eigh, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
+    f.__name__: f for f in (cholesky, det, eigh, lstsq, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
 }
 LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
-LINALG |= {"solve_triangular": solve_triangular}
+LINALG |= {f.__name__: f for f in (cond, matrix_rank, multi_dot, solve_triangular)}
