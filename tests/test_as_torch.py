@@ -686,6 +686,20 @@ mix = D.MixtureSameFamily(D.Categorical(logits=x), D.Independent(D.Normal(a, a),
 show(mix.log_prob(x), mix.mean, mix.variance, tuple(mix.sample((4,)).shape), mix.event_shape == (3,))
 loss = nn.TripletMarginWithDistanceLoss(distance_function=lambda u, v: 1 - F.cosine_similarity(u, v), swap=True, margin=0.5)
 show(loss(a, a * a, a.flip(0)), F.triplet_margin_with_distance_loss(a, a * a, a.flip(0), reduction="none"))
+for make in (lambda s: D.Cauchy(x, s), lambda s: D.Gumbel(x, s), lambda s: D.HalfNormal(s), lambda s: D.LogNormal(x, s),
+             lambda s: D.Weibull(s, s + 0.5), lambda s: D.Poisson(s), lambda s: D.StudentT(s), lambda s: D.StudentT(s, x, s)):
+    scale = torch.tensor([0.7, 1.6, 3.0], requires_grad=True)
+    d, entropy = make(scale), None
+    value = torch.tensor([2.0, 1.0, 3.0])
+    kind = type(d).__name__
+    if kind != "Poisson":
+        entropy = d.entropy()
+    draw = d.sample((20000,))
+    log_prob = d.log_prob(value)
+    show(kind, log_prob, torch.autograd.grad(log_prob.sum(), scale), entropy, d.mean, d.variance, tuple(draw.shape), bool(draw.isfinite().all()))
+    if kind not in ("Cauchy", "StudentT"):
+        assert ((draw.mean(0) - d.mean).abs() < 0.1 * (d.variance.sqrt() + 0.1)).all() or kind == "LogNormal", (kind, draw.mean(0), d.mean)
+show(torch.linalg.vander(x, N=3), torch.linalg.diagonal(a[None].expand(2, 3, 3), offset=1), torch.linalg.vecdot(a, x))
 class Count(IterableDataset):
     def __init__(self, n): self.n = n
     def __iter__(self): return iter(range(self.n))

@@ -37,6 +37,7 @@ from tinyattn.compat import (
     flex,
     func,
     functions,
+    further_distributions,
     graph,
     hooks,
     layers,
@@ -178,7 +179,7 @@ def _submodules() -> None:
         "lu_factor": "which has qr",
     }
     refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
-    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross, **matrices.LINALG, **refused)
+    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, **modes)
@@ -247,7 +248,7 @@ def _training() -> None:
     Namespace("torch.optim", optim, Adafactor=layers.Adafactor, **refused)
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
-    Namespace("torch.distributions", ta.distributions, **distributions.NAMES)
+    Namespace("torch.distributions", ta.distributions, **distributions.NAMES, **further_distributions.NAMES)
     files = "bernoulli beta categorical dirichlet distribution gamma independent kl laplace multivariate_normal normal "
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
     _files("torch.distributions", files, sys.modules["torch.distributions"])

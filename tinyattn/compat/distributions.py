@@ -205,42 +205,6 @@ class Independent(Distribution):
         return self._summed(self.base_dist.entropy())
 
 
-class MixtureSameFamily(Distribution):
-    """Components of one kind, the last axis of their batch, with the probabilities of a Categorical."""
-
-    def __init__(self, mixture_distribution: Any, component_distribution: Any, validate_args: Any = None) -> None:
-        self.mixture_distribution, self.component_distribution = mixture_distribution, component_distribution
-        super().__init__(component_distribution.batch_shape[:-1], component_distribution.event_shape)
-
-    def _beside(self, x: Any) -> Any:
-        """Numbers for each component, beside the axes of an event."""
-        return x.reshape(*x.shape, *[1] * len(self.event_shape))
-
-    @property
-    def mean(self) -> Any:
-        return (self._beside(self.mixture_distribution.probs) * self.component_distribution.mean).sum(
-            -1 - len(self.event_shape)
-        )
-
-    @property
-    def variance(self) -> Any:
-        axis, part = -1 - len(self.event_shape), self.component_distribution
-        off = part.mean - self.mean.unsqueeze(axis)
-        return (self._beside(self.mixture_distribution.probs) * (part.variance + off.square())).sum(axis)
-
-    def log_prob(self, value: Any) -> Any:
-        parts = self.component_distribution.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
-        return (parts + F.log_softmax(self.mixture_distribution.logits, -1)).logsumexp(-1)
-
-    @ta.no_grad()
-    def sample(self, sample_shape: Any = ()) -> Any:
-        axis = -1 - len(self.event_shape)
-        drawn = self.component_distribution.sample(sample_shape)
-        chosen = self._beside(self.mixture_distribution.sample(sample_shape).unsqueeze(-1))
-        return drawn.gather(axis, chosen.expand(*drawn.shape[:axis], 1, *drawn.shape[len(drawn.shape) + axis + 1 :])
-                            ).squeeze(axis)  # fmt: skip
-
-
 def _summed(x: Any, axes: int) -> Any:
     return x.sum(tuple(range(-axes, 0))) if axes > 0 else x
 

@@ -252,6 +252,27 @@ def multi_dot(tensors: Any) -> Any:
     return functools.reduce(ta.matmul, tensors)
 
 
+def vander(x: Any, *, N: Any = None) -> Any:
+    """Return the powers 0 to N - 1 of vectors (..., n), along a new axis. As torch.linalg.vander."""
+    n = x.shape[-1] if N is None else N
+    return x[..., None] ** ta.arange(n, dtype=x.dtype, device=x.device)
+
+
+def diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Return the diagonal of matrices. As torch.linalg.diagonal, whose axes are the last two."""
+    return ta.diagonal(A, offset, dim1, dim2)
+
+
+def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
+    """Return the dot product along an axis. As torch.linalg.vecdot."""
+    return (x * y).sum(dim)
+
+
+def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """Compute the cross product along `dim`, of size 3. As torch.linalg.cross."""
+    return ta.cross(input, other, dim)
+
+
 METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet)}
 METHODS |= {f.__name__: f for f in (matrix_power, slogdet)}
 METHODS.update(pinverse=pinv, svd=_old_svd)
@@ -259,4 +280,4 @@ LINALG: dict[str, Any] = {
     f.__name__: f for f in (cholesky, det, eigh, lstsq, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
 }
 LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
-LINALG |= {f.__name__: f for f in (cond, matrix_rank, multi_dot, solve_triangular)}
+LINALG |= {f.__name__: f for f in (cond, cross, diagonal, matrix_rank, multi_dot, solve_triangular, vander, vecdot)}

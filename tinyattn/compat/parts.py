@@ -328,11 +328,6 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
             p.grad.mul_(share.to(p.grad.device))
 
 
-def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
-    """Compute the cross product along `dim`, of size 3. As torch.linalg.cross."""
-    return ta.cross(input, other, dim)
-
-
 def promote_types(type1: Any, type2: Any) -> Any:
     """Return the dtype of the sum of tensors of these dtypes. As torch.promote_types."""
     return ta.result_type(ta.zeros(1, dtype=type1), ta.zeros(1, dtype=type2))
