@@ -19,9 +19,9 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_040,
+    "ops/": 10_060,
     "tensors.py": 330,
-    "autograd/": 850,
+    "autograd/": 870,
     "backends/cpu/": 2_100,
     "backends/cuda/": 2_885,
     "backends/": 640,  # its other files
@@ -29,17 +29,17 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "program/": 2_260,
     "files/": 705,
     "nn/": 5_135,
-    "optim/": 2_625,
+    "optim/": 2_635,
     "models.py": 400,
     "distributed/": 390,
     "data/": 1_585,
     "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_745,
-    "compat/": 2_545,
-    TOP: 1_575,
+    "compat/": 3_105,
+    TOP: 1_595,
 }
-TOTAL = 47_365  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 47_990  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

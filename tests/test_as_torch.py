@@ -696,3 +696,140 @@ def test_as_torch_hooks_run_as_in_pytorch():
     ours, theirs = (python("-c", first + HOOKS) for first in ("import tinyattn.as_torch", ""))
     assert ours.returncode == theirs.returncode == 0, ours.stderr + theirs.stderr
     assert ours.stdout == theirs.stdout
+
+
+def same_prints(*programs: str) -> None:
+    """Compare what a program prints here and in PyTorch."""
+    ours, theirs = (
+        python("-W", "ignore", "-c", "\n".join((first, *programs))) for first in ("import tinyattn.as_torch", "")
+    )
+    assert ours.returncode == theirs.returncode == 0, ours.stderr + theirs.stderr
+    assert ours.stdout == theirs.stdout
+
+
+SHOW = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+torch.set_default_dtype(torch.float64)
+def plain(x):
+    if torch.is_tensor(x):
+        return tuple(x.shape), [round(v, 9) + 0.0 for v in x.detach().double().reshape(-1).tolist()], x.requires_grad
+    if isinstance(x, dict):
+        return {k: plain(v) for k, v in x.items()}
+    return [plain(v) for v in x] if isinstance(x, (list, tuple)) else round(x, 9) if isinstance(x, float) else x
+def show(*values):
+    print(*map(plain, values))
+x = torch.tensor([0.5, -1.0, 2.0])
+a = torch.tensor([[4.0, 1.0, 0.5], [1.0, 3.0, 0.2], [0.5, 0.2, 2.0]])
+"""
+
+FUNC = """
+from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
+cube = lambda x: (x**3).sum()
+show(grad(cube)(x), grad_and_value(cube)(x), grad(grad(torch.sin))(x[0]), hessian(cube)(x), jacfwd(torch.exp)(x))
+show(grad(lambda a, b: (a * b**2).sum(), (0, 1))(x, x + 1), grad(lambda a, b: ((a * b).sum(), a.sum()), 1, has_aux=True)(x, x))
+show(grad(lambda d: (d["u"] * d["v"][0]).sum())({"u": x, "v": [x + 1]}), jacrev(lambda a, b: (a @ b, a.sin()), 1)(a, x))
+show(jacrev(lambda d: d["u"] ** 2)({"u": x}), grad(lambda a, b: a.sum())(x, None), jacrev(lambda x: (x * 2, x))(x)[0])
+out, pull = vjp(lambda a, b: (a * b, b.sum()), x, x + 2)
+show(out, pull((x, torch.tensor(3.0))))
+out, pull = vjp(torch.tanh, x)
+show(out, pull(torch.ones(3)), pull(x))
+show(jvp(torch.tanh, (x,), (x + 1,)), jvp(lambda a, b: a @ b, (a, x), (a, x)))
+w = torch.ones(3, requires_grad=True)
+g = grad(lambda x: (w * x**2).sum())(x)  # of another tensor that requires a gradient
+g.sum().backward()
+show(g, w.grad, grad(cube)(w), torch.autograd.grad(grad(cube)(w).sum(), w))
+show(vmap(torch.dot)(a, a), vmap(torch.dot, (None, 0))(x, a), vmap(lambda v: v * 2, in_dims=1, out_dims=1)(a), torch.vmap(torch.sum)(a))
+show(vmap(grad(cube))(a), vmap(lambda d, k: (d["u"] * k, d), in_dims=({"u": 0}, None))({"u": a}, 2.0))
+model = nn.Linear(3, 2)
+model.load_state_dict({"weight": a[:2], "bias": x[:2]})
+params = {k: v.detach() for k, v in model.named_parameters()}
+loss = lambda p, v, y: F.cross_entropy(functional_call(model, p, (v[None],)), y[None])
+show(vmap(grad(loss), (None, 0, 0))(params, a, torch.tensor([0, 1, 1])))
+stacked, buffers = stack_module_state([model, model])
+show(stacked, buffers, vmap(lambda p, v: functional_call(model, p, (v,)), (0, None))(stacked, x))
+"""
+
+NAMES = """
+import torch.distributions as D
+from torch.utils.data import ChainDataset, DataLoader, IterableDataset
+show(torch.spmm(a, a), a.clone().addmm_(1, -2, a, a), torch.addmm(3, a, a, a), torch.addmm(3, a, -1, a, a), a.addmm(2, a, a), x.addmv(2, 3, a, x))
+show(torch.addr(2, a, 3, x, x), a[None].baddbmm(2, 3, a[None], a[None]), torch.addbmm(2, a, a[None], a[None]), x.clone().addmv_(2, -1, a, x))
+show(a.split(split_size=[1, 2], dim=-1), a.split(2), torch.split(a, split_size_or_sections=2, dim=1))
+p = nn.Parameter(x.clone())
+p.grad = x * 10
+total = nn.utils.get_total_norm([p.grad, a])
+nn.utils.clip_grads_with_norm_([p], 1.0, total)
+show(total, p.grad, nn.utils.get_total_norm([a, x], float("inf")), nn.utils.get_total_norm([]))
+L = torch.linalg.cholesky(a)
+for upper in (False, True):
+    show(torch.cholesky_solve(a[:, :2], L.mT if upper else L, upper=upper), torch.cholesky_inverse(L.mT if upper else L, upper=upper))
+show(torch.linalg.matrix_rank(a), torch.linalg.matrix_rank(a[:, :2] @ a[:2]), torch.linalg.cond(a), torch.linalg.cond(a, 1), torch.linalg.multi_dot([x, a, a, x]))
+tall, right = torch.cat([a, a * a]).requires_grad_(), torch.cat([a, a])[:, :2]
+found = torch.linalg.lstsq(tall, right)
+show(found.solution, found.residuals.numel(), torch.linalg.lstsq(tall.detach(), right, driver="gelsd").residuals, torch.autograd.grad(found.solution.sum(), tall), torch.linalg.lstsq(a, a[:, :1]).solution)
+each = [x.clone(), x + 1]
+torch._foreach_mul_(each, 2), torch._foreach_add_(each, [x, x], alpha=3), torch._foreach_addcmul_(each, [x, x], each, value=0.5)
+torch._foreach_addcdiv_(each, [x, x], [x + 3, x + 4], [1.0, 2.0]), torch._foreach_lerp_(each, [x, x], 0.25), torch._foreach_maximum_(each, -1.0)
+show(each, torch._foreach_norm(each), torch._foreach_sqrt([x.abs()]), torch._foreach_div(each, [2.0, 4.0]), torch._foreach_pow(each, 2))
+mix = D.MixtureSameFamily(D.Categorical(logits=torch.zeros(2, 3)), D.Normal(x.expand(2, 3), torch.ones(2, 3)))
+show(mix.log_prob(x[:2]), mix.mean, mix.variance, mix.batch_shape == (2,), tuple(mix.sample((5,)).shape))
+mix = D.MixtureSameFamily(D.Categorical(logits=x), D.Independent(D.Normal(a, a), 1))
+show(mix.log_prob(x), mix.mean, mix.variance, tuple(mix.sample((4,)).shape), mix.event_shape == (3,))
+loss = nn.TripletMarginWithDistanceLoss(distance_function=lambda u, v: 1 - F.cosine_similarity(u, v), swap=True, margin=0.5)
+show(loss(a, a * a, a.flip(0)), F.triplet_margin_with_distance_loss(a, a * a, a.flip(0), reduction="none"))
+for make in (lambda s: D.Cauchy(x, s), lambda s: D.Gumbel(x, s), lambda s: D.HalfNormal(s), lambda s: D.LogNormal(x, s),
+             lambda s: D.Weibull(s, s + 0.5), lambda s: D.Poisson(s), lambda s: D.StudentT(s), lambda s: D.StudentT(s, x, s)):
+    scale = torch.tensor([0.7, 1.6, 3.0], requires_grad=True)
+    d, entropy = make(scale), None
+    value = torch.tensor([2.0, 1.0, 3.0])
+    kind = type(d).__name__
+    if kind != "Poisson":
+        entropy = d.entropy()
+    draw = d.sample((20000,))
+    log_prob = d.log_prob(value)
+    show(kind, log_prob, torch.autograd.grad(log_prob.sum(), scale), entropy, d.mean, d.variance, tuple(draw.shape), bool(draw.isfinite().all()))
+    if kind not in ("Cauchy", "StudentT"):
+        assert ((draw.mean(0) - d.mean).abs() < 0.1 * (d.variance.sqrt() + 0.1)).all() or kind == "LogNormal", (kind, draw.mean(0), d.mean)
+show(torch.linalg.vander(x, N=3), torch.linalg.diagonal(a[None].expand(2, 3, 3), offset=1), torch.linalg.vecdot(a, x))
+class Count(IterableDataset):
+    def __init__(self, n): self.n = n
+    def __iter__(self): return iter(range(self.n))
+    def __len__(self): return self.n
+print([b.tolist() for b in DataLoader(ChainDataset([Count(3), Count(2)]), 2)], len(ChainDataset([Count(3), Count(2)])))
+"""
+
+EXTRA = """
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale, self.calls = nn.Linear(1, 1), nn.Parameter(torch.ones(1)), 0
+    def get_extra_state(self):
+        return {"calls": self.calls}
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+model, other = (nn.Sequential(Counted(), nn.Sequential(Counted())) for _ in range(2))
+model[0].calls, model[1][0].calls = 3, 4
+state = model.state_dict()
+print(list(state), state["0._extra_state"], list(model.state_dict(prefix="x.")), list(Counted().state_dict()))
+torch.save(state, "state.pt")
+print(other.load_state_dict(torch.load("state.pt")), other[0].calls, other[1][0].calls)
+del state["0._extra_state"]
+print(other.load_state_dict(state, strict=False).missing_keys)
+for module, given in ((other, state), (nn.Linear(1, 1), {**nn.Linear(1, 1).state_dict(), "_extra_state": 1})):
+    try:
+        module.load_state_dict(given)
+    except RuntimeError as error:
+        print("extra_state" in str(error))
+print(list(nn.Linear(1, 1).state_dict()))
+"""
+
+
+@pytest.mark.parametrize("program", [FUNC, NAMES], ids=["func", "names"])
+def test_as_torch_names_of_training_scripts_give_pytorchs_numbers(program):
+    same_prints(SHOW, program)
+
+
+def test_as_torch_extra_state_of_modules(tmp_path):
+    same_prints(SHOW, f"import os; os.chdir({str(tmp_path)!r})", EXTRA)

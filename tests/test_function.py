@@ -384,6 +384,43 @@ def test_reentrant_checkpoint_written_as_a_function():
         np.testing.assert_allclose(p.grad.numpy(), want, rtol=1e-6)
 
 
+def test_function_that_wants_no_zeros_gets_none_as_in_pytorch():
+    seen = []
+    for library in (ta, torch):
+
+        class Twice(library.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.set_materialize_grads(False)
+                ctx.mark_non_differentiable(count := x.detach() > 0)
+                return x * 2, x * 3, count
+
+            @staticmethod
+            def backward(ctx, first, second, count):
+                seen.append((first is None, second is None, count is None))
+                return first * 2 if second is None else second * 3 if first is None else first * 2 + second * 3
+
+        seen.clear()
+        for use, slope in ((lambda a, b: a, 2.0), (lambda a, b: b, 3.0), (lambda a, b: a + b, 5.0)):
+            x = library.ones(2, dtype=library.float64, requires_grad=True)
+            use(*Twice.apply(x)[:2]).sum().backward()
+            assert x.grad.tolist() == [slope, slope]
+        assert seen == [(False, True, True), (True, False, True), (False, False, True)]
+
+
+def test_grad_of_a_batch_of_output_gradients():
+    found = []
+    for library in (ta, torch):
+        x, y = (library.ones(2, 3, dtype=library.float64, requires_grad=True) for _ in range(2))
+        out, options = (x**3).sum(1), {"is_grads_batched": True, "allow_unused": True, "create_graph": True}
+        batch = library.eye(2, dtype=library.float64)
+        slopes, none = library.autograd.grad(out, (x, y), (batch,), **options)
+        assert none is None
+        found += [slopes.detach().numpy(), library.autograd.grad(slopes.sum(), x)[0].numpy()]
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_array_equal(found[1], found[3])
+
+
 def test_grad_takes_all_options_of_pytorch():
     (x, w), (xt, wt) = inputs()
     for library, a, b in ((ta, x, w), (torch, xt, wt)):

@@ -1275,30 +1275,62 @@ def test_schedule_rates_are_python_floats():
     assert type(schedule.get_last_lr()[0]) is type(schedule.optimizer.param_groups[0]["lr"]) is float
 
 
-RESUMED = ["step", "constant", "linear, up", "cosine", "cosine, up and down", "lambda"]
+RESUMED = {
+    "step": lambda s, o, e: s.StepLR(o, 7, last_epoch=e),
+    "steps": lambda s, o, e: s.MultiStepLR(o, [3, 8], last_epoch=e),
+    "constant": lambda s, o, e: s.ConstantLR(o, last_epoch=e),
+    "line up": lambda s, o, e: s.LinearLR(o, 1e-3, total_iters=33, last_epoch=e),
+    "exponential": lambda s, o, e: s.ExponentialLR(o, 0.9, last_epoch=e),
+    "multiplicative": lambda s, o, e: s.MultiplicativeLR(o, lambda t: 1 - 0.01 * t, last_epoch=e),
+    "polynomial": lambda s, o, e: s.PolynomialLR(o, 30, 2.0, last_epoch=e),
+    "cosine": lambda s, o, e: s.CosineAnnealingLR(o, 100, last_epoch=e),
+    "cosine, up and down": lambda s, o, e: s.CosineAnnealingLR(o, 13, 1e-3, last_epoch=e),
+    "restarts": lambda s, o, e: s.CosineAnnealingWarmRestarts(o, 4, last_epoch=e),
+    "lambda": lambda s, o, e: s.LambdaLR(o, lambda t: 0.95**t, last_epoch=e),
+}
 
 
 @pytest.mark.parametrize("name", RESUMED)
-def test_schedule_last_epoch_continues_with_the_next(name):
-    """torch 2.13 counts on but keeps the rate, for the cosine and the line: an epoch is lost."""
-    makers = {
-        "step": lambda o, e: lr_scheduler.StepLR(o, 7, last_epoch=e),
-        "constant": lambda o, e: lr_scheduler.ConstantLR(o, last_epoch=e),
-        "linear, up": lambda o, e: lr_scheduler.LinearLR(o, 1e-3, total_iters=33, last_epoch=e),
-        "cosine": lambda o, e: lr_scheduler.CosineAnnealingLR(o, 100, last_epoch=e),
-        "cosine, up and down": lambda o, e: lr_scheduler.CosineAnnealingLR(o, 13, 1e-3, last_epoch=e),
-        "lambda": lambda o, e: lr_scheduler.LambdaLR(o, lambda t: 0.95**t, last_epoch=e),
-    }
-    optimizer, again = optim.SGD([one()], lr=1.0), optim.SGD([one()], lr=1.0)
-    whole = makers[name](optimizer, -1)
-    for _ in range(6):
-        whole.step()
-    again.load_state_dict(optimizer.state_dict())
-    part = makers[name](again, whole.last_epoch)
-    for _ in range(20):
-        whole.step()
-        assert part.get_last_lr() == whole.get_last_lr()
-        part.step()
+def test_schedule_last_epoch_continues_as_in_pytorch(name):
+    """The optimizer's state has the rate of the next epoch, which the new schedule keeps."""
+    found = {}
+    for library, parameter in ((ta, one()), (torch, torch.ones(1, requires_grad=True))):
+        make, schedules = RESUMED[name], library.optim.lr_scheduler
+        optimizer, again = (library.optim.SGD([parameter], lr=1.0) for _ in range(2))
+        whole, rates = make(schedules, optimizer, -1), []
+        for _ in range(6):
+            optimizer.step()
+            whole.step()
+        again.load_state_dict(optimizer.state_dict())
+        part = make(schedules, again, whole.last_epoch - 1)
+        for _ in range(20):
+            assert part.last_epoch == whole.last_epoch
+            rates += [part.get_last_lr()[0], whole.get_last_lr()[0]]
+            for schedule in (part, whole):
+                schedule.optimizer.step()
+                schedule.step()
+        found[library] = rates
+    np.testing.assert_allclose(found[ta], found[torch], rtol=1e-12)
+    np.testing.assert_allclose(found[ta][::2], found[ta][1::2], rtol=1e-12)
+
+
+def test_schedule_lengths_may_be_floats():
+    for name, length in (
+        ("StepLR", 3.0),
+        ("CosineAnnealingLR", 6.0),
+        ("CosineAnnealingLR", 4.5),
+        ("CosineAnnealingLR", 2.25),
+    ):
+        found = []
+        for library, parameter in ((ta, one()), (torch, torch.ones(1, requires_grad=True))):
+            schedule = getattr(library.optim.lr_scheduler, name)(library.optim.SGD([parameter], lr=1.0), length)
+            rates = []
+            for _ in range(15):
+                schedule.optimizer.step()
+                schedule.step()
+                rates.append(schedule.get_last_lr()[0])
+            found.append(rates)
+        np.testing.assert_allclose(*found, rtol=1e-9, atol=1e-15)
 
 
 def grown():

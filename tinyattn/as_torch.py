@@ -37,6 +37,7 @@ from tinyattn.compat import (
     flex,
     func,
     functions,
+    further_distributions,
     graph,
     hooks,
     layers,
@@ -149,7 +150,7 @@ def _torch() -> None:
         use_deterministic_algorithms=ignored, set_warn_always=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
-        embedding=parts.embedding, promote_types=parts.promote_types,
+        embedding=parts.embedding, vmap=func.vmap, promote_types=parts.promote_types,
         qr=older.qr, _softmax_backward_data=parts.softmax_backward,
         finfo=absent.finfo, TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
@@ -157,7 +158,7 @@ def _torch() -> None:
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
         **sparse.FUNCTIONS, **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
-        Event=devices.Event, Stream=devices.Stream, device=devices.device, vmap=func.FUNC["vmap"],
+        Event=devices.Event, Stream=devices.Stream, device=devices.device,
     )  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def _submodules() -> None:
     reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh",
                "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
     refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
-    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, cross=parts.cross, **matrices.LINALG, **refused)
+    Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
     Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, grad=func.gradients,
@@ -209,8 +210,8 @@ def _nn() -> None:
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
-    own = {"clip_grad_norm": utils.clip_grad_norm_, "skip_init": parts.skip_init, **layers.NORMS, **layers.FUSION}
-    Namespace("torch.nn.utils", utils, **own)
+    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init, **layers.FUSION,
+              get_total_norm=parts.get_total_norm, clip_grads_with_norm_=parts.clip_grads_with_norm_)  # fmt: skip
     Namespace("torch.nn.utils.rnn", utils.rnn)
     pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
     why = "which prunes nothing; multiply the weight by a mask in forward"
@@ -246,8 +247,9 @@ def _training() -> None:
     Namespace("torch.optim", optim, Adafactor=layers.Adafactor, **refused)
     _files("torch.optim", "adam adamw sgd rmsprop adagrad adadelta adamax nadam radam asgd rprop lbfgs", optim)
     Namespace("torch.optim.optimizer", optim, required=parts.Required())
-    missing = {n: Refused(f"torch.distributions.{n}") for n in ("NegativeBinomial", "StudentT")}
-    Namespace("torch.distributions", ta.distributions, **distributions.NAMES, **missing)
+    missing = {"NegativeBinomial": Refused("torch.distributions.NegativeBinomial")}
+    kinds = {**distributions.NAMES, **further_distributions.NAMES, **missing}
+    Namespace("torch.distributions", ta.distributions, **kinds)
     files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace normal "
     files += "log_normal mixture_same_family multivariate_normal poisson relaxed_categorical "
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
@@ -257,7 +259,7 @@ def _training() -> None:
     Namespace("torch.optim.lr_scheduler", lr_scheduler)
     Namespace("torch.optim.swa_utils", optim.swa_utils)
     Namespace("torch.utils")
-    Namespace("torch.utils.data", data)
+    Namespace("torch.utils.data", data, ChainDataset=parts.ChainDataset)
     compiling = ("load", "load_inline", "CppExtension", "CUDAExtension", "BuildExtension")
     why = "which compiles no C++"
     Namespace("torch.utils.cpp_extension", CUDA_HOME=None,

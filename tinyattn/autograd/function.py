@@ -44,6 +44,7 @@ class FunctionCtx:
         self.needs_input_grad = tuple(needs_input_grad)
         self._saved: Sequence[Any] = ()
         self._without: set[int] = set()  # ids of outputs
+        self._materialize = True
         self._kept: list[int | None] = []  # which output each saved tensor is, if any
         self._outputs: list[Any] = []  # of differentiable tensors, Place; of other tensors, themselves; and values
 
@@ -63,7 +64,9 @@ class FunctionCtx:
         self._without |= {id(tensor) for tensor in tensors}
 
     def set_materialize_grads(self, value: bool) -> None:
-        """Without effect: outputs that the result does not depend on always have a gradient of zeros."""
+        """False: `backward` gets None for a gradient that is 0 everywhere, as of an output without effect, unless it is
+        recorded. True, the default: zeros."""
+        self._materialize = value
 
     def mark_dirty(self, *tensors: Tensor) -> None:
         """Not supported: raises NotImplementedError."""
@@ -223,9 +226,12 @@ def _gradients(function: type[Function], g: Any, ctx: Any, saved: Sequence[Any])
             x = Variable._from(x, source)
         kept.append(x if x is None else cast(x, dtype))
     incoming = [
-        x.of(whole) if type(x) is _Place else creation.zeros_like(x) if isinstance(x, Variable) else None
+        x.of(whole) if type(x) is _Place
+        else creation.zeros_like(x) if isinstance(x, Variable) and ctx._materialize else None
         for x in ctx._outputs
-    ]
+    ]  # fmt: skip
+    if not ctx._materialize and len(incoming) > 1 and not recording:  # the parts of one array all have numbers
+        incoming = [x if x is None or x.array.any() else None for x in incoming]
     ctx._saved = kept
     watching = observers.set(observers.get() if recording else ())  # else the call is one rule
     try:

@@ -12,6 +12,7 @@ from tinyattn.engine.variable import Tensor, Variable, check_gradient, recording
 from tinyattn.engine.walk import accumulate, walk
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast, move
+from tinyattn.ops.joins import stack
 
 
 @backends.keeps_gpu
@@ -24,13 +25,14 @@ def grad(
     only_inputs: bool = True,
     allow_unused: bool | None = None,
     materialize_grads: bool = False,
+    is_grads_batched: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
 
     grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
     create_graph: record the computation of the gradients too, so that they can be differentiated.
     allow_unused: None instead of an error for an input the outputs do not depend on; with materialize_grads, zeros.
-    only_inputs: without effect.
+    only_inputs: without effect. is_grads_batched: grad_outputs have a first axis more, and so have the gradients.
     As torch.autograd.grad.
 
     >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
@@ -47,6 +49,9 @@ def grad(
                 f"grad: input {i} (shape {tuple(x.shape)}) does not require a gradient; call "
                 "requires_grad_() on it before computing the outputs."
             )
+    if is_grads_batched:
+        options = {"allow_unused": allow_unused, "materialize_grads": materialize_grads}
+        return _batched(outputs, inputs, grad_outputs, retain_graph, create_graph=create_graph, **options)
     targets = [x.node for x in inputs]
     found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)
     results: list[Tensor | None] = []
@@ -62,6 +67,15 @@ def grad(
         wrapped = g is None or isinstance(g, Variable)
         results.append(g if wrapped else Variable._from(backends.of(g).asarray(g)))
     return tuple(results)
+
+
+def _batched(outputs: Any, inputs: Any, batches: Any, retain_graph: bool | None, **options: Any) -> tuple[Any, ...]:
+    """Gradients for every element of the first axis of grad_outputs, stacked along a first axis."""
+    n = next(len(g) for g in batches if g is not None)
+    keep = [True] * (n - 1) + [retain_graph]  # the graph, for the next
+    each = [[None if g is None else g[i] for g in batches] for i in range(n)]
+    rows = [grad(outputs, inputs, row, keep[i], **options) for i, row in enumerate(each)]
+    return tuple(None if column[0] is None else stack(column) for column in zip(*rows, strict=True))
 
 
 def backward(

@@ -9,15 +9,13 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
 import tinyattn as ta
 from tinyattn import distributions
 from tinyattn.compat import transforms
 from tinyattn.compat.functions import digamma, drawn, lgamma
 from tinyattn.compat.matrices import cholesky, solve_triangular
-from tinyattn.compat.transforms import Formula, below_one, summed
-from tinyattn.distributions import Bernoulli, Categorical, Distribution, Normal, together
+from tinyattn.compat.transforms import Formula, summed
+from tinyattn.distributions import Bernoulli, Categorical, Distribution, together
 from tinyattn.nn import functional as F
 
 # --- of numbers: the formulas take the distribution, whose parameters are attributes, and a value ---
@@ -70,28 +68,6 @@ Laplace = _kind(
 Exponential = _kind(
     "Exponential", "rate", lambda p: 1 / p.rate, lambda p: p.rate**-2, lambda p, u: -u.log() / p.rate,
     log_prob=lambda p, value: p.rate.log() - p.rate * value, entropy=lambda p: 1 - p.rate.log(),
-)
-Gumbel = _kind(
-    "Gumbel", "loc scale", lambda p: p.loc + np.euler_gamma * p.scale, lambda p: (math.pi * p.scale).square() / 6,
-    lambda p, u: p.loc - p.scale * (-below_one(u).log()).log(), entropy=lambda p: p.scale.log() + 1 + np.euler_gamma,
-    log_prob=lambda p, value: (p.loc - value) / p.scale - ((p.loc - value) / p.scale).exp() - p.scale.log(),
-)
-Cauchy = _kind(
-    "Cauchy", "loc scale", lambda p: ta.full_like(p.loc, math.nan), lambda p: ta.full_like(p.loc, math.inf),
-    lambda p, u: p.loc + p.scale * (math.pi * (u - 0.5)).tan(), entropy=lambda p: (4 * math.pi * p.scale).log(),
-    log_prob=lambda p, value: -(math.pi * p.scale).log() - ((value - p.loc) / p.scale).square().log1p(),
-)
-LogNormal = _kind(
-    "LogNormal", "loc scale", lambda p: (p.loc + p.scale.square() / 2).exp(),
-    lambda p: p.scale.square().expm1() * (2 * p.loc + p.scale.square()).exp(),
-    lambda p, u: Normal(p.loc, p.scale).icdf(below_one(u)).exp(),
-    log_prob=lambda p, value: Normal(p.loc, p.scale).log_prob(value.log()) - value.log(),
-    entropy=lambda p: Normal(p.loc, p.scale).entropy() + p.loc,
-)
-Poisson = _kind(
-    "Poisson", "rate", lambda p: p.rate, lambda p: p.rate, None,
-    sample=lambda p, n=(): drawn("poisson", p.rate.expand(p._extended(n))),
-    log_prob=lambda p, value: ta.xlogy(value, p.rate) - p.rate - lgamma(value + 1),
 )
 Gamma = _kind(
     "Gamma", "concentration rate", lambda p: p.concentration / p.rate, lambda p: p.concentration / p.rate**2, None,
@@ -169,27 +145,6 @@ class OneHotCategoricalStraightThrough(OneHotCategorical):
         return self.sample(sample_shape) + (self.probs - self.probs.detach())
 
 
-class RelaxedOneHotCategorical(OneHotCategorical):
-    """Softmax of (logits + Gumbel noise) / temperature (Jang et al. 2017; Maddison et al. 2017)."""
-
-    has_rsample = True
-
-    def __init__(self, temperature: Any, probs: Any = None, logits: Any = None, validate_args: Any = None) -> None:
-        super().__init__(probs, logits)
-        self.temperature = temperature
-
-    def rsample(self, sample_shape: Any = ()) -> Any:
-        noise = Gumbel(ta.zeros_like(self.logits), 1.0).sample(sample_shape)
-        return ((self.logits + noise) / self.temperature).softmax(-1)
-
-    sample = Distribution.sample
-
-    def log_prob(self, value: Any) -> Any:
-        k, t = self.event_shape[0], ta.as_tensor(self.temperature, dtype=value.dtype, device=value.device)
-        score = self.logits - t * value.log()
-        return math.lgamma(k) + (k - 1) * t.log() + (score - score.logsumexp(-1, True)).sum(-1) - value.log().sum(-1)
-
-
 class MultivariateNormal(Distribution):
     """Normal vectors (..., k), by one of a covariance, its inverse and its Cholesky factor (..., k, k)."""
 
@@ -248,37 +203,6 @@ class Independent(Distribution):
 
     def entropy(self) -> Any:
         return self._summed(self.base_dist.entropy())
-
-
-class MixtureSameFamily(Distribution):
-    """Mixtures of the k components (..., k) of one distribution, with the probabilities of a Categorical (..., k)."""
-
-    def __init__(self, mixture_distribution: Any, component_distribution: Any, validate_args: Any = None) -> None:
-        super().__init__(component_distribution.batch_shape[:-1], component_distribution.event_shape)
-        self.mixture_distribution, self.component_distribution = mixture_distribution, component_distribution
-
-    def _mixed(self, x: Any) -> Any:
-        axes = len(self.event_shape)
-        return (self.mixture_distribution.probs[(..., *axes * (None,))] * x).sum(-1 - axes)
-
-    mean = property(lambda self: self._mixed(self.component_distribution.mean))
-
-    @property
-    def variance(self) -> Any:
-        """Within the components, and between them."""
-        p, axis = self.component_distribution, -1 - len(self.event_shape)
-        return self._mixed(p.variance) + self._mixed((p.mean - self.mean.unsqueeze(axis)).square())
-
-    def sample(self, sample_shape: Any = ()) -> Any:
-        with ta.no_grad():
-            x, which = self.component_distribution.sample(sample_shape), self.mixture_distribution.sample(sample_shape)
-        axis = -1 - len(self.event_shape)
-        which = which[(..., *-axis * (None,))].expand(*x.shape[: x.ndim + axis], 1, *self.event_shape)
-        return x.gather(axis, which).squeeze(axis)
-
-    def log_prob(self, value: Any) -> Any:
-        each = self.component_distribution.log_prob(value.unsqueeze(-1 - len(self.event_shape)))
-        return (each + self.mixture_distribution.logits).logsumexp(-1)
 
 
 class TransformedDistribution(Distribution):

@@ -107,7 +107,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
         args, inputs, form = _chosen(primals, tuple(range(len(primals))))
         out, aux = _split(func(*args), has_aux)
 
-    def pulled(cotangents: Any) -> Any:
+    def pulled(cotangents: Any, **options: Any) -> Any:
         pairs = zip(tree_flatten(out)[0], tree_flatten(cotangents)[0], strict=True)
         with ta.enable_grad():
             each = [_gradients(y, inputs, g) for y, g in pairs]
@@ -118,7 +118,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
 
 
 @ta.enable_grad()
-def jvp(func: Function, primals: Any, tangents: Any, *, has_aux: bool = False) -> Any:
+def jvp(func: Function, primals: Any, tangents: Any, *, strict: bool = False, has_aux: bool = False) -> Any:
     """Return func(*primals), and its derivative along the tangents: a gradient of a gradient. As torch.func.jvp."""
     args, inputs, _ = _chosen(tuple(primals), tuple(range(len(primals))))
     out, aux = _split(func(*args), has_aux)
@@ -190,7 +190,10 @@ def vmap(
             raise ValueError(f"vmap: an axis of size 0 to map over; expected at least 1 (in_dims={in_dims})")
         columns = list(zip(*(tree_flatten(out)[0] for out in each), strict=True))
         axes = tree_flatten(out_dims)[0] if isinstance(out_dims, list | tuple | dict) else [out_dims] * len(columns)
-        stacked = [ta.stack([ta.as_tensor(x) for x in xs], d) for xs, d in zip(columns, axes, strict=True)]
+        stacked = [
+            xs[0] if d is None else ta.stack([ta.as_tensor(x) for x in xs], d)
+            for xs, d in zip(columns, axes, strict=True)
+        ]
         return tree_unflatten(stacked, each[0])
 
     return wrapped
@@ -200,7 +203,7 @@ def stack_module_state(models: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters and the buffers of models of one kind, stacked, for `functional_call` in `vmap`."""
     kinds = [[dict(m.named_parameters()) for m in models], [dict(m.named_buffers()) for m in models]]
     params, buffers = ({n: ta.stack([s[n].detach() for s in kind]) for n in kind[0]} for kind in kinds)
-    return {n: p.requires_grad_() for n, p in params.items()}, buffers
+    return {n: p.requires_grad_(kinds[0][0][n].requires_grad) for n, p in params.items()}, buffers
 
 
 # --- torch.autograd's, whose further options choose how, not what ---
@@ -211,22 +214,14 @@ def gradients(
     only_inputs: bool = True, allow_unused: bool | None = None, is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> Any:  # fmt: skip
-    """As torch.autograd.grad: `ta.grad`, also of a dict of inputs, and of a batch of `grad_outputs` in turn."""
+    """As torch.autograd.grad: `ta.grad` with its order of arguments, also of a dict of inputs."""
     if isinstance(inputs, dict):
         options = {name: value for name, value in locals().items() if name not in ("outputs", "inputs")}
         return dict(zip(inputs, gradients(outputs, list(inputs.values()), **options), strict=True))
-    rest: dict[str, Any] = {
-        "allow_unused": allow_unused,
-        "materialize_grads": materialize_grads,
-        "create_graph": create_graph,
-    }
-    if not is_grads_batched:
-        return ta.grad(outputs, inputs, grad_outputs, retain_graph, **rest)
-    batches = [grad_outputs] if ta.is_tensor(grad_outputs) else list(grad_outputs)
-    n = next(len(g) for g in batches if g is not None)
-    keep = [True] * (n - 1) + [retain_graph]  # the graph, for the next
-    rows = [ta.grad(outputs, inputs, [None if g is None else g[i] for g in batches], keep[i], **rest) for i in range(n)]
-    return tuple(None if column[0] is None else ta.stack(column) for column in zip(*rows, strict=True))
+    return ta.grad(
+        outputs, inputs, grad_outputs, retain_graph, create_graph, only_inputs, allow_unused, materialize_grads,
+        is_grads_batched,
+    )  # fmt: skip
 
 
 def _without(function: Function, names: str) -> Function:

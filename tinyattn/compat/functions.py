@@ -185,6 +185,37 @@ def _no(*args: Any) -> bool:
     return False
 
 
+# --- one function of many lists of tensors ---
+
+OF_ONE = """
+abs acos asin atan ceil cos cosh erf erfc exp expm1 floor frac lgamma log log10 log1p log2 neg reciprocal round rsqrt
+sigmoid sign sin sinh sqrt tan tanh trunc
+"""
+OF_MORE = "add sub mul div addcmul addcdiv lerp pow clamp_max clamp_min maximum minimum"
+LEAST = {"maximum": "clamp_min", "minimum": "clamp_max"}  # of a number
+
+
+def _foreach(name: str) -> Callable[..., Any]:
+    """A method of each tensor of a list; other arguments are lists too, or the same for all. As torch._foreach_*."""
+
+    def of_one(x: Any, *others: Any, **options: Any) -> Any:
+        if name.rstrip("_") in ("addcmul", "addcdiv") and others[2:]:  # the factor comes last
+            others, options = others[:2], {"value": others[-1]}
+        number = name.rstrip("_") in LEAST and not ta.is_tensor(others[0])
+        method = LEAST[name.rstrip("_")] + "_" * (name[-1] == "_") if number else name
+        return getattr(x, method)(*others, **options)
+
+    def each(self: Any, *others: Any, **options: Any) -> Any:
+        lists = [x if isinstance(x, list | tuple) else [x] * len(self) for x in others]
+        found = [of_one(*row, **options) for row in zip(self, *lists, strict=True)]
+        return None if name[-1] == "_" else tuple(found)
+
+    return ta.no_grad()(each) if name[-1] == "_" else each
+
+
+FOREACH = [name + end for name in f"{OF_ONE} {OF_MORE}".split() for end in ("", "_")] + ["zero_", "copy_", "clone"]
+
+
 BOTH: dict[str, Any] = {  # functions, and methods of tensors
     "adjoint": methods.transposed_matrices, "digamma": digamma, "erfc": erfc, "index_reduce": index_reduce,
     "is_nonzero": lambda input: bool(input.item()), "is_same_size": lambda input, other: input.shape == other.shape,
@@ -200,6 +231,8 @@ FUNCTIONS: dict[str, Any] = {
     "constant_pad_nd": lambda input, pad, value=0: F.pad(input, pad, value=value),
     "typename": lambda obj: obj.type() if ta.is_tensor(obj) else f"{type(obj).__module__}.{type(obj).__qualname__}",
     **{name: getattr(ta.Tensor, name) for name in ("fill_", "zero_")},
+    **{f"_foreach_{name}": _foreach(name) for name in FOREACH},
+    "_foreach_norm": lambda self, ord=2, dtype=None: tuple(ta.linalg.vector_norm(x, ord, dtype=dtype) for x in self),
 }  # fmt: skip
 SPECIAL = {"digamma": digamma, "psi": digamma, "gammaln": lgamma, "polygamma": polygamma, "erfc": erfc}
 METHODS: dict[str, Any] = {

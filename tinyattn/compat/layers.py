@@ -75,24 +75,6 @@ def _fuse(layer: Any, norm: Any, transpose: bool = False) -> Any:
     return fused
 
 
-# --- the norm of all gradients, apart from clipping ---
-
-
-def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: Any = None) -> Any:
-    """Return the norm of all tensors as one vector. As torch.nn.utils.get_total_norm."""
-    each = [ta.linalg.vector_norm(x, norm_type) for x in ([tensors] if ta.is_tensor(tensors) else tensors)]
-    norm = ta.linalg.vector_norm(ta.stack(each), norm_type) if each else ta.tensor(0.0)
-    if error_if_nonfinite and not math.isfinite(norm.item()):
-        raise RuntimeError(f"get_total_norm: the norm is {norm.item()}; find the overflow, or allow it")
-    return norm
-
-
-@ta.no_grad()
-def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: Any = None) -> None:
-    """Scale the gradients as if `total_norm` were their norm. As torch.nn.utils.clip_grads_with_norm_."""
-    for p in [parameters] if ta.is_tensor(parameters) else parameters:
-        if p.grad is not None:
-            p.grad.mul_((max_norm / (total_norm + 1e-6)).clamp(max=1.0))
 def no_forward(self: Any, *args: Any, **kwargs: Any) -> None:
     """Raise NotImplementedError: torch.nn.Module.forward, with which programs compare a subclass's."""
     raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
@@ -279,7 +261,6 @@ class Adafactor(optim.Optimizer):
 
 
 FUSION = {"fuse_conv_bn_eval": _fuse, "fuse_linear_bn_eval": _fuse}
-NORMS = {f.__name__: f for f in (get_total_norm, clip_grads_with_norm_)}
 FUNCTIONAL: dict[str, Any] = {f.__name__: f for f in (rrelu, triplet_margin_with_distance_loss)}
 FUNCTIONAL |= {f"max_unpool{n}d": functools.partial(_max_unpool, n) for n in (1, 2, 3)}
 POOLS = {f"max_pool{n}d_with_indices": getattr(F, f"max_pool{n}d") for n in (1, 2, 3)}

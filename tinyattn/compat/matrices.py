@@ -5,6 +5,7 @@ Of matrices (..., m, n) in float32 or float64, with PyTorch's names, results and
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import namedtuple
 from collections.abc import Callable
@@ -167,6 +168,9 @@ def lstsq(A: Any, B: Any, rcond: Any = None, *, driver: str | None = None) -> An
 
     Fields that PyTorch leaves empty for the driver are empty here; X is the pseudo-inverse times B with each of them.
     """
+    if B.ndim == 1 or B.shape == A.shape[:-1]:  # vectors
+        found = lstsq(A, B[..., None], rcond, driver=driver)
+        return found._replace(solution=found.solution[..., 0])
     X, rank, nothing = pinv(A, rcond) @ B, matrix_rank(A, rtol=rcond), A.new_zeros(0)
     known = driver not in (None, "gelsy") and A.shape[-2] > A.shape[-1] == rank.amin().item()
     far = (A @ X - B).detach().square().sum(-2) if known else nothing
@@ -180,14 +184,6 @@ def cond(A: Any, p: Any = None) -> Any:
     if S is None:
         return matrix_norm(A, p) * matrix_norm(ta.inverse(A), p)
     return S[..., -1] / S[..., 0] if p == -2 else S[..., 0] / S[..., -1]
-
-
-def matrix_rank(A: Any, tol: Any = None, *, atol: Any = None, rtol: Any = None) -> Any:
-    """Return how many singular values lie above the tolerance. As torch.linalg.matrix_rank."""
-    S, atol = svdvals(A), tol if atol is None else atol
-    usual = 0.0 if atol is not None else max(A.shape[-2:]) * ta.finfo(A.dtype).eps
-    least = S[..., :1] * (usual if rtol is None else rtol)
-    return (least.clamp(min=0.0 if atol is None else atol) < S).sum(-1)
 
 
 def slogdet(A: Any) -> Any:
@@ -243,27 +239,46 @@ def _old_svd(input: Any, some: bool = True, compute_uv: bool = True) -> Any:
     return OldSvd(U, S, Vh.mT)
 
 
-METHODS: dict[str, Any] = {
-    f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet, matrix_power, slogdet)
-}
+def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None) -> Any:
+    """Return how many singular values exceed both limits: atol, and rtol times the greatest. As in torch.linalg."""
+    values = svdvals(A.detach())
+    atol = tol if atol is None else atol
+    rtol = (0.0 if atol is not None else max(A.shape[-2:]) * ta.finfo(A.dtype).eps) if rtol is None else rtol
+    least = (values[..., :1] * rtol).clamp(min=0.0 if atol is None else atol)
+    return (values > least).sum(-1)
+
+
+def multi_dot(tensors: Any) -> Any:
+    """Return the product of matrices, of which the first and the last may be vectors. As torch.linalg.multi_dot."""
+    return functools.reduce(ta.matmul, tensors)
+
+
+def vander(x: Any, *, N: Any = None) -> Any:
+    """Return the powers 0 to N - 1 of vectors (..., n), along a new axis. As torch.linalg.vander."""
+    n = x.shape[-1] if N is None else N
+    return x[..., None] ** ta.arange(n, dtype=x.dtype, device=x.device)
+
+
+def diagonal(A: Any, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Return the diagonal of matrices. As torch.linalg.diagonal, whose axes are the last two."""
+    return ta.diagonal(A, offset, dim1, dim2)
+
+
+def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
+    """Return the dot product along an axis. As torch.linalg.vecdot."""
+    return (x * y).sum(dim)
+
+
+def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
+    """Compute the cross product along `dim`, of size 3. As torch.linalg.cross."""
+    return ta.cross(input, other, dim)
+
+
+METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet)}
+METHODS |= {f.__name__: f for f in (matrix_power, slogdet)}
 METHODS.update(pinverse=pinv, svd=_old_svd)
 LINALG: dict[str, Any] = {
-    f.__name__: f
-    for f in (
-        cholesky,
-        cond,
-        det,
-        eigh,
-        lstsq,
-        matrix_norm,
-        matrix_power,
-        matrix_rank,
-        norm,
-        pinv,
-        slogdet,
-        svd,
-        svdvals,
-    )
+    f.__name__: f for f in (cholesky, det, eigh, lstsq, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
 }
 LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
-LINALG |= {"solve_triangular": solve_triangular, "vecdot": lambda x, y, *, dim=-1: (x * y).sum(dim)}
+LINALG |= {f.__name__: f for f in (cond, cross, diagonal, matrix_rank, multi_dot, solve_triangular, vander, vecdot)}

@@ -28,11 +28,35 @@ def with_factor_first(function: Callable[..., Any], name: str) -> Callable[..., 
 FUNCTIONS = {name: with_factor_first(getattr(ta, name), name) for name in FACTORS}
 
 
+PRODUCTS = "addmm", "addmv", "addr", "addbmm", "baddbmm"
+
+
+def with_beta_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a sum with a product also take beta before its first tensor, and then alpha before the next."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        tensors = [x for x in args if ta.is_tensor(x)]
+        factors = dict(zip(("beta", "alpha"), (x for x in args if not ta.is_tensor(x)), strict=False))
+        return function(*tensors, **factors, **options)
+
+    return call
+
+
+FUNCTIONS.update({name: with_beta_first(getattr(ta, name)) for name in PRODUCTS})
+
+
 def extend() -> None:
     """Let the methods of tensors take that order too."""
     for name in FACTORS:
         for method in (name, f"{name}_"):
             setattr(ta.Tensor, method, with_factor_first(getattr(ta.Tensor, method), name))
+    for name in PRODUCTS:
+        for method in (name, f"{name}_"):
+            setattr(ta.Tensor, method, with_beta_first(getattr(ta.Tensor, method)))
+    tensor: Any = ta.Tensor
+    split = tensor.split  # a method whose argument has another name than that of torch.split
+    tensor.split = lambda self, split_size, dim=0: split(self, split_size, dim)
 
 
 def qr(input: Any, some: bool = True) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import itertools
 import operator
 import typing
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tinyattn as ta
-from tinyattn import nn
+from tinyattn import data, nn
 from tinyattn.files.nested import mapped as tree_map
 from tinyattn.nn import parallel
 
@@ -307,9 +308,35 @@ def clones(module: Any, n: int) -> Any:
     return nn.ModuleList([copy.deepcopy(module) for _ in range(n)])
 
 
-def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
-    """Compute the cross product along `dim`, of size 3. As torch.linalg.cross."""
-    return ta.cross(input, other, dim)
+class ChainDataset(data.IterableDataset):
+    """Iterable data sets one after another. As torch.utils.data.ChainDataset."""
+
+    def __init__(self, datasets: Any) -> None:
+        self.datasets = datasets
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self.datasets)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets))
+
+
+def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: Any = None) -> Any:
+    """Return the norm of all tensors as one vector, a tensor (). As torch.nn.utils.get_total_norm."""
+    tensors = [tensors] if ta.is_tensor(tensors) else list(tensors)
+    norms = [ta.linalg.vector_norm(x, norm_type) for x in tensors]
+    norm = ta.linalg.vector_norm(ta.stack(norms), norm_type) if norms else ta.tensor(0.0)
+    if error_if_nonfinite and not norm.isfinite():
+        raise RuntimeError(f"get_total_norm: the norm (norm_type={norm_type}) is {norm.item()}; find the overflow")
+    return norm
+
+
+def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: Any = None) -> None:
+    """Scale the gradients by max_norm / total_norm if that is below 1. As torch.nn.utils.clip_grads_with_norm_."""
+    share = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
+    for p in [parameters] if ta.is_tensor(parameters) else parameters:
+        if p.grad is not None:
+            p.grad.mul_(share.to(p.grad.device))
 
 
 def promote_types(type1: Any, type2: Any) -> Any:

@@ -284,30 +284,33 @@ def grid_sample(
     """Read images at places: input (n, c, h, w) and grid (n, rows, columns, 2) give (n, c, rows, columns).
 
     Volumes (n, c, d, h, w) are read at (n, planes, rows, columns, 3). grid: (x, y) or (x, y, z), as of `affine_grid`.
-    mode: "bilinear" (of volumes: trilinear) or "nearest". padding_mode: what lies outside, "zeros", the "border",
-    or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError for other modes and
-    shapes. As torch.nn.functional.grid_sample.
+    mode: "bilinear" (of volumes: trilinear), "nearest", or of images "bicubic". padding_mode: what lies outside,
+    "zeros", the "border", or a "reflection". Jaderberg et al. 2015, "Spatial transformer networks". Raises ValueError
+    for other modes and shapes. As torch.nn.functional.grid_sample.
 
     >>> image = ta.tensor([[[[1.0, 3.0]]]])
     >>> F.grid_sample(image, ta.tensor([[[[0.0, 0.0], [0.5, 0.0]]]])).tolist()
     [[[[2.0, 3.0]]]]
     """
-    if mode not in ("bilinear", "nearest") or padding_mode not in ("zeros", "border", "reflection"):
+    axes, modes = input.ndim - 2, ("bilinear", "nearest", "bicubic")
+    if mode not in modes or (mode == "bicubic" and axes == 3) or padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(
-            f"grid_sample: mode={mode!r}, padding_mode={padding_mode!r}; expected 'bilinear' or 'nearest', and "
-            "'zeros', 'border' or 'reflection'"
+            f"grid_sample: mode={mode!r}, padding_mode={padding_mode!r}; expected 'bilinear', 'nearest' or (of images) "
+            "'bicubic', and 'zeros', 'border' or 'reflection'"
         )
-    axes = input.ndim - 2
     if axes not in (2, 3) or grid.ndim != input.ndim or grid.shape[-1] != axes or grid.shape[0] != input.shape[0]:
         raise ValueError(
             f"grid_sample: input {tuple(input.shape)}, grid {tuple(grid.shape)}; expected (n, c, h, w) and "
             "(n, rows, columns, 2), or (n, c, d, h, w) and (n, planes, rows, columns, 3)"
         )
-    places = [  # of x first, as in the grid
-        _pixel(grid[..., i], size, padding_mode, bool(align_corners)) for i, size in enumerate(input.shape[:1:-1])
-    ]
+    sizes, align = input.shape[:1:-1], bool(align_corners)  # of x first, as in the grid
+    places = [_pixel(grid[..., i], size, align) for i, size in enumerate(sizes)]
+    if mode == "bicubic":
+        return _bicubic(input, places, padding_mode, align)
+    places = [_brought_in(place, size, padding_mode, align) for place, size in zip(places, sizes, strict=True)]
     if mode == "nearest":
-        return _read(input, [round(place) for place in places])
+        found = _read(input, [round(place) for place in places])
+        return where(found.isnan() | True, found, places[0][:, None])  # the grid has a gradient, of zeros
     first = [floor(place).detach() for place in places]
     far = [place - low for place, low in zip(places, first, strict=True)]  # the share of the neighbour on that side
     out: Any = None
@@ -320,9 +323,27 @@ def grid_sample(
     return out
 
 
-def _pixel(place: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
-    """Places from -1 to 1 as numbers of pixels, brought into the image if something is to be read outside."""
-    at = (place + 1) * ((size - 1) / 2) if align else ((place + 1) * size - 1) / 2
+def _pixel(place: Tensor, size: int, align: bool) -> Tensor:
+    """Places from -1 to 1 as numbers of pixels."""
+    return (place + 1) * ((size - 1) / 2) if align else ((place + 1) * size - 1) / 2
+
+
+def _bicubic(input: Tensor, places: list[Tensor], padding_mode: str, align: bool) -> Tensor:
+    """The sum of the 4 x 4 pixels around each place, weighted as by `_bump`; each is brought into the image."""
+    taps = []  # of x and of y: four numbers of pixels, and their weights
+    for place, size in zip(places, input.shape[:1:-1], strict=True):
+        low = floor(place).detach()
+        t, a = place - low, -0.75
+        weights = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a if far else ((a + 2) * x - (a + 3)) * x * x + 1
+                   for x, far in ((t + 1, True), (t, False), (1 - t, False), (2 - t, True))]  # fmt: skip
+        pixels = [_brought_in(low + i, size, padding_mode, align) for i in range(-1, 3)]
+        taps.append([*zip(pixels, weights, strict=True)])
+    parts = [_read(input, [x, y]) * (u * v)[:, None] for (x, u), (y, v) in itertools.product(*taps)]
+    return functools.reduce(operator.add, parts)
+
+
+def _brought_in(at: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
+    """Numbers of pixels, brought into the image if something is to be read outside."""
     if padding_mode == "zeros":
         return at
     low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)

@@ -49,7 +49,8 @@ class ExponentialLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        return [rate * self.gamma if self.last_epoch else rate for rate in self._current_lr()]
+        change = self.gamma if self.last_epoch and not self._is_initial else 1.0
+        return [rate * change for rate in self._current_lr()]
 
 
 class ByFunction(LRScheduler):
@@ -76,7 +77,8 @@ class MultiplicativeLR(ByFunction):
 
     def get_lr(self) -> list[float]:
         pairs = zip(self._current_lr(), self.lr_lambdas, strict=True)
-        return [rate * function(self.last_epoch) if self.last_epoch else rate for rate, function in pairs]
+        changes = self.last_epoch and not self._is_initial
+        return [rate * function(self.last_epoch) if changes else rate for rate, function in pairs]
 
 
 class PolynomialLR(LRScheduler):
@@ -100,7 +102,7 @@ class PolynomialLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         epoch, total = self.last_epoch, self.total_iters
-        if not 0 < epoch <= total:
+        if self._is_initial or not 0 < epoch <= total:
             return self._current_lr()
         change = ((1.0 - epoch / total) / (1.0 - (epoch - 1) / total)) ** self.power
         return [rate * change for rate in self._current_lr()]

@@ -119,7 +119,7 @@ class LinearLR(LRScheduler):
     def get_lr(self) -> list[float]:
         if self.last_epoch == 0:
             change = self.start_factor
-        elif self.last_epoch > self.total_iters:
+        elif self._is_initial or self.last_epoch > self.total_iters:
             change = 1.0
         else:  # the quotient of two neighbours on the line
             change = self._on_the_line(self.last_epoch) / self._on_the_line(self.last_epoch - 1)
@@ -147,14 +147,15 @@ class CosineAnnealingLR(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1, verbose: Any = False
+        self, optimizer: Optimizer, T_max: float, eta_min: float = 0.0, last_epoch: int = -1, verbose: Any = False
     ) -> None:
-        self.T_max, self.eta_min = count("T_max", T_max), eta_min
+        part = isinstance(T_max, float) and T_max > 0 and not T_max.is_integer()  # of an epoch
+        self.T_max, self.eta_min = T_max if part else count("T_max", T_max), eta_min
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         rates, low, epoch = self._current_lr(), self.eta_min, self.last_epoch
-        if epoch == 0:
+        if self._is_initial or epoch == 0:
             return rates
         before, now = self._height(epoch - 1), self._height(epoch)
         if before == 0.0:  # coming from eta_min: no quotient

@@ -17,7 +17,8 @@ class LRScheduler:
     """Base of all schedules; a subclass defines `get_lr`. As torch.optim.lr_scheduler.LRScheduler.
 
     last_epoch counts the calls of `step()`, whatever their unit. As an argument of every schedule: -1 to begin, or the
-    last epoch of the run to continue, whose optimizer state has been loaded (`load_state_dict` is simpler).
+    last epoch that a run has ended, whose optimizer state has been loaded (`load_state_dict` is simpler): the rates in
+    that state are those of the epoch after it. Schedules that multiply the current rates keep them then.
     Every schedule raises TypeError or ValueError for invalid arguments, KeyError if last_epoch continues a run but the
     optimizer has no 'initial_lr'.
 
@@ -32,6 +33,7 @@ class LRScheduler:
 
     _no_state: tuple[str, ...] = ("optimizer",)
     _jumps = False  # whether step(epoch) may go to any epoch
+    _is_initial = False  # during construction, PyTorch's name
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, verbose: Any = False) -> None:
         for i, group in enumerate(checked(optimizer).param_groups):
@@ -45,7 +47,9 @@ class LRScheduler:
         self.optimizer = optimizer
         self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = last_epoch
+        self._is_initial = True
         self.step()
+        del self._is_initial  # it is no state
 
     def get_lr(self) -> list[float]:
         """Return the learning rate of each group at `last_epoch`, given those of the epoch before."""
@@ -155,6 +159,7 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
 
 def count(name: str, value: Any, least: int = 1) -> int:
     """Return a number of epochs as an int; raise TypeError or ValueError unless it is whole and at least `least`."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value  # len(loader) * epochs / 2
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number of epochs, but got {value!r}.")
     if value < least:
