@@ -299,8 +299,10 @@ def _compilers() -> None:
     named = {"device": devices.device, "dtype": type(ta.float32)}  # which editors import from here
     Namespace("torch._C", **never, **named, _log_api_usage_once=ignored)  # the classes are named in annotations
     passing = ("disable", "allow_in_graph", "assume_constant_result")
-    Namespace("torch._dynamo", config=types.SimpleNamespace(), reset=ignored, mark_static_address=ignored,
+    Namespace("torch._dynamo", reset=ignored, mark_static_address=ignored,
               is_compiling=no, **dict.fromkeys(passing, unchanged))  # fmt: skip
+    for name in ("_dynamo.config", "_inductor", "_inductor.config", "_higher_order_ops"):
+        Namespace(f"torch.{name}")
     Namespace("torch._dynamo._trace_wrapped_higher_order_op", TransformGetItemToIndex=Nothing)
     Namespace("torch.backends")
     Namespace("torch.backends.cudnn", benchmark=False, deterministic=False, enabled=False, allow_tf32=False,
@@ -321,7 +323,6 @@ def _compilers() -> None:
     Namespace("torch.library", custom_op=library.custom_op, register_autograd=library.register_autograd,
               register_fake=library.register_fake,
               **{n: Refused(f"torch.library.{n}") for n in ("Library", "impl", "define")})  # fmt: skip
-    Namespace("torch._higher_order_ops")
     Namespace("torch._higher_order_ops.associative_scan", associative_scan=library.associative_scan)
     Namespace("torch.onnx", is_in_onnx_export=no, export=Refused("torch.onnx.export"))
     functions = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), no)
@@ -333,9 +334,8 @@ def _compilers() -> None:
               _get_torch_home=lambda: home, **refused)  # fmt: skip
     never = {n: type(n, (), {}) for n in ("Proxy", "GraphModule", "Tracer")}  # classes that nothing here belongs to
     Namespace("torch.fx", wrap=unchanged, symbolic_trace=Refused("torch.fx.symbolic_trace"), **never)
-    Namespace(
-        "torch.compiler", is_compiling=no, is_exporting=no, reset=ignored, disable=unchanged, allow_in_graph=unchanged
-    )
+    Namespace("torch.compiler", is_compiling=no, is_exporting=no, reset=ignored, disable=unchanged,
+              allow_in_graph=unchanged)  # fmt: skip
     inner = {n: Refused(f"torch.serialization.{n}") for n in ("location_tag", "normalize_storage_type")}
     Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=ta.load, save=parts.save,
               **inner)  # fmt: skip
