@@ -38,7 +38,8 @@ from mutants_equivalent import EQUIVALENT
 
 TESTS = (
     "ops parallel torch_samples engine tiled_attention optim nn inplace properties transforms gradcheck data "
-    "sums half edges numbers silent gradients recurrent ownership dtypes sparse_softmaxes transformer cliffs"
+    "sums half edges numbers silent gradients recurrent ownership dtypes sparse_softmaxes transformer cliffs "
+    "modes function module memory anomaly checkpoint"
 ).split()
 DOCS = ROOT / "docs/correctness.md"
 VERDICTS = ROOT / ".pytest_cache/mutation.jsonl"  # what is known so far; safe to delete

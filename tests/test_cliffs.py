@@ -16,6 +16,7 @@ import tinyattn as ta
 import tinyattn.nn.functional as F
 from tinyattn.backends import cpu
 from tinyattn.backends.cpu.choices import select
+from tinyattn.backends.cpu.indexing import _in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -30,12 +31,19 @@ def test_prod_gradients_with_zeros_equal_torch(size, zeros):
     x = 1 + RANDOM.normal(size=(3, size)) * 0.03
     x[:, : min(zeros, size)] = 0
     ours, theirs = ta.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
-    (a,) = ta.grad(ta.prod(ours, 1).sum(), ours, create_graph=True)
     (b,) = torch.autograd.grad(torch.prod(theirs, 1).sum(), theirs, create_graph=True)
-    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-12)
+    for create_graph in (False, True):
+        (a,) = ta.grad(ta.prod(ours, 1).sum(), ours, create_graph=create_graph)
+        np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-12)
     if size > 1:
         (a,), (b,) = ta.grad((a * a).sum(), ours), torch.autograd.grad((b * b).sum(), theirs)
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1023, 1300, 300_001])
+def test_prod_of_a_long_vector_equals_numpy(size):
+    x = 1 + RANDOM.normal(size=size) * 1e-3
+    np.testing.assert_allclose(cpu.prod(x), np.multiply.reduce(x), rtol=1e-11)
 
 
 def test_prod_gradient_with_a_zero_takes_linear_memory():
@@ -170,6 +178,36 @@ def test_indices_of_every_dtype_reach_beyond_their_range(dtype):
         np.testing.assert_allclose(ta.grad(out, x, ta.tensor(g))[0].numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [5, 2**40, 2**55])
+def test_order_of_indices_is_stable_in_tables_of_any_size(size):
+    index = RANDOM.integers(0, size, 3000)
+    index[::3] = size - 1
+    order = np.argsort(index, kind="stable")
+    for found, true in zip(_in_order(index, size), (order, index[order]), strict=True):
+        np.testing.assert_array_equal(found, true)
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (30, 2)])
+def test_index_add_broadcasts_what_it_adds(shape):
+    index = RANDOM.integers(-30, 30, (4, 10))
+    for values in (np.float64(2.0), RANDOM.normal(size=shape[1]), RANDOM.normal(size=(10, 1))):
+        found, true = np.ones(shape), np.ones(shape)
+        cpu.index_add(found, (index,), values)
+        np.add.at(true, index, values)
+        np.testing.assert_allclose(found, true)
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_nonfinite_gradient_of_embedding_spoils_only_its_row(value):
+    weight, index = ta.zeros(5, 3, requires_grad=True), np.arange(40) % 5
+    g = RANDOM.normal(size=(40, 3)).astype("float32")
+    g[7, 1] = value
+    expected = np.zeros((5, 3))
+    np.add.at(expected, index, g)
+    (found,) = ta.grad(F.embedding(ta.tensor(index), weight), weight, ta.tensor(g))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
 def test_index_gradients_of_large_tables_equal_small_ones():
     x = ta.zeros(40, 30, 20, dtype="float64").requires_grad_()
     for index in [([1, -1, 1],), (slice(None), [2, 2]), ([0, 5], slice(1, 9, 2), [3, -3]), (..., [4, 4, -1])]:
@@ -234,6 +272,16 @@ def test_gradients_of_sums_are_copies_of_expanded_arrays(shape):
         assert found.numpy().flags.c_contiguous and found.numpy().flags.writeable
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bool"])
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((9000, 3), 1), ((3, 9000), 1), ((3, 9000), 0), ((9000,), 0), ((90, 2, 50), 1)]
+)
+def test_clone_of_an_expanded_array_keeps_its_values(shape, dim, dtype):
+    few = RANDOM.normal(size=[1 if d == dim else n for d, n in enumerate(shape)])
+    x = np.broadcast_to(few > 0 if dtype == "bool" else few, shape)
+    np.testing.assert_array_equal(cpu.clone(x), x)
+
+
 @pytest.mark.parametrize("name", ["leaky_relu", "hardtanh", "relu6", "hardswish", "huber_loss"])
 def test_piecewise_functions_equal_torch_at_their_bends(name):
     x = np.array([-np.inf, -7, -3, -1, -1e-30, -0.0, 0.0, 1e-30, 1, 3, 6, 7, np.inf, np.nan], "float32")
@@ -266,6 +314,17 @@ def test_topk_is_the_beginning_of_the_stable_order(largest, values):
                     found = ta.topk(given, k, dim, largest)
                     np.testing.assert_array_equal(found.indices.numpy(), order)
                     np.testing.assert_array_equal(found.values.numpy(), np.take_along_axis(array, order, dim))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_topk_of_rows_with_one_nan_or_one_tie(k, largest):
+    x = RANDOM.normal(size=(300, 40)).astype("float32")
+    x[:200, 0] = np.nan
+    x[200:] = [*[-1.0 if largest else 1.0] * k, *[0.0] * (40 - k)]  # as many on the other side as are asked for
+    x = RANDOM.permuted(x, axis=1)
+    found, order = ta.topk(ta.tensor(x), k, 1, largest).indices, ta.argsort(ta.tensor(x), 1, descending=largest)
+    np.testing.assert_array_equal(found.numpy(), order.numpy()[:, :k])
 
 
 def test_every_case_of_the_table_can_be_read():

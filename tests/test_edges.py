@@ -436,6 +436,53 @@ def test_leaky_relu_of_any_slope(slope):
     np.testing.assert_array_equal(found, np.where(x > 0, x, slope * x))
 
 
+def test_signbit_tells_the_two_zeros_apart():
+    x = np.array([-math.inf, -2.0, -0.5, -0.0, 0.0, 0.5, 2.0, math.inf])
+    assert ta.signbit(ta.tensor(x)).tolist() == torch.signbit(torch.tensor(x)).tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("p", [0.5, 1.5, 2, 3])
+def test_vector_norm_gradients_beside_zeros_and_ones_as_torch(p):
+    values, found = [[0.0, 1.0, -2.0], [0.6, 0.0, 0.8], [0.0] * 3, [1.0, 0.0, 0.0]], []
+    for library, grad in ((ta, ta.grad), (torch, torch.autograd.grad)):
+        x, w = (library.tensor(v, dtype=library.float64, requires_grad=True) for v in (values, [1.0, 2.0, 3.0, 4.0]))
+        (first,) = grad((library.linalg.vector_norm(x, p, 1) * w).sum(), x, create_graph=True)
+        second = grad((first * library.tensor(np.arange(12.0).reshape(4, 3))).sum(), (x, w))
+        found.append([part.detach().numpy() for part in (first, *second)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, np.nan_to_num(theirs), rtol=1e-12)  # NaN at 0, where ours is 0
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 2), (3, 2), (2, 3), (5, 4)])
+def test_max_pool2d_of_every_window_as_torch(kernel, ceil_mode):
+    x = np.random.default_rng(0).integers(-3, 4, (1, 2, 10, 9)).astype(F64)
+    x[0, 0, 2:9, 3:] = x[0, 1, :8, :8] = -INF
+    for stride, half, dilation in itertools.product([(1, 2), (2, 1), (3, 3)], [0, 1], [(1, 2), (2, 1)]):
+        results, padding = [], tuple(half * (k // 2) for k in kernel)
+        for library, grad in ((ta, ta.grad), (torch, torch.autograd.grad)):
+            leaf = library.tensor(x, requires_grad=True)
+            pool = library.nn.functional.max_pool2d
+            out, at = pool(leaf, kernel, stride, padding, dilation, ceil_mode, return_indices=True)
+            weights = library.tensor(np.arange(math.prod(out.shape), dtype=F64).reshape(tuple(out.shape)))
+            results.append([host(out.detach()), host(at), host(grad(out, leaf, weights)[0])])
+        for ours, theirs in zip(*results, strict=True):
+            np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+def test_max_pool2d_of_integers_large_windows_and_single_elements():
+    x = np.random.default_rng(0).permutation(18 * 17).reshape(1, 1, 18, 17)
+    x[0, 0, 17, 16] = 1000
+    for given in (x, -x):
+        value, at = F.max_pool2d(ta.tensor(given), (18, 17), return_indices=True)
+        assert (value.item(), at.item()) == (given.max(), given.argmax())  # 306 elements: more than uint8 counts
+    wide = np.full((1, 1, 2, 2), -5)
+    assert F.max_pool2d(ta.tensor(wide), 2, 1, 1).tolist() == np.full((1, 1, 3, 3), -5).tolist()
+    assert F.max_pool1d(ta.tensor([[2.0]]), 5, 9, ceil_mode=True).tolist() == [[2.0]]  # four places over the edge
+    leaf = ta.tensor(x)
+    assert not np.shares_memory(F.max_pool2d(leaf, 1).numpy(), leaf.numpy())
+
+
 def test_infinities_have_signs():
     x = ta.tensor([-math.inf, -1.0, 0.0, math.nan, math.inf])
     assert ta.isneginf(x).tolist() == [True, False, False, False, False]

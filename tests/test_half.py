@@ -339,6 +339,13 @@ def test_every_float16_widens_as_numpy_has_it():
         assert widen(a).dtype == np.float32 and widen(a).shape == a.shape
 
 
+@pytest.mark.parametrize("bits", [0x7C00, 0xFC00, 0x7C01, 0xFC01, 0x7BFF, 0xFBFF])  # both signs: infinity, NaN, 65504
+def test_one_extreme_float16_among_small_numbers_widens(bits):
+    x = np.linspace(-2, 2, 600).astype(HALF)
+    x.view(np.uint16)[7] = bits
+    same(widen(x), x.astype(np.float32))
+
+
 def test_numbers_narrow_to_float16_as_numpy_has_it():
     wide = EVERY[np.isfinite(EVERY)].astype(np.float32)
     halfway = (np.sort(wide)[1:] + np.sort(wide)[:-1]) / 2

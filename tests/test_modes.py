@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyattn as ta
-from tinyattn.engine.modes import definitions_enabled
+from tinyattn.engine.modes import PACKAGE, _passed_over, definitions_enabled, observers
 from tinyattn.engine.observer import Observer
 
 MODES = {
@@ -186,6 +186,32 @@ def test_observer_closed_in_another_context_leaves_it_alone():
         ta.exp(ta.ones(1))
     ta.exp(ta.ones(1))
     assert names == ["exp"] * 3
+
+
+def test_modes_and_observers_may_end_in_any_order():
+    seen = []
+    for library in (ta, torch):
+        modes, states = [library.no_grad(), library.enable_grad(), library.no_grad()], []
+        for mode in modes:
+            mode.__enter__()
+        for mode in (modes[0], modes[2], modes[1]):
+            mode.__exit__(None, None, None)
+            states.append(library.is_grad_enabled())
+        library.set_grad_enabled(True)
+        seen.append(states)
+    assert seen[0] == seen[1]
+    watchers = [Observer() for _ in range(3)]
+    for watcher in watchers:
+        watcher.__enter__()
+    for watcher in (watchers[0], watchers[2]):
+        watcher.__exit__()
+    assert observers.get() == (watchers[1],)
+    watchers[1].__exit__()
+    assert observers.get() == ()
+
+
+def test_lines_of_a_package_with_a_longer_name_are_the_users():
+    assert _passed_over(PACKAGE + "engine/walk.py") and not _passed_over(PACKAGE[:-1] + "_models/net.py")
 
 
 # --- decorators ---

@@ -129,6 +129,17 @@ def test_closures_made_at_import_are_edited_too(everything):
     assert mutation.in_child(trial, limit=60)["value"] == pytest.approx([2.02])
 
 
+def test_an_edit_that_adds_a_generator_takes_effect(everything):
+    mutant = next(m for m in everything if m.function == "_argtop" and "tuple((d - 1 for d in dim))" in m.after)
+    live = mutation.live_functions()
+
+    def trial():
+        mutant.put_in(live)
+        return {"places": ta.topk(ta.tensor([[1.0, 5.0, 3.0]]), 1, 1).indices.tolist()}
+
+    assert mutation.in_child(trial, limit=60) == {"places": [[0, 0, 0]]}  # along the other axis
+
+
 def test_a_constant_with_which_the_module_cannot_be_imported_is_caught(everything):
     mutant = named(everything, "backends/cpu/choices.py _BITS: 8 -> 9")
 
