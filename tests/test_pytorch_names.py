@@ -12,7 +12,7 @@ from oracle import host, to_ours
 import tinyattn as ta
 from tinyattn.compat import distributions, functions, further_distributions, layers, matrices
 from tinyattn.compat.complex_pairs import FFT
-from tinyattn.compat.parts import clip_grads_with_norm_, get_total_norm
+from tinyattn.compat.layers import clip_grads_with_norm_, get_total_norm
 
 ON_EVERY_DEVICE = True
 L, F = torch.linalg, torch.nn.functional

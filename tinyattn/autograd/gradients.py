@@ -52,8 +52,7 @@ def grad(
     if is_grads_batched:
         options = {"allow_unused": allow_unused, "materialize_grads": materialize_grads}
         return _batched(outputs, inputs, grad_outputs, retain_graph, create_graph=create_graph, **options)
-    targets = [x.node for x in inputs]
-    found = _backward(outputs, grad_outputs, retain_graph, create_graph, targets)
+    found = _backward(outputs, grad_outputs, retain_graph, create_graph, [x.node for x in inputs])
     results: list[Tensor | None] = []
     for i, x in enumerate(inputs):
         g = found.get(x.node)
