@@ -310,7 +310,8 @@ def grid_sample(
     places = [_brought_in(place, size, padding_mode, align) for place, size in zip(places, sizes, strict=True)]
     if mode == "nearest":
         found = _read(input, [round(place) for place in places])
-        return where(found.isnan() | True, found, places[0][:, None])  # the grid has a gradient, of zeros
+        every = creation.ones_like(found, dtype="bool")
+        return where(every, found, places[0][:, None])  # the grid has a gradient, of zeros
     first = [floor(place).detach() for place in places]
     far = [place - low for place, low in zip(places, first, strict=True)]  # the share of the neighbour on that side
     out: Any = None
