@@ -187,7 +187,7 @@ def test_char_gpt_resumes_and_samples_anew(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "most"), [("softmax", 2.1), ("entmax", 2.5)])
+@pytest.mark.parametrize(("kind", "most"), [("softmax", 2.1), pytest.param("entmax", 2.5, marks=pytest.mark.long)])
 def test_char_gpt_learns_the_language_reference(tmp_path, kind, most):
     done = script("char_gpt.py", "--quick", "--attention", kind, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -318,7 +318,7 @@ def test_the_page_escapes_its_text_and_colours_words():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "least"), [("pooling", 0.7), ("transformer", 0.5)])
+@pytest.mark.parametrize(("kind", "least"), [("pooling", 0.7), pytest.param("transformer", 0.5, marks=pytest.mark.long)])
 def test_text_classification_tells_the_library(tmp_path, kind, least):
     done = script("text_classification.py", "--quick", "--model", kind, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
