@@ -318,7 +318,9 @@ def test_the_page_escapes_its_text_and_colours_words():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "least"), [("pooling", 0.7), pytest.param("transformer", 0.5, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kind", "least"), [("pooling", 0.7), pytest.param("transformer", 0.5, marks=pytest.mark.long)]
+)
 def test_text_classification_tells_the_library(tmp_path, kind, least):
     done = script("text_classification.py", "--quick", "--model", kind, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
