@@ -164,9 +164,8 @@ def _torch() -> None:
 
 def _submodules() -> None:
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
-    Namespace(
-        "torch.sparse", torch=sys.modules["torch"], **sparse.SPARSE
-    )  # torch.sparse.torch.eye, as models of 2017 write it
+    whole = sys.modules["torch"]  # torch.sparse.torch.eye, as models of 2017 write it
+    Namespace("torch.sparse", torch=whole, **sparse.SPARSE)
     Namespace("torch.version", cuda=None, hip=None, __version__=VERSION)
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
@@ -251,7 +250,9 @@ def _training() -> None:
     kinds = {**distributions.NAMES, **further_distributions.NAMES, **missing}
     Namespace("torch.distributions", ta.distributions, **kinds)
     files = "bernoulli beta categorical cauchy dirichlet distribution gamma gumbel independent kl laplace normal "
-    files += "log_normal mixture_same_family multivariate_normal poisson relaxed_categorical "
+    files += (
+        "half_normal log_normal mixture_same_family multivariate_normal poisson relaxed_categorical studentT weibull "
+    )
     files += "one_hot_categorical transformed_distribution transforms uniform utils"
     _files("torch.distributions", files, sys.modules["torch.distributions"])
     constraints = ("real", "positive", "unit_interval", "simplex", "boolean", "nonnegative_integer", "real_vector")

@@ -107,7 +107,7 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
         args, inputs, form = _chosen(primals, tuple(range(len(primals))))
         out, aux = _split(func(*args), has_aux)
 
-    def pulled(cotangents: Any, **options: Any) -> Any:
+    def pulled(cotangents: Any, retain_graph: bool = True, create_graph: bool | None = None) -> Any:
         pairs = zip(tree_flatten(out)[0], tree_flatten(cotangents)[0], strict=True)
         with ta.enable_grad():
             each = [_gradients(y, inputs, g) for y, g in pairs]
@@ -133,8 +133,14 @@ def jvp(func: Function, primals: Any, tangents: Any, *, strict: bool = False, ha
     return found if has_aux else found[:2]
 
 
-def jacrev(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False, **options: Any) -> Function:
-    """Return a function that computes the Jacobians (*output, *input) of `func`. As torch.func.jacrev, and jacfwd."""
+def jacrev(
+    func: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False, *, chunk_size: int | None = None,
+    randomness: str = "error",
+) -> Function:  # fmt: skip
+    """Return a function that computes the Jacobians (*output, *input) of `func`. As torch.func.jacrev, and jacfwd.
+
+    chunk_size, randomness: without effect.
+    """
 
     @functools.wraps(func)
     @ta.enable_grad()
