@@ -28,7 +28,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "cuda/": 365,
     "program/": 2_260,
     "files/": 705,
-    "nn/": 5_135,
+    "nn/": 5_180,
     "optim/": 2_635,
     "models.py": 400,
     "distributed/": 390,
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_745,
-    "compat/": 3_115,
-    TOP: 1_600,
+    "compat/": 3_095,
+    TOP: 1_595,
 }
-TOTAL = 48_005  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_025  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

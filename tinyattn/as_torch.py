@@ -209,8 +209,7 @@ def _nn() -> None:
     Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
     Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
-    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init, **layers.FUSION,
-              get_total_norm=layers.get_total_norm, clip_grads_with_norm_=layers.clip_grads_with_norm_)  # fmt: skip
+    Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init, **layers.FUSION)
     Namespace("torch.nn.utils.rnn", utils.rnn)
     pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
     why = "which prunes nothing; multiply the weight by a mask in forward"

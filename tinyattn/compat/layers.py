@@ -75,27 +75,6 @@ def _fuse(layer: Any, norm: Any, transpose: bool = False) -> Any:
     return fused
 
 
-# --- the norm of all gradients, apart from clipping ---
-
-
-def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: Any = None) -> Any:
-    """Return the norm of all tensors as one vector, a tensor (). As torch.nn.utils.get_total_norm."""
-    tensors = [tensors] if ta.is_tensor(tensors) else list(tensors)
-    norms = [ta.linalg.vector_norm(x, norm_type) for x in tensors]
-    norm = ta.linalg.vector_norm(ta.stack(norms), norm_type) if norms else ta.tensor(0.0)
-    if error_if_nonfinite and not norm.isfinite():
-        raise RuntimeError(f"get_total_norm: the norm (norm_type={norm_type}) is {norm.item()}; find the overflow")
-    return norm
-
-
-def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: Any = None) -> None:
-    """Scale the gradients by max_norm / total_norm if that is below 1. As torch.nn.utils.clip_grads_with_norm_."""
-    share = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
-    for p in [parameters] if ta.is_tensor(parameters) else parameters:
-        if p.grad is not None:
-            p.grad.mul_(share.to(p.grad.device))
-
-
 # --- modules ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from tinyattn import backends
 from tinyattn.engine.opmath import rounded
@@ -15,8 +16,9 @@ from tinyattn.tensors import Tensor
 parametrizations = parametrize  # in PyTorch, the parametrizations that it brings
 
 __all__ = [
-    "clip_grad_norm_", "clip_grad_value_", "parameters_to_vector", "parametrizations", "parametrize",
-    "remove_spectral_norm", "remove_weight_norm", "rnn", "spectral_norm", "vector_to_parameters", "weight_norm",
+    "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm", "parameters_to_vector",
+    "parametrizations", "parametrize", "remove_spectral_norm", "remove_weight_norm", "rnn", "spectral_norm",
+    "vector_to_parameters", "weight_norm",
 ]  # fmt: skip
 
 
@@ -45,17 +47,59 @@ def clip_grad_norm_(
         raise ValueError(f"max_norm must be a number of at least 0, but got {max_norm}.")
     grads = _gradients(parameters)
     arrays = [grad.array for grad in grads]
-    library = backends.of(*arrays)
-    norm = library.total_norm(arrays, float(norm_type))
+    norm = _norm(arrays, norm_type, error_if_nonfinite)
+    _scale(grads, norm, max_norm, "clip_grad_norm_")
+    return Tensor._from(rounded(norm, arrays))
+
+
+@backends.keeps_gpu
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: Any = None
+) -> Tensor:
+    """Return the norm of all tensors as one vector, a tensor (), without a graph. As torch.nn.utils.get_total_norm.
+
+    The arguments are those of `clip_grad_norm_`; foreach has no effect.
+
+    >>> nn.utils.get_total_norm([ta.tensor([3.0]), ta.tensor([4.0])]).item()
+    5.0
+    """
+    arrays = [tensor.array for tensor in ([tensors] if isinstance(tensors, Tensor) else tensors)]
+    return Tensor._from(rounded(_norm(arrays, norm_type, error_if_nonfinite), arrays))
+
+
+@backends.keeps_gpu
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor, foreach: Any = None
+) -> None:
+    """Scale all gradients, in place, as if `total_norm`, a tensor (), were their norm; foreach has no effect.
+
+    As torch.nn.utils.clip_grads_with_norm_.
+
+    >>> w = ta.tensor([0.0], requires_grad=True)
+    >>> w.grad = ta.tensor([3.0])
+    >>> nn.utils.clip_grads_with_norm_([w], max_norm=1.0, total_norm=ta.tensor(2.0))
+    >>> w.grad
+    tensor([1.5])
+    """
+    if grads := _gradients(parameters):
+        _scale(grads, total_norm.detach().to(grads[0].device).array, max_norm, "clip_grads_with_norm_")
+
+
+def _norm(arrays: list[Any], norm_type: float, error_if_nonfinite: bool) -> Any:
+    norm = backends.of(*arrays).total_norm(arrays, float(norm_type))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(
             f"the gradients have a norm (norm_type={norm_type}) of {float(norm)}, so they cannot "
             "be clipped; find the overflow, or pass error_if_nonfinite=False to scale them anyway."
         )
-    library.clip_to_norm(arrays, norm, max_norm)
+    return norm
+
+
+def _scale(grads: list[Tensor], norm: Any, max_norm: float, writer: str) -> None:
+    arrays = [grad.array for grad in grads]
+    backends.of(*arrays).clip_to_norm(arrays, norm, max_norm)
     for grad in grads:
-        grad._wrote("clip_grad_norm_")
-    return Tensor._from(rounded(norm, arrays))
+        grad._wrote(writer)
 
 
 @backends.keeps_gpu
