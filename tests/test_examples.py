@@ -41,7 +41,9 @@ def script(name, *arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, env=QUIET, **options)
 
 
-@pytest.mark.parametrize(("model", "parameters"), [("classifier", 85_579), ("article", 51_659)])
+@pytest.mark.parametrize(
+    ("model", "parameters"), [pytest.param("classifier", 85_579, marks=pytest.mark.slow), ("article", 51_659)]
+)
 def test_mnist_writes_all_files_of_a_run(tmp_path, model, parameters):
     done = script("mnist.py", "--data", "digits", "--model", model, "--epochs", 2, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -147,6 +149,7 @@ def test_mnist_draws_test_sets_without_some_digit(tmp_path):
     assert list(tmp_path.glob("*/attention.png"))
 
 
+@pytest.mark.slow
 def test_mnist_with_one_seed_repeats_bit_for_bit(tmp_path):
     accuracies = []
     for out in ("a", "b"):
@@ -255,7 +258,9 @@ def test_examples_have_at_most_120_lines(name):
     assert len((ROOT / f"examples/{name}.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("mnist", "benchmark", "binary") else pytest.param(n, marks=pytest.mark.slow) for n in SCRIPTS]
+)
 def test_examples_suggest_the_option_that_is_meant(name, tmp_path):
     """Also in a folder that is not the repository's, and where tinyattn is not installed."""
     done = script(f"{name}.py", "--hepl", cwd=tmp_path)

@@ -202,7 +202,7 @@ def script(*command, shell="", **environment):
     )
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
+@pytest.mark.parametrize("closed", [pytest.param("2>&-", marks=pytest.mark.slow), "0<&- 1>&- 2>&-"])
 def test_run_with_closed_streams_ends_well(tmp_path, closed):
     done = script(*TRAIN, *QUICK, "--out", tmp_path, shell=closed)
     assert (done.returncode, done.stderr) == (0, "")
@@ -234,7 +234,11 @@ raise SystemExit(train.exit_code(main, "x.py"))"""
 
 
 @pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
+    ],
 )
 def test_ascii_terminal_shows_any_folder(tmp_path, environment):
     done = script(*TRAIN, *QUICK, "--out", tmp_path / "é", **environment)

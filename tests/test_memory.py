@@ -97,7 +97,12 @@ def measured(step):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("make", STEPS.values(), ids=STEPS)
+FAST = {"classifier", "article", "long attention in tiles", "MLP"}
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(m, id=n, marks=[] if n in FAST else pytest.mark.slow) for n, m in STEPS.items()]
+)
 def test_memory_peak_is_what_tracemalloc_measures(make):
     first, twin = make(), make()
     for _ in range(2):  # the first step makes the state of the optimizer

@@ -73,6 +73,7 @@ def test_the_edits_of_a_toy(tmp_path, monkeypatch):
     assert found == [line.strip() for line in EDITS.strip().splitlines()]
 
 
+@pytest.mark.slow
 def test_names_tell_mutants_apart_and_every_kind_and_floor_is_there(everything):
     assert len(everything) > 2000
     assert max(Counter(m.name for m in everything).values()) == 1
@@ -84,6 +85,7 @@ def test_names_tell_mutants_apart_and_every_kind_and_floor_is_there(everything):
     assert {"Walk.hand_on", "Pending.receive"} <= {m.function for m in everything if m.place == "engine/walk.py"}
 
 
+@pytest.mark.slow
 def test_what_is_called_equivalent_exists_and_has_one_reason(everything):
     names = [name for group in EQUIVALENT.values() for name in group]
     assert len(names) == len(set(names))
@@ -99,6 +101,7 @@ def slope_of_product():
     return ta.grad((x * np.float32(5.0)).sum(), x)[0].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -118,6 +121,7 @@ def test_a_mutant_takes_effect_in_its_own_process_alone(everything, name, expect
     assert slope_of_product() == [5.0, 5.0]
 
 
+@pytest.mark.slow
 def test_closures_made_at_import_are_edited_too(everything):
     mutant = next(m for m in everything if m.function == "_rounding.forward" and m.after.endswith("* 1.01"))
     live = mutation.live_functions()
@@ -129,6 +133,7 @@ def test_closures_made_at_import_are_edited_too(everything):
     assert mutation.in_child(trial, limit=60)["value"] == pytest.approx([2.02])
 
 
+@pytest.mark.slow
 def test_an_edit_that_adds_a_generator_takes_effect(everything):
     mutant = next(m for m in everything if m.function == "_argtop" and "tuple((d - 1 for d in dim))" in m.after)
     live = mutation.live_functions()
@@ -140,6 +145,7 @@ def test_an_edit_that_adds_a_generator_takes_effect(everything):
     assert mutation.in_child(trial, limit=60) == {"places": [[0, 0, 0]]}  # along the other axis
 
 
+@pytest.mark.slow
 def test_a_constant_with_which_the_module_cannot_be_imported_is_caught(everything):
     mutant = named(everything, "backends/cpu/choices.py _BITS: 8 -> 9")
 
@@ -152,6 +158,7 @@ def test_a_constant_with_which_the_module_cannot_be_imported_is_caught(everythin
     assert "'i9' not understood" in mutation.in_child(trial, limit=60)["verdict"]
 
 
+@pytest.mark.slow
 def test_constants_are_edited_too(everything):
     from tinyattn.backends import cpu
 
@@ -181,6 +188,7 @@ def test_tables_go_between_their_markers():
         mutation.put_between(text, "u", "")
 
 
+@pytest.mark.slow
 def test_verdicts_outlive_a_run_unless_the_function_changed(everything, tmp_path):
     mutant, other = everything[:2]
     ledger = mutation.Ledger(tmp_path / "verdicts")

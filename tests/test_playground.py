@@ -268,7 +268,7 @@ def test_playground_can_be_read(show, width, scheme):
     assert min(sizes) >= 10
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
 def test_playground_maps_of_few_scores_fit_the_window(show, width, height, scheme):
     for names in (["additive"], ["multihead"], ["dot", "scaled_dot"]):

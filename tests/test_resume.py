@@ -112,7 +112,11 @@ def test_resumed_run_equals_the_whole_one(whole, tmp_path, case):
     check(whole, case, tmp_path, random.Random(case).randrange(1, STEPS))
 
 
-@pytest.mark.parametrize("stops", [[1], [10], [11], [12], [STEPS - 1], [2, 3, 4, 11, 20]], ids=str)
+@pytest.mark.parametrize(
+    "stops",
+    [[1], [11], *(pytest.param(s, marks=pytest.mark.slow) for s in ([10], [12], [STEPS - 1], [2, 3, 4, 11, 20]))],
+    ids=str,
+)
 def test_resumed_run_equals_whole_wherever_stopped(whole, tmp_path, stops):
     check(whole, "classifier with dropout", tmp_path, *stops)
 

@@ -127,7 +127,7 @@ def ours(name: str) -> Any:
 MANY = """
     unique unique_consecutive quantile nanquantile combinations scatter_reduce nn.functional.embedding_bag
     nn.functional.max_pool1d nn.functional.max_pool2d nn.functional.gaussian_nll_loss nn.functional.interpolate
-    nn.functional.max_unpool2d nn.functional.max_unpool3d linalg.matrix_norm
+    nn.functional.max_unpool2d nn.functional.max_unpool3d nn.functional.max_pool3d linalg.matrix_norm logspace diff cdist
 """.split()  # hundreds of samples each, or large ones
 
 

@@ -130,7 +130,7 @@ def test_by_hand_root_switch_divides_the_scores(show):
 
 
 @needs_chromium
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("kind", [pytest.param("sgd", marks=pytest.mark.slow), "adam"])
 @pytest.mark.parametrize("score", SCORES)
 def test_by_hand_steps_equal_the_optimiser(show, score, kind):
     page = show()
@@ -426,11 +426,14 @@ def test_by_hand_language_switch_keeps_the_numbers(show):
 
 
 @needs_chromium
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [pytest.param(1280, 800, marks=pytest.mark.slow, id="desktop"), pytest.param(390, 844, id="phone")],
+)
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
-def test_by_hand_is_readable(show, theme, size):
+def test_by_hand_is_readable(show, theme, width, height):
     for lang in ("en", "zh"):
-        page = show(lang, width=size[0], height=size[1])
+        page = show(lang, width=width, height=height)
         page.prefer(theme)
         for score in SCORES:
             choose(page, "score", score)

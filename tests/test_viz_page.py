@@ -34,7 +34,7 @@ def state(page):
 # --- what it shows is the engine's ---
 
 
-@pytest.mark.parametrize("name", list(GOLDEN))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "12 blocks" else n for n in GOLDEN])
 def test_graph_page_unfolds_completely(show, name):
     picture = GOLDEN[name]()
     page = show(picture)
