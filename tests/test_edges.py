@@ -283,6 +283,23 @@ def test_float16_beside_float32_gives_float32(text):
         np.testing.assert_allclose(ours, host(found(ta, single, True)), rtol=1e-3 if ours.dtype == "float16" else 1e-6)
 
 
+SHAPES = """
+T.addbmm(x, x[None], x[None])|T.baddbmm(x[None], x[None], x[None])|T.addmm(x, x, x)
+T.trapezoid(x[:0], dim=0)|T.trapezoid(x[:, :0])|T.trapezoid(x[:1], dim=0)|T.trapezoid(x)|T.trapezoid(x[:0], x[:0], dim=0)
+F.nll_loss(x[0].double(), x[0, :1], reduction='none')|F.nll_loss(x[0].double(), x[0, :1])|F.cross_entropy(x[0].double(), x[0, :1])
+F.cross_entropy(x[0].double(), x[0, :1], x[0].double() + 1, reduction='none')|F.nll_loss(x[0].double(), x[0, 0])
+F.multi_margin_loss(x[0].double(), x[0, :1], reduction='none')|F.multi_margin_loss(x[0].double(), x[0, 0], reduction='none')
+F.instance_norm(x.double()[None, :0])|F.instance_norm(x.double()[None, :0, :0])|F.instance_norm(x.double()[:0, None])
+"""
+
+
+@pytest.mark.parametrize("text", SHAPES.strip().replace("\n", "|").split("|"))
+def test_shapes_and_dtypes_of_little_and_of_integers_are_as_torch(text):
+    dtype = "int64" if "loss" in text or "cross" in text else "int32"
+    ours, theirs = (evaluate(t, text, {"x": [[0, 1], [2, 3]]}, dtype)[0] for t in (ta, torch))
+    assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("to", ["uint8", "int8", "int32", "int64", "bool", "float32"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
 @pytest.mark.parametrize("dim", ["", "0, "])

@@ -104,6 +104,30 @@ def test_retain_grad_of_float32_written_from_float64_is_float32():
     assert (a.grad.tolist(), x.grad.tolist()) == ([4, 6], [8, 18])
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_retained_gradients_come_by_grad_and_by_backward_with_inputs_too(create_graph):
+    """PyTorch retains whatever passes a tensor; only leaves wait for a backward pass to all of them."""
+
+    def found(lib):
+        x = leaf(lib, [1.0, 2.0])
+        v = x * 2
+        u = v * 3
+        v.retain_grad()
+        u.retain_grad()
+        said = []
+        for wanted in (v, x, [v, u]):
+            lib.autograd.grad((u * u).sum(), wanted, retain_graph=True, create_graph=create_graph)
+            said += [None if t.grad is None else t.grad.detach().tolist() for t in (x, v, u)]
+        for wanted in ([v], [x], [u, x], None):
+            (u * u).sum().backward(retain_graph=True, inputs=wanted)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                said += [None if t.grad is None else t.grad.detach().tolist() for t in (x, v, u)]
+        return said
+
+    assert found(ta) == found(torch)
+
+
 # --- assignment to positions that occur several times: the last value stays, and only that has a gradient ---
 
 INDICES = {

@@ -27,7 +27,7 @@ def grad(
     materialize_grads: bool = False,
     is_grads_batched: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `outputs` with respect to `inputs`, without touching any `.grad`.
+    """Gradients of `outputs` with respect to `inputs`; the `.grad` of leaves stays what it is.
 
     grad_outputs: one gradient for each output, of its shape; may be left out for scalars.
     create_graph: record the computation of the gradients too, so that they can be differentiated.
@@ -102,7 +102,7 @@ def backward(
         if not chosen:
             raise RuntimeError("backward: inputs is empty; leave it out to reach every leaf")
         for x, g in zip(chosen, grad(roots, chosen, grad_tensors, retain_graph, create_graph, True), strict=True):
-            if g is not None:
+            if g is not None and not (x.node.op and x.node.tensor):  # that retains it
                 xp = recording_namespace() if create_graph else backends.of(g.array)
                 accumulate(xp, x.node, x, g if create_graph else g.array, True, create_graph)
         return

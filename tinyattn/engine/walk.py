@@ -122,11 +122,11 @@ class Walk:
         """The gradient of `node` is complete: run its hooks, and store it if it is wanted."""
         if node.hooks:
             g, owned = _run_hooks(xp, node, g, self.create_graph), False
-        if self.wanted is None:
-            tensor = node.tensor and node.tensor()
-            if tensor is not None and tensor.node is not None:  # it still exists, and still requires a gradient
-                accumulate(xp, node, tensor, g, owned, self.create_graph)
-        elif node in self.wanted:
+        tensor = None if self.wanted is not None and node.op is None else node.tensor and node.tensor()
+        if tensor is not None and tensor.node is not None:  # it still exists, and still requires a gradient
+            accumulate(xp, node, tensor, g, owned, self.create_graph)
+            owned = False
+        if self.wanted is not None and node in self.wanted:
             self.found[node] = _given(xp, node, g, owned, self.create_graph)
         return g
 
@@ -225,8 +225,8 @@ def walk(
 ) -> dict[Node, Any]:
     """Carry gradients from `roots` (pairs of a node and its seed) back through the graph.
 
-    Returns the gradients of `inputs` if given; otherwise adds them to `.grad` of the leaves and of Variables
-    that retain theirs.
+    Returns the gradients of `inputs` if given; otherwise adds them to `.grad` of the leaves. Variables that retain
+    their gradients get them either way.
     """
     pending = Pending(create_graph)
     for node, seed in roots:

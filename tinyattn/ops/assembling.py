@@ -265,7 +265,9 @@ def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -
         if x.ndim == 1:
             x = x.reshape([-1 if d == dim else 1 for d in range(y.ndim)])
         y, x = broadcast_tensors(y, x)
-    size = max(y.shape[dim] - 1, 0)
+    if not y.shape[dim]:
+        return y.sum(dim, dtype=y.dtype)  # zeros, of whole numbers too
+    size = y.shape[dim] - 1
     pairs = [(narrow(z, dim, y.shape[dim] - size, size), narrow(z, dim, 0, size)) for z in (y, x) if z is not None]
     width = dx if x is None else pairs[1][0] - pairs[1][1]
     return sum((pairs[0][0] + pairs[0][1]) * width, dim) / 2

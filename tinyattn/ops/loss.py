@@ -149,6 +149,8 @@ def _class_rows(name: str, input: Tensor, target: Tensor, weight: Any) -> tuple[
     scores, shape = input.array.shape, target.array.shape
     axis = 0 if len(scores) == 1 else 1
     expected = scores[:axis] + scores[axis + 1 :]
+    if len(scores) == 1 and shape == (1,):  # PyTorch takes that for one number, too
+        shape = ()
     if not scores or shape != expected:
         raise ValueError(
             f"{name}: scores of shape {scores} (axis {axis} holds the classes) need class numbers of shape "

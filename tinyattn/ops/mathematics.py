@@ -289,7 +289,7 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, al
     >>> ta.addbmm(ta.ones(1, 1), ta.ones(5, 2, 3), ta.ones(5, 3, 4)).shape
     (2, 4)
     """
-    return _plus_product(input, bmm(batch1, batch2).sum(0), beta, alpha)
+    return _plus_product(input, bmm(batch1, batch2).sum(0, dtype=batch1.dtype), beta, alpha)
 
 
 @opmath

@@ -54,11 +54,12 @@ def multi_margin_loss(
             f"multi_margin_loss: p={p}, input {tuple(input.shape)}, target {tuple(target.shape)}; expected p 1 or 2, "
             "scores (batch, classes) and as many targets"
         )
-    target = target.reshape((*input.shape[:-1], 1))
+    shape, target = target.shape, target.reshape((*input.shape[:-1], 1))
     losses = pow(relu(margin - gather(input, -1, target) + input), p)
     losses = losses if weight is None else losses * weight[target]
     others = eq(creation.arange(input.shape[-1], device=input.device), target).logical_not()
-    return _reduce(sum(where(others, losses, 0.0), -1) / input.shape[-1], reduction)
+    losses = sum(where(others, losses, 0.0), -1) / input.shape[-1]
+    return _reduce(losses.reshape(shape), reduction)
 
 
 @older_reduction()

@@ -245,7 +245,7 @@ def instance_norm(
         for running, new in ((running_mean, x.mean(dim)), (running_var, x.var(dim))):
             if running is not None:
                 running.copy_(running.detach() * (1 - momentum) + new.mean(0) * momentum)
-    return group_norm(input, input.shape[1], weight, bias, eps)
+    return group_norm(input, max(input.shape[1], 1), weight, bias, eps)
 
 
 def rms_norm(
