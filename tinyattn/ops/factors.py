@@ -23,31 +23,37 @@ class QR(NamedTuple):
     R: Tensor
 
 
-def _reflector(column: Tensor) -> tuple[Tensor, Tensor]:
-    """v, with 1 first, and tau of the reflection I - tau v v^T that makes all but the first number of (..., m) 0."""
+def _reflector(column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v, with 1 first, and tau of the reflection I - tau v v^T that makes all but the first number of (..., m) 0.
+
+    And a sign for what comes out of it: -1 where those were 0 before, since LAPACK does not reflect there. Here it is
+    done all the same: leaving it out would lose the derivative.
+    """
     first, rest = column[..., :1], column[..., 1:]
     tail = sum(rest * rest, -1, True)
-    done = eq(tail, 0.0)
-    length = where(done, 1.0, first * first + tail).sqrt()
+    square = first * first + tail
+    nothing = eq(square, 0.0)
+    length = where(nothing, 1.0, square).sqrt()
     beta = where(first < 0, length, -length)
-    v = cat([creation.ones_like(first), rest / where(done, 1.0, first - beta)], -1)
-    return v, where(done, 0.0, (beta - first) / beta)
+    v = cat([creation.ones_like(first), rest / (first - beta)], -1)
+    return v, where(nothing, 2.0, (beta - first) / beta), where(eq(tail, 0.0), -1.0, 1.0).to(column.dtype)
 
 
 def _reflected(v: Tensor, tau: Tensor, x: Tensor) -> Tensor:
     return x - unsqueeze(tau, -1) * unsqueeze(v, -1) * matmul(unsqueeze(v, -2), x)
 
 
-def reflections(A: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
-    """Return Householder's reflections (v, tau) that make A triangular, and the rows of that triangle."""
-    steps, rows = [], []
+def reflections(A: Tensor) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor], list[Tensor]]:
+    """Return Householder's reflections (v, tau) that make A triangular, the rows of that triangle, and their signs."""
+    steps, rows, signs = [], [], []
     for _ in range(min(A.shape[-2:])):
-        v, tau = _reflector(A[..., 0])
+        v, tau, sign = _reflector(A[..., 0])
         A = _reflected(v, tau, A)
         rows.append(A[..., :1, :])
         A = A[..., 1:, 1:]
         steps.append((v, tau))
-    return steps, rows
+        signs.append(sign)
+    return steps, rows, signs
 
 
 def reflected_eye(steps: list[tuple[Tensor, Tensor]], like: Tensor, columns: int) -> Tensor:
@@ -74,13 +80,16 @@ def qr(A: Tensor, mode: str = "reduced") -> QR:
         raise RuntimeError(f"qr: shape {tuple(A.shape)}; expected a matrix, or a batch of them")
     m, n = A.shape[-2:]
     k = min(m, n)
-    steps, rows = reflections(A)
+    steps, rows, signs = reflections(A)
+    rows = [row * unsqueeze(sign, -1) for row, sign in zip(rows, signs, strict=True)]
     zeros = [creation.zeros((*A.shape[:-2], 1, i), dtype=A.dtype, device=A.device) for i in range(k)]
     r = cat([A[..., :0, :], *(cat([z, row], -1) for z, row in zip(zeros, rows, strict=True))], -2)
     if mode == "r":
         return QR(creation.empty(0, dtype=A.dtype, device=A.device), r)
     q = reflected_eye(steps, A, m if mode == "complete" else k)
-    if not k:  # a matrix of no elements, recorded all the same
+    if k:
+        q = cat([q[..., :k] * unsqueeze(cat(signs, -1), -2), q[..., k:]], -1)
+    else:  # a matrix of no elements, recorded all the same
         q = q + sum(A, (-2, -1), True)
     if mode == "complete" and m > k:
         r = cat([r, creation.zeros((*A.shape[:-2], m - k, n), dtype=A.dtype, device=A.device)], -2)

@@ -78,10 +78,10 @@ class Orthogonal(Module):
                 f"orthogonal: no value can be assigned with orthogonal_map={self.orthogonal_map!r} and "
                 "use_trivialization=False; leave use_trivialization as True"
             )
-        steps, rows = reflections(tall)
+        steps, rows, _ = reflections(tall)
         found = []
-        for i, ((v, tau), row) in enumerate(zip(steps, rows, strict=True)):
-            sign = where((row[..., 0, :1] < 0) != (tau == 0), -1.0, 1.0).to(v.dtype)
+        for i, ((v, _), row) in enumerate(zip(steps, rows, strict=True)):
+            sign = where(row[..., 0, :1] < 0, -1.0, 1.0).to(v.dtype)
             above = creation.zeros((*v.shape[:-1], i), dtype=v.dtype, device=v.device)
             found.append(cat([above, sign, v[..., 1:]], -1))
         tall = stack(found, -1)
