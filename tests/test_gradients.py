@@ -14,6 +14,7 @@ from oracle import compare
 
 import tinyattn as ta
 import tinyattn.nn.functional as F
+from tinyattn.compat.matrices import LINALG
 from tinyattn.engine.observer import Observer
 
 TF = torch.nn.functional
@@ -126,6 +127,54 @@ def test_retained_gradients_come_by_grad_and_by_backward_with_inputs_too(create_
         return said
 
     assert found(ta) == found(torch)
+
+
+MATRICES = {
+    "unit": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "diagonal": [[-1, 0, 0], [0, 2, 0], [0, 0, -3]],
+    "upper": [[1, 2, 3], [0, 5, 6], [0, 0, 9]], "lower": [[2, 0, 0], [5, 6, 0], [8, 9, 10]],
+    "permutation": [[0, 2, 0], [0, 0, 2], [2, 0, 0]], "blocks": [[2, 1, 0], [1, 3, 0], [0, 0, 4]],
+    "one column done": [[2, 1, 5], [0, 3, 1], [0, 1, 4]], "number": [[2]], "batch": [[[2, 0], [0, 2]], [[1, 2], [3, 4]]],
+    "tall": [[1, 2], [0, 3], [0, 0]], "wide": [[1, 2, 3], [0, 3, 4]],
+}  # fmt: skip
+OF_SQUARES = "inverse solve det slogdet matrix_exp cholesky eigvalsh"
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("name", [*OF_SQUARES.split(), "q", "r", "pinv", "svdvals"])
+def test_gradients_of_matrices_with_zeros_are_pytorchs(name, matrix):
+    """An algorithm that leaves out what is 0 already loses the derivative there. Two orders, all elements."""
+    if name in OF_SQUARES and matrix in ("tall", "wide"):
+        return
+
+    def found(lib, linalg):
+        def outcome(A):
+            match name:
+                case "inverse" | "matrix_exp":
+                    return getattr(lib, name)(A)
+                case "solve":
+                    return linalg("solve")(A, lib.ones_like(A[..., :1]))
+                case "slogdet":
+                    return linalg(name)(A)[1]
+                case "cholesky":
+                    return linalg(name)(A @ A.mT)
+                case "eigvalsh":
+                    return linalg(name)(A + A.mT)
+                case "q" | "r":
+                    return linalg("qr")(A)["qr".index(name)]
+            return linalg(name)(A)
+
+        A = lib.tensor(MATRICES[matrix], dtype=lib.float64, requires_grad=True)
+        y = outcome(A)
+        (g,) = lib.autograd.grad((y * lib.arange(1.0, y.numel() + 1).reshape(y.shape)).sum(), A, create_graph=True)
+        results = [y, g]
+        if g.requires_grad:
+            turn = lib.cos(lib.arange(0.0, g.numel(), dtype=lib.float64)).reshape(g.shape)
+            results += [x for x in lib.autograd.grad((g * turn).sum(), A, allow_unused=True) if x is not None]
+        return [x.detach().numpy() for x in results]
+
+    ours = found(ta, lambda name: getattr(ta.linalg, name, None) or LINALG[name])
+    for a, b in zip(ours, found(torch, lambda name: getattr(torch.linalg, name)), strict=False):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 # --- assignment to positions that occur several times: the last value stays, and only that has a gradient ---

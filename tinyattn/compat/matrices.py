@@ -84,7 +84,9 @@ def _pinv_rule(A: Any, out: Any, g: Any) -> Any:
 
 
 def _det_rule(A: Any, out: Any, g: Any) -> Any:
-    """The cofactors, also of a singular matrix: by the products of all singular values but one."""
+    """The cofactors: by the inverse, or, if a matrix is singular, by the products of all singular values but one."""
+    if (out[0].detach() != 0).all():
+        return (out[0] * g)[..., None, None] * ta.inverse(A).mT
     U, S, Vh = svd(A)
     others = S[..., None, :].masked_fill(ta.eye(S.shape[-1], device=S.device) > 0, 1.0).prod(-1)
     turns = slogdet(U.detach()).sign * slogdet(Vh.detach()).sign
