@@ -300,6 +300,20 @@ def test_shapes_and_dtypes_of_little_and_of_integers_are_as_torch(text):
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("g", [NAN, INF])
+@pytest.mark.parametrize(
+    "text",
+    "x.median()|x.nanmedian()|x.max()|x.min()|x.median(0)[0]|x.mode(0)[0]|F.softshrink(x)|F.hardshrink(x)".split("|"),
+)
+def test_gradients_that_are_no_numbers_reach_only_what_was_chosen(text, g):
+    found = []
+    for library in (ta, torch):
+        x = library.tensor([1.0, -2.0, 3.0, 0.5], dtype=library.float64, requires_grad=True)
+        y = eval(text, {"x": x, "F": library.nn.functional})
+        found.append(library.autograd.grad(y, x, library.full_like(y, g))[0].tolist())
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("to", ["uint8", "int8", "int32", "int64", "bool", "float32"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
 @pytest.mark.parametrize("dim", ["", "0, "])

@@ -129,6 +129,45 @@ def test_retained_gradients_come_by_grad_and_by_backward_with_inputs_too(create_
     assert found(ta) == found(torch)
 
 
+WINDOWS = {
+    "unfold": ([3, -4, 5, -6], lambda y: y.unfold(0, 2, 2)),
+    "unfold of columns": ([[3, -4], [5, -6]], lambda y: y.t().unfold(0, 1, 1)),
+    "part of an unfold": ([[3, -4], [5, -6]], lambda y: y.unfold(1, 2, 1)[0]),
+    "unfold of a number": (-2, lambda y: y.unfold(0, 1, 1)),
+    "as_strided": ([3, -4, 5, -6], lambda y: y.as_strided((2,), (2,))),
+    "as_strided from an offset": ([3, -4, 5, -6], lambda y: y.as_strided((2,), (1,), 1)),
+    "diagonal by as_strided": ([[3, -4], [5, -6]], lambda y: y.as_strided((2,), (3,))),
+    "as_strided of a view": ([[3, -4, 1], [5, -6, 1]], lambda y: y[:, 1:].as_strided((2, 2), (3, 1), 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_views_that_can_be_written_to(name):
+    def found(lib):
+        values, view = WINDOWS[name]
+        x = lib.tensor(values, dtype=lib.float64, requires_grad=True)
+        y = x * 2
+        w = view(y)
+        said = [w.tolist(), lib.autograd.grad((w * w).sum(), x, retain_graph=True)[0].tolist()]
+        w.abs_()
+        said += [y.tolist(), w.tolist()]
+        said += [lib.autograd.grad((z * z * z).sum(), x, retain_graph=True)[0].tolist() for z in (y, w)]
+        y.mul_(3)
+        return [*said, w.tolist(), lib.autograd.grad((w * w).sum(), x)[0].tolist()]
+
+    assert found(ta) == found(torch)
+
+
+def test_windows_that_overlap_are_not_written_to():
+    """PyTorch writes to them once or several times, as it comes."""
+    for windows in (ta.arange(4.0).unfold(0, 2, 1), ta.arange(4.0).as_strided((2, 2), (1, 1))):
+        with pytest.raises(RuntimeError, match="its windows overlap"):
+            windows.mul_(2)
+    apart = ta.arange(12.0).as_strided((2, 3), (3, 2))  # strides below the reach of others, and no number twice
+    apart.mul_(2)
+    assert apart.tolist() == [[0, 4, 8], [6, 10, 14]]
+
+
 MATRICES = {
     "unit": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "diagonal": [[-1, 0, 0], [0, 2, 0], [0, 0, -3]],
     "upper": [[1, 2, 3], [0, 5, 6], [0, 0, 9]], "lower": [[2, 0, 0], [5, 6, 0], [8, 9, 10]],

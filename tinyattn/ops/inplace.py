@@ -76,9 +76,13 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
 
 
 def is_expanded(array: Any) -> bool:
-    """Whether several elements of an array are one number in memory."""
-    steps = zip(array.shape, array.strides, strict=True)
-    return bool(array.size) and any(size > 1 and step == 0 for size, step in steps)
+    """Whether several elements of an array are one number in memory: it was expanded, or is of windows that overlap."""
+    reach = 0
+    for step, n in () if array.flags.c_contiguous else sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if n > 1 and step < reach + array.itemsize:
+            return bool(array.size) and (step == 0 or np.unique(_addresses(array)).size < array.size)
+        reach += step * (n - 1)
+    return False
 
 
 def may_change(self: Tensor, name: str, tracked: bool) -> None:
@@ -88,7 +92,7 @@ def may_change(self: Tensor, name: str, tracked: bool) -> None:
     if is_expanded(self.array):
         raise RuntimeError(
             f"{name}: several elements of this tensor of shape {tuple(self.shape)} are one and the same number in "
-            "memory (it was expanded), so they cannot be changed one by one; clone() it first."
+            "memory (it was expanded, or its windows overlap), so they cannot be changed one by one; clone() it first."
         )
     if not getattr(self.array.flags, "writeable", True):  # CuPy has no read-only arrays
         raise RuntimeError(f"{name}: this tensor's memory is read-only, as the array it was made from; clone() it.")

@@ -269,7 +269,7 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """
     if not lambd >= 0:
         raise RuntimeError(f"softshrink: lambd={lambd}; expected a number of at least 0")
-    return input - clamp(input, -lambd, lambd)
+    return where(_abs(input) <= lambd, 0.0, input - clamp(input, -lambd, lambd))
 
 
 @opmath

@@ -71,8 +71,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 
 
 def _ties_rule(xp: Any, g: Any, x: Any, out: Any) -> Any:
-    ties = xp.cast(xp.logical_or(x == out, xp.logical_and(x != x, out != out)), g.dtype)
-    return g * (ties / xp.sum(ties, tuple(range(x.ndim))))
+    ties = xp.logical_or(x == out, xp.logical_and(x != x, out != out))
+    return xp.where(ties, g / xp.sum(xp.cast(ties, g.dtype), tuple(range(x.ndim))), 0.0)
 
 
 @operation(name="median", traits="chooses", fresh=True, x=_ties_rule)

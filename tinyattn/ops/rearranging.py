@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tinyattn.ops.indexing import place
 from tinyattn.ops.joins import cat
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
-from tinyattn.ops.scattering import take
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
 from tinyattn.ops.synonyms import formula
 
@@ -211,9 +211,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    """Return windows of `size` elements along an axis, `step` apart, in a new last axis. A copy, no view.
+    """Return a view of windows of `size` elements along an axis, `step` apart, in a new last axis.
 
-    As torch.Tensor.unfold.
+    Raises RuntimeError for windows that do not fit. As torch.Tensor.unfold.
 
     >>> ta.arange(5).unfold(0, 3, 2).tolist()
     [[0, 1, 2], [2, 3, 4]]
@@ -226,16 +226,26 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
             f"unfold: windows of {size}, {step} apart, along dimension {dim} of size {input.shape[dim]}; "
             "expected a size that fits, and steps above 0"
         )
-    index = np.arange(0, input.shape[dim] - size + 1, step)[:, None] + np.arange(size)
-    return movedim(input[(slice(None),) * dim + (creation.tensor(index, device=input.device),)], dim + 1, -1)
+    shape, stride = list(input.shape), input.stride()
+    shape[dim] = (shape[dim] - size) // step + 1
+    return as_strided(input, (*shape, size), (*stride[:dim], stride[dim] * step, *stride[dim + 1 :], stride[dim]))
+
+
+def _as_strided_rule(xp: Any, g: Any, x_shape: tuple[int, ...], places: Any) -> Any:
+    return xp.reshape(xp.ungather(xp.reshape(g, (-1,)), 0, places, (math.prod(x_shape),)), x_shape)
+
+
+@operation(traits="moves chooses", view=True, x=_as_strided_rule)
+def _as_strided(xp: Any, x: Any, places: Any, *, size: Any, stride: Any, offset: int) -> Any:
+    return xp.as_strided(x, size, stride, offset)
 
 
 def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
-    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a copy of this size.
+    """Return a view of this size: the elements of the input's memory at `storage_offset` + index * `stride`.
 
-    storage_offset: from the first element of the input, by default 0. Elements may be named several times, as in
-    overlapping windows. Raises RuntimeError for places that are no element of the input. As torch.as_strided, which
-    returns a view, counts from the beginning of the whole memory, and reaches all of it.
+    storage_offset: from the beginning of the memory, by default where the input begins. Elements may be named several
+    times, as in overlapping windows, which cannot be written to. Raises RuntimeError for places that are no element of
+    the input. As torch.as_strided, which reaches all of the memory.
 
     >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
     [[0, 1], [1, 2], [2, 3]]
@@ -243,7 +253,9 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
     if len(size) != len(stride):
         raise RuntimeError(f"as_strided: size={size} and stride={stride}; expected as many numbers of both")
-    places = _memory(size, stride) + (storage_offset or 0)
+    begin = 0 if input._base is None else (input.data_ptr() - input._base.data_ptr()) // input.element_size()
+    offset = 0 if storage_offset is None else storage_offset - begin
+    places = _memory(size, stride) + offset
     own = _memory(tuple(input.shape), input.stride()).reshape(-1)
     order = np.argsort(own, kind="stable")
     found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
@@ -252,7 +264,8 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
             f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
             f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
         )
-    return take(input, creation.tensor(found, device=input.device))
+    found = creation.tensor(found.reshape(-1), dtype="int64", device=input.device)
+    return _as_strided(input, found, size=size, stride=stride, offset=offset)
 
 
 def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:

@@ -17,7 +17,7 @@ from tinyattn.backends.cpu.halves import narrow, widen
 from tinyattn.backends.cpu.sums import Dim, axes_of, column_sums, count, running, total, variance
 
 __all__ = [
-    "abs", "acos", "acosh", "arange", "argmax", "argmin", "asarray", "asin", "asinh",
+    "abs", "acos", "acosh", "arange", "argmax", "argmin", "as_strided", "asarray", "asin", "asinh",
     "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor", "floor_divide",
     "fmod", "from_dlpack", "full", "hypot", "isfinite", "linspace", "log", "log10", "log1p", "log2",
@@ -269,6 +269,13 @@ def diagonal(x: Array, offset: int) -> Array:
     out = x.diagonal(offset, -2, -1)
     out.flags.writeable = x.flags.writeable
     return out
+
+
+def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Array:
+    """A view of the memory of x, from `offset` elements after its first one; strides count elements, too."""
+    step = x.itemsize
+    start = np.lib.stride_tricks.as_strided(x, (offset + 1,), (step,), subok=True)[offset:]
+    return np.lib.stride_tricks.as_strided(start, size, [n * step for n in stride], subok=True)
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:
