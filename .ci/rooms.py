@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_065,
+    "ops/": 10_090,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_100,
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_290,
     "debug/": 2_360,
     "viz/": 7_745,
-    "compat/": 3_095,
+    "compat/": 3_105,
     TOP: 1_595,
 }
-TOTAL = 48_030  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_065  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

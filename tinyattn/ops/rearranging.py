@@ -211,9 +211,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
 
 
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    """Return windows of `size` elements along an axis, `step` apart, in a new last axis. A copy, no view.
+    """Return windows of `size` elements along an axis, `step` apart, in a new last axis.
 
-    As torch.Tensor.unfold.
+    A view if they do not overlap and the axis has `step` elements for each, else a copy. As torch.Tensor.unfold.
 
     >>> ta.arange(5).unfold(0, 3, 2).tolist()
     [[0, 1, 2], [2, 3, 4]]
@@ -226,16 +226,20 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
             f"unfold: windows of {size}, {step} apart, along dimension {dim} of size {input.shape[dim]}; "
             "expected a size that fits, and steps above 0"
         )
+    count = (input.shape[dim] - size) // step + 1
+    if size <= step and count * step <= input.shape[dim]:
+        apart = (*input.shape[:dim], count, step, *input.shape[dim + 1 :])
+        return movedim(reshape(narrow(input, dim, 0, count * step), apart), dim + 1, -1)[..., :size]
     index = np.arange(0, input.shape[dim] - size + 1, step)[:, None] + np.arange(size)
     return movedim(input[(slice(None),) * dim + (creation.tensor(index, device=input.device),)], dim + 1, -1)
 
 
 def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
-    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a copy of this size.
+    """Return the elements of the input's memory at `storage_offset` + index * `stride`, a read-only copy of this size.
 
-    storage_offset: from the first element of the input, by default 0. Elements may be named several times, as in
-    overlapping windows. Raises RuntimeError for places that are no element of the input. As torch.as_strided, which
-    returns a view, counts from the beginning of the whole memory, and reaches all of it.
+    storage_offset: from the beginning of the memory, by default where the input begins. Elements may be named several
+    times, as in overlapping windows. Raises RuntimeError for places that are no element of the input. As
+    torch.as_strided, which returns a view, and reaches all of the memory.
 
     >>> ta.as_strided(ta.arange(4), (3, 2), (1, 1)).tolist()
     [[0, 1], [1, 2], [2, 3]]
@@ -243,7 +247,8 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     size, stride = _dims.sizes((size,)), _dims.sizes((stride,))
     if len(size) != len(stride):
         raise RuntimeError(f"as_strided: size={size} and stride={stride}; expected as many numbers of both")
-    places = _memory(size, stride) + (storage_offset or 0)
+    begin = 0 if input._base is None else (input.data_ptr() - input._base.data_ptr()) // input.element_size()
+    places = _memory(size, stride) + (0 if storage_offset is None else storage_offset - begin)
     own = _memory(tuple(input.shape), input.stride()).reshape(-1)
     order = np.argsort(own, kind="stable")
     found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
@@ -252,7 +257,10 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
             f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
             f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
         )
-    return take(input, creation.tensor(found, device=input.device))
+    out = take(input, creation.tensor(found, device=input.device))
+    if not out.is_cuda:  # what is written into PyTorch's view is in the input: here it would be lost
+        out.array.setflags(write=False)
+    return out
 
 
 def _memory(size: tuple[int, ...], stride: tuple[int, ...]) -> Any:
