@@ -415,6 +415,15 @@ def test_gradient_of_qr_of_a_column_of_zeros_is_nan():
         assert ta.allclose(q @ r, x)
 
 
+@pytest.mark.parametrize("right", [False, True])
+def test_bucketize_with_nan_among_the_boundaries(right):
+    """NaN is above all numbers; PyTorch's search stops at it."""
+    sequence, values = [-INF, -INF, -1.0, 0.0, 0.0, 1.0, INF, NAN, NAN], [-INF, -2.0, -1.0, 0.0, 0.5, INF]
+    found = ta.bucketize(ta.tensor(values), ta.tensor(sequence), right=right)
+    assert found.tolist() == np.searchsorted(sequence, values, "right" if right else "left").tolist()
+    assert ta.bucketize(ta.tensor(NAN), ta.tensor(sequence), right=right).item() == 9
+
+
 @pytest.mark.parametrize("name", ["any", "all", "count_nonzero", "sum", "amax"])
 def test_reductions_over_no_axes_as_torch(name):
     for values, dtype, dim in itertools.product(([[0.0, 2.0], [1.0, 3.0]], 2.0), ("float32", "uint8"), ((), [])):
