@@ -42,6 +42,7 @@ REFUSALS = {  # the sentence: why it is right to say it
     r"several elements of this tensor .* are one": "a write into an expanded tensor",
     r"cannot be converted to uint8 without overflow": "a number that uint8 cannot hold",
     r"masked_fill: .* does not fit into|alpha is .* and the sum has dtype": "a fraction among integers",
+    r"this tensor's memory is read-only": "a write into what as_strided has copied, of which PyTorch has a view",
     r"shares its memory with another one": "a recorded write through detach()",
     r"the result is int64 and cannot be stored in bool": "a running sum of booleans in place",
     r"out of range; expected 0 to -1": "an index into an axis of size 0",
