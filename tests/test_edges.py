@@ -261,6 +261,15 @@ def test_activations_of_integers_are_those_of_floats(name, dtype):
     assert_close(host(out), host(function(ta.tensor(numbers.astype("float32")), *axis)))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_hypot_and_dropout_of_integers_are_those_of_floats(dtype):
+    x = ta.tensor([100, 3], dtype=dtype)
+    assert_close(host(ta.hypot(x, x)), host(ta.hypot(x.float(), x.float())))
+    out = F.dropout(x, 0.5)
+    assert out.dtype == ta.float32
+    assert set(out.tolist()) <= {0.0, 200.0, 6.0}
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
 @pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
 def test_losses_of_integers_are_those_of_floats(name, dtype):
