@@ -61,6 +61,21 @@ def assert_close(ours: Any, theirs: Any) -> None:
         ("F.smooth_l1_loss(x, y, reduction='none', beta=2.0)", {"x": [0.0, 2.0, -2.0, 0.5, 3.0], "y": [0.0] * 5}),
         ("F.smooth_l1_loss(x, y, reduction='none', beta=0.0)", {"x": [0.0, 2.0, -2.0], "y": [0.0] * 3}),
         ("F.multi_margin_loss(x, T.tensor([2, 0]))", {"x": [[1.0, 2.0, 3.0], [0.0, 1.0, 0.5]]}),
+        *(
+            (text, {"x": x})
+            for x in (
+                [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+                [[-2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, -1.0]],
+                [[2.0, 1.0, -3.0], [0.0, -1.0, 0.5], [0.0, 0.0, 4.0]],
+                [[2.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.5, 3.0, 4.0]],
+            )
+            for text in (
+                "T.inverse(x)",
+                "T.linalg.solve(x, x[:, 1:] ** 2)",
+                "T.cat(T.linalg.qr(x))",
+                "T.cat(T.linalg.qr(x[:, :2]))",
+            )
+        ),
         ("F.multilabel_margin_loss(x, T.tensor([[2, -1, 0], [0, 1, -1]]))", {"x": [[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]]}),
     ],
 )
@@ -88,6 +103,7 @@ LEAST = [[[-INF, -INF, -INF, -INF, 2.0, -INF]]]
         ("F.max_pool1d(x, 3, 2, 1, return_indices=True)[1]", {"x": LEAST}),
         ("F.max_pool2d(x, (2, 3), 1, 1, (1, 2), return_indices=True)[1]", {"x": [LEAST]}),
         ("F.max_pool3d(x, 2, 2, 1, return_indices=True)[1]", {"x": [[LEAST]]}),
+        ("F.embedding_bag(T.tensor([[0, 1], [0, 1]]), x, mode='max')", {"x": [[2.0, 1.0], [2.0, 3.0]]}),
         ("F.kl_div(x, y, reduction='none')", {"x": [-1.0, -INF, -2.0], "y": [0.5, 0.0, 0.0]}),
     ],
 )
@@ -245,6 +261,15 @@ def test_activations_of_integers_are_those_of_floats(name, dtype):
     assert_close(host(out), host(function(ta.tensor(numbers.astype("float32")), *axis)))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_hypot_and_dropout_of_integers_are_those_of_floats(dtype):
+    x = ta.tensor([100, 3], dtype=dtype)
+    assert_close(host(ta.hypot(x, x)), host(ta.hypot(x.float(), x.float())))
+    out = F.dropout(x, 0.5)
+    assert out.dtype == ta.float32
+    assert set(out.tolist()) <= {0.0, 200.0, 6.0}
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64"])
 @pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
 def test_losses_of_integers_are_those_of_floats(name, dtype):
@@ -396,6 +421,55 @@ def test_index_add_keeps_the_dtype():
     for dtype in (ta.bool, ta.uint8, ta.float16):
         x = ta.ones(2, dtype=dtype)
         assert x.index_add(0, ta.tensor([0, 0]), x, alpha=2).dtype == dtype
+
+
+def test_gradient_of_prelu_at_nan_is_that_below_0():
+    x = ta.tensor([NAN, 1.0, -1.0], requires_grad=True)
+    (F.prelu(x, ta.tensor(0.5)) * ta.tensor([2.0, 3.0, 4.0])).sum().backward()
+    assert x.grad.tolist() == [1.0, 3.0, 2.0]
+
+
+def test_gradient_of_qr_of_a_column_of_zeros_is_nan():
+    for values, lost in (([[0.0, 1.0], [0.0, 2.0]], True), ([[1.0, 1.0], [1.0, 1.0]], False), ([[0.0, 1.0]], False)):
+        x = ta.tensor(values, requires_grad=True)
+        q, r = ta.linalg.qr(x)
+        (q.sum() + r.sum()).backward()
+        assert x.grad.isnan().any() == lost
+        assert ta.allclose(q @ r, x)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_bucketize_with_nan_among_the_boundaries(right):
+    """NaN is above all numbers; PyTorch's search stops at it."""
+    sequence, values = [-INF, -INF, -1.0, 0.0, 0.0, 1.0, INF, NAN, NAN], [-INF, -2.0, -1.0, 0.0, 0.5, INF]
+    found = ta.bucketize(ta.tensor(values), ta.tensor(sequence), right=right)
+    assert found.tolist() == np.searchsorted(sequence, values, "right" if right else "left").tolist()
+    assert ta.bucketize(ta.tensor(NAN), ta.tensor(sequence), right=right).item() == 9
+
+
+@pytest.mark.parametrize("name", ["any", "all", "count_nonzero", "sum", "amax"])
+def test_reductions_over_no_axes_as_torch(name):
+    for values, dtype, dim in itertools.product(([[0.0, 2.0], [1.0, 3.0]], 2.0), ("float32", "uint8"), ((), [])):
+        if name == "sum" and dtype == "uint8":
+            continue
+        ours, theirs = (
+            getattr(lib, name)(lib.tensor(values, dtype=getattr(lib, dtype)), dim=dim) for lib in (ta, torch)
+        )
+        np.testing.assert_array_equal(host(ours), theirs.numpy())
+        assert host(ours).dtype == theirs.numpy().dtype
+
+
+@pytest.mark.parametrize("second", [0.6, 1 / 3])
+def test_radam_of_betas_whose_average_has_length_4_or_2(second):
+    found = []
+    for lib in (ta, torch):
+        w = lib.ones(1, requires_grad=True)
+        optimizer = lib.optim.RAdam([w], lr=0.1, betas=(0.9, second))
+        for i in range(7):
+            w.grad = lib.full((1,), i + 1.0)
+            optimizer.step()
+        found.append(w.item())
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_median_of_nothing_has_a_gradient_of_nothing():

@@ -1050,6 +1050,7 @@ def test_as_strided_reads_overlapping_windows():
                 lambda a, f=make, args=(size, stride): f(a).as_strided(*args),
                 lambda a, f=make, args=(size, stride): f(a).as_strided(*args), (x(4, 6),),
             )  # fmt: skip
+    compare(lambda a: a[1:].as_strided((2, 2), (3, 1), 7), lambda a: a[1:].as_strided((2, 2), (3, 1), 7), (x(4, 6),))
     with pytest.raises(RuntimeError, match="reach elements outside of the input"):
         ta.as_strided(ta.ones(24), (2,), (24,))
     with pytest.raises(RuntimeError, match="expected as many numbers of both"):

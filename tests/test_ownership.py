@@ -256,6 +256,27 @@ def shared_with_input(library, text, values):
     return [y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for y in found]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x[:, ::2].ravel()",
+        "x[0].ravel()",
+        "x.T.ravel()",
+        "x.unfold(1, 2, 2)",
+        "x.T.unfold(0, 2, 3)",
+        "x[:, 1:].unfold(0, 1, 1)",
+    ],
+)
+def test_writes_reach_the_input_only_where_those_of_pytorch_do(text):
+    found = []
+    for library in (ta, torch):
+        x = library.arange(24).reshape(4, 6)
+        y = eval(text, {"x": x})
+        y[0] = -1
+        found.append((y.tolist(), x.tolist()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("where", ["T", "F", "x"])
 def test_results_share_memory_only_where_those_of_pytorch_do(where):
     """A copy, a scan, a resizing that has nothing to do still gives memory of its own: `repeat` of one number."""

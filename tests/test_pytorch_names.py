@@ -95,11 +95,37 @@ def test_factors_and_their_gradients_are_those_of_pytorch(name):
     compare(ours, theirs, *args, tolerance=1e-7)
 
 
+def _leibniz(x):
+    """The determinant of a 3 x 3 matrix, as the sum of its products."""
+    return sum(
+        x[0, i] * (x[1, (i + 1) % 3] * x[2, (i + 2) % 3] - x[1, (i + 2) % 3] * x[2, (i + 1) % 3]) for i in range(3)
+    )
+
+
 def test_factors_of_singular_and_narrow_matrices():
     rank_two = randn(4, 2) @ randn(2, 4)
     compare(matrices.pinv, L.pinv, rank_two, orders=1)
     for singular in (torch.tensor([[1.0, 2], [2, 4]]).double(), torch.zeros(2, 2).double(), torch.ones(3, 3).double()):
         compare(matrices.det, L.det, singular, orders=1)
+    for singular in (
+        torch.tensor([[1.0, 2, 0], [2, 4, 0], [1, 1, 1]]).double(),
+        torch.diag(torch.tensor([0.0, 1, 2])).double(),
+        torch.arange(1.0, 10).reshape(3, 3).double(),  # of determinant 6e-16, as LAPACK rounds it
+        torch.diag(torch.tensor([1e-9, 1, 2])).double(),
+    ):
+        compare(matrices.det, _leibniz, singular)  # PyTorch's own second derivative of a singular matrix is wrong
+    for regular in (
+        torch.eye(3).double(),
+        torch.linalg.qr(A)[0][0, :3, :3],
+        torch.diag(torch.tensor([2.0, 2, 2])).double(),
+    ):
+        compare(matrices.det, L.det, regular)
+    both = torch.stack([torch.eye(2), torch.ones(2, 2)]).double()
+    compare(matrices.det, lambda x: x[:, 0, 0] * x[:, 1, 1] - x[:, 0, 1] * x[:, 1, 0], both)
+    compare(matrices.svdvals, L.svdvals, torch.zeros(3, 4).double(), orders=1)
+    for power in (matrices.matrix_power(one := ta.eye(2), 1), one):
+        assert power.zero_().sum() == 0
+        assert power is one or one.sum() == 2
     same = torch.eye(3, dtype=torch.float64)  # equal values: those have gradients, vectors have none
     compare(matrices.LINALG["eigvalsh"], L.eigvalsh, same, orders=1)
     compare(matrices.svdvals, L.svdvals, same, orders=1)

@@ -47,10 +47,14 @@ def _operation(name: str, lapack: Callable[..., Any], rule: Callable[..., Any]) 
     return type(name, (Function,), methods).apply  # type: ignore[attr-defined]
 
 
+def _over(x: Any, y: Any) -> Any:
+    """Divide x by y; 0 / 0 is 0: no gradient by a vector, as on a diagonal of distances."""
+    return x / y.masked_fill((y == 0) & (x == 0), 1.0)
+
+
 def _over_distances(x: Any, values: Any) -> Any:
-    """Divide x (i, j) by values[j] - values[i]; 0 / 0 is 0: no gradient by a vector, as on the diagonal."""
-    apart = values[..., None, :] - values[..., :, None]
-    return x / apart.masked_fill((apart == 0) & (x == 0), 1.0)
+    """Divide x (i, j) by values[j] - values[i]."""
+    return _over(x, values[..., None, :] - values[..., :, None])
 
 
 # --- rules ---
@@ -73,8 +77,9 @@ def _svd_rule(A: Any, out: Any, gu: Any, gs: Any, gvh: Any) -> Any:
     turned = U.mT @ gu, Vh @ gvh.mT
     left, right = (_over_distances(x - x.mT, S * S) for x in turned)
     inside = U @ (ta.diag_embed(gs) + left * S[..., None, :] + S[..., :, None] * right) @ Vh
-    outside = (gu - U @ turned[0]) / S[..., None, :] @ Vh + U @ ((gvh - turned[1].mT @ Vh) / S[..., :, None])
-    return inside + outside  # 0 of a square matrix
+    if A.shape[-2] > A.shape[-1]:  # of a square matrix 0: only rounding, which a small singular value magnifies
+        inside = inside + _over(gu - U @ turned[0], S[..., None, :]) @ Vh
+    return inside + U @ _over(gvh - turned[1].mT @ Vh, S[..., :, None]) if A.shape[-2] < A.shape[-1] else inside
 
 
 def _pinv_rule(A: Any, out: Any, g: Any) -> Any:
@@ -84,13 +89,17 @@ def _pinv_rule(A: Any, out: Any, g: Any) -> Any:
 
 
 def _det_rule(A: Any, out: Any, g: Any) -> Any:
-    """The cofactors: by the inverse, or, if a matrix is singular, by the products of all singular values but one."""
-    if (out[0].detach() != 0).all():
-        return (out[0] * g)[..., None, None] * ta.inverse(A).mT
-    U, S, Vh = svd(A)
-    others = S[..., None, :].masked_fill(ta.eye(S.shape[-1], device=S.device) > 0, 1.0).prod(-1)
+    """The cofactors: det(A) A^-T; of a nearly singular matrix by the products of all singular values but one."""
+    S = svdvals(A.detach())
+    regular = (1e-6 * S[..., :1] < S).all(-1)[..., None, None]
+    one = ta.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    usual = (g * out[0])[..., None, None] * ta.inverse(ta.where(regular, A, one)).mT
+    if regular.all():
+        return usual
+    U, S, Vh = svd(ta.where(regular, one * one.cumsum(0).sum(0), A))  # in place of regular ones: distinct values
+    others = S[..., None, :].masked_fill(one > 0, 1.0).prod(-1)
     turns = slogdet(U.detach()).sign * slogdet(Vh.detach()).sign
-    return (turns * g)[..., None, None] * (U * others[..., None, :]) @ Vh
+    return ta.where(regular, usual, (turns * g)[..., None, None] * (U * others[..., None, :]) @ Vh)
 
 
 _cholesky = _operation("cholesky", np.linalg.cholesky, _cholesky_rule)
@@ -201,7 +210,7 @@ def logdet(A: Any) -> Any:
 
 
 def det(A: Any) -> Any:
-    """Return the determinant. As torch.linalg.det; second derivatives need distinct singular values."""
+    """Return the determinant. As torch.linalg.det; second gradients of singular A need distinct singular values."""
     _square("det", A)
     return _det(A)
 
@@ -212,7 +221,7 @@ def matrix_power(A: Any, n: int) -> Any:
     if n < 0:
         return matrix_power(ta.inverse(A), -n)
     if n < 2:
-        return A if n else ta.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape).clone()
+        return A.clone() if n else ta.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape).clone()
     half = matrix_power(A, n // 2)
     return half @ half @ A if n % 2 else half @ half
 

@@ -199,12 +199,12 @@ def broadcast_tensors(*tensors: Tensor) -> list[Tensor]:
 
 
 def ravel(input: Tensor) -> Tensor:
-    """Return the elements as one axis. As torch.ravel.
+    """Return the elements as one axis: a view of contiguous memory, else a copy. As torch.ravel.
 
     >>> ta.ravel(ta.ones(2, 3)).shape
     (6,)
     """
-    return reshape(input, -1)
+    return reshape(input.contiguous(), -1)
 
 
 def t(input: Tensor) -> Tensor:

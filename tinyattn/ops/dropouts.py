@@ -9,12 +9,13 @@ from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops import creation
 from tinyattn.ops.choices import where
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.synonyms import bound
 
 
 @operation(
     traits="maps drops",
+    promote=lambda x, keep: (*floating(x), keep),
     definition=lambda xp, x, keep, *, scale: x * keep * scale,
     x=lambda xp, g, keep, scale: g * keep * scale,
 )

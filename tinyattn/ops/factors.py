@@ -36,7 +36,11 @@ def _reflector(column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     length = where(nothing, 1.0, square).sqrt()
     beta = where(first < 0, length, -length)
     v = cat([creation.ones_like(first), rest / (first - beta)], -1)
-    return v, where(nothing, 2.0, (beta - first) / beta), where(eq(tail, 0.0), -1.0, 1.0).to(column.dtype)
+    tau = where(nothing, 2.0, (beta - first) / beta)
+    if rest.shape[-1]:
+        lost = where(nothing, square, 1.0).sqrt()  # 0, with the gradient NaN: zeros have no direction
+        tau = tau + where(nothing, lost, 0.0)
+    return v, tau, where(eq(tail, 0.0), -1.0, 1.0).to(column.dtype)
 
 
 def _reflected(v: Tensor, tau: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tinyattn.ops import creation
 from tinyattn.ops.choices import clamp, eq, ne, where
 from tinyattn.ops.copies import cast
 from tinyattn.ops.elementwise import div
-from tinyattn.ops.extremes import amax, amin
+from tinyattn.ops.extremes import amax, amin, max
 from tinyattn.ops.indexing import gather
 from tinyattn.ops.joins import stack
 from tinyattn.ops.layers import embedding
@@ -120,14 +120,15 @@ def embedding_bag(
         bag = repeat_interleave(creation.arange(bags, device=index.device), index.shape[1])
     else:
         starts = creation.as_tensor(offsets)[: -1 if include_last_offset else None]
-        bags = len(starts)
-        bag = searchsorted(starts, creation.arange(len(index), device=index.device), right=True) - 1
+        bags, bag = len(starts), searchsorted(starts, creation.arange(len(index), device=index.device), right=True) - 1
     index = reshape(index, -1)
     rows = embedding(index, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq)
-    if per_sample_weights is not None:
-        rows = rows * reshape(per_sample_weights, -1, 1)
+    rows = rows if per_sample_weights is None else rows * reshape(per_sample_weights, -1, 1)
     if padding_idx is not None:
         kept = ne(index, padding_idx % len(weight))
         rows, bag = rows[kept], bag[kept]
     out = creation.zeros(bags, weight.shape[1], dtype=weight.dtype, device=weight.device)
-    return scatter_reduce(out, 0, bag.unsqueeze(1).expand(-1, weight.shape[1]), rows, reduce, include_self=False)
+    bag = bag.unsqueeze(1).expand(-1, weight.shape[1])
+    if mode == "max" and rows.numel():  # by `amax`, equal rows would share the gradient
+        return max(_layers(scatter(out, 0, bag, -np.inf), 0, bag, rows, -np.inf), 0)[0]
+    return scatter_reduce(out, 0, bag, rows, reduce, include_self=False)

@@ -65,7 +65,7 @@ def atan2(xp: Any, a: Any, b: Any) -> Any:
 
 @operation(
     traits="maps valley",
-    promote=same_type,
+    promote=floating,
     fresh=True,
     a=lambda xp, g, a, out: g * (a / out),
     b=lambda xp, g, b, out: g * (b / out),

@@ -101,7 +101,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         weight = reshape(weight, (-1, *(1 for _ in input.shape[2:])))
     elif weight.ndim:
         weight = reshape(weight, ())
-    return where(input > 0, input, weight * clamp(input, None, 0.0))  # 0 * inf would make the weight's gradient NaN
+    above = input > 0  # there 0 in place of the input, since 0 * inf would make the weight's gradient NaN
+    return where(above, input, weight * where(above, 0.0, input))
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # their fixed point (Klambauer et al. 2017)

@@ -202,7 +202,8 @@ def searchsorted(
     sequence = sorted_sequence if sorted_sequence.ndim == 1 else sorted_sequence.unsqueeze(-2)
     value = value.unsqueeze(-1)
     ahead = (sequence > value) if right or side == "right" else (sequence >= value)
-    return sum(ahead == False, -1, dtype="int32" if out_int32 else "int64")  # noqa: E712 - NaN comes last
+    behind = (ahead | ((sequence != sequence) & (value == value))) == False  # noqa: E712 - NaN comes last
+    return sum(behind, -1, dtype="int32" if out_int32 else "int64")
 
 
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:

@@ -308,7 +308,8 @@ def sum_to(input: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _logic(name: str, input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     xp, array = backends.of(input.array), input.array
     found = getattr(array if array.dtype.kind == "b" else array != 0, name)
-    out: Tensor = Variable._from(xp.asarray(found(_dims.several(dim, input.ndim), keepdims=keepdim)))
+    axes = () if isinstance(dim, tuple | list) and not dim else _dims.several(dim, input.ndim)  # none; of sum: all
+    out: Tensor = Variable._from(xp.asarray(found(axes, keepdims=keepdim)))
     return cast(out, input.dtype) if input.dtype == "uint8" else out
 
 

@@ -159,8 +159,8 @@ class RAdam(_Variant):
         left = 1 - second**t
         limit = 2 / (1 - second) - 1
         length = limit - 2 * t * second**t / left  # of the average that estimates the variance
-        known = (length > 5) * 1.0
-        ratio = xp.abs((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
+        known = (length > 5) * 1.0  # else nothing may be divided by the limit, which is 4 or 2 of some betas
+        ratio = xp.abs((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length * known + (1 - known)))
         scale = known * (ratio * left) ** 0.5 / (square**0.5 + eps) + (1 - known)
         return p - lr * scale * mean / (1 - first**t), mean, square
 
