@@ -24,6 +24,10 @@ class Explanation:
     verdict: a key of VERDICTS. culprit: the name of the operation to blame, or None. site: its line, "file:line".
     module: the path of the module it ran in. message: what happened and what to do. path: the operations from the
     loss to the parameter, the culprit marked.
+
+    >>> w = ta.tensor(2.0, requires_grad=True)
+    >>> print(ta.explain(w, (0 * w).sum()).verdict)
+    times_zero
     """
 
     verdict: str
