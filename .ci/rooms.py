@@ -34,12 +34,12 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "distributed/": 390,
     "data/": 1_590,
     "train/": 1_305,
-    "debug/": 2_395,
+    "debug/": 2_405,
     "viz/": 7_775,
     "compat/": 3_135,
     TOP: 1_595,
 }
-TOTAL = 48_260  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_275  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
