@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_130,
+    "ops/": 10_135,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_100,
@@ -37,9 +37,9 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "debug/": 2_405,
     "viz/": 7_775,
     "compat/": 3_135,
-    TOP: 1_595,
+    TOP: 1_600,
 }
-TOTAL = 48_275  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_285  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
