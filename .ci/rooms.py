@@ -19,13 +19,13 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_135,
+    "ops/": 10_145,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_100,
     "backends/cuda/": 2_885,
     "backends/": 640,  # its other files
-    "cuda/": 365,
+    "cuda/": 370,
     "program/": 2_275,
     "files/": 705,
     "nn/": 5_200,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 3_135,
     TOP: 1_600,
 }
-TOTAL = 48_285  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_295  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
