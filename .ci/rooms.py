@@ -19,27 +19,27 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_095,
+    "ops/": 10_170,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_110,
     "backends/cuda/": 2_895,
     "backends/": 640,  # its other files
-    "cuda/": 365,
-    "program/": 2_260,
+    "cuda/": 370,
+    "program/": 2_275,
     "files/": 705,
-    "nn/": 5_180,
+    "nn/": 5_200,
     "optim/": 2_635,
     "models.py": 400,
     "distributed/": 390,
-    "data/": 1_585,
-    "train/": 1_290,
-    "debug/": 2_360,
-    "viz/": 7_745,
-    "compat/": 3_100,
-    TOP: 1_595,
+    "data/": 1_590,
+    "train/": 1_305,
+    "debug/": 2_405,
+    "viz/": 7_775,
+    "compat/": 3_145,
+    TOP: 1_600,
 }
-TOTAL = 48_075  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

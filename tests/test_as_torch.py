@@ -129,6 +129,10 @@ def test_graph_draws_a_foreign_model(tmp_path):
     assert ran.stderr == (
         "tinyattn graph: Net is a model of PyTorch; add --as-torch, which gives its module tinyattn for torch\n"
     )
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    ran = python(*drawn, inside=tmp_path)
+    expected = "tinyattn graph: net.py imports PyTorch, which is not installed; add --as-torch to give it tinyattn\n"
+    assert (ran.returncode, ran.stderr) == (2, expected)
 
 
 def test_graph_imports_a_script_that_parses_its_command_line(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 import tinyattn as ta
 from tinyattn import nn, optim
+from tinyattn.compat.func import FUNC
 from tinyattn.engine.hooks import RemovableHandle
 from tinyattn.engine.observer import Observer
 
@@ -62,7 +63,12 @@ ta.cuda.memory_allocated ta.cuda.memory_reserved ta.cuda.max_memory_allocated ta
 ta.cuda.current_device ta.cuda.synchronize
 """.split()
 NEEDS_A_BROKEN_FILE = ["ta.FileFormatError", "ta.MissingFileError"]
-WITHOUT_EXAMPLE = {*NEEDS_A_GPU, *NEEDS_A_BROKEN_FILE}
+NEEDS_A_NETWORK = ["tinyattn.data.DataError", "tinyattn.data.DownloadError", "tinyattn.data.load_mnist"]
+WITHOUT_EXAMPLE = {*NEEDS_A_GPU, *NEEDS_A_BROKEN_FILE, *NEEDS_A_NETWORK}
+OF_TENSOR = """
+T backward fill_diagonal_ mT new_tensor new_zeros numpy random_ register_post_accumulate_grad_hook
+repeat split_with_sizes stride sum_to_size to type where
+""".split()  # the methods that are not functions of `ta` too, and whose name does not say all
 
 
 def public_names() -> dict[str, Any]:
@@ -78,7 +84,11 @@ def public_names() -> dict[str, Any]:
             value = getattr(space, name)
             if getattr(value, "__module__", "").startswith(("tinyattn.nn.", "tinyattn.optim.")):
                 found[f"{space.__name__}.{name}"] = value
-    return found | {"Observer": Observer, "RemovableHandle": RemovableHandle, "ImageDataset": ta.data.ImageDataset}
+    for space in (ta.data, ta.debug, ta.viz):
+        found |= {f"{space.__name__}.{name}": getattr(space, name) for name in space.__all__}
+    found |= {f"torch.func.{name}": function for name, function in FUNC.items()}
+    found |= {f"Tensor.{name}": getattr(ta.Tensor, name) for name in OF_TENSOR}
+    return found | {"Observer": Observer, "RemovableHandle": RemovableHandle}
 
 
 PUBLIC = public_names()
@@ -89,7 +99,15 @@ def test_public_docstring_has_an_example(name: str) -> None:
     assert (">>>" in (PUBLIC[name].__doc__ or "")) != (name in WITHOUT_EXAMPLE)
 
 
+def test_public_methods_have_docstrings() -> None:
+    spaces = {ta.Tensor, optim.Optimizer, *filter(inspect.isclass, vars(nn).values())}
+    methods = [
+        (f"{s.__name__}.{name}", value) for s in spaces for name, value in inspect.getmembers(s) if name[0] != "_"
+    ]
+    assert not [name for name, value in methods if callable(value) and not inspect.getdoc(value)]
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_name_has_a_signature(name: str) -> None:
     is_error = inspect.isclass(PUBLIC[name]) and issubclass(PUBLIC[name], Exception)  # Python's own have none
-    assert is_error or inspect.signature(PUBLIC[name]) is not None
+    assert is_error or isinstance(PUBLIC[name], property) or inspect.signature(PUBLIC[name]) is not None

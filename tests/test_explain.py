@@ -495,6 +495,13 @@ def a_logarithm_of_negative_numbers():
     return w, loss
 
 
+@fault("not finite", "nan_given", "linear", "first.0", recorded="nan")
+def a_nan_in_a_weight_of_an_earlier_layer():
+    net, loss = net_with(lambda h: h)
+    net.first[0].weight.data[0, 0] = np.nan
+    return net.second.weight, loss
+
+
 @fault("not finite", "nan", "div", recorded="infinite_slope")  # the quotient itself is not saved
 def zero_by_zero():
     w = leaf(4)
@@ -652,7 +659,7 @@ def test_explain_names_an_operation_without_rule():
 def test_explain_finds_nan_in_data():
     w, x = leaf(3), ta.tensor([1.0, np.nan, 2.0])
     found = explain(w, lambda: (w * x).sum())
-    assert (found.verdict, found.culprit) == ("nan", "mul") and "saved" in str(found)
+    assert (found.verdict, found.culprit) == ("nan_given", "mul") and "'b', (3,) float32" in str(found)
 
 
 def test_explain_shortens_long_paths_around_the_culprit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,10 @@ def test_gradcheck_arguments_and_verdicts_are_torchs() -> None:
 # --- an operation of one's own ---
 
 
-def test_custom_operation_example_checks_its_operation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_operation_example_checks_its_operation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["custom_operation.py"])  # else pytest's options, as -q
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples/custom_operation.py"))
     example["main"]()
     printed = capsys.readouterr().out

@@ -265,7 +265,7 @@ def test_loader_refuses_arguments_that_exclude_each_other():
             data.DataLoader(items, **options)
     with pytest.raises(ValueError, match="an IterableDataset has its own order"):
         data.DataLoader(Items(kind="stream"), shuffle=True)
-    with pytest.raises(TypeError, match="no option 'workers'"):
+    with pytest.raises(TypeError, match="no option 'workers'; it has batch_size, shuffle, "):
         data.DataLoader(items, workers=2)
     data.DataLoader(items, persistent_workers=False, prefetch_factor=None, pin_memory_device="")
 

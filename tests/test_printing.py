@@ -50,3 +50,8 @@ def test_gradients_and_shapes_are_printed_as_in_pytorch():
         assert ours == theirs.replace("ToCopy", "Cast")
     assert printing.size_text(ta.ones(2, 3).shape) == repr(torch.ones(2, 3).shape)
     assert printing.size_text(ta.ones(()).shape) == repr(torch.ones(()).shape)
+
+
+def test_compiled_functions_are_printed_by_name():
+    assert repr(ta.compile(ta.manual_seed)) == "<compiled manual_seed>"
+    assert repr(ta.compile(ta.nn.ReLU())) == "<compiled ReLU()>"

@@ -212,11 +212,25 @@ def dict_of_a_module_grows():
     return lambda x: m(x).detach(), lambda: m.factors.update(b=3.0), list
 
 
+def setting_of_a_module():
+    m = nn.Linear(2, 2)
+    m.config = SimpleNamespace(scales={"out": [2.0]})
+    m.forward = lambda x: nn.Linear.forward(m, x) * m.config.scales["out"][0]
+    return lambda x: m(x).detach(), lambda: m.config.scales.update(out=[5.0]), list
+
+
+def item_of_a_setting():
+    m = nn.Linear(2, 2)
+    m.config = {"scales": ([2.0],)}
+    m.forward = lambda x: nn.Linear.forward(m, x) * m.config["scales"][0][0]
+    return lambda x: m(x).detach(), lambda: m.config["scales"][0].append(m.config["scales"][0].pop() + 3), list
+
+
 CASES = [
     outside_gradient, gradient_read_outside, parameter_of_two_optimizers, data_replaced, group_added, hook_added,
     hook_after_accumulation, silent_module, hook_of_identity, method_of_a_module, optimizer_rebound, rate_set_inside,
     number_read_by_a_helper, number_in_the_result, two_zeros, argument_is_written, tensor_kept_in_a_dict,
-    attribute_of_the_compiled, dict_of_a_module_grows, rebound(lambda: 2.0, lambda: 5.0),
+    attribute_of_the_compiled, dict_of_a_module_grows, setting_of_a_module, item_of_a_setting, rebound(lambda: 2.0, lambda: 5.0),
     rebound(lambda: ta.ones(1), lambda: ta.full((1,), 4.0)),
 ]  # fmt: skip
 

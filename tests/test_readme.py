@@ -11,6 +11,7 @@ import importlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,17 @@ def test_python_blocks(block):
         assert not failed, "".join(out)
     else:
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz' dot is not installed")
+def test_python_blocks_of_pictures_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for language, block in BLOCK.findall((ROOT / "docs/pictures.md").read_text(encoding="utf-8")):
+        if language == "python":
+            exec(compile(block, "docs/pictures.md", "exec"), names)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".svg", ".html"}
 
 
 def links(text: str) -> list[str]:

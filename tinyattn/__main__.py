@@ -235,6 +235,10 @@ def _module(text: str) -> tuple[ModuleType, str]:
     except ModuleNotFoundError as error:
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
             raise UserError(f"no module {error.name!r} in {Path.cwd()} or among the installed packages") from None
+        if error.name == "torch":
+            raise UserError(
+                f"{text.partition(':')[0]} imports PyTorch, which is not installed; add --as-torch to give it tinyattn"
+            ) from None
         raise UserError(missing(error) or str(error)) from None
 
 

@@ -107,10 +107,7 @@ class Tensor(variable.Variable):
         if not self.is_leaf:
             if requires_grad:
                 return self
-            raise RuntimeError(
-                "requires_grad can be switched off only on leaves, and this tensor was computed by "
-                f"{self.node}; use detach() to cut it off."
-            )
+            raise RuntimeError(f"requires_grad_(False): only on leaves; {self.node} computed this one, use detach()")
         if not requires_grad:
             self.node = None
         elif self.node is None:
@@ -130,9 +127,10 @@ class Tensor(variable.Variable):
         self.node.tensor = weakref.ref(self)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-        """Call `hook(gradient)` when the gradient here is complete; what it returns replaces it.
+        """Call `hook(gradient)` when the gradient here is complete; a tensor that it returns replaces it.
 
-        Returns a handle to remove the hook by. As torch.Tensor.register_hook.
+        The gradient may share memory with others: the hook must not write into it. Returns a handle to remove the hook.
+        As torch.Tensor.register_hook.
         """
         if self.node is None:
             raise RuntimeError("register_hook: this tensor requires no gradient, so none will come")
@@ -155,7 +153,13 @@ class Tensor(variable.Variable):
     ) -> None:
         """Add the gradient of this tensor to the `.grad` of every leaf it depends on, or of `inputs` only.
 
-        gradient: of this tensor's shape; may be left out for a single number. As torch.Tensor.backward.
+        gradient: of this tensor's shape; may be left out for a single number (else RuntimeError). retain_graph: keep
+        what was saved, for another backward. create_graph: record the gradients too. As torch.Tensor.backward.
+
+        >>> x = ta.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        tensor([2., 4.])
         """
         autograd.backward(self, [gradient], retain_graph, create_graph, inputs)
 
@@ -198,9 +202,7 @@ class Tensor(variable.Variable):
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
-            raise RuntimeError(
-                f"a tensor of shape {tuple(self.shape)} is neither true nor false; reduce it with .any() or .all()"
-            )
+            raise RuntimeError(f"shape {tuple(self.shape)} is neither true nor false; reduce it with .any() or .all()")
         return bool(self._on_host())
 
     def __len__(self) -> int:
@@ -317,11 +319,8 @@ add_ sub_ mul_ div_ floor_divide_ remainder_ pow_ bitwise_and_ bitwise_or_ bitwi
 bitwise_left_shift_ bitwise_right_shift_ zero_ normal_ uniform_
 """.split()
 
-for _name in METHODS:
-    setattr(Tensor, _name, getattr(ops, _name))
-for _name in IN_PLACE:
-    setattr(Tensor, _name, getattr(inplace, _name))
-for _name, _method in methods.ALL.items():
+_functions = {name: getattr(ops, name) for name in METHODS} | {name: getattr(inplace, name) for name in IN_PLACE}
+for _name, _method in (_functions | methods.ALL).items():
     setattr(Tensor, _name, _method)
 
 

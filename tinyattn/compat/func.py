@@ -71,6 +71,9 @@ def grad_and_value(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: 
     """Return a function that computes the gradients by these arguments of `func`, and its value: a number, ().
 
     has_aux: `func` returns (value, other); so does the result. As torch.func.grad_and_value.
+
+    >>> grad_and_value(lambda x: (x * x).sum())(ta.tensor([1.0, 2.0]))
+    (tensor([2., 4.]), tensor(5.))
     """
 
     @functools.wraps(func)
@@ -90,7 +93,13 @@ def grad_and_value(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: 
 
 
 def grad(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = False) -> Function:
-    """Return a function that computes the gradients by these arguments of `func`. As torch.func.grad."""
+    """Return a function that computes the gradients by these arguments of `func`. As torch.func.grad.
+
+    Arguments as `grad_and_value`; with has_aux, the result is (gradients, other).
+
+    >>> grad(grad(lambda x: x**3))(ta.tensor(2.0))  # 6 x
+    tensor(12.)
+    """
     both = grad_and_value(func, argnums, has_aux)
 
     @functools.wraps(func)
@@ -102,7 +111,14 @@ def grad(func: Function, argnums: int | tuple[int, ...] = 0, has_aux: bool = Fal
 
 
 def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
-    """Return func(*primals), and the function from its gradients to those of the primals. As torch.func.vjp."""
+    """Return func(*primals), and the function from its gradients to those of the primals. As torch.func.vjp.
+
+    has_aux: `func` returns (output, other), and `other` is a third result.
+
+    >>> out, pull = vjp(lambda x: x * x, ta.tensor([1.0, 2.0]))
+    >>> pull(ta.ones(2))
+    (tensor([2., 4.]),)
+    """
     with ta.enable_grad():
         args, inputs, form = _chosen(primals, tuple(range(len(primals))))
         out, aux = _split(func(*args), has_aux)
@@ -119,7 +135,13 @@ def vjp(func: Function, *primals: Any, has_aux: bool = False) -> Any:
 
 @ta.enable_grad()
 def jvp(func: Function, primals: Any, tangents: Any, *, strict: bool = False, has_aux: bool = False) -> Any:
-    """Return func(*primals), and its derivative along the tangents: a gradient of a gradient. As torch.func.jvp."""
+    """Return func(*primals), and its derivative along the tangents: a gradient of a gradient. As torch.func.jvp.
+
+    primals, tangents: tuples of as many tensors, of the same shapes. has_aux: as `vjp`. strict: without effect.
+
+    >>> jvp(lambda x: x * x, (ta.tensor([1.0, 2.0]),), (ta.tensor([1.0, 0.0]),))
+    (tensor([1., 4.]), tensor([2., 0.]))
+    """
     args, inputs, _ = _chosen(tuple(primals), tuple(range(len(primals))))
     out, aux = _split(func(*args), has_aux)
     along = tree_flatten(list(tangents))[0]
@@ -140,6 +162,9 @@ def jacrev(
     """Return a function that computes the Jacobians (*output, *input) of `func`. As torch.func.jacrev, and jacfwd.
 
     chunk_size, randomness: without effect.
+
+    >>> jacrev(lambda x: x * x)(ta.tensor([1.0, 2.0])).tolist()
+    [[2.0, 0.0], [0.0, 4.0]]
     """
 
     @functools.wraps(func)
@@ -161,7 +186,11 @@ def jacrev(
 
 
 def hessian(func: Function, argnums: int | tuple[int, ...] = 0) -> Function:
-    """Return a function that computes the Jacobian of the Jacobian. As torch.func.hessian."""
+    """Return a function that computes the Jacobian of the Jacobian, (*output, *input, *input). As torch.func.hessian.
+
+    >>> hessian(lambda x: (x**3).sum())(ta.tensor([1.0, 2.0])).tolist()
+    [[6.0, 0.0], [0.0, 12.0]]
+    """
     return jacrev(jacrev(func, argnums), argnums)
 
 
@@ -172,6 +201,9 @@ def vmap(
 
     in_dims: the axis of each argument, or of each tensor in it; None: the whole of it each time. out_dims: the axis in
     the results. Raises ValueError if the axes have different sizes, or if there is none.
+
+    >>> vmap(lambda x, y: (x * y).sum(), in_dims=(0, None))(ta.tensor([[1.0, 2.0], [3.0, 4.0]]), ta.ones(2))
+    tensor([3., 7.])
     """
 
     def taken(x: Any, dim: Any, i: int | None, sizes: list[int]) -> Any:
@@ -206,7 +238,14 @@ def vmap(
 
 
 def stack_module_state(models: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the buffers of models of one kind, stacked, for `functional_call` in `vmap`."""
+    """Return the parameters and the buffers of models of one kind, stacked, for `functional_call` in `vmap`.
+
+    Each is a dict from name to tensor (models, *shape). As torch.func.stack_module_state.
+
+    >>> params, buffers = stack_module_state([nn.Linear(3, 2), nn.Linear(3, 2)])
+    >>> params["weight"].shape
+    (2, 2, 3)
+    """
     kinds = [[dict(m.named_parameters()) for m in models], [dict(m.named_buffers()) for m in models]]
     params, buffers = ({n: ta.stack([s[n].detach() for s in kind]) for n in kind[0]} for kind in kinds)
     return {n: p.requires_grad_(kinds[0][0][n].requires_grad) for n, p in params.items()}, buffers

@@ -79,6 +79,9 @@ class _Compiled:
         self._last: CompiledOnCPU | None = None
         self._failed = False
 
+    def __repr__(self) -> str:
+        return f"<compiled {getattr(self._function, '__qualname__', repr(self._function))}>"
+
     def __get__(self, instance: Any, owner: Any = None) -> Any:  # binds, so that a method can be compiled
         return self if instance is None else functools.partial(self, instance)
 

@@ -51,6 +51,9 @@ def load(
 
     Raises ValueError for another `data`, or for "digits" with a `data_dir`, and DataError or ImportError as
     `load_mnist` and `load_digits`.
+
+    >>> ta.data.load("digits").name
+    'digits (scikit-learn, not MNIST)'
     """
     if data not in ("auto", "mnist", "digits"):
         raise ValueError(f'data is {data!r}, but it must be "auto", "mnist" or "digits".')

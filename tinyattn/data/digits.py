@@ -24,6 +24,9 @@ def load_digits() -> ImageDataset:
     classes. Some writers are in both parts.
 
     Raises ImportError if scikit-learn is not installed.
+
+    >>> load_digits().train_images.shape
+    (1442, 28, 28)
     """
     bunch = require("sklearn.datasets", "the set of small digits").load_digits()
     images = enlarge(np.asarray(bunch.images, dtype=np.float32))

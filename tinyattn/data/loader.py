@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -123,7 +124,8 @@ class DataLoader:
     def _check(self, sampler: Any, batch_sampler: Any, without_effect: Mapping[str, Any]) -> None:
         for name in without_effect:
             if name not in ("persistent_workers", "pin_memory_device", "in_order"):
-                raise TypeError(f"DataLoader has no option {name!r}.")
+                known = ", ".join([*inspect.signature(DataLoader).parameters][1:-1])  # without dataset and **
+                raise TypeError(f"DataLoader has no option {name!r}; it has {known}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"DataLoader: batch_size is {self.batch_size}, but it must be 1 or more.")
         if self.num_workers < 0 or self.timeout < 0:

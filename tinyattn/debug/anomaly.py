@@ -18,7 +18,15 @@ __all__ = ["AnomalyError", "detect_anomaly", "set_detect_anomaly"]
 
 
 class AnomalyError(RuntimeError):
-    """Raised inside `detect_anomaly`. operation: its name; site: "file:line"; module: its path or ""."""
+    """Raised inside `detect_anomaly`. operation: its name; site: "file:line"; module: its path or "".
+
+    >>> try:
+    ...     with ta.detect_anomaly():
+    ...         ta.log(ta.tensor(-1.0, requires_grad=True))
+    ... except ta.debug.AnomalyError as error:
+    ...     print(error.operation)
+    log
+    """
 
     def __init__(self, message: str, node: Node, arrays: Iterable[tuple[str, Any]] = ()) -> None:
         super().__init__("\n".join([message, *(f"    {name}: {describe(x)}" for name, x in arrays)]))

@@ -23,11 +23,22 @@ Function = Callable[..., Any]
 
 
 class GradcheckError(RuntimeError):
-    """A gradient is wrong, or cannot be checked."""
+    """A gradient is wrong, or cannot be checked; the message names the input, the element and both values.
+
+    >>> half = ta.operation(x=lambda xp, g: g)(lambda xp, x: x / 2)  # its rule should be g / 2
+    >>> ta.gradcheck(half, (ta.ones(1, dtype=ta.float64, requires_grad=True),))
+    Traceback (most recent call last):
+    tinyattn.debug.differences.GradcheckError: ...
+    """
 
 
 class NotDifferentiableError(GradcheckError):
-    """The inputs lie on a kink or a jump, where there is no gradient to compare with."""
+    """The inputs lie on a kink or a jump, where there is no gradient to compare with; move them, and check again.
+
+    >>> ta.gradcheck(ta.abs, (ta.zeros(1, dtype=ta.float64, requires_grad=True),))
+    Traceback (most recent call last):
+    tinyattn.debug.differences.NotDifferentiableError: ...
+    """
 
 
 def gradcheck(

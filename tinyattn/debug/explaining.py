@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tinyattn import autograd
 from tinyattn.debug.describe import count, describe, fault
 from tinyattn.debug.flow import Call, Flow, Passed, Probe, Recorder, graph_of, largest, shortest_path
-from tinyattn.debug.reasons import VERDICTS, Reason, oldest_not_finite, why_not_finite, why_zero
+from tinyattn.debug.reasons import VERDICTS, Reason, given_nan, oldest_not_finite, why_not_finite, why_zero
 from tinyattn.engine.node import Node
 from tinyattn.tensors import Tensor
 
@@ -24,6 +24,10 @@ class Explanation:
     verdict: a key of VERDICTS. culprit: the name of the operation to blame, or None. site: its line, "file:line".
     module: the path of the module it ran in. message: what happened and what to do. path: the operations from the
     loss to the parameter, the culprit marked.
+
+    >>> w = ta.tensor(2.0, requires_grad=True)
+    >>> print(ta.explain(w, (0 * w).sum()).verdict)
+    times_zero
     """
 
     verdict: str
@@ -144,7 +148,9 @@ class _Case:
             reason = oldest_not_finite(self.nodes)
         else:
             involved = Flow(self.calls, self.parameter, self.loss).reached
-            reason = next((why_not_finite(call) for call in self.calls if call.fault and call in involved), None)
+            calls = [call for call in self.calls if call in involved]
+            reason = next((why_not_finite(call) for call in calls if call.fault), None)
+            reason = reason or next(filter(None, map(given_nan, calls)), None)
         if reason is not None:
             return reason
         for node, entries in probe.passed.items():

@@ -101,6 +101,11 @@ class MemoryLedger(Observer):
 
     rows: a MemoryRow for every reason to hold memory, in order. timeline: a MemoryMoment for each call.
     measured: the peak of tracemalloc, for comparison with `peak`, which is computed without it.
+
+    >>> with ta.memory_ledger() as ledger:
+    ...     y = ta.ones(1000).exp()
+    >>> ledger.peak >= 4000
+    True
     """
 
     _active: ClassVar[list[MemoryLedger]] = []

@@ -78,6 +78,7 @@ VERDICTS = {  # verdict -> (what it means, what to do about it)
     "huge": ("it multiplies the gradient", "Make that factor smaller, or clip: nn.utils.clip_grad_norm_."),
     "overflow": ("it gives an infinity", "Make its inputs smaller, or use a fused operation, such as cross_entropy."),
     "infinite_slope": ("its slope is infinite", "Keep the inputs away from there: clamp, or add a small constant."),
+    "nan_given": ("a NaN comes into it", "Look for it in the data, and in the parameters before this step."),
     "nan": ("it gives NaN", "Keep the inputs where it is defined: clamp them, or add a small constant."),
 }
 
@@ -173,6 +174,15 @@ def why_not_finite(call: Call) -> Reason:
             text = f"{text} {int(hidden.sum())} of its {hidden.size} rows are -inf throughout."
             return Reason("masked", call.node, text)
     return Reason("nan" if call.fault == "NaN" else "overflow", call.node, text)
+
+
+def given_nan(call: Call) -> Reason | None:
+    """The NaN in an input of an operation, if there is one. Where no operation made it, the program gave it."""
+    for name, x in zip(input_names(call.op, len(call.inputs)), call.inputs, strict=False):
+        if fault(x) == "NaN":
+            text = f"a NaN comes into {call.node} with its input '{name}', {describe(x)}, and no operation made it."
+            return Reason("nan_given", call.node, text)
+    return None
 
 
 def oldest_not_finite(nodes: Iterable[Node]) -> Reason | None:

@@ -75,7 +75,7 @@ class Node:
         self.shape = array.shape  # of the output
         self.dtype = array.dtype
         self.half = False  # whether an input is float16: rules read it as float32, see opmath
-        self.options = options or _NOTHING
+        self.options = options or _NOTHING  # for as long as the node lives; only `saved` is freed
         self.saved: dict[str, Any] | None = _NOTHING  # by the names that rules use; None once they are freed
         self.hooks: dict[int, Callable[[Any], Any]] | None = None
         self.after: dict[int, Callable[[Any], Any]] | None = None  # hooks of a leaf whose .grad has been added to

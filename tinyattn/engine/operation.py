@@ -6,8 +6,8 @@ A rule is an ordinary function, and its parameter names say what it needs:
 
 The rule of `a` needs the incoming gradient `g` and the input `b`, so `b` is what gets saved. `xp` is the
 array library. With `create_graph=True` it is `tinyattn.ops` instead, `b` is a Tensor, and the same line
-records itself: second derivatives need nothing more. (An operation with one `backward` for all its inputs
-has them from its `definition`.)
+records itself: second derivatives need nothing more. (So does one `backward` for all inputs. Where there is
+a `definition` beside it, that is differentiated instead.)
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ INPUTS, SHAPES, RESULTS, DEFAULTS = range(4)  # where a node finds what it saves
 class Operation:
     """A differentiable function of tensors.
 
-    `forward(xp, *inputs, **options)` computes arrays from arrays with the array library `xp` and returns the
-    output, followed by one more array for each name in `extras`. Each further keyword is a rule: it is
-    named after an input and returns the gradient there. Its parameters after `xp, g` may be `out`, any input,
+    `forward(xp, *inputs, **options)` computes arrays from arrays with the array library `xp`, writes into none of
+    them, and returns the output, followed by one more array for each name in `extras`. Each further keyword is a
+    rule: it is named after an input and returns the gradient there. Its parameters after `xp, g` may be `out`, any input,
     `<input>_shape`, an option or an extra, and exactly those are saved. Broadcasting and dtypes are undone by
     the backward pass, not by rules. The first parameter of a forward or a rule may have any name.
     All of them receive float16 as float32, and each result is rounded once.
@@ -43,10 +43,10 @@ class Operation:
                 take `needed`, a tuple of booleans.
     recorded:   the variant of `forward` used while recording; only it returns the extras, so inference does
                 not pay for them.
-    definition: `definition(xp, *inputs, **options)`, the same function in first-principles operations. It
-                runs under `definitions()`, and gives the second derivatives of operations with a `backward`.
+    definition: `definition(xp, *inputs, **options)`, the same function in first-principles operations. It runs
+                under `definitions()`, and is differentiated instead of a `backward` with `create_graph`.
     promote:    called with the inputs; returns them with their dtypes aligned.
-    fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. It saves
+    fresh:      a promise that each rule returns `g` itself or a new array that nothing else refers to. This saves
                 copies. Without it, a rule may return any array, which is then never written to.
     traits:     words that describe it to tools such as `explain`; tinyattn/debug/reasons.py lists them. A forward
                 that only "moves" or "compares" elements or changes a "sign", or returns a view, gets float16 itself.

@@ -65,8 +65,8 @@ class Pending:
     def part(self, fork: Fork) -> list[Pending]:
         """The gradients of each branch of `fork`, taken out of here.
 
-        Nothing if a gradient came in elsewhere than at the outputs, since its branch is unknown: then one walk
-        does all branches.
+        An empty list if a gradient came in elsewhere than at the outputs, since its branch is unknown: then `run`
+        goes on through all branches as one.
         """
         inside = [key for key in self.arrived if key > fork.floor]
         if not all(key in fork.branch_of for key in inside):

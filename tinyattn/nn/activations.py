@@ -89,6 +89,7 @@ class Softmax2d(Module):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return probabilities of the input's shape, which sum to 1 over the channels."""
         if input.ndim not in (3, 4):
             raise ValueError(f"Softmax2d: the input has shape {tuple(input.shape)}; expected 3 or 4 axes")
         return F.softmax(input, -3)
@@ -114,6 +115,7 @@ class PReLU(Module):
         init.constant_(self.weight, self.init)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return a tensor of the input's shape."""
         return F.prelu(input, self.weight)
 
     def extra_repr(self) -> str:

@@ -53,6 +53,7 @@ class Applied(Module):
                 setattr(self, name, value)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the function of the inputs, with the layer's attributes as its further arguments; shapes as there."""
         return self._function(*inputs, **named, **{name: getattr(self, name) for name in self._names})
 
     def extra_repr(self) -> str:

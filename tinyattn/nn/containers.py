@@ -106,6 +106,7 @@ class Sequential(_Row):
         return cls(dict(items))
 
     def forward(self, input: Any) -> Any:
+        """Return the output of the last module; without modules, the input."""
         for module in self:
             input = module(input)
         return input

@@ -78,6 +78,7 @@ class Embedding(_Table):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Look up integers (...): (..., embedding_dim). Raises IndexError for one outside the table."""
         return F.embedding(
             input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
         )
@@ -118,6 +119,7 @@ class EmbeddingBag(_Table):
         self.mode, self.include_last_offset = mode, include_last_offset
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """Return (bags, embedding_dim); arguments and errors as `F.embedding_bag`."""
         return F.embedding_bag(
             input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, self.sparse,
             per_sample_weights, self.include_last_offset, self.padding_idx,

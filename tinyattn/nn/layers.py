@@ -43,6 +43,7 @@ class Linear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return input @ weight.T + bias: (..., in_features) -> (..., out_features)."""
         return F.linear(input, self.weight, self.bias)
 
 
@@ -70,6 +71,7 @@ class LinearGELU(Linear):
         self.approximate = approximate
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return gelu(input @ weight.T + bias): (..., in_features) -> (..., out_features)."""
         return F.linear_gelu(input, self.weight, self.bias, self.approximate)
 
 
@@ -117,6 +119,7 @@ class LayerNorm(_Norm):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalise the axes of normalized_shape, the last ones; the shape stays."""
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
@@ -182,6 +185,7 @@ class Bilinear(Module):
             init.uniform_(parameter, -bound, bound)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """Combine (..., in1_features) and (..., in2_features) to (..., out_features)."""
         return F.bilinear(input1, input2, self.weight, self.bias)
 
 
@@ -196,4 +200,5 @@ class Identity(Module):
         super().__init__()
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the input itself."""
         return input

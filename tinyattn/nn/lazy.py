@@ -69,6 +69,7 @@ class _Lazy(Module):
                 return
 
     def forward(self, input: Tensor) -> Tensor:
+        """Take the sizes from the input, make the parameters, and run as the layer that this now is."""
         self._fit(input.shape[self._axis])
         return self.forward(input)  # no longer this one
 

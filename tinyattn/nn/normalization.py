@@ -75,6 +75,7 @@ class _NormBase(_Norm):
         return (None, None) if hidden else (self.running_mean, self.running_var)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return a tensor of the input's shape; in training mode, update the running statistics."""
         self._check(input, 1)
         momentum = 0.0 if self.momentum is None else self.momentum
         tracks = self.track_running_stats and self.num_batches_tracked is not None
@@ -142,6 +143,7 @@ class _InstanceNorm(_NormBase):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return a tensor of the input's shape, which may have no batch axis."""
         alone = input.ndim == self.ndims[0]
         if not alone or self.affine or self.track_running_stats:
             self._check(input, 0 if alone else 1)
@@ -204,6 +206,7 @@ class GroupNorm(_Norm):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalise (batch, num_channels, ...), group by group; the shape stays."""
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -231,4 +234,5 @@ class RMSNorm(_Norm):
         self.reset_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
+        """Scale the axes of normalized_shape, the last ones; the shape stays."""
         return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)

@@ -124,6 +124,7 @@ class _Pad(Module):
         self.value = value
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the input (..., *sizes) with `padding` elements more at the ends of its last axes."""
         return F.pad(input, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:

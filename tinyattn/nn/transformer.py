@@ -145,6 +145,7 @@ class TransformerEncoder(_Stack):
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool | None = None,
     ) -> Tensor:
+        """Return a tensor of src's shape. Masks as in MultiheadAttention: True hides a key, a float is added."""
         out = src
         for layer in self.layers:
             out = layer(out, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=is_causal is True)
@@ -230,6 +231,7 @@ class TransformerDecoder(_Stack):
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
     ) -> Tensor:
+        """Return a tensor of tgt's shape. memory: the encoder's output. Masks as in MultiheadAttention."""
         for layer in self.layers:
             tgt = layer(
                 tgt,

@@ -24,7 +24,11 @@ from tinyattn.ops.rearranging import repeat_interleave
 
 
 def attention_definition(xp: Any, q: Any, k: Any, v: Any, mask: Any, allowed: Any, keep: Any, *, scale: float) -> Any:
-    """Return the output, (..., queries, value_dim), and the attention weights, (..., queries, keys)."""
+    """Return the output, (..., queries, value_dim), and the attention weights, (..., queries, keys).
+
+    mask is added to the scores; allowed is True where a query may see a key; keep multiplies the weights: 0 where
+    dropout drops one, else 1 / (1 - p). Each broadcasts to (..., queries, keys), or is None.
+    """
     hidden = _must_hide(xp, q, k, v, mask, allowed)
     if hidden is None:
         scores = xp.matmul(q * scale, k.mT)  # (..., queries, keys)

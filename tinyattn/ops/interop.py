@@ -35,7 +35,11 @@ def on_host(self: Tensor) -> Any:
 def to_numpy(self: Tensor, *, force: bool = False) -> Any:
     """Return the array itself, without a copy; read-only if this tensor is part of a graph.
 
-    Raises TypeError for a tensor on a GPU: there is no array without a copy, which force=True makes.
+    Raises TypeError for a tensor on a GPU: there is no array without a copy, which force=True makes. As
+    torch.Tensor.numpy, which refuses tensors that require gradients.
+
+    >>> ta.tensor([1.0, 2.0]).numpy() * 2
+    array([2., 4.], dtype=float32)
     """
     for observer in observers.get():
         observer.before_read(self)

@@ -27,8 +27,15 @@ def _cat_rule(xp: Any, g: Any, xs_shapes: Any, dim: int) -> list[Any]:
     return parts
 
 
-def _tensors(tensors: Sequence[Any]) -> list[Tensor]:
-    return [t if isinstance(t, Variable) else creation.as_tensor(t) for t in tensors]
+def listed(name: str, tensors: Any) -> Any:
+    """Return `tensors`; raise TypeError for a single one, whose rows would be taken for the tensors."""
+    if isinstance(tensors, Variable):
+        raise TypeError(f"{name}: got one tensor of shape {tuple(tensors.shape)}; write {name}([a, b])")
+    return tensors
+
+
+def _tensors(name: str, tensors: Sequence[Any]) -> list[Tensor]:
+    return [t if isinstance(t, Variable) else creation.as_tensor(t) for t in listed(name, tensors)]
 
 
 @operation(traits="moves chooses", promote=same_type, backward=_cat_rule)
@@ -40,12 +47,12 @@ def _cat(xp: Any, *xs: Any, dim: int) -> Any:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Return the tensors joined along an axis that they have; their other sizes are equal.
 
-    Raises ValueError for no tensors, RuntimeError for shapes that do not fit. As torch.cat.
+    Raises ValueError for no tensors, TypeError for a single one, RuntimeError for shapes that do not fit. As torch.cat.
 
     >>> ta.cat([ta.tensor([1, 2]), ta.tensor([3])])
     tensor([1, 2, 3])
     """
-    tensors = _tensors(tensors)
+    tensors = _tensors("cat", tensors)
     if not tensors:
         raise ValueError("cat: expected at least one tensor, got none")
     shapes = {t.array.shape for t in tensors}
@@ -86,7 +93,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     >>> ta.stack([ta.zeros(2), ta.ones(2)], 1).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
-    tensors = _tensors(tensors)
+    tensors = _tensors("stack", tensors)
     if not tensors:
         raise ValueError("stack: expected at least one tensor, got none")
     shapes = {t.array.shape for t in tensors}

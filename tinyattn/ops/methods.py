@@ -24,7 +24,13 @@ from tinyattn.ops.synonyms import named
 
 
 def repeat(self: Tensor, *sizes: Any) -> Tensor:
-    """Return the tensor repeated along each axis (a number for each, more for new leading axes). As Tensor.repeat."""
+    """Return the tensor repeated along each axis (a number for each, more for new leading axes).
+
+    Raises RuntimeError for fewer numbers than axes. As torch.Tensor.repeat.
+
+    >>> ta.tensor([1, 2]).repeat(2, 2).tolist()
+    [[1, 2, 1, 2], [1, 2, 1, 2]]
+    """
     times = _dims.sizes(sizes)
     if len(times) < self.ndim:
         raise RuntimeError(f"repeat: {times} for shape {tuple(self.shape)}; expected a number for each axis at least")
@@ -32,7 +38,7 @@ def repeat(self: Tensor, *sizes: Any) -> Tensor:
 
 
 def expand_as(self: Tensor, other: Tensor) -> Tensor:
-    """Return the tensor expanded to the shape of another."""
+    """Return the tensor expanded to the shape of another, a view. As torch.Tensor.expand_as."""
     return ops.broadcast_to(self, other.shape)
 
 
@@ -45,17 +51,30 @@ reshape_as = view_as
 
 
 def reversed_axes(self: Tensor) -> Tensor:
-    """The axes in reverse order."""
+    """The axes in reverse order, a view. As torch.Tensor.T.
+
+    >>> ta.ones(2, 3, 4).T.shape
+    (4, 3, 2)
+    """
     return ops.permute(self, tuple(reversed(range(self.ndim))))
 
 
 def transposed_matrices(self: Tensor) -> Tensor:
-    """Matrices transposed: the last two axes swapped; a 0-d tensor as it is."""
+    """Matrices transposed, a view: (..., n, m) -> (..., m, n); a 0-d tensor as it is. As torch.Tensor.mT.
+
+    >>> ta.ones(2, 3, 4).mT.shape
+    (2, 4, 3)
+    """
     return ops.transpose(self, -2, -1) if self.ndim else self
 
 
 def where(self: Tensor, condition: Any, other: Any) -> Tensor:
-    """Return this tensor where `condition` holds, `other` elsewhere."""
+    """Return this tensor where `condition` holds, `other` elsewhere; all broadcast. As torch.Tensor.where.
+
+    >>> x = ta.tensor([1.0, -2.0])
+    >>> x.where(x > 0, 0.0)
+    tensor([1., 0.])
+    """
     return ops.where(condition, self, other)
 
 
@@ -63,7 +82,11 @@ def where(self: Tensor, condition: Any, other: Any) -> Tensor:
 
 
 def new_tensor(self: Tensor, data: Any, **options: Any) -> Tensor:
-    """Return a tensor that copies `data`."""
+    """Return a tensor that copies `data`. As torch.Tensor.new_tensor.
+
+    >>> ta.ones(1, dtype=ta.float64).new_tensor([1, 2]).dtype
+    dtype('float64')
+    """
     return creation.tensor(data, **creation.like(self, options))
 
 
@@ -73,7 +96,11 @@ def new_full(self: Tensor, size: Any, fill_value: Any, **options: Any) -> Tensor
 
 
 def new_zeros(self: Tensor, *size: Any, **options: Any) -> Tensor:
-    """Return zeros of shape `size`: one tuple or separate integers."""
+    """Return zeros of shape `size`: one tuple or separate integers. As torch.Tensor.new_zeros.
+
+    >>> ta.tensor([1, 2]).new_zeros(2, 2).tolist()
+    [[0, 0], [0, 0]]
+    """
     return creation.zeros(*size, **creation.like(self, options))
 
 
@@ -101,6 +128,9 @@ def to(
 
     copy: a new one always. non_blocking and memory_format have no effect. Gradients find their way back. Raises
     ImportError or RuntimeError where no GPU can be used. As torch.Tensor.to.
+
+    >>> ta.tensor([1, 2]).to(ta.float32)
+    tensor([1., 2.])
     """
     for t in target:
         if isinstance(t, Variable):
@@ -129,9 +159,10 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
     return cast(self, other.dtype)
 
 
-def _cast_to(dtype: str) -> Callable[[Tensor], Tensor]:
+def _cast_to(name: str, dtype: str) -> Callable[[Tensor], Tensor]:
     """The method that returns a tensor in this dtype, as `to(dtype)` does."""
 
+    @named(name, f"Return this tensor in {dtype}, itself if it is. As torch.Tensor.{name}.")
     def method(self: Tensor, memory_format: Any = None) -> Tensor:
         return cast(self, dtype)
 
@@ -145,7 +176,11 @@ CASTS = {
 
 
 def type(self: Tensor, dtype: Any = None) -> Any:
-    """Return the tensor in another dtype (also "torch.FloatTensor"); without one, the name of its type."""
+    """Return the tensor in another dtype (also "torch.FloatTensor"); without one, the name of its type.
+
+    >>> ta.ones(2).type(), ta.ones(2).type(ta.int64)
+    ('torch.FloatTensor', tensor([1, 1]))
+    """
     prefix = "torch.cuda." if self.is_cuda else "torch."
     if dtype is None:
         return prefix + next(name for name, kind in legacy.TENSOR_TYPES.items() if kind == self.dtype)
@@ -157,7 +192,7 @@ def type(self: Tensor, dtype: Any = None) -> Any:
 
 
 def size(self: Tensor, dim: int | None = None) -> Any:
-    """Return the shape, or the size of one axis."""
+    """Return the shape, or the size of one axis. As torch.Tensor.size."""
     return self.shape if dim is None else self.shape[_dims.one(dim, self.ndim)]
 
 
@@ -185,7 +220,11 @@ def is_cuda(self: Tensor) -> bool:
 
 
 def stride(self: Tensor, dim: int | None = None) -> Any:
-    """Return how many elements apart neighbours lie in memory, along each axis or along `dim`."""
+    """Return how many elements apart neighbours lie in memory, along each axis or along `dim`. As torch.Tensor.stride.
+
+    >>> ta.ones(2, 3).stride(), ta.ones(2, 3).T.stride()
+    ((3, 1), (1, 3))
+    """
     steps = tuple(n // self.dtype.itemsize for n in self.array.strides)
     return steps if dim is None else steps[_dims.one(dim, self.ndim)]
 
@@ -210,12 +249,20 @@ def is_contiguous(self: Tensor, memory_format: Any = None) -> bool:
 
 
 def split_with_sizes(self: Tensor, split_sizes: Any, dim: int = 0) -> Any:
-    """Return the parts of these sizes along `dim`."""
+    """Return the parts of these sizes along `dim`, views. As torch.Tensor.split_with_sizes.
+
+    >>> [part.tolist() for part in ta.arange(3).split_with_sizes([1, 2])]
+    [[0], [1, 2]]
+    """
     return ops.split(self, split_sizes, dim)
 
 
 def sum_to_size(self: Tensor, *size: Any) -> Tensor:
-    """Return the sum over the axes that broadcasting `size` to this shape adds."""
+    """Return the sum over the axes that broadcasting `size` to this shape adds or stretches.
+
+    >>> ta.ones(2, 3).sum_to_size(2, 1).tolist()
+    [[3.0], [3.0]]
+    """
     return ops.sum_to(self, _dims.sizes(size))
 
 
@@ -273,7 +320,10 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
 def random_(self: Tensor, low: int | None = None, high: int | None = None, *, generator: Any = None) -> Tensor:
     """Draw integers from `low` to `high` - 1, in place; random_(high) starts at 0. Returns the tensor.
 
-    high: by default, what the dtype holds: of floats, all integers that it has exactly.
+    high: by default, what the dtype holds: of floats, all integers that it has exactly. As torch.Tensor.random_.
+
+    >>> bool((ta.zeros(9).random_(2, 4) >= 2).all())
+    True
     """
     if high is None:
         bits = 1 + np.finfo(self.dtype).nmant if self.dtype.kind == "f" else 8 * self.dtype.itemsize
@@ -292,7 +342,11 @@ def detach_(self: Tensor) -> Tensor:
 
 
 def fill_diagonal_(self: Tensor, fill_value: float, wrap: bool = False) -> Tensor:
-    """Write one number into the diagonal of a matrix; returns the tensor. wrap: of a tall one, begin anew below it."""
+    """Write one number into the diagonal of a matrix; returns the tensor. wrap: of a tall one, begin anew below it.
+
+    >>> ta.zeros(2, 2).fill_diagonal_(5).tolist()
+    [[5.0, 0.0], [0.0, 5.0]]
+    """
     if wrap and self.ndim == 2:
         places = creation.arange(0, nelement(self), self.shape[1] + 1, device=self.device).array
         return self._write("fill_diagonal_", (places // self.shape[1], places % self.shape[1]), fill_value)
@@ -334,10 +388,10 @@ ALL = (
     | {"unfold": rearranging.unfold, "as_strided": ops.as_strided}
     | {"inverse": ops.inverse, "matrix_exp": ops.matrix_exp}
 )
-ALL |= {"itemsize": property(element_size), "nbytes": property(lambda self: self.array.nbytes)}
+ALL |= {"itemsize": property(element_size), "nbytes": property(lambda x: x.array.nbytes, doc="Bytes of all elements.")}
 ALL |= {"real": property(_itself), "conj": _itself, "mH": property(transposed_matrices)}  # of real numbers
 ALL |= {"T": property(reversed_axes), "H": property(reversed_axes), "mT": property(transposed_matrices)}
 OTHER_KINDS = "is_sparse is_quantized is_nested is_meta is_mps is_xla is_mkldnn".split()  # of tensors, in PyTorch
 ALL |= dict.fromkeys(OTHER_KINDS, False) | {"layout": None, "is_cuda": property(is_cuda)}
-ALL |= {"is_cpu": property(lambda self: not self.is_cuda)}
-ALL |= {name: _cast_to(dtype) for name, dtype in CASTS.items()}
+ALL |= {"is_cpu": property(lambda self: not self.is_cuda, doc="Whether the memory is that of the CPU.")}
+ALL |= {name: _cast_to(name, dtype) for name, dtype in CASTS.items()}

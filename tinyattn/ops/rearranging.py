@@ -13,7 +13,7 @@ from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
 from tinyattn.ops import dims as _dims
 from tinyattn.ops.indexing import place
-from tinyattn.ops.joins import cat
+from tinyattn.ops.joins import cat, listed
 from tinyattn.ops.legacy import is_tensor
 from tinyattn.ops.reductions import sum
 from tinyattn.ops.shape import broadcast_to, flip, movedim, reshape, reshape_result, transpose, unsqueeze  # fmt: skip
@@ -326,17 +326,17 @@ def hstack(tensors: Any) -> Tensor:
     >>> ta.hstack([ta.tensor([1]), ta.tensor([2])])
     tensor([1, 2])
     """
-    parts = at_least(1, tensors)
+    parts = at_least(1, listed("hstack", tensors))
     return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
 vstack = row_stack = formula(
     "vstack", "tensors joined along the first axis, vectors as rows", "[ta.tensor([1]), ta.tensor([2])]", [[1], [2]],
-    lambda tensors: cat(at_least(2, tensors), 0),
+    lambda tensors: cat(at_least(2, listed("vstack", tensors)), 0),
 )  # fmt: skip
 dstack = formula(
     "dstack", "tensors joined along the third axis", "[ta.tensor([1]), ta.tensor([2])]", [[[1, 2]]],
-    lambda tensors: cat(at_least(3, tensors), 2),
+    lambda tensors: cat(at_least(3, listed("dstack", tensors)), 2),
 )  # fmt: skip
 
 
@@ -346,4 +346,4 @@ def column_stack(tensors: Any) -> Tensor:
     >>> ta.column_stack([ta.tensor([1]), ta.tensor([2])]).tolist()
     [[1, 2]]
     """
-    return cat([reshape(t, -1, 1) if t.ndim < 2 else t for t in tensors], 1)
+    return cat([reshape(t, -1, 1) if t.ndim < 2 else t for t in listed("column_stack", tensors)], 1)

@@ -18,7 +18,7 @@ from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.threads import side_by_side
 from tinyattn.files.whole import write_whole
-from tinyattn.program.arguments import named
+from tinyattn.program.arguments import held, named
 from tinyattn.program.file import File, spawn
 from tinyattn.program.plan import ALIGNED, make_plan, size_of, temporary
 from tinyattn.program.recorder import Value, whole
@@ -235,7 +235,7 @@ class _Guards:
         self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
         self._generator = random.current_generator()
         modules = trace.modules.values()
-        inside = [x for module in modules for x in vars(module).values() if type(x) in (dict, list)]
+        inside = [*_settings(x for module in modules for x in vars(module).values())]
         dicts = [x for x in (*map(vars, modules), *inside) if type(x) is dict]
         self._dicts = [d for d in dicts if d]
         self._sizes, self._contents = [*map(len, self._dicts)], [*_contents(self._dicts)]
@@ -264,6 +264,18 @@ _ARRAY = attrgetter("array")
 
 def _contents(dicts: Iterable[dict[Any, Any]]) -> Iterable[Any]:
     return chain.from_iterable(map(dict.values, dicts))
+
+
+def _settings(values: Iterable[Any], depth: int = 3) -> Iterable[Any]:
+    """The dicts and lists among the attributes of modules, those of plain objects such as a configuration, and those
+    in these. What has a state of its own (a generator, an optimizer, a schedule) is left out: it changes each time."""
+    for x in values:
+        if type(x) in (dict, list):
+            yield x
+        below = [] if hasattr(type(x), "state_dict") or isinstance(x, random.Generator) else held(x)
+        yield from _settings(below, depth - 1) if depth and below else ()
+        if below and hasattr(x, "__dict__"):
+            yield vars(x)
 
 
 def _parameters(optimizer: Any) -> list[Tensor]:

@@ -149,6 +149,13 @@ def step_if_finite(optimizer: Optimizer, loss: Tensor) -> Tensor:
 
     Returns the largest absolute value in all gradients, a 0-d tensor: NaN or infinite if one of them is.
     It never synchronises with a GPU, so it can be a part of a step compiled by `ta.compile`.
+
+    >>> w = ta.ones(2, requires_grad=True)
+    >>> loss = (w * float("inf")).sum()
+    >>> loss.backward()
+    >>> largest = ta.train.step_if_finite(optim.SGD([w], lr=0.1), loss)
+    >>> w  # as before
+    tensor([1., 1.], requires_grad=True)
     """
     params = [param for group in optimizer.param_groups for param in group["params"]]
     grads = [param.grad.array for param in params if param.grad is not None]

@@ -26,6 +26,9 @@ def predict(model: Module, images: Any, batch_size: int = 500) -> Any:
 
     images: an array or a Tensor (images, ...); each batch is moved to the device of the model's parameters.
     Runs in evaluation mode without recording, and restores the mode of each module.
+
+    >>> ta.train.predict(nn.Linear(4, 3), ta.rand(7, 4)).shape
+    (7, 3)
     """
     device = next((parameter.device for parameter in model.parameters()), None)
     with evaluating(model), no_grad():
@@ -57,6 +60,13 @@ class LayerStats:
 
     A step that is measured copies the parameters once; the others cost nothing.
     Raises ValueError for `every` below 1; `step` raises OSError if the file cannot be written or is a symbolic link.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> stats = ta.train.LayerStats(nn.Sequential(layer), optim.SGD(layer.parameters(), lr=0.1), every=10)
+    >>> layer(ta.ones(1, 2)).sum().backward()
+    >>> stats.step()
+    >>> [row["layer"] for row in stats.rows]
+    ['0']
     """
 
     def __init__(

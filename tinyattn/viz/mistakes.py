@@ -63,6 +63,9 @@ def confusion_figure(labels: Any, predicted: Any, names: Sequence[str] | None = 
         title: above the figure.
 
     Returns a matplotlib Figure. Raises ImportError without matplotlib, and as `confusion_matrix`.
+
+    Example:
+        >>> ta.viz.confusion_figure([0, 0, 1], [0, 1, 1]).savefig("confusion.png")
     """
     matrix = confusion_matrix(labels, predicted, None if names is None else len(names))
     n = len(matrix)
@@ -149,6 +152,11 @@ def mistakes_figure(model: Any, images: Any, labels: Any, count: int = 8, title:
         title: above the figure.
 
     Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError if no image is wrong.
+
+    Example:
+        >>> model, images = ta.models.AttentionClassifier(12, 3, hidden_dim=8, num_heads=2), ta.rand(2, 12, 12)
+        >>> labels = 9 - ta.train.predict(model, images).argmax(1)  # both wrong
+        >>> ta.viz.mistakes_figure(model, images, labels).savefig("mistakes.png")
     """
     images, labels = host_array(images), host_array(labels)
     scores = predict(model, images)

@@ -36,7 +36,11 @@ def framed(page: str, height: int) -> str:
 
 
 class Page:
-    """A finished page: `.html`, `.save(path)`, and itself in a notebook."""
+    """A finished page: `.html`, `.save(path)`, and itself in a notebook.
+
+    >>> ta.viz.by_hand().save("attention.html").suffix
+    '.html'
+    """
 
     def __init__(self, html: str, height: int) -> None:
         self.html, self._height = html, height

@@ -151,6 +151,10 @@ def layers_figure(stats: Rows, title: str = "") -> Any:
         title: above the figure.
 
     Returns a matplotlib Figure. Raises ImportError without matplotlib, and ValueError without rows or a column.
+
+    Example:
+        >>> rows = [{"step": 1, "layer": "head", "gradient_norm": 0.5, "update_ratio": 1e-3}]
+        >>> ta.viz.layers_figure(rows).savefig("layers.png")
     """
     rows = read_rows(stats, "step", "layer", *_PANELS)
     layers = {name: i for i, name in enumerate(dict.fromkeys(str(row["layer"]) for row in rows))}

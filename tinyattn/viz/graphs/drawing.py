@@ -33,6 +33,11 @@ class Graph:
         edges: which vertex is an input of which.
         steps: the nodes of the backward pass, in its order.
         error: what stopped the forward pass; "" if it finished.
+
+    Example:
+        >>> picture = ta.viz.graph(lambda x: (x * x).sum(), ta.ones(2, requires_grad=True))
+        >>> [vertex.op for vertex in picture.vertices if vertex.kind == "operation"], len(picture.steps)
+        (['mul', 'sum'], 3)
     """
 
     def __init__(self, trace: Trace, mode: str, depth: int | None, stats: bool, times: bool) -> None:

@@ -39,6 +39,11 @@ class AttentionMaps(AttentionFlow):
         words: (batch, tokens), the text of the tokens; None for images.
         read_from: the token that the output is computed from if nothing pools, or "mean" of all.
         title: above figures and pages.
+
+    Example:
+        >>> maps = ta.viz.attention(ta.models.AttentionClassifier(12, 3, hidden_dim=8, num_heads=2), ta.rand(1, 12, 12))
+        >>> maps.scores.shape, maps.rollout().shape
+        ((1, 10), (1, 16, 16))
     """
 
     def figure(self, item: int = 0, token: int | tuple[int, int] | None = None, what: str = "attention") -> Any:

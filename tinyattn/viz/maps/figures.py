@@ -48,6 +48,10 @@ def attention_figure(images: Any, maps: dict[str, Any], captions: list[str], tit
         columns: images side by side.
 
     Returns a matplotlib Figure. Raises ImportError without matplotlib.
+
+    Example:
+        >>> figure = ta.viz.attention_figure(np.ones((1, 8, 8)), {"mean": np.ones((1, 2, 2))}, ["a square"])
+        >>> figure.savefig("maps.png")
     """
     bands = -(-len(images) // columns)
     rows = 1 + len(maps)

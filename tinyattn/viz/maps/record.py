@@ -37,6 +37,10 @@ class AttentionLayer:
         weights: (batch, heads, queries, keys); pooling has a single query.
         gradients: of the target score with respect to the weights, same shape, or None.
         by_softmax: whether only its softmax was seen, so that it may be something else than attention.
+
+    Example:
+        >>> ta.viz.AttentionLayer("attention", np.full((1, 1, 2, 2), 0.5)).is_pooling
+        False
     """
 
     name: str
