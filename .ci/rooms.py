@@ -23,7 +23,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_110,
-    "backends/cuda/": 2_895,
+    "backends/cuda/": 2_890,
     "backends/": 640,  # its other files
     "cuda/": 370,
     "program/": 2_275,

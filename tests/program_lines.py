@@ -161,7 +161,7 @@ ROWS = (  # along the last axis, which must not be that of the batch
 ).split("|")
 MARKS = (
     "{a}.retain_grad()|{a}.register_hook(lambda g: g * 2)|{a}.register_hook(lambda g: None)|{a}.requires_grad_()"
-    "|{a} = {a}.detach().requires_grad_()|{a}.register_hook(lambda g: g.clamp(-1, 1))|{a}.register_hook(lambda g: (g * g).sin())"
+    "|{a} = {a}.detach().requires_grad_()|{a}.register_hook(lambda g: g.clamp(-1, 1))|{a}.register_hook(lambda g: (g * 0.5).sin())"
     "|{a}.requires_grad_(False)|{a}.grad = None|{a} = {a} * 1.0|{a} = {b}"
     "|{a}.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(2))|T.autograd.backward(({a} * {a}).sum(), retain_graph=True)"
 ).split("|")

@@ -129,6 +129,28 @@ def test_retained_gradients_come_by_grad_and_by_backward_with_inputs_too(create_
     assert found(ta) == found(torch)
 
 
+def test_hooks_outlive_a_time_without_gradients():
+    """Parameters are frozen for some epochs and thawed; PyTorch's keep their hooks."""
+
+    def found(lib):
+        x, seen = leaf(lib, [1.0, 2.0]), []
+        handle = x.register_hook(lambda g: g * 2)
+        x.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.tolist()))
+        for _ in range(2):
+            x.requires_grad_(False)
+            x.requires_grad_(False)
+            seen.append((x * 3).requires_grad)
+            x.requires_grad_()
+            (x * 3).sum().backward()
+        handle.remove()
+        x.requires_grad = False
+        x.requires_grad = True
+        (x * 3).sum().backward()
+        return x.grad.tolist(), seen
+
+    assert found(ta) == found(torch)
+
+
 WINDOWS = {
     "unfold": ([3, -4, 5, -6], lambda y: y.unfold(0, 2, 2)),
     "unfold of columns": ([[3, -4], [5, -6]], lambda y: y.t().unfold(0, 1, 1)),

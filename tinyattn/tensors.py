@@ -109,15 +109,17 @@ class Tensor(variable.Variable):
                 return self
             raise RuntimeError(f"requires_grad_(False): only on leaves; {self.node} computed this one, use detach()")
         if not requires_grad:
+            if self.node is not None and (self.node.hooks or self.node.after):
+                self.kept_hooks = self.node.hooks, self.node.after  # for when it requires a gradient again
             self.node = None
         elif self.node is None:
             if self.dtype.kind != "f":
                 raise RuntimeError(
-                    f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can. "
-                    "Cast it first (x.float()), or give tensor() floats or dtype=float32."
+                    f"a tensor of {self.dtype} cannot require a gradient: only floating-point numbers can (x.float())"
                 )
             self.node = Node(None, (), self.array)
             self.node.tensor = weakref.ref(self)
+            self.node.hooks, self.node.after = self.__dict__.pop("kept_hooks", (None, None))
         return self
 
     def retain_grad(self) -> None:
@@ -134,8 +136,7 @@ class Tensor(variable.Variable):
         """
         if self.node is None:
             raise RuntimeError("register_hook: this tensor requires no gradient, so none will come")
-        if self.node.hooks is None:
-            self.node.hooks = {}
+        self.node.hooks = self.node.hooks or {}
         return RemovableHandle(self.node.hooks, hook)
 
     def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:

@@ -34,8 +34,8 @@ class Operation:
 
     `forward(xp, *inputs, **options)` computes arrays from arrays with the array library `xp`, writes into none of
     them, and returns the output, followed by one more array for each name in `extras`. Each further keyword is a
-    rule: it is named after an input and returns the gradient there. Its parameters after `xp, g` may be `out`, any input,
-    `<input>_shape`, an option or an extra, and exactly those are saved. Broadcasting and dtypes are undone by
+    rule: it is named after an input and returns the gradient there. Its parameters after `xp, g` may be `out`, any
+    input, `<input>_shape`, an option or an extra, and exactly those are saved. Broadcasting and dtypes are undone by
     the backward pass, not by rules. The first parameter of a forward or a rule may have any name.
     All of them receive float16 as float32, and each result is rounded once.
 

@@ -329,9 +329,8 @@ def diagonal(x: Array, offset: int) -> Array:
 
 def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Array:
     """A view of the memory of x, from `offset` elements after its first one; strides count elements, too."""
-    step = x.itemsize
-    start = cp.lib.stride_tricks.as_strided(x, (offset + 1,), (step,))[offset:]
-    return cp.lib.stride_tricks.as_strided(start, size, [n * step for n in stride])
+    start = cp.lib.stride_tricks.as_strided(x, (offset + 1,), (x.itemsize,))[offset:]
+    return cp.lib.stride_tricks.as_strided(start, size, [n * x.itemsize for n in stride])
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:
