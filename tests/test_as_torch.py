@@ -840,3 +840,114 @@ def test_as_torch_names_of_training_scripts_give_pytorchs_numbers(program):
 
 def test_as_torch_extra_state_of_modules(tmp_path):
     same_prints(SHOW, f"import os; os.chdir({str(tmp_path)!r})", EXTRA)
+
+
+OLDER = """
+from torch.autograd import Variable
+w = torch.ones(2, requires_grad=True)
+v = Variable(w * 2, requires_grad=True)  # as in gradient penalties: a leaf, although w * 2 has a graph
+(v**2).sum().backward()
+show(w.grad, v.grad, v.is_leaf, Variable(w).requires_grad, Variable(nn.Parameter(x)), Variable(torch.tensor([1, 2])), Variable(data=x))
+given = torch.zeros(2)
+show(Variable(given, requires_grad=True), given, Variable().shape, Variable(given).data_ptr() == given.data_ptr())
+print([isinstance(t, Variable) for t in (w, given, nn.Parameter(x), 1.0, x.numpy())], type(w) == Variable)
+print([isinstance(t.dtype, torch.dtype) for t in (x, w, x.long(), x > 0, x.half())], isinstance("float32", torch.dtype))
+show(torch.ByteTensor(torch.ByteStorage.from_buffer(b"abcd")).view(2, 2))
+show(*torch.frombuffer(bytearray(8), dtype=torch.int16, count=2, offset=4), torch.frombuffer(x.numpy(), dtype=torch.float64))
+for wrong in (lambda: Variable(x.numpy()), lambda: Variable(x, requires_grad=True, volatile=True)):
+    try:
+        wrong()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+STATES = """
+import collections, copy
+model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm2d(1), nn.DataParallel(nn.Dropout(0.5)))
+nn.init.ones_(model[0].weight), nn.init.zeros_(model[0].bias)
+state = model.state_dict()
+print(type(state) is collections.OrderedDict, dict(state._metadata), copy.deepcopy(state)._metadata == state._metadata)
+print(model[0].state_dict(), model, model.state_dict(prefix="x.")._metadata.keys(), type(model.state_dict(destination={})))
+class Old(nn.Module):
+    _version = 3
+    def _load_from_state_dict(self, state, prefix, local_metadata, *rest):
+        print(prefix, local_metadata.get("version"))
+        super()._load_from_state_dict(state, prefix, local_metadata, *rest)
+nn.Sequential(Old(), nn.ModuleDict({"a": Old()})).load_state_dict(nn.Sequential(Old(), nn.ModuleDict({"a": Old()})).state_dict())
+nn.Sequential(Old()).load_state_dict({})
+print(isinstance(model[2], nn.parallel.DistributedDataParallel), type(model[2]).__name__)
+print([(c.output_padding, c.transposed) for c in (nn.Conv1d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.ConvTranspose2d(1, 1, 2, 2, output_padding=1))])
+print(torch.optim.AdamW([torch.ones(1, requires_grad=True)], betas=[0.9, 0.98]).param_groups[0]["betas"])
+data = torch.utils.data
+sampler = data.RandomSampler([1, 2], replacement=True, num_samples=10**10)  # endless, as minGPT's
+print(next(iter(data.DataLoader(data.TensorDataset(torch.zeros(2)), sampler=sampler, batch_size=3)))[0].shape, len(sampler))
+"""
+
+LU = """
+A = torch.tensor([[[0.5, 2.0, -1.0], [4.0, 1.0, 0.5], [-2.0, 3.0, 1.5]], [[1.0, 0.0, 2.0], [0.5, -3.0, 1.0], [2.5, 1.0, 0.5]]])
+for shape in ((slice(None),) * 3, (0, slice(None), slice(2)), (slice(None), slice(2))):
+    B = A[shape].clone().requires_grad_()
+    P, L, U = torch.linalg.lu(B)
+    (g,) = torch.autograd.grad((L**2).sum() + (U**3).sum(), B, create_graph=True)
+    show(P, L, U, g, torch.autograd.grad((g**2).sum(), B)[0])
+B = A.clone().requires_grad_()
+LU, pivots = torch.linalg.lu_factor(B)
+b = torch.ones(2, 3, 1)
+solution = torch.linalg.lu_solve(LU, pivots, b)
+show(LU, pivots, torch.lu(A), torch.lu_unpack(LU, pivots, unpack_pivots=False), solution, torch.lu_solve(b, LU, pivots))
+show(torch.autograd.grad(solution.sum(), B)[0], A.lu()[1], torch.linalg.lu(torch.ones(3, 3)), str(pivots.dtype)[-5:])
+for wrong in (lambda: torch.linalg.lu_factor(torch.ones(2, 2)), lambda: torch.linalg.lu(A, pivot=False), lambda: torch.linalg.lu(x)):
+    try:
+        wrong()
+    except RuntimeError:
+        print("refused")
+"""
+
+PRUNE = """
+from torch.nn.utils import prune
+def net():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    for i, p in enumerate(model.parameters()):
+        p.data = torch.linspace(-1, 1.5, p.numel()).sin().mul(3 + i).cos().view(p.shape)
+    return model
+image = torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+model = net()
+same = prune.l1_unstructured(model[2], name="weight", amount=0.3) is model[2]
+prune.l1_unstructured(model[2], "weight", 0.5), prune.ln_structured(model[2], "weight", 1, n=2, dim=0)
+prune.ln_structured(model[0], "weight", amount=0.5, n=float("inf"), dim=0), prune.l1_unstructured(model[2], "bias", 2)
+show(same, dict(model.state_dict()), model(image), len(model[2]._forward_pre_hooks), prune.is_pruned(model))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+model(image).pow(2).sum().backward(), optimizer.step()
+show(model[2].weight_orig, model[2].weight_orig.grad, model(image), [name for name, _ in model.named_parameters()])
+prune.remove(model[2], "weight"), prune.remove(model[2], "bias"), prune.remove(model[0], "weight")
+show(dict(model.state_dict()), prune.is_pruned(model), isinstance(model[2].weight, nn.Parameter), model(image))
+model = net()
+pairs = [(model[0], "weight"), (model[2], "weight")]
+for amount in (0.2, 5):
+    prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=amount)
+show([m.weight_mask for m, _ in pairs], [m.weight for m, _ in pairs])
+class Alternate(prune.BasePruningMethod):
+    PRUNING_TYPE = "unstructured"
+    def compute_mask(self, t, default_mask):
+        mask = default_mask.clone()
+        mask.view(-1)[::2] = 0
+        return mask
+model = net()
+Alternate.apply(model[2], "bias"), prune.random_unstructured(model[0], "weight", 3), prune.random_structured(model[2], "weight", 1, dim=1)
+prune.custom_from_mask(model[0], "bias", mask=torch.tensor([0, 1])), prune.l1_unstructured(net()[2], "bias", 1, importance_scores=x)
+show(model[2].bias_mask, model[0].weight_mask.sum(), model[2].weight_mask.sum(), model[0].bias, prune.identity(net()[2], "bias").bias)
+for wrong in (-0.1, 1.5, 4, "a"):
+    try:
+        prune.l1_unstructured(net()[2], "bias", wrong)
+    except Exception as error:
+        print(type(error).__name__)
+try:
+    prune.remove(net()[2], "bias")
+except ValueError:
+    print("not pruned")
+"""
+
+
+@pytest.mark.parametrize("program", [OLDER, STATES, LU, PRUNE], ids=["Variable", "state_dict", "lu", "prune"])
+def test_as_torch_names_of_public_repositories_give_pytorchs_numbers(program):
+    same_prints(SHOW, program)

@@ -47,6 +47,7 @@ from tinyattn.compat import (
     out,
     parts,
     printing,
+    prune,
     sparse,
 )  # fmt: skip
 from tinyattn.compat import complex_pairs as pairs
@@ -142,7 +143,7 @@ def _torch() -> None:
     numbers = {**kinds, "complex": pairs.of, "abs": pairs.absolute, **{n: getattr(pairs, n) for n in of_complex}}
     streams = {n: getattr(parts, n) for n in STREAMS.split()}
     Namespace(
-        "torch", ta, functional, __version__=VERSION, dtype=type(ta.float32),
+        "torch", ta, functional, __version__=VERSION, dtype=np.dtype,
         compile=unchanged, autocast=Nothing, GradScaler=parts.GradScaler, _assert=parts.check,
         _check=parts.check_lazily,
         set_num_threads=ignored, get_num_threads=lambda: 1, set_num_interop_threads=ignored,
@@ -151,13 +152,14 @@ def _torch() -> None:
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
         memory_format=object, layout=object, save=parts.save, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, vmap=func.vmap, promote_types=parts.promote_types,
-        qr=older.qr, _softmax_backward_data=parts.softmax_backward,
+        qr=older.qr, lu_unpack=matrices.lu_unpack, _softmax_backward_data=parts.softmax_backward,
         finfo=absent.finfo, TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
         **numbers, **streams, **in_place, **{**refused, **layouts}, **asked,
         range=parts.inclusive_range, scalar_tensor=parts.scalar_tensor, fill=ta.full_like, is_storage=no,
         get_autocast_gpu_dtype=lambda: ta.float16, get_autocast_dtype=lambda device_type: ta.float16,
         ScriptModule=parts.ScriptModule, rrelu=layers.rrelu, **functions.FUNCTIONS, **matrices.METHODS,
         **sparse.FUNCTIONS, **autocast, OutOfMemoryError=MemoryError, UntypedStorage=parts.UntypedStorage,
+        ByteStorage=types.SimpleNamespace(from_buffer=lambda b: ta.tensor(np.frombuffer(b, np.uint8))),
         Event=devices.Event, Stream=devices.Stream, device=devices.device,
     )  # fmt: skip
 
@@ -170,13 +172,12 @@ def _submodules() -> None:
     Namespace("torch.types", Tensor=ta.Tensor, Device=Any, Number=float)
     Namespace("torch.functional", ta)
     Namespace("torch.random", ta, ta.random, **streams)
-    reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh",
-               "lu": "which has qr", "lu_factor": "which has qr"}  # fmt: skip
+    reasons = {"eig": "whose numbers are real; use eigh", "eigvals": "whose numbers are real; use eigvalsh"}
     refused = {name: Refused(f"torch.linalg.{name}", why) for name, why in reasons.items()}
     Namespace("torch.linalg", ta.linalg, matmul=ta.matmul, **matrices.LINALG, **refused)
     Namespace("torch.fft", **pairs.FFT)
     modes = {"no_grad": ta.no_grad, "enable_grad": ta.enable_grad, "set_grad_enabled": ta.set_grad_enabled}
-    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=parts.variable, grad=func.gradients,
+    Namespace("torch.autograd", ta.autograd, ta.debug, Variable=older.Variable, grad=func.gradients,
               set_multithreading_enabled=Nothing, **func.CHECKING, **modes)  # fmt: skip
     Namespace("torch.autograd.grad_mode", **modes)
     Namespace("torch.autograd.graph", Node=ta.engine.node.Node, save_on_cpu=Nothing,
@@ -188,11 +189,11 @@ def _submodules() -> None:
     Namespace("torch.special", ta, functional, expit=ta.sigmoid, ndtr=parts.ndtr, **functions.SPECIAL)
     refused = {n: Refused(f"torch.func.{n}") for n in ("functionalize", "linearize")}
     Namespace("torch.func", functional_call=parts.functional_call, **func.FUNC, **refused)
-    Namespace("torch.autograd.variable", Variable=parts.variable)
+    Namespace("torch.autograd.variable", Variable=older.Variable)
 
 
 def _nn() -> None:
-    Namespace("torch.nn", nn, Buffer=layers.Buffer, DataParallel=parts.OneProcess, SyncBatchNorm=parts.SyncBatchNorm,
+    Namespace("torch.nn", nn, Buffer=layers.Buffer, DataParallel=parts.DataParallel, SyncBatchNorm=parts.SyncBatchNorm,
               RNNBase=nn.recurrent._Layers, RNNCellBase=nn.recurrent._Cell, NLLLoss2d=nn.NLLLoss,
               **layers.NN)  # fmt: skip
     nn.Module.compile = ignored  # type: ignore[attr-defined]
@@ -206,14 +207,14 @@ def _nn() -> None:
     Namespace("torch.nn.init", init, sparse_=layers.sparse_)
     lazy = {name: Refused(f"torch.nn.parameter.{name}") for name in ("UninitializedParameter", "UninitializedBuffer")}
     Namespace("torch.nn.parameter", nn, Buffer=layers.Buffer, is_lazy=no, **lazy)
-    Namespace("torch.nn.parallel", DataParallel=parts.OneProcess, DistributedDataParallel=parts.OneProcess)
+    Namespace(
+        "torch.nn.parallel", DataParallel=parts.DataParallel, DistributedDataParallel=parts.DistributedDataParallel
+    )
     Namespace("torch.nn.parallel.scatter_gather", **{n: Refused(f"{n} of several GPUs") for n in ("scatter", "gather")})
-    Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.OneProcess)
+    Namespace("torch.nn.parallel.distributed", DistributedDataParallel=parts.DistributedDataParallel)
     Namespace("torch.nn.utils", utils, clip_grad_norm=utils.clip_grad_norm_, skip_init=parts.skip_init, **layers.FUSION)
     Namespace("torch.nn.utils.rnn", utils.rnn)
-    pruning = ("l1_unstructured", "random_unstructured", "ln_structured", "global_unstructured", "remove", "is_pruned")
-    why = "which prunes nothing; multiply the weight by a mask in forward"
-    Namespace("torch.nn.utils.prune", **{n: Refused(f"torch.nn.utils.prune.{n}", why) for n in pruning})
+    Namespace("torch.nn.utils.prune", prune)
     _files("torch.nn.utils", "clip_grad convert_parameters spectral_norm weight_norm", utils)
     _files("torch.nn.utils", "parametrizations parametrize", utils.parametrize)
     del sys.modules["torch.nn.utils"].weight_norm, sys.modules["torch.nn.utils"].spectral_norm  # functions, not modules
@@ -296,7 +297,7 @@ def _compilers() -> None:
     """Compilers, profilers and files of models, most of which have no effect."""
     Namespace("torch.futures", **{n: Refused(f"torch.futures.{n}") for n in ("Future", "collect_all", "wait_all")})
     never = {n: type(n, (), {}) for n in ("Graph", "Value", "Node", "Argument")}
-    named = {"device": devices.device, "dtype": type(ta.float32)}  # which editors import from here
+    named = {"device": devices.device, "dtype": np.dtype}  # which editors import from here
     Namespace("torch._C", **never, **named, _log_api_usage_once=ignored)  # the classes are named in annotations
     passing = ("disable", "allow_in_graph", "assume_constant_result")
     Namespace("torch._dynamo", reset=ignored, mark_static_address=ignored,

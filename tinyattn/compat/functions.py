@@ -234,6 +234,9 @@ FUNCTIONS: dict[str, Any] = {
     **{f"_foreach_{name}": _foreach(name) for name in FOREACH},
     "_foreach_norm": lambda self, ord=2, dtype=None: tuple(ta.linalg.vector_norm(x, ord, dtype=dtype) for x in self),
 }  # fmt: skip
+FUNCTIONS["frombuffer"] = lambda buffer, *, dtype, count=-1, offset=0, requires_grad=False: ta.from_numpy(
+    np.frombuffer(buffer, dtype, count, offset)
+).requires_grad_(requires_grad)
 SPECIAL = {"digamma": digamma, "psi": digamma, "gammaln": lgamma, "polygamma": polygamma, "erfc": erfc}
 METHODS: dict[str, Any] = {
     **BOTH, **{name: getattr(ta, name) for name in ("addbmm", "addr", "dist")}, "ger": ta.outer, "prelu": F.prelu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -97,7 +98,12 @@ def _with_state_hooks(state_dict: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         modules = self.named_modules(remove_duplicate=False)
         places = [(f"{prefix}{path}." if path else prefix, module) for path, module in modules]
+        if destination is None:
+            destination = collections.OrderedDict()
+            destination._metadata = collections.OrderedDict()
+        versions: Any = getattr(destination, "_metadata", {})
         for path, module in places:
+            versions[path[:-1]] = {"version": module._version}
             for hook in _hooks(module, "_state_dict_pre"):
                 hook(module, path, keep_vars)
         found = state_dict(self, destination, prefix, keep_vars)
@@ -105,7 +111,7 @@ def _with_state_hooks(state_dict: Callable[..., Any]) -> Callable[..., Any]:
             _after_own(found, name, module.get_extra_state())
         for path, module in reversed(places):
             for hook in _hooks(module, "_state_dict_post"):
-                changed = hook(module, found, path, {})
+                changed = hook(module, found, path, versions[path[:-1]])
                 found = found if changed is None else changed
         return found
 
@@ -116,6 +122,7 @@ def extend() -> None:
     """Give modules and optimizers the methods that register these hooks, and the hooks their effect."""
     module: Any = nn.Module
     module.get_extra_state = module.set_extra_state = _no_extra_state
+    module._version, nn.normalization._NormBase._version = 1, 2  # type: ignore[attr-defined]  # of their states
     module.state_dict = _with_state_hooks(module.state_dict)
     module.load_state_dict = _with_extra_state(module.load_state_dict)
     module.register_state_dict_pre_hook = _registering("_state_dict_pre")

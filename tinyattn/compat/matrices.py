@@ -22,6 +22,8 @@ Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
 Svd = namedtuple("Svd", "U S Vh")
 OldSvd = namedtuple("OldSvd", "U S V")
 SlogDet = namedtuple("SlogDet", "sign logabsdet")
+Factored = namedtuple("Factored", "LU pivots")
+Factors = namedtuple("Factors", "P L U")
 Least = namedtuple("Least", "solution residuals rank singular_values")
 
 
@@ -140,6 +142,63 @@ def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
 def cholesky_inverse(L: Any, upper: bool = False) -> Any:
     """Return the inverse of L L^T, or, with `upper`, of L^T L. As torch.cholesky_inverse."""
     return cholesky_solve(ta.eye(L.shape[-1], dtype=L.dtype, device=L.device), L, upper)
+
+
+def lu_factor(A: Any, *, pivot: bool = True) -> Any:
+    """Return L below the diagonal and U above it, (..., m, n), and the row, from 1, that each row changed places with,
+    (..., min(m, n)). As torch.linalg.lu_factor."""
+    found = _eliminated(A, pivot)
+    if bool((found.LU.detach().diagonal(0, -2, -1) == 0).any()):
+        raise LinAlgError(f"lu_factor: a matrix of shape {tuple(A.shape)} is singular; torch.linalg.lu factors it too")
+    return found
+
+
+def _eliminated(A: Any, pivot: bool) -> Any:
+    """The factors of matrices that may be singular."""
+    if A.ndim < 2 or 0 in A.shape or A.dtype not in (ta.float32, ta.float64):
+        raise RuntimeError(f"lu: got {A.dtype} {tuple(A.shape)}; expected float32 or float64 matrices (..., m, n)")
+    if not pivot:
+        raise RuntimeError("lu: pivot=False is not supported, as on PyTorch's CPU; leave it out")
+    m, pivots = A.shape[-2], []
+    for i in range(min(A.shape[-2:])):
+        pivots.append(i + A[..., i:, i].detach().abs().argmax(-1))
+        A = A.gather(-2, _swapped(m, pivots[-1:], i)[..., None].expand(A.shape))
+        top, here = A[..., i : i + 1, i + 1 :], A[..., i : i + 1, i : i + 1]
+        factor = A[..., i + 1 :, i : i + 1] / here.masked_fill(here == 0, 1.0)  # then all below are 0 too
+        below = ta.cat([A[..., i + 1 :, :i], factor, A[..., i + 1 :, i + 1 :] - factor @ top], -1)
+        A = ta.cat([A[..., : i + 1, :], below], -2)
+    return Factored(A, ta.stack(pivots, -1).to(ta.int32) + 1)
+
+
+def _swapped(m: int, pivots: Any, first: int = 0) -> Any:
+    """The order of m rows, (..., m), once rows first, first + 1, ... have changed places with `pivots`, in turn."""
+    order = ta.arange(m, device=pivots[0].device).expand(*pivots[0].shape, m).clone()
+    for i, row in enumerate(pivots, first):
+        row, moved = row[..., None], order[..., i : i + 1].clone()
+        order[..., i : i + 1] = order.gather(-1, row)
+        order.scatter_(-1, row, moved)
+    return order
+
+
+def lu_unpack(LU_data: Any, LU_pivots: Any, unpack_data: bool = True, unpack_pivots: bool = True) -> Any:
+    """Return P, L and U of what lu_factor returns; empty where they are not unpacked. As torch.lu_unpack."""
+    (m, n), like = LU_data.shape[-2:], {"dtype": LU_data.dtype, "device": LU_data.device}
+    k, nothing = min(m, n), ta.empty(0, **like)
+    order = _swapped(m, [row.long() - 1 for row in LU_pivots.unbind(-1)]) if unpack_pivots else None
+    P = nothing if order is None else ta.eye(m, **like)[order].mT
+    L = LU_data[..., :k].tril(-1) + ta.eye(m, k, **like) if unpack_data else nothing
+    return Factors(P, L, LU_data[..., :k, :].triu() if unpack_data else nothing)
+
+
+def lu(A: Any, *, pivot: bool = True) -> Any:
+    """Return P, L and U with A = P L U: a permutation, unit lower and upper triangular. As torch.linalg.lu."""
+    return lu_unpack(*_eliminated(A, pivot))
+
+
+def lu_solve(LU: Any, pivots: Any, B: Any) -> Any:
+    """Return X with A X = B by what lu_factor returns of A. As torch.linalg.lu_solve."""
+    P, L, U = lu_unpack(LU, pivots)
+    return solve_triangular(U, solve_triangular(L, P.mT @ B, upper=False), upper=True)
 
 
 def eigh(A: Any, UPLO: str = "L") -> Any:
@@ -287,9 +346,11 @@ def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
 
 METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet)}
 METHODS |= {f.__name__: f for f in (matrix_power, slogdet)}
-METHODS.update(pinverse=pinv, svd=_old_svd)
+METHODS.update(pinverse=pinv, svd=_old_svd, lu=lambda A, pivot=True: lu_factor(A, pivot=pivot))
+METHODS["lu_solve"] = lambda b, LU_data, LU_pivots: lu_solve(LU_data, LU_pivots, b)
 LINALG: dict[str, Any] = {
     f.__name__: f for f in (cholesky, det, eigh, lstsq, matrix_norm, matrix_power, norm, pinv, slogdet, svd, svdvals)
 }
 LINALG |= {"eigvalsh": lambda A, UPLO="L": eigh(A, UPLO).eigenvalues, "LinAlgError": LinAlgError}
 LINALG |= {f.__name__: f for f in (cond, cross, diagonal, matrix_rank, multi_dot, solve_triangular, vander, vecdot)}
+LINALG |= {f.__name__: f for f in (lu, lu_factor, lu_solve)}

@@ -64,6 +64,27 @@ def qr(input: Any, some: bool = True) -> Any:
     return ta.linalg.qr(input, "reduced" if some else "complete")
 
 
+class _AnyTensor(type):
+    """The class of Variable, of which any tensor is an instance."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return ta.is_tensor(instance)
+
+
+class Variable(metaclass=_AnyTensor):
+    """A tensor in a graph, as before PyTorch 0.4. As torch.autograd.Variable."""
+
+    def __new__(cls, data: Any = None, requires_grad: bool = False, volatile: bool = False) -> Any:
+        """Return a leaf that shares the memory of `data`, but not its graph. Raises TypeError for anything else, and
+        ValueError for one that is both volatile (today's torch.no_grad) and requires a gradient."""
+        data = ta.tensor([]) if data is None else data
+        if not ta.is_tensor(data):
+            raise TypeError(f"Variable: got {type(data).__name__}; expected a tensor (torch.as_tensor makes one)")
+        if requires_grad and volatile:
+            raise ValueError("Variable: volatile=True and requires_grad=True exclude each other; leave one out")
+        return data.detach().requires_grad_(requires_grad)
+
+
 def upsample_bilinear(input: Any, size: Any = None, scale_factor: Any = None) -> Any:
     """Resize images, bilinear with aligned corners. As F.upsample_bilinear, an older name of F.interpolate."""
     return nn.functional.interpolate(input, size, scale_factor, "bilinear", True)

@@ -134,11 +134,6 @@ class Required:
         return "<required parameter>"
 
 
-def variable(tensor: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
-    """Return the tensor; PyTorch has had no separate Variable since 0.4."""
-    return tensor.requires_grad_() if requires_grad else tensor
-
-
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch normalization over all processes, of which there is one."""
 
@@ -181,9 +176,20 @@ class OneProcess(parallel.DataParallel):
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(module, workers=1)
 
+    def extra_repr(self) -> str:
+        return ""
+
     def no_sync(self) -> Nothing:
         """Return a context manager without effect: one process exchanges no gradients."""
         return Nothing()
+
+
+class DataParallel(OneProcess):
+    """A module over several GPUs, of which there is one at most. As torch.nn.DataParallel."""
+
+
+class DistributedDataParallel(OneProcess):
+    """A module over several processes. As torch.nn.parallel.DistributedDataParallel."""
 
 
 CREATE = "zeros ones full empty arange linspace logspace eye rand randn randint randperm tensor".split()

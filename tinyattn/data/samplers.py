@@ -80,7 +80,8 @@ class RandomSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         n, left = len(self.data_source), self.num_samples
         if self.replacement:
-            yield from self._random.integers(n, size=left).tolist()
+            for start in range(0, left, 1 << 16):  # "without end" is num_samples=10**10, too many to draw at once
+                yield from self._random.integers(n, size=min(left - start, 1 << 16)).tolist()
             return
         while left > 0:
             yield from self._random.permutation(n)[:left].tolist()

@@ -57,6 +57,7 @@ class _ConvNd(Module):
         self.in_channels, self.out_channels, self.groups, self.padding_mode = inputs, outputs, groups, mode
         self.kernel_size = many(name, "kernel_size", kernel, n)
         self.stride, self.dilation = many(name, "stride", stride, n), many(name, "dilation", dilation, n)
+        self.output_padding = (0,) * n  # which transposed convolutions alone can set
         self.padding = padding if isinstance(padding, str) else many(name, "padding", padding, n, 0)
         if padding == "same" and any(s != 1 for s in self.stride):
             raise ValueError(f"{name}: padding='same' needs a stride of 1, got {self.stride}")
@@ -89,7 +90,7 @@ class _ConvNd(Module):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         none, one = (0,) * self.axes, (1,) * self.axes
         more = {"padding": (self.padding, none), "dilation": (self.dilation, one),
-                "output_padding": (getattr(self, "output_padding", none), none),
+                "output_padding": (self.output_padding, none),
                 "groups": (self.groups, 1), "bias": (self.bias is not None, True),
                 "padding_mode": (self.padding_mode, "zeros")}  # fmt: skip
         return text + "".join(f", {k}={v}" for k, (v, usual) in more.items() if v != usual)

@@ -89,8 +89,9 @@ class Loadable:
         unexpected: list[str] = []
         modules, done = dict(self.named_modules()), set()
         if isinstance(state_dict, Mapping):
+            versions = getattr(state_dict, "_metadata", {})
             state_dict = dict(state_dict)  # hooks may change it
-            done = self._load_by_themselves(modules, state_dict, strict, missing, unexpected)
+            done = self._load_by_themselves(modules, state_dict, versions, strict, missing, unexpected)
         after = [(module, hook) for module in modules.values() for hook in module._load_post_hooks.values()]
         own = {name: x for name, x in self._state() if name.rpartition(".")[0] not in done}
         found = load(state_dict, own, strict and not after, type(self).__name__, assign)
@@ -102,17 +103,18 @@ class Loadable:
         return result
 
     def _load_by_themselves(
-        self, modules: dict[str, Any], state: dict[str, Any], strict: bool, missing: list[str], unexpected: list[str]
-    ) -> set[str]:
+        self, modules: dict[str, Any], state: dict[str, Any], versions: dict[str, Any], strict: bool,
+        missing: list[str], unexpected: list[str],
+    ) -> set[str]:  # fmt: skip
         """Run the hooks, and the modules that override `_load_from_state_dict`. Takes their names out of `state`, and
         returns their paths. Raises RuntimeError for what they report."""
         done, errors = set(), list[str]()
         for path, module in modules.items():
-            prefix = f"{path}." if path else ""
+            prefix, local = f"{path}." if path else "", versions.get(path, {})
             if type(module)._load_from_state_dict is Loadable._load_from_state_dict:
-                module._run_load_hooks(state, prefix, {}, strict, [], [], [])
+                module._run_load_hooks(state, prefix, local, strict, [], [], [])
                 continue
-            module._load_from_state_dict(state, prefix, {}, strict, missing, unexpected, errors)
+            module._load_from_state_dict(state, prefix, local, strict, missing, unexpected, errors)
             done.add(path)
             for name in [n for n in state if n.startswith(prefix)]:
                 if name[len(prefix) :].partition(".")[0] not in module._modules:

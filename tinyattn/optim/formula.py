@@ -32,6 +32,8 @@ class Formula(Optimizer):
     def _set_up(self, arguments: Group) -> None:
         """Begin with the arguments of a constructor, its `locals()`."""
         options = {k: v for k, v in arguments.items() if k not in ("self", "params", "without_effect")}
+        if isinstance(options.get("betas"), list):
+            options["betas"] = tuple(options["betas"])
         super().__init__(arguments["params"], {**options, **self.fixed}, **arguments["without_effect"])
 
     def check(self, options: Group) -> None:
