@@ -854,6 +854,8 @@ print([isinstance(t, Variable) for t in (w, given, nn.Parameter(x), 1.0, x.numpy
 print([isinstance(t.dtype, torch.dtype) for t in (x, w, x.long(), x > 0, x.half())], isinstance("float32", torch.dtype))
 show(torch.ByteTensor(torch.ByteStorage.from_buffer(b"abcd")).view(2, 2))
 show(*torch.frombuffer(bytearray(8), dtype=torch.int16, count=2, offset=4), torch.frombuffer(x.numpy(), dtype=torch.float64))
+tables = torch.optim.__dict__["SGD"], torch.optim.lr_scheduler.__dict__["StepLR"], vars(nn)["Linear"], F.__dict__["relu"]
+print([f.__name__ for f in tables], nn.init.__dict__["ones_"] is nn.init.ones_, "float32" in vars(torch))
 for wrong in (lambda: Variable(x.numpy()), lambda: Variable(x, requires_grad=True, volatile=True)):
     try:
         wrong()
@@ -890,6 +892,8 @@ for shape in ((slice(None),) * 3, (0, slice(None), slice(2)), (slice(None), slic
     P, L, U = torch.linalg.lu(B)
     (g,) = torch.autograd.grad((L**2).sum() + (U**3).sum(), B, create_graph=True)
     show(P, L, U, g, torch.autograd.grad((g**2).sum(), B)[0])
+for upper in (True, False):
+    show(torch.triangular_solve(A[..., :2], A, upper), A.triangular_solve(A, upper, transpose=True, unitriangular=True).solution)
 B = A.clone().requires_grad_()
 LU, pivots = torch.linalg.lu_factor(B)
 b = torch.ones(2, 3, 1)

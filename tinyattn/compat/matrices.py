@@ -22,6 +22,7 @@ Eigh = namedtuple("Eigh", "eigenvalues eigenvectors")
 Svd = namedtuple("Svd", "U S Vh")
 OldSvd = namedtuple("OldSvd", "U S V")
 SlogDet = namedtuple("SlogDet", "sign logabsdet")
+Triangular = namedtuple("Triangular", "solution cloned_coefficient")
 Factored = namedtuple("Factored", "LU pivots")
 Factors = namedtuple("Factors", "P L U")
 Least = namedtuple("Least", "solution residuals rank singular_values")
@@ -131,6 +132,12 @@ def solve_triangular(A: Any, B: Any, *, upper: bool, left: bool = True, unitrian
     if unitriangular:
         A = A.triu(1) + A.tril(-1) + ta.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     return back_substitution(A, B) if upper else back_substitution(A.flip(-2, -1), B.flip(-2)).flip(-2)
+
+
+def triangular_solve(b: Any, A: Any, upper: bool = True, transpose: bool = False, unitriangular: bool = False) -> Any:
+    """Return X with A X = b, or, with `transpose`, A^T X = b, and a copy of A. As torch.triangular_solve."""
+    left = A.mT if transpose else A
+    return Triangular(solve_triangular(left, b, upper=upper != transpose, unitriangular=unitriangular), A.clone())
 
 
 def cholesky_solve(B: Any, L: Any, upper: bool = False) -> Any:
@@ -345,7 +352,7 @@ def cross(input: Any, other: Any, *, dim: int = -1) -> Any:
 
 
 METHODS: dict[str, Any] = {f.__name__: f for f in (cholesky, cholesky_inverse, cholesky_solve, det, logdet)}
-METHODS |= {f.__name__: f for f in (matrix_power, slogdet)}
+METHODS |= {f.__name__: f for f in (matrix_power, slogdet, triangular_solve)}
 METHODS.update(pinverse=pinv, svd=_old_svd, lu=lambda A, pivot=True: lu_factor(A, pivot=pivot))
 METHODS["lu_solve"] = lambda b, LU_data, LU_pivots: lu_solve(LU_data, LU_pivots, b)
 LINALG: dict[str, Any] = {
