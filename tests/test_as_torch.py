@@ -843,6 +843,7 @@ def test_as_torch_extra_state_of_modules(tmp_path):
 
 
 OLDER = """
+import numpy
 from torch.autograd import Variable
 w = torch.ones(2, requires_grad=True)
 v = Variable(w * 2, requires_grad=True)  # as in gradient penalties: a leaf, although w * 2 has a graph
@@ -854,6 +855,16 @@ print([isinstance(t, Variable) for t in (w, given, nn.Parameter(x), 1.0, x.numpy
 print([isinstance(t.dtype, torch.dtype) for t in (x, w, x.long(), x > 0, x.half())], isinstance("float32", torch.dtype))
 show(torch.ByteTensor(torch.ByteStorage.from_buffer(b"abcd")).view(2, 2))
 show(*torch.frombuffer(bytearray(8), dtype=torch.int16, count=2, offset=4), torch.frombuffer(x.numpy(), dtype=torch.float64))
+found = [1]
+found += torch.tensor([2, 3])  # as predictions += output.argmax(1)
+show(found, [0] * torch.tensor(2), torch.tensor(2) * (1,), "ab" * torch.tensor(3), 2 * x + numpy.ones(3), (1,) + a.shape)
+for wrong in (lambda: x + [1.0, 2.0, 3.0], lambda: (1.0, 2.0, 3.0) / x, lambda: x @ [1.0, 2.0, 3.0], lambda: x * range(3)):
+    try:
+        print(wrong())
+    except TypeError:
+        print("refused")
+loader = torch.utils.data.DataLoader(x, 2, pin_memory=True)
+print(loader.pin_memory, loader.persistent_workers, loader.timeout, isinstance(nn.GRU(1, 1), nn.modules.rnn.RNNBase))
 tables = torch.optim.__dict__["SGD"], torch.optim.lr_scheduler.__dict__["StepLR"], vars(nn)["Linear"], F.__dict__["relu"]
 print([f.__name__ for f in tables], nn.init.__dict__["ones_"] is nn.init.ones_, "float32" in vars(torch))
 for wrong in (lambda: Variable(x.numpy()), lambda: Variable(x, requires_grad=True, volatile=True)):

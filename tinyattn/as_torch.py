@@ -232,7 +232,7 @@ def _nn() -> None:
     bases = {"_Loss": nn.losses._Loss, "_WeightedLoss": nn.losses._WeightedLoss,
              "NonDynamicallyQuantizableLinear": nn.Linear, "SyncBatchNorm": parts.SyncBatchNorm,
              "_IncompatibleKeys": nn.loading.LoadResult, "RNNCellBase": nn.recurrent._Cell,
-             "_get_clones": parts.clones,
+             "_get_clones": parts.clones, "RNNBase": nn.recurrent._Layers,
              "_addindent": parts.addindent, "_get_activation_fn": nn.transformer._activation}  # fmt: skip
     files_of = (nn.every_module, nn.convolution, nn.layers, nn.normalization, nn.transformer)
     _files("torch.nn.modules", files, nn, functional, *files_of, types.SimpleNamespace(**bases))

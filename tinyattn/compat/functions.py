@@ -249,3 +249,13 @@ METHODS: dict[str, Any] = {
 }  # fmt: skip
 IN_PLACE = "addbmm addr digamma erfc index_reduce lgamma renorm scatter".split()
 METHODS |= {f"{name}_": written(f"{name}_", METHODS[name]) for name in IN_PLACE}
+
+
+def _without_lists(method: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator that leaves lists, tuples and strings to Python, which repeats or extends them by a tensor."""
+    return lambda self, other: NotImplemented if isinstance(other, list | tuple | str | range) else method(self, other)
+
+
+OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+OF_PYTHON = [f"__{side}{name}__" for side in ("", "r", "i") for name in OPERATORS]
+METHODS |= {name: _without_lists(getattr(ta.Tensor, name)) for name in OF_PYTHON if hasattr(ta.Tensor, name)}

@@ -175,6 +175,7 @@ class OneProcess(parallel.DataParallel):
 
     def __init__(self, module: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(module, workers=1)
+        self.device_ids: list[int] = []
 
     def extra_repr(self) -> str:
         return ""

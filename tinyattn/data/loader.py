@@ -105,6 +105,7 @@ class DataLoader:
         self.shuffle, self.drop_last, self.transform = bool(shuffle), drop_last, transform
         self.num_workers, self.timeout, self.worker_init_fn = operator.index(num_workers), timeout, worker_init_fn
         self.multiprocessing_context, self.prefetch_factor = multiprocessing_context, prefetch_factor
+        self.pin_memory, self.persistent_workers = pin_memory, without_effect.get("persistent_workers", False)
         self._check(sampler, batch_sampler, without_effect)
         if (shuffle or num_workers) and generator is None:  # with the global seed and 1: another stream than that one
             seeds = np.random.SeedSequence([current_generator().initial_seed() % 2**64, 1])
