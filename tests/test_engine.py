@@ -710,8 +710,13 @@ def test_arrays_on_the_left_are_our_operations():
         np.exp(x),
         np.float64(3) * x,
         np.maximum(x, 1),
+        np.arctan2(np.ones(2, np.float32), x),
+        np.floor(x),
     ):
         assert isinstance(out, ta.Tensor) and out.requires_grad and out.dtype == np.float32
+    assert np.isnan(ta.tensor([1.0, np.nan])).tolist() == [False, True] and np.logical_and(
+        [True, False], x > 0
+    ).tolist() == [True, False]
     array = np.ones(2)
     with pytest.raises(TypeError, match="does not work on a tinyattn"):
         array += x

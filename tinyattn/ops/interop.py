@@ -9,17 +9,12 @@ import numpy as np
 from tinyattn import backends
 from tinyattn.engine.modes import observers
 from tinyattn.engine.variable import Tensor
-from tinyattn.ops import choices, elementwise, products
 
-# NumPy's functions that are operations here, by our names.
+# NumPy's functions that are operations here, where our names differ.
 _UFUNCS = {
     "subtract": "sub", "multiply": "mul", "divide": "div", "power": "pow", "negative": "neg", "absolute": "abs",
     "equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
     "invert": "bitwise_not", "left_shift": "bitwise_left_shift", "right_shift": "bitwise_right_shift",
-    **{name: name for name in """
-    add matmul sign exp expm1 log log1p sqrt square reciprocal sin cos tanh maximum minimum isfinite logical_not
-    bitwise_and bitwise_or bitwise_xor floor_divide remainder
-    """.split()},
 }  # fmt: skip
 
 
@@ -66,13 +61,13 @@ def numpy_function(self: Tensor, ufunc: Any, method: str, *inputs: Any, **option
 
     Raises TypeError for a function that is not among ours.
     """
-    name = _UFUNCS.get(ufunc.__name__)
-    if name is None or method != "__call__" or options:
+    name = _UFUNCS.get(ufunc.__name__, ufunc.__name__.replace("arc", "a"))
+    if not hasattr(type(self), name) or method != "__call__" or options:
         raise TypeError(
             f"np.{ufunc.__name__}{'' if method == '__call__' else '.' + method} does not work on a tinyattn "
             "Tensor; use tinyattn's function, or .numpy() for a plain array"
         )
-    return next(getattr(family, name) for family in (elementwise, choices, products) if hasattr(family, name))(*inputs)
+    return getattr(type(self), name)(*inputs)
 
 
 def dlpack(self: Tensor, **options: Any) -> Any:
