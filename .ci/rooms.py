@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_170,
+    "ops/": 10_165,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_110,
@@ -32,14 +32,14 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "optim/": 2_635,
     "models.py": 400,
     "distributed/": 390,
-    "data/": 1_590,
+    "data/": 1_595,
     "train/": 1_305,
     "debug/": 2_405,
     "viz/": 7_775,
-    "compat/": 3_145,
-    TOP: 1_600,
+    "compat/": 3_455,
+    TOP: 1_605,
 }
-TOTAL = 48_345  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_660  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
