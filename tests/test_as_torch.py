@@ -875,7 +875,11 @@ for wrong in (lambda: Variable(x.numpy()), lambda: Variable(x, requires_grad=Tru
 """
 
 STATES = """
-import collections, copy
+import collections, copy, io
+torch.save({"model": nn.Linear(1, 1).state_dict(), "epoch": 3}, file := io.BytesIO())
+file.seek(0)
+read = torch.load(file)
+print([type(x).__name__ for x in (read, read["model"], read["epoch"])])
 model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm2d(1), nn.DataParallel(nn.Dropout(0.5)))
 nn.init.ones_(model[0].weight), nn.init.zeros_(model[0].bias)
 state = model.state_dict()

@@ -75,6 +75,7 @@ ROWS = [
     (lambda: ta.grad([leaf(1), leaf(2)], [leaf(1)], [ta.ones(1)]), ValueError, "2 outputs but 1 gradients"),
     (lambda: ta.tensor([1], requires_grad=True), RuntimeError, "int64 cannot require a gradient: only floating-point"),
     (lambda: (leaf(1) * 2).requires_grad_(False), RuntimeError, r"only on leaves.*mul .*detach\(\)"),
+    (lambda: ta.grad(ta.ones(1), []), RuntimeError, "grad: inputs is empty"),
     (lambda: ta.ones(1).retain_grad(), RuntimeError, "requires no gradient, so none will come"),
     (lambda: ta.ones(1).register_hook(print), RuntimeError, "requires no gradient, so none will come"),
     (lambda: leaf(1).add_(1), RuntimeError, r"a leaf that requires a gradient .*no_grad\(\)"),

@@ -43,6 +43,8 @@ def grad(
     inputs = [inputs] if isinstance(inputs, Variable) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, Variable):
         grad_outputs = [None] * len(outputs) if grad_outputs is None else [grad_outputs]
+    if not inputs:
+        raise RuntimeError("grad: inputs is empty; name the tensors whose gradients are wanted")
     for i, x in enumerate(inputs):
         if x.node is None:
             raise RuntimeError(
