@@ -21,7 +21,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
     "ops/": 10_165,
     "tensors.py": 330,
-    "autograd/": 875,
+    "autograd/": 870,
     "backends/cpu/": 2_110,
     "backends/cuda/": 2_890,
     "backends/": 640,  # its other files
@@ -36,10 +36,10 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "train/": 1_305,
     "debug/": 2_405,
     "viz/": 7_775,
-    "compat/": 3_470,
+    "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_675  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

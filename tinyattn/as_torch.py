@@ -49,6 +49,7 @@ from tinyattn.compat import (
     printing,
     prune,
     sparse,
+    stored,
 )  # fmt: skip
 from tinyattn.compat import complex_pairs as pairs
 from tinyattn.compat.parts import Nothing, Refused, ignored, no, unchanged
@@ -150,7 +151,7 @@ def _torch() -> None:
         get_num_interop_threads=lambda: 1, are_deterministic_algorithms_enabled=no, set_flush_denormal=no,
         use_deterministic_algorithms=ignored, set_warn_always=ignored,
         set_printoptions=printing.set_printoptions, set_default_tensor_type=parts.default_tensor_type,
-        memory_format=object, layout=object, save=parts.save, load=parts.load, ger=ta.outer, asarray=ta.as_tensor,
+        memory_format=object, layout=object, save=stored.save, load=stored.load, ger=ta.outer, asarray=ta.as_tensor,
         embedding=parts.embedding, vmap=func.vmap, promote_types=parts.promote_types,
         qr=older.qr, lu_unpack=matrices.lu_unpack, _softmax_backward_data=parts.softmax_backward,
         finfo=absent.finfo, TensorType=ta.Tensor, Future=Refused("torch.futures.Future"), **{**out.FUNCTIONS, **made},
@@ -338,7 +339,7 @@ def _compilers() -> None:
     Namespace("torch.compiler", is_compiling=no, is_exporting=no, reset=ignored, disable=unchanged,
               allow_in_graph=unchanged)  # fmt: skip
     inner = {n: Refused(f"torch.serialization.{n}") for n in ("location_tag", "normalize_storage_type")}
-    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=parts.load, save=parts.save,
+    Namespace("torch.serialization", safe_globals=Nothing, add_safe_globals=ignored, load=stored.load, save=stored.save,
               **inner)  # fmt: skip
     Namespace("torch.cpu", is_available=lambda: True, device_count=lambda: 1, synchronize=ignored)
     for name in ("torch.mps", "torch.xpu"):

@@ -41,16 +41,14 @@ def grad(
     """
     outputs = [outputs] if isinstance(outputs, Variable) else list(outputs)
     inputs = [inputs] if isinstance(inputs, Variable) else list(inputs)
-    if grad_outputs is None or isinstance(grad_outputs, Variable):
-        grad_outputs = [None] * len(outputs) if grad_outputs is None else [grad_outputs]
     if not inputs:
         raise RuntimeError("grad: inputs is empty; name the tensors whose gradients are wanted")
+    if grad_outputs is None or isinstance(grad_outputs, Variable):
+        grad_outputs = [None] * len(outputs) if grad_outputs is None else [grad_outputs]
     for i, x in enumerate(inputs):
         if x.node is None:
-            raise RuntimeError(
-                f"grad: input {i} (shape {tuple(x.shape)}) does not require a gradient; call "
-                "requires_grad_() on it before computing the outputs."
-            )
+            hint = "call requires_grad_() on it before computing the outputs."
+            raise RuntimeError(f"grad: input {i} (shape {tuple(x.shape)}) does not require a gradient; {hint}")
     if is_grads_batched:
         options = {"allow_unused": allow_unused, "materialize_grads": materialize_grads}
         return _batched(outputs, inputs, grad_outputs, retain_graph, create_graph=create_graph, **options)

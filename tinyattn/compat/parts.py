@@ -9,7 +9,6 @@ import itertools
 import operator
 import typing
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -230,24 +229,6 @@ def all_gather(tensor_list: list[Any], tensor: Any, *group: Any, **options: Any)
 def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Return module_cls(*args, **kwargs), which is initialised all the same. As torch.nn.utils.skip_init."""
     return module_cls(*args, **kwargs)
-
-
-def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-    """Write `obj` to a file as `ta.save`; PyTorch's other options are without effect."""
-    ta.save(f, obj)
-
-
-def load(f: Any, *args: Any, **kwargs: Any) -> Any:
-    """Read a file as `ta.load`. A dict from names to tensors is an OrderedDict, as a `state_dict()` was."""
-
-    def ordered(tree: Any) -> Any:
-        if type(tree) is not dict:
-            return tree
-        made = {key: ordered(value) for key, value in tree.items()}
-        named = all(isinstance(key, str) and isinstance(value, ta.Tensor) for key, value in made.items())
-        return OrderedDict(made) if made and named else made
-
-    return ordered(ta.load(f, *args, **kwargs))
 
 
 def default_tensor_type(kind: Any) -> None:
