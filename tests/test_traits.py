@@ -53,6 +53,7 @@ EXAMPLES = {  # inputs and options; without an entry, X for every input and no o
     "embedding_gradient": ([some(2, 2, 4), INDEX], {"rows": 3, "padding_idx": None}),
     "vector_norm": ([X], {"p": 2.0, "dim": (1,), "keepdim": False}),
     "diagonal": ([X], {"offset": 1}),
+    "unfold": ([X], {"dim": 1, "size": 2, "step": 1}),
     "as_strided": ([X, np.array([1, 2, 3, 3, 4, 5])], {"size": (2, 3), "stride": (2, 1), "offset": 1}),
     "pick": ([X], {"dim": 1, "keepdim": False, "largest": True}),
     "var": ([X], {"dim": (1,), "correction": 1, "keepdim": False}),

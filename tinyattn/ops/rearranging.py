@@ -210,6 +210,20 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     return tuple(input[(slice(None),) * dim + (part,)] for part in parts)
 
 
+def _unfold_rule(xp: Any, g: Any, x_shape: tuple[int, ...], dim: int, size: int, step: int) -> Any:
+    index = (slice(None),) * dim + (np.arange(g.shape[dim])[:, None] * step + np.arange(size),)
+    order = (*range(dim + 1), g.ndim - 1, *range(dim + 1, g.ndim - 1))  # the windows beside their axis
+    place = index if isinstance(g, Variable) else xp.index_for(g, index, False)
+    return xp.place(xp.permute(g, order), place, x_shape)
+
+
+@operation(traits="moves chooses", view=True, x=_unfold_rule)
+def _unfold(xp: Any, x: Any, *, dim: int, size: int, step: int) -> Any:
+    shape, stride = list(x.shape), [n // x.itemsize for n in x.strides]
+    shape[dim] = (shape[dim] - size) // step + 1
+    return xp.as_strided(x, (*shape, size), (*stride[:dim], stride[dim] * step, *stride[dim + 1 :], stride[dim]), 0)
+
+
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Return a view of windows of `size` elements along an axis, `step` apart, in a new last axis.
 
@@ -226,9 +240,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
             f"unfold: windows of {size}, {step} apart, along dimension {dim} of size {input.shape[dim]}; "
             "expected a size that fits, and steps above 0"
         )
-    shape, stride = list(input.shape), input.stride()
-    shape[dim] = (shape[dim] - size) // step + 1
-    return as_strided(input, (*shape, size), (*stride[:dim], stride[dim] * step, *stride[dim + 1 :], stride[dim]))
+    return _unfold(input, dim=dim, size=_dims.as_int(size), step=_dims.as_int(step))
 
 
 def _as_strided_rule(xp: Any, g: Any, x_shape: tuple[int, ...], places: Any) -> Any:
@@ -256,10 +268,14 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     begin = 0 if input._base is None else (input.data_ptr() - input._base.data_ptr()) // input.element_size()
     offset = 0 if storage_offset is None else storage_offset - begin
     places = _memory(size, stride) + offset
-    own = _memory(tuple(input.shape), input.stride()).reshape(-1)
-    order = np.argsort(own, kind="stable")
-    found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
-    if places.size and not (own.size and (own[found] == places).all()):
+    if input.is_contiguous():
+        found, inside = places, not places.size or 0 <= places.min() <= places.max() < input.numel()
+    else:
+        own = _memory(tuple(input.shape), input.stride()).reshape(-1)
+        order = np.argsort(own, kind="stable")
+        found = order[np.searchsorted(own[order], places).clip(max=own.size - 1)] if own.size else places
+        inside = not places.size or bool(own.size and (own[found] == places).all())
+    if not inside:
         raise RuntimeError(
             f"as_strided: size={size}, stride={stride} and storage_offset={storage_offset} reach elements outside of "
             f"the input of shape {tuple(input.shape)} and strides {input.stride()}"
