@@ -389,7 +389,7 @@ def _texts() -> None:
 _FIRST = _dtypes, _methods, _texts, graph.extend, older.extend, hooks.extend
 for _make in (*_FIRST, _torch, _submodules, _nn, _training, _machinery, _compilers, _one_process):
     _make()
-for _made in [module for module in sys.modules.values() if isinstance(module, Namespace)]:
+for _made in [m for m in list(sys.modules.values()) if issubclass(type(m), Namespace)]:  # isinstance imports lazy ones
     for _name in dir(_made):  # for programs that look names up in optim.__dict__
         _made.__dict__.setdefault(_name, getattr(_made, _name))
 sys.meta_path.insert(0, NoSuchModule())
