@@ -106,7 +106,7 @@ EXCUSED = [  # a line, what its inputs must be, and why PyTorch's result is not 
         "PyTorch's product of mixed dtypes has one of its own, if there is nothing to add",
     ),
     (
-        r"(\w+)\.add(b?mm|mv|r)_\(.*\b\1\b", lambda xs: True,
+        r"(\w+)\.b?add(b?mm|mv|r)_\(.*\b\1\b", lambda xs: True,
         "PyTorch's product reads the memory that it writes to",
     ),
     (r"interpolate", lambda xs: xs[0].dtype == torch.uint8, "PyTorch resizes images of uint8 in integers"),
