@@ -239,8 +239,6 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 0.0001, beta: f
     """
     if input.ndim < 3 or size < 1:
         raise ValueError(f"local_response_norm: size={size} for shape {tuple(input.shape)}; expected (n, c, ...)")
-    if not input.numel():
-        return input  # PyTorch's too is the input itself
     c = input.shape[1]
     squares = pad(input.square(), (0, 0) * (input.ndim - 2) + (size // 2, (size - 1) // 2))
     total = squares[:, :c]
