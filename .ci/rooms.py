@@ -18,15 +18,15 @@ SOURCES = {".py", ".cu", ".cuh", ".js", ".css", ".html"}
 TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
-    "engine/": 1_575,
+    "engine/": 1_565,
     "ops/": 10_180,
     "tensors.py": 330,
     "autograd/": 870,
     "backends/cpu/": 2_110,
-    "backends/cuda/": 2_890,
-    "backends/": 640,  # its other files
+    "backends/cuda/": 2_895,
+    "backends/": 645,  # its other files
     "cuda/": 370,
-    "program/": 2_275,
+    "program/": 2_265,
     "files/": 705,
     "nn/": 5_200,
     "optim/": 2_635,
@@ -34,13 +34,13 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "distributed/": 390,
     "data/": 1_595,
     "train/": 1_305,
-    "debug/": 2_405,
+    "debug/": 2_400,
     "viz/": 7_775,
     "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_695  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
-CORE, FILE, FUNCTION = 1_900, 400, 50  # CORE: engine/ and tensors.py
+TOTAL = 48_680  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)
 

@@ -333,7 +333,7 @@ from torch.nn.modules.module import _addindent
 assert not isinstance(p, ZeroRedundancyOptimizer) and Future[int] is Future and _addindent("a\\nb", 2) == "a\\n  b"
 assert not isinstance(torch.nn.Linear(1, 1), torch.jit.ScriptModule) and issubclass(torch.jit.ScriptModule, torch.nn.Module)
 whole = torch.zeros(4, 3)
-memory = whole[1:].untyped_storage()
+memory = whole[1:].unfold(0, 2, 1)[1:].untyped_storage()
 assert memory.data_ptr() == whole.untyped_storage().data_ptr() == whole.data_ptr() and memory.nbytes() == len(memory) == 48
 assert torch.randint_like(whole, high=1).sum() == 0
 class Relative(torch.optim.Optimizer):  # it chooses its rate itself

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import tinyattn as ta
 
+ON_EVERY_DEVICE = ("test_deepcopy_keeps_the_sharing_of_memory_as_torch_does",)
+
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64")
 INTEGERS = DTYPES[1:6]
 MASK = [True, False, True]
@@ -433,7 +435,8 @@ def test_einsum_refuses_unequal_sizes_of_a_repeated_label():
 
 def aliases(lib):
     base = lib.arange(12.0)
-    return [base, base[2:4], base[::3], base.reshape(3, 4).T, base[5], base[:1].expand(3), base[4:4], lib.ones(2)]
+    views = [base[2:4], base[::3], base.reshape(3, 4).T, base[5], base[:1].expand(3), base[4:4], base.unfold(0, 3, 2)]
+    return [base, *views, lib.as_strided(base, (2, 3), (5, 1), 1), lib.ones(2)]
 
 
 def test_deepcopy_keeps_the_sharing_of_memory_as_torch_does():

@@ -22,6 +22,7 @@ from tinyattn.backends.shared import (
     MixedDevicesError,
     Placed,
     get_float32_matmul_precision,
+    owner,
     set_float32_matmul_precision,
 )
 
@@ -30,8 +31,8 @@ keep_freed_memory()
 __all__ = [
     "CPU", "CaptureError", "MixedDevicesError", "Placed", "check", "check_accumulation", "create", "device",
     "device_of", "full_name", "get", "get_default_device", "get_float32_matmul_precision", "gpu", "in_use", "is_array",
-    "is_device", "keeps_gpu", "move", "of", "on_gpu", "quiet", "refuse_in_capture", "return_to", "set_default_device",
-    "set_float32_matmul_precision", "users_gpu", "why_not",
+    "is_device", "keeps_gpu", "move", "of", "on_gpu", "owner", "quiet", "refuse_in_capture", "return_to",
+    "set_default_device", "set_float32_matmul_precision", "users_gpu", "why_not",
 ]  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -19,6 +19,13 @@ def out_of_range(name: str, what: str, value: int, position: tuple[int, ...], le
     return IndexError(f"{name}: {what} {value} at position {position} is out of range; expected {least} to {size - 1}")
 
 
+def owner(array: Any) -> Any:
+    """The array that owns the memory that `array` is a view of."""
+    while hasattr(array.base, "base"):  # which what NumPy's as_strided puts in between has too
+        array = array.base
+    return array
+
+
 class Placed:
     """A sparse gradient: zeros of `shape` with `values` added at `index`, the gradient of indexing.
 

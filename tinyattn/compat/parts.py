@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tinyattn as ta
-from tinyattn import data, nn
+from tinyattn import backends, data, nn
 from tinyattn.files.nested import mapped as tree_map
 from tinyattn.nn import parallel
 
@@ -151,10 +151,7 @@ class UntypedStorage:
     """The memory of a tensor and its views, from which programs read its size, or find shared weights."""
 
     def __init__(self, tensor: Any) -> None:
-        array = tensor.array
-        while getattr(array, "base", None) is not None and hasattr(array.base, "nbytes"):
-            array = array.base
-        self.array, self.device = array, tensor.device
+        self.array, self.device = backends.owner(tensor.array), tensor.device
 
     def data_ptr(self) -> int:
         """Return the address of the first byte."""

@@ -25,13 +25,6 @@ def array_of(x: Any) -> Any:
     return x.values if isinstance(x, backends.Placed) else x
 
 
-def owner(array: Any) -> Any:
-    """The array that owns the memory of `array`."""
-    while isinstance(array.base, type(array)):
-        array = array.base
-    return array
-
-
 def fault(x: Any) -> str:
     """ "NaN" or "infinity", whichever a tensor, array or number contains; "" if all of it is finite."""
     x = array_of(x)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tinyattn import backends
-from tinyattn.debug.describe import array_of, checksum, fitted, made, owner, saved_by, shares, trace, value
+from tinyattn.debug.describe import array_of, checksum, fitted, made, saved_by, shares, trace, value
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
 from tinyattn.engine.operation import Operation
@@ -138,7 +138,7 @@ def _marks(x: Any) -> Iterator[Any]:
     if isinstance(number, float) and math.isfinite(number) and not (number * 4).is_integer():
         yield number
     if hasattr(array, "dtype") and array.size:
-        yield "memory", id(owner(array))
+        yield "memory", id(backends.owner(array))
         if bool((array != array.flat[0]).any()):
             yield "bytes", str(array.dtype), array.nbytes, checksum(array)
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
-from tinyattn.debug.describe import array_of, arrays_in, input_names, owner, saved_by, shares, size, table, trace
+from tinyattn import backends
+from tinyattn.debug.describe import array_of, arrays_in, input_names, saved_by, shares, size, table, trace
 from tinyattn.engine.modes import Site, call_site
 from tinyattn.engine.node import Node
 from tinyattn.engine.observer import Observer
@@ -310,7 +311,7 @@ class MemoryLedger(Observer):
     def _note(self, x: Any, kind: str, about: _About, name: str, start: int | None = None) -> None:
         """Count the memory of `x`, unless it is known."""
         array = array_of(x)
-        base = owner(array)
+        base = backends.owner(array)
         memory = self._memories.get(id(base))
         if memory is not None and memory.ref is not None and memory.ref() is base:
             return
@@ -334,7 +335,7 @@ class MemoryLedger(Observer):
 
     def _save(self, array: Any, node: Node, about: _About, name: str) -> None:
         """Add a row for an array that `node` has saved."""
-        memory = self._memories[id(owner(array))]
+        memory = self._memories[id(backends.owner(array))]
         row = self._row("saved", about, name, array, memory, len(self.timeline))
         if memory.saved is None or self.rows[memory.saved].end is not None:
             memory.saved = len(self.rows) - 1

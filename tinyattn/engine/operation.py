@@ -324,16 +324,9 @@ def _shapes(x: Any) -> tuple[Any, ...]:
 def _share_storage(out: Variable, source: Variable) -> None:
     """Give `out` the version counter of `source` if it is a view of it (a reshape may have had to copy)."""
     a, b = out.array, source.array
-    if a is b or _owner(a) is _owner(b):
+    if a is b or backends.owner(a) is backends.owner(b):
         out._storage = storage = source.storage
         out._version, out._base = storage.version, source if source._base is None else source._base
-
-
-def _owner(array: Any) -> Any:
-    """The array whose memory `array` is a view of."""
-    while (base := getattr(array, "base", None)) is not None:
-        array = base
-    return array
 
 
 def _on_gpu(run: Callable[..., Any], inputs: Sequence[Any], options: dict[str, Any]) -> Any:

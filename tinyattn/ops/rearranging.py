@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyattn import backends
 from tinyattn.engine.operation import operation
 from tinyattn.engine.variable import Tensor, Variable
 from tinyattn.ops import creation
@@ -211,10 +212,10 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
 
 
 def _unfold_rule(xp: Any, g: Any, x_shape: tuple[int, ...], dim: int, size: int, step: int) -> Any:
-    index = (slice(None),) * dim + (np.arange(g.shape[dim])[:, None] * step + np.arange(size),)
+    library = backends.of(g.array if isinstance(g, Variable) else g)  # so that nothing goes to a GPU
+    begin, within = library.arange(0, step, g.shape[dim], np.int64), library.arange(0, 1, size, np.int64)
     order = (*range(dim + 1), g.ndim - 1, *range(dim + 1, g.ndim - 1))  # the windows beside their axis
-    place = index if isinstance(g, Variable) else xp.index_for(g, index, False)
-    return xp.place(xp.permute(g, order), place, x_shape)
+    return xp.place(xp.permute(g, order), (slice(None),) * dim + (begin[:, None] + within,), x_shape)
 
 
 @operation(traits="moves chooses", view=True, x=_unfold_rule)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyattn import backends
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.engine.modes import call_site
 from tinyattn.program.traced import Traced, plain
@@ -77,7 +78,7 @@ class Recorder:
 
     def add(self, array: Array, role: str, source: Any = None) -> Any:
         """Register the memory of a plain array; returns the array as one that records."""
-        owner = _owner(array)
+        owner = backends.owner(array)
         if id(owner) not in self._by_owner:
             self._by_owner[id(owner)] = len(self.roots)
             self.roots.append(Root(array if role == "input" else owner, role, source))
@@ -86,7 +87,7 @@ class Recorder:
     def value(self, x: Array) -> Value:
         """The value of an array; one of unknown memory is a constant."""
         array = plain(x)
-        owner = _owner(array)
+        owner = backends.owner(array)
         if id(owner) not in self._by_owner:
             if type(x) is Traced:
                 self.refuse("a NumPy call that a program cannot follow")
@@ -97,7 +98,7 @@ class Recorder:
 
     def known(self, array: Array) -> bool:
         """Whether the memory of an array is registered."""
-        return id(_owner(plain(array))) in self._by_owner
+        return id(backends.owner(plain(array))) in self._by_owner
 
     def encoded(self, x: Any) -> Any:
         """`x` with values in the place of arrays."""
@@ -176,16 +177,6 @@ def values(x: Any) -> Iterator[Value]:
 def whole(root: int, array: Array) -> Value:
     """The value of all memory of a root."""
     return Value(root, 0, array.shape, array.strides, array.dtype)
-
-
-def _owner(array: Array) -> Array:
-    while True:
-        base = array.base
-        if not isinstance(base, np.ndarray):
-            base = getattr(base, "base", None)  # of sliding_window_view
-            if not isinstance(base, np.ndarray):
-                return array
-        array = base
 
 
 def _address(array: Array) -> int:

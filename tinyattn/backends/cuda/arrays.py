@@ -22,15 +22,15 @@ from tinyattn.backends.cuda.products import einsum, matmul
 from tinyattn.backends.cuda.rows import column_sums, contiguous
 
 __all__ = [
-    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "as_strided", "asarray",
-    "asin", "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "asarray", "asin",
+    "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumprod", "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor",
     "floor_divide", "fmod", "from_dlpack", "full", "hypot", "isfinite", "linspace", "log", "log10", "log1p", "log2",
-    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum",
-    "ndarray", "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder",
-    "reshape", "roll", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std",
-    "sum", "sum_to", "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where",
-    "zeros", "zeros_like",
+    "logical_and", "logical_not", "logical_or", "masked_fill", "matmul", "maximum", "mean", "minimum", "ndarray",
+    "nonzero", "pad", "perhaps", "permute", "pow", "prod", "quiet", "reciprocal", "relu", "remainder", "reshape",
+    "roll", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "stack", "std", "sum", "sum_to",
+    "tan", "tanh", "to_host", "tril", "triu", "trunc", "trunc_divide", "var", "view_like", "where", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 Array = Any
@@ -325,12 +325,6 @@ def cumprod(x: Array, dim: int) -> Array:
 def diagonal(x: Array, offset: int) -> Array:
     """A view of the diagonals of matrices (..., rows, columns)."""
     return cp.diagonal(x, offset, -2, -1)
-
-
-def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Array:
-    """A view of the memory of x, from `offset` elements after its first one; strides count elements, too."""
-    start = cp.lib.stride_tricks.as_strided(x, (offset + 1,), (x.itemsize,))[offset:]
-    return cp.lib.stride_tricks.as_strided(start, size, [n * x.itemsize for n in stride])
 
 
 def flip(x: Array, dims: tuple[int, ...]) -> Array:

@@ -16,8 +16,8 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes", "place", "setitem",
-    "ungather",
+    "as_strided", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes",
+    "place", "setitem", "ungather",
 ]  # fmt: skip
 
 Array = Any
@@ -47,6 +47,15 @@ def _axes(parts: tuple[Any, ...], ndim: int) -> list[int]:
         if part is Ellipsis:
             widths[i] = ndim - (sum(widths) - 1)
     return [sum(widths[:i]) for i in range(len(parts))]
+
+
+def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Array:
+    """A view of the memory of x, from `offset` elements after its first one; strides count elements, too."""
+    start = x.view()  # CuPy's own as_strided forgets whose memory it is
+    start._set_shape_and_strides((offset + 1,), (x.itemsize,), True, True)
+    out = start[offset:]
+    out._set_shape_and_strides(size, [n * x.itemsize for n in stride], True, True)
+    return out
 
 
 def getitem(x: Array, index: Any) -> Array:
