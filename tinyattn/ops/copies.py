@@ -61,12 +61,12 @@ def deepcopy(self: Tensor, memo: dict[Any, Any]) -> Tensor:
     kind: Any = type(self)
     twin: Tensor = kind.__new__(kind)
     memo[id(self)] = twin
-    owner = backends.owner(self.array)
+    library, owner = backends.of(self.array), backends.owner(self.array)  # `of` makes its GPU the current one
     key = "tensor memory", id(owner)
     if key not in memo:
         memo[key] = owner, owner.copy(order="K"), Storage()  # `owner` stays, so that its id does too
     _, copied, storage = memo[key]
-    twin._set(backends.of(self.array).view_like(self.array, owner, copied), storage)
+    twin._set(library.view_like(self.array, owner, copied), storage)
     twin.requires_grad_(self.requires_grad)
     twin.grad = copy.deepcopy(self.grad, memo)
     if hasattr(self, "__dict__"):  # the attributes of a Parameter
