@@ -321,6 +321,48 @@ def test_compile_failure_steps_a_schedule_only_once(caplog):
     assert rates[0] == rates[1] and "belongs outside of the compiled step" in caplog.text
 
 
+def recorded(model, x, y):
+    """A compiled model inside of a step that is not, as PyTorch's users write it: its result requires a gradient."""
+    model.zero_grad()
+    F.mse_loss(model(x), y).backward()
+    return [host(p.grad) for p in model.parameters()]
+
+
+def test_compile_of_a_model_keeps_the_gradients_of_its_result(caplog):
+    layer = nn.Linear(3, 2).to("cuda")
+    compiled = ta.compile(layer)
+    compiled.zero_grad, compiled.parameters = layer.zero_grad, layer.parameters
+    x, y = ta.ones(4, 3, device="cuda"), ta.zeros(4, 2, device="cuda")
+    with caplog.at_level(logging.WARNING, "tinyattn"):
+        for _ in range(4):
+            for a, b in zip(recorded(compiled, x, y), recorded(layer, x, y), strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert [r.message.partition("because ")[2] for r in caplog.records] == [
+        "a result requires a gradient (use no_grad, or backward() inside)"
+    ]
+
+
+CHANGES = {  # what a function does to its argument
+    "writes": lambda x: x.detach().mul_(2).sum(),
+    "gives a gradient": lambda x: (x * x).sum().backward() or x.detach() + 1,
+    "reshapes": lambda x: x.detach_().unsqueeze_(0) * 2,
+    "replaces": lambda x: (setattr(x, "data", x.data + 1), x.detach() * 2)[1],
+    "asks": lambda x: x.requires_grad_(not x.requires_grad).detach() * 2,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_compile_changes_arguments_themselves_and_no_copies(name, caplog):
+    found = []
+    for how in (lambda f: f, ta.compile):
+        function = how(CHANGES[name])
+        arguments = [ta.full((3,), i + 1.0, device="cuda", requires_grad=True) for i in range(4)]
+        results = [host(function(x).detach()) for x in arguments]
+        found.append([results, *((host(x), x.requires_grad, x.grad is not None and host(x.grad)) for x in arguments)])
+    np.testing.assert_equal(*found)
+    assert "an argument, or" in caplog.text
+
+
 def test_compile_replay_raises_for_a_bad_label():
     training = Training()
     step = ta.compile(training.step)

@@ -51,8 +51,9 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
     is then the program: print it, or `.program.save("step.py")`. A change of a module, a parameter or a mode triggers a
     new recording; where the data takes another branch, the function runs itself.
 
-    The function runs normally while an Observer is active, and where it cannot be recorded: `why_not` and one line of
-    the logger "tinyattn" (a warning on a GPU) say why. disable: return the function itself. Raises ValueError for
+    The function runs normally while an Observer is active, where a result requires a gradient that the function does
+    not take itself, and where it cannot be recorded: `why_not` and one line of the logger "tinyattn" (a warning on a
+    GPU) say why. disable: return the function itself. Raises ValueError for
     another mode, TypeError for anything but a function or an argument without a hash. As torch.compile, with one mode.
 
     Example:
@@ -108,10 +109,7 @@ class _Compiled:
         except _CaptureFailedError as failure:
             self._failed = True
             self._captures.clear()
-            _log.warning(
-                "%s runs without a CUDA graph, launch by launch, because it cannot be captured: %s",
-                getattr(self._function, "__qualname__", self._function), failure,
-            )  # fmt: skip
+            _warn(self._function, f"it cannot be captured: {failure}")
             return self._function(*args, **kwargs)
 
     def _run_on_cpu(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
@@ -136,6 +134,11 @@ class _Compiled:
         return self._last.why_not if self._last is not None else ""
 
 
+def _warn(function: Any, why: str) -> None:
+    name = getattr(function, "__qualname__", function)
+    _log.warning("%s runs without a CUDA graph, launch by launch, because %s", name, why)
+
+
 class _CaptureFailedError(Exception):
     """The reason why there is no graph."""
 
@@ -148,18 +151,25 @@ class _Capture:
         self._calls = 0
         self._inputs: list[Tensor] = []  # that the graph reads: arguments with a fixed address, and copies of others
         self._copied: list[bool] = []  # which of them are copies, overwritten at each call
+        self._changed: list[bool] = []  # which arguments the function writes, or gives a gradient
+        self._normal = False  # whether all calls run normally
         self._graph: Any = None
         self._result: Any = None
 
     def __call__(self, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        if self._normal:
+            return self._function(*args, **kwargs)
         backends.check()
         self._calls += 1
         if self._calls == 1:  # creates the state of optimizers, compiled kernels, memory in the pool
             self._inputs = tensors
-            return _copies(self._recorder.run(lambda: self._function(*args, **kwargs)))
+            return self._look(tensors, lambda: self._function(*args, **kwargs))
         if self._calls == 2:  # an unchanged address is taken to be fixed
             places = zip(_addresses(self._inputs), _addresses(tensors), strict=True)
             self._copied = [a != b or not t.is_cuda for (a, b), t in zip(places, tensors, strict=True)]
+            if any(c and changed for c, changed in zip(self._copied, self._changed, strict=True)):
+                self._run_normally("it writes into an argument, or gives it a gradient")
+                return self._function(*args, **kwargs)
             self._inputs = [self._copy(t) if c else t for t, c in zip(tensors, self._copied, strict=True)]
         for own, tensor, copied in zip(self._inputs, tensors, self._copied, strict=True):
             if copied:
@@ -173,9 +183,30 @@ class _Capture:
         self._graph.replay()
         return _copies(self._result)
 
+    def _look(self, tensors: list[Tensor], function: Callable[[], Any]) -> Any:
+        """Call `function` for the first time, and see whether a graph can take the place of later calls."""
+        before = [(t.array, t.requires_grad, t.storage.version) for t in tensors]
+        with Leaves() as leaves:
+            result = self._recorder.run(function)
+        self._changed = [
+            t.storage.version != version or (id(t) in leaves.found and t.grad is not None)
+            for t, (_, _, version) in zip(tensors, before, strict=True)
+        ]
+        found: list[Tensor] = []
+        rebuilt(result, found.append)
+        if any(t.requires_grad and id(t.node) not in leaves.walked for t in found):
+            self._run_normally("a result requires a gradient (use no_grad, or backward() inside)")
+        elif any(t.array is not a or t.requires_grad != r for t, (a, r, _) in zip(tensors, before, strict=True)):
+            self._run_normally("it reshapes or replaces an argument, or asks for its gradient")
+        return result if self._normal else _copies(result)
+
+    def _run_normally(self, why: str) -> None:
+        self._normal, self._inputs = True, []
+        _warn(self._function, why)
+
     def stale(self, tensors: list[Tensor]) -> bool:
         """Whether an option of an optimizer, or the address of an argument read in place, has changed since."""
-        if self._calls < 2:
+        if self._calls < 2 or self._normal:
             return False
         places = zip(_addresses(self._inputs), _addresses(tensors), self._copied, strict=True)
         moved = any(own != now and not copied for own, now, copied in places)

@@ -150,12 +150,14 @@ def _bits(x: Any) -> Any:
 
 
 class Leaves(Observer):
-    """Collects the leaves that receive gradients."""
+    """Collects the leaves that receive gradients, and all nodes on the way."""
 
     def __init__(self) -> None:
         self.found: dict[int, Tensor] = {}
+        self.walked: dict[int, Any] = {}
 
     def before_backward(self, node: Any, g: Any) -> None:
+        self.walked[id(node)] = node
         tensor = node.tensor() if node.tensor is not None else None
         if tensor is not None:
             self.found[id(tensor)] = tensor
