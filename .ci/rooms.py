@@ -25,8 +25,8 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/cpu/": 2_110,
     "backends/cuda/": 2_895,
     "backends/": 645,  # its other files
-    "cuda/": 400,
-    "program/": 2_265,
+    "cuda/": 440,
+    "program/": 2_285,
     "files/": 705,
     "nn/": 5_200,
     "optim/": 2_635,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_715  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_775  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

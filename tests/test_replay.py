@@ -363,6 +363,46 @@ def test_compile_changes_arguments_themselves_and_no_copies(name, caplog):
     assert "an argument, or" in caplog.text
 
 
+BETWEEN = {  # what a program may do to a model between two calls of a compiled function
+    "eval": lambda model: model.eval(),
+    "a setting": lambda model: setattr(model[1], "eps", 0.5),
+    "a hook": lambda model: model.register_forward_hook(lambda module, inputs, out: out * 2),
+    "a parameter's memory": lambda model: setattr(model[0].weight, "data", model[0].weight.data * 2),
+    "a parameter": lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach() * 2)),
+    "a layer": lambda model: model.append(nn.ReLU()),
+    "a name": lambda model: SCALE.__setitem__("now", 3.0),
+}
+SCALE = {}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_compile_sees_what_changes_between_calls(name):
+    found = []
+    for how in (lambda f: f, ta.compile):
+        ta.manual_seed(0)
+        SCALE["now"] = 2.0
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to("cuda")
+        forward = how(lambda x, model=model: model(x) * SCALE["now"])
+        outs = []
+        with ta.no_grad():
+            for i in range(10):
+                outs.append(host(forward(ta.tensor([[0.5, -1.0, i], [2.0, 0.25, 1.0]], device="cuda"))))
+                if i == 4:
+                    BETWEEN[name](model)
+        found.append(outs)
+    np.testing.assert_array_equal(*found)
+
+
+def test_compile_gives_up_where_something_changes_all_the_time(caplog):
+    layer = nn.Linear(2, 2).to("cuda")
+    forward, x = ta.compile(lambda x: layer(x) * SCALE["now"]), ta.ones(1, 2, device="cuda")
+    with caplog.at_level(logging.WARNING, "tinyattn"), ta.no_grad():
+        for i in range(60):
+            SCALE["now"] = float(i // 4)
+            np.testing.assert_array_equal(host(forward(x)), host(layer(x) * SCALE["now"]))
+    assert len(caplog.records) == 1 and "changes of what it names, or of modules" in caplog.text
+
+
 def test_compile_replay_raises_for_a_bad_label():
     training = Training()
     step = ta.compile(training.step)

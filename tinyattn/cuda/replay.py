@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyattn import backends
 from tinyattn.backends.cpu.recording import recording
 from tinyattn.dtypes import get_default_dtype
-from tinyattn.engine.modes import definitions_enabled, observers
+from tinyattn.engine.modes import definitions_enabled, module_stack, observers
 from tinyattn.grad_mode import is_grad_enabled
-from tinyattn.program.arguments import flat, rebuilt
-from tinyattn.program.compiled import CompiledOnCPU, Leaves
+from tinyattn.program.arguments import flat, is_module, named, reachable, rebuilt
+from tinyattn.program.compiled import TRACES, CompiledOnCPU, Leaves
+from tinyattn.program.guards import Guards, same
 from tinyattn.program.program import Program
 from tinyattn.random import redirected
 from tinyattn.tensors import Tensor
@@ -44,12 +45,11 @@ def compile(function: Callable[..., Any] | None = None, *, mode: str = "reduce-o
 
     On a GPU, the first two calls run normally, the third is captured into a CUDA graph. A tensor with the same address
     in the first two calls (for example the whole data set) is read in place; other tensors are copied. `.item()` and
-    `.cpu()` end the capture. Another changed option of an optimizer triggers a new capture, but `model.eval()` does
-    not: the graph continues to train.
+    `.cpu()` end the capture. Another changed option of an optimizer triggers a new capture.
 
     On the CPU, the second call is recorded as NumPy calls, the third runs both ways and compares every bit. `program`
-    is then the program: print it, or `.program.save("step.py")`. A change of a module, a parameter or a mode triggers a
-    new recording; where the data takes another branch, the function runs itself.
+    is then the program: print it, or `.program.save("step.py")`. Where the data takes another branch, the function
+    runs itself. A change of a module, a parameter or a mode triggers a new recording on either.
 
     The function runs normally while an Observer is active, where a result requires a gradient that the function does
     not take itself, and where it cannot be recorded: `why_not` and one line of the logger "tinyattn" (a warning on a
@@ -78,6 +78,7 @@ class _Compiled:
         self._captures: dict[Any, _Capture] = {}
         self._on_cpu: dict[Any, CompiledOnCPU] = {}
         self._last: CompiledOnCPU | None = None
+        self._changes = 0  # of modules and the like, each of which made a graph useless
         self._failed = False
 
     def __repr__(self) -> str:
@@ -102,9 +103,13 @@ class _Compiled:
         if library.capturing():  # part of the graph of another function
             return self._function(*args, **kwargs)
         capture = self._captures.get(key)
-        if capture is None or capture.stale(tensors):
+        changed = capture is not None and capture.changed()
+        self._changes += changed
+        if capture is None or changed or capture.stale(tensors):
             capture = self._captures[key] = _Capture(self._function, library.Recorder())
         try:
+            if self._changes > TRACES:
+                raise _CaptureFailedError("changes of what it names, or of modules, between calls")
             return capture(tensors, args, kwargs)
         except _CaptureFailedError as failure:
             self._failed = True
@@ -143,6 +148,35 @@ class _CaptureFailedError(Exception):
     """The reason why there is no graph."""
 
 
+class _Seen(Leaves):
+    """Collects the modules that run and the optimizers that step, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: dict[int, Any] = {}
+        self.optimizers: dict[int, Any] = {}
+
+    def before_forward(self, op: Any, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+        self.modules |= {id(module): module for module in module_stack.get()}
+
+    def before_step(self, optimizer: Any) -> None:
+        self.optimizers[id(optimizer)] = optimizer
+
+    def guards(self, function: Any, before: list[Any], inputs: Sequence[Tensor]) -> Guards:
+        """What the graph takes for granted from now on, other than its arguments.
+
+        before: what the function named before it ran. Where it changes that itself, as by counting its calls, names
+        are not guarded: no replay counts.
+        """
+        found = named(function)
+        called = (function, found) if same(before, found) else None
+        modules = {id(m): m for x in (*self.modules.values(), *filter(is_module, found)) for m in x.modules()}
+        tensors = {id(t): t for t in (*self.found.values(), *reachable((*found, *modules.values())))}
+        outside = [(t, t.array) for t in tensors.values() if not any(t is x for x in inputs)]
+        leaves, optimizers = self.found.values(), self.optimizers.values()
+        return Guards(outside, modules.values(), leaves, optimizers, called)
+
+
 class _Capture:
     """The graph for one kind of arguments: two normal calls, then the capture, then replays."""
 
@@ -154,6 +188,7 @@ class _Capture:
         self._changed: list[bool] = []  # which arguments the function writes, or gives a gradient
         self._normal = False  # whether all calls run normally
         self._graph: Any = None
+        self._guards: Guards | None = None
         self._result: Any = None
 
     def __call__(self, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
@@ -204,6 +239,10 @@ class _Capture:
         self._normal, self._inputs = True, []
         _warn(self._function, why)
 
+    def changed(self) -> bool:
+        """Whether what the graph takes for granted has changed: a mode of a module, a parameter, what it names."""
+        return self._guards is not None and not self._guards.hold()
+
     def stale(self, tensors: list[Tensor]) -> bool:
         """Whether an option of an optimizer, or the address of an argument read in place, has changed since."""
         if self._calls < 2 or self._normal:
@@ -213,13 +252,15 @@ class _Capture:
         return moved or (self._graph is not None and self._graph.stale())
 
     def _capture(self, args: Any, kwargs: Any) -> None:
+        before = named(self._function)
         try:
-            with Leaves() as leaves:
+            with _Seen() as seen:
                 result, self._graph = self._recorder.capture(lambda: self._function(*args, **kwargs))
         except Exception as error:
-            for leaf in leaves.found.values():  # their gradients were recorded, but never computed
+            for leaf in seen.found.values():  # their gradients were recorded, but never computed
                 leaf.grad = None
             raise _CaptureFailedError(f"{error} ({type(error).__name__})") from error
+        self._guards = seen.guards(self._function, before, self._inputs)
         self._result = rebuilt(result, lambda t: Tensor._from(t.array))  # without saved tensors
 
     def _copy(self, tensor: Tensor) -> Tensor:

@@ -131,16 +131,16 @@ def unique(
         dim = _dims.one(dim, input.ndim)
         rows = input.movedim(dim, 0)
         rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
-        keys = creation.zeros(rows.shape[0], dtype="int64", device=input.device)
-        for column in rows.unbind(1):  # slices sort as words do: by their first element, then by the second ...
-            keys = keys * rows.shape[0] + unique(column, return_inverse=True)[1]
-            keys = unique(keys, return_inverse=True)[1]
+        order = creation.arange(len(rows), device=input.device)
+        for column in rows.unbind(1)[::-1]:  # slices sort as words do; equal elements keep the order of later columns
+            order = order[argsort(column[order], 0)]
+        ordered = rows[order]
+        changes = (ordered[1:] != ordered[:-1]).any(1)
     else:
-        keys = input.reshape(-1)
-    order = argsort(keys, 0)
-    ordered = keys[order]
-    changes = ordered[1:] != ordered[:-1]
-    first = cat([creation.ones(min(len(keys), 1), dtype="bool", device=input.device), changes])
+        order = argsort(input.reshape(-1), 0)
+        ordered = input.reshape(-1)[order]
+        changes = ordered[1:] != ordered[:-1]
+    first = cat([creation.ones(min(len(order), 1), dtype="bool", device=input.device), changes])
     ordered = ordered[first] if dim is None else input.index_select(dim, order[first])
     out = [ordered.detach()]
     if return_inverse:

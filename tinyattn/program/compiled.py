@@ -18,7 +18,7 @@ from tinyattn.program.traced import RECORDING
 from tinyattn.tensors import Tensor
 
 _log = logging.getLogger("tinyattn")
-_MISSES, _TRACES = 4, 8  # failed runs in a row before a program is recorded anew; recordings before it is given up
+_MISSES, TRACES = 4, 8  # failed runs in a row before a program is recorded anew; recordings before it is given up
 
 
 class CompiledOnCPU:
@@ -88,7 +88,7 @@ class CompiledOnCPU:
 
     def _record_alone(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> Any:
         self._traces += 1
-        if self._traces > _TRACES:
+        if self._traces > TRACES:
             self._give_up("changes between calls that never end")
             return self._function(*args, **kwargs)
         names = named(self._function)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
-from operator import attrgetter, is_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyattn import random
-from tinyattn.engine.hooks import of_every_module
 from tinyattn.engine.modes import definitions_enabled
 from tinyattn.engine.threads import side_by_side
 from tinyattn.files.whole import write_whole
-from tinyattn.program.arguments import held, named
 from tinyattn.program.file import File, spawn
+from tinyattn.program.guards import Guards
 from tinyattn.program.plan import ALIGNED, make_plan, size_of, temporary
 from tinyattn.program.recorder import Value, whole
 from tinyattn.program.trace import Example, Trace
@@ -45,7 +41,10 @@ class Program:
         self._results, self._inputs = list(results), trace.input_values
         self._steps, self._gradients = trace.steps, trace.gradients
         self._written = [(t, t.array) for t in trace.written.values()]
-        self._guards = _Guards(trace, example)
+        optimizers = [step.optimizer for step in trace.steps]
+        called = None if example is None else (example.function, example.found)
+        self._guards = Guards(trace.tensors.values(), trace.modules.values(), trace.leaves.values(), optimizers, called)
+        self._without_gradient = trace.without_gradient
         self.generators = trace.draws.generators
         self._shares = Shares()
         kept = [*results, *(v for _, v in trace.gradients if v), *(v for s in trace.steps for _, v in s.gradients)]
@@ -132,7 +131,8 @@ class Program:
 
     def valid(self) -> bool:
         """Whether names, modules, parameters and gradients are as the recording found them, and the memory is free."""
-        return not self._shares.running and self._guards.hold()
+        unset = all(t._grad is None for t in self._without_gradient)
+        return unset and not self._shares.running and self._guards.hold()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run the step; returns its results. Raises Changed where nothing has been done."""
@@ -220,71 +220,6 @@ class Shares:
                 share()
         finally:
             self.running.remove(share)
-
-
-class _Guards:
-    """What must not have changed since the recording, compared by identity."""
-
-    def __init__(self, trace: Trace, example: Example | None) -> None:
-        self._example = example
-        self.tensors = [t for t, _ in trace.tensors.values()]
-        self._arrays = [array for _, array in trace.tensors.values()]
-        self._constant = [t._node is None for t in self.tensors]
-        self._without_gradient = trace.without_gradient
-        self._nodes = [leaf._node for leaf in trace.leaves.values() if leaf._node is not None]
-        self._parameters = [(step.optimizer, _parameters(step.optimizer)) for step in trace.steps]
-        self._generator = random.current_generator()
-        modules = trace.modules.values()
-        inside = [*_settings(x for module in modules for x in vars(module).values())]
-        dicts = [x for x in (*map(vars, modules), *inside) if type(x) is dict]
-        self._dicts = [d for d in dicts if d]
-        self._sizes, self._contents = [*map(len, self._dicts)], [*_contents(self._dicts)]
-        self._lists = [(x, tuple(x)) for x in inside if type(x) is list]
-        self._empty = [*of_every_module.values(), *(d for d in dicts if not d)]
-
-    def hold(self) -> bool:
-        """Whether nothing has changed; in loops of C, because every call of a program waits for it."""
-        return (
-            all(map(is_, map(_ARRAY, self.tensors), self._arrays))
-            and [t._node is None for t in self.tensors] == self._constant
-            and all(t._grad is None for t in self._without_gradient)
-            and [*map(len, self._dicts)] == self._sizes
-            and all(map(is_, _contents(self._dicts), self._contents))
-            and all(_same(x, now) for x, now in self._lists)
-            and not any(self._empty)
-            and not any(node.hooks or node.after for node in self._nodes)
-            and all(_same(_parameters(optimizer), parameters) for optimizer, parameters in self._parameters)
-            and random.current_generator() is self._generator
-            and (self._example is None or _same(named(self._example.function), self._example.found))
-        )
-
-
-_ARRAY = attrgetter("array")
-
-
-def _contents(dicts: Iterable[dict[Any, Any]]) -> Iterable[Any]:
-    return chain.from_iterable(map(dict.values, dicts))
-
-
-def _settings(values: Iterable[Any], depth: int = 3) -> Iterable[Any]:
-    """The dicts and lists among the attributes of modules, those of plain objects such as a configuration, and those
-    in these. What has a state of its own (a generator, an optimizer, a schedule) is left out: it changes each time."""
-    for x in values:
-        if type(x) in (dict, list):
-            yield x
-        below = [] if hasattr(type(x), "state_dict") or isinstance(x, random.Generator) else held(x)
-        yield from _settings(below, depth - 1) if depth and below else ()
-        if below and hasattr(x, "__dict__"):
-            yield vars(x)
-
-
-def _parameters(optimizer: Any) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    """Whether these are the same objects."""
-    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _flat(array: Any) -> Any:
