@@ -11,7 +11,7 @@ import numpy as np
 from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.flags import check_indices
 from tinyattn.backends.cuda.graphs import refuse_in_capture
-from tinyattn.backends.cuda.launch import launch
+from tinyattn.backends.cuda.launch import REALS, launch
 from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
@@ -154,9 +154,9 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
 
 
 def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Array:
-    """The rows of `weight` that `index` names; zeros for one that is out of range."""
-    if weight.dtype == np.float16:  # which the kernels do not know
-        return embedding(weight.astype(np.float32), index, padding_idx).astype(np.float16)
+    """The rows of `weight` that `index` names. One that is out of range gives zeros, or any row if not of `REALS`."""
+    if weight.dtype.name not in REALS:  # the kernel would take the bytes for those of float32
+        return weight[index]
     weight, flat = contiguous(weight), _numbers(index)
     rows, dim = len(weight), math.prod(weight.shape[1:])
     out = cp.empty((*index.shape, *weight.shape[1:]), weight.dtype)
