@@ -711,6 +711,30 @@ def test_argmax_of_several_nan_is_the_first(name):
             assert getattr(x.cuda(), name)(dim).tolist() == getattr(x, name)(dim).tolist()
 
 
+SHARING = {
+    "indices": lambda x: x.__setitem__(ta.tensor([1, 0]), x),
+    "repeated indices": lambda x: x.__setitem__(ta.tensor([[0, -2], [1, 0]]), ta.arange(12.0).reshape(2, 2, 3)),
+    "repeated in two axes": lambda x: x.__setitem__((ta.tensor([0, 0, 1]), ta.tensor([1, -2, 1])), ta.arange(3.0)),
+    "repeated columns": lambda x: x.__setitem__((slice(None), ta.tensor([0, 0, -1])), ta.arange(3.0) + 1),
+    "mask": lambda x: x.__setitem__(x >= 0, x.flatten()[[0] * 6]),
+    "rows below": lambda x: x[1:].copy_(x[:-1]),
+    "elements before": lambda x: x.flatten()[1:].copy_(x.flatten()[:-1]),
+    "slice": lambda x: x.__setitem__(slice(0, 1), x[1:]),
+    "one row": lambda x: x.__setitem__(ta.tensor([0, 1]), x[1]),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_setitem_of_memory_it_reads_or_writes_twice_is_that_of_the_cpu(name):
+    found = []
+    for device in ("cpu", "cuda"):
+        ta.set_default_device(device)
+        x = ta.arange(6.0).reshape(2, 3)
+        SHARING[name](x)
+        found.append(x.tolist())
+    assert found[0] == found[1]
+
+
 # --- ta.cuda ---
 
 

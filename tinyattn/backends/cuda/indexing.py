@@ -16,7 +16,7 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "as_strided", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes",
+    "as_strided", "assign", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes",
     "place", "setitem", "ungather",
 ]  # fmt: skip
 
@@ -60,6 +60,30 @@ def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset:
 
 def getitem(x: Array, index: Any) -> Array:
     return x[index]
+
+
+def assign(x: Array, value: Array, index: Any) -> None:
+    """`x[index] = value` in place, as if one element after the other; `value` may share memory with x.
+
+    CuPy writes equal positions in any order, reads what it writes to, and copies contiguous memory that overlaps.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if value.size > 1 and any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" and p.size > 1 for p in parts):
+        if len(parts) > 1:
+            x[...] = setitem(x, value, index)
+            return
+        value = cp.broadcast_to(value, (*parts[0].shape, *x.shape[1:])).reshape(parts[0].size, *x.shape[1:])
+        value = value[_winners(parts[0], len(x))].reshape(*parts[0].shape, *x.shape[1:])
+    x[index] = value.copy() if value.data.mem is x.data.mem else value
+
+
+def _winners(index: Array, rows: int) -> Array:
+    """For each index of a row, in row order, where the last one of the same row stands."""
+    flat = _numbers(cp.where(index < 0, index + rows, index))
+    order = _sorted(flat, rows)
+    ordered, out = flat[order], cp.empty(flat.size, np.int64)
+    out[order] = order[cp.searchsorted(ordered, ordered, "right") - 1]
+    return out
 
 
 def setitem(x: Array, value: Array, index: Any) -> Array:
