@@ -16,8 +16,8 @@ from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "as_strided", "assign", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes",
-    "place", "setitem", "ungather",
+    "as_strided", "assign", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
+    "last_writes", "place", "setitem", "ungather",
 ]  # fmt: skip
 
 Array = Any
