@@ -19,11 +19,11 @@ TOP = "(top)"  # files of no other room
 
 CEILINGS = {  # in lines; the first that fits a path counts
     "engine/": 1_565,
-    "ops/": 10_180,
+    "ops/": 10_195,
     "tensors.py": 330,
     "autograd/": 870,
-    "backends/cpu/": 2_110,
-    "backends/cuda/": 2_895,
+    "backends/cpu/": 2_115,
+    "backends/cuda/": 2_945,
     "backends/": 645,  # its other files
     "cuda/": 440,
     "program/": 2_285,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_775  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_845  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,11 @@ def install() -> None:
     """Have `import cupy` find it; skip what needs it if there is none, and say why."""
     if CHOICE == "0":
         pytest.skip(fakecuda.why_not() or "TINYATTN_GPU=0", allow_module_level=True)
-    if FAKE:
+    if FAKE and "fakecuda.arguments" not in sys.modules:
         fakecuda.install()
+        from fakecuda import arguments
+
+        arguments.install()
 
 
 def counts() -> Counter[str]:

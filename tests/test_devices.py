@@ -650,6 +650,91 @@ def test_reductions_of_one_number_take_dim(name):
         assert ours.tolist() == theirs.tolist()
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int32", "int64", "float16", "float32"])
+def test_embedding_of_every_dtype_copies_its_rows(dtype):
+    table = np.arange(15).reshape(5, 3).astype(dtype)
+    found = F.embedding(ta.tensor([[4, 0], [2, 4]], device="cuda"), ta.from_numpy(table).cuda())
+    assert found.is_cuda and found.dtype == dtype
+    assert found.tolist() == table[[[4, 0], [2, 4]]].tolist()
+
+
+WEIGHT, ROWS, LABELS = [1.5, -2.0, 0.5], [[1, 2, 4], [3, 0, 1]], [0, 2]
+ONE_DTYPE = {
+    "gelu": lambda x, w: F.gelu(x),
+    "linear_gelu": lambda x, w: F.linear_gelu(x, x, approximate="tanh"),
+    "softmax": lambda x, w: F.softmax(x, -1, dtype=x.dtype),
+    "cross_entropy": lambda x, w: F.cross_entropy(x, ta.tensor(LABELS), reduction="none"),
+    "layer_norm": lambda x, w: F.layer_norm(x, (3,), w),
+    "layer_norm_bias": lambda x, w: F.layer_norm(x, (3,), None, w),
+    "attention": lambda x, w: F.scaled_dot_product_attention(x, x, x),
+    "packed_attention": lambda x, w: F.packed_attention(x[None], 1),
+}
+
+
+@pytest.mark.parametrize(
+    "dtypes", ["int64 int64", "uint8 float32", "float32 float64", "float64 float32", "float16 float32"]
+)
+@pytest.mark.parametrize("name", ONE_DTYPE)
+def test_kernel_of_integers_and_mixed_dtypes_is_that_of_the_cpu(name, dtypes):
+    (x, weight), found = (np.array(a, dtype) for a, dtype in zip((ROWS, WEIGHT), dtypes.split(), strict=True)), []
+    for device in ("cpu", "cuda"):
+        ta.set_default_device(device)
+        out = ONE_DTYPE[name](ta.tensor(x), ta.tensor(weight))
+        found.append(out.cpu())
+    assert found[0].dtype == found[1].dtype == (x.dtype if x.dtype.kind == "f" else ta.float32)
+    assert ta.allclose(*found, atol=1e-3 if x.dtype == "float16" else 1e-6)
+
+
+def test_layer_norm_of_mixed_dtypes_gives_each_its_gradient():
+    found = []
+    for device in ("cpu", "cuda"):
+        x = ta.tensor(ROWS, dtype=ta.float32, device=device, requires_grad=True)
+        weight = ta.tensor(WEIGHT, dtype=ta.float64, device=device, requires_grad=True)
+        (F.layer_norm(x, (3,), weight) ** 2).sum().backward()
+        assert (x.grad.dtype, weight.grad.dtype) == (ta.float32, ta.float64)
+        found += [x.grad.cpu(), weight.grad.cpu()]
+    assert ta.allclose(found[0], found[2], atol=1e-5) and ta.allclose(found[1], found[3], atol=1e-5)
+
+
+def test_pow_of_infinity_and_zero_is_that_of_the_cpu():
+    x = ta.tensor([-np.inf, -0.0, 0.1, 3.0])
+    for exponent in (0.5, 2, -1, 3):
+        np.testing.assert_array_equal((x.cuda() ** exponent).tolist(), (x**exponent).tolist())
+        assert ta.signbit(x.cuda() ** exponent).tolist() == ta.signbit(x**exponent).tolist()
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_argmax_of_several_nan_is_the_first(name):
+    for values in ([[1, np.nan, np.nan, 3], [2, 5, 5, -1]], [[-np.inf, np.inf, np.nan, np.nan], [0.0, -0.0, 0, 0]]):
+        x = ta.tensor(values)
+        for dim in (None, 0, 1):
+            assert getattr(x.cuda(), name)(dim).tolist() == getattr(x, name)(dim).tolist()
+
+
+SHARING = {
+    "indices": lambda x: x.__setitem__(ta.tensor([1, 0]), x),
+    "repeated indices": lambda x: x.__setitem__(ta.tensor([[0, -2], [1, 0]]), ta.arange(12.0).reshape(2, 2, 3)),
+    "repeated in two axes": lambda x: x.__setitem__((ta.tensor([0, 0, 1]), ta.tensor([1, -2, 1])), ta.arange(3.0)),
+    "repeated columns": lambda x: x.__setitem__((slice(None), ta.tensor([0, 0, -1])), ta.arange(3.0) + 1),
+    "mask": lambda x: x.__setitem__(x >= 0, x.flatten()[[0] * 6]),
+    "rows below": lambda x: x[1:].copy_(x[:-1]),
+    "elements before": lambda x: x.flatten()[1:].copy_(x.flatten()[:-1]),
+    "slice": lambda x: x.__setitem__(slice(0, 1), x[1:]),
+    "one row": lambda x: x.__setitem__(ta.tensor([0, 1]), x[1]),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_setitem_of_memory_it_reads_or_writes_twice_is_that_of_the_cpu(name):
+    found = []
+    for device in ("cpu", "cuda"):
+        ta.set_default_device(device)
+        x = ta.arange(6.0).reshape(2, 3)
+        SHARING[name](x)
+        found.append(x.tolist())
+    assert found[0] == found[1]
+
+
 # --- ta.cuda ---
 
 

@@ -203,6 +203,25 @@ def test_fakecuda_kernel_errors_name_the_kernel(cupy):
 
 
 @needs_cupy
+def test_fakecuda_kernel_arguments_are_of_the_declared_dtype_and_order(cupy):
+    from fakecuda import arguments
+
+    from tinyattn.backends.cuda import launch
+
+    source = 'extern "C" __global__ void __launch_bounds__(1)\n    f(const real* x, Size* at, Size n) {}'
+    wanted = arguments.declared(source, "f", "float64")
+    assert wanted == [("const real* x", "float64"), ("Size* at", "int64"), ("Size n", None)]
+    x, at = cupy.ones((2, 3)), cupy.zeros(2, np.int64)
+    arguments.check("f", wanted, (x, at, np.int64(2)))
+    arguments.check("f", wanted, (x, np.uint64(0), np.int64(2)))  # a null pointer
+    for bad in (x.astype(np.float32), x.astype(np.int64), x.T):
+        with pytest.raises(TypeError, match=r"f: const real. x is .* not float64 in row order"):
+            arguments.check("f", wanted, (bad, at, np.int64(2)))
+    with pytest.raises(TypeError, match=r"embedding_rows: const real. weight is int64"):
+        launch.launch("embedding", "embedding_rows", (1,), (1,), [at, at, at, 1, 1, 1])
+
+
+@needs_cupy
 def test_fakecuda_computes_as_numpy(cupy):
     """CuPy's own kernels, of every sort: elementwise, reductions, scans, sorting, indices, half precision, complex."""
     x = np.random.default_rng(0).standard_normal((7, 65, 3))

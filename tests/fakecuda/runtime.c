@@ -190,12 +190,18 @@ static void fill(intptr_t memory, int value, size_t size, intptr_t stream) {
   if (graph) append(graph, FILL, 0)->fill = (struct Fill){(void*)memory, value, size};
   else memset((void*)memory, value, size);
 }
+// CUDA copies such memory somehow; nobody may rely on it
+static int overlap(intptr_t to, intptr_t from, size_t size) {
+  return to < from + (intptr_t)size && from < to + (intptr_t)size && to != from;
+}
 PyObject* runtime_memcpyAsync(intptr_t to, intptr_t from, size_t size, int kind, intptr_t stream, int skip) {
+  if (overlap(to, from, size)) return fail(INVALID);
   copy(to, from, size, kind, stream);
   DONE;
 }
 PyObject* runtime_memcpy(intptr_t to, intptr_t from, size_t size, int kind, int skip) {
   if (captures) return fail(NOT_CAPTURABLE);
+  if (overlap(to, from, size)) return fail(INVALID);
   copy(to, from, size, kind, 0);
   DONE;
 }

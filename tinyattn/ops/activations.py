@@ -112,6 +112,7 @@ def _gelu_definition(xp: Any, x: Any, *, approximate: str) -> Any:
 _gelu = Operation(
     lambda xp, x, *, approximate: xp.gelu(x, approximate),
     name="gelu",
+    promote=floating,
     traits="maps saturates",
     definition=_gelu_definition,
     recorded=lambda xp, x, *, approximate: xp.gelu_and_slope(x, approximate),

@@ -19,7 +19,7 @@ from tinyattn.grad_mode import is_grad_enabled
 from tinyattn.ops import creation
 from tinyattn.ops.copies import cast
 from tinyattn.ops.dropouts import dropout
-from tinyattn.ops.promotion import opmath
+from tinyattn.ops.promotion import floating, opmath
 from tinyattn.ops.rearranging import repeat_interleave
 
 
@@ -279,6 +279,7 @@ def scaled_dot_product_attention(
     tensor([2., 2.])
     """
     _check_shapes(query, key, value, enable_gqa)
+    query, key, value = floating(query, key, value)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (repeat_interleave(x, groups, -3) for x in (key, value))

@@ -11,6 +11,7 @@ from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor
 from tinyattn.ops.attention import attention_definition, in_tiles, scaled_dot_product_attention
 from tinyattn.ops.joins import unbind
+from tinyattn.ops.promotion import floating
 from tinyattn.ops.shape import flatten, movedim, reshape, transpose
 
 
@@ -32,6 +33,7 @@ def _packed_definition(xp: Any, qkv: Any, *, heads: int, scale: float) -> Any:
 
 
 @operation(
+    promote=floating,
     traits="saturates",
     definition=_packed_definition,
     extras=("e", "share"),

@@ -37,7 +37,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     inputs = (self, *args, *options.values())
     tracked = is_grad_enabled() and any(isinstance(x, Variable) and x.node is not None for x in inputs)
     self._may_change(name, tracked)
-    backends.of(self.array)  # makes its GPU the current one
+    library = backends.of(self.array)  # makes its GPU the current one
     result = op(Variable._from(self.array.copy(), self.node) if tracked else self, *args, **options)
     if result.shape != self.shape:
         raise RuntimeError(
@@ -48,7 +48,7 @@ def in_place(self: Tensor, name: str, op: Callable[..., Tensor], *args: Any, **o
     result = cast(result, self.dtype)
     if tracked and result.node is None:  # a comparison: what was here has no gradient from now on
         result = setitem(Variable._from(self.array.copy(), self.node), result, index=...)
-    self.array[...] = result.array
+    library.assign(self.array, result.array, ...)
     self._wrote(name, result.node if tracked else None)
     return self
 
@@ -61,7 +61,7 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     elif isinstance(value, list | tuple):
         value = creation.as_tensor(value, self.dtype)
     value = creation.as_tensor(value, device=self.device)
-    backends.of(self.array)  # makes its GPU the current one
+    library = backends.of(self.array)  # makes its GPU the current one
     if value.ndim and value.array.size == 1:  # one number fits everywhere, even into one element
         value = value.reshape(())
     elif value.ndim > 1 and value.shape[0] == 1:  # NumPy, unlike CuPy, lets a value have more axes of size 1
@@ -70,7 +70,7 @@ def write(self: Tensor, name: str, index: Any, value: Any) -> Tensor:
     if self.node is not None or value.node is not None:
         return self._inplace(name, setitem, cast(value, self.dtype), index=index)
     self._may_change(name, False)
-    self.array[index] = value.array
+    library.assign(self.array, value.array, index)
     self._wrote(name)
     return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tinyattn.engine.operation import operation
@@ -14,7 +15,7 @@ from tinyattn.ops.indexing import check_indices
 from tinyattn.ops.norms import vector_norm
 from tinyattn.ops.order import bincount, unique
 from tinyattn.ops.products import einsum
-from tinyattn.ops.promotion import present
+from tinyattn.ops.promotion import floating, present
 from tinyattn.ops.shape import reshape, reshape_result
 
 
@@ -88,7 +89,7 @@ def _linear_gelu_backward(xp: Any, g: Any, x: Any, weight: Any, slope: Any, need
     definition=lambda xp, x, weight, bias, *, approximate: xp.gelu(xp.linear(x, weight, bias), approximate),
     recorded=lambda xp, x, weight, bias, *, approximate: xp.linear_gelu_and_slope(x, weight, bias, approximate),
     extras=("slope",),
-    promote=present,
+    promote=functools.partial(present, align=floating),
     fresh=True,
     backward=_linear_gelu_backward,
 )

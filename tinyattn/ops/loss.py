@@ -87,7 +87,7 @@ def cross_entropy(
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     rows, labels, shape = _class_rows("cross_entropy", input, target, weight)
     safe, ignored = _without_ignored("cross_entropy", labels, ignore_index, rows.shape[1])
-    losses = _cross_entropy(rows, safe)
+    losses = _cross_entropy(*floating(rows), safe)
     if label_smoothing == 0:
         return _weighted(losses, safe, ignored, weight, reduction, shape)
     log_p = log_softmax(rows, 1)

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from tinyattn.engine.operation import operation
+from tinyattn.engine.opmath import opmath_dtype
 from tinyattn.engine.variable import Tensor, recording_namespace
 from tinyattn.ops import dims as _dims
+from tinyattn.ops.copies import cast
+from tinyattn.ops.promotion import floating
 from tinyattn.ops.reductions import deviations
 from tinyattn.ops.shape import reshape, reshape_result
 
@@ -23,7 +26,14 @@ def _layer_definition(xp: Any, x: Any, weight: Any, bias: Any, *, shape: tuple[i
     return out if bias is None else out + bias
 
 
+def _of_input(x: Any, *parameters: Any) -> tuple[Any, ...]:
+    """A floating input, and the parameters in the dtype in which it is computed: a kernel reads all in one dtype."""
+    (x,) = floating(x)
+    return x, *(p if p is None or p.dtype == x.dtype else cast(p, opmath_dtype(x.dtype)) for p in parameters)
+
+
 @operation(
+    promote=_of_input,
     traits="rows",
     definition=_layer_definition,
     fresh=True,

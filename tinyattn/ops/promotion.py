@@ -76,9 +76,9 @@ def same_type(*inputs: Any) -> Sequence[Any]:
     return inputs if agree(inputs) else _numbers_in(_align(inputs, exact=True), wrap=False)
 
 
-def present(*inputs: Any) -> Sequence[Any]:
-    """As `same_type`, of the inputs that are not None."""
-    aligned = iter(same_type(*(x for x in inputs if x is not None)))
+def present(*inputs: Any, align: Callable[..., Sequence[Any]] | None = None) -> Sequence[Any]:
+    """As `align` (`same_type`), of the inputs that are not None."""
+    aligned = iter((align or same_type)(*(x for x in inputs if x is not None)))
     return [None if x is None else next(aligned) for x in inputs]
 
 

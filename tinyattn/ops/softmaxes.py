@@ -88,7 +88,7 @@ def _axis(dim: int | None, ndim: int) -> int:
 
 
 def _ready(input: Tensor, dtype: Any) -> Tensor:
-    return cast(input, dtype) if dtype is not None else floating(input)[0]
+    return floating(input if dtype is None else cast(input, dtype))[0]
 
 
 # --- sparse ---

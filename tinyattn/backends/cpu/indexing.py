@@ -13,7 +13,7 @@ from tinyattn.backends.cpu.sums import total
 from tinyattn.backends.shared import Placed, out_of_range
 
 __all__ = [
-    "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
+    "assign", "check_indices", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
     "last_writes", "place", "setitem", "ungather",
 ]  # fmt: skip
 
@@ -56,6 +56,11 @@ def getitem(x: Array, index: Any) -> Array:
     if not isinstance(out, np.ndarray):  # one element, which is a view too if the index has a "..."
         out = x[(*index, ...) if isinstance(index, tuple) else (index, ...)]
     return out
+
+
+def assign(x: Array, value: Array, index: Any) -> None:
+    """`x[index] = value` in place, one element after the other; `value` may share memory with x."""
+    x[index] = value
 
 
 def setitem(x: Array, value: Array, index: Any) -> Array:

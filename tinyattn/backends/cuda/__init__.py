@@ -11,5 +11,6 @@ from tinyattn.backends.cuda.graphs import *
 from tinyattn.backends.cuda.indexing import *
 from tinyattn.backends.cuda.layers import *
 from tinyattn.backends.cuda.optimizer import *
+from tinyattn.backends.cuda.order import *
 from tinyattn.backends.cuda.random import *
 from tinyattn.backends.cuda.softmaxes import *

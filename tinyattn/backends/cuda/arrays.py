@@ -22,7 +22,7 @@ from tinyattn.backends.cuda.products import einsum, matmul
 from tinyattn.backends.cuda.rows import column_sums, contiguous
 
 __all__ = [
-    "abs", "acos", "acosh", "amax", "amin", "arange", "argmax", "argmin", "argsort", "argtop", "asarray", "asin",
+    "abs", "acos", "acosh", "amax", "amin", "arange", "asarray", "asin",
     "asinh", "atan", "atan2", "atanh", "broadcast_to", "cast", "cat", "ceil", "clamp", "clone", "cos", "cosh",
     "cumprod", "cumsum", "diagonal", "div", "einsum", "empty", "erf", "exp", "expm1", "eye", "flip", "floor",
     "floor_divide", "fmod", "from_dlpack", "full", "hypot", "isfinite", "linspace", "log", "log10", "log1p", "log2",
@@ -136,6 +136,10 @@ def pow(a: Array, b: Array) -> Array:
             return a * a * a
         if b == -1 and a.dtype.kind == "f":
             return cp.reciprocal(a)
+        if b == 2:
+            return square(a)
+        if b == 0.5 and a.dtype.kind == "f":
+            return cp.sqrt(a)  # as PyTorch, NaN at -inf and -0 at -0
     if cp.result_type(a, b).kind in "iu" and not (isinstance(b, int) and b >= 0):  # 1 / a, rounded to 0
         inverse = cp.where(cp.abs(a) == 1, cp.power(a, cp.abs(b)), 0)
         return cp.where(b < 0, inverse, cp.power(a, cp.maximum(b, 0)))
@@ -231,14 +235,6 @@ def _sum(x: Array, dim: Dim) -> Array:
     return cp.sum(x, axis=axes, keepdims=True, dtype=x.dtype if tree else np.float64)
 
 
-def argmax(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return x.argmax(dim if x.ndim else None, keepdims=keepdim)  # CuPy has no axis 0 of a 0-d array
-
-
-def argmin(x: Array, dim: int | None = None, keepdim: bool = False) -> Array:
-    return x.argmin(dim if x.ndim else None, keepdims=keepdim)
-
-
 def _axes(x: Array, dim: Dim) -> tuple[int, ...]:
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     return tuple(sorted(d % x.ndim for d in dims if x.ndim))
@@ -304,18 +300,6 @@ def stack(tensors: Any, dim: int = 0) -> Array:
     for i, t in enumerate(tensors):
         out[(slice(None),) * dim + (i,)] = t
     return out
-
-
-def argsort(x: Array, dim: int) -> Array:
-    """Return the stable order along `dim`; may wait for the GPU."""
-    return cp.argsort(x, dim)  # always stable
-
-
-def argtop(x: Array, k: int, dim: int, largest: bool) -> Array:
-    """Return where the k largest (or smallest) elements along `dim` lie, in their stable order."""
-    order = argsort(cp.flip(x, dim), dim) if largest else argsort(x, dim)
-    order = x.shape[dim] - 1 - cp.flip(order, dim) if largest else order
-    return order[(slice(None),) * dim + (slice(0, k),)]
 
 
 def cumprod(x: Array, dim: int) -> Array:

@@ -11,13 +11,13 @@ import numpy as np
 from tinyattn.backends.cuda.arrays import asarray
 from tinyattn.backends.cuda.flags import check_indices
 from tinyattn.backends.cuda.graphs import refuse_in_capture
-from tinyattn.backends.cuda.launch import launch
+from tinyattn.backends.cuda.launch import REALS, launch
 from tinyattn.backends.cuda.rows import contiguous, launch_elements
 from tinyattn.backends.shared import Placed
 
 __all__ = [
-    "as_strided", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for", "last_writes",
-    "place", "setitem", "ungather",
+    "as_strided", "assign", "embedding", "embedding_gradient", "gather", "getitem", "index_add", "index_for",
+    "last_writes", "place", "setitem", "ungather",
 ]  # fmt: skip
 
 Array = Any
@@ -60,6 +60,30 @@ def as_strided(x: Array, size: tuple[int, ...], stride: tuple[int, ...], offset:
 
 def getitem(x: Array, index: Any) -> Array:
     return x[index]
+
+
+def assign(x: Array, value: Array, index: Any) -> None:
+    """`x[index] = value` in place, as if one element after the other; `value` may share memory with x.
+
+    CuPy writes equal positions in any order, reads what it writes to, and copies contiguous memory that overlaps.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    if value.size > 1 and any(isinstance(p, cp.ndarray) and p.dtype.kind != "b" and p.size > 1 for p in parts):
+        if len(parts) > 1:
+            x[...] = setitem(x, value, index)
+            return
+        value = cp.broadcast_to(value, (*parts[0].shape, *x.shape[1:])).reshape(parts[0].size, *x.shape[1:])
+        value = value[_winners(parts[0], len(x))].reshape(*parts[0].shape, *x.shape[1:])
+    x[index] = value.copy() if value.data.mem is x.data.mem else value
+
+
+def _winners(index: Array, rows: int) -> Array:
+    """For each index of a row, in row order, where the last one of the same row stands."""
+    flat = _numbers(cp.where(index < 0, index + rows, index))
+    order = _sorted(flat, rows)
+    ordered, out = flat[order], cp.empty(flat.size, np.int64)
+    out[order] = order[cp.searchsorted(ordered, ordered, "right") - 1]
+    return out
 
 
 def setitem(x: Array, value: Array, index: Any) -> Array:
@@ -154,9 +178,9 @@ def _along(index: Array, dim: int) -> tuple[Array, ...]:
 
 
 def embedding(weight: Array, index: Array, padding_idx: int | None = None) -> Array:
-    """The rows of `weight` that `index` names; zeros for one that is out of range."""
-    if weight.dtype == np.float16:  # which the kernels do not know
-        return embedding(weight.astype(np.float32), index, padding_idx).astype(np.float16)
+    """The rows of `weight` that `index` names. One that is out of range gives zeros, or any row if not of `REALS`."""
+    if weight.dtype.name not in REALS:  # the kernel would take the bytes for those of float32
+        return weight[index]
     weight, flat = contiguous(weight), _numbers(index)
     rows, dim = len(weight), math.prod(weight.shape[1:])
     out = cp.empty((*index.shape, *weight.shape[1:]), weight.dtype)

@@ -60,7 +60,8 @@ def cross_entropy_backward(g: Array, x: Array, target: Array) -> Array:
 
 def softmax_backward(g: Array, y: Array, sums: Any, masked: bool) -> Array:
     """g, in place, becomes y (g - sum(y g)). masked: where y is 0, g may be NaN. `sums` is not needed."""
-    launch_rows("softmax", "softmax_backward", [contiguous(y), g, g, masked], math.prod(g.shape[:-1]), g.shape[-1])
+    y = contiguous(y.astype(g.dtype, copy=False))
+    launch_rows("softmax", "softmax_backward", [y, g, g, masked], math.prod(g.shape[:-1]), g.shape[-1])
     return g
 
 
