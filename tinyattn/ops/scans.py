@@ -80,6 +80,8 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     >>> ta.logcumsumexp(ta.tensor([0.0, 1000.0]), 0).tolist()
     [0.0, 1000.0]
     """
+    if not input.is_floating_point():  # logarithms rounded to integers would be wrong numbers
+        raise NotImplementedError(f"logcumsumexp: expected a floating dtype, got {input.dtype}; convert with .float()")
     if input.ndim == 0:
         return input.clone()
     out = _scan(lambda x, earlier: (logsumexp(stack([x, earlier]), 0),), (input,), _dims.one(dim, input.ndim))[0]
