@@ -688,3 +688,16 @@ def test_gradient_of_xlogy_beside_the_number_0():
         found.append([host(y), host(x.grad)])
     for ours, theirs in zip(*found, strict=True):
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int8", "uint8", "bool"])
+@pytest.mark.parametrize("values", [2, [1, 0, 1]])
+def test_logcumsumexp_refuses_integers(values, dtype):  # as PyTorch: logarithms rounded to integers are wrong numbers
+    with pytest.raises(NotImplementedError, match="logcumsumexp"):
+        ta.logcumsumexp(ta.tensor(values).to(dtype), 0)
+
+
+def test_cross_entropy_of_probabilities_ignores_no_class():
+    for lib, functional in ((torch, torch.nn.functional), (ta, F)):
+        with pytest.raises(RuntimeError, match="ignore_index"):
+            functional.cross_entropy(lib.zeros(2, 3), lib.ones(2, 3) / 3, ignore_index=1)

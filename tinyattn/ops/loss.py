@@ -84,6 +84,8 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing={label_smoothing}; expected 0 to 1")
     if target.dtype.kind == "f":
+        if ignore_index >= 0:
+            raise RuntimeError(f"cross_entropy: ignore_index={ignore_index} with probabilities as targets, not classes")
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     rows, labels, shape = _class_rows("cross_entropy", input, target, weight)
     safe, ignored = _without_ignored("cross_entropy", labels, ignore_index, rows.shape[1])
