@@ -1,1 +1,1 @@
-"""A function as a list of NumPy calls. To read: traced and recorder, trace; plan; guards, program, compiled; write, file."""
+"""A function as NumPy calls. To read: traced and recorder, trace; plan; guards, program, compiled; write, file."""
