@@ -27,7 +27,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "backends/": 645,  # its other files
     "cuda/": 440,
     "program/": 2_285,
-    "files/": 705,
+    "files/": 715,
     "nn/": 5_200,
     "optim/": 2_635,
     "models.py": 400,
@@ -39,7 +39,7 @@ CEILINGS = {  # in lines; the first that fits a path counts
     "compat/": 3_475,
     TOP: 1_605,
 }
-TOTAL = 48_850  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
+TOTAL = 48_860  # a sixth of them docstrings (a ninth in 0.1.0); to be brought down to 22,500
 CORE, FILE, FUNCTION = 1_895, 400, 50  # CORE: engine/ and tensors.py
 
 ROW = re.compile(r"^(\| `([^`]+)` \| )([\d,]+)( \|)", re.MULTILINE)

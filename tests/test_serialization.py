@@ -178,6 +178,18 @@ def test_any_state_comes_back_as_it_was(tmp_path, state):
     load_file(tmp_path / "file")  # torch finds the tensors, whatever they are called
 
 
+@given(
+    st.permutations(["weight", "bias", "b.weight", "a.bias", "running"]),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+)
+def test_load_keeps_the_order_of_names(tmp_path_factory, names, doubles):
+    path = tmp_path_factory.mktemp("order") / "state.safetensors"
+    state = {n: ta.ones(2, dtype="float64" if double else "float32") for n, double in zip(names, doubles, strict=True)}
+    ta.save(path, state)
+    assert [*ta.load(path)] == names
+    assert {*safetensors.numpy.load_file(path)} == {*names}
+
+
 def test_a_path_in_a_state_is_saved_as_a_string(tmp_path):
     ta.save(tmp_path / "file", {"args": Namespace(out=tmp_path / "runs", lr=0.1)})
     assert ta.load(tmp_path / "file") == {"args": Namespace(out=str(tmp_path / "runs"), lr=0.1)}

@@ -19,7 +19,7 @@ import re
 import reprlib
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,16 @@ def parse(text: str, what: str) -> Any:
 def encode(state: Any) -> tuple[str, dict[str, NDArray[Any]]]:
     """Return a state's JSON text and its arrays by name. Raises TypeError or ValueError for what cannot be saved."""
     encoder = _Encoder()
-    content = encoder.value(state, ())
-    return json.dumps({"version": VERSION, "state": content}, separators=(",", ":")), encoder.arrays
+    return _text(encoder.value(state, ())), encoder.arrays
+
+
+def in_order(names: Iterable[str]) -> str:
+    """Return the JSON text of a dict of tensors by these names, which are those of the file's tensors."""
+    return _text({"dict": {name: {"tensor": name} for name in names}})
+
+
+def _text(content: Any) -> str:
+    return json.dumps({"version": VERSION, "state": content}, separators=(",", ":"))
 
 
 class _Encoder:

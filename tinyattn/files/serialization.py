@@ -1,9 +1,9 @@
 """save and load: tensors, and nested states of them, as safetensors files.
 
-A mapping from names to Tensors becomes a plain safetensors file, which `safetensors.torch` reads, and vice versa. Any
-other state (an optimizer's, nested dicts and lists, numbers, strings) keeps its tensors as the file's tensors, named
-after their place in the state, and the rest as JSON in the file's metadata. The format:
-https://huggingface.co/docs/safetensors.
+A mapping from names to Tensors becomes a plain safetensors file, which `safetensors.torch` reads, and vice versa; a
+file sorts its tensors, so their order stands in its metadata. Any other state (an optimizer's, nested dicts and lists,
+numbers, strings) keeps its tensors as the file's tensors, named after their place in the state, and the rest as JSON in
+the metadata. The format: https://huggingface.co/docs/safetensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyattn.extras import require
-from tinyattn.files.nested import DamageError, decode, encode, is_name, mapped, parse, short
+from tinyattn.files.nested import DamageError, decode, encode, in_order, is_name, mapped, parse, short
 from tinyattn.files.whole import FileFormatError, opened, write_whole
 from tinyattn.ops.creation import from_numpy
 from tinyattn.tensors import Tensor
@@ -73,6 +73,8 @@ def _content(state: Any, words: dict[Any, Any]) -> bytes:
         raise TypeError(f"ta.save: metadata must be a mapping from strings to strings, without the key {STATE!r}.")
     if isinstance(state, Mapping) and all(is_name(k) and isinstance(v, Tensor) for k, v in state.items()):
         arrays = {name: np.asarray(tensor.cpu().numpy(), order="C") for name, tensor in state.items()}
+        if list(arrays) != sorted(arrays) or len({array.dtype for array in arrays.values()}) > 1:
+            words[STATE] = in_order(arrays)  # the file sorts its tensors by dtype and name
     else:
         words[STATE], arrays = encode(state)
     content: bytes = library.save(arrays, words or None)
