@@ -332,6 +332,8 @@ from torch.futures import Future
 from torch.nn.modules.module import _addindent
 assert not isinstance(p, ZeroRedundancyOptimizer) and Future[int] is Future and _addindent("a\\nb", 2) == "a\\n  b"
 assert not isinstance(torch.nn.Linear(1, 1), torch.jit.ScriptModule) and issubclass(torch.jit.ScriptModule, torch.nn.Module)
+assert isinstance(torch.nn.ReLU6(), torch.nn.Hardtanh) and repr(torch.nn.ReLU6()) == "ReLU6()" and torch.nn.ReLU6().max_val == 6
+assert repr(torch.nn.Embedding(3, 2, max_norm=1.0, norm_type=1.0)) == "Embedding(3, 2, max_norm=1.0, norm_type=1.0)"
 whole = torch.zeros(4, 3)
 memory = whole[1:].unfold(0, 2, 1)[1:].untyped_storage()
 assert memory.data_ptr() == whole.untyped_storage().data_ptr() == whole.data_ptr() and memory.nbytes() == len(memory) == 48

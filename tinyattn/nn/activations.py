@@ -18,7 +18,6 @@ class _Inplace(Applied):
 
 # fmt: off
 class ReLU(_Inplace, function=F.relu): ...
-class ReLU6(_Inplace, function=F.relu6): ...
 class LeakyReLU(Applied, function=F.leaky_relu):
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         self._set_up(locals())
@@ -42,6 +41,9 @@ class Hardsigmoid(_Inplace, function=F.hardsigmoid): ...
 class Hardtanh(Applied, function=F.hardtanh):
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         self._set_up(locals())
+class ReLU6(Hardtanh, function=F.relu6):
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(0.0, 6.0, inplace)
 class Threshold(Applied, function=F.threshold, example=(0.5, 0.0)):
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         self._set_up(locals())

@@ -60,6 +60,14 @@ class _Table(Module):
         (rows, dim), made = embeddings.shape, cast(Any, cls)
         return made(rows, dim, *args, _weight=embeddings, _freeze=freeze, **options)
 
+    def _padding(self) -> str:
+        return "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+
+    def _norm(self) -> str:
+        """What the repr says of the norm and of scaling, where they are not the defaults."""
+        usual = {"max_norm": None, "norm_type": 2, "scale_grad_by_freq": False}
+        return "".join(f", {name}={vars(self)[name]}" for name, value in usual.items() if vars(self)[name] != value)
+
     def reset_parameters(self) -> None:
         """Draw new initial values."""
         init.normal_(self.weight)
@@ -84,8 +92,8 @@ class Embedding(_Table):
         )
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{', sparse=True' if self.sparse else ''}"
+        sparse = ", sparse=True" if self.sparse else ""
+        return f"{self.num_embeddings}, {self.embedding_dim}{self._padding()}{self._norm()}{sparse}"
 
 
 class EmbeddingBag(_Table):
@@ -126,5 +134,4 @@ class EmbeddingBag(_Table):
         )  # fmt: skip
 
     def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}, mode={self.mode!r}{padding}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{self._norm()}, mode={self.mode!r}{self._padding()}"
