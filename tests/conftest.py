@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 import gpus
+import hypothesis
 import pytest
 import threadpoolctl
 from answers import torch
@@ -22,6 +23,8 @@ from toy_mnist import toy  # noqa: F401 (a fixture)
 if hasattr(torch, "__version__"):  # not a stand-in for it
     torch.set_num_threads(1)
 threadpoolctl.threadpool_limits(1)
+hypothesis.settings.register_profile("without a clock", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("without a clock")
 
 _connect = socket.socket.connect
 
