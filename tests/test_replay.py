@@ -321,8 +321,8 @@ def test_compile_failure_steps_a_schedule_only_once(caplog):
     assert rates[0] == rates[1] and "belongs outside of the compiled step" in caplog.text
 
 
-def recorded(model, x, y):
-    """A compiled model inside of a step that is not, as PyTorch's users write it: its result requires a gradient."""
+def gradients(model, x, y):
+    """Those of a step that is not compiled itself, as PyTorch's users write it around a compiled model."""
     model.zero_grad()
     F.mse_loss(model(x), y).backward()
     return [host(p.grad) for p in model.parameters()]
@@ -335,7 +335,7 @@ def test_compile_of_a_model_keeps_the_gradients_of_its_result(caplog):
     x, y = ta.ones(4, 3, device="cuda"), ta.zeros(4, 2, device="cuda")
     with caplog.at_level(logging.WARNING, "tinyattn"):
         for _ in range(4):
-            for a, b in zip(recorded(compiled, x, y), recorded(layer, x, y), strict=True):
+            for a, b in zip(gradients(compiled, x, y), gradients(layer, x, y), strict=True):
                 np.testing.assert_array_equal(a, b)
     assert [r.message.partition("because ")[2] for r in caplog.records] == [
         "a result requires a gradient (use no_grad, or backward() inside)"
